@@ -1,0 +1,58 @@
+"""What bad input raises.
+
+NasError                    the root; the command line prints it as one sentence and exits with 2
+├── PatternError            text that is not a pattern: the place, what was expected, the nearest name
+├── ShapeError              a feature map that does not fit: the element, its place, the shape
+├── SpaceError              a space file: the file, the key, the rule
+├── DataError               a data set that is missing, half there, or of the wrong form
+├── RecipeError             a training setting outside its domain
+├── StoreError              a database that is none, is newer than the code, or does not answer
+└── StudyError              a study that exists with other settings, or does not exist
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NasError(Exception):
+    """The root of what bad input raises. The message is one sentence a person can act on."""
+
+
+class PatternError(NasError):
+    """The text is not a pattern of the language."""
+
+
+class ShapeError(NasError):
+    """A layer cannot take the feature map that reaches it."""
+
+
+class SpaceError(NasError):
+    """A space file breaks a rule."""
+
+
+class DataError(NasError):
+    """A data set is missing, incomplete or of the wrong form."""
+
+
+class RecipeError(NasError):
+    """A training setting is outside its domain."""
+
+
+class StoreError(NasError):
+    """The database cannot be used as the record of a search."""
+
+
+class StudyError(NasError):
+    """The study does not exist, or exists with other settings."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A clause for an error message: the nearest known name, or all of them where none is near."""
+    known = sorted(known)
+    folded = {k.lower(): k for k in known}
+    close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {folded[close[0]]}?"
+    return "known: " + ", ".join(known)
