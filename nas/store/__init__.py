@@ -1,0 +1,17 @@
+"""The record of a search, in SQLite or PostgreSQL. Imports neither torch nor optuna."""
+
+from nas.store.record import Store, open_store
+from nas.store.rows import ENDED, Ask, AttemptRow, Claim, Study, StudyRow, TrialRow, TrialState
+
+__all__ = [
+    "ENDED",
+    "Ask",
+    "AttemptRow",
+    "Claim",
+    "Store",
+    "Study",
+    "StudyRow",
+    "TrialRow",
+    "TrialState",
+    "open_store",
+]

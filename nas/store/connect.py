@@ -1,0 +1,276 @@
+"""From a URL to an engine on a database whose schema is the code's."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from nas.errors import StoreError, nearest
+from nas.store.tables import HEAD, VERSION_TABLE
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+DRIVERS = {
+    "sqlite": "sqlite",
+    "postgresql": "postgresql+psycopg",
+    "postgresql+psycopg": "postgresql+psycopg",
+}
+
+# In SQLite a transaction that reads first and writes later fails at once, whatever the busy
+# timeout, when another has written in between. So what will write says so from its first word.
+WRITES = {"nas_begin": "BEGIN IMMEDIATE"}
+
+BUSY_SECONDS = 10.0  # one wait for SQLite's lock; Ctrl-C is heard only between two waits
+MIGRATION_LOCK = 0x6E61735F  # PostgreSQL's advisory lock: any number that nobody else uses
+
+# File systems on which SQLite's locks or its shared memory do not hold between machines.
+NETWORK = frozenset(
+    {"9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.sshfs", "glusterfs"}
+    | {"gpfs", "lustre", "nfs", "nfs4", "smb3", "smbfs"}
+)
+
+
+def connect(url: str, *, create: bool = True) -> Engine:
+    """An engine on the record at ``url``, its schema created or brought up to date.
+
+    ``create=False`` refuses where there is no record yet. Raises StoreError, with the database
+    unchanged, for a URL that is none, a file that is no SQLite database, a server that does not
+    answer, and a schema newer than the code.
+    """
+    parsed = parse(url)
+    if parsed.drivername == "sqlite":
+        _check_file(Path(parsed.database or ""), create)
+    try:
+        engine = _engine(parsed)
+    except ImportError as error:
+        raise StoreError(
+            f"{shown(parsed)} needs the package psycopg: pip install 'nas-patterns[postgresql]'"
+        ) from error
+    try:
+        # Only a lock is worth waiting for here: who mistyped a host should hear it at once.
+        patience = 60.0 if parsed.drivername == "sqlite" else 0.0
+        patiently(lambda _: _bring_up_to_date(engine, create), patience, parsed)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def parse(url: str) -> URL:
+    """The URL's parts. Raises StoreError for one that does not parse or names another database."""
+    place = re.sub(r"//.*@", "//***@", url, flags=re.DOTALL)
+    form = "sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST:PORT/NAME"
+    dialect, colon, _ = url.partition("://")
+    if not colon:
+        raise StoreError(f"storage {place!r} is no database URL: must be {form}")
+    if dialect not in DRIVERS:
+        raise StoreError(f"storage {place!r}: no database {dialect!r}; {nearest(dialect, DRIVERS)}")
+    try:
+        parsed = make_url(url).set(drivername=DRIVERS[dialect])
+    except (ArgumentError, ValueError) as error:
+        raise StoreError(f"storage {place!r} does not parse: must be {form}") from error
+    if dialect == "sqlite":
+        if parsed.host or parsed.database in (None, "", ":memory:"):
+            raise StoreError(
+                f"storage {place!r} names no file: must be sqlite:///FILE (sqlite:////FILE for an "
+                "absolute path)"
+            )
+    elif "@" in f"{parsed.host}{parsed.database}":
+        raise StoreError(f"storage {place!r} has one @ too many: in a password it is written %40")
+    return parsed
+
+
+def shown(url: URL) -> str:
+    """The URL as messages may show it: without passwords."""
+    return re.sub(r"(?i)(password=)[^&]*", r"\1***", url.render_as_string(hide_password=True))
+
+
+def said(error: DBAPIError, url: URL) -> str:
+    """What the database said, on one line, without SQL, values or passwords."""
+    words = " ".join(str(error.orig).split())[:300]
+    secrets = {url.password, *(str(v) for k, v in url.query.items() if "password" in k.lower())}
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        words = words.replace(str(secret), "***")
+    return words
+
+
+def patiently(work: Callable[[bool], T], seconds: float, url: URL) -> T:
+    """What ``work`` returns, tried again while the database is away or locked, up to ``seconds``.
+
+    ``work`` is told whether it was tried before: then its commit may have arrived although the
+    answer got lost. Raises StoreError when the time is up and for any other database error.
+    """
+    deadline = time.monotonic() + seconds
+    pause, again = 0.05, False
+    while True:
+        try:
+            return work(again)
+        except DBAPIError as error:
+            if not passes(error):
+                raise StoreError(f"{shown(url)}: {said(error, url)}") from None
+            if time.monotonic() + pause > deadline:
+                waited = f" for {seconds:.0f} s" if seconds else ""
+                raise StoreError(
+                    f"{shown(url)} does not answer{waited}: {said(error, url)}"
+                ) from None
+            if not again:
+                log.warning("%s: %s; trying again", shown(url), said(error, url))
+        time.sleep(pause)
+        pause, again = min(2 * pause, 2.0), True
+
+
+def passes(error: DBAPIError) -> bool:
+    """Whether the same work may succeed later: a lock, a restart, a lost link, a full disk."""
+    if isinstance(error.orig, sqlite3.Error):
+        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # the low byte is the kind
+        return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
+    # PostgreSQL, appendix A, by class: connection, rolled back, out of resources, operator's
+    # intervention, lock not available. Without a state: the connection itself.
+    state = getattr(error.orig, "sqlstate", None)
+    if state is None:
+        return error.connection_invalidated or type(error.orig).__name__ == "OperationalError"
+    return state[:2] in ("08", "40", "53") or state[:3] == "57P" or state == "55P03"
+
+
+def _engine(url: URL) -> Engine:
+    if url.drivername != "sqlite":
+        arguments = {} if "connect_timeout" in url.query else {"connect_timeout": 5}
+        return create_engine(
+            url, pool_pre_ping=True, connect_args=arguments, json_serializer=_compact
+        )
+    engine = create_engine(url, json_serializer=_compact, connect_args={"timeout": BUSY_SECONDS})
+
+    @event.listens_for(engine, "connect")
+    def _settings(connection: sqlite3.Connection, _: object) -> None:
+        connection.isolation_level = None  # BEGIN is ours, below
+        connection.execute("PRAGMA foreign_keys=ON")
+        # With a write-ahead log NORMAL loses no commit when a process dies, and spares each
+        # commit its wait for the disk; a power cut may take the last commits, never the database.
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # "" for what SQLite does only outside of a transaction.
+        if begin := connection.get_execution_options().get("nas_begin", "BEGIN"):
+            connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def _check_file(file: Path, create: bool) -> None:
+    """Refuses what is no SQLite database by its first bytes, before SQLite touches it."""
+    folder = file.absolute().parent
+    if not folder.is_dir():
+        raise StoreError(f"storage {str(file)!r}: there is no directory {str(folder)!r}")
+    if file.exists() and not file.is_file():
+        raise StoreError(f"storage {str(file)!r} is not a file")
+    try:
+        size = file.stat().st_size if file.exists() else 0
+        if size:
+            with file.open("rb") as stream:
+                head = stream.read(16)
+            if head != b"SQLite format 3\0":
+                raise StoreError(f"storage {str(file)!r} is not a SQLite database")
+    except OSError as error:
+        raise StoreError(f"storage {str(file)!r} cannot be read: {error.strerror}") from error
+    if not size and not create:
+        raise StoreError(f"storage {str(file)!r}: there is no database yet")
+    if not os.access(file if file.exists() else folder, os.W_OK):
+        raise StoreError(f"storage {str(file)!r} cannot be written")
+    kind = filesystem(folder)
+    if kind in NETWORK:
+        log.warning(
+            "%s lies on a network file system (%s), where SQLite's locks do not hold between "
+            "machines: keep it on a local disk, or use PostgreSQL",
+            file,
+            kind,
+        )
+
+
+def filesystem(folder: Path, mounts: str = "/proc/mounts") -> str:
+    """The type of the file system that holds ``folder``; empty where the system does not tell."""
+    try:
+        lines = Path(mounts).read_text().splitlines()
+    except OSError:
+        return ""
+    folder = folder.resolve()
+    best, kind = "", ""
+    for line in lines:
+        _, point, type_, *_ = line.split(" ")
+        point = point.encode().decode("unicode_escape")  # a blank in a name is written \040
+        if folder.is_relative_to(point) and len(point) >= len(best):
+            best, kind = point, type_
+    return kind
+
+
+def _bring_up_to_date(engine: Engine, create: bool) -> None:
+    with engine.connect() as connection:
+        version = _version(connection)
+    if version is None and not create:
+        raise StoreError(f"{shown(engine.url)}: there is no record in this database yet")
+    if version != HEAD:
+        _migrate(engine)
+    if engine.dialect.name == "sqlite":
+        _log_ahead(engine)
+
+
+def _version(connection: Connection) -> str | None:
+    """The schema's revision, read without Alembic, whose import alone costs 0.15 s."""
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    version: str | None = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))
+    return version
+
+
+def _migrate(engine: Engine) -> None:
+    """Brings the schema to HEAD in one transaction; who comes second waits and finds it done."""
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    folder = Path(__file__).with_name("migrations")
+    config.set_main_option("script_location", str(folder).replace("%", "%%"))
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    with _alone(engine) as connection:
+        version = _version(connection)
+        if version not in known | {None}:
+            raise StoreError(
+                f"{shown(engine.url)} has the schema {version!r}, newer than this version of nas "
+                f"knows ({HEAD!r}): update nas; nothing was changed"
+            )
+        if version != HEAD:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+
+@contextlib.contextmanager
+def _alone(engine: Engine) -> Iterator[Connection]:
+    with engine.execution_options(**WRITES).begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+        yield connection
+
+
+def _log_ahead(engine: Engine) -> None:
+    """WAL: readers and the one writer do not wait for each other. It is a property of the file."""
+    with engine.connect().execution_options(nas_begin="") as connection:
+        if connection.exec_driver_sql("PRAGMA journal_mode").scalar() != "wal":
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")

@@ -1,0 +1,439 @@
+"""The record: what a driver writes, each step in one transaction, and what others read."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, Row, Select, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from nas.errors import StudyError, nearest
+from nas.job import Epoch, Failure, Outcome
+from nas.store import driver as drivers
+from nas.store.connect import WRITES, connect, patiently
+from nas.store.rows import (
+    Ask,
+    AttemptRow,
+    AttemptState,
+    Claim,
+    Study,
+    StudyRow,
+    TrialRow,
+    TrialState,
+    clean,
+    columns_of,
+    epoch_of,
+    finite,
+    first_difference,
+    point_of,
+    study_of,
+    trial_of,
+)
+from nas.store.steps import (
+    TRIAL,
+    add_trials,
+    claims_of,
+    end_attempt,
+    ended_in,
+    set_state,
+    start_attempt,
+)
+from nas.store.tables import attempts, curves, now, studies, trials
+
+T = TypeVar("T")
+
+PAGE = 1000  # trials to a query: resuming holds no transaction open and repeats little after a loss
+
+_STUDY = [studies.c[f.name] for f in fields(StudyRow)]
+
+
+def open_store(
+    url: str, *, create: bool = True, lease: float = 60.0, patience: float = 60.0
+) -> Store:
+    """The record at ``url``, created or brought up to date.
+
+    ``url`` is ``sqlite:///FILE`` or ``postgresql+psycopg://...``. An attempt is this driver's for
+    ``lease`` seconds after it began or after the last ``beat``; a database that is away or locked
+    is waited for up to ``patience`` seconds. Raises StoreError, having changed nothing, for a URL
+    that is none, a file that is no SQLite database, a server that does not answer, a schema newer
+    than the code and, with ``create=False``, where there is no record yet.
+    """
+    return Store(
+        engine=connect(url, create=create), driver=drivers.name(), lease=lease, patience=patience
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """The record in one database, as one driver sees it. Threads may share it, processes not.
+
+    Whatever a method does to the database is one transaction, so there is no moment at which a
+    crash leaves half of it. Every method raises StoreError when the database stays away longer
+    than ``patience``.
+    """
+
+    engine: Engine
+    driver: str
+    lease: float
+    patience: float
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    # -- studies ----------------------------------------------------------------------------------
+
+    def open_study(self, study: Study) -> StudyRow:
+        """The study of this name, created if there is none.
+
+        Raises StudyError where it exists with other settings, naming the first that differs.
+        """
+        name = study.name
+        if not 0 < len(name) <= 512 or not name.isprintable():
+            raise StudyError(f"study {name[:60]!r}: a name has 1 to 512 printable characters")
+        values = asdict(study) | {"created": now(), "numbers": 0, "spent": 0}
+        sql = sqlite if self.engine.dialect.name == "sqlite" else postgresql
+        added = sql.insert(studies).values(values).on_conflict_do_nothing()
+        query = select(*_STUDY).where(studies.c.name == name)
+
+        def work(connection: Connection, _: bool) -> StudyRow:
+            row = connection.execute(query).one_or_none()
+            if row is None:
+                connection.execute(added)  # nothing, where another driver was just faster
+                row = connection.execute(query).one()
+            return study_of(row)
+
+        found = self._write(work)
+        if difference := first_difference(found, study):
+            raise StudyError(
+                f"study {name!r} exists with other settings: {difference}; "
+                "give them again, or another study name"
+            )
+        return found
+
+    def find_study(self, name: str) -> StudyRow:
+        """The study of this name. Raises StudyError, with the nearest name, where there is none."""
+        known = {study.name: study for study in self.studies()}
+        if name not in known:
+            hint = nearest(name, known) if known else "this database has no study yet"
+            raise StudyError(f"there is no study {name!r}: {hint}")
+        return known[name]
+
+    def studies(self) -> list[StudyRow]:
+        """All studies, oldest first."""
+        query = select(*_STUDY).order_by(studies.c.id)
+        return [study_of(row) for row in self._all(query)]
+
+    # -- what a driver writes ---------------------------------------------------------------------
+
+    def begin(
+        self, study_id: int, asks: Sequence[Ask], *, budget: int | None = None
+    ) -> list[Claim]:
+        """Records candidates and begins the first attempt of each.
+
+        ``budget`` is the most trials that the study may have, refused ones not counted, over all
+        its drivers: of ``asks`` only as many are taken, first come, as it still allows.
+        """
+
+        def write(connection: Connection, tokens: Sequence[str]) -> None:
+            added = add_trials(connection, study_id, asks, tokens, state="running", budget=budget)
+            for trial_id, token in zip(added, tokens, strict=False):
+                self._start(connection, trial_id, token)
+
+        return self._claim(write, len(asks))
+
+    def refuse(self, study_id: int, asks: Sequence[Ask], reason: str) -> None:
+        """Records candidates that arithmetic rejected; they cost nothing of the budget."""
+        self._record(study_id, asks, state="refused", reason=clean(reason))
+
+    def reuse(
+        self, study_id: int, ask: Ask, source: TrialRow, *, budget: int | None = None
+    ) -> TrialRow | None:
+        """Records a candidate with the result of ``source``, an earlier trial of any study.
+
+        None where the budget allows no more trials. ``seconds`` is 0: it cost this study nothing.
+        """
+        taken = ("accuracy", "latency_ms", "latency_low", "latency_high", "latency_device")
+        rows = self._record(
+            study_id,
+            [ask],
+            state="reused",
+            budget=budget,
+            reused_from=source.id,
+            metrics=finite(source.metrics),
+            device=source.device,
+            seconds=0.0,
+            **{name: getattr(source, name) for name in taken},
+        )
+        return rows[0] if rows else None
+
+    def finish(self, token: str, outcome: Outcome) -> bool:
+        """Delivers an attempt's outcome; whether it was accepted.
+
+        False, with nothing changed, for the late result of an attempt that was given to another
+        driver or requeued, and for a result that was delivered before.
+        """
+
+        state: AttemptState = "failed" if isinstance(outcome, Failure) else "finished"
+
+        def work(connection: Connection, again: bool) -> bool:
+            trial_id = end_attempt(connection, token, state, outcome)
+            if trial_id is None:
+                # Tried before and ended so: the commit arrived, only its answer was lost.
+                return again and ended_in(connection, token, state)
+            told = columns_of(outcome) | {"state": state, "finished": now()}
+            connection.execute(update(trials).where(trials.c.id == trial_id).values(told))
+            if outcome.curve:
+                points = [point_of(epoch) for epoch in outcome.curve]
+                connection.execute(insert(curves).values(trial_id=trial_id, epochs=points))
+            return True
+
+        return self._write(work)
+
+    def requeue(self, token: str, why: Failure) -> Claim | None:
+        """Ends an attempt and begins the next of the same trial under a new token.
+
+        The old attempt counts as lost where the failure is the machinery's, else as failed. None
+        where the token no longer holds the trial.
+        """
+
+        def write(connection: Connection, tokens: Sequence[str]) -> None:
+            trial_id = end_attempt(connection, token, _blame(why), why)
+            if trial_id is not None:
+                self._start(connection, trial_id, tokens[0])
+
+        claims = self._claim(write, 1)
+        return claims[0] if claims else None
+
+    def release(self, token: str, why: Failure) -> bool:
+        """Ends an attempt and leaves its trial for any driver to claim; whether the token held it.
+
+        So a driver that is told to stop leaves nothing running.
+        """
+
+        def work(connection: Connection, again: bool) -> bool:
+            trial_id = end_attempt(connection, token, _blame(why), why)
+            if trial_id is None:
+                return again and ended_in(connection, token, _blame(why))
+            set_state(connection, [trial_id], "waiting")
+            return True
+
+        return self._write(work)
+
+    def claim(self, study_id: int, most: int) -> list[Claim]:
+        """Begins a new attempt of up to ``most`` waiting trials, oldest first, no two drivers the
+        same one."""
+        waiting = (
+            select(trials.c.id)
+            .where(trials.c.study_id == study_id, trials.c.state == "waiting")
+            .order_by(trials.c.number)
+            .limit(most)
+            .with_for_update(skip_locked=True)
+        )
+
+        def write(connection: Connection, tokens: Sequence[str]) -> None:
+            found = connection.scalars(waiting).all()
+            for trial_id, token in zip(found, tokens, strict=False):
+                self._start(connection, trial_id, token)
+            set_state(connection, found, "running")
+
+        return self._claim(write, most)
+
+    def beat(self) -> set[str]:
+        """Renews the leases of all attempts that this driver runs, in one statement: their tokens.
+
+        A token that is missing was given up: its result will be refused.
+        """
+        renewed = (
+            update(attempts)
+            .where(attempts.c.state == "running", attempts.c.driver == self.driver)
+            .values(lease_until=now() + self.lease)
+            .returning(attempts.c.token)
+        )
+        return self._write(lambda connection, _: set(connection.scalars(renewed)))
+
+    def recover(self, study_id: int) -> list[int]:
+        """Fences the attempts whose lease ran out or whose driver is dead; the trials' numbers.
+
+        They wait for ``claim`` then. Call it on start and now and then; without cost to others
+        where there is nothing to do.
+        """
+        running = (
+            select(attempts.c.token, attempts.c.driver, attempts.c.lease_until < now())
+            .join(trials)
+            .where(trials.c.study_id == study_id, attempts.c.state == "running")
+        )
+        held = self._all(running)
+        gone = {name for name in {driver for _, driver, _ in held} if drivers.gone(name)}
+        over = [token for token, driver, expired in held if expired or driver in gone]
+        if not over:
+            return []
+        fence = (
+            update(attempts)
+            .where(
+                attempts.c.token.in_(over),
+                attempts.c.state == "running",
+                # Looked at again: its driver may have renewed it in between.
+                (attempts.c.lease_until < now()) | attempts.c.driver.in_(gone),
+            )
+            .values(
+                state="lost",
+                ended=now(),
+                failure="worker_died",
+                reason="the driver died or its lease ran out",
+            )
+            .returning(attempts.c.trial_id)
+        )
+
+        def work(connection: Connection, _: bool) -> list[int]:
+            fenced = connection.scalars(fence).all()
+            set_state(connection, fenced, "waiting")
+            query = select(trials.c.number).where(trials.c.id.in_(fenced))
+            return sorted(connection.scalars(query))
+
+        return self._write(work)
+
+    # -- what anyone reads ------------------------------------------------------------------------
+
+    def trials(
+        self, study_id: int, *, since: int = 0, states: Collection[TrialState] = ()
+    ) -> Iterator[TrialRow]:
+        """The study's trials by number from ``since`` on, those in ``states`` (all, if empty).
+
+        ``distributions`` repeat from trial to trial: parse each text once.
+        """
+        query = select(*TRIAL).where(trials.c.study_id == study_id)
+        if states:
+            query = query.where(trials.c.state.in_(states))
+        query = query.order_by(trials.c.number).limit(PAGE)
+        while True:
+            page = query.where(trials.c.number >= since)
+            rows = self._all(page)
+            yield from map(trial_of, rows)
+            if len(rows) < PAGE:
+                return
+            since = rows[-1].number + 1
+
+    def trial(self, study_id: int, number: int) -> TrialRow:
+        """One trial by its number. Raises StudyError where the study has none of that number."""
+        query = select(*TRIAL).where(trials.c.study_id == study_id, trials.c.number == number)
+        rows = self._all(query)
+        if not rows:
+            raise StudyError(f"the study has no trial {number}")
+        return trial_of(rows[0])
+
+    def curve(self, trial_id: int) -> tuple[Epoch, ...]:
+        """The training curve of a trial; empty where it has none. Values not finite are NaN."""
+        query = select(curves.c.epochs).where(curves.c.trial_id == trial_id)
+        points = self._read(lambda connection: connection.scalar(query)) or ()
+        return tuple(epoch_of(point) for point in points)
+
+    def attempts(self, trial_id: int) -> list[AttemptRow]:
+        """The tries of a trial, first to last."""
+        query = select(attempts).where(attempts.c.trial_id == trial_id).order_by(attempts.c.number)
+        return [AttemptRow(**row._asdict()) for row in self._all(query)]
+
+    def counts(self, study_id: int) -> dict[TrialState, int]:
+        """How many trials of the study are in each state; states without one are absent."""
+        query = (
+            select(trials.c.state, func.count())
+            .where(trials.c.study_id == study_id)
+            .group_by(trials.c.state)
+        )
+        return {state: count for state, count in self._all(query)}  # noqa: C416
+
+    def find_result(self, fingerprint: str, job_key: str) -> TrialRow | None:
+        """The first finished evaluation of this architecture under this ``nas.job.Job.key``, in
+        any study."""
+        query = (
+            select(*TRIAL)
+            .where(
+                trials.c.fingerprint == fingerprint,
+                trials.c.job_key == job_key,
+                trials.c.state == "finished",
+            )
+            .order_by(trials.c.id)
+            .limit(1)
+        )
+        rows = self._all(query)
+        return trial_of(rows[0]) if rows else None
+
+    # -- within one transaction -------------------------------------------------------------------
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        def once(_: bool) -> T:
+            with self.engine.connect() as connection:
+                return work(connection)
+
+        return patiently(once, self.patience, self.engine.url)
+
+    def _all(self, query: Select[*tuple[Any, ...]]) -> Sequence[Row[*tuple[Any, ...]]]:
+        return self._read(lambda connection: connection.execute(query).all())
+
+    def _write(self, work: Callable[[Connection, bool], T]) -> T:
+        engine = self.engine.execution_options(**WRITES)
+
+        def once(again: bool) -> T:
+            with engine.begin() as connection:
+                return work(connection, again)
+
+        return patiently(once, self.patience, self.engine.url)
+
+    def _claim(self, write: Callable[[Connection, Sequence[str]], None], most: int) -> list[Claim]:
+        """Runs ``write``, which begins up to ``most`` attempts, once; the claims they give.
+
+        The tokens are drawn before the transaction: when a commit's answer is lost, they tell
+        whether it arrived, and nothing begins twice.
+        """
+        tokens = [_token() for _ in range(most)]
+
+        def work(connection: Connection, again: bool) -> list[Claim]:
+            if again and (claims := claims_of(connection, tokens)):
+                return claims
+            write(connection, tokens)
+            return claims_of(connection, tokens)
+
+        return self._write(work)
+
+    def _record(
+        self,
+        study_id: int,
+        asks: Sequence[Ask],
+        *,
+        state: TrialState,
+        budget: int | None = None,
+        **told: Any,
+    ) -> list[TrialRow]:
+        """Records trials that end as they begin, once, in the way of ``_claim``."""
+        names = [_token() for _ in asks]
+        query = select(*TRIAL).where(trials.c.ask.in_(names)).order_by(trials.c.number)
+
+        def work(connection: Connection, again: bool) -> list[TrialRow]:
+            if again and (rows := connection.execute(query).all()):
+                return [trial_of(row) for row in rows]
+            add_trials(
+                connection,
+                study_id,
+                asks,
+                names,
+                state=state,
+                budget=budget,
+                finished=now(),
+                **told,
+            )
+            return [trial_of(row) for row in connection.execute(query)]
+
+        return self._write(work)
+
+    def _start(self, connection: Connection, trial_id: int, token: str) -> None:
+        start_attempt(connection, trial_id, token, driver=self.driver, lease=self.lease)
+
+
+def _token() -> str:
+    return uuid.uuid4().hex
+
+
+def _blame(why: Failure) -> AttemptState:
+    return "lost" if why.ours else "failed"

@@ -1,0 +1,241 @@
+"""What goes into the record and comes out of it: plain frozen dataclasses."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from nas.errors import StoreError
+from nas.job import Epoch, Failure, Outcome
+
+TrialState = Literal["running", "waiting", "finished", "failed", "refused", "reused"]
+"""``running``: an attempt holds it. ``waiting``: its last attempt was lost, Store.claim takes it.
+``refused``: arithmetic rejected it. ``reused``: the result is that of an earlier trial."""
+
+ENDED: tuple[TrialState, ...] = ("finished", "failed", "reused")
+
+AttemptState = Literal["running", "finished", "failed", "lost"]
+"""``failed``: by the candidate's own fault. ``lost``: by the machinery's, or its lease ran out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """What a study is about. The same study can be opened again only with the same values.
+
+    ``objectives`` are (name, "max" or "min") in the order of the sampler's values; ``settings``
+    is any further plain data that must not change between runs.
+    """
+
+    name: str
+    space: str
+    space_text: str = ""
+    objectives: tuple[tuple[str, str], ...]
+    constraints: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    dataset: str = ""
+    sampler: str = ""
+    seed: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRow(Study):
+    """A study of the record. ``created`` is in seconds since 1970."""
+
+    id: int
+    created: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """A candidate as the sampler proposed it.
+
+    ``sampled`` are the values of the space's parameters by name and ``distributions`` their
+    domains as ``optuna.distributions.distribution_to_json`` writes them: with both, the sampler's
+    study is rebuilt without the space. ``params`` and ``macs`` are counts below 2^63.
+    """
+
+    sampled: Mapping[str, Any] = field(default_factory=dict)
+    distributions: Mapping[str, str] = field(default_factory=dict)
+    pattern: str
+    fingerprint: str
+    params: int
+    macs: int
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    job_key: str = ""
+    epochs: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("params", "macs"):
+            if not 0 <= getattr(self, name) < 1 << 63:
+                raise StoreError(
+                    f"{name} is {getattr(self, name)}: the record holds counts from 0 up to 2^63"
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRow(Ask):
+    """A trial of the record.
+
+    ``latency_low`` and ``latency_high`` bound ``latency_ms``, measured on ``latency_device``;
+    ``device`` is where it was trained, for ``seconds``. ``failure`` is a nas.job.FailureKind.
+    ``created`` and ``finished`` are in seconds since 1970; ``reused_from`` is a trial's ``id``.
+    Metrics that were not finite come back as NaN.
+    """
+
+    id: int
+    study_id: int
+    number: int
+    state: TrialState
+    accuracy: float | None = None
+    latency_ms: float | None = None
+    latency_low: float | None = None
+    latency_high: float | None = None
+    latency_device: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    failure: str | None = None
+    reason: str | None = None
+    seconds: float | None = None
+    device: str | None = None
+    created: float
+    finished: float | None = None
+    reused_from: int | None = None
+
+    def value(self, objective: str) -> float:
+        """The objective's value: a metric, or what arithmetic knows; NaN where there is none."""
+        if objective in self.metrics:
+            return self.metrics[objective]
+        known = {"params": self.params, "macs": self.macs, "latency_ms": self.latency_ms}
+        found = known.get(objective)
+        return math.nan if found is None else float(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRow:
+    """One try of a trial. ``number`` counts from 1; ``driver`` is a ``nas.store.driver`` name."""
+
+    token: str
+    trial_id: int
+    number: int
+    driver: str
+    state: AttemptState
+    lease_until: float
+    started: float
+    ended: float | None
+    failure: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to run ``trial`` once: only ``token`` can deliver its result.
+
+    ``attempt`` counts from 1; ``faults`` of the earlier ones failed by the candidate's own fault.
+    """
+
+    token: str
+    trial: TrialRow
+    attempt: int
+    faults: int
+
+
+def first_difference(was: Study, now: Study) -> str | None:
+    """A clause with the first setting in which two studies differ and both its values."""
+    old, new = dict(_leaves(was)), dict(_leaves(now))
+    for key in old | new:
+        a, b = old.get(key), new.get(key)
+        if a != b:
+            return f"{key} is {_shown(a)} in the study and {_shown(b)} now"
+    return None
+
+
+def _leaves(study: Study) -> Iterator[tuple[str, Any]]:
+    for name in Study.__dataclass_fields__:
+        value = getattr(study, name)
+        if name == "space_text":
+            lines = enumerate(value.splitlines(), start=1)
+            yield from ((f"the space's line {n}", line) for n, line in lines)
+        else:
+            yield from _flat(name, value)
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key in sorted(value):
+            yield from _flat(f"{name}.{key}", value[key])
+    else:
+        # As the record gives it back: a tuple is a list there.
+        yield name, json.loads(json.dumps(value))
+
+
+def _shown(value: Any) -> str:
+    return "absent" if value is None else repr(value)
+
+
+def study_of(row: Any) -> StudyRow:
+    told = row._asdict()
+    return StudyRow(**told | {"objectives": tuple(map(tuple, told["objectives"]))})
+
+
+def trial_of(row: Sequence[Any]) -> TrialRow:
+    told = dict(zip(_TRIAL_NAMES, row, strict=True))
+    told["metrics"] = {k: math.nan if v is None else v for k, v in told["metrics"].items()}
+    return TrialRow(**told)
+
+
+_TRIAL_NAMES = [f.name for f in fields(TrialRow)]
+
+
+def columns_of(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as columns of its trial."""
+    if isinstance(outcome, Failure):
+        return {
+            "failure": outcome.kind,
+            "reason": clean(outcome.reason),
+            "seconds": _number(outcome.seconds),
+        }
+    told = {
+        "metrics": finite(outcome.metrics),
+        "accuracy": _number(outcome.metrics.get("accuracy")),
+        "latency_ms": _number(outcome.metrics.get("latency_ms")),
+        "seconds": _number(outcome.seconds),
+        "device": clean(outcome.device),
+    }
+    if latency := outcome.latency:
+        told |= {
+            "latency_ms": _number(latency.ms),
+            "latency_low": _number(latency.low),
+            "latency_high": _number(latency.high),
+            "latency_device": clean(latency.device),
+        }
+    return told
+
+
+def point_of(epoch: Epoch) -> list[float | None]:
+    return [epoch.epoch, *map(_number, (epoch.train_loss, epoch.accuracy, epoch.seconds))]
+
+
+def epoch_of(point: Sequence[Any]) -> Epoch:
+    epoch, *told = point
+    train_loss, accuracy, seconds = (math.nan if value is None else value for value in told)
+    return Epoch(epoch=epoch, train_loss=train_loss, accuracy=accuracy, seconds=seconds)
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    return {clean(name): _number(value) for name, value in metrics.items()}
+
+
+def _number(value: float | None) -> float | None:
+    """A plain number for SQL and JSON, neither of which knows NaN or infinity on both databases."""
+    if value is None or not math.isfinite(value):
+        return None
+    return value if type(value) is int else float(value)
+
+
+def clean(text: str) -> str:
+    """Text as both databases take it: no NUL, no half of a surrogate pair, no megabytes."""
+    return text[:10_000].replace("\0", "\\0").encode(errors="backslashreplace").decode()

@@ -1,0 +1,109 @@
+"""The steps that transactions of the record are made of; each takes an open connection.
+
+Locks are taken in one order: the study, then attempts that run, then their trials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from nas.job import Failure, Outcome
+from nas.store.rows import Ask, AttemptState, Claim, TrialRow, TrialState, clean, trial_of
+from nas.store.tables import attempts, now, studies, trials
+
+TRIAL = [trials.c[f.name] for f in fields(TrialRow)]
+
+
+def add_trials(
+    connection: Connection,
+    study_id: int,
+    asks: Sequence[Ask],
+    names: Sequence[str],
+    *,
+    state: TrialState,
+    budget: int | None,
+    **told: Any,
+) -> list[int]:
+    """Adds a trial for each of ``asks`` under its unique name, as many as the budget allows."""
+    mine = studies.c.id == study_id
+    counters = select(studies.c.numbers, studies.c.spent).where(mine).with_for_update()
+    number, spent = connection.execute(counters).one()
+    granted = len(asks) if budget is None else max(0, min(len(asks), budget - spent))
+    added = []
+    for place, (ask, name) in enumerate(zip(asks[:granted], names, strict=False)):
+        row = {f.name: getattr(ask, f.name) for f in fields(Ask)} | {"metrics": {}} | told
+        row |= {"study_id": study_id, "number": number + place, "ask": name}
+        row |= {"state": state, "created": now()}
+        added.append(connection.scalars(insert(trials).values(row).returning(trials.c.id)).one())
+    spent += 0 if state == "refused" else granted
+    changed = update(studies).where(mine)
+    connection.execute(changed.values(numbers=number + granted, spent=spent))
+    return added
+
+
+def start_attempt(
+    connection: Connection, trial_id: int, token: str, *, driver: str, lease: float
+) -> None:
+    so_far = select(func.count()).where(attempts.c.trial_id == trial_id).scalar_subquery()
+    connection.execute(
+        insert(attempts).values(
+            token=token,
+            trial_id=trial_id,
+            number=so_far + 1,
+            driver=driver,
+            state="running",
+            started=now(),
+            lease_until=now() + lease,
+        )
+    )
+
+
+def end_attempt(
+    connection: Connection, token: str, state: AttemptState, outcome: Outcome
+) -> int | None:
+    """Ends a running attempt; its trial, or None where the attempt is over already."""
+    told: dict[str, Any] = {"state": state, "ended": now()}
+    if isinstance(outcome, Failure):
+        told |= {"failure": outcome.kind, "reason": clean(outcome.reason)}
+    ended = (
+        update(attempts)
+        .where(attempts.c.token == token, attempts.c.state == "running")
+        .values(told)
+        .returning(attempts.c.trial_id)
+    )
+    trial_id: int | None = connection.scalar(ended)
+    return trial_id
+
+
+def ended_in(connection: Connection, token: str, state: AttemptState) -> bool:
+    query = select(attempts.c.state).where(attempts.c.token == token)
+    return bool(connection.scalar(query) == state)
+
+
+def set_state(connection: Connection, trial_ids: Sequence[int], state: TrialState) -> None:
+    if trial_ids:
+        connection.execute(update(trials).where(trials.c.id.in_(trial_ids)).values(state=state))
+
+
+def claims_of(connection: Connection, tokens: Sequence[str]) -> list[Claim]:
+    """The claims that ``tokens`` give, by the trials' numbers; unknown tokens give none."""
+    earlier = attempts.alias()
+    faults = (
+        select(func.count())
+        .where(earlier.c.trial_id == attempts.c.trial_id, earlier.c.state == "failed")
+        .scalar_subquery()
+    )
+    query = (
+        select(attempts.c.token, attempts.c.number, faults, *TRIAL)
+        .join(trials, attempts.c.trial_id == trials.c.id)
+        .where(attempts.c.token.in_(tokens))
+        .order_by(trials.c.number)
+    )
+    return [
+        Claim(token, trial_of(trial), attempt, failed)
+        for token, attempt, failed, *trial in connection.execute(query)
+    ]

@@ -1,0 +1,150 @@
+"""The tables of the record. ``migrations/`` creates them; a test holds the two equal.
+
+All names begin with ``nas_``, the version table of the migrations too, because Optuna keeps its
+own ``studies``, ``trials`` and ``alembic_version`` in the same database. Times are seconds since
+1970 by the database's clock, so that leases compare as numbers on both databases. Nothing is ever
+deleted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+HEAD = "0001"  # the newest revision under migrations/versions
+VERSION_TABLE = "nas_alembic_version"
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+    }
+)
+
+# SQLite counts rows up by itself only where the key's type is spelled INTEGER.
+Key = BigInteger().with_variant(Integer, "sqlite")
+
+studies = Table(
+    "nas_studies",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("name", String(512), nullable=False, unique=True),
+    Column("space", Text, nullable=False),
+    Column("space_text", Text, nullable=False),
+    Column("objectives", JSON, nullable=False),  # [[name, "max" or "min"], ...], in order
+    Column("constraints", JSON, nullable=False),
+    Column("recipe", JSON, nullable=False),
+    Column("dataset", Text, nullable=False),
+    Column("sampler", Text, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("settings", JSON, nullable=False),
+    Column("created", Double, nullable=False),
+    # Counters, not count(*): begin() must cost the same at the first trial and the 10,000th.
+    Column("numbers", Integer, nullable=False),  # trial numbers given out
+    Column("spent", Integer, nullable=False),  # of these, what counts to the budget: not refused
+)
+
+trials = Table(
+    "nas_trials",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("study_id", ForeignKey(studies.c.id), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("ask", String(32), nullable=False, unique=True),  # see Store.begin
+    Column("state", String(16), nullable=False),
+    Column("sampled", JSON, nullable=False),
+    Column("distributions", JSON, nullable=False),
+    Column("pattern", Text, nullable=False),
+    Column("fingerprint", String(64), nullable=False),
+    Column("params", BigInteger, nullable=False),
+    Column("macs", BigInteger, nullable=False),
+    Column("recipe", JSON, nullable=False),
+    Column("job_key", String(64), nullable=False),
+    Column("epochs", Integer, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("accuracy", Double),
+    Column("latency_ms", Double),
+    Column("latency_low", Double),
+    Column("latency_high", Double),
+    Column("latency_device", Text),
+    Column("metrics", JSON, nullable=False),
+    Column("failure", String(32)),
+    Column("reason", Text),
+    Column("seconds", Double),
+    Column("device", Text),
+    Column("created", Double, nullable=False),
+    Column("finished", Double),
+    Column("reused_from", ForeignKey("nas_trials.id")),
+    UniqueConstraint("study_id", "number"),
+    Index("ix_nas_trials_reuse", "fingerprint", "job_key"),
+)
+
+attempts = Table(
+    "nas_attempts",
+    metadata,
+    Column("token", String(32), primary_key=True),
+    Column("trial_id", ForeignKey(trials.c.id), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("driver", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("lease_until", Double, nullable=False),
+    Column("started", Double, nullable=False),
+    Column("ended", Double),
+    Column("failure", String(32)),
+    Column("reason", Text),
+    UniqueConstraint("trial_id", "number"),
+    # The database itself holds that no trial is tried twice at once.
+    Index(
+        "ix_nas_attempts_running",
+        "trial_id",
+        unique=True,
+        sqlite_where=text("state = 'running'"),
+        postgresql_where=text("state = 'running'"),
+    ),
+)
+
+# One row a trial, not one an epoch: a curve is written once, with its result, and read whole. At
+# 5,000 trials of 100 epochs that is 5,000 rows instead of 500,000. Apart from the trials, because
+# resuming reads every trial and no curve.
+curves = Table(
+    "nas_curves",
+    metadata,
+    Column("trial_id", ForeignKey(trials.c.id), primary_key=True, autoincrement=False),
+    Column("epochs", JSON, nullable=False),  # [[epoch, train_loss, accuracy, seconds], ...]
+)
+
+
+class now(FunctionElement[float]):
+    """The database's clock: seconds since 1970."""
+
+    inherit_cache = True
+    type = Double()
+
+
+@compiles(now, "sqlite")
+def _sqlite_now(*_: Any, **__: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(now, "postgresql")
+def _postgresql_now(*_: Any, **__: Any) -> str:
+    # Not now(): that one stands still from the transaction's begin.
+    return "extract(epoch from clock_timestamp())::double precision"
