@@ -34,6 +34,11 @@ from workers.run import Ended, Message, Started
 
 TICK = 0.05  # seconds between two looks at limits and cancels; a look costs 0.1 ms
 IMPORTS = 300.0  # seconds that importing a job's modules may take before its own time begins
+CANCELLED = "stopped by the search"
+
+
+def over_time(limit: float) -> str:
+    return f"not finished within its time limit of {limit:g} s"
 
 
 class Seat:
@@ -106,9 +111,9 @@ class Seat:
     ) -> tuple[FailureKind, str] | None:
         """Why the job ends now, if it does."""
         if self._cancelled == ticket:
-            return "cancelled", "stopped by the search"
+            return "cancelled", CANCELLED
         if limit and time.monotonic() - begun > limit:
-            return "timeout", f"not finished within its time limit of {limit:g} s"
+            return "timeout", over_time(limit)
         if child.memory() > self._memory_limit and (used := child.exact_memory()) > self._memory_limit:
             mebibytes = f"{used / 2**20:.0f} MiB of memory, over {self._memory_limit / 2**20:.0f}"
             return "out_of_memory", f"used {mebibytes} MiB, its limit"
