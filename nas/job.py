@@ -33,6 +33,7 @@ class Recipe:
     aux: float = 0.3
     init: str = ""
     freeze: int = 0
+    schedule: str = "one_cycle"
 
     def __post_init__(self) -> None:
         rules: dict[str, tuple[bool, str]] = {
@@ -47,6 +48,7 @@ class Recipe:
             "cutout": (0 <= self.cutout <= 4096, "an integer from 0 to 4096 (pixels)"),
             "aux": (0 <= self.aux <= 10, "a number from 0 to 10"),
             "freeze": (0 <= self.freeze <= 1 << 20, "a number of epochs, 0 or more"),
+            "schedule": (self.schedule in ("one_cycle", "rungs"), "one_cycle or rungs"),
         }
         for name, (ok, rule) in rules.items():
             if not ok:
@@ -68,20 +70,22 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataRef:
-    """Which images: a name in DATASETS, a directory, and the seed of the split."""
+    """Which images: a name in DATASETS, a directory, the seed of the split, and the side in pixels
+    that the images are resized to (0: as they are)."""
 
     name: str = "digits"
     dir: str = ""
     split_seed: int = 0
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One evaluation: what a worker needs to build, train and measure a candidate.
 
-    ``pattern`` is the canonical closed pattern. ``evaluator`` is ``module:function``; the function
-    is called with the architecture, see ``nas.train.evaluate`` for the built-in one.
-    ``epochs`` is the fidelity; ``total_epochs`` the length that the learning-rate schedule has.
+    ``pattern`` is the canonical closed pattern; ``epochs`` the fidelity. ``evaluator`` names a
+    user's function as ``module:function``, called as
+    ``f(architecture, *, fidelity, seed, report) -> metrics``; empty: ``nas.train.evaluate``.
     ``plugins`` are files registered before the pattern is read.
     """
 
@@ -90,7 +94,7 @@ class Job:
     data: DataRef = field(default_factory=DataRef)
     epochs: int = 20
     seed: int = 0
-    evaluator: str = "nas.train:evaluate"
+    evaluator: str = ""
     latency: bool = True
     plugins: tuple[str, ...] = ()
 

@@ -1,0 +1,389 @@
+"""A pattern with nothing left open: one network, with its shapes, parameters and MACs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NoReturn, Protocol
+
+from nas.elements import (
+    CLASSES,
+    Args,
+    Parameter,
+    Scalar,
+    Step,
+    layer_args,
+    parameters,
+    realise,
+    recipe,
+    unknown,
+)
+from nas.errors import PatternError, ShapeError, nearest
+from nas.layers import Aux, BatchNorm, Conv, Dropout, Flatten, Linear, Node, Shape, seq, show
+from nas.pattern import Call, Chain, Maybe, Repeat, Symbol, Tree, Value, place, read, write
+
+MAX_ELEMENTS = 4_096
+
+# The embedded data set, digits: what INPUT and the last FC take where nothing else is said.
+DEFAULT_INPUT: Shape = (1, 8, 8)
+DEFAULT_CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One network. Equal architectures have equal texts and fingerprints.
+
+    ``steps`` are its elements after INPUT, each with its expression and cost.
+    """
+
+    input: Shape
+    steps: tuple[Step, ...]
+
+    @property
+    def classes(self) -> int:
+        return self.steps[-1].cost.shape[0]
+
+    @cached_property
+    def params(self) -> int:
+        """Parameters of the network as deployed (without auxiliary classifiers)."""
+        return sum(step.cost.params for step in self.steps)
+
+    @cached_property
+    def macs(self) -> int:
+        """Multiply-adds of one forward pass of one image, as deployed."""
+        return sum(step.cost.macs for step in self.steps)
+
+    @property
+    def aux_params(self) -> int:
+        """Parameters of the auxiliary classifiers, which only training has."""
+        return sum(s.node.head.cost(s.x).params for s in self.steps if isinstance(s.node, Aux))
+
+    @cached_property
+    def shapes(self) -> tuple[Shape, ...]:
+        """The input's shape, and the shape after each element."""
+        return (self.input, *(step.cost.shape for step in self.steps))
+
+    @property
+    def expression(self) -> Node:
+        return seq(*(step.node for step in self.steps))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that identify the network: its input and its expression."""
+        told = repr((self.input, [step.node for step in self.steps]))
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+    def __str__(self) -> str:
+        channels, height, width = self.input
+        return f"INPUT({channels}, {height}, {width}) -> {self._text}"
+
+    @cached_property
+    def _text(self) -> str:
+        return " -> ".join(text for text, _ in fold([str(step) for step in self.steps]))
+
+    def stages(self) -> Iterator[tuple[str, Sequence[Step]]]:
+        """The canonical text in its outermost parts, each with the steps it stands for."""
+        at = 0
+        for text, length in fold([str(step) for step in self.steps]):
+            yield text, self.steps[at : at + length]
+            at += length
+
+    def on(self, input: Shape, classes: int) -> Architecture:
+        """The same pattern on other data. Raises ShapeError where it does not fit."""
+        tree = read(self._text)
+        last = tree.items[-1]
+        if isinstance(last, Call) and last.name == "FC":
+            rest = tuple(arg for arg in last.args if arg[0] != "width")
+            tree = Chain((*tree.items[:-1], dataclasses.replace(last, args=rest)))
+        return close(Chain((Call("INPUT"), *tree.items)), input=input, classes=classes)
+
+
+def fold(texts: Sequence[str]) -> list[tuple[str, int]]:
+    """Repeats as repeats: the outermost parts of a chain, each with the number of elements it
+    stands for. From left to right, the repetition that saves most is taken, the shortest body first.
+    """
+    parts: list[tuple[str, int]] = []
+    n, i = len(texts), 0
+    while i < n:
+        best, period, count = 0, 1, 1
+        for p in range(1, (n - i) // 2 + 1):
+            if texts[i] != texts[i + p]:
+                continue
+            r = 1
+            while texts[i + r * p : i + (r + 1) * p] == texts[i : i + p]:
+                r += 1
+            if p * (r - 1) > best:
+                best, period, count = p * (r - 1), p, r
+        body = texts[i]
+        if period > 1:
+            inner = fold(texts[i : i + period])
+            body = f"[{' -> '.join(text for text, _ in inner)}]"
+        parts.append((f"{body}*{count}" if count > 1 else body, period * count))
+        i += period * count
+    return parts
+
+
+# --- from tree to architecture -------------------------------------------------------------------
+
+Scope = Mapping[str, int]  # the repetition one is in, by the symbol of its count; the first is 1
+
+
+class Chooser(Protocol):
+    """Gives the open parts of a pattern their values; see ``nas.space``."""
+
+    def symbol(self, name: str, scope: Scope) -> Scalar: ...
+    def argument(
+        self, names: tuple[str, ...], known: Args, parameter: Parameter, x: Shape, scope: Scope
+    ) -> Scalar | None: ...
+    def present(self, name: str, scope: Scope) -> bool: ...
+    def element(self, name: str, scope: Scope) -> Tree | None: ...
+
+
+class Open(PatternError):
+    """Something is open where a closed pattern was expected."""
+
+
+class _Closed:
+    """The chooser of a pattern that must be closed."""
+
+    def symbol(self, name: str, scope: Scope) -> NoReturn:
+        raise Open(f"{name} is open: an architecture needs a number there")
+
+    def argument(
+        self, names: tuple[str, ...], known: Args, parameter: Parameter, x: Shape, scope: Scope
+    ) -> None:
+        return None
+
+    def present(self, name: str, scope: Scope) -> NoReturn:
+        raise Open(f"{name} is open: an architecture has the element or has it not")
+
+    def element(self, name: str, scope: Scope) -> None:
+        return None
+
+
+CLOSED = _Closed()
+
+
+def parse(
+    text: str, input: Shape | None = None, classes: int | None = None
+) -> Architecture:
+    """The architecture of a closed pattern.
+
+    ``INPUT`` takes ``input`` (channels, height, width) and the last ``FC`` ``classes``, unless
+    written; without either, those of the digits data set. Raises PatternError or ShapeError.
+    """
+    return close(read(text), input=input, classes=classes, text=text)
+
+
+def close(
+    tree: Chain,
+    chooser: Chooser = CLOSED,
+    *,
+    input: Shape | None = None,
+    classes: int | None = None,
+    text: str = "",
+) -> Architecture:
+    """Expands a tree to an architecture; ``chooser`` gives what is open its values, in the order of
+    the pattern, knowing the shape that has come so far."""
+    first, last = tree.items[0], tree.items[-1]
+    if not (isinstance(first, Call) and first.name == "INPUT"):
+        raise PatternError(f"column 1: a pattern begins with INPUT, not with {write(first)}")
+    if len(tree.items) < 2:
+        raise PatternError("a pattern has at least one element after INPUT")
+    shape = _input(first, input)
+    head = last if isinstance(last, Call) and last.name == "FC" else None
+    if classes is None:
+        classes = _written_width(head) if head else None
+    expansion = _Expansion(chooser, shape, classes or DEFAULT_CLASSES, head, text)
+    for item in tree.items[1:]:
+        expansion.add(item, {})
+    steps = _settle(expansion.steps)
+    out = steps[-1].cost.shape if steps else shape
+    if len(out) != 1:
+        raise ShapeError(f"the pattern ends in a map of {show(out)}: must end in features, as FC has")
+    if classes is not None and out[0] != classes:
+        raise ShapeError(f"the pattern ends in {out[0]} features, but there are {classes} classes")
+    return Architecture(shape, steps)
+
+
+def _written_width(head: Call) -> int | None:
+    written = [value for key, value in head.args if key in ("width", None)]
+    return written[0] if written and type(written[0]) is int else None
+
+
+def _input(call: Call, given: Shape | None) -> Shape:
+    if not call.args:
+        return given or DEFAULT_INPUT
+    sizes = [value for _, value in call.args]
+    named = [name for name, _ in call.args if name is not None]
+    if len(sizes) != 3 or named not in ([], ["channels", "height", "width"]):
+        raise PatternError(f"{write(call)}: must be INPUT(channels, height, width)")
+    for size in sizes:
+        if type(size) is not int or not 1 <= size <= 65_536:
+            raise PatternError(f"{write(call)}: sizes must be whole numbers from 1 to 65536")
+    shape = tuple(size for size in sizes if isinstance(size, int))
+    if given is not None and shape != given:
+        raise ShapeError(f"{write(call)}: the data is {show(given)}")
+    return shape
+
+
+class _Expansion:
+    """The walk over a tree that a chooser closes."""
+
+    def __init__(
+        self, chooser: Chooser, x: Shape, classes: int, head: Call | None, text: str
+    ) -> None:
+        self.chooser = chooser
+        self.x = x
+        self.classes = classes
+        self.head = head
+        self.text = text
+        self.steps: list[Step] = []
+        self.rounds = 0
+
+    def add(self, tree: Tree, scope: Scope) -> None:
+        match tree:
+            case Chain(items):
+                for item in items:
+                    self.add(item, scope)
+            case Repeat(body, count):
+                name = count.name if isinstance(count, Symbol) else ""
+                n = self.chooser.symbol(name, scope) if isinstance(count, Symbol) else count
+                if type(n) is not int or not 0 <= n <= MAX_ELEMENTS:
+                    raise PatternError(
+                        f"{write(tree)}: {n} repeats: must be a whole number from 0 to {MAX_ELEMENTS}"
+                    )
+                for i in range(1, n + 1):
+                    self.rounds += 1
+                    if self.rounds > MAX_ELEMENTS:
+                        raise PatternError(f"more than {MAX_ELEMENTS} elements after INPUT")
+                    self.add(body, {**scope, name: i} if name else scope)
+            case Maybe(body):
+                if self.fits(body) and self.chooser.present(write(tree), scope):
+                    self.add(body, scope)
+            case Call():
+                self.call(tree, scope)
+
+    def fits(self, body: Tree) -> bool:
+        """Whether an optional element can stand here, as far as that is known before its open parts
+        are chosen: what cannot be present is not asked for."""
+        trial = _Expansion(CLOSED, self.x, self.classes, None, self.text)
+        try:
+            trial.add(body, {})
+        except ShapeError:
+            return False
+        except PatternError:
+            return True
+        return True
+
+    def call(self, call: Call, scope: Scope, alias: str = "") -> None:
+        """Adds one element; ``alias`` is the element symbol that stood in the pattern for it."""
+        if recipe(call.name) is None:
+            self.substitute(call, scope)
+            return
+        if len(self.steps) >= MAX_ELEMENTS:
+            raise PatternError(f"more than {MAX_ELEMENTS} elements after INPUT")
+        args = self.arguments(call, scope, alias)
+        try:
+            steps = realise(call.name, args, self.x)
+        except ShapeError as error:
+            where = self.where(call, scope)
+            raise ShapeError(f"{where}: {error}; {show(self.x)} reaches it") from None
+        self.steps += steps
+        self.x = steps[-1].cost.shape if steps else self.x
+
+    def substitute(self, call: Call, scope: Scope) -> None:
+        """An element symbol: what was chosen for it, with the arguments written here added."""
+        chosen = self.chooser.element(call.name, scope)
+        if chosen is None:
+            raise PatternError(f"{self.where(call, scope)}: {unknown(call.name)}")
+        if isinstance(chosen, Chain) and len(chosen.items) == 1:
+            chosen = chosen.items[0]
+        if not isinstance(chosen, Call):
+            self.add(chosen, scope)
+            return
+        known = {p.name for p in parameters(chosen.name)} if recipe(chosen.name) else set()
+        written = {key for key, _ in chosen.args}
+        more = tuple((k, v) for k, v in call.args if k in known and k not in written)
+        self.call(Call(chosen.name, chosen.args + more, call.at), scope, call.name)
+
+    def arguments(self, call: Call, scope: Scope, alias: str) -> Args:
+        takes = parameters(call.name)
+        where = self.where(call, scope)
+        written = _named(call, takes, where)
+        args: dict[str, Scalar] = {}
+        names = (alias, call.name) if alias else (call.name,)
+        # Required arguments first: whether an optional one matters is seen with those known.
+        for p in sorted(takes, key=lambda p: not p.required):
+            value: object = None
+            if p.name == CLASSES or (call is self.head and p.name == "width" not in written):
+                value = self.classes
+            elif p.name in written:
+                value = written[p.name]
+                if isinstance(value, Symbol) and value.name not in p.words:
+                    value = self.symbol(value, p, where, scope)
+            else:
+                value = self.chooser.argument(names, tuple(args.items()), p, self.x, scope)
+                if value is None and p.required:
+                    raise PatternError(f"{where}: {call.name} needs {p.name}, {p.rule}")
+            if value is not None:
+                args[p.name] = p.check(value, where)
+        return tuple((p.name, args[p.name]) for p in takes if p.name in args)
+
+    def symbol(self, symbol: Symbol, p: Parameter, where: str, scope: Scope) -> Scalar:
+        try:
+            return self.chooser.symbol(symbol.name, scope)
+        except Open:
+            if p.words:
+                raise PatternError(f"{where}: {p.name} is {symbol.name}: must be {p.rule}") from None
+            raise
+
+    def where(self, call: Call, scope: Scope) -> str:
+        at = f" at {place(self.text, call.at)}" if self.text else ""
+        turn = ", ".join(f"{name} {i}" for name, i in scope.items())
+        return f"{write(call)}{at}{f' (repetition {turn})' if turn else ''}"
+
+
+def _named(call: Call, takes: Sequence[Parameter], where: str) -> dict[str, Value]:
+    """The written arguments by name."""
+    known = [p.name for p in takes if p.name != CLASSES]
+    if len(call.args) > len(known):
+        raise PatternError(f"{where}: {len(call.args)} arguments, but it takes {len(known)}")
+    named: dict[str, Value] = {}
+    for i, (key, value) in enumerate(call.args):
+        name = known[i] if key is None else key
+        if name not in known:
+            raise PatternError(f"{where}: unknown argument {name}; {nearest(name, known)}")
+        if name in named:
+            raise PatternError(f"{where}: {name} is given twice")
+        named[name] = value
+    return named
+
+
+def _settle(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """One form for one network: what does nothing is left out, and a convolution's bias is said
+    only where it is not the rule (none straight before BN)."""
+    kept: list[Step] = []
+    for step in steps:
+        match step.node:
+            case Dropout(rate=0):
+                continue
+            case Flatten() if len(step.x) == 1:
+                continue
+            case Linear() if kept and isinstance(kept[-1].node, Flatten):  # FC flattens by itself
+                step = dataclasses.replace(step, x=kept.pop().x)
+        kept.append(step)
+    return tuple(map(_settle_bias, kept, [*kept[1:], None]))
+
+
+def _settle_bias(step: Step, following: Step | None) -> Step:
+    conv = step.node
+    if not isinstance(conv, Conv):
+        return step
+    rule = following is None or not isinstance(following.node, BatchNorm)
+    node = dataclasses.replace(conv, bias=rule if conv.bias is None else conv.bias)
+    told = layer_args(dataclasses.replace(node, bias=None if node.bias is rule else node.bias))
+    return Step(step.name, told, node, step.x, node.cost(step.x))

@@ -1,0 +1,221 @@
+"""The pattern language: text <-> tree.
+
+    pattern  = element { "->" element }
+    element  = primary [ "*" count ] [ "?" ]           ? = may be absent
+    primary  = NAME [ "(" argument { "," argument } ")" ]  |  "[" pattern "]"
+    argument = [ NAME "=" ] ( number | NAME )
+    count    = integer | NAME
+
+``read`` and ``write`` are inverse: ``read(write(tree)) == tree``. What a name means (a layer, a
+block, a symbol of a space) is not this module's business.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from nas.errors import PatternError
+
+MAX_TEXT = 100_000
+MAX_NESTING = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """A name that stands for a value: a number, a word such as ``max``, or something open."""
+
+    name: str
+    at: int = field(default=0, compare=False)
+
+
+Value = int | float | Symbol
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A layer, a block or an element symbol, with its written arguments (unnamed ones first)."""
+
+    name: str
+    args: tuple[tuple[str | None, Value], ...] = ()
+    at: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    body: Chain | Call
+    count: int | Symbol
+
+
+@dataclass(frozen=True, slots=True)
+class Maybe:
+    """An element that may be absent."""
+
+    body: Chain | Call | Repeat
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    items: tuple[Call | Repeat | Maybe, ...]
+
+
+Tree = Call | Repeat | Maybe | Chain
+
+
+# --- text -> tree --------------------------------------------------------------------------------
+
+_TOKEN = re.compile(
+    r"(?P<space>\s+)|(?P<arrow>->)|(?P<name>[A-Za-z_]\w*)"
+    r"|(?P<number>\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?)(?![\w.])|(?P<mark>[\[\](),=*?])",
+    re.ASCII,
+)
+
+
+def place(text: str, at: int) -> str:
+    """``column 12``, or ``line 2, column 12`` where the text has several lines."""
+    line, column = text.count("\n", 0, at) + 1, at - (text.rfind("\n", 0, at) + 1) + 1
+    return f"line {line}, column {column}" if "\n" in text.strip() else f"column {column}"
+
+
+def _number(text: str) -> int | float:
+    value = float(text)
+    return int(text) if re.fullmatch(r"[\d_]+", text) else value
+
+
+class _Reader:
+    """Recursive descent over the tokens of one text."""
+
+    def __init__(self, text: str) -> None:
+        if len(text) > MAX_TEXT:
+            raise PatternError(
+                f"the pattern has {len(text)} characters: must be at most {MAX_TEXT}"
+            )
+        self.text = text
+        self.tokens: list[tuple[str, str, int]] = []
+        self.i = self.depth = 0
+        at = 0
+        while at < len(text):
+            match = _TOKEN.match(text, at)
+            if match is None:
+                self.fail("a layer, '->', '[', ']', '*', '?' or an argument", at, repr(text[at]))
+            kind = str(match.lastgroup)
+            if kind != "space":
+                self.tokens.append((kind, match[0], at))
+            at = match.end()
+        self.tokens.append(("end", "the end", len(text)))
+
+    def fail(self, expected: str, at: int, found: str) -> NoReturn:
+        raise PatternError(f"{place(self.text, at)}: expected {expected}, found {found}")
+
+    def expected(self, what: str) -> NoReturn:
+        kind, found, at = self.tokens[self.i]
+        self.fail(what, at, found if kind == "end" else repr(found))
+
+    def take(self, *wanted: str) -> str | None:
+        """The next token's text, where its kind or text is one of ``wanted``; else None."""
+        kind, text, _ = self.tokens[self.i]
+        if kind in wanted or (kind in ("mark", "arrow") and text in wanted):
+            self.i += 1
+            return text
+        return None
+
+    def chain(self) -> Chain:
+        items = self.element()
+        while self.take("->"):
+            items += self.element()
+        return Chain(items)
+
+    def element(self) -> tuple[Call | Repeat | Maybe, ...]:
+        body: Chain | Call | Repeat = self.primary()
+        if self.take("*"):
+            at = self.tokens[self.i][2]
+            if number := self.take("number"):
+                count = _number(number)
+                if not isinstance(count, int):
+                    self.fail("a whole number of repeats", at, repr(number))
+                body = Repeat(body, count)
+            elif name := self.take("name"):
+                body = Repeat(body, Symbol(name, at))
+            else:
+                self.expected("a number of repeats or a symbol after '*'")
+        if self.take("?"):
+            return (Maybe(body),)
+        return body.items if isinstance(body, Chain) else (body,)
+
+    def primary(self) -> Chain | Call:
+        if self.take("["):
+            self.depth += 1
+            if self.depth > MAX_NESTING:
+                self.fail(f"at most {MAX_NESTING} brackets in one another", self.tokens[self.i][2],
+                          "more")  # fmt: skip
+            body = self.chain()
+            if not self.take("]"):
+                self.expected("'->' or ']'")
+            self.depth -= 1
+            only = body.items[0]
+            return only if len(body.items) == 1 and isinstance(only, Call) else body
+        at = self.tokens[self.i][2]
+        name = self.take("name")
+        if name is None:
+            self.expected("a layer, a block or '['")
+        return Call(name, self.arguments() if self.take("(") else (), at)
+
+    def arguments(self) -> tuple[tuple[str | None, Value], ...]:
+        args: list[tuple[str | None, Value]] = []
+        while not self.take(")"):
+            if args and not self.take(","):
+                self.expected("',' or ')'")
+            at = self.tokens[self.i][2]
+            name = self.take("name")
+            if name is not None and not self.take("="):
+                args.append((None, Symbol(name, at)))
+            else:
+                if name is None and args and args[-1][0] is not None:
+                    self.expected("a named argument, since the one before it is named")
+                if name is not None and name in [n for n, _ in args]:
+                    self.fail("each argument once", at, f"{name!r} again")
+                args.append((name, self.value()))
+        return tuple(args)
+
+    def value(self) -> Value:
+        at = self.tokens[self.i][2]
+        if number := self.take("number"):
+            return _number(number)
+        if name := self.take("name"):
+            return Symbol(name, at)
+        self.expected("a number, a word or a symbol")
+
+
+def read(text: str) -> Chain:
+    """The tree of a pattern. Raises PatternError with the place and what was expected there."""
+    reader = _Reader(text)
+    tree = reader.chain()
+    if not reader.take("end"):
+        reader.expected("'->', '*', '?' or the end")
+    return tree
+
+
+# --- tree -> text --------------------------------------------------------------------------------
+
+
+def write(tree: Tree) -> str:
+    """The text of a tree, on one line."""
+    match tree:
+        case Call(name, args):
+            told = [f"{key}={_value(v)}" if key else _value(v) for key, v in args]
+            return f"{name}({', '.join(told)})" if told else name
+        case Repeat(body, count):
+            return f"{_bracket(body)}*{_value(count)}"
+        case Maybe(body):
+            return f"{_bracket(body)}?"
+        case Chain(items):
+            return " -> ".join(map(write, items))
+
+
+def _bracket(body: Chain | Call | Repeat) -> str:
+    return f"[{write(body)}]" if isinstance(body, Chain) else write(body)
+
+
+def _value(value: Value) -> str:
+    return value.name if isinstance(value, Symbol) else repr(value)
