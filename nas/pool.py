@@ -1,4 +1,4 @@
-"""What the search asks of whoever runs its jobs. No ray, no torch: the pools live in ``workers``."""
+"""What the search asks of whoever runs its jobs. No ray, no torch: the pools are in ``workers``."""
 
 from __future__ import annotations
 

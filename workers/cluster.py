@@ -11,7 +11,6 @@ child is ended instead (see ``workers.seat``). Actors belong to the driver and e
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import sys
@@ -28,8 +27,8 @@ from workers.seat import Seat, machine_memory
 # Before the import, which reads it: no report of use to Ray's makers that nobody asked for.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-import ray  # noqa: E402
-from ray.exceptions import RayError  # noqa: E402
+import ray
+from ray.exceptions import RayError
 
 CENSUS = 2.0  # seconds between two looks at the cluster's nodes
 CONTROL = "control"  # the concurrency group of what must not wait for a job
@@ -70,19 +69,19 @@ def open_ray(
 ) -> RayPool:
     """The pool behind ``workers.pool.open_pool``, which explains and checks the arguments."""
     ours = not ray.is_initialized()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = os.cpu_count() or 1
     if address:
         if ours:
             _connect(address)
         if gpus is None:
-            gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
+            gpus = min(1.0, _gpus())
         share = Share(cpus=cpus, gpus=gpus, memory=memory_limit)
         threads, most = max(1, int(cpus)), workers
     else:
         most = workers or cores
         if ours:
             _start(most)
-        have = ray.cluster_resources().get("GPU", 0.0)
+        have = _gpus()
         # Ray counts resources to four decimals
         share = Share(cpus=1, gpus=min(1.0, int(have / most * 1e4) / 1e4) if gpus is None else gpus)
         threads = max(1, cores // most)
@@ -126,6 +125,10 @@ def _connect(address: str) -> None:
         raise NasError(f"Ray cluster {address!r} cannot be joined: {reason}") from error
 
 
+def _gpus() -> float:
+    return float(ray.cluster_resources().get("GPU", 0.0))  # type: ignore[no-untyped-call]
+
+
 def _environ(threads: int, gpus: float) -> dict[str, str]:
     """A trial's environment: it uses no more of its node than its share."""
     environ = dict.fromkeys(
@@ -153,15 +156,16 @@ class RayPool:
         self._fixed = fixed
         self._ours = ours
         self._seat = seat
-        self._actor = ray.remote(
-            num_cpus=share.cpus,
-            num_gpus=share.gpus,
-            memory=share.memory or None,
-            max_restarts=0,
-            max_task_retries=0,
-            concurrency_groups={CONTROL: 1},  # cancel and close are heard while a job runs
-            scheduling_strategy="SPREAD",
-        )(Seat)
+        options: dict[str, Any] = {
+            "num_cpus": share.cpus,
+            "num_gpus": share.gpus,
+            "memory": share.memory or None,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "concurrency_groups": {CONTROL: 1},  # cancel and close are heard while a job runs
+            "scheduling_strategy": "SPREAD",
+        }
+        self._actor: Any = ray.remote(**options)(Seat)
         self._idle: list[Any] = []
         self._running: dict[Any, tuple[int, Any]] = {}  # a job's stream: its ticket and seat
         self._counted = (0.0, 0)
@@ -172,8 +176,8 @@ class RayPool:
             return self._most
         when, count = self._counted
         if time.monotonic() - when > CENSUS or not when:
-            alive = (node["Resources"] for node in ray.nodes() if node["Alive"])
-            count = sum(map(self._share.slots, alive))
+            nodes = ray.nodes()  # type: ignore[no-untyped-call]
+            count = sum(self._share.slots(node["Resources"]) for node in nodes if node["Alive"])
             self._counted = time.monotonic(), count
         return min(count, self._most) if self._most else count
 
@@ -216,9 +220,9 @@ class RayPool:
         self._idle, self._running = [], {}
         if not ray.is_initialized():
             return
-        with contextlib.suppress(RayError):
-            ended = [seat.close.options(concurrency_group=CONTROL).remote() for seat in seats]
-            ray.wait(ended, num_returns=len(ended), timeout=FAREWELL) if ended else None
+        ended = [seat.close.options(concurrency_group=CONTROL).remote() for seat in seats]
+        if ended:
+            ray.wait(ended, num_returns=len(ended), timeout=FAREWELL)
         for seat in seats:
             ray.kill(seat)
         if self._ours:

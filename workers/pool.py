@@ -26,9 +26,10 @@ def open_pool(
     ``workers``: how many jobs may run at once; 0 runs them in this process, without Ray, and None
     takes one for each core here or as many as fit into the cluster. ``address`` is ``host:port`` of
     a running cluster (``auto``: the one of this machine); without it Ray is started here and ends
-    with the pool. ``gpus_per_trial`` may be a fraction; None shares this machine's GPUs evenly.
-    ``time_limit`` is in seconds a trial, ``memory_limit`` in bytes a trial; 0: no time limit, and an
-    equal share of the machine's memory. ``cpus_per_trial`` counts on a cluster only.
+    with the pool. ``gpus_per_trial`` may be a fraction; None shares this machine's GPUs evenly, and
+    takes one a trial on a cluster that has any. ``time_limit`` is in seconds a trial, 0 for none;
+    ``memory_limit`` in bytes a trial, 0 for an equal share of this machine's, or all of a node's.
+    ``cpus_per_trial`` counts on a cluster only.
 
     Raises NasError for a number outside its domain, more than the machine has, or a cluster that
     does not answer.

@@ -31,7 +31,7 @@ REASON_LENGTH = 600  # characters; a reason is a line in a table, not a log
 
 
 def run(job: Job, report: Report) -> Outcome:
-    """Evaluates the job here and now. Each epoch goes to ``report``; every error is a ``Failure``."""
+    """Evaluates the job here and now. Each epoch goes to ``report``; an error is a ``Failure``."""
     curve: list[Epoch] = []
 
     def tell(epoch: Epoch) -> None:
@@ -82,8 +82,8 @@ def evaluator(name: str) -> Callable[..., Any]:
 
     Raises NasError, with the part that is wrong.
     """
-    module_name, _, function_name = name.partition(":")
-    if not module_name or not function_name:
+    module_name, _, path = name.partition(":")
+    if not module_name or not path:
         raise NasError(f"evaluator {name!r}: must be MODULE:FUNCTION, such as tables:look_up")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -91,12 +91,13 @@ def evaluator(name: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise NasError(f"evaluator {name!r}: {error}, in {os.getcwd()} or installed") from error
-    function = functools.reduce(
-        lambda thing, part: getattr(thing, part, None), function_name.split("."), module
-    )
+    function: Any = module
+    for part in path.split("."):
+        function = getattr(function, part, None)
     if not callable(function):
-        raise NasError(f"evaluator {name!r}: {module.__file__} has no function {function_name!r}")
-    return function
+        raise NasError(f"evaluator {name!r}: {module.__file__} has no function {path!r}")
+    named: Callable[..., Any] = function
+    return named
 
 
 @functools.cache
@@ -108,7 +109,7 @@ def _register(path: str) -> None:
 
 def _metrics(answer: Any) -> dict[str, float]:
     if not isinstance(answer, Mapping):
-        raise TypeError(f"the evaluator returned {type(answer).__name__}: must be a dict of metrics")
+        raise TypeError(f"the evaluator returned {type(answer).__name__}, not a dict of metrics")
     for name, value in answer.items():
         if not isinstance(name, str):
             raise TypeError(f"metric {name!r}: a metric's name must be text")
@@ -168,7 +169,7 @@ def serve(fd: int) -> None:
 
 
 def _adopt_orphans() -> None:
-    """Grandchildren whose parent is gone become children of this process, so that they are found."""
+    """Grandchildren whose parent is gone become this process's children, so they are found."""
     if sys.platform == "linux":
         PR_SET_CHILD_SUBREAPER = 36
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -6,8 +6,8 @@ hang in C code, fork, allocate without end or crash, and none of that may reach 
 - The child and whatever it starts form one process group. On the time limit, the memory limit or a
   cancel the group is killed; no cooperation of the candidate is needed.
 - A shell in the same group reads a pipe that only the seat holds open, its lifeline. When the
-  seat's process ends, by whatever means, the read ends and the shell kills the group. A parent-death
-  signal would reach the child alone, not what it forked.
+  seat's process ends, by whatever means, the read ends and the shell kills the group. A
+  parent-death signal would reach the child alone, not what it forked.
 - The child is kept for the next job: starting one costs 0.06 s, its first import of torch 1.5 to
   3 s, a job that finds it running 0.4 ms. One that is not as it was before the job (a process left
   over, GPU memory still reserved, half of its memory limit in use) is ended and replaced, which
@@ -114,9 +114,12 @@ class Seat:
             return "cancelled", CANCELLED
         if limit and time.monotonic() - begun > limit:
             return "timeout", over_time(limit)
-        if child.memory() > self._memory_limit and (used := child.exact_memory()) > self._memory_limit:
-            mebibytes = f"{used / 2**20:.0f} MiB of memory, over {self._memory_limit / 2**20:.0f}"
-            return "out_of_memory", f"used {mebibytes} MiB, its limit"
+        used = child.memory()
+        if used > self._memory_limit:
+            used = child.exact_memory()
+        if used > self._memory_limit:
+            limits = f"limit of {self._memory_limit / 2**20:.0f} MiB"
+            return "out_of_memory", f"held {used / 2**20:.0f} MiB of memory, over its {limits}"
         return None
 
 
