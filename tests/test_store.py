@@ -1,0 +1,676 @@
+"""The record: what is written is read again, once, by whoever may, on both databases."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import logging
+import math
+import multiprocessing
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from postgres import Server, postgres  # noqa: F401 - the fixture
+from sqlalchemy import create_engine, text
+
+from nas.errors import StoreError, StudyError
+from nas.job import Epoch, Failure, Latency, Result
+from nas.store import Ask, Claim, Store, Study, StudyRow, connect, driver, open_store
+from nas.store.tables import HEAD, metadata
+
+STUDY = Study(
+    name="digits",
+    space="resnet_like",
+    space_text="name: resnet_like\npattern: INPUT -> FC\n",
+    objectives=(("accuracy", "max"), ("params", "min")),
+    constraints={"params": "<= 1e6"},
+    recipe={"lr": 0.1, "batch": 64},
+    dataset="digits",
+    sampler="default",
+    seed=3,
+    settings={"epochs": 20, "rungs": (1, 3)},
+)
+RESULT = Result(
+    metrics={"accuracy": 0.75, "f1": 0.5},
+    curve=(
+        Epoch(epoch=0, train_loss=2.25, accuracy=0.5, seconds=1.5),
+        Epoch(epoch=1, train_loss=math.nan, accuracy=0.75, seconds=3.0),
+    ),
+    latency=Latency(ms=1.5, low=1.25, high=1.75, device="cpu/4"),
+    seconds=3.5,
+    device="gpu/h",
+)
+DIED = Failure(kind="worker_died", reason="the node went away")
+DIVERGED = Failure(kind="diverged", reason="the loss is NaN after epoch 2", seconds=2.5)
+
+
+def ask(n: int = 0) -> Ask:
+    return Ask(
+        sampled={"N[1]": n, "BLOCK": "PLAIN", "scale": 0.5},
+        distributions={"N[1]": '{"name": "IntDistribution"}'},
+        pattern="INPUT -> [CONV(16) -> RELU]*2 -> FC",
+        fingerprint=f"fingerprint{n}",
+        params=5_000_000_000 + n,
+        macs=1 << 62,
+        recipe={"lr": 0.1},
+        job_key="key",
+        epochs=20,
+        seed=n,
+    )
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/record.db"
+    server: Server = request.getfixturevalue("postgres")
+    return server.database()
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    store = open_store(url)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def study(store: Store) -> StudyRow:
+    return store.open_study(STUDY)
+
+
+def begin(store: Store, study: StudyRow, n: int = 0) -> Claim:
+    [claim] = store.begin(study.id, [ask(n)])
+    return claim
+
+
+def another(store: Store, lease: float = 60.0, name: str = "elsewhere//1/2") -> Store:
+    """A second driver on the same record, on a machine that cannot be looked into."""
+    return dataclasses.replace(store, driver=name, lease=lease)
+
+
+# -- studies --------------------------------------------------------------------------------------
+
+
+def test_a_study_comes_back_as_it_was_made(store: Store, study: StudyRow) -> None:
+    assert store.open_study(STUDY) == study
+    assert store.find_study("digits") == study
+    assert store.studies() == [study]
+    assert study.objectives == STUDY.objectives
+    assert abs(study.created - time.time()) < 60
+
+
+@pytest.mark.parametrize(
+    ("changed", "clause"),
+    [
+        ({"seed": 4}, "seed is 3 in the study and 4 now"),
+        ({"recipe": {"lr": 0.2, "batch": 64}}, "recipe.lr is 0.1 in the study and 0.2 now"),
+        ({"settings": {"epochs": 20}}, r"settings.rungs is \[1, 3\] in the study and absent now"),
+        (
+            {"space_text": "name: resnet_like\npattern: INPUT -> RELU -> FC\n"},
+            "line 2 is 'pattern: INPUT -> FC' in the study and 'pattern: INPUT -> RELU -> FC' now",
+        ),
+        ({"objectives": (("accuracy", "max"),)}, "objectives is"),
+    ],
+)
+def test_other_settings_are_refused_by_name(
+    store: Store, study: StudyRow, changed: dict[str, object], clause: str
+) -> None:
+    with pytest.raises(StudyError, match=clause):
+        store.open_study(dataclasses.replace(STUDY, **changed))
+    assert store.studies() == [study]
+
+
+def test_an_unknown_study_gets_the_nearest_name(store: Store) -> None:
+    with pytest.raises(StudyError, match="no study yet"):
+        store.find_study("digit")
+    store.open_study(STUDY)
+    with pytest.raises(StudyError, match="did you mean digits"):
+        store.find_study("digit")
+
+
+@pytest.mark.parametrize("name", ["", "a" * 513, "two\nlines", "\udcff", "nul\0"])
+def test_a_study_has_a_name_that_can_be_shown(store: Store, name: str) -> None:
+    with pytest.raises(StudyError, match="printable"):
+        store.open_study(dataclasses.replace(STUDY, name=name))
+
+
+# -- trials ---------------------------------------------------------------------------------------
+
+
+def test_a_finished_trial_comes_back_whole(store: Store, study: StudyRow) -> None:
+    claim = begin(store, study, 7)
+    assert claim.trial.state == "running"
+    assert store.finish(claim.token, RESULT)
+    [trial] = store.trials(study.id)
+    assert {f.name: getattr(trial, f.name) for f in dataclasses.fields(Ask)} == dataclasses.asdict(
+        ask(7)
+    )
+    assert (trial.state, trial.number, trial.accuracy) == ("finished", 0, 0.75)
+    assert trial.metrics == RESULT.metrics
+    assert (trial.latency_ms, trial.latency_low, trial.latency_high) == (1.5, 1.25, 1.75)
+    assert (trial.device, trial.latency_device, trial.seconds) == ("gpu/h", "cpu/4", 3.5)
+    assert trial.finished is not None
+    assert trial.finished >= trial.created
+    assert trial == store.trial(study.id, 0) == store.find_result("fingerprint7", "key")
+    first, second = store.curve(trial.id)
+    assert first == RESULT.curve[0]
+    assert math.isnan(second.train_loss)
+    assert second.accuracy == 0.75
+
+
+def test_values_of_objectives(store: Store, study: StudyRow) -> None:
+    store.finish(begin(store, study).token, RESULT)
+    trial = store.trial(study.id, 0)
+    names = ("accuracy", "f1", "params", "latency_ms")
+    assert [trial.value(name) for name in names] == [0.75, 0.5, 5e9, 1.5]
+    assert math.isnan(trial.value("unheard_of"))
+
+
+def test_a_failed_trial_keeps_its_reason_whatever_is_in_it(store: Store, study: StudyRow) -> None:
+    curve = RESULT.curve[:1]
+    failure = Failure(kind="error", reason="bad \0 and \udcff " + "x" * 20_000, curve=curve)
+    assert store.finish(begin(store, study).token, failure)
+    trial = store.trial(study.id, 0)
+    assert (trial.state, trial.failure) == ("failed", "error")
+    assert trial.reason is not None
+    assert trial.reason.startswith(r"bad \0 and \udcff xxx")
+    assert store.curve(trial.id) == curve
+    assert store.find_result("fingerprint0", "key") is None
+
+
+def test_metrics_that_are_not_finite_come_back_as_nan(store: Store, study: StudyRow) -> None:
+    store.finish(begin(store, study).token, Result(metrics={"accuracy": math.inf, "f1": 1}))
+    trial = store.trial(study.id, 0)
+    assert math.isnan(trial.metrics["accuracy"])
+    assert trial.metrics["f1"] == 1
+    assert trial.accuracy is None
+
+
+def test_numbers_count_up_and_trials_are_read_from_any(store: Store, study: StudyRow) -> None:
+    claims = store.begin(study.id, [ask(n) for n in range(5)])
+    assert [claim.trial.number for claim in claims] == [0, 1, 2, 3, 4]
+    assert [claim.trial.seed for claim in claims] == [0, 1, 2, 3, 4]
+    store.finish(claims[3].token, RESULT)
+    assert [trial.number for trial in store.trials(study.id, since=2)] == [2, 3, 4]
+    assert [trial.number for trial in store.trials(study.id, states=["finished"])] == [3]
+    assert store.counts(study.id) == {"running": 4, "finished": 1}
+    with pytest.raises(StudyError, match="no trial 5"):
+        store.trial(study.id, 5)
+
+
+def test_reading_goes_on_past_a_page(
+    store: Store, study: StudyRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.store.record.PAGE", 3)
+    store.begin(study.id, [ask(n) for n in range(7)])
+    assert [trial.number for trial in store.trials(study.id)] == list(range(7))
+
+
+def test_the_budget_is_kept_to_the_trial(store: Store, study: StudyRow) -> None:
+    store.refuse(study.id, [ask(0)], "params is 12: must be <= 10")
+    assert len(store.begin(study.id, [ask(1), ask(2)], budget=3)) == 2
+    assert len(another(store).begin(study.id, [ask(3), ask(4)], budget=3)) == 1
+    assert store.begin(study.id, [ask(5)], budget=3) == []
+    assert store.counts(study.id) == {"refused": 1, "running": 3}
+    assert store.trial(study.id, 0).reason == "params is 12: must be <= 10"
+
+
+def test_a_result_serves_another_study(store: Store, study: StudyRow) -> None:
+    store.finish(begin(store, study).token, RESULT)
+    source = store.find_result("fingerprint0", "key")
+    assert source is not None
+    assert store.find_result("fingerprint0", "other recipe") is None
+    later = store.open_study(dataclasses.replace(STUDY, name="later"))
+    trial = store.reuse(later.id, ask(0), source, budget=1)
+    assert trial is not None
+    assert (trial.state, trial.reused_from, trial.seconds) == ("reused", source.id, 0.0)
+    assert (trial.accuracy, trial.metrics) == (source.accuracy, source.metrics)
+    assert store.reuse(later.id, ask(0), source, budget=1) is None
+
+
+def test_counts_beyond_64_bits_are_refused() -> None:
+    with pytest.raises(StoreError, match="params"):
+        dataclasses.replace(ask(), params=1 << 63)
+
+
+def test_the_view_of_the_tradeoffs(store: Store, study: StudyRow) -> None:
+    store.finish(begin(store, study, 1).token, RESULT)
+    store.finish(begin(store, study, 2).token, DIVERGED)
+    begin(store, study, 3)
+    with store.engine.connect() as connection:
+        found = connection.execute(text("SELECT * FROM tradeoffs"))
+        assert [tuple(row._asdict().items()) for row in found] == [
+            (
+                ("study", "digits"),
+                ("trial", 0),
+                ("state", "finished"),
+                ("pattern", ask().pattern),
+                ("fingerprint", "fingerprint1"),
+                ("accuracy", 0.75),
+                ("params", 5_000_000_001),
+                ("macs", 1 << 62),
+                ("latency_ms", 1.5),
+                ("device", "cpu/4"),
+                ("epochs", 20),
+                ("seconds", 3.5),
+            )
+        ]
+
+
+# -- attempts -------------------------------------------------------------------------------------
+
+
+def test_a_result_is_accepted_once(store: Store, study: StudyRow) -> None:
+    claim = begin(store, study)
+    assert store.finish(claim.token, RESULT)
+    assert not store.finish(claim.token, RESULT)
+    assert not store.finish(claim.token, DIVERGED)
+    assert store.trial(study.id, 0).state == "finished"
+
+
+def test_a_requeued_attempt_fences_the_one_before(store: Store, study: StudyRow) -> None:
+    first = begin(store, study)
+    second = store.requeue(first.token, DIED)
+    assert second is not None
+    third = store.requeue(second.token, DIVERGED)
+    assert third is not None
+    assert (second.attempt, second.faults, third.attempt, third.faults) == (2, 0, 3, 1)
+    late = dataclasses.replace(RESULT, metrics={"accuracy": 1.0})
+    assert not store.finish(first.token, late)
+    assert store.requeue(first.token, DIED) is None
+    assert store.finish(third.token, RESULT)
+    assert store.trial(study.id, 0).accuracy == 0.75
+    tried = [(a.number, a.state, a.failure) for a in store.attempts(third.trial.id)]
+    assert tried == [
+        (1, "lost", "worker_died"),
+        (2, "failed", "diverged"),
+        (3, "finished", None),
+    ]
+
+
+def test_an_expired_lease_is_taken_over(store: Store, study: StudyRow) -> None:
+    frozen = another(store, lease=-1.0)
+    alive = another(store, name="elsewhere//3/4")
+    lost, kept = begin(frozen, study, 0), begin(alive, study, 1)
+    assert store.recover(study.id) == [0]
+    assert store.recover(study.id) == []
+    [claim] = store.claim(study.id, 5)
+    assert (claim.trial.number, claim.attempt, claim.faults) == (0, 2, 0)
+    assert store.claim(study.id, 5) == []
+    assert frozen.beat() == set()
+    assert not frozen.finish(lost.token, RESULT)
+    assert store.finish(claim.token, RESULT)
+    assert alive.finish(kept.token, RESULT)
+    assert store.counts(study.id) == {"finished": 2}
+
+
+def test_a_beat_renews_every_lease_of_its_driver_only(store: Store, study: StudyRow) -> None:
+    mine, theirs = another(store, lease=-1.0), another(store, lease=-1.0, name="elsewhere//3/4")
+    held = {begin(mine, study, n).token for n in range(3)}
+    begin(theirs, study, 3)
+    assert dataclasses.replace(mine, lease=60.0).beat() == held
+    assert store.recover(study.id) == [3]
+
+
+def test_a_released_trial_can_be_claimed_at_once(store: Store, study: StudyRow) -> None:
+    claim = begin(store, study)
+    stopped = Failure(kind="cancelled", reason="interrupted")
+    assert store.release(claim.token, stopped)
+    assert not store.release(claim.token, stopped)
+    [taken] = another(store).claim(study.id, 1)
+    assert taken.trial.number == claim.trial.number
+
+
+def test_what_a_killed_driver_left_is_recovered_at_once(url: str, store: Store) -> None:
+    study = store.open_study(STUDY)
+    script = (
+        "import os, sys, time, test_store as t\n"
+        "store = t.open_store(os.environ['NAS_STORAGE'])\n"
+        "t.begin(store, store.open_study(t.STUDY))\n"
+        "print('began', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        env=os.environ
+        | {"NAS_STORAGE": url, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"began\n"
+    assert store.recover(study.id) == []  # it lives
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert store.recover(study.id) == [0]
+    child.stdout.close()
+
+
+def test_a_driver_is_gone_only_when_that_is_sure() -> None:
+    here = driver.name()
+    place, pid, start = here.rsplit("/", 2)
+    assert not driver.gone(here)
+    assert driver.gone(f"{place}/{pid}/{int(start) - 1}")  # its number was given out again
+    assert not driver.gone(f"otherhost{here}")
+
+
+# -- several writers ------------------------------------------------------------------------------
+
+
+def _work(url: str, study_id: int, count: int) -> list[int]:
+    store = open_store(url)
+    numbers = []
+    for n in range(count):
+        [claim] = store.begin(study_id, [ask(n)])
+        assert store.finish(claim.token, RESULT)
+        numbers.append(claim.trial.number)
+    store.close()
+    return numbers
+
+
+def test_sixteen_processes_write_to_one_record(url: str, store: Store, study: StudyRow) -> None:
+    processes = multiprocessing.get_context("forkserver")
+    with concurrent.futures.ProcessPoolExecutor(16, mp_context=processes) as pool:
+        written = [pool.submit(_work, url, study.id, 10) for _ in range(16)]
+        numbers = sorted(number for done in written for number in done.result())
+    assert numbers == list(range(160))
+    assert store.counts(study.id) == {"finished": 160}
+
+
+def test_waiting_trials_are_shared_out(url: str, store: Store, study: StudyRow) -> None:
+    lost = another(store, lease=-1.0)
+    lost.begin(study.id, [ask(n) for n in range(40)])
+    store.recover(study.id)
+    got: list[int] = []
+
+    def take(n: int) -> None:
+        mine = another(store, name=f"elsewhere//{n}/0")
+        while claims := mine.claim(study.id, 3):
+            got.extend(claim.trial.number for claim in claims)
+
+    threads = [threading.Thread(target=take, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == list(range(40))
+
+
+def test_stores_that_open_at_once_migrate_once(url: str) -> None:
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        stores = list(pool.map(open_store, [url] * 8))
+    studies = {store.open_study(STUDY).id for store in stores}
+    assert len(studies) == 1
+    for store in stores:
+        store.close()
+
+
+def test_a_restart_of_the_server_is_waited_out(postgres: Server) -> None:  # noqa: F811
+    store = open_store(postgres.database())
+    study = store.open_study(STUDY)
+    claim = begin(store, study)
+    postgres.stop("immediate")
+    timer = threading.Timer(0.7, postgres.start)
+    timer.start()
+    assert store.finish(claim.token, RESULT)
+    timer.join()
+    assert store.trial(study.id, 0).state == "finished"
+    store.close()
+
+
+def test_patience_ends_in_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "record.db"
+    store = open_store(f"sqlite:///{file}", patience=0.2)
+    study = store.open_study(STUDY)
+    with store.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA busy_timeout=50")
+    blocker = sqlite3.connect(file, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError, match=r"does not answer for 0 s: database is locked"):
+        store.begin(study.id, [ask()])
+    blocker.execute("ROLLBACK")
+    assert begin(store, study).trial.number == 0
+    blocker.close()
+    store.close()
+
+
+@pytest.mark.parametrize("step", ["begin", "finish", "requeue", "release", "reuse"])
+def test_a_commit_whose_answer_was_lost_counts_once(
+    store: Store, study: StudyRow, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit arrives and then the connection breaks: the same step again must find it."""
+    store.finish(begin(store, study).token, RESULT)
+    claim, source = begin(store, study, 1), store.trial(study.id, 0)
+    broken = []
+
+    def commit_and_break(connection: object) -> None:
+        original(connection)  # type: ignore[arg-type]
+        if not broken:
+            broken.append(True)
+            lost = sqlite3.OperationalError("the answer got lost")
+            lost.sqlite_errorcode = sqlite3.SQLITE_BUSY
+            raise connect.DBAPIError("COMMIT", None, lost)
+
+    dialect = type(store.engine.dialect)
+    original = store.engine.dialect.do_commit
+    monkeypatch.setattr(dialect, "do_commit", lambda _, connection: commit_and_break(connection))
+    answer = {
+        "begin": lambda: len(store.begin(study.id, [ask(2)])) == 1,
+        "finish": lambda: store.finish(claim.token, RESULT),
+        "requeue": lambda: store.requeue(claim.token, DIED) is not None,
+        "release": lambda: store.release(claim.token, DIED),
+        "reuse": lambda: store.reuse(study.id, ask(0), source) is not None,
+    }[step]()
+    assert broken
+    assert answer
+    monkeypatch.undo()
+    expected = {
+        "begin": {"finished": 1, "running": 2},
+        "finish": {"finished": 2},
+        "requeue": {"finished": 1, "running": 1},
+        "release": {"finished": 1, "waiting": 1},
+        "reuse": {"finished": 1, "running": 1, "reused": 1},
+    }[step]
+    assert store.counts(study.id) == expected
+    assert len(store.attempts(claim.trial.id)) == (2 if step == "requeue" else 1)
+
+
+# -- opening --------------------------------------------------------------------------------------
+
+
+def test_the_migrations_make_the_tables(url: str, store: Store) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    options = {"compare_type": True, "compare_server_default": True}
+    with store.engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection, opts=options | {"version_table": "nas_alembic_version"}
+        )
+        assert compare_metadata(context, metadata) == []
+    folder = Path(connect.__file__).with_name("migrations")
+    assert ScriptDirectory(str(folder)).get_current_head() == HEAD
+
+
+def test_opening_again_needs_no_alembic(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/record.db"
+    open_store(url).close()
+    script = (
+        "import sys, nas.store; nas.store.open_store(sys.argv[1]);"
+        "print({'alembic', 'optuna', 'torch', 'sqlalchemy.orm'} & set(sys.modules))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", script, url], capture_output=True, text=True, check=True
+    )
+    assert out.stdout == "set()\n"
+
+
+def test_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "record.db"
+    open_store(f"sqlite:///{file}").close()
+    connection = sqlite3.connect(file)
+    connection.execute("UPDATE nas_alembic_version SET version_num = '9999'")
+    connection.commit()
+    connection.close()
+    before = file.read_bytes()
+    with pytest.raises(StoreError, match=r"'9999', newer than .* \('0001'\): update nas"):
+        open_store(f"sqlite:///{file}")
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_newer_schema_is_left_alone_on_a_server(postgres: Server) -> None:  # noqa: F811
+    url = postgres.database()
+    open_store(url).close()
+    postgres.sql("UPDATE nas_alembic_version SET version_num = '9999'", url.rsplit("/", 1)[1])
+    with pytest.raises(StoreError, match=r"'9999', newer than"):
+        open_store(url)
+
+
+@pytest.mark.parametrize("content", [b"a photograph, say\n" * 99, b"x", b"SQLite format 3\0" * 9])
+def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "holiday.db"
+    file.write_bytes(content)
+    with pytest.raises(StoreError, match=r"holiday\.db.*not a"):
+        open_store(f"sqlite:///{file}")
+    assert file.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_places_where_no_database_can_be(tmp_path: Path) -> None:
+    for place, rule in {
+        "none/record.db": "there is no directory",
+        ".": "is not a file",
+    }.items():
+        with pytest.raises(StoreError, match=rule):
+            open_store(f"sqlite:///{tmp_path}/{place}")
+    with pytest.raises(StoreError, match="there is no database yet"):
+        open_store(f"sqlite:///{tmp_path}/record.db", create=False)
+    (tmp_path / "empty.db").touch()
+    with pytest.raises(StoreError, match="there is no database yet"):
+        open_store(f"sqlite:///{tmp_path}/empty.db", create=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.db"]
+
+
+def test_a_server_without_a_record_can_be_left_so(postgres: Server) -> None:  # noqa: F811
+    url = postgres.database()
+    with pytest.raises(StoreError, match="no record in this database yet"):
+        open_store(url, create=False)
+
+
+@pytest.mark.parametrize(
+    ("url", "rule"),
+    [
+        ("", "is no database URL"),
+        ("record.db", "is no database URL"),
+        ("sqlite:record.db", "is no database URL"),
+        ("sqlite://", "names no file"),
+        ("sqlite:///:memory:", "names no file"),
+        ("sqlite://record.db", "names no file"),
+        ("postgres://u:hunter2@h/db", "did you mean postgresql"),
+        ("mysql://u:hunter2@h/db", "no database 'mysql'"),
+        ("postgresql+psycopg://u:hunter2@h:port/db", "does not parse"),
+        ("postgresql+psycopg://u:p@hunter2@h/db", "one @ too many"),
+        ("postgresql+psycopg://u:p@w/hunter2@h/db", "one @ too many"),
+        ("postgresql://u:hunter2@127.0.0.1:1/db", "does not answer"),
+        ("postgresql://127.0.0.1:1/db?user=u&password=hunter2", "does not answer"),
+    ],
+)
+def test_urls_that_cannot_be_used(url: str, rule: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(StoreError, match=rule) as caught:
+        open_store(url)
+    assert "hunter2" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - start < 5
+
+
+def test_a_wrong_password_is_not_repeated(
+    postgres: Server,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    good = postgres.database()
+    with pytest.raises(StoreError, match="password authentication failed") as caught:
+        open_store(good.replace(":p%40", ":hunter2%40", 1))
+    shown = str(caught.value) + caplog.text + repr(caught.value.__cause__)
+    assert "hunter2" not in shown
+    assert postgres.password not in shown
+
+
+def test_network_file_systems_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        f"/dev/sda / ext4 rw 0 0\nserver:/x {tmp_path}/far\\040away nfs4 rw 0 0\n"
+        f"/dev/sdb {tmp_path}/far\\040away/near xfs rw 0 0\n"
+    )
+    found = {
+        place: connect.filesystem(tmp_path / place, str(mounts))
+        for place in ("here", "far away", "far away/deep", "far away/near")
+    }
+    assert found == {
+        "here": "ext4",
+        "far away": "nfs4",
+        "far away/deep": "nfs4",
+        "far away/near": "xfs",
+    }
+    assert connect.filesystem(tmp_path, str(tmp_path / "none")) == ""
+    assert "nfs4" in connect.NETWORK
+    with caplog.at_level(logging.WARNING):
+        open_store(f"sqlite:///{tmp_path}/record.db").close()
+    assert caplog.text == ""
+
+
+def test_sqlite_is_set_up_for_many_readers(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/record.db")
+    with store.engine.connect() as connection:
+        settings = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "foreign_keys", "synchronous", "busy_timeout")
+        }
+    assert settings == {
+        "journal_mode": "wal",
+        "foreign_keys": 1,
+        "synchronous": 1,
+        "busy_timeout": 10_000,
+    }
+    store.close()
+
+
+def test_the_record_lives_beside_other_tables(url: str) -> None:
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32))"))
+        connection.execute(text("INSERT INTO alembic_version VALUES ('v3.2.0.a')"))
+    open_store(url).close()
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "v3.2.0.a"
+    engine.dispose()
+
+
+def test_five_thousand_trials_are_read_to_resume(
+    tmp_path: Path, record_property: pytest.RecordProperty
+) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/record.db")
+    study = store.open_study(STUDY)
+    domain = '{"name": "IntDistribution", "attributes": {"log": false, "step": 1, "low": 1}}'
+    names = [f"RESIDUAL.width[{n}]" for n in range(25)]
+    full = dataclasses.replace(
+        ask(), sampled=dict.fromkeys(names, 3), distributions=dict.fromkeys(names, domain)
+    )
+    store.begin(study.id, [full] * 5000)
+    start = time.perf_counter()
+    assert sum(len(trial.distributions) for trial in store.trials(study.id)) == 125_000
+    seconds = time.perf_counter() - start
+    record_property("resume_seconds", seconds)
+    print(f"5,000 trials of 25 parameters read in {seconds:.2f} s")
+    assert seconds < 20  # about 0.3 s; a quadratic read would take minutes
+    store.close()
