@@ -1,0 +1,73 @@
+"""Expected hypervolume improvement, exact, for any number of independent objectives.
+
+The improvement is an integral over the region that no front point dominates; as the objectives are
+independent, the chance that a candidate dominates a place there is a product, and the integral of
+each factor over an interval is closed. So the region is cut into slabs along the last objective,
+each slab's cross-section is the same problem with one objective fewer, and one objective is the
+classical expected improvement. (The cell decomposition of Emmerich, Deutz and Klinkenberg, 2011.)
+An objective known beforehand is a normal of deviation 0. All objectives are minimised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from nas.samplers.gp import Warp
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Belief:
+    """One objective at m candidates: normals on the scale of ``warp`` (None: the objective's own)."""
+
+    mean: Floats
+    deviation: Floats
+    warp: Warp | None = None
+
+
+def shortfall(levels: Floats, belief: Belief) -> Floats:
+    """Expected amount, in the objective's units, by which each candidate is under each level.
+
+    ``levels`` (k,) ascending; returns (m, k). Through a warp the units change from place to place:
+    between two levels the change is taken at its mean.
+    """
+    warped = levels if belief.warp is None else belief.warp(levels)
+    mean, deviation = belief.mean[:, None], np.maximum(belief.deviation[:, None], 1e-9)
+    gap = warped[None, :] - mean
+    z = gap / deviation
+    under = gap * ndtr(z) + deviation * np.exp(-0.5 * z * z) / np.sqrt(2.0 * np.pi)
+    if belief.warp is None:
+        return under
+    # Below the lowest level lies what was never seen: one warped unit there stands for the rest.
+    below = np.array([warped[0] - 0.5])
+    steps = np.diff(warped, prepend=below)
+    units = np.diff(levels, prepend=belief.warp.inverse(below)) / np.maximum(steps, 1e-12)
+    return np.cumsum(np.diff(under, axis=1, prepend=0.0) * units, axis=1)
+
+
+def improvement(front: Floats, reference: Floats, beliefs: list[Belief]) -> Floats:
+    """Expected gain of hypervolume of each candidate over ``front`` (k, objectives), shape (m,)."""
+    front = front[(front < reference).all(axis=1)]
+    grids = [np.unique(np.append(front[:, k], reference[k])) for k in range(len(reference))]
+    ranks = np.stack([np.searchsorted(g, front[:, k]) for k, g in enumerate(grids)], axis=1)
+    tables = [shortfall(g, b) for g, b in zip(grids, beliefs, strict=True)]
+    return _volume(tables, ranks)
+
+
+def _volume(tables: list[Floats], ranks: NDArray[np.intp]) -> Floats:
+    *rest, last = tables
+    end = last.shape[1] - 1
+    if not rest:
+        return last[:, ranks[:, 0].min() if len(ranks) else end]
+    total = np.zeros(len(last))
+    lower: Floats | float = 0.0
+    for stop in np.unique(np.append(ranks[:, -1], end)):
+        upper = last[:, stop]
+        total += (upper - lower) * _volume(rest, ranks[ranks[:, -1] < stop, :-1])
+        lower = upper
+    return total

@@ -1,0 +1,292 @@
+"""The sampler of ``nas search``: Gaussian processes and expected hypervolume improvement.
+
+What is known before a training (params, MACs) is not modelled but told (``Problem``); what is not
+told is learned, and an exact objective is learned exactly, as the noise is fitted. A proposal is a
+function of the seed, the trial's number and the trials in the study: a sampler made anew on a
+stored study goes on as the old one would have.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.samplers.domain import Domain, learn_rules
+from nas.samplers.gp import Settings, fit, squared
+from nas.samplers.model import Finished, Model
+
+Floats = NDArray[np.float64]
+Params = dict[str, Any]
+
+# Sets weighed by an ask where the problem does not say.
+PROPOSALS = 1500
+# The latest trials that tell which parameters are active when.
+LEARNED_FROM = 300
+# A domain of up to this many rows is weighed whole instead of by draws.
+WHOLE = 2048
+# The local search: so many of the best proposals are changed and weighed again, so many times.
+BEST, ROUNDS = 20, 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What the caller knows of the objective function before any evaluation.
+
+    ``distributions``
+        of every parameter that a set may hold.
+    ``known``
+        the objectives known for a parameter set, by index, in the study's own units; None where
+        arithmetic rejects the set, which is then never proposed.
+    ``complete``
+        given some parameters and a source of chance, a whole set: the values that are asked for
+        kept, the missing ones drawn, the others dropped. ``complete({}, rng)`` is a draw. Without
+        it every set holds every parameter.
+    ``proposals``
+        how many sets an ask weighs; fewer make an ask faster where ``complete`` and ``known`` are
+        slow.
+    """
+
+    distributions: Mapping[str, BaseDistribution]
+    known: Callable[[Params], Mapping[int, float] | None] = lambda _: {}
+    complete: Callable[[Params, random.Random], Params] | None = None
+    proposals: int = PROPOSALS
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a study holds: finished trials, the rows being evaluated, and the directions' signs."""
+
+    domain: Domain
+    finished: tuple[Finished, ...]
+    pending: Floats
+    signs: Floats
+
+    @cached_property
+    def rows(self) -> Floats:
+        """All rows, finished and pending, of shape (n, parameters)."""
+        return np.vstack([*(f.row for f in self.finished), self.pending])
+
+    @cached_property
+    def taken(self) -> frozenset[bytes]:
+        """What is never proposed again."""
+        return frozenset(_keys(self.rows))
+
+
+class EHVISampler(BaseSampler):
+    """Expected hypervolume improvement over Gaussian processes; see the module.
+
+    The first ``startup`` trials are spread over the space; then the model is asked. Spaces without
+    a parameter to choose are left to uniform draws.
+    """
+
+    def __init__(
+        self, seed: int | None = None, problem: Problem | None = None, startup: int = 8
+    ) -> None:
+        self._seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        self._problem = problem
+        self._startup = startup
+        self._independent = RandomSampler(seed=self._seed)
+        # What was read and fitted once. Replaced, not changed in place: threads share a sampler.
+        self._read: tuple[Any, dict[int, Finished]] = (None, {})
+        self._fitted: dict[Any, Settings] = {}
+
+    def reseed_rng(self) -> None:
+        """Nothing for proposals, which the trial's number seeds; independent draws are reseeded."""
+        self._independent.reseed_rng()
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """What the problem declares, or the union of the distributions in the study's trials."""
+        if self._problem is not None:
+            return dict(self._problem.distributions)
+        return _union(study.get_trials(deepcopy=False))
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> Params:
+        """The proposal for a trial: a value for each parameter that it is expected to ask for."""
+        evidence = self._evidence(study, Domain.of(search_space), trial.number)
+        domain = evidence.domain
+        if not domain.parameters:
+            return {}
+        rng = np.random.default_rng([self._seed, trial.number])
+        budget = self._problem.proposals if self._problem else PROPOSALS
+        drawn = domain.every() if domain.size <= WHOLE else domain.draw(rng, budget // 3)
+        rows, costs = self._admitted(evidence, drawn, rng)
+        if not len(rows):  # every set was tried: a repeat at least tells of the noise
+            fresh = replace(evidence, finished=(), pending=evidence.pending[:0])
+            rows, _ = self._admitted(fresh, domain.draw(rng, budget // 3), rng)
+            return domain.params(rows[rng.integers(len(rows))]) if len(rows) else {}
+        model = self._model(evidence)
+        if model is None:
+            return domain.params(_farthest(evidence, rows))
+        reference = model.reference(costs)
+        scores = model.score(rows, costs, reference)
+        parents = np.vstack([model.best(BEST), rows[np.argsort(-scores)[:BEST]]])
+        for _ in range(ROUNDS):
+            copies = np.repeat(parents, budget * 2 // (3 * ROUNDS * len(parents)) + 1, axis=0)
+            more, costs = self._admitted(evidence, domain.mutate(rng, copies), rng)
+            rows = np.vstack([rows, more])
+            scores = np.concatenate([scores, model.score(more, costs, reference)])
+            parents = rows[np.argsort(-scores)[:BEST]]
+        return domain.params(parents[0])
+
+    def posterior(self, study: Study, trials: Sequence[FrozenTrial]) -> tuple[Floats, Floats]:
+        """What the model believes of finished trials, apart from the luck of their evaluation.
+
+        Returns the mean and the standard deviation of each objective in the study's own units, both
+        of shape (trials, objectives): of two candidates the one with the better mean is the better
+        bet, whatever they scored. An objective told by the problem has its value and 0; before the
+        model has anything to learn from, the values and NaN.
+        """
+        distributions = self.infer_relative_search_space(study, trials[0])
+        evidence = self._evidence(study, Domain.of(distributions), -1)
+        values = np.array([t.values for t in trials], dtype=float)
+        model = self._model(evidence)
+        if model is None:
+            return values, np.full_like(values, np.nan)
+        x, _ = evidence.domain.embed(np.array([evidence.domain.row(t.params) for t in trials]))
+        deviations = np.zeros_like(values)
+        for k, surrogate in enumerate(model.surrogates):
+            if surrogate is not None:
+                mean, deviations[:, k] = surrogate.moments(x)
+                values[:, k] = mean * evidence.signs[k]
+        return values, deviations
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """A uniform draw, for a parameter that no trial has asked for yet."""
+        return self._independent.sample_independent(study, trial, param_name, param_distribution)
+
+    def _evidence(self, study: Study, domain: Domain, asking: int) -> Evidence:
+        """The study's trials by ``domain``; each finished one is read once."""
+        trials = study.get_trials(deepcopy=False)
+        signs = [1.0 if d == StudyDirection.MINIMIZE else -1.0 for d in study.directions]
+        source = (study.study_name, trials[0].datetime_start if trials else None, domain)
+        read = dict(self._read[1]) if self._read[0] == source else {}
+        pending = []
+        for t in trials:
+            if t.state.is_finished() and t.number not in read:
+                read[t.number] = _finished(t, domain, np.array(signs))
+            elif t.state == TrialState.RUNNING and t.number != asking and t.params:
+                pending.append(domain.row(t.params))
+        self._read = (source, read)
+        finished = tuple(read[number] for number in sorted(read))
+        met = [f.row for f in finished if f.values is not None][-LEARNED_FROM:]
+        return Evidence(
+            replace(domain, rules=learn_rules(np.array(met))) if met and not self._problem else domain,
+            finished,
+            np.array(pending).reshape(-1, len(domain.parameters)),
+            np.array(signs),
+        )
+
+    def _model(self, evidence: Evidence) -> Model | None:
+        """The model, or None while the trials are too few to learn from."""
+        measured = [f.row for f in evidence.finished if f.values is not None]
+        if len(evidence.finished) < self._startup or len(measured) < 2:
+            return None
+        known = [self._costs(evidence, row) for row in evidence.pending]
+        possible = [k for k, costs in enumerate(known) if costs is not None]
+        example = self._costs(evidence, measured[-1])
+        return Model.of(
+            evidence.domain,
+            evidence.finished,
+            evidence.pending[possible],
+            np.array([known[k] for k in possible]).reshape(-1, len(evidence.signs)),
+            np.isfinite(example) if example is not None else np.zeros(len(evidence.signs), bool),
+            self._fit,
+        )
+
+    def _fit(self, name: str, x: Floats, scales: NDArray[np.intp], y: Floats) -> Settings:
+        """Settings fitted to this very number of observations before are taken as they are."""
+        key = (self._read[0], name, len(y))
+        if key not in self._fitted:
+            self._fitted = {k: v for k, v in self._fitted.items() if k[1] != name}
+            self._fitted = {**self._fitted, key: fit(x, scales, y)}
+        return self._fitted[key]
+
+    def _costs(self, evidence: Evidence, row: Floats) -> Floats | None:
+        """The known objectives of a row, minimised, NaN for the others; None if it is rejected."""
+        costs = np.full(len(evidence.signs), np.nan)
+        if self._problem is not None:
+            known = self._problem.known(evidence.domain.params(row))
+            if known is None:
+                return None
+            for k, value in known.items():
+                costs[k] = value * evidence.signs[k]
+        return costs
+
+    def _admitted(
+        self, evidence: Evidence, rows: Floats, rng: np.random.Generator
+    ) -> tuple[Floats, Floats]:
+        """The rows that may be proposed, once each, and their known objectives, minimised (or NaN).
+
+        Completed by the problem; neither rejected by its arithmetic nor tried before.
+        """
+        domain, problem = evidence.domain, self._problem
+        if problem is not None and problem.complete is not None:
+            chance = random.Random(int(rng.integers(1 << 62)))
+            whole = [domain.row(problem.complete(domain.params(row), chance)) for row in rows]
+            rows = np.array(whole).reshape(-1, len(domain.parameters))
+        fresh = {key: k for k, key in enumerate(_keys(rows)) if key not in evidence.taken}
+        rows = rows[list(fresh.values())]
+        if problem is None:
+            return rows, np.full((len(rows), len(evidence.signs)), np.nan)
+        costs = [self._costs(evidence, row) for row in rows]
+        possible = [k for k, known in enumerate(costs) if known is not None]
+        table = np.array([costs[k] for k in possible]).reshape(-1, len(evidence.signs))
+        return rows[possible], table
+
+
+def _union(trials: Iterable[FrozenTrial]) -> dict[str, BaseDistribution]:
+    """Every parameter seen, in the order first asked for, with the widest range it was given."""
+    union: dict[str, BaseDistribution] = {}
+    for trial in trials:
+        for name, d in trial.distributions.items():
+            known = union.setdefault(name, d)
+            if known is d or known == d or type(known) is not type(d):
+                continue
+            if isinstance(d, (IntDistribution, FloatDistribution)):
+                assert isinstance(known, (IntDistribution, FloatDistribution))
+                low, high = min(d.low, known.low), max(d.high, known.high)
+                step = d.step if d.step == known.step else (1 if isinstance(d, IntDistribution) else None)
+                union[name] = type(d)(low, high, log=d.log, step=step)
+    return union
+
+
+def _finished(trial: FrozenTrial, domain: Domain, signs: Floats) -> Finished:
+    """A trial that gave no values, or values that are no numbers, has failed."""
+    values = None
+    if trial.state == TrialState.COMPLETE and np.isfinite(trial.values).all():
+        values = np.array(trial.values) * signs
+    return Finished(domain.row(trial.params), values, trial.constraints)
+
+
+def _farthest(evidence: Evidence, rows: Floats) -> Floats:
+    """The row least like any tried so far: the start is spread over the space."""
+    if not len(evidence.rows):
+        return rows[0]
+    x, _ = evidence.domain.embed(rows)
+    tried, _ = evidence.domain.embed(evidence.rows)
+    return rows[np.argmax(squared(x, tried).min(axis=1))]
+
+
+def _keys(rows: Floats) -> list[bytes]:
+    """What two rows of the same parameter set have in common."""
+    return [row.tobytes() for row in np.nan_to_num(rows, nan=-1e300)]

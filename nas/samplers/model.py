@@ -1,0 +1,218 @@
+"""What a study has taught so far: surrogates of its objectives, of what fails, and its front."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import moocore
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from nas.samplers.acquisition import Belief, improvement
+from nas.samplers.domain import Domain
+from nas.samplers.gp import GP, Settings, Warp
+
+Floats = NDArray[np.float64]
+
+# Observations a posterior holds: 600 keep an ask at 5,000 trials under a quarter of a second.
+OBSERVATIONS = 600
+# Observations that settings are fitted on: past these they hardly move, and the cost is cubic.
+FITTED_ON = 200
+# How far the reference may lie beyond the median, in distances from the median to the best: a
+# penalty of 1e9 is no part of the range, the 45% of a network without layers is.
+REACH = 20.0
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One finished trial: its row, its minimised values (None: it has none) and its constraints."""
+
+    row: Floats
+    values: Floats | None
+    constraints: Mapping[str, float]
+
+    @property
+    def feasible(self) -> bool:
+        return self.values is not None and all(c <= 0 for c in self.constraints.values())
+
+
+# Settings for a quantity, from its name, embedded rows, the scales of their columns, warped values.
+Fit = Callable[[str, Floats, NDArray[np.intp], Floats], Settings]
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """A warped Gaussian process of one quantity."""
+
+    warp: Warp
+    process: GP
+
+    @classmethod
+    def of(cls, name: str, domain: Domain, rows: Floats, values: Floats, fit: Fit) -> Surrogate:
+        x, scales = domain.embed(rows)
+        first = _stage(len(values))
+        some = np.linspace(0, first - 1, min(first, FITTED_ON)).astype(int)
+        settings = fit(name, x[some], scales, Warp.of(values[:first])(values[some]))
+        warp = Warp.of(values)
+        return cls(warp, GP.given(settings, scales, x, warp(values)))
+
+    def believing(self, x: Floats) -> Surrogate:
+        """The surrogate once evaluations at ``x`` have come out as expected (kriging believer)."""
+        return Surrogate(self.warp, self.process.believing(x)) if len(x) else self
+
+    def expected(self, x: Floats) -> Floats:
+        """The median, in the quantity's units."""
+        return self.warp.inverse(self.process.mean(x))
+
+    def moments(self, x: Floats) -> tuple[Floats, Floats]:
+        """Mean and standard deviation, in the quantity's units."""
+        return self.warp.moments(*self.process.predict(x))
+
+    def chance_below(self, level: float, x: Floats) -> Floats:
+        """The probability that the quantity is at most ``level``."""
+        mean, deviation = self.process.predict(x)
+        chance: Floats = ndtr((self.warp(np.array([level])) - mean) / deviation)
+        return chance
+
+
+@dataclass(frozen=True)
+class Model:
+    """The surrogates (None: an objective told beforehand) and the front they predict.
+
+    ``limits`` are surrogates that must stay below a level: constraints, and failure itself.
+    ``rows`` (n, parameters) are the feasible rows, pending ones behind them, and ``values``
+    (n, objectives) what is believed of them, minimised.
+    """
+
+    domain: Domain
+    surrogates: tuple[Surrogate | None, ...]
+    limits: tuple[tuple[Surrogate, float], ...]
+    rows: Floats
+    values: Floats
+
+    @classmethod
+    def of(
+        cls,
+        domain: Domain,
+        finished: Sequence[Finished],
+        pending: Floats,
+        costs: Floats,
+        told: NDArray[np.bool_],
+        fit: Fit,
+    ) -> Model:
+        """The model of ``finished`` trials, one with values at least, while ``pending`` are run.
+
+        ``told`` (objectives,) marks what is known before an evaluation, and ``costs`` (pending,
+        objectives) holds it for the pending rows, minimised; its other columns are not read.
+        """
+        measured = [f for f in finished if f.values is not None]
+        values = np.array([f.values for f in measured])
+        kept = _representative(values)
+        rows, values = np.array([measured[k].row for k in kept]), values[kept]
+        feasible = np.array([measured[k].feasible for k in kept])
+        x, x_pending = domain.embed(rows)[0], domain.embed(pending)[0]
+
+        def learned(name: str, rows: Floats, values: Floats) -> Surrogate:
+            return Surrogate.of(name, domain, rows, values, fit).believing(x_pending)
+
+        surrogates = tuple(
+            None if known else learned(f"objective {k}", rows, values[:, k])
+            for k, known in enumerate(told)
+        )
+        believed = np.vstack([values, costs])
+        for k, surrogate in enumerate(surrogates):
+            if surrogate is not None:
+                believed[:, k] = surrogate.expected(np.vstack([x, x_pending]))
+        counted = np.append(feasible, np.full(len(pending), bool(feasible.any())))
+        return cls(
+            domain,
+            surrogates,
+            tuple(_limits(finished, learned)),
+            np.vstack([rows, pending])[counted],
+            believed[counted],
+        )
+
+    def best(self, n: int) -> Floats:
+        """Up to ``n`` of the rows: the first of the successive fronts."""
+        if not len(self.rows):
+            return self.rows
+        return self.rows[np.argsort(moocore.pareto_rank(self.values), kind="stable")[:n]]
+
+    def reference(self, costs: Floats) -> Floats:
+        """The corner behind all that was seen, and behind all that ``costs`` (m, objectives) tell.
+
+        What a learned objective has beyond ``REACH`` counts as a penalty, unless the front has it.
+        """
+        best, middle, worst = np.quantile(self.values, [0.0, 0.5, 1.0], axis=0)
+        nadir = self.values[moocore.is_nondominated(self.values)].max(axis=0)
+        corner = np.minimum(worst, np.maximum(middle + REACH * (middle - best), nadir))
+        corner += 0.1 * (corner - best)
+        for k, surrogate in enumerate(self.surrogates):
+            if surrogate is None:
+                corner[k] = max(worst[k], costs[:, k].max())
+        return corner
+
+    def score(self, rows: Floats, costs: Floats, reference: Floats) -> Floats:
+        """What each row is worth, shape (m,): the expected gain times the chance of success.
+
+        ``costs`` (m, objectives) holds what is told of the rows, minimised.
+        """
+        x, _ = self.domain.embed(rows)
+        chance = np.ones(len(rows))
+        for surrogate, level in self.limits:
+            chance *= surrogate.chance_below(level, x)
+        if not len(self.rows):
+            return chance
+        front = self.values[moocore.is_nondominated(self.values)]
+        beliefs = [
+            Belief(costs[:, k], np.zeros(len(rows)))
+            if surrogate is None
+            else Belief(*surrogate.process.predict(x), surrogate.warp)
+            for k, surrogate in enumerate(self.surrogates)
+        ]
+        return chance * improvement(front, reference, beliefs)
+
+
+def _limits(
+    finished: Sequence[Finished], learned: Callable[[str, Floats, Floats], Surrogate]
+) -> Iterator[tuple[Surrogate, float]]:
+    """Surrogates of what decides between success and failure, each with the level to stay below."""
+    recent = finished[-OBSERVATIONS:]
+    failed = np.array([f.values is None for f in recent])
+    if failed.any() and not failed.all():
+        labels = np.where(failed, 1.0, -1.0)
+        yield learned("failure", np.array([f.row for f in recent]), labels), 0.0
+    for name in sorted({name for f in recent for name in f.constraints}):
+        told = [f for f in recent if name in f.constraints]
+        values = np.array([f.constraints[name] for f in told])
+        if (values > 0).any() and np.isfinite(values).all():
+            yield learned(f"constraint {name}", np.array([f.row for f in told]), values), 0.0
+
+
+def _stage(n: int) -> int:
+    """How many of ``n`` observations the settings are fitted on: all at first, then as of the last
+    growth by a tenth, so that fitting costs less and less of an ask, and a sampler made anew finds
+    the settings that the old one had."""
+    stage = 20
+    if n <= stage:
+        return n
+    while (grown := max(stage + 1, stage * 11 // 10)) <= n:
+        stage = grown
+    return stage
+
+
+def _representative(values: Floats) -> NDArray[np.intp]:
+    """Indices, ascending, of the observations to keep: half of them the best, half any of the rest.
+
+    The best are those of the successive fronts, where it matters to be exact; the rest, evenly
+    spaced in time, hold the model to the whole space.
+    """
+    n = len(values)
+    if n <= OBSERVATIONS:
+        return np.arange(n)
+    order = np.argsort(moocore.pareto_rank(values), kind="stable")
+    best, rest = order[: OBSERVATIONS // 2], np.sort(order[OBSERVATIONS // 2 :])
+    spaced = np.linspace(0, len(rest) - 1, OBSERVATIONS - len(best)).astype(int)
+    return np.sort(np.concatenate([best, rest[spaced]]))
