@@ -1,0 +1,82 @@
+"""YAML as plain data: no aliases, no duplicate keys, no tags, a bounded size and depth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nas.errors import SpaceError
+
+MAX_BYTES = 256_000
+MAX_DEPTH = 20
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses what a declarative file has no use for."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise SpaceError(f"{_line(self.peek_event())}: aliases (*name) have no place here")
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise SpaceError(f"{_line(self.peek_event())}: nested more than {MAX_DEPTH} deep")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+def _mapping(loader: _Loader, node: Any) -> dict[str, Any]:
+    """Keys are names, whatever else YAML would make of ``no`` or ``1``."""
+    data: dict[str, Any] = {}
+    for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise SpaceError(f"{_line(key)}: a key must be a name")
+        if key.value == "<<":
+            raise SpaceError(f"{_line(key)}: merge keys (<<) have no place here")
+        if key.value in data:
+            raise SpaceError(f"{_line(key)}: key {key.value!r} is there twice")
+        data[key.value] = loader.construct_object(value, deep=True)
+    return data
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+def _line(marked: Any) -> str:
+    return f"line {marked.start_mark.line + 1}"
+
+
+def load_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a file. Raises SpaceError that names the file, the line and the rule."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise SpaceError(f"{path}: {size} bytes: must be at most {MAX_BYTES}")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SpaceError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise SpaceError(f"{path}: not UTF-8 text at byte {error.start}") from None
+    return parse_mapping(text, str(path))
+
+
+def parse_mapping(text: str, source: str) -> dict[str, Any]:
+    try:
+        data = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except SpaceError as error:
+        raise SpaceError(f"{source}: {error}") from None
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise SpaceError(f"{source}: {line}not YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        raise SpaceError(f"{source}: not YAML: {reason}") from None
+    except RecursionError:
+        raise SpaceError(f"{source}: nested more than {MAX_DEPTH} deep") from None
+    if not isinstance(data, dict):
+        raise SpaceError(f"{source}: must be a mapping of keys such as name, pattern and where")
+    return data

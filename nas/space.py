@@ -1,0 +1,503 @@
+"""Search spaces: a pattern plus the domains of its open symbols, from a declarative file."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from nas.architecture import (
+    DEFAULT_CLASSES,
+    DEFAULT_INPUT,
+    MAX_ELEMENTS,
+    Architecture,
+    Open,
+    Scope,
+    close,
+)
+from nas.domains import Choice, Domain, Floats, Ints, Progression, Trial, read_domain
+from nas.elements import Args, Parameter, Scalar, names, parameters, recipe, unknown
+from nas.errors import NasError, PatternError, ShapeError, SpaceError, nearest
+from nas.job import Recipe
+from nas.layers import LAYERS, Shape
+from nas.pattern import Call, Chain, Maybe, Repeat, Symbol, Tree, read, write
+from nas.plain import load_mapping
+
+KEYS = ("name", "about", "pattern", "where", "constraints", "objectives", "recipe", "input",
+        "classes", "large")  # fmt: skip
+ARITHMETIC = ("params", "macs")  # known before any training
+OBJECTIVES: Mapping[str, str] = {"accuracy": "max", "params": "min"}
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A constraint on a metric: ``<= 1_000_000`` or ``>= 0.9``."""
+
+    upper: bool
+    limit: float
+
+    def excess(self, value: float) -> float:
+        """How far the value is on the wrong side; 0 or less where the constraint holds."""
+        return value - self.limit if self.upper else self.limit - value
+
+    def __str__(self) -> str:
+        return f"{'<=' if self.upper else '>='} {self.limit:g}"
+
+
+def read_bound(text: object, where: str) -> Bound:
+    match = re.fullmatch(r"\s*(<=|>=)\s*([\d_.]+(?:[eE][+-]?\d+)?)\s*", str(text))
+    try:
+        if match:
+            return Bound(match[1] == "<=", float(match[2]))
+    except ValueError:
+        pass
+    raise SpaceError(f"{where}: {text!r}: must be a bound such as '<= 1_000_000' or '>= 0.9'")
+
+
+def read_direction(text: object, where: str) -> str:
+    if text not in ("max", "min"):
+        raise SpaceError(f"{where}: {text!r}: must be max or min")
+    return str(text)
+
+
+@dataclass(frozen=True)
+class Space:
+    """A search space on data of one shape. Closed (nothing left to choose), it is one network."""
+
+    name: str
+    pattern: str
+    about: str = ""
+    domains: Mapping[str, Domain] = field(default_factory=dict)
+    elements: Mapping[str, Mapping[str, Tree]] = field(default_factory=dict)
+    constraints: Mapping[str, Bound] = field(default_factory=dict)
+    objectives: Mapping[str, str] = field(default_factory=lambda: OBJECTIVES)
+    recipe: Mapping[str, Domain] = field(default_factory=dict)
+    input: Shape = DEFAULT_INPUT
+    classes: int = DEFAULT_CLASSES
+    source: str = ""
+
+    def suggest(self, trial: Trial) -> Architecture:
+        """Asks the trial for every value that matters. Raises ShapeError for a draw that does not
+        fit the data."""
+        return close(
+            read_cached(self.pattern),
+            _Chosen(self, trial),
+            input=self.input,
+            classes=self.classes,
+            text=self.pattern,
+        )
+
+    def suggest_recipe(self, trial: Trial, base: Recipe | None = None) -> Recipe:
+        """``base`` with the settings that the space fixes or searches."""
+        told = {key: d.values.ask(trial, f"recipe.{key}") for key, d in self.recipe.items()}  # type: ignore[union-attr, call-arg]
+        return dataclasses.replace(base or Recipe(), **told)  # type: ignore[arg-type]
+
+    def sample(self, seed: int) -> Architecture:
+        """A valid architecture drawn at random."""
+        return self.draw(random.Random(seed))[1]
+
+    def draw(self, rng: random.Random) -> tuple[dict[str, Scalar], Architecture]:
+        """Parameters and architecture of a valid draw."""
+        return self.complete({}, rng)
+
+    def complete(
+        self, params: Mapping[str, Scalar], rng: random.Random
+    ) -> tuple[dict[str, Scalar], Architecture]:
+        """The draw nearest to some given parameters: those that apply are kept, what is missing is
+        drawn, what does not matter is left out. Raises SpaceError where 100 draws do not fit."""
+        for _ in range(100):
+            trial = Draw(rng, params)
+            try:
+                return trial.params, self.suggest(trial)
+            except ShapeError as error:
+                reason = error
+                params = {}
+        raise SpaceError(f"{self.source or self.name}: no draw in 100 fits; the last: {reason}")
+
+    def excess(self, architecture: Architecture) -> dict[str, float]:
+        """The constraints that arithmetic can tell and the architecture breaks, with by how much."""
+        known = {"params": architecture.params, "macs": architecture.macs}
+        over = {m: b.excess(known[m]) for m, b in self.constraints.items() if m in known}
+        return {metric: by for metric, by in over.items() if by > 0}
+
+    @property
+    def closed(self) -> bool:
+        return not any(_keys(read_cached(self.pattern), self.elements))
+
+
+class Draw:
+    """A trial that draws uniformly with ``rng``, except for the parameters that are given. It
+    remembers what was asked, in ``params``, and out of how many values, in ``sizes``."""
+
+    def __init__(self, rng: random.Random, given: Mapping[str, Scalar] | None = None) -> None:
+        self.rng = rng
+        self.given = given or {}
+        self.params: dict[str, Any] = {}
+        self.sizes: dict[str, int] = {}
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        given = self.given.get(name)
+        value = given if given in choices else choices[self.rng.randrange(len(choices))]
+        return self._told(name, value, len(choices))
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
+        given = self.given.get(name)
+        values = range(low, high + 1, step)
+        if type(given) is int and given in values:
+            value = given
+        elif log:
+            value = min(high, int(low * ((high + 1) / low) ** self.rng.random()))
+        else:
+            value = values[self.rng.randrange(len(values))]
+        return int(self._told(name, value, len(values)))
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        given = self.given.get(name)
+        u = self.rng.random()
+        value = low * (high / low) ** u if log else low + (high - low) * u
+        if isinstance(given, float) and low <= given <= high:
+            value = given
+        return float(self._told(name, value, 0))
+
+    def _told(self, name: str, value: Any, size: int) -> Any:
+        self.params[name] = value
+        self.sizes[name] = size
+        return value
+
+
+@lru_cache(maxsize=256)
+def read_cached(pattern: str) -> Chain:
+    return read(pattern)
+
+
+class _Chosen:
+    """The chooser of one draw: each open symbol's value, asked of the trial once."""
+
+    def __init__(self, space: Space, trial: Trial) -> None:
+        self.space = space
+        self.trial = trial
+        self.values: dict[tuple[str, tuple[int, ...]], Scalar] = {}
+        self.last: dict[str, int] = {}
+
+    def value(self, key: str, domain: Domain, scope: Scope) -> Scalar:
+        index = tuple(scope[name] for name in domain.per)
+        if (key, index) not in self.values:
+            name = f"{key}[{','.join(map(str, index))}]" if index else key
+            if isinstance(domain.values, Progression):
+                value = domain.values.ask(self.trial, name, self.last.get(key))
+                self.last[key] = value
+                self.values[key, index] = value
+            else:
+                self.values[key, index] = domain.values.ask(self.trial, name)
+        return self.values[key, index]
+
+    def symbol(self, name: str, scope: Scope) -> Scalar:
+        domain = self.space.domains.get(name)
+        if domain is None:
+            raise Open(f"{name} is open and has no domain under where")
+        return self.value(name, domain, scope)
+
+    def argument(
+        self, names: tuple[str, ...], known: Args, parameter: Parameter, x: Shape, scope: Scope
+    ) -> Scalar | None:
+        for name in names:
+            key = f"{name}.{parameter.name}"
+            domain = self.space.domains.get(key)
+            if domain is None:
+                continue
+            if scope.get(domain.first, 1) != 1:
+                return None
+            if parameter.required or _matters(names[-1], known, parameter.name, domain, x):
+                return self.value(key, domain, scope)
+            return None
+        return None
+
+    def present(self, name: str, scope: Scope) -> bool:
+        domain = self.space.domains.get(name, PRESENCE)
+        return self.value(name, domain, scope) == "present"
+
+    def element(self, name: str, scope: Scope) -> Tree | None:
+        domain = self.space.domains.get(name)
+        alternatives = self.space.elements.get(name)
+        if domain is None or alternatives is None:
+            return None
+        return alternatives[str(self.value(name, domain, scope))]
+
+
+PRESENCE = Domain(Choice(("present", "absent")))
+
+
+def _matters(name: str, known: Args, parameter: str, domain: Domain, x: Shape) -> bool:
+    """Whether two values of an optional argument give different networks here. The expansion of a
+    block without a bottleneck, say, is not asked for."""
+    values = domain.values.some()
+    return len(values) > 1 and _differs(name, recipe(name), known, parameter, values, x)
+
+
+@lru_cache(maxsize=65_536)
+def _differs(
+    name: str, make: Any, known: Args, parameter: str, values: tuple[Scalar, ...], x: Shape
+) -> bool:
+    shape = () if name in LAYERS else (x,)
+    seen = []
+    for value in values:
+        try:
+            node = make(*shape, **dict(known), **{parameter: value})
+        except ShapeError:
+            node = None
+        if seen and node != seen[0]:
+            return True
+        seen.append(node)
+    return False
+
+
+# --- space files ---------------------------------------------------------------------------------
+
+
+def spaces_dir() -> Path:
+    """Where the shipped spaces are, in a checkout and in an installed wheel alike."""
+    import search_spaces
+
+    return Path(search_spaces.__path__[0])
+
+
+def shipped() -> dict[str, Path]:
+    """The shipped spaces by name, the zoo's closed patterns after the others."""
+    root = spaces_dir()
+    files = [*sorted(root.glob("*.yaml")), *sorted(root.glob("zoo/*.yaml"))]
+    return {path.stem: path for path in files}
+
+
+def load_space(
+    name_or_path: str | Path, input: Shape | None = None, classes: int | None = None
+) -> Space:
+    """A shipped space by its name, or a space file, on data of a shape and a number of classes.
+
+    Where those are not given, the file's own are taken, or else those of the digits data set.
+    Raises SpaceError that names the file, the place and the rule.
+    """
+    known = shipped()
+    path = known.get(str(name_or_path), Path(name_or_path))
+    if not path.is_file():
+        if path.suffix or "/" in str(name_or_path):
+            raise SpaceError(f"{path}: no such space file")
+        raise SpaceError(f"unknown space {name_or_path}; {nearest(str(name_or_path), known)}")
+    return read_space(load_mapping(path), str(path), input, classes)
+
+
+def read_space(
+    data: Mapping[str, Any], source: str, input: Shape | None = None, classes: int | None = None
+) -> Space:
+    """The space that a file's data describes; everything is checked here, before any trial."""
+    try:
+        space = _read_space(data, input, classes)
+        return dataclasses.replace(space, source=source)
+    except NasError as error:
+        raise SpaceError(f"{source}: {error}") from None
+
+
+def _section(data: Mapping[str, Any], key: str, where: str = "") -> Mapping[str, Any]:
+    section = data.get(key)
+    if section is not None and not isinstance(section, dict):
+        raise SpaceError(f"{where}{key}: {section!r}: must be a mapping")
+    return section or {}
+
+
+def _read_space(data: Mapping[str, Any], input: Shape | None, classes: int | None) -> Space:
+    for key in data:
+        if key not in KEYS:
+            raise SpaceError(f"unknown key {key}; {nearest(key, KEYS)}")
+    for key in ("name", "pattern"):
+        if not isinstance(data.get(key), str):
+            raise SpaceError(f"{key}: must be there, as text")
+    input = input or _own_input(data)
+    own_classes = data.get("classes", DEFAULT_CLASSES)
+    if type(own_classes) is not int or not 1 <= own_classes <= 65_536:
+        raise SpaceError(f"classes: {own_classes!r}: must be a whole number from 1 to 65536")
+    where, bounds = dict(_section(data, "where")), dict(_section(data, "constraints"))
+    large = _section(data, "large")
+    for key in large:
+        if key not in ("pixels", "where", "constraints"):
+            raise SpaceError(f"large.{key}: unknown key; known: constraints, pixels, where")
+    if large and min(input[1:]) >= int(large.get("pixels", 96)):
+        where |= _section(large, "where", "large.")
+        bounds |= _section(large, "constraints", "large.")
+    pattern = " ".join(data["pattern"].split())
+    tree = read(pattern)
+    domains = {key: read_domain(spec, f"where.{key}") for key, spec in where.items()}
+    objectives = _section(data, "objectives") or OBJECTIVES
+    kinds = {f.name: f for f in dataclasses.fields(Recipe)}
+    recipe_section = _section(data, "recipe")
+    space = Space(
+        name=data["name"],
+        about=" ".join(str(data.get("about", "")).split()),
+        pattern=pattern,
+        domains=domains,
+        elements=_alternatives(tree, domains),
+        constraints={k: read_bound(v, f"constraints.{k}") for k, v in bounds.items()},
+        objectives={k: read_direction(v, f"objectives.{k}") for k, v in objectives.items()},
+        recipe={k: read_domain(v, f"recipe.{k}") for k, v in recipe_section.items()},
+        input=input,
+        classes=classes or own_classes,
+    )
+    for key in space.recipe:
+        if key not in kinds:
+            raise SpaceError(f"recipe.{key}: unknown setting; {nearest(key, kinds)}")
+        domain = space.recipe[key]
+        if isinstance(domain.values, Progression) or domain.per or domain.first:
+            raise SpaceError(f"recipe.{key}: a setting has one value for the whole network")
+        for value in domain.values.some():
+            Recipe.of({key: value})
+    _check(space, tree)
+    return space
+
+
+def _own_input(data: Mapping[str, Any]) -> Shape:
+    own = data.get("input", list(DEFAULT_INPUT))
+    fits = isinstance(own, list) and len(own) == 3
+    if not fits or any(type(size) is not int or not 1 <= size <= 65_536 for size in own):
+        raise SpaceError(f"input: {own!r}: must be [channels, height, width]")
+    return tuple(own)
+
+
+def _alternatives(
+    tree: Chain, domains: Mapping[str, Domain]
+) -> dict[str, Mapping[str, Tree]]:
+    """What each element symbol may stand for."""
+    found: dict[str, Mapping[str, Tree]] = {}
+    for call, _ in _calls(tree, ()):
+        if call.name == "INPUT" or recipe(call.name) is not None:
+            continue
+        if call.name not in domains:
+            raise PatternError(f"{write(call)}: {unknown(call.name)}, or a domain under where")
+        values = domains[call.name].values
+        if not isinstance(values, Choice) or not all(isinstance(v, str) for v in values.values):
+            raise SpaceError(f"where.{call.name}: must be a choice of elements, such as [PLAIN]")
+        trees: dict[str, Tree] = {}
+        for value in values.values:
+            try:
+                trees[str(value)] = read(str(value))
+            except PatternError as error:
+                raise SpaceError(f"where.{call.name}: {value!r}: {error}") from None
+            for inner, _ in _calls(trees[str(value)], ()):
+                if recipe(inner.name) is None:
+                    raise SpaceError(f"where.{call.name}: {value!r}: {unknown(inner.name)}")
+        found[call.name] = trees
+    return found
+
+
+def _calls(tree: Tree, scope: tuple[str, ...]) -> Iterator[tuple[Call, tuple[str, ...]]]:
+    """Every call in a tree, with the symbols of the repetitions around it."""
+    match tree:
+        case Call():
+            yield tree, scope
+        case Repeat(body, count):
+            yield from _calls(body, (*scope, count.name) if isinstance(count, Symbol) else scope)
+        case Maybe(body):
+            yield from _calls(body, scope)
+        case Chain(items):
+            for item in items:
+                yield from _calls(item, scope)
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """An open symbol where it stands: what its values must be, and the repetitions around it."""
+
+    name: str
+    kind: str  # "count", "present", "element", "value", "argument"
+    scope: tuple[str, ...]
+    parameter: Parameter | None = None
+
+    @property
+    def must(self) -> bool:
+        """Whether nothing can stand in for a missing domain."""
+        needed = self.parameter is not None and self.parameter.required
+        return self.kind in ("count", "element", "value") or (self.kind == "argument" and needed)
+
+
+def _keys(
+    tree: Tree,
+    elements: Mapping[str, Mapping[str, Tree]],
+    scope: tuple[str, ...] = (),
+    alias: str = "",
+    head: Call | None = None,
+) -> Iterator[_Key]:
+    """Every open symbol of a tree."""
+    match tree:
+        case Chain(items):
+            last = items[-1]
+            for item in items:
+                yield from _keys(item, elements, scope, alias, last if isinstance(last, Call) else None)
+        case Repeat(body, count):
+            if isinstance(count, Symbol):
+                yield _Key(count.name, "count", scope)
+                scope = (*scope, count.name)
+            yield from _keys(body, elements, scope, alias)
+        case Maybe(body):
+            yield _Key(write(tree), "present", scope)
+            yield from _keys(body, elements, scope, alias)
+        case Call(name, args) if name in elements:
+            yield _Key(name, "element", scope)
+            for alternative in elements[name].values():
+                yield from _keys(alternative, elements, scope, name)
+        case Call(name, args) if name != "INPUT" and recipe(name) is not None:
+            takes = parameters(name)
+            written = {key or takes[i].name: value for i, (key, value) in enumerate(args[: len(takes)])}
+            for p in takes:
+                value = written.get(p.name)
+                if isinstance(value, Symbol) and value.name not in p.words:
+                    yield _Key(value.name, "value", scope, p)
+                elif value is None and not (tree is head and name == "FC" and p.name == "width"):
+                    for owner in {alias, name} - {""}:
+                        yield _Key(f"{owner}.{p.name}", "argument", scope, p)
+
+
+def _check(space: Space, tree: Chain) -> None:
+    """Every domain belongs to an open symbol and has fitting values; every symbol has a domain."""
+    keys = list(_keys(tree, space.elements))
+    known = {key.name for key in keys}
+    for name in space.domains:
+        if name not in known and name not in space.elements:
+            raise SpaceError(f"where.{name}: nothing in the pattern has that name; {nearest(name, known)}")
+    for key in keys:
+        domain = space.domains.get(key.name)
+        if domain is None:
+            owners = [k.name for k in keys if k.kind == "argument" and k.parameter is key.parameter]
+            if key.must and not any(owner in space.domains for owner in owners):
+                rule = f": {key.parameter.rule}" if key.parameter else ""
+                raise SpaceError(f"{key.name} is open: it needs a value or a domain under where{rule}")
+            continue
+        _check_values(key, domain)
+        for name in (*domain.per, *([domain.first] if domain.first else [])):
+            if name not in key.scope:
+                around = f"inside {', '.join(key.scope)}" if key.scope else "in no repetition"
+                raise SpaceError(f"where.{key.name}.per: {name}: {key.name} stands {around}")
+        if domain.first and key.kind != "argument":
+            raise SpaceError(f"where.{key.name}.first: only arguments with a default take it")
+    if not keys:
+        close(tree, input=space.input, classes=space.classes, text=space.pattern)
+
+
+def _check_values(key: _Key, domain: Domain) -> None:
+    where = f"where.{key.name}"
+    values = domain.values
+    if key.kind == "count":
+        if not isinstance(values, (Choice, Ints)):
+            raise SpaceError(f"{where}: must be int or choice: it counts repetitions")
+        for value in values.some():
+            if type(value) is not int or not 0 <= value <= MAX_ELEMENTS:
+                raise SpaceError(f"{where}: {value!r}: must be whole numbers from 0 to {MAX_ELEMENTS}")
+    elif key.kind == "present":
+        if not isinstance(values, Choice) or not set(values.values) <= {"present", "absent"}:
+            raise SpaceError(f"{where}: must be a choice of present and absent")
+    elif key.parameter is not None:
+        for value in values.some():
+            key.parameter.check(value, where)
