@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from nas.errors import RecipeError, nearest
+from nas.schedule import SCHEDULES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,7 @@ class Recipe:
             "cutout": (0 <= self.cutout <= 4096, "an integer from 0 to 4096 (pixels)"),
             "aux": (0 <= self.aux <= 10, "a number from 0 to 10"),
             "freeze": (0 <= self.freeze <= 1 << 20, "a number of epochs, 0 or more"),
-            "schedule": (self.schedule in ("one_cycle", "rungs"), "one_cycle or rungs"),
+            "schedule": (self.schedule in SCHEDULES, "one of " + ", ".join(SCHEDULES)),
         }
         for name, (ok, rule) in rules.items():
             if not ok:
@@ -57,7 +58,7 @@ class Recipe:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Recipe:
         """A recipe from plain data (a space file, a stored row); names and types are checked."""
-        kinds = {f.name: type(f.default) for f in dataclasses.fields(cls)}
+        kinds: dict[str, Any] = {f.name: type(f.default) for f in dataclasses.fields(cls)}
         for name, value in values.items():
             if name not in kinds:
                 raise RecipeError(f"recipe.{name} is unknown: {nearest(name, kinds)}")
@@ -152,7 +153,8 @@ class Result:
 class Failure:
     """A candidate that could not be evaluated. A value, not an exception.
 
-    ``ours`` tells a fault of the machinery (a worker that died: requeued) from one of the candidate.
+    ``ours`` tells a fault of the machinery (a worker that died: requeued) from one of the
+    candidate's.
     """
 
     kind: FailureKind

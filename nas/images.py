@@ -1,0 +1,55 @@
+"""What a data set says of itself (Info), and the images of one of its parts (Images). No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Part = Literal["train", "validation", "test"]
+Pixels = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Info:
+    """The shape of a data set's images, its class names, and the parts that it comes in."""
+
+    channels: int
+    height: int
+    width: int
+    classes: tuple[str, ...]
+    parts: tuple[Part, ...] = ("train",)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return self.channels, self.height, self.width
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Images:
+    """Some rows of an array of images.
+
+    ``pixels``: N x channels x height x width; it may be memory-mapped, so parts share it and name
+    their ``rows`` instead of copying. ``labels``: N class numbers.
+    """
+
+    pixels: Pixels
+    labels: Labels
+    rows: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, pixels: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Images:
+        """All rows of the arrays."""
+        return cls(pixels, labels.astype(np.int64), np.arange(len(labels)))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the rows would take in memory."""
+        return len(self.rows) * int(np.prod(self.pixels.shape[1:]))

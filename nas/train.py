@@ -1,0 +1,385 @@
+"""The one training loop: SGD with Nesterov momentum under a schedule, exact in its repetition.
+
+``evaluate`` is what a worker calls for a candidate; ``fit`` is the loop itself, which ``nas train``
+uses too; ``score`` tells the accuracy of finished weights, on the test images by default.
+
+On the CPU a seed, a thread count and a kind of processor give the same weights to the bit, resumed
+from a checkpoint or not. On a GPU cuDNN's choice of kernels leaves the last bits open.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from nas import data, latency
+from nas.batches import (
+    RESIDENT,
+    Normal,
+    Prepare,
+    Source,
+    augmentation,
+    batches,
+    preparation,
+    statistics,
+)
+from nas.checkpoint import Training, keep, resume
+from nas.errors import RecipeError, ShapeError
+from nas.job import DataRef, Epoch, Failure, Job, Outcome, Recipe, Report, Result
+from nas.schedule import SCHEDULES, cycle, shared
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_SECONDS = 10.0  # a save of a small network takes 3 to 20 ms, most of it fsync
+EVALUATION_BATCH = 512
+
+
+class Diverged(Exception):
+    """The loss or the logits are no longer finite; the message says where."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Weights to start from (``recipe.init``), and the normalisation that they were trained with.
+
+    Entries of the head may be absent; the others are all needed.
+    """
+
+    state: Mapping[str, Tensor]
+    normal: Normal | None = None
+
+
+def evaluate(
+    job: Job, report: Report, *, checkpoint: Path | None = None, start: Start | None = None
+) -> Outcome:
+    """Builds, trains and measures the job's architecture on the device at hand.
+
+    ``report`` is called with each Epoch; ``checkpoint`` is a file to keep and to resume from.
+    ``start`` holds the weights that ``recipe.init`` names. Whatever goes wrong with the candidate
+    is a Failure, with the curve so far.
+    """
+    from nas.network import build
+    from nas.pattern import parse
+
+    began = time.perf_counter()
+    curve: list[Epoch] = []
+
+    def told(point: Epoch) -> None:
+        curve.append(point)
+        report(point)
+
+    def failure(kind: Any, reason: str) -> Failure:
+        seconds = time.perf_counter() - began
+        return Failure(kind=kind, reason=reason, seconds=seconds, curve=tuple(curve))
+
+    device = available()
+    try:
+        architecture = parse(job.pattern)
+        matching(job.data, architecture.input, architecture.classes)
+        with seeded(job.seed, device):
+            module = build(architecture)
+        if job.recipe.init and start is None:
+            raise RecipeError(f"recipe.init is {job.recipe.init!r}: its weights were not passed on")
+        if start:
+            begin_from(module, start)
+        curve[:] = fit(
+            module,
+            job,
+            told,
+            checkpoint=checkpoint,
+            device=device,
+            bf16=profits(module, architecture.macs, device),
+            normal=start.normal if start else None,
+        )
+        measured = latency.measure(module, architecture.input, device) if job.latency else None
+    except Diverged as error:
+        return failure("diverged", str(error))
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        return failure("out_of_memory", str(error).partition("\n")[0] or "no memory left")
+    except Exception as error:
+        if "DefaultCPUAllocator" in str(error):  # a RuntimeError, on the CPU
+            return failure("out_of_memory", str(error).partition("\n")[0])
+        log.info("the candidate failed", exc_info=True)
+        return failure("error", f"{type(error).__name__}: {error}")
+    metrics = {
+        "accuracy": curve[-1].accuracy,
+        "params": float(architecture.params),
+        "macs": float(architecture.macs),
+    }
+    if measured:
+        metrics["latency_ms"] = measured.ms
+    return Result(
+        metrics=metrics,
+        curve=tuple(curve),
+        latency=measured,
+        seconds=time.perf_counter() - began,
+        device=latency.fingerprint(device),
+    )
+
+
+def fit(
+    module: nn.Module,
+    job: Job,
+    report: Report,
+    *,
+    device: torch.device,
+    checkpoint: Path | None = None,
+    bf16: bool = False,
+    normal: Normal | None = None,
+    budget: int = RESIDENT,
+) -> tuple[Epoch, ...]:
+    """Trains ``module`` in place for ``job.epochs`` and returns the curve.
+
+    With a ``checkpoint`` file it goes on from there, to the weights that an uninterrupted training
+    has, and keeps the file as it goes. ``normal`` is the normalisation that initial weights ask
+    for; without, the training images'. Images beyond ``budget`` bytes are streamed. Raises
+    Diverged, StudyError for a checkpoint of another training, DataError.
+    """
+    recipe, epochs = job.recipe, job.epochs
+    if recipe.freeze >= epochs:
+        raise RecipeError(f"recipe.freeze is {recipe.freeze}: must be below the {epochs} epochs")
+    size = data.describe(job.data).shape[1:]
+    images = data.load(job.data, "train")
+    train = Source.of(images, device, budget)
+    validation = Source.of(data.load(job.data, "validation"), device, budget)
+    normal = normal or statistics(images)
+    generator = torch.Generator().manual_seed(job.seed)
+    augment = augmentation(normal, size, recipe, generator)
+    plain = preparation(normal, size)
+
+    module.to(device).to(memory_format=torch.channels_last)
+    training = Training(job, module, sgd(module, recipe), generator, device, curve=[])
+    batch = min(recipe.batch, len(train))
+    steps = len(train) // batch  # the rest of a shuffled epoch is left out: all batches are alike
+    resumable = shared(recipe.schedule, recipe.freeze, epochs)
+    with seeded(job.seed, device), cudnn_benchmark():
+        began = saved = time.perf_counter()
+        if checkpoint:
+            resume(training, checkpoint)
+        for point in training.curve:
+            report(point)
+        if training.curve:
+            began -= training.curve[-1].seconds
+        for epoch in range(len(training.curve), epochs):
+            order = torch.randperm(len(train), generator=generator)[: steps * batch]
+            first, last = cycle(epoch, recipe.freeze, epochs)
+            losses = train_epoch(
+                training,
+                batches(train, order, batch, augment),
+                [
+                    recipe.lr * SCHEDULES[recipe.schedule](n, steps, last - first, recipe.warmup)
+                    for n in range((epoch - first) * steps, (epoch + 1 - first) * steps)
+                ],
+                trainable(module, head_only=epoch < recipe.freeze),
+                bf16,
+            )
+            point = Epoch(
+                epoch=epoch + 1,
+                train_loss=finite_mean(losses, epoch + 1),
+                accuracy=accuracy_of(module, validation, plain, bf16),
+                seconds=time.perf_counter() - began,
+            )
+            if math.isnan(point.accuracy):
+                raise Diverged(f"the validation logits are not finite after epoch {epoch + 1}")
+            training.curve.append(point)
+            report(point)
+            due = time.perf_counter() - saved >= CHECKPOINT_SECONDS and epoch + 1 < resumable
+            if checkpoint and (due or epoch + 1 == resumable):
+                keep(training, checkpoint)
+                saved = time.perf_counter()
+    return tuple(training.curve)
+
+
+def train_epoch(
+    training: Training,
+    epoch: Iterable[tuple[Tensor, Tensor]],
+    rates: list[float],
+    live: list[nn.Parameter],
+    bf16: bool,
+) -> list[Tensor]:
+    """A step for each batch of the epoch, at its learning rate, on the ``live`` parameters; returns
+    the losses, left on the device."""
+    recipe, optimizer = training.job.recipe, training.optimizer
+    losses = []
+    for (x, y), rate in zip(epoch, rates, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast(training.device.type, torch.bfloat16, enabled=bf16):
+            loss = loss_of(training.module(x), y, recipe)
+        optimizer.zero_grad()
+        loss.backward()
+        if recipe.clip:
+            nn.utils.clip_grad_norm_(live, recipe.clip, foreach=True)
+        optimizer.step()
+        losses.append(loss.detach())
+    return losses
+
+
+def score(
+    module: nn.Module,
+    ref: DataRef,
+    *,
+    part: data.Part = "test",
+    device: torch.device | None = None,
+    normal: Normal | None = None,
+) -> float:
+    """The module's accuracy, as a fraction, on a part of the data; NaN where its logits are not
+    finite. ``normal`` as in ``fit``."""
+    device = device or available()
+    normal = normal or statistics(data.load(ref, "train"))
+    module.to(device).to(memory_format=torch.channels_last)
+    source = Source.of(data.load(ref, part), device)
+    plain = preparation(normal, data.describe(ref).shape[1:])
+    return accuracy_of(module, source, plain, bf16=False)
+
+
+# The parts of a step.
+
+
+def sgd(module: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    """Weight decay on matrices and kernels only: on biases and BN's scales it costs accuracy
+    (He et al. 2019, "Bag of tricks", 3.1)."""
+    weights = [p for p in module.parameters() if p.ndim > 1]
+    others = [p for p in module.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": weights, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(
+        groups,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        fused=True,  # 0.2 ms a step less than foreach, of 5 ms, for 20,000 parameters on one core
+    )
+
+
+def loss_of(output: Tensor | tuple[Tensor, list[Tensor]], labels: Tensor, recipe: Recipe) -> Tensor:
+    """Cross-entropy with label smoothing, and the auxiliary classifiers' weighed by recipe.aux."""
+    logits, auxiliary = output if isinstance(output, tuple) else (output, [])
+    smoothing = recipe.label_smoothing
+    loss = cross_entropy(logits, labels, label_smoothing=smoothing)
+    for aux in auxiliary:
+        loss = loss + recipe.aux * cross_entropy(aux, labels, label_smoothing=smoothing)
+    return loss
+
+
+def trainable(module: nn.Module, head_only: bool) -> list[nn.Parameter]:
+    """Sets the module to train, whole or only its last layer with weights; the rest then stays as
+    it is, BN's statistics included. Returns the parameters that learn."""
+    module.train(not head_only)
+    _, head = head_of(module)
+    head.train()
+    live = list((head if head_only else module).parameters())
+    for parameter in module.parameters():
+        parameter.requires_grad_(not head_only)
+    for parameter in live:
+        parameter.requires_grad_()
+    return live
+
+
+def head_of(module: nn.Module) -> tuple[str, nn.Module]:
+    """Name and module of the last layer with weights."""
+    return [(n, m) for n, m in module.named_modules() if [*m.parameters(recurse=False)]][-1]
+
+
+def begin_from(module: nn.Module, start: Start) -> None:
+    """Loads weights to start from, all or nothing. Raises RecipeError where they do not fit."""
+    own, (head, _) = module.state_dict(), head_of(module)
+    for name in start.state.keys() | own.keys():
+        if name not in own:
+            raise RecipeError(f"recipe.init has the entry {name}, which the network has not")
+        if name not in start.state:
+            if name.startswith(f"{head}."):
+                continue
+            raise RecipeError(f"recipe.init lacks the entry {name}")
+        found, expected = tuple(start.state[name].shape), tuple(own[name].shape)
+        if found != expected:
+            raise RecipeError(f"recipe.init has {name} of shape {found}: must be {expected}")
+    module.load_state_dict(start.state, strict=False)
+
+
+def accuracy_of(module: nn.Module, source: Source, prepare: Prepare, bf16: bool) -> float:
+    module.eval()
+    correct = torch.zeros((), dtype=torch.int64, device=source.device)
+    finite = torch.ones((), dtype=torch.bool, device=source.device)
+    everything = torch.arange(len(source))
+    with torch.inference_mode(), torch.autocast(source.device.type, torch.bfloat16, enabled=bf16):
+        for x, y in batches(source, everything, EVALUATION_BATCH, prepare):
+            logits = module(x)
+            correct += (logits.argmax(1) == y).sum()
+            finite &= logits.isfinite().all()
+    return correct.item() / len(source) if finite else math.nan
+
+
+def finite_mean(losses: list[Tensor], epoch: int) -> float:
+    """The epoch's mean loss. Raises Diverged. Read once an epoch: each reading makes a GPU wait."""
+    values = torch.stack(losses).float().cpu()
+    (wrong,) = torch.nonzero(~values.isfinite(), as_tuple=True)
+    if len(wrong):
+        step = int(wrong[0])
+        raise Diverged(f"the loss is {values[step]:g} in epoch {epoch}, step {step + 1}")
+    return values.mean().item()
+
+
+# The device.
+
+
+def available() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def profits(module: nn.Module, macs: int, device: torch.device) -> bool:
+    """Whether bf16 autocast pays. A rule of the hardware and the network, not a timing: a timing's
+    noise would change the numbers of a repetition.
+
+    benchmarks/training.py on one core of an EPYC 9004, step time of bf16 over float32, both in
+    channels last (which itself pays nearly always, 1.0 to 1.7 times): residual, dense, grouped and
+    VGG-like networks at 32x32 0.47 to 0.84; the same at 8x8, below a million MACs, 0.8 to 1.2;
+    linear and LeNet 0.9 to 1.25; depthwise convolutions 1.2 to 3.3. Not yet measured on a GPU.
+    """
+    if macs < 1_000_000:
+        return False
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    can = torch.cpu.get_capabilities()
+    native = can.get("avx512_bf16", False) or can.get("amx_bf16", False)
+    return bool(native) and not any(
+        isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in module.modules()
+    )
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's own generators (initial weights, dropout) at ``seed``, and afterwards as before."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def cudnn_benchmark() -> Iterator[None]:
+    """cuDNN times its kernels for each shape once: all our batches are of one shape."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+        yield
+
+
+def matching(ref: DataRef, shape: tuple[int, int, int], classes: int) -> None:
+    """Raises ShapeError where an architecture does not take the data's images and classes."""
+    info = data.describe(ref)
+    if (shape, classes) != (info.shape, len(info.classes)):
+        found = "x".join(map(str, info.shape))
+        raise ShapeError(
+            f"the architecture takes {'x'.join(map(str, shape))} images of {classes} classes: "
+            f"{ref.name} has {found} images of {len(info.classes)}"
+        )
