@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +81,8 @@ def parse_mapping(text: str, source: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise SpaceError(f"{source}: must be a mapping of keys such as name, pattern and where")
     return data
+
+
+def write_mapping(data: Mapping[str, Any]) -> str:
+    """The mapping as YAML again, in one form whatever its comments and spacing were."""
+    return yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True, width=100)

@@ -26,7 +26,7 @@ from nas.errors import NasError, PatternError, ShapeError, SpaceError, nearest
 from nas.job import Recipe
 from nas.layers import LAYERS, Shape
 from nas.pattern import Call, Chain, Maybe, Repeat, Symbol, Tree, read, write
-from nas.plain import load_mapping
+from nas.plain import load_mapping, write_mapping
 
 KEYS = ("name", "about", "pattern", "where", "constraints", "objectives", "recipe", "input",
         "classes", "large")  # fmt: skip
@@ -80,6 +80,7 @@ class Space:
     input: Shape = DEFAULT_INPUT
     classes: int = DEFAULT_CLASSES
     source: str = ""
+    text: str = ""  # the file's content, as the record keeps it
 
     def suggest(self, trial: Trial) -> Architecture:
         """Asks the trial for every value that matters. Raises ShapeError for a draw that does not
@@ -127,7 +128,11 @@ class Space:
 
     @property
     def closed(self) -> bool:
-        return not any(_keys(read_cached(self.pattern), self.elements))
+        return not self.open_keys()
+
+    def open_keys(self) -> frozenset[str]:
+        """The names of all that is open in the pattern, with or without a domain."""
+        return frozenset(key.name for key in _keys(read_cached(self.pattern), self.elements))
 
 
 class Draw:
@@ -298,7 +303,7 @@ def read_space(
     """The space that a file's data describes; everything is checked here, before any trial."""
     try:
         space = _read_space(data, input, classes)
-        return dataclasses.replace(space, source=source)
+        return dataclasses.replace(space, source=source, text=write_mapping(data))
     except NasError as error:
         raise SpaceError(f"{source}: {error}") from None
 
