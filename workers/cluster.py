@@ -22,7 +22,7 @@ from typing import Any
 from nas.errors import NasError
 from nas.job import Epoch, Failure, Job
 from nas.pool import Done, Event, Progress
-from workers.seat import Seat, machine_memory
+from workers.seat import CANCELLED, Seat, machine_memory
 
 # Before the import, which reads it: no report of use to Ray's makers that nobody asked for.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -166,8 +166,10 @@ class RayPool:
             "scheduling_strategy": "SPREAD",
         }
         self._actor: Any = ray.remote(**options)(Seat)
-        self._idle: list[Any] = []
+        self._waiting: dict[int, Job] = {}
+        self._cancelled: list[int] = []  # tickets that were still waiting
         self._running: dict[Any, tuple[int, Any]] = {}  # a job's stream: its ticket and seat
+        self._idle: list[Any] = []
         self._counted = (0.0, 0)
 
     @property
@@ -182,14 +184,29 @@ class RayPool:
         return min(count, self._most) if self._most else count
 
     def submit(self, ticket: int, job: Job) -> None:
-        seat = self._idle.pop() if self._idle else self._actor.remote(**self._seat)
-        stream = seat.run.options(num_returns="streaming").remote(ticket, job)
-        self._running[stream] = ticket, seat
+        self._waiting[ticket] = job
+        self._start()
+
+    def _start(self) -> None:
+        """Starts what waits while there is room; a seat asked for beyond it would never come."""
+        while self._waiting and (self._idle or len(self._running) < self.slots):
+            ticket, job = next(iter(self._waiting.items()))
+            del self._waiting[ticket]
+            seat = self._idle.pop() if self._idle else self._actor.remote(**self._seat)
+            stream = seat.run.options(num_returns="streaming").remote(ticket, job)
+            self._running[stream] = ticket, seat
 
     def wait(self, timeout: float) -> list[Event]:
-        if not self._running:
-            return []
+        self._start()
+        if self._cancelled:
+            failure = Failure(kind="cancelled", reason=CANCELLED)
+            cancelled, self._cancelled = self._cancelled, []
+            return [Done(ticket, failure) for ticket in cancelled]
         streams = list(self._running)
+        if not streams:
+            if self._waiting:  # for a node: the cluster has none at present
+                time.sleep(min(timeout, CENSUS))
+            return []
         ready, _ = ray.wait(streams, timeout=timeout)
         if ready and len(streams) > 1:
             ready, _ = ray.wait(streams, num_returns=len(streams), timeout=0)
@@ -211,13 +228,15 @@ class RayPool:
         return Done(ticket, item)
 
     def cancel(self, ticket: int) -> None:
+        if self._waiting.pop(ticket, None):
+            self._cancelled.append(ticket)
         for running, seat in self._running.values():
             if running == ticket:
                 seat.cancel.options(concurrency_group=CONTROL).remote(ticket)
 
     def close(self) -> None:
         seats = [*self._idle, *(seat for _, seat in self._running.values())]
-        self._idle, self._running = [], {}
+        self._idle, self._running, self._waiting, self._cancelled = [], {}, {}, []
         if not ray.is_initialized():
             return
         ended = [seat.close.options(concurrency_group=CONTROL).remote() for seat in seats]

@@ -7,7 +7,10 @@ hang in C code, fork, allocate without end or crash, and none of that may reach 
   cancel the group is killed; no cooperation of the candidate is needed.
 - A shell in the same group reads a pipe that only the seat holds open, its lifeline. When the
   seat's process ends, by whatever means, the read ends and the shell kills the group. A
-  parent-death signal would reach the child alone, not what it forked.
+  parent-death signal would reach the child alone, not what it forked; so does Ray, which kills
+  the children of a worker that ends, and therefore the shell must not be one.
+- A process that left the group (a daemon) is found through its ancestors while the child lives;
+  it is ended on a limit, a cancel or a close, but outlives a child that crashed.
 - The child is kept for the next job: starting one costs 0.06 s, its first import of torch 1.5 to
   3 s, a job that finds it running 0.4 ms. One that is not as it was before the job (a process left
   over, GPU memory still reserved, half of its memory limit in use) is ended and replaced, which
@@ -34,6 +37,9 @@ from workers.run import Ended, Message, Started
 
 TICK = 0.05  # seconds between two looks at limits and cancels; a look costs 0.1 ms
 IMPORTS = 300.0  # seconds that importing a job's modules may take before its own time begins
+# Forks a reader twice, so that it is nobody's child, then becomes the command of its arguments. Its
+# input is given as 3: a shell's background jobs have none. Group 0 is the one of whoever asks.
+LIFELINE = 'exec 3<&0; ( (read _; kill -9 0) <&3 & ); exec "$0" "$@" 3<&- </dev/null'
 CANCELLED = "stopped by the search"
 
 
@@ -127,24 +133,17 @@ class Child:
     """A process that serves jobs (``workers.run.serve``), the leader of all that it starts."""
 
     def __init__(self, directory: str, path: Sequence[str], environ: Mapping[str, str]) -> None:
-        # 0 is the group of whoever asks: the shell kills its own group, itself included
-        self._lifeline = subprocess.Popen(
-            ["/bin/sh", "-c", "read _; kill -9 0"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            process_group=0,
-        )
         self._pipe, theirs = Pipe()
         modules = [entry or os.getcwd() for entry in sys.path]
         modules += [entry for entry in path if entry and entry not in modules]
         code = f"import sys; sys.path[:] = {modules!r}; from workers.run import serve; serve"
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", f"{code}({theirs.fileno()})"],
-                stdin=subprocess.DEVNULL,
+                ["/bin/sh", "-c", LIFELINE, sys.executable, "-c", f"{code}({theirs.fileno()})"],
+                stdin=subprocess.PIPE,  # never written to: the lifeline
                 stdout=2,  # a candidate's prints go where its errors go: stdout is for data
                 pass_fds=[theirs.fileno()],
-                process_group=self._lifeline.pid,
+                process_group=0,
                 cwd=directory if os.path.isdir(directory) else None,
                 env={**os.environ, **environ},
             )
@@ -202,12 +201,11 @@ class Child:
         """Kills the group, and what left it for a group of its own; returns when all is over."""
         escaped = descendants(self._process.pid)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._lifeline.pid, signal.SIGKILL)
+            os.killpg(self._process.pid, signal.SIGKILL)
         for pid in escaped:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        self._process.wait()
-        self._lifeline.communicate()
+        self._process.communicate()
         self._pipe.close()
 
 

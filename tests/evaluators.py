@@ -1,0 +1,114 @@
+"""Evaluators as users write them, good and bad; the jobs of the tests name them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+from nas.job import Epoch
+
+
+def ok(architecture: Any, *, fidelity: int, seed: int, report: Any) -> dict[str, float]:
+    for epoch in range(1, fidelity + 1):
+        report(Epoch(epoch=epoch, train_loss=1 / epoch, accuracy=epoch / 10, seconds=0.01 * epoch))
+    return {"accuracy": fidelity / 10, "params": architecture.params, "seed": seed}
+
+
+def raises(architecture: Any, *, fidelity: int, seed: int, report: Any) -> dict[str, float]:
+    report(Epoch(epoch=1, train_loss=1.0, accuracy=0.1, seconds=0.0))
+    raise ValueError("no\nluck")
+
+
+def exits(architecture: Any, **_: Any) -> dict[str, float]:
+    sys.exit("enough")
+
+
+def answers(value: Any) -> Any:
+    return lambda architecture, **_: value
+
+
+not_finite = answers({"accuracy": float("nan")})
+not_a_number = answers({"accuracy": "high"})
+not_a_dict = answers(0.9)
+
+
+def out_of_memory(architecture: Any, **_: Any) -> dict[str, float]:
+    raise MemoryError
+
+
+def reports_a_number(architecture: Any, *, report: Any, **_: Any) -> dict[str, float]:
+    report(0.5)
+    return {"accuracy": 0.5}
+
+
+def prints(architecture: Any, **_: Any) -> dict[str, float]:
+    print("a candidate's chatter")
+    return {"accuracy": 0.5}
+
+
+def whoami(architecture: Any, **_: Any) -> dict[str, float]:
+    return {"pid": os.getpid(), "threads": int(os.environ.get("OMP_NUM_THREADS", 0))}
+
+
+def dies(architecture: Any, **_: Any) -> dict[str, float]:
+    os._exit(7)
+
+
+def is_killed(architecture: Any, **_: Any) -> dict[str, float]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def forks_and_hangs(architecture: Any, *, report: Any, **_: Any) -> dict[str, float]:
+    """A grandchild in the group, and one that has left it; then C code that never returns."""
+    pids = [
+        subprocess.Popen(["sleep", "1000"]).pid,
+        subprocess.Popen(["sleep", "1000"], start_new_session=True).pid,
+    ]
+    for pid in [os.getpid(), *pids]:
+        report(Epoch(epoch=pid, train_loss=0.0, accuracy=0.0, seconds=0.0))
+    sum(range(10**15))  # holds the interpreter's lock and looks at no signal
+    return {}
+
+
+def forks_and_waits(architecture: Any, *, report: Any, **_: Any) -> dict[str, float]:
+    subprocess.Popen(["sleep", "1000"])
+    report(Epoch(epoch=1, train_loss=0.0, accuracy=0.0, seconds=0.0))
+    sum(range(10**15))
+    return {}
+
+
+def forks_and_dies(architecture: Any, *, report: Any, **_: Any) -> dict[str, float]:
+    child = subprocess.Popen(["sleep", "1000"])
+    report(Epoch(epoch=child.pid, train_loss=0.0, accuracy=0.0, seconds=0.0))
+    os._exit(1)
+
+
+def leaves_a_process(architecture: Any, **_: Any) -> dict[str, float]:
+    left = subprocess.Popen(["sh", "-c", "sleep 1000 & echo $!"], stdout=subprocess.PIPE, text=True)
+    assert left.stdout
+    return {"pid": os.getpid(), "left": int(left.stdout.readline())}
+
+
+def allocates_without_end(architecture: Any, **_: Any) -> dict[str, float]:
+    held = []
+    while True:
+        held.append(bytearray(os.urandom(1) * 2**24))
+        time.sleep(0.01)
+
+
+def waits(architecture: Any, *, report: Any, **_: Any) -> dict[str, float]:
+    report(Epoch(epoch=os.getpid(), train_loss=0.0, accuracy=0.0, seconds=0.0))
+    time.sleep(1000)
+    return {}
+
+
+def slow_reports(architecture: Any, *, fidelity: int, report: Any, **_: Any) -> dict[str, float]:
+    for epoch in range(fidelity):
+        time.sleep(0.05)
+        report(Epoch(epoch=epoch, train_loss=0.0, accuracy=0.0, seconds=0.0))
+    return {"accuracy": 0.5}

@@ -1,0 +1,423 @@
+"""The pools, on a real local Ray and in this process; what a candidate does wrong, it does here."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nas.errors import NasError
+from nas.job import Failure, Job, Result
+from nas.pool import Done, Event, Pool, Progress
+from workers.cluster import Share
+from workers.pool import InProcess, open_pool
+from workers.run import evaluator, run
+from workers.seat import descendants
+
+PATTERN = "INPUT(1, 8, 8) -> FLATTEN -> FC(10)"
+TIME_LIMIT = 5.0
+MEMORY_LIMIT = 2**30
+
+tickets = itertools.count(1)
+linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+
+def job(name: str, epochs: int = 3, seed: int = 0) -> Job:
+    return Job(pattern=PATTERN, evaluator=f"evaluators:{name}", epochs=epochs, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    opened = open_pool(2, time_limit=TIME_LIMIT, memory_limit=MEMORY_LIMIT)
+    yield opened
+    opened.close()
+
+
+def submit(pool: Pool, *jobs: Job) -> list[int]:
+    numbers = [next(tickets) for _ in jobs]
+    for ticket, told in zip(numbers, jobs, strict=True):
+        pool.submit(ticket, told)
+    return numbers
+
+
+def collect(pool: Pool, until: Callable[[list[Event]], bool], seconds: float = 20.0) -> list[Event]:
+    events: list[Event] = []
+    deadline = time.monotonic() + seconds
+    while not until(events):
+        assert time.monotonic() < deadline, f"only {events} in {seconds} s"
+        events += pool.wait(0.5)
+    return events
+
+
+def finish(pool: Pool, *jobs: Job) -> list[Event]:
+    """All events of the jobs, in the order in which they came."""
+    submit(pool, *jobs)
+    return collect(pool, lambda events: sum(isinstance(e, Done) for e in events) == len(jobs))
+
+
+def outcome(pool: Pool, told: Job) -> Result | Failure:
+    last = finish(pool, told)[-1]
+    assert isinstance(last, Done)
+    return last.outcome
+
+
+def failure(pool: Pool, told: Job) -> Failure:
+    ended = outcome(pool, told)
+    assert isinstance(ended, Failure)
+    return ended
+
+
+def metrics(pool: Pool, told: Job) -> dict[str, float]:
+    ended = outcome(pool, told)
+    assert isinstance(ended, Result), ended
+    return dict(ended.metrics)
+
+
+def timeless(events: list[Event]) -> list[object]:
+    """The events without what differs from run to run: tickets and seconds."""
+    return [
+        e.epoch if isinstance(e, Progress) else dataclasses.replace(e.outcome, seconds=0.0)
+        for e in events
+    ]
+
+
+def gone(pids: list[int], seconds: float = 5.0) -> bool:
+    return eventually(lambda: not any(alive(pid) for pid in pids), seconds)
+
+
+def eventually(true: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+# -- what a job answers ---------------------------------------------------------------------------
+
+
+def test_epochs_arrive_in_order_before_the_result(pool: Pool) -> None:
+    events = finish(pool, job("ok", epochs=5, seed=11))
+    assert [e.epoch.epoch for e in events if isinstance(e, Progress)] == [1, 2, 3, 4, 5]
+    last = events[-1]
+    assert isinstance(last, Done)
+    assert isinstance(last.outcome, Result)
+    # FC by hand: 64 inputs x 10 classes and 10 biases
+    assert last.outcome.metrics == {"accuracy": 0.5, "params": 650.0, "seed": 11.0}
+    assert [e.epoch for e in last.outcome.curve] == [1, 2, 3, 4, 5]
+
+
+def test_jobs_beyond_the_slots_are_run_too(pool: Pool) -> None:
+    events = finish(pool, *(job("ok", epochs=1, seed=seed) for seed in range(7)))
+    results = [e.outcome for e in events if isinstance(e, Done)]
+    seeds = {r.metrics["seed"] for r in results if isinstance(r, Result)}
+    assert seeds == set(range(7))
+
+
+def test_slots_work_side_by_side(pool: Pool) -> None:
+    assert pool.slots == 2
+    events = finish(pool, job("slow_reports", epochs=10), job("slow_reports", epochs=10))
+    first = next(i for i, e in enumerate(events) if isinstance(e, Done))
+    assert len({e.ticket for e in events[:first] if isinstance(e, Progress)}) == 2
+
+
+def test_training_runs_in_a_worker(pool: Pool) -> None:
+    events = finish(pool, Job(pattern=PATTERN, epochs=2, latency=False))
+    assert [e.epoch.epoch for e in events if isinstance(e, Progress)] == [1, 2]
+    assert isinstance(events[-1], Done)
+    assert isinstance(events[-1].outcome, Result), events[-1]
+    assert events[-1].outcome.metrics["accuracy"] > 0.3
+
+
+GENTLE = {
+    "ok": "",
+    "raises": "ValueError: no luck (",
+    "exits": "SystemExit: enough (",
+    "not_finite": "metric accuracy is nan: must be finite",
+    "not_a_number": "metric accuracy is 'high': must be a number",
+    "not_a_dict": "returned float, not a dict",
+    "reports_a_number": "takes a nas.job.Epoch, not float",
+    "missing": "has no function 'missing'",
+}
+
+
+@pytest.mark.parametrize("name", GENTLE)
+def test_the_twin_tells_the_same(pool: Pool, name: str) -> None:
+    here, there = finish(InProcess(), job(name)), finish(pool, job(name))
+    assert timeless(here) == timeless(there)
+    last = here[-1]
+    assert isinstance(last, Done)
+    if GENTLE[name]:
+        assert isinstance(last.outcome, Failure)
+        assert last.outcome.kind == "error"
+        assert GENTLE[name] in last.outcome.reason
+        assert "\n" not in last.outcome.reason
+
+
+def test_an_exception_names_the_line_that_raised_it() -> None:
+    ended = run(job("raises"), lambda epoch: None)
+    assert isinstance(ended, Failure)
+    source = Path(__file__).with_name("evaluators.py")
+    lines = source.read_text().splitlines()
+    number = next(n for n, line in enumerate(lines, 1) if "raise ValueError" in line)
+    assert ended.reason == f"ValueError: no luck ({source}:{number})"
+    assert [e.epoch for e in ended.curve] == [1]
+
+
+def test_a_pattern_that_is_none_is_a_failure(pool: Pool) -> None:
+    ended = failure(pool, dataclasses.replace(job("ok"), pattern="INPUT -> -> FC"))
+    assert ended.kind == "error"
+    assert "PatternError" in ended.reason
+
+
+def test_no_memory_left_is_told_apart() -> None:
+    assert failure(InProcess(), job("out_of_memory")).kind == "out_of_memory"
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("nowhere:f", "nowhere"), ("evaluators", "MODULE:FUNCTION"), ("evaluators:f", "'f'")],
+)
+def test_an_evaluator_that_is_not_there_is_named(name: str, word: str) -> None:
+    with pytest.raises(NasError, match=word):
+        evaluator(name)
+
+
+# -- what a job must not break --------------------------------------------------------------------
+
+
+def test_the_process_is_kept_between_jobs_and_has_its_share_of_threads(pool: Pool) -> None:
+    first, second = (metrics(pool, job("whoami")) for _ in range(2))
+    assert first == second
+    assert first["threads"] == max(1, (os.cpu_count() or 1) // 2)
+
+
+@pytest.mark.parametrize(("name", "word"), [("dies", "exit status 7"), ("is_killed", "SIGKILL")])
+def test_a_crash_is_told_and_the_slot_works_again(pool: Pool, name: str, word: str) -> None:
+    ended = failure(pool, job(name))
+    assert ended.kind == "worker_died"
+    assert word in ended.reason
+    assert ended.ours
+    assert "accuracy" in metrics(pool, job("ok"))
+
+
+@linux
+def test_the_time_limit_ends_the_whole_family(pool: Pool) -> None:
+    began = time.monotonic()
+    ended = failure(pool, job("forks_and_hangs"))
+    assert ended.kind == "timeout"
+    assert f"{TIME_LIMIT:g} s" in ended.reason
+    assert TIME_LIMIT <= time.monotonic() - began < TIME_LIMIT + 5
+    family = [e.epoch for e in ended.curve]
+    assert len(family) == 3
+    assert gone(family)
+    assert "accuracy" in metrics(pool, job("ok"))
+
+
+@linux
+def test_a_crash_takes_the_grandchildren_along(pool: Pool) -> None:
+    ended = failure(pool, job("forks_and_dies"))
+    assert ended.kind == "worker_died"
+    assert gone([e.epoch for e in ended.curve])
+
+
+@linux
+def test_what_a_good_job_leaves_running_is_ended(pool: Pool) -> None:
+    told = metrics(pool, job("leaves_a_process"))
+    assert gone([int(told["left"])])
+    assert metrics(pool, job("whoami"))["pid"] != told["pid"]
+
+
+@linux
+def test_a_job_that_allocates_without_end_is_out_of_memory(pool: Pool) -> None:
+    ended = failure(pool, job("allocates_without_end"))
+    assert ended.kind == "out_of_memory"
+    assert "limit of 1024 MiB" in ended.reason
+
+
+@linux
+def test_cancel_ends_a_running_job(pool: Pool) -> None:
+    (ticket,) = submit(pool, job("waits"))
+    events = collect(pool, lambda events: len(events) == 1)
+    pool.cancel(ticket)
+    pool.cancel(next(tickets))  # no such job: ignored
+    last = collect(pool, lambda events: len(events) == 1)[0]
+    assert isinstance(last, Done)
+    assert isinstance(last.outcome, Failure)
+    assert (last.ticket, last.outcome.kind) == (ticket, "cancelled")
+    assert isinstance(events[0], Progress)
+    assert gone([events[0].epoch.epoch])
+
+
+@pytest.mark.parametrize("twin", [True, False])
+def test_cancel_ends_a_waiting_job(pool: Pool, twin: bool) -> None:
+    runs = InProcess() if twin else pool
+    numbers = submit(runs, *(job("slow_reports", epochs=4) for _ in range(3)))
+    runs.cancel(numbers[-1])
+    ended: dict[int, Result | Failure] = {}
+    while len(ended) < 3:
+        ended |= {e.ticket: e.outcome for e in runs.wait(5) if isinstance(e, Done)}
+    assert [isinstance(ended[number], Result) for number in numbers] == [True, True, False]
+
+
+def test_the_twin_looks_at_the_time_limit_when_a_job_reports() -> None:
+    ended = failure(InProcess(time_limit=0.12), job("slow_reports", epochs=1000))
+    assert ended.kind == "timeout"
+    assert len(ended.curve) == 3
+
+
+def test_an_idle_pool_answers_at_once(pool: Pool) -> None:
+    began = time.monotonic()
+    assert pool.wait(10) == []
+    assert InProcess().wait(10) == []
+    assert time.monotonic() - began < 1
+
+
+# -- the driver's end -----------------------------------------------------------------------------
+
+DRIVER = f"""
+import sys
+from nas.job import Job
+from workers.pool import open_pool
+
+job = Job(pattern={PATTERN!r}, evaluator="evaluators:" + sys.argv[1])
+pool = open_pool(2)
+try:
+    pool.submit(1, job)
+    pool.submit(2, job)
+    while events := pool.wait(60):
+        print(*events, sep="\\n", file=sys.stderr, flush=True)
+finally:
+    pool.close()
+if sys.argv[1] == "prints":
+    pool = open_pool(1)
+    pool.submit(3, job)
+    while events := pool.wait(60):
+        print(*events, sep="\\n", file=sys.stderr, flush=True)
+    pool.close()
+"""
+
+
+class Driver:
+    """A program with a pool, in a session of its own. Its processes carry a mark, all of them."""
+
+    def __init__(self, evaluator: str) -> None:
+        here = Path(__file__).parent
+        self.mark = f"NAS_TEST_MARK={uuid.uuid4()}"
+        name, _, value = self.mark.partition("=")
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", DRIVER, evaluator],
+            cwd=here,
+            env={**os.environ, name: value, "PYTHONPATH": str(here.parent)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def family(self) -> list[int]:
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if self.mark.encode() in (entry / "environ").read_bytes() and alive(
+                    int(entry.name)
+                ):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+        return found
+
+    def reports(self, count: int) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            count -= line.startswith("Progress")
+            if not count:
+                return
+
+
+@linux
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_the_driver_leaves_no_process(how: signal.Signals) -> None:
+    driver = Driver("forks_and_waits")
+    try:
+        driver.reports(2)  # one from each slot
+        assert len(driver.family()) > 10  # driver, Ray's own, and two actors with three each
+        if how == signal.SIGINT:
+            os.killpg(driver.process.pid, how)  # as a terminal does
+        else:
+            driver.process.kill()
+        driver.process.wait(20)
+        assert eventually(lambda: not driver.family(), 15), driver.family()
+    finally:
+        for pid in driver.family():
+            os.kill(pid, signal.SIGKILL)
+
+
+@linux
+def test_two_pools_one_after_another_and_nothing_on_stdout() -> None:
+    driver = Driver("prints")
+    stdout, stderr = driver.process.communicate(timeout=60)
+    assert driver.process.returncode == 0, stderr
+    assert stderr.count("Done") == 3
+    assert stdout == ""
+    assert eventually(lambda: not driver.family(), 5), driver.family()
+
+
+# -- arithmetic and arguments ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("share", "node", "slots"),
+    [
+        (Share(cpus=1, gpus=0), {"CPU": 16.0}, 16),
+        (Share(cpus=4, gpus=0), {"CPU": 18.0}, 4),
+        (Share(cpus=1, gpus=0.25), {"CPU": 16.0, "GPU": 2.0}, 8),
+        (Share(cpus=1, gpus=0.4), {"CPU": 16.0, "GPU": 2.0}, 4),  # two on each, not five on both
+        (Share(cpus=1, gpus=0.3333), {"CPU": 16.0, "GPU": 1.0}, 3),
+        (Share(cpus=1, gpus=2), {"CPU": 16.0, "GPU": 5.0}, 2),
+        (Share(cpus=1, gpus=1), {"CPU": 16.0}, 0),
+        (Share(cpus=1, gpus=0, memory=3), {"CPU": 16.0, "memory": 10.0}, 3),
+    ],
+)
+def test_the_slots_of_a_node(share: Share, node: dict[str, float], slots: int) -> None:
+    assert share.slots(node) == slots
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"workers": -1}, "workers is -1"),
+        ({"workers": 1, "gpus_per_trial": 1.5}, "gpus per trial is 1.5"),
+        ({"workers": 1, "gpus_per_trial": float("nan")}, "gpus per trial is nan"),
+        ({"workers": 1, "time_limit": -3}, "time limit is -3"),
+        ({"workers": 1, "memory_limit": -3}, "memory limit is -3"),
+        ({"workers": 1, "cpus_per_trial": 0}, "cpus per trial is 0"),
+    ],
+)
+def test_numbers_outside_their_domain_are_named(arguments: dict[str, float], word: str) -> None:
+    with pytest.raises(NasError, match=word):
+        open_pool(**arguments)  # type: ignore[arg-type]
+
+
+def test_the_seat_finds_children_of_children() -> None:
+    with subprocess.Popen(["sh", "-c", "sleep 1000 & wait"]) as shell:
+        assert eventually(lambda: len(descendants(shell.pid)) == 2, 5)
+        for pid in reversed(descendants(shell.pid)):
+            os.kill(pid, signal.SIGKILL)
