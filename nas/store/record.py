@@ -15,6 +15,7 @@ from nas.job import Epoch, Failure, Outcome
 from nas.store import driver as drivers
 from nas.store.connect import WRITES, connect, patiently
 from nas.store.rows import (
+    ENDED,
     Ask,
     AttemptRow,
     AttemptState,
@@ -298,23 +299,44 @@ class Store:
     # -- what anyone reads ------------------------------------------------------------------------
 
     def trials(
-        self, study_id: int, *, since: int = 0, states: Collection[TrialState] = ()
+        self,
+        study_id: int,
+        *,
+        since: int = 0,
+        states: Collection[TrialState] = (),
+        numbers: Collection[int] | None = None,
     ) -> Iterator[TrialRow]:
-        """The study's trials by number from ``since`` on, those in ``states`` (all, if empty).
+        """The study's trials by number from ``since`` on: those in ``states`` (all, if empty) and
+        of ``numbers`` (all, if None).
 
         ``distributions`` repeat from trial to trial: parse each text once.
         """
         query = select(*TRIAL).where(trials.c.study_id == study_id)
         if states:
             query = query.where(trials.c.state.in_(states))
+        if numbers is not None:
+            query = query.where(trials.c.number.in_(numbers))
         query = query.order_by(trials.c.number).limit(PAGE)
         while True:
-            page = query.where(trials.c.number >= since)
-            rows = self._all(page)
+            rows = self._all(query.where(trials.c.number >= since))
             yield from map(trial_of, rows)
             if len(rows) < PAGE:
                 return
             since = rows[-1].number + 1
+
+    def endings(self, study_id: int) -> Iterator[list[TrialRow]]:
+        """Never stops: each ``next`` gives the trials that ended since the last, each once.
+
+        The first gives all that ended so far. Whichever driver they belong to: so two drivers of
+        one study learn of each other's results.
+        """
+        upcoming, pending = 0, set[int]()
+        while True:
+            known = self.trials(study_id, numbers=pending) if pending else ()
+            rows = [*known, *self.trials(study_id, since=upcoming)]
+            pending = {row.number for row in rows if row.state in ("running", "waiting")}
+            upcoming = max([upcoming, *(row.number + 1 for row in rows)])
+            yield [row for row in rows if row.state in ENDED]
 
     def trial(self, study_id: int, number: int) -> TrialRow:
         """One trial by its number. Raises StudyError where the study has none of that number."""

@@ -1,0 +1,308 @@
+"""The dashboard's copy: what Optuna reads there is what the record holds, each trial once."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from wsgiref.util import setup_testing_defaults
+
+import optuna
+import pytest
+from optuna.distributions import (
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
+from optuna.trial import TrialState, create_trial
+from postgres import Server, postgres  # noqa: F401 - the fixture
+from sqlalchemy import text
+
+from nas import mirror as mirrors
+from nas.errors import StudyError
+from nas.job import Failure, Latency, Outcome, Result
+from nas.mirror import Mirror
+from nas.store import Ask, Store, Study, StudyRow, open_store
+
+DOMAINS = {
+    "M": IntDistribution(2, 4),
+    "RESIDUAL.width[1]": IntDistribution(16, 256, log=True),
+    "BLOCK[1]": CategoricalDistribution(["PLAIN", "DENSE"]),
+    "POOL?": CategoricalDistribution([True, False]),
+    "recipe.lr": FloatDistribution(1e-3, 1.0, log=True),
+}
+SAMPLED = {
+    "M": 3,
+    "RESIDUAL.width[1]": 48,
+    "BLOCK[1]": "DENSE",
+    "POOL?": False,
+    "recipe.lr": 0.125,
+}
+ASK = Ask(
+    sampled=SAMPLED,
+    distributions={name: distribution_to_json(domain) for name, domain in DOMAINS.items()},
+    pattern="INPUT -> [DENSE]*3 -> FC",
+    fingerprint="f",
+    params=5_000_000_000,
+    macs=7_000_000_000,
+    epochs=20,
+)
+RESULT = Result(
+    metrics={"accuracy": 0.75},
+    latency=Latency(ms=1.5, low=1.0, high=2.0, device="cpu/4"),
+    seconds=2.5,
+    device="gpu/h",
+)
+DIVERGED = Failure(kind="diverged", reason="the loss is NaN after epoch 2", seconds=1.0)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path}/a {{record}} 100%.db"
+    else:
+        server: Server = request.getfixturevalue("postgres")
+        url = server.database()
+    store = open_store(url)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def study(store: Store) -> StudyRow:
+    return store.open_study(
+        Study(
+            name="digits",
+            space="mixed",
+            objectives=(("accuracy", "max"), ("params", "min"), ("latency_ms", "min")),
+        )
+    )
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    yield
+    optuna.logging.set_verbosity(before)
+
+
+def run(store: Store, study: StudyRow, *outcomes: Outcome) -> None:
+    claims = store.begin(study.id, [ASK] * len(outcomes))
+    for claim, outcome in zip(claims, outcomes, strict=True):
+        assert store.finish(claim.token, outcome)
+
+
+def url_of(store: Store) -> str:
+    # Optuna formats the URL that it gets.
+    text = store.engine.url.render_as_string(hide_password=False)
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def copied(store: Store) -> optuna.Study:
+    return optuna.load_study(study_name="digits", storage=url_of(store))
+
+
+def numbers(store: Store) -> list[int]:
+    return sorted(trial.user_attrs["trial"] for trial in copied(store).trials)
+
+
+def test_the_copy_is_what_optuna_itself_would_write(store: Store, study: StudyRow) -> None:
+    run(store, study, RESULT)
+    assert Mirror(store, study).catch_up() == 1
+    [trial] = copied(store).trials
+    row = store.trial(study.id, 0)
+    assert row.finished is not None
+    template = create_trial(
+        params=SAMPLED,
+        distributions=DOMAINS,
+        values=[0.75, 5e9, 1.5],
+        user_attrs={
+            "trial": 0,
+            "pattern": ASK.pattern,
+            "fingerprint": "f",
+            "params": 5_000_000_000,
+            "macs": 7_000_000_000,
+            "accuracy": 0.75,
+            "latency_ms": 1.5,
+            "device": "cpu/4",
+            "epochs": 20,
+            "seconds": 2.5,
+        },
+    )
+    template.datetime_start = datetime.datetime.fromtimestamp(row.created)
+    template.datetime_complete = datetime.datetime.fromtimestamp(row.finished)
+    reference = optuna.create_study(
+        storage=url_of(store), study_name="by hand", directions=["maximize", "minimize", "minimize"]
+    )
+    reference.add_trial(template)
+    [expected] = reference.trials
+    expected._trial_id = trial._trial_id
+    assert trial == expected
+    assert copied(store).directions == reference.directions
+    assert copied(store).metric_names == ["accuracy", "params", "latency_ms"]
+    assert [best.number for best in copied(store).best_trials] == [0]
+
+
+def test_states(store: Store, study: StudyRow) -> None:
+    unmeasured = dataclasses.replace(RESULT, latency=None)
+    run(store, study, DIVERGED, RESULT, unmeasured)
+    store.refuse(study.id, [ASK], "macs is above 1e6")
+    store.begin(study.id, [ASK])
+    assert Mirror(store, study).catch_up() == 3
+    failed, whole, partial = copied(store).trials
+    assert failed.state == TrialState.FAIL
+    assert failed.user_attrs["failure"] == "diverged"
+    assert failed.user_attrs["reason"] == DIVERGED.reason
+    assert failed.params == SAMPLED
+    assert whole.state == TrialState.COMPLETE
+    # A value short of what the directions ask for: Optuna could not rank it.
+    assert partial.state == TrialState.FAIL
+    assert partial.user_attrs["accuracy"] == 0.75
+
+
+def test_trials_follow_in_the_order_in_which_they_end(store: Store, study: StudyRow) -> None:
+    mirror = Mirror(store, study)
+    first, second, third = store.begin(study.id, [ASK] * 3)
+    seen = []
+    for claim in (second, third, first):
+        store.finish(claim.token, RESULT)
+        assert mirror.catch_up() == 1
+        assert mirror.catch_up() == 0
+        seen.append([trial.user_attrs["trial"] for trial in copied(store).trials])
+    assert seen == [[1], [1, 2], [1, 2, 0]]
+    assert [trial.number for trial in copied(store).trials] == [0, 1, 2]
+
+
+def test_the_copy_is_made_again_from_nothing(store: Store, study: StudyRow) -> None:
+    run(store, study, *[RESULT] * 5)
+    Mirror(store, study).catch_up()
+    assert Mirror(store, study).catch_up() == 0
+    optuna.delete_study(study_name="digits", storage=url_of(store))
+    assert Mirror(store, study).catch_up() == 5
+    assert numbers(store) == [0, 1, 2, 3, 4]
+
+
+def test_a_deleted_copy_is_made_again_under_way(store: Store, study: StudyRow) -> None:
+    mirror = Mirror(store, study)
+    run(store, study, RESULT)
+    mirror.catch_up()
+    optuna.delete_study(study_name="digits", storage=url_of(store))
+    run(store, study, RESULT)
+    with pytest.raises(StudyError, match="deleted"):
+        mirror.catch_up()
+    assert mirror.catch_up() == 2
+    assert numbers(store) == [0, 1]
+
+
+def test_a_break_between_two_batches_loses_and_repeats_nothing(
+    store: Store, study: StudyRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirrors, "BATCH", 2)
+    run(store, study, *[RESULT] * 7)
+    mirror, insert, calls = Mirror(store, study), Mirror._insert, []
+
+    def breaks_at_the_third(self: Mirror, connection: object, missing: object) -> None:
+        insert(self, connection, missing)  # type: ignore[arg-type]
+        calls.append(missing)
+        if len(calls) == 3:
+            raise OSError("the disk is full")
+
+    monkeypatch.setattr(Mirror, "_insert", breaks_at_the_third)
+    with pytest.raises(OSError, match="full"):
+        mirror.catch_up()
+    assert numbers(store) == [0, 1, 2, 3]
+    assert mirror.catch_up() == 3
+    assert numbers(store) == list(range(7))
+
+
+def test_two_drivers_copy_each_trial_once(store: Store, study: StudyRow) -> None:
+    Mirror(store, study).catch_up()  # Optuna's tables, which it does not create twice at once
+    mirrors = [Mirror(store, study).start() for _ in range(2)]
+    for _ in range(10):
+        run(store, study, RESULT, DIVERGED)
+        for mirror in mirrors:
+            mirror.poke()
+        time.sleep(0.02)
+    assert [mirror.close() for mirror in mirrors] == [True, True]
+    assert numbers(store) == list(range(20))
+    assert [trial.number for trial in copied(store).trials] == list(range(20))
+
+
+def test_a_locked_database_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/record.db")
+    study = store.open_study(Study(name="digits", space="mixed", objectives=(("accuracy", "max"),)))
+    run(store, study, RESULT)
+    blocker = sqlite3.connect(tmp_path / "record.db", isolation_level=None, check_same_thread=False)
+    blocker.execute("BEGIN IMMEDIATE")
+    timer = threading.Timer(1.0, blocker.execute, ["ROLLBACK"])
+    timer.start()
+    assert Mirror(store, study).start().close(timeout=60)
+    timer.join()
+    blocker.close()
+    assert numbers(store) == [0]
+    assert caplog.text == ""
+    store.close()
+
+
+def test_a_failure_warns_once_and_is_made_good(
+    store: Store,
+    study: StudyRow,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(mirrors, "RETRY", 0.05)
+    monkeypatch.setattr(mirrors, "PAUSE", 0.01)
+    Mirror(store, study).catch_up()
+    with store.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE trial_params RENAME TO hidden"))
+    run(store, study, RESULT)
+    with caplog.at_level(logging.WARNING, "nas.mirror"):
+        mirror = Mirror(store, study).start()
+        time.sleep(0.5)
+        run(store, study, RESULT)  # the search goes on
+        with store.engine.begin() as connection:
+            connection.execute(text("ALTER TABLE hidden RENAME TO trial_params"))
+        assert mirror.close()
+    [record] = [record for record in caplog.records if record.name == "nas.mirror"]
+    assert "'digits' falls behind" in record.getMessage()
+    assert "\n" not in record.getMessage()
+    assert numbers(store) == [0, 1]
+
+
+def test_a_study_of_the_users_own_is_left_alone(
+    store: Store, study: StudyRow, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = optuna.create_study(study_name="digits", storage=url_of(store))
+    theirs.add_trial(create_trial(value=1.0))
+    run(store, study, RESULT)
+    assert not Mirror(store, study).start().close()
+    assert "another origin" in caplog.text
+    assert [trial.value for trial in copied(store).trials] == [1.0]
+    assert copied(store).user_attrs == {}
+
+
+def test_the_dashboard_shows_the_trial(store: Store, study: StudyRow) -> None:
+    from optuna_dashboard import wsgi
+
+    run(store, study, RESULT)
+    Mirror(store, study).catch_up()
+    optuna_study = copied(store)
+    app = wsgi(optuna.storages.RDBStorage(url_of(store)))
+    environ: dict[str, object] = {"PATH_INFO": f"/api/studies/{optuna_study._study_id}"}
+    setup_testing_defaults(environ)
+    body = b"".join(app(environ, lambda *_: None))
+    shown = json.loads(body)
+    [trial] = shown["trials"]
+    attributes = {a["key"]: a["value"] for a in trial["user_attrs"]}
+    assert attributes["pattern"] == ASK.pattern
+    assert attributes["params"] == "5000000000"
+    assert trial["values"] == [0.75, 5e9, 1.5]
+    assert shown["objective_names"] == ["accuracy", "params", "latency_ms"]
