@@ -105,6 +105,11 @@ def transition(x: Shape, *, compression: Fraction = 0.5) -> Node:
     return BN >> RELU >> conv(max(1, int(x[0] * compression)), 1) >> Pool(kind="avg")
 
 
+def inception_unit(width: int, kernel: int, stride: int, bn: bool) -> Node:
+    """The convolution of GoogLeNet: as published, or with the normalisation of its later form."""
+    return Conv(width, kernel, stride) >> (BatchNorm(1e-3) if bn else identity) >> RELU
+
+
 def inception(
     x: Shape,
     *,
@@ -117,8 +122,9 @@ def inception(
     kernel: Kernel = 5,
     width: Count = 0,
     stride: Stride = 1,
+    bn: bool = True,
 ) -> Node:
-    """Parallel scales (Szegedy et al. 2014, figure 2b), with BN.
+    """Parallel scales (Szegedy et al. 2014, figure 2b), with BN unless ``bn`` is no.
 
     The first six arguments are the columns of the paper's table 1; or give ``width``, the channels
     that leave, and they follow in the proportions of its inception (3a). ``kernel`` is that of the
@@ -136,14 +142,14 @@ def inception(
             else "needs a width, or its six columns one, reduce3, three, reduce5, five, project"
         )
 
-    def cbr(width: int, kernel: int, stride: int = 1) -> Node:
-        return conv(width, kernel, stride) >> BatchNorm(1e-3) >> RELU
+    def unit(width: int, kernel: int, stride: int = 1) -> Node:
+        return inception_unit(width, kernel, stride, bn)
 
     return concat(
-        cbr(one, 1, stride),
-        cbr(reduce3, 1) >> cbr(three, 3, stride),
-        cbr(reduce5, 1) >> cbr(five, kernel, stride),
-        Pool(3, stride, 1) >> cbr(project, 1),
+        unit(one, 1, stride),
+        unit(reduce3, 1) >> unit(three, 3, stride),
+        unit(reduce5, 1) >> unit(five, kernel, stride),
+        Pool(3, stride, 1) >> unit(project, 1),
     )
 
 
@@ -175,12 +181,13 @@ def aux(
     hidden: Width = 1_024,
     dropout: Fraction = 0.7,
     pool: Literal["adaptive", "paper"] = "adaptive",
+    bn: bool = True,
     classes: Width,
 ) -> Node:
     """GoogLeNet's auxiliary classifier (Szegedy et al. 2014, section 5): average to 4x4, 1x1
     convolution, two fully connected layers. ``pool=paper`` averages 5x5 windows at stride 3."""
     shrink = Gap(4) if pool == "adaptive" else Pool(5, 3, kind="avg")
-    reduce = conv(width, 1) >> BatchNorm(1e-3) >> RELU
+    reduce = inception_unit(width, 1, 1, bn)
     return Aux(seq(shrink, reduce, Linear(hidden), RELU, Dropout(dropout), Linear(classes)))
 
 
