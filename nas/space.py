@@ -128,7 +128,8 @@ class Space:
 
     @property
     def closed(self) -> bool:
-        return not self.open_keys()
+        keys = _keys(read_cached(self.pattern), self.elements)
+        return not self.domains and all(key.kind == "argument" for key in keys)
 
     def open_keys(self) -> frozenset[str]:
         """The names of all that is open in the pattern, with or without a domain."""
