@@ -1,0 +1,421 @@
+"""The loop: ask, run, tell. Knows neither torch nor ray; the driver alone speaks to the record.
+
+The sampler works on an Optuna study in memory, rebuilt from the record on start. A result is
+committed to the record first and told to the sampler second, so a crash between the two loses
+nothing: the next start reads it from the record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from random import Random
+
+import optuna
+from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.trial import Trial, TrialState
+
+from nas.architecture import Architecture
+from nas.errors import NasError, ShapeError, StoreError, StudyError
+from nas.job import Epoch, Failure, Job, Outcome, Recipe
+from nas.mirror import Mirror
+from nas.pool import Done, Pool
+from nas.proposals import problem
+from nas.samplers import SAMPLERS
+from nas.space import Space
+from nas.store import Ask, Claim, Store, Study, StudyRow, TrialRow
+from nas.tradeoffs import excess, pareto
+
+PATIENCE = 10  # proposals in a row that cost nothing and bring nothing, before a random one
+DRAWS = 2_000  # random draws without a new feasible architecture, before the space is exhausted
+LOST = 20  # workers that may die under one trial before the trial is what kills them
+POLL = 2.0  # seconds between two looks at what other drivers of the study have finished
+
+
+class Infeasible(NasError):
+    """No architecture of the space meets the constraints."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A search. ``job`` is what every candidate shares: recipe, data, epochs, evaluator; its seed
+    is the search's. ``space`` is bound to the data and holds objectives and constraints."""
+
+    study: str
+    space: Space
+    job: Job
+    trials: int
+    sampler: str = "default"
+
+    def row(self) -> Study:
+        """What the record keeps, and what must be the same when the study is resumed."""
+        space, job = self.space, self.job
+        return Study(
+            name=self.study,
+            space=space.name,
+            space_text=space.text,
+            objectives=tuple(space.objectives.items()),
+            constraints={metric: str(bound) for metric, bound in space.constraints.items()},
+            recipe=dataclasses.asdict(job.recipe),
+            dataset=job.data.name,
+            sampler=self.sampler,
+            seed=job.seed,
+            settings={
+                "epochs": job.epochs,
+                "evaluator": job.evaluator,
+                "input": list(space.input),
+                "classes": space.classes,
+                "split_seed": job.data.split_seed,
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a search stands. ``seconds`` and ``ended`` count this run only; ``refused`` are proposals
+    that arithmetic rejected and ``repeated`` those that were evaluated before: neither costs."""
+
+    budget: int
+    finished: int
+    failed: int
+    reused: int
+    running: int
+    refused: int
+    repeated: int
+    front: tuple[TrialRow, ...]
+    latest: TrialRow | None
+    ended: int
+    seconds: float
+    exhausted: bool
+
+    @property
+    def done(self) -> int:
+        return self.finished + self.failed + self.reused
+
+    @property
+    def seconds_left(self) -> float | None:
+        """A forecast from the pace of this run."""
+        if not self.ended:
+            return None
+        return (self.budget - self.done) * self.seconds / self.ended
+
+
+Watch = Callable[[Status], None]
+
+
+def search(plan: Plan, store: Store, pool: Pool, watch: Watch = lambda _: None) -> Status:
+    """Runs or resumes a study until it has ``plan.trials`` trials, or its space is exhausted.
+
+    ``watch`` is told after everything that happens. Raises StudyError where the study exists with
+    other settings, and Infeasible where nothing meets the constraints. Interrupted, it leaves the
+    trials under way to be claimed by the next run.
+    """
+    if plan.trials < 1:
+        raise StudyError(f"trials is {plan.trials}: must be 1 or more")
+    if plan.sampler not in SAMPLERS:
+        raise StudyError(f"unknown sampler {plan.sampler}; known: {', '.join(SAMPLERS)}")
+    driver = _Driver(plan, store, pool, watch)
+    try:
+        driver.resume()
+        return driver.run()
+    finally:
+        driver.close()
+
+
+@dataclass(slots=True)
+class _Running:
+    """A job under way. ``trial`` is the sampler's; None where an earlier driver had asked it."""
+
+    claim: Claim
+    trial: Trial | None
+    curve: list[Epoch] = field(default_factory=list)
+
+
+Key = tuple[str, str]  # fingerprint and Job.key: what is never evaluated twice
+
+
+class _Driver:
+    def __init__(self, plan: Plan, store: Store, pool: Pool, watch: Watch) -> None:
+        self.plan, self.store, self.pool, self.watch = plan, store, pool, watch
+        self.space = plan.space
+        self.objectives = tuple(self.space.objectives)
+        self.directions = tuple(self.space.objectives.values())
+        self.row: StudyRow = store.open_study(plan.row())
+        self.study = optuna.create_study(
+            directions=["maximize" if d == "max" else "minimize" for d in self.directions],
+            sampler=SAMPLERS[plan.sampler](plan.job.seed, problem(self.space, self.objectives)),
+        )
+        self.mirror = Mirror(store, self.row).start()
+        self.news: Iterator[list[TrialRow]] = store.endings(self.row.id)
+        self.running: dict[int, _Running] = {}
+        self.tickets = 0
+        self.seen: dict[Key, TrialRow | None] = {}  # None: under way
+        self.told: set[int] = set()  # numbers of the trials that the sampler knows
+        self.rng = Random(plan.job.seed)
+        self.counts = {"finished": 0, "failed": 0, "reused": 0}
+        self.refused = self.repeated = self.ended = 0
+        self.front: tuple[TrialRow, ...] = ()
+        self.latest: TrialRow | None = None
+        self.exhausted = False
+        self.begun = self.beaten = self.looked = time.monotonic()
+
+    # -- start and end ----------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Reads what the record has, and takes over what a dead driver left."""
+        self.store.recover(self.row.id)
+        self.hear()
+        left = self.plan.trials - sum(self.counts.values())
+        for claim in self.store.claim(self.row.id, max(left, 0)):
+            self.submit(claim, None)
+
+    def run(self) -> Status:
+        self.tell_watch()
+        while True:
+            self.fill()
+            if not self.running:
+                if self.exhausted or self.count() >= self.plan.trials:
+                    return self.tell_watch()
+                time.sleep(POLL)  # the rest of the budget is with another driver
+            for event in self.pool.wait(1.0):
+                if isinstance(event, Done):
+                    self.done(event.ticket, event.outcome)
+                elif event.ticket in self.running:
+                    self.running[event.ticket].curve.append(event.epoch)
+            self.keep()
+
+    def close(self) -> None:
+        """Leaves nothing running in the record, whatever ended the search."""
+        stop = Failure(kind="worker_died", reason="the driver was stopped")
+        with contextlib.suppress(StoreError):  # its leases run out then
+            for run in self.running.values():
+                self.store.release(run.claim.token, stop)
+        self.mirror.close()
+
+    def keep(self) -> None:
+        """What has to be done every now and then: leases, and the results of other drivers."""
+        now = time.monotonic()
+        if now - self.beaten > self.store.lease / 4:
+            self.beaten = now
+            self.store.beat()
+        if now - self.looked > POLL:
+            self.looked = now
+            if self.store.recover(self.row.id):
+                for claim in self.store.claim(self.row.id, self.room()):
+                    self.submit(claim, None)
+            self.hear()
+
+    def hear(self) -> None:
+        """Takes in what the record has and the sampler has not: on start all, later other drivers'
+        trials."""
+        for row in next(self.news):
+            if row.number not in self.told:
+                self.take(row)
+                self.study.add_trial(self.frozen(row))
+
+    # -- ask --------------------------------------------------------------------------------------
+
+    def count(self) -> int:
+        return sum(self.counts.values()) + len(self.running)
+
+    def room(self) -> int:
+        return max(0, self.pool.slots - len(self.running))
+
+    def fill(self) -> None:
+        """Gives every free slot a candidate, while the budget lasts."""
+        while self.room() and self.count() < self.plan.trials and not self.exhausted:
+            asked = self.ask()
+            if asked is None:
+                self.exhausted = True
+                return
+            trial, ask = asked
+            source = self.store.find_result(ask.fingerprint, ask.job_key)
+            if source is not None:
+                row = self.store.reuse(self.row.id, ask, source, budget=self.plan.trials)
+                if row is None:
+                    return
+                self.tell(trial, row)
+                self.tell_watch()
+                continue
+            claims = self.store.begin(self.row.id, [ask], budget=self.plan.trials)
+            if not claims:
+                self.study.tell(trial, state=TrialState.FAIL)
+                return
+            self.submit(claims[0], trial)
+
+    def ask(self) -> tuple[Trial, Ask] | None:
+        """A feasible candidate that the study has not evaluated; None where there is none left.
+
+        What arithmetic rejects, and what was evaluated before, costs nothing but the asking.
+        """
+        vain = 0
+        while True:
+            if vain >= DRAWS or (vain >= PATIENCE and not self.enqueue()):
+                return None
+            trial = self.study.ask()
+            try:
+                architecture = self.space.suggest(trial)
+            except ShapeError:
+                architecture = None
+            recipe = self.space.suggest_recipe(trial, self.plan.job.recipe)
+            if architecture is None or self.space.excess(architecture):
+                self.refused += 1
+                self.study.tell(trial, state=TrialState.FAIL)
+            else:
+                ask = self.candidate(architecture, recipe, trial)
+                known = self.seen.get((ask.fingerprint, ask.job_key), ask)
+                if known is ask:
+                    return trial, ask
+                self.repeated += 1
+                if isinstance(known, TrialRow):
+                    self.tell_sampler(trial, known)
+                else:
+                    self.study.tell(trial, state=TrialState.FAIL)
+            vain += 1
+
+    def enqueue(self) -> bool:
+        """Makes the next ask a random one that is feasible and new; False where there is none."""
+        for _ in range(DRAWS):
+            params, architecture = self.space.draw(self.rng)
+            if self.space.excess(architecture):
+                continue
+            # With a searched recipe, the same architecture may be evaluated again under another.
+            if self.space.recipe or (architecture.fingerprint, self.plan.job.key) not in self.seen:
+                self.study.enqueue_trial(params)
+                return True
+        if not self.seen:
+            bounds = ", ".join(f"{m} {b}" for m, b in self.space.constraints.items())
+            raise Infeasible(
+                f"none of {DRAWS} draws of {self.space.name} meets the constraints ({bounds}): "
+                f"`nas space check {self.space.name}` shows what the space holds"
+            )
+        return False
+
+    def candidate(self, architecture: Architecture, recipe: Recipe, trial: Trial) -> Ask:
+        job = dataclasses.replace(self.plan.job, recipe=recipe)
+        seed = hashlib.sha256(f"{job.seed} {architecture.fingerprint}".encode()).digest()
+        return Ask(
+            sampled=trial.params,
+            distributions={k: distribution_to_json(d) for k, d in trial.distributions.items()},
+            pattern=str(architecture),
+            fingerprint=architecture.fingerprint,
+            params=architecture.params,
+            macs=architecture.macs,
+            recipe=dataclasses.asdict(recipe),
+            job_key=job.key,
+            epochs=job.epochs,
+            seed=int.from_bytes(seed[:4]) >> 1,
+        )
+
+    # -- run --------------------------------------------------------------------------------------
+
+    def submit(self, claim: Claim, trial: Trial | None) -> None:
+        row = claim.trial
+        job = dataclasses.replace(
+            self.plan.job, pattern=row.pattern, recipe=Recipe.of(row.recipe), seed=row.seed
+        )
+        self.tickets += 1
+        self.running[self.tickets] = _Running(claim, trial)
+        self.seen[row.fingerprint, row.job_key] = None
+        self.pool.submit(self.tickets, job)
+
+    # -- tell -------------------------------------------------------------------------------------
+
+    def done(self, ticket: int, outcome: Outcome) -> None:
+        run = self.running.pop(ticket, None)
+        if run is None:
+            return
+        outcome = self.judged(outcome)
+        claim = run.claim
+        again = isinstance(outcome, Failure) and (
+            (outcome.ours and claim.attempt < LOST)
+            or (outcome.kind == "error" and claim.faults < 1)
+        )
+        if again and isinstance(outcome, Failure):
+            if retry := self.store.requeue(claim.token, outcome):
+                self.submit(retry, run.trial)
+            return
+        if isinstance(outcome, Failure) and not outcome.curve:
+            outcome = dataclasses.replace(outcome, curve=tuple(run.curve))
+        if not self.store.finish(claim.token, outcome):
+            return  # another driver has the trial now; its result will be heard
+        row = self.store.trial(self.row.id, claim.trial.number)
+        if run.trial is None:
+            self.take(row)
+            self.study.add_trial(self.frozen(row))
+        else:
+            self.tell(run.trial, row)
+        self.ended += 1
+        self.tell_watch()
+
+    def judged(self, outcome: Outcome) -> Outcome:
+        """A result without a number for an objective is a failure of the evaluator."""
+        if isinstance(outcome, Failure):
+            return outcome
+        given = {"params", "macs", *outcome.metrics}
+        given |= {"latency_ms"} if outcome.latency else set()
+        missing = [name for name in self.objectives if name not in given]
+        if missing:
+            reason = (
+                f"the evaluator gave no {', '.join(missing)}: it gave {sorted(outcome.metrics)}"
+            )
+            return Failure(kind="error", reason=reason, seconds=outcome.seconds)
+        return outcome
+
+    def tell(self, trial: Trial, row: TrialRow) -> None:
+        self.take(row)
+        self.tell_sampler(trial, row)
+
+    def take(self, row: TrialRow) -> None:
+        """Counts an ended trial, remembers it and sees to the front."""
+        self.told.add(row.number)
+        self.seen[row.fingerprint, row.job_key] = row
+        self.counts[row.state] += 1
+        self.latest = row
+        self.mirror.poke()
+        if row.state != "failed":
+            self.front = pareto(self.row, [*self.front, row])
+
+    def tell_sampler(self, trial: Trial, row: TrialRow) -> None:
+        frozen = self.frozen(row)
+        for name, value in frozen.constraints.items():
+            trial.set_constraint(name, value)
+        self.study.tell(trial, frozen.values, state=frozen.state)
+
+    def frozen(self, row: TrialRow) -> optuna.trial.FrozenTrial:
+        """A trial of the record as the sampler's study has it."""
+        values = [row.value(name) for name in self.objectives]
+        failed = row.state == "failed" or any(value != value for value in values)
+        trial = optuna.trial.create_trial(
+            state=TrialState.FAIL if failed else TrialState.COMPLETE,
+            values=None if failed else values,
+            params=dict(row.sampled),
+            distributions={name: _distribution(text) for name, text in row.distributions.items()},
+        )
+        for name, value in excess(self.row, row).items():
+            trial.set_constraint(name, value)
+        return trial
+
+    def tell_watch(self) -> Status:
+        status = Status(
+            budget=self.plan.trials,
+            **self.counts,
+            running=len(self.running),
+            refused=self.refused,
+            repeated=self.repeated,
+            front=self.front,
+            latest=self.latest,
+            ended=self.ended,
+            seconds=time.monotonic() - self.begun,
+            exhausted=self.exhausted,
+        )
+        self.watch(status)
+        return status
+
+
+_distribution = functools.lru_cache(maxsize=4096)(json_to_distribution)
