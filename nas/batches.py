@@ -36,11 +36,12 @@ class Normal:
 
 
 def statistics(images: Images) -> Normal:
-    """Each channel's mean and standard deviation, over at most 10,000 images evenly spread.
+    """Each channel's mean and standard deviation, over at most 10,000 images drawn at random.
 
-    From counts of the 256 values: exact, whatever the order of the sum.
+    From counts of the 256 values: exact, whatever the order of the sum. Not every sixth image, say:
+    MNIST alternates between two sources, and the mean comes out at 0.123 instead of 0.131.
     """
-    rows = images.rows[:: max(1, len(images) // 10_000)]
+    rows = np.random.RandomState(0).permutation(images.rows)[:10_000]
     values = np.arange(256) / 255
     mean, std = [], []
     for channel in range(images.pixels.shape[1]):

@@ -105,11 +105,11 @@ def idx_files(ref: DataRef, folder: str, part: str) -> list[Path]:
     root = directory(ref)
     every = [name for pair in IDX.values() for name in pair]
     for place in (root / folder / "raw", root / "raw", root):
-        found = {name: place / (name + end) for end in (".gz", "") for name in every}
-        found |= {name: place / name for name in every if (place / name).is_file()}
-        if any(path.is_file() for path in found.values()):
-            present(ref, found.values())
-            return [found[name] for name in IDX[part]]
+        plain = any((place / name).is_file() for name in every)
+        ending = "" if plain else ".gz"
+        if plain or any((place / f"{name}.gz").is_file() for name in every):
+            present(ref, [place / (name + ending) for name in every])
+            return [place / (name + ending) for name in IDX[part]]
     raise DataError(
         f"{root} holds no {IDX['train'][0]}, with or without .gz, nor does {folder}/raw in it: "
         f"the data set {ref.name} is read from there"

@@ -157,7 +157,8 @@ def header(path: Path, whole: bool) -> tuple[int, int, bool]:
         with Image.open(path) as image:
             if whole:
                 image.load()
-            turned = image.getexif().get(0x0112, 1) >= 5  # an orientation that swaps the sides
+            # Of a PNG, getexif() decodes all. Orientations from 5 on swap the sides.
+            turned = image.format == "JPEG" and image.getexif().get(0x0112, 1) >= 5
             height, width = image.size if turned else image.size[::-1]
             return height, width, image.mode in ("1", "L")
     # PIL's readers raise nearly anything on a broken file: OSError, SyntaxError, struct.error.

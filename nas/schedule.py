@@ -1,5 +1,5 @@
-"""Learning-rate schedules: a factor of ``recipe.lr``, from the step (counted from 0), the steps of an
-epoch, the epochs of the cycle, and ``recipe.warmup``. Pure functions; no torch."""
+"""Learning-rate schedules: a factor of ``recipe.lr``, from the step (counted from 0), the steps of
+an epoch, the epochs of the cycle, and ``recipe.warmup``. Pure functions; no torch."""
 
 from __future__ import annotations
 
