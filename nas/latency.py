@@ -45,7 +45,7 @@ BLOCK_SECONDS = 0.01
 MOST_SECONDS = 2.0
 
 
-def measure(module: nn.Module, input_shape: tuple[int, int, int], device: torch.device) -> Latency:
+def measure(module: nn.Module, input_shape: tuple[int, ...], device: torch.device) -> Latency:
     """The latency of ``module`` for one image of ``input_shape`` (channels, height, width).
 
     Takes about 0.3 s for a network under 10 ms, up to 2 s on a machine too busy to agree, and
@@ -112,9 +112,7 @@ def interleave(
     return blocks
 
 
-def timer(
-    module: nn.Module, shape: tuple[int, int, int], device: torch.device
-) -> Callable[[], float]:
+def timer(module: nn.Module, shape: tuple[int, ...], device: torch.device) -> Callable[[], float]:
     """A function that runs the module once and returns the seconds until its output is there."""
     x = torch.zeros(1, *shape, device=device).to(memory_format=torch.channels_last)
 

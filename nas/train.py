@@ -16,13 +16,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nas import data, latency
+from nas.architecture import Architecture, parse
 from nas.batches import (
     RESIDENT,
     Normal,
@@ -34,8 +34,9 @@ from nas.batches import (
     statistics,
 )
 from nas.checkpoint import Training, keep, resume
-from nas.errors import RecipeError, ShapeError
-from nas.job import DataRef, Epoch, Failure, Job, Outcome, Recipe, Report, Result
+from nas.errors import NasError, RecipeError, ShapeError
+from nas.job import DataRef, Epoch, Failure, FailureKind, Job, Outcome, Recipe, Report, Result
+from nas.network import build
 from nas.schedule import SCHEDULES, cycle, shared
 
 log = logging.getLogger(__name__)
@@ -52,25 +53,19 @@ class Diverged(Exception):
 class Start:
     """Weights to start from (``recipe.init``), and the normalisation that they were trained with.
 
-    Entries of the head may be absent; the others are all needed.
+    Entries of the heads may be absent; the others are all there.
     """
 
     state: Mapping[str, Tensor]
     normal: Normal | None = None
 
 
-def evaluate(
-    job: Job, report: Report, *, checkpoint: Path | None = None, start: Start | None = None
-) -> Outcome:
+def evaluate(job: Job, report: Report, *, checkpoint: Path | None = None) -> Outcome:
     """Builds, trains and measures the job's architecture on the device at hand.
 
     ``report`` is called with each Epoch; ``checkpoint`` is a file to keep and to resume from.
-    ``start`` holds the weights that ``recipe.init`` names. Whatever goes wrong with the candidate
-    is a Failure, with the curve so far.
+    Whatever goes wrong with the candidate is a Failure, with the curve so far.
     """
-    from nas.network import build
-    from nas.pattern import parse
-
     began = time.perf_counter()
     curve: list[Epoch] = []
 
@@ -78,32 +73,30 @@ def evaluate(
         curve.append(point)
         report(point)
 
-    def failure(kind: Any, reason: str) -> Failure:
+    def failure(kind: FailureKind, reason: str) -> Failure:
         seconds = time.perf_counter() - began
         return Failure(kind=kind, reason=reason, seconds=seconds, curve=tuple(curve))
 
     device = available()
     try:
-        architecture = parse(job.pattern)
-        matching(job.data, architecture.input, architecture.classes)
+        architecture = fitting(job)
         with seeded(job.seed, device):
             module = build(architecture)
-        if job.recipe.init and start is None:
-            raise RecipeError(f"recipe.init is {job.recipe.init!r}: its weights were not passed on")
-        if start:
-            begin_from(module, start)
-        curve[:] = fit(
+        normal = begin_from(job.recipe.init, module, architecture) if job.recipe.init else None
+        fit(
             module,
             job,
             told,
             checkpoint=checkpoint,
             device=device,
             bf16=profits(module, architecture.macs, device),
-            normal=start.normal if start else None,
+            normal=normal,
         )
         measured = latency.measure(module, architecture.input, device) if job.latency else None
     except Diverged as error:
         return failure("diverged", str(error))
+    except NasError as error:
+        return failure("error", str(error))
     except (torch.OutOfMemoryError, MemoryError) as error:
         return failure("out_of_memory", str(error).partition("\n")[0] or "no memory left")
     except Exception as error:
@@ -293,20 +286,16 @@ def head_of(module: nn.Module) -> tuple[str, nn.Module]:
     return [(n, m) for n, m in module.named_modules() if [*m.parameters(recurse=False)]][-1]
 
 
-def begin_from(module: nn.Module, start: Start) -> None:
-    """Loads weights to start from, all or nothing. Raises RecipeError where they do not fit."""
-    own, (head, _) = module.state_dict(), head_of(module)
-    for name in start.state.keys() | own.keys():
-        if name not in own:
-            raise RecipeError(f"recipe.init has the entry {name}, which the network has not")
-        if name not in start.state:
-            if name.startswith(f"{head}."):
-                continue
-            raise RecipeError(f"recipe.init lacks the entry {name}")
-        found, expected = tuple(start.state[name].shape), tuple(own[name].shape)
-        if found != expected:
-            raise RecipeError(f"recipe.init has {name} of shape {found}: must be {expected}")
+def begin_from(init: str, module: nn.Module, architecture: Architecture) -> Normal | None:
+    """Loads the weights that ``recipe.init`` names; returns the normalisation that they ask for.
+
+    Raises NasError where they do not fit. A head for another number of classes stays as it is.
+    """
+    from nas.zoo import initial_state  # which stands on this module's Start
+
+    start = initial_state(init, architecture)
     module.load_state_dict(start.state, strict=False)
+    return start.normal
 
 
 def accuracy_of(module: nn.Module, source: Source, prepare: Prepare, bf16: bool) -> float:
@@ -374,12 +363,15 @@ def cudnn_benchmark() -> Iterator[None]:
         yield
 
 
-def matching(ref: DataRef, shape: tuple[int, int, int], classes: int) -> None:
-    """Raises ShapeError where an architecture does not take the data's images and classes."""
-    info = data.describe(ref)
-    if (shape, classes) != (info.shape, len(info.classes)):
-        found = "x".join(map(str, info.shape))
+def fitting(job: Job) -> Architecture:
+    """The job's architecture. Raises ShapeError where it does not take the data's images and
+    classes, PatternError, DataError."""
+    info = data.describe(job.data)
+    architecture = parse(job.pattern, info.shape, len(info.classes))
+    if (architecture.input, architecture.classes) != (info.shape, len(info.classes)):
+        expected, found = ("x".join(map(str, s)) for s in (architecture.input, info.shape))
         raise ShapeError(
-            f"the architecture takes {'x'.join(map(str, shape))} images of {classes} classes: "
-            f"{ref.name} has {found} images of {len(info.classes)}"
+            f"the architecture takes {expected} images of {architecture.classes} classes: "
+            f"{job.data.name} has {found} images of {len(info.classes)}"
         )
+    return architecture
