@@ -1,0 +1,307 @@
+"""The networks of the literature with their weights: torchvision's state dicts, and what a training
+starts from.
+
+The networks themselves are the closed patterns in ``search_spaces/zoo``. How torchvision's entries
+map to ours is written down nowhere: both modules run once, without data, and their layers with
+weights pair up in the order in which they ran.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from nas import checkpoint
+from nas.architecture import Architecture
+from nas.batches import Normal
+from nas.errors import NasError, ShapeError, nearest
+from nas.layers import Shape
+from nas.network import AuxHead, build
+from nas.space import load_space, shipped
+from nas.train import Start
+
+State = Mapping[str, Tensor]
+Pairs = Mapping[str, str]  # our entry -> the entry of a state dict
+
+# torchvision's module makes inputs from -1 to 1 out of ImageNet's normalisation (transform_input)
+# where it has pretrained weights; ours takes such inputs as they are.
+NORMALS = {"googlenet": Normal((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))}
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """What pretrained weights ask for: images with the shorter side of ``resize`` pixels, of them
+    the middle ``crop`` x ``crop``, normalised."""
+
+    resize: int
+    crop: int
+    normal: Normal
+
+
+def names() -> list[str]:
+    """The networks of the zoo."""
+    return [name for name, path in shipped().items() if path.parent.name == "zoo"]
+
+
+def torchvision_names() -> list[str]:
+    """Those that torchvision has, with pretrained weights."""
+    known = set(models.list_models())
+    return [name for name in names() if name in known]
+
+
+def network(name: str, input: Shape | None = None, classes: int | None = None) -> Architecture:
+    """A network of the zoo, on the data of its paper unless other is given.
+
+    Raises NasError for an unknown name, ShapeError where the network does not fit the input.
+    """
+    if name not in names():
+        raise NasError(f"the zoo has no network {name}; {nearest(name, names())}")
+    return load_space(name, input, classes).sample(0)
+
+
+# --- torchvision's state dicts -------------------------------------------------------------------
+
+
+def load_torchvision(name: str, state_dict: State) -> nn.Module:
+    """The zoo's network ``name`` with the state dict of torchvision's, as many classes as that has.
+
+    Entries of auxiliary classifiers may be absent altogether, as in torchvision's deployed
+    networks: ours are then fresh. Raises NasError that names the entries that do not fit.
+    """
+    where = f"the state dict for {name}"
+    found = _modern(_checked(state_dict, where))
+    pairs = correspondence(name, network(name))
+    module = build(network(name, classes=_classes(found, pairs)))
+    module.load_state_dict(_fitted(module, found, pairs, where), strict=False)
+    return module
+
+
+def correspondence(name: str, architecture: Architecture) -> Pairs:
+    """Our entries, in the order in which their layers run, with torchvision's names for them.
+
+    Raises NasError where the architecture's layers are not of the kinds of torchvision's ``name``.
+    """
+    if name not in torchvision_names():
+        raise NasError(f"torchvision has no {name}; {nearest(name, torchvision_names())}")
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of GoogLeNet, about weights never made here
+        ours = _as_run(build(architecture), architecture.input)
+        theirs = _as_run(models.get_model(name, weights=None), (3, 224, 224))
+    kinds = [[type(layer).__name__ for _, layer in layers] for layers in (ours, theirs)]
+    if kinds[0] != kinds[1]:
+        raise NasError(
+            f"the weights of {name} do not fit the network: {_difference(*kinds)}, "
+            "among the layers with weights in the order in which they run"
+        )
+    return {
+        f"{our}.{entry}": f"{their}.{entry}"
+        for (our, layer), (their, _) in zip(ours, theirs, strict=True)
+        for entry in layer.state_dict()
+    }
+
+
+def _as_run(module: nn.Module, x: Shape) -> list[tuple[str, nn.Module]]:
+    """The layers with weights of a module on the meta device, as one training pass runs them."""
+    ran: list[tuple[str, nn.Module]] = []
+
+    def note(name: str, layer: nn.Module, _: Any) -> None:
+        ran.append((name, layer))
+
+    for name, layer in module.named_modules():
+        if next(layer.parameters(recurse=False), None) is not None:
+            layer.register_forward_pre_hook(partial(note, name))
+    module.train()(torch.empty(2, *x))  # two images: BN refuses to train on one value a channel
+    return ran
+
+
+def _difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
+    for i, (our, their) in enumerate(zip(ours, theirs, strict=False), 1):
+        if our != their:
+            return f"number {i} is {our} here and {their} there"
+    return f"there are {len(ours)} here and {len(theirs)} there"
+
+
+def _checked(state_dict: object, where: str) -> State:
+    if not isinstance(state_dict, Mapping):
+        raise NasError(f"{where} is a {type(state_dict).__name__}: must map names to tensors")
+    for key, value in state_dict.items():
+        if not (isinstance(key, str) and isinstance(value, Tensor)):
+            raise NasError(f"{where} has a {type(value).__name__} at {key!r}: must be a tensor")
+    return state_dict
+
+
+def _modern(found: State) -> State:
+    """With the names that DenseNet's layers have had since module names may hold no dots (norm1 for
+    norm.1): torchvision's own files still have the old ones."""
+    old = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
+    return {old.sub(r"\1", key): tensor for key, tensor in found.items()}
+
+
+def _classes(found: State, pairs: Pairs) -> int | None:
+    """The number of classes of a state dict: the length of its last bias. None where it has none."""
+    bias = found.get(list(pairs.values())[-1])
+    return len(bias) if bias is not None and bias.ndim == 1 and len(bias) else None
+
+
+def _fitted(
+    module: nn.Module, found: State, pairs: Pairs, where: str, fresh: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
+    """The entries for ``module`` out of ``found``: all, but those that begin with ``fresh`` and
+    those of an auxiliary classifier that ``found`` lacks whole. Raises NasError."""
+    expected = module.state_dict()
+    for name, part in module.named_modules():
+        own = [key for key in pairs if key.startswith(f"{name}.")]
+        if isinstance(part, AuxHead) and not any(pairs[key] in found for key in own):
+            fresh += (f"{name}.",)
+    state: dict[str, Tensor] = {}
+    wrong = [f"{key} is unknown" for key in found if key not in set(pairs.values())]
+    for ours, theirs in pairs.items():
+        if ours.startswith(fresh):
+            continue
+        shape = tuple(expected[ours].shape)
+        if theirs in found and found[theirs].shape == shape:
+            state[ours] = found[theirs]
+        elif theirs in found:
+            wrong.append(f"{theirs} has the shape {tuple(found[theirs].shape)}, expected {shape}")
+        elif ours.endswith(".num_batches_tracked"):  # files from before torch counted them
+            state[ours] = torch.tensor(0)
+        else:
+            wrong.append(f"{theirs} is missing, expected with the shape {shape}")
+    if wrong:
+        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise NasError(f"{where} does not fit: {'; '.join(wrong[:3])}{more}")
+    return state
+
+
+# --- where a training starts ---------------------------------------------------------------------
+
+
+def initial_state(source: str, architecture: Architecture) -> Start:
+    """Weights for ``architecture``, and the normalisation that they were trained with.
+
+    ``source`` is a network of the zoo (torchvision's pretrained weights), or a file: a checkpoint or
+    a state dict of ours, or a state dict of torchvision's. For another number of classes the head
+    and the auxiliary classifiers are absent from the result. For grey images a stem's weights are
+    summed over its input channels, as if the grey channel were given to each; the normalisation
+    is then the channels' mean. Raises NasError where the weights are not there, not readable or do
+    not fit.
+    """
+    with torch.device("meta"):
+        module = build(architecture)
+    if source in names():
+        name, found, where = source, pretrained(source), f"the pretrained state dict of {source}"
+    else:
+        name, found, where = "", read(Path(source).expanduser()), source
+        if not all(key[:1].isdigit() for key in found):  # ours are numbered elements
+            name = identify(architecture)
+    if name:
+        found, pairs = _modern(found), correspondence(name, architecture)
+        normal = preprocessing(name).normal
+    else:
+        pairs = {key: key for key in module.state_dict()}
+        normal = None
+    stem = next(iter(pairs))
+    if architecture.input[0] == 1 and stem.endswith("weight") and pairs[stem] in found:
+        weight = found[pairs[stem]]
+        if weight.ndim == 4:
+            found = {**found, pairs[stem]: weight.sum(1, keepdim=True)}
+        normal = normal and _grey(normal)
+    fresh: tuple[str, ...] = ()
+    if _classes(found, pairs) not in (None, architecture.classes):
+        head = list(pairs)[-1].rpartition(".")[0]
+        auxiliary = [key for key, part in module.named_modules() if isinstance(part, AuxHead)]
+        fresh = tuple(f"{key}." for key in (head, *auxiliary))
+    return Start(state=_fitted(module, found, pairs, where, fresh), normal=normal)
+
+
+def preprocessing(name: str) -> Preprocessing:
+    """What torchvision's pretrained weights of a network ask for. Raises NasError for none."""
+    preset = _weights(name).transforms()
+    normal = NORMALS.get(name) or Normal(tuple(preset.mean), tuple(preset.std))
+    return Preprocessing(preset.resize_size[0], preset.crop_size[0], normal)
+
+
+def pretrained(name: str) -> State:
+    """torchvision's pretrained weights, from its cache or downloaded into it."""
+    weights = _weights(name)
+    path = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(weights.url).path).name)
+    if not path.is_file():
+        try:
+            with redirect_stdout(sys.stderr):  # torch announces a download on stdout
+                weights.get_state_dict(
+                    map_location="cpu",
+                    progress=sys.stderr.isatty(),
+                    check_hash=True,
+                    weights_only=True,
+                )
+        except (OSError, HTTPException, RuntimeError) as error:
+            raise NasError(
+                f"the pretrained weights of {name} are not here and could not be downloaded "
+                f"({error}): put torchvision's file {path.name} into {path.parent}"
+            ) from None
+    return read(path)
+
+
+def read(path: Path) -> State:
+    """The state dict in a file: a checkpoint of ours, or what torch saved. No code in it is run.
+
+    Raises NasError.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise NasError(
+            f"{path}: {reason}: must be a file, or a network of the zoo; {nearest(str(path), names())}"
+        ) from None
+    try:
+        if data.startswith(checkpoint.FORMAT):
+            held = checkpoint.parse(data)["module"]
+        else:
+            held = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    # torch's reader raises nearly anything on what it cannot read or does not allow.
+    except Exception as error:
+        raise NasError(
+            f"{path} is not a whole file of nothing but tensors ({type(error).__name__}): "
+            "it was not loaded, and nothing in it was run"
+        ) from None
+    return _checked(held, str(path))
+
+
+def identify(architecture: Architecture) -> str:
+    """The name of a network that torchvision has. Raises NasError where it is none."""
+    for name in torchvision_names():
+        try:
+            if network(name, architecture.input, architecture.classes) == architecture:
+                return name
+        except ShapeError:
+            continue
+    raise NasError("weights in torchvision's names need one of its networks: this is none of them")
+
+
+def _weights(name: str) -> Any:
+    if name not in torchvision_names():
+        known = nearest(name, torchvision_names())
+        raise NasError(f"there are no pretrained weights of {name}; {known}")
+    return models.get_model_weights(name).DEFAULT
+
+
+def _grey(normal: Normal) -> Normal:
+    return Normal(
+        (sum(normal.mean) / len(normal.mean),),
+        (sum(normal.std) / len(normal.std),),
+    )
