@@ -103,8 +103,8 @@ class Architecture:
 
 def fold(texts: Sequence[str]) -> list[tuple[str, int]]:
     """Repeats as repeats: the outermost parts of a chain, each with the number of elements it
-    stands for. From left to right, the repetition that saves most is taken, the shortest body first.
-    """
+    stands for. From left to right, the repetition that saves most is taken, the shortest body
+    first."""
     parts: list[tuple[str, int]] = []
     n, i = len(texts), 0
     while i < n:
@@ -167,9 +167,7 @@ class _Closed:
 CLOSED = _Closed()
 
 
-def parse(
-    text: str, input: Shape | None = None, classes: int | None = None
-) -> Architecture:
+def parse(text: str, input: Shape | None = None, classes: int | None = None) -> Architecture:
     """The architecture of a closed pattern.
 
     ``INPUT`` takes ``input`` (channels, height, width) and the last ``FC`` ``classes``, unless
@@ -203,7 +201,7 @@ def close(
     steps = _settle(expansion.steps)
     out = steps[-1].cost.shape if steps else shape
     if len(out) != 1:
-        raise ShapeError(f"the pattern ends in a map of {show(out)}: must end in features, as FC has")
+        raise ShapeError(f"the pattern ends in a map of {show(out)}, not in features (FC or GAP)")
     if classes is not None and out[0] != classes:
         raise ShapeError(f"the pattern ends in {out[0]} features, but there are {classes} classes")
     return Architecture(shape, steps)
@@ -253,9 +251,8 @@ class _Expansion:
                 name = count.name if isinstance(count, Symbol) else ""
                 n = self.chooser.symbol(name, scope) if isinstance(count, Symbol) else count
                 if type(n) is not int or not 0 <= n <= MAX_ELEMENTS:
-                    raise PatternError(
-                        f"{write(tree)}: {n} repeats: must be a whole number from 0 to {MAX_ELEMENTS}"
-                    )
+                    rule = f"must be a whole number from 0 to {MAX_ELEMENTS}"
+                    raise PatternError(f"{write(tree)}: {n} repeats: {rule}")
                 for i in range(1, n + 1):
                     self.rounds += 1
                     if self.rounds > MAX_ELEMENTS:
@@ -300,15 +297,11 @@ class _Expansion:
         chosen = self.chooser.element(call.name, scope)
         if chosen is None:
             raise PatternError(f"{self.where(call, scope)}: {unknown(call.name)}")
-        if isinstance(chosen, Chain) and len(chosen.items) == 1:
-            chosen = chosen.items[0]
-        if not isinstance(chosen, Call):
-            self.add(chosen, scope)
-            return
-        known = {p.name for p in parameters(chosen.name)} if recipe(chosen.name) else set()
-        written = {key for key, _ in chosen.args}
-        more = tuple((k, v) for k, v in call.args if k in known and k not in written)
-        self.call(Call(chosen.name, chosen.args + more, call.at), scope, call.name)
+        element = filled(chosen, call)
+        if isinstance(element, Call):
+            self.call(element, scope, call.name)
+        else:
+            self.add(element, scope)
 
     def arguments(self, call: Call, scope: Scope, alias: str) -> Args:
         takes = parameters(call.name)
@@ -316,8 +309,9 @@ class _Expansion:
         written = _named(call, takes, where)
         args: dict[str, Scalar] = {}
         names = (alias, call.name) if alias else (call.name,)
-        # Required arguments first: whether an optional one matters is seen with those known.
-        for p in sorted(takes, key=lambda p: not p.required):
+        # Required and written arguments first: whether an optional one matters, and fits, is seen
+        # with those known.
+        for p in sorted(takes, key=lambda p: (not p.required, p.name not in written)):
             value: object = None
             if p.name == CLASSES or (call is self.head and p.name == "width" not in written):
                 value = self.classes
@@ -338,13 +332,26 @@ class _Expansion:
             return self.chooser.symbol(symbol.name, scope)
         except Open:
             if p.words:
-                raise PatternError(f"{where}: {p.name} is {symbol.name}: must be {p.rule}") from None
+                told = f"{p.name} is {symbol.name}: must be {p.rule}"
+                raise PatternError(f"{where}: {told}") from None
             raise
 
     def where(self, call: Call, scope: Scope) -> str:
         at = f" at {place(self.text, call.at)}" if self.text else ""
         turn = ", ".join(f"{name} {i}" for name, i in scope.items())
         return f"{write(call)}{at}{f' (repetition {turn})' if turn else ''}"
+
+
+def filled(chosen: Tree, symbol: Call) -> Tree:
+    """What stands for an element symbol: the choice, with the arguments that are written at the
+    symbol added where the choice takes them and does not have them."""
+    if not isinstance(chosen, Call):
+        return chosen
+    takes = parameters(chosen.name)
+    written = {key or p.name for p, (key, _) in zip(takes, chosen.args, strict=False)}
+    known = {p.name for p in takes} - written
+    more = tuple(arg for arg in symbol.args if arg[0] in known)
+    return Call(chosen.name, chosen.args + more, symbol.at)
 
 
 def _named(call: Call, takes: Sequence[Parameter], where: str) -> dict[str, Value]:

@@ -46,7 +46,7 @@ def conv(width: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> Node:
 
 
 def shortcut(x: Shape, width: int, stride: int) -> Node:
-    """The identity where the shape stays, else a strided 1x1 projection (He et al. 2015, option B)."""
+    """The identity where the shape stays, else a 1x1 projection (He et al. 2015, option B)."""
     return identity if x[0] == width and stride == 1 else conv(width, 1, stride) >> BN
 
 
@@ -101,7 +101,7 @@ def dense(x: Shape, *, growth: Width, kernel: Kernel = 3, bottleneck: Ratio = 4)
 
 
 def transition(x: Shape, *, compression: Fraction = 0.5) -> Node:
-    """Between dense stages: compress the channels, halve the map (Huang et al. 2017, DenseNet-C)."""
+    """Compress the channels, halve the map (Huang et al. 2017, section 3: DenseNet-C)."""
     return BN >> RELU >> conv(max(1, int(x[0] * compression)), 1) >> Pool(kind="avg")
 
 

@@ -111,7 +111,7 @@ def _parameter(name: str, hint: Any, default: Any) -> Parameter:
         return Parameter(name, "word", 0, 0, typing.get_args(base), default)
     kinds: dict[Any, Literal["int", "float"]] = {int: "int", float: "float"}
     if base not in kinds:
-        raise TypeError(f"argument {name} is annotated {hint!r}: must be int, float, bool or Literal")
+        raise TypeError(f"{name} is annotated {hint!r}: must be int, float, bool or Literal")
     return Parameter(name, kinds[base], low, high, (), default)
 
 
@@ -169,9 +169,7 @@ def _realise(make: Callable[..., Node], name: str, args: Args, x: Shape) -> tupl
     return tuple(steps)
 
 
-def _says_nothing(
-    make: Callable[..., Node], key: str, args: Args, x: Shape, node: Node
-) -> bool:
+def _says_nothing(make: Callable[..., Node], key: str, args: Args, x: Shape, node: Node) -> bool:
     """Whether leaving the argument to its default gives the same network."""
     rest = {k: v for k, v in args if k != key}
     if next(p for p in _parameters(make) if p.name == key).required:

@@ -1,7 +1,7 @@
 """What bad input raises.
 
 NasError                    the root; the command line prints it as one sentence and exits with 2
-├── PatternError            text that is not a pattern: the place, what was expected, the nearest name
+├── PatternError            text that is no pattern: the place, what was expected, the nearest name
 ├── ShapeError              a feature map that does not fit: the element, its place, the shape
 ├── SpaceError              a space file: the file, the key, the rule
 ├── DataError               a data set that is missing, half there, or of the wrong form

@@ -16,6 +16,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Literal, NamedTuple
 
 from nas.errors import ShapeError
@@ -119,7 +120,7 @@ def seq(*items: Node) -> Node:
     flat: list[Node] = []
     for item in items:
         flat.extend(item.items if isinstance(item, Seq) else (item,))
-    for i, (a, b) in enumerate(zip(flat, flat[1:], strict=False)):
+    for i, (a, b) in enumerate(pairwise(flat)):
         if isinstance(a, Conv) and a.bias is None and isinstance(b, BatchNorm):
             flat[i] = dataclasses.replace(a, bias=False)
     return flat[0] if len(flat) == 1 else Seq(tuple(flat))

@@ -164,5 +164,6 @@ def _module(node: Node, x: Shape, fresh: bool = False) -> nn.Module:
         case Flatten():
             return nn.Flatten()
         case SqueezeExcite(squeeze, kind):
-            return SqueezeExcitation(x[0], squeeze, ACTIVATIONS[kind])
+            gate: nn.Module = SqueezeExcitation(x[0], squeeze, ACTIVATIONS[kind])
+            return gate
     raise TypeError(f"no module for {node!r}")

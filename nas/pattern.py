@@ -127,16 +127,17 @@ class _Reader:
         return Chain(items)
 
     def element(self) -> tuple[Call | Repeat | Maybe, ...]:
-        body: Chain | Call | Repeat = self.primary()
+        primary = self.primary()
+        body: Chain | Call | Repeat = primary
         if self.take("*"):
             at = self.tokens[self.i][2]
             if number := self.take("number"):
                 count = _number(number)
                 if not isinstance(count, int):
                     self.fail("a whole number of repeats", at, repr(number))
-                body = Repeat(body, count)
+                body = Repeat(primary, count)
             elif name := self.take("name"):
-                body = Repeat(body, Symbol(name, at))
+                body = Repeat(primary, Symbol(name, at))
             else:
                 self.expected("a number of repeats or a symbol after '*'")
         if self.take("?"):
@@ -182,9 +183,10 @@ class _Reader:
         at = self.tokens[self.i][2]
         if number := self.take("number"):
             return _number(number)
-        if name := self.take("name"):
-            return Symbol(name, at)
-        self.expected("a number, a word or a symbol")
+        name = self.take("name")
+        if name is None:
+            self.expected("a number, a word or a symbol")
+        return Symbol(name, at)
 
 
 def read(text: str) -> Chain:

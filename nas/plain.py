@@ -20,11 +20,12 @@ class _Loader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise SpaceError(f"{_line(self.peek_event())}: aliases (*name) have no place here")
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent):
+            raise SpaceError(f"{_line(event)}: aliases (*name) have no place here")
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise SpaceError(f"{_line(self.peek_event())}: nested more than {MAX_DEPTH} deep")
+            raise SpaceError(f"{_line(event)}: nested more than {MAX_DEPTH} deep")
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -67,7 +68,7 @@ def load_mapping(path: Path) -> dict[str, Any]:
 
 def parse_mapping(text: str, source: str) -> dict[str, Any]:
     try:
-        data = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+        data = yaml.load(text, _Loader)  # a SafeLoader
     except SpaceError as error:
         raise SpaceError(f"{source}: {error}") from None
     except yaml.MarkedYAMLError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -14,19 +14,19 @@ from typing import Any
 from nas.architecture import (
     DEFAULT_CLASSES,
     DEFAULT_INPUT,
-    MAX_ELEMENTS,
     Architecture,
     Open,
     Scope,
     close,
 )
-from nas.domains import Choice, Domain, Floats, Ints, Progression, Trial, read_domain
-from nas.elements import Args, Parameter, Scalar, names, parameters, recipe, unknown
-from nas.errors import NasError, PatternError, ShapeError, SpaceError, nearest
+from nas.domains import Choice, Domain, Progression, Trial, read_domain
+from nas.elements import Args, Parameter, Scalar, recipe
+from nas.errors import NasError, ShapeError, SpaceError, nearest
 from nas.job import Recipe
 from nas.layers import LAYERS, Shape
-from nas.pattern import Call, Chain, Maybe, Repeat, Symbol, Tree, read, write
+from nas.pattern import Chain, Tree, read
 from nas.plain import load_mapping, write_mapping
+from nas.symbols import alternatives, check, symbols
 
 KEYS = ("name", "about", "pattern", "where", "constraints", "objectives", "recipe", "input",
         "classes", "large")  # fmt: skip
@@ -95,7 +95,7 @@ class Space:
 
     def suggest_recipe(self, trial: Trial, base: Recipe | None = None) -> Recipe:
         """``base`` with the settings that the space fixes or searches."""
-        told = {key: d.values.ask(trial, f"recipe.{key}") for key, d in self.recipe.items()}  # type: ignore[union-attr, call-arg]
+        told = {key: d.values.ask(trial, f"recipe.{key}") for key, d in self.recipe.items()}  # type: ignore[call-arg]
         return dataclasses.replace(base or Recipe(), **told)  # type: ignore[arg-type]
 
     def sample(self, seed: int) -> Architecture:
@@ -121,19 +121,24 @@ class Space:
         raise SpaceError(f"{self.source or self.name}: no draw in 100 fits; the last: {reason}")
 
     def excess(self, architecture: Architecture) -> dict[str, float]:
-        """The constraints that arithmetic can tell and the architecture breaks, with by how much."""
+        """The constraints of arithmetic that the architecture breaks, each with by how much."""
         known = {"params": architecture.params, "macs": architecture.macs}
         over = {m: b.excess(known[m]) for m, b in self.constraints.items() if m in known}
         return {metric: by for metric, by in over.items() if by > 0}
 
     @property
     def closed(self) -> bool:
-        keys = _keys(read_cached(self.pattern), self.elements)
-        return not self.domains and all(key.kind == "argument" for key in keys)
+        return not self.open_keys()
 
     def open_keys(self) -> frozenset[str]:
-        """The names of all that is open in the pattern, with or without a domain."""
-        return frozenset(key.name for key in _keys(read_cached(self.pattern), self.elements))
+        """The names of all that is open in the pattern; optional elements may have no domain."""
+        found = symbols(read_cached(self.pattern), self.elements)
+        return frozenset(
+            name
+            for symbol in found
+            for name in symbol.names
+            if symbol.kind != "argument" or name in self.domains
+        )
 
 
 class Draw:
@@ -220,7 +225,7 @@ class _Chosen:
                 continue
             if scope.get(domain.first, 1) != 1:
                 return None
-            if parameter.required or _matters(names[-1], known, parameter.name, domain, x):
+            if parameter.required or _offered(names[-1], known, parameter.name, domain, x):
                 return self.value(key, domain, scope)
             return None
         return None
@@ -240,28 +245,24 @@ class _Chosen:
 PRESENCE = Domain(Choice(("present", "absent")))
 
 
-def _matters(name: str, known: Args, parameter: str, domain: Domain, x: Shape) -> bool:
-    """Whether two values of an optional argument give different networks here. The expansion of a
-    block without a bottleneck, say, is not asked for."""
-    values = domain.values.some()
-    return len(values) > 1 and _differs(name, recipe(name), known, parameter, values, x)
+def _offered(name: str, known: Args, parameter: str, domain: Domain, x: Shape) -> bool:
+    """Whether an optional argument is asked for here: each of its values must fit the map, and they
+    must make a difference. The expansion of a block without a bottleneck, say, makes none."""
+    return _choosable(name, recipe(name), known, parameter, domain.values.some(), x)
 
 
 @lru_cache(maxsize=65_536)
-def _differs(
+def _choosable(
     name: str, make: Any, known: Args, parameter: str, values: tuple[Scalar, ...], x: Shape
 ) -> bool:
     shape = () if name in LAYERS else (x,)
-    seen = []
-    for value in values:
-        try:
-            node = make(*shape, **dict(known), **{parameter: value})
-        except ShapeError:
-            node = None
-        if seen and node != seen[0]:
-            return True
-        seen.append(node)
-    return False
+    try:
+        nodes = [make(*shape, **dict(known), **{parameter: value}) for value in values]
+        for node in nodes:
+            node.cost(x)
+    except ShapeError:
+        return False
+    return len(nodes) == 1 or any(node != nodes[0] for node in nodes)
 
 
 # --- space files ---------------------------------------------------------------------------------
@@ -346,7 +347,7 @@ def _read_space(data: Mapping[str, Any], input: Shape | None, classes: int | Non
         about=" ".join(str(data.get("about", "")).split()),
         pattern=pattern,
         domains=domains,
-        elements=_alternatives(tree, domains),
+        elements=alternatives(tree, domains),
         constraints={k: read_bound(v, f"constraints.{k}") for k, v in bounds.items()},
         objectives={k: read_direction(v, f"objectives.{k}") for k, v in objectives.items()},
         recipe={k: read_domain(v, f"recipe.{k}") for k, v in recipe_section.items()},
@@ -361,7 +362,9 @@ def _read_space(data: Mapping[str, Any], input: Shape | None, classes: int | Non
             raise SpaceError(f"recipe.{key}: a setting has one value for the whole network")
         for value in domain.values.some():
             Recipe.of({key: value})
-    _check(space, tree)
+    check(tree, space.elements, domains)
+    if space.closed:
+        close(tree, input=space.input, classes=space.classes, text=pattern)
     return space
 
 
@@ -371,139 +374,3 @@ def _own_input(data: Mapping[str, Any]) -> Shape:
     if not fits or any(type(size) is not int or not 1 <= size <= 65_536 for size in own):
         raise SpaceError(f"input: {own!r}: must be [channels, height, width]")
     return tuple(own)
-
-
-def _alternatives(
-    tree: Chain, domains: Mapping[str, Domain]
-) -> dict[str, Mapping[str, Tree]]:
-    """What each element symbol may stand for."""
-    found: dict[str, Mapping[str, Tree]] = {}
-    for call, _ in _calls(tree, ()):
-        if call.name == "INPUT" or recipe(call.name) is not None:
-            continue
-        if call.name not in domains:
-            raise PatternError(f"{write(call)}: {unknown(call.name)}, or a domain under where")
-        values = domains[call.name].values
-        if not isinstance(values, Choice) or not all(isinstance(v, str) for v in values.values):
-            raise SpaceError(f"where.{call.name}: must be a choice of elements, such as [PLAIN]")
-        trees: dict[str, Tree] = {}
-        for value in values.values:
-            try:
-                trees[str(value)] = read(str(value))
-            except PatternError as error:
-                raise SpaceError(f"where.{call.name}: {value!r}: {error}") from None
-            for inner, _ in _calls(trees[str(value)], ()):
-                if recipe(inner.name) is None:
-                    raise SpaceError(f"where.{call.name}: {value!r}: {unknown(inner.name)}")
-        found[call.name] = trees
-    return found
-
-
-def _calls(tree: Tree, scope: tuple[str, ...]) -> Iterator[tuple[Call, tuple[str, ...]]]:
-    """Every call in a tree, with the symbols of the repetitions around it."""
-    match tree:
-        case Call():
-            yield tree, scope
-        case Repeat(body, count):
-            yield from _calls(body, (*scope, count.name) if isinstance(count, Symbol) else scope)
-        case Maybe(body):
-            yield from _calls(body, scope)
-        case Chain(items):
-            for item in items:
-                yield from _calls(item, scope)
-
-
-@dataclass(frozen=True, slots=True)
-class _Key:
-    """An open symbol where it stands: what its values must be, and the repetitions around it."""
-
-    name: str
-    kind: str  # "count", "present", "element", "value", "argument"
-    scope: tuple[str, ...]
-    parameter: Parameter | None = None
-
-    @property
-    def must(self) -> bool:
-        """Whether nothing can stand in for a missing domain."""
-        needed = self.parameter is not None and self.parameter.required
-        return self.kind in ("count", "element", "value") or (self.kind == "argument" and needed)
-
-
-def _keys(
-    tree: Tree,
-    elements: Mapping[str, Mapping[str, Tree]],
-    scope: tuple[str, ...] = (),
-    alias: str = "",
-    head: Call | None = None,
-) -> Iterator[_Key]:
-    """Every open symbol of a tree."""
-    match tree:
-        case Chain(items):
-            last = items[-1]
-            for item in items:
-                yield from _keys(item, elements, scope, alias, last if isinstance(last, Call) else None)
-        case Repeat(body, count):
-            if isinstance(count, Symbol):
-                yield _Key(count.name, "count", scope)
-                scope = (*scope, count.name)
-            yield from _keys(body, elements, scope, alias)
-        case Maybe(body):
-            yield _Key(write(tree), "present", scope)
-            yield from _keys(body, elements, scope, alias)
-        case Call(name, args) if name in elements:
-            yield _Key(name, "element", scope)
-            for alternative in elements[name].values():
-                yield from _keys(alternative, elements, scope, name)
-        case Call(name, args) if name != "INPUT" and recipe(name) is not None:
-            takes = parameters(name)
-            written = {key or takes[i].name: value for i, (key, value) in enumerate(args[: len(takes)])}
-            for p in takes:
-                value = written.get(p.name)
-                if isinstance(value, Symbol) and value.name not in p.words:
-                    yield _Key(value.name, "value", scope, p)
-                elif value is None and not (tree is head and name == "FC" and p.name == "width"):
-                    for owner in {alias, name} - {""}:
-                        yield _Key(f"{owner}.{p.name}", "argument", scope, p)
-
-
-def _check(space: Space, tree: Chain) -> None:
-    """Every domain belongs to an open symbol and has fitting values; every symbol has a domain."""
-    keys = list(_keys(tree, space.elements))
-    known = {key.name for key in keys}
-    for name in space.domains:
-        if name not in known and name not in space.elements:
-            raise SpaceError(f"where.{name}: nothing in the pattern has that name; {nearest(name, known)}")
-    for key in keys:
-        domain = space.domains.get(key.name)
-        if domain is None:
-            owners = [k.name for k in keys if k.kind == "argument" and k.parameter is key.parameter]
-            if key.must and not any(owner in space.domains for owner in owners):
-                rule = f": {key.parameter.rule}" if key.parameter else ""
-                raise SpaceError(f"{key.name} is open: it needs a value or a domain under where{rule}")
-            continue
-        _check_values(key, domain)
-        for name in (*domain.per, *([domain.first] if domain.first else [])):
-            if name not in key.scope:
-                around = f"inside {', '.join(key.scope)}" if key.scope else "in no repetition"
-                raise SpaceError(f"where.{key.name}.per: {name}: {key.name} stands {around}")
-        if domain.first and key.kind != "argument":
-            raise SpaceError(f"where.{key.name}.first: only arguments with a default take it")
-    if not keys:
-        close(tree, input=space.input, classes=space.classes, text=space.pattern)
-
-
-def _check_values(key: _Key, domain: Domain) -> None:
-    where = f"where.{key.name}"
-    values = domain.values
-    if key.kind == "count":
-        if not isinstance(values, (Choice, Ints)):
-            raise SpaceError(f"{where}: must be int or choice: it counts repetitions")
-        for value in values.some():
-            if type(value) is not int or not 0 <= value <= MAX_ELEMENTS:
-                raise SpaceError(f"{where}: {value!r}: must be whole numbers from 0 to {MAX_ELEMENTS}")
-    elif key.kind == "present":
-        if not isinstance(values, Choice) or not set(values.values) <= {"present", "absent"}:
-            raise SpaceError(f"{where}: must be a choice of present and absent")
-    elif key.parameter is not None:
-        for value in values.some():
-            key.parameter.check(value, where)
