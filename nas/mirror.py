@@ -121,7 +121,7 @@ class Mirror:
                     log.warning(
                         "the dashboard's copy of study %r falls behind (%s); the search goes on",
                         self._study.name,
-                        " ".join(str(error).split()) or type(error).__name__,
+                        (str(error) or type(error).__name__).splitlines()[0],
                     )
                 self._failed = True
             if last:
@@ -146,6 +146,8 @@ class Mirror:
             @event.listens_for(storage.engine, "connect")
             def _settings(connection: Any, _: object) -> None:
                 connection.execute("PRAGMA synchronous=NORMAL")
+
+            storage.engine.dispose()  # the connection that made the tables has not heard of it
 
         self._copy = self._find_copy(storage)
         self._storage = storage

@@ -262,14 +262,14 @@ def test_a_failure_warns_once_and_is_made_good(
     monkeypatch.setattr(mirrors, "PAUSE", 0.01)
     Mirror(store, study).catch_up()
     with store.engine.begin() as connection:
-        connection.execute(text("ALTER TABLE trial_params RENAME TO hidden"))
+        connection.execute(text("ALTER TABLE trial_params RENAME param_value TO hidden"))
     run(store, study, RESULT)
     with caplog.at_level(logging.WARNING, "nas.mirror"):
         mirror = Mirror(store, study).start()
         time.sleep(0.5)
         run(store, study, RESULT)  # the search goes on
         with store.engine.begin() as connection:
-            connection.execute(text("ALTER TABLE hidden RENAME TO trial_params"))
+            connection.execute(text("ALTER TABLE trial_params RENAME hidden TO param_value"))
         assert mirror.close()
     [record] = [record for record in caplog.records if record.name == "nas.mirror"]
     assert "'digits' falls behind" in record.getMessage()

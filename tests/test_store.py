@@ -92,7 +92,7 @@ def begin(store: Store, study: StudyRow, n: int = 0) -> Claim:
     return claim
 
 
-def another(store: Store, lease: float = 60.0, name: str = "elsewhere//1/2") -> Store:
+def another(store: Store, lease: float = 60.0, name: str = "elsewhere//1/2/a") -> Store:
     """A second driver on the same record, on a machine that cannot be looked into."""
     return dataclasses.replace(store, driver=name, lease=lease)
 
@@ -299,7 +299,7 @@ def test_a_requeued_attempt_fences_the_one_before(store: Store, study: StudyRow)
 
 def test_an_expired_lease_is_taken_over(store: Store, study: StudyRow) -> None:
     frozen = another(store, lease=-1.0)
-    alive = another(store, name="elsewhere//3/4")
+    alive = another(store, name="elsewhere//3/4/b")
     lost, kept = begin(frozen, study, 0), begin(alive, study, 1)
     assert store.recover(study.id) == [0]
     assert store.recover(study.id) == []
@@ -314,7 +314,7 @@ def test_an_expired_lease_is_taken_over(store: Store, study: StudyRow) -> None:
 
 
 def test_a_beat_renews_every_lease_of_its_driver_only(store: Store, study: StudyRow) -> None:
-    mine, theirs = another(store, lease=-1.0), another(store, lease=-1.0, name="elsewhere//3/4")
+    mine, theirs = another(store, lease=-1.0), another(store, lease=-1.0, name="elsewhere//3/4/b")
     held = {begin(mine, study, n).token for n in range(3)}
     begin(theirs, study, 3)
     assert dataclasses.replace(mine, lease=60.0).beat() == held
@@ -356,9 +356,9 @@ def test_what_a_killed_driver_left_is_recovered_at_once(url: str, store: Store) 
 
 def test_a_driver_is_gone_only_when_that_is_sure() -> None:
     here = driver.name()
-    place, pid, start = here.rsplit("/", 2)
+    place, pid, start, nonce = here.rsplit("/", 3)
     assert not driver.gone(here)
-    assert driver.gone(f"{place}/{pid}/{int(start) - 1}")  # its number was given out again
+    assert driver.gone(f"{place}/{pid}/{int(start) - 1}/{nonce}")  # its number was given out again
     assert not driver.gone(f"otherhost{here}")
 
 
@@ -392,7 +392,7 @@ def test_waiting_trials_are_shared_out(url: str, store: Store, study: StudyRow) 
     got: list[int] = []
 
     def take(n: int) -> None:
-        mine = another(store, name=f"elsewhere//{n}/0")
+        mine = another(store, name=f"elsewhere//{n}/0/c")
         while claims := mine.claim(study.id, 3):
             got.extend(claim.trial.number for claim in claims)
 

@@ -33,6 +33,16 @@ DRIVERS = {
 # timeout, when another has written in between. So what will write says so from its first word.
 WRITES = {"nas_begin": "BEGIN IMMEDIATE"}
 
+# PostgreSQL's client by itself waits two hours for a server whose machine vanished. In seconds,
+# but tcp_user_timeout in milliseconds; the URL's query overrides each.
+LIBPQ = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+
 BUSY_SECONDS = 10.0  # one wait for SQLite's lock; Ctrl-C is heard only between two waits
 MIGRATION_LOCK = 0x6E61735F  # PostgreSQL's advisory lock: any number that nobody else uses
 
@@ -147,9 +157,11 @@ def passes(error: DBAPIError) -> bool:
 
 def _engine(url: URL) -> Engine:
     if url.drivername != "sqlite":
-        arguments = {} if "connect_timeout" in url.query else {"connect_timeout": 5}
         return create_engine(
-            url, pool_pre_ping=True, connect_args=arguments, json_serializer=_compact
+            url,
+            pool_pre_ping=True,
+            connect_args={k: v for k, v in LIBPQ.items() if k not in url.query},
+            json_serializer=_compact,
         )
     engine = create_engine(url, json_serializer=_compact, connect_args={"timeout": BUSY_SECONDS})
 

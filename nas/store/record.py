@@ -34,6 +34,7 @@ from nas.store.rows import (
     trial_of,
 )
 from nas.store.steps import (
+    RUNNING,
     TRIAL,
     add_trials,
     claims_of,
@@ -176,7 +177,6 @@ class Store:
         False, with nothing changed, for the late result of an attempt that was given to another
         driver or requeued, and for a result that was delivered before.
         """
-
         state: AttemptState = "failed" if isinstance(outcome, Failure) else "finished"
 
         def work(connection: Connection, again: bool) -> bool:
@@ -249,7 +249,7 @@ class Store:
         """
         renewed = (
             update(attempts)
-            .where(attempts.c.state == "running", attempts.c.driver == self.driver)
+            .where(RUNNING, attempts.c.driver == self.driver)
             .values(lease_until=now() + self.lease)
             .returning(attempts.c.token)
         )
@@ -264,7 +264,7 @@ class Store:
         running = (
             select(attempts.c.token, attempts.c.driver, attempts.c.lease_until < now())
             .join(trials)
-            .where(trials.c.study_id == study_id, attempts.c.state == "running")
+            .where(trials.c.study_id == study_id, RUNNING)
         )
         held = self._all(running)
         gone = {name for name in {driver for _, driver, _ in held} if drivers.gone(name)}
@@ -275,7 +275,7 @@ class Store:
             update(attempts)
             .where(
                 attempts.c.token.in_(over),
-                attempts.c.state == "running",
+                RUNNING,
                 # Looked at again: its driver may have renewed it in between.
                 (attempts.c.lease_until < now()) | attempts.c.driver.in_(gone),
             )

@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, insert, literal_column, select, update
 
 from nas.job import Failure, Outcome
 from nas.store.rows import Ask, AttemptState, Claim, TrialRow, TrialState, clean, trial_of
 from nas.store.tables import attempts, now, studies, trials
+
+# Written out, not a parameter: only so SQLite sees that the index of running attempts serves.
+RUNNING = attempts.c.state == literal_column("'running'")
 
 TRIAL = [trials.c[f.name] for f in fields(TrialRow)]
 
@@ -71,7 +74,7 @@ def end_attempt(
         told |= {"failure": outcome.kind, "reason": clean(outcome.reason)}
     ended = (
         update(attempts)
-        .where(attempts.c.token == token, attempts.c.state == "running")
+        .where(attempts.c.token == token, RUNNING)
         .values(told)
         .returning(attempts.c.trial_id)
     )

@@ -95,6 +95,7 @@ trials = Table(
     Column("reused_from", ForeignKey("nas_trials.id")),
     UniqueConstraint("study_id", "number"),
     Index("ix_nas_trials_reuse", "fingerprint", "job_key"),
+    Index("ix_nas_trials_state", "study_id", "state", "number"),
 )
 
 attempts = Table(

@@ -80,6 +80,7 @@ def upgrade() -> None:
         ),
     )
     op.create_index("ix_nas_trials_reuse", "nas_trials", ["fingerprint", "job_key"])
+    op.create_index("ix_nas_trials_state", "nas_trials", ["study_id", "state", "number"])
     op.create_table(
         "nas_attempts",
         sa.Column("token", sa.String(32), nullable=False),
