@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Belief:
-    """One objective at m candidates: normals on the scale of ``warp`` (None: the objective's own)."""
+    """One objective at m candidates: normals on the scale of ``warp`` (None: its own units)."""
 
     mean: Floats
     deviation: Floats
@@ -40,7 +40,7 @@ def shortfall(levels: Floats, belief: Belief) -> Floats:
     mean, deviation = belief.mean[:, None], np.maximum(belief.deviation[:, None], 1e-9)
     gap = warped[None, :] - mean
     z = gap / deviation
-    under = gap * ndtr(z) + deviation * np.exp(-0.5 * z * z) / np.sqrt(2.0 * np.pi)
+    under: Floats = gap * ndtr(z) + deviation * np.exp(-0.5 * z * z) / np.sqrt(2.0 * np.pi)
     if belief.warp is None:
         return under
     # Below the lowest level lies what was never seen: one warped unit there stands for the rest.

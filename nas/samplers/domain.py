@@ -6,10 +6,11 @@ a number), NaN where the parameter is inactive.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,6 +23,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.trial import FrozenTrial
 
 Floats = NDArray[np.float64]
 
@@ -78,7 +80,8 @@ class Parameter:
             return np.where(np.isnan(values), np.nan, self._rank[index] / max(self.size - 1, 1))
         low, high = self._bounds
         assert isinstance(d, (IntDistribution, FloatDistribution))
-        return ((np.log(values) if d.log else values) - low) / ((high - low) or 1.0)
+        units: Floats = ((np.log(values) if d.log else values) - low) / (high - low)
+        return units
 
     def internal(self, unit: Floats) -> Floats:
         """The admissible values nearest to positions in [0, 1]."""
@@ -91,7 +94,8 @@ class Parameter:
         values = np.exp(values) if d.log else values
         if d.step is not None:
             values = d.low + np.rint((values - d.low) / d.step) * d.step
-        return np.clip(values, d.low, d.high)
+        clipped: Floats = np.clip(values, d.low, d.high)
+        return clipped
 
     def draw(self, rng: np.random.Generator, n: int) -> Floats:
         """``n`` internal values, uniform (in the logarithm where the distribution says so)."""
@@ -101,7 +105,8 @@ class Parameter:
         steps = rng.integers(int(self.size), size=n).astype(float)
         if isinstance(d, CategoricalDistribution):
             return steps
-        assert isinstance(d, (IntDistribution, FloatDistribution)) and d.step is not None
+        assert isinstance(d, (IntDistribution, FloatDistribution))
+        assert d.step is not None
         return np.clip(d.low + steps * d.step, d.low, d.high)
 
     def near(self, rng: np.random.Generator, values: Floats) -> Floats:
@@ -135,14 +140,13 @@ class Domain:
         return math.prod(p.size for p in self.parameters)
 
     def row(self, params: Mapping[str, Any]) -> Floats:
-        """The row of one parameter set; a value outside of its distribution raises ValueError."""
-        return np.array(
-            [
-                p.distribution.to_internal_repr(params[p.name]) if p.name in params else np.nan
-                for p in self.parameters
-            ],
-            dtype=float,
-        )
+        """The row of one parameter set. A value of another kind than its distribution's is NaN."""
+        row = np.full(len(self.parameters), np.nan)
+        for k, p in enumerate(self.parameters):
+            if p.name in params:
+                with contextlib.suppress(ValueError):
+                    row[k] = p.distribution.to_internal_repr(params[p.name])
+        return row
 
     def params(self, row: Floats) -> dict[str, Any]:
         """The active parameters of a row, by name, as the objective function sees them."""
@@ -166,7 +170,7 @@ class Domain:
 
         What a change makes active is drawn; what it makes inactive is dropped.
         """
-        n, width = rows.shape
+        n = len(rows)
         active = ~np.isnan(rows)
         picked = rng.random(rows.shape) < 0.5 / np.maximum(active.sum(axis=1, keepdims=True), 1)
         first = np.argmax(np.where(active, rng.random(rows.shape), -1.0), axis=1)
@@ -246,6 +250,33 @@ class Rule:
         on = np.array([on for _, on in known])
         nearest = np.abs(np.nan_to_num(values)[:, None] - at[None, :]).argmin(axis=1)
         return np.where(np.isnan(values), self.seen.get(None, False), on[nearest])
+
+
+def union(trials: Iterable[FrozenTrial]) -> dict[str, BaseDistribution]:
+    """Every parameter seen, in the order first asked for, with the widest range it was given."""
+    found: dict[str, BaseDistribution] = {}
+    for trial in trials:
+        for name, d in trial.distributions.items():
+            known = found.setdefault(name, d)
+            if known is not d and known != d:
+                found[name] = _wider(known, d)
+    return found
+
+
+def _wider(a: BaseDistribution, b: BaseDistribution) -> BaseDistribution:
+    """One distribution for both; of two kinds that do not mix, the first (Optuna refuses those)."""
+    if isinstance(a, IntDistribution) and isinstance(b, IntDistribution):
+        step = a.step if a.step == b.step else 1
+        return IntDistribution(min(a.low, b.low), max(a.high, b.high), log=a.log, step=step)
+    if isinstance(a, FloatDistribution) and isinstance(b, FloatDistribution):
+        grid = a.step if a.step == b.step else None
+        return FloatDistribution(min(a.low, b.low), max(a.high, b.high), log=a.log, step=grid)
+    return a
+
+
+def keys(rows: Floats) -> list[bytes]:
+    """One key a row, equal for equal parameter sets."""
+    return [row.tobytes() for row in np.nan_to_num(rows, nan=-1e300)]
 
 
 def learn_rules(rows: Floats) -> tuple[Rule, ...]:

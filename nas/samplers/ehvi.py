@@ -9,19 +9,19 @@ stored study goes on as the old one would have.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.samplers.domain import Domain, learn_rules
+from nas.samplers.domain import Domain, keys, learn_rules, union
 from nas.samplers.gp import Settings, fit, squared
 from nas.samplers.model import Finished, Model
 
@@ -79,7 +79,7 @@ class Evidence:
     @cached_property
     def taken(self) -> frozenset[bytes]:
         """What is never proposed again."""
-        return frozenset(_keys(self.rows))
+        return frozenset(keys(self.rows))
 
 
 class EHVISampler(BaseSampler):
@@ -110,7 +110,7 @@ class EHVISampler(BaseSampler):
         """What the problem declares, or the union of the distributions in the study's trials."""
         if self._problem is not None:
             return dict(self._problem.distributions)
-        return _union(study.get_trials(deepcopy=False))
+        return union(study.get_trials(deepcopy=False))
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -130,7 +130,7 @@ class EHVISampler(BaseSampler):
             return domain.params(rows[rng.integers(len(rows))]) if len(rows) else {}
         model = self._model(evidence)
         if model is None:
-            return domain.params(_farthest(evidence, rows))
+            return domain.params(rows[_farthest(evidence, rows)])
         reference = model.reference(costs)
         scores = model.score(rows, costs, reference)
         parents = np.vstack([model.best(BEST), rows[np.argsort(-scores)[:BEST]]])
@@ -156,13 +156,9 @@ class EHVISampler(BaseSampler):
         model = self._model(evidence)
         if model is None:
             return values, np.full_like(values, np.nan)
-        x, _ = evidence.domain.embed(np.array([evidence.domain.row(t.params) for t in trials]))
-        deviations = np.zeros_like(values)
-        for k, surrogate in enumerate(model.surrogates):
-            if surrogate is not None:
-                mean, deviations[:, k] = surrogate.moments(x)
-                values[:, k] = mean * evidence.signs[k]
-        return values, deviations
+        rows = np.array([evidence.domain.row(t.params) for t in trials])
+        means, deviations = model.posterior(rows)
+        return np.where(np.isnan(means), values, means * evidence.signs), np.nan_to_num(deviations)
 
     def sample_independent(
         self,
@@ -190,9 +186,11 @@ class EHVISampler(BaseSampler):
         finished = tuple(read[number] for number in sorted(read))
         met = [f.row for f in finished if f.values is not None][-LEARNED_FROM:]
         return Evidence(
-            replace(domain, rules=learn_rules(np.array(met))) if met and not self._problem else domain,
+            replace(domain, rules=learn_rules(np.array(met)))
+            if met and not self._problem
+            else domain,
             finished,
-            np.array(pending).reshape(-1, len(domain.parameters)),
+            np.array(pending).reshape(len(pending), len(domain.parameters)),
             np.array(signs),
         )
 
@@ -244,7 +242,7 @@ class EHVISampler(BaseSampler):
             chance = random.Random(int(rng.integers(1 << 62)))
             whole = [domain.row(problem.complete(domain.params(row), chance)) for row in rows]
             rows = np.array(whole).reshape(-1, len(domain.parameters))
-        fresh = {key: k for k, key in enumerate(_keys(rows)) if key not in evidence.taken}
+        fresh = {key: k for k, key in enumerate(keys(rows)) if key not in evidence.taken}
         rows = rows[list(fresh.values())]
         if problem is None:
             return rows, np.full((len(rows), len(evidence.signs)), np.nan)
@@ -252,22 +250,6 @@ class EHVISampler(BaseSampler):
         possible = [k for k, known in enumerate(costs) if known is not None]
         table = np.array([costs[k] for k in possible]).reshape(-1, len(evidence.signs))
         return rows[possible], table
-
-
-def _union(trials: Iterable[FrozenTrial]) -> dict[str, BaseDistribution]:
-    """Every parameter seen, in the order first asked for, with the widest range it was given."""
-    union: dict[str, BaseDistribution] = {}
-    for trial in trials:
-        for name, d in trial.distributions.items():
-            known = union.setdefault(name, d)
-            if known is d or known == d or type(known) is not type(d):
-                continue
-            if isinstance(d, (IntDistribution, FloatDistribution)):
-                assert isinstance(known, (IntDistribution, FloatDistribution))
-                low, high = min(d.low, known.low), max(d.high, known.high)
-                step = d.step if d.step == known.step else (1 if isinstance(d, IntDistribution) else None)
-                union[name] = type(d)(low, high, log=d.log, step=step)
-    return union
 
 
 def _finished(trial: FrozenTrial, domain: Domain, signs: Floats) -> Finished:
@@ -278,15 +260,10 @@ def _finished(trial: FrozenTrial, domain: Domain, signs: Floats) -> Finished:
     return Finished(domain.row(trial.params), values, trial.constraints)
 
 
-def _farthest(evidence: Evidence, rows: Floats) -> Floats:
+def _farthest(evidence: Evidence, rows: Floats) -> int:
     """The row least like any tried so far: the start is spread over the space."""
     if not len(evidence.rows):
-        return rows[0]
+        return 0
     x, _ = evidence.domain.embed(rows)
     tried, _ = evidence.domain.embed(evidence.rows)
-    return rows[np.argmax(squared(x, tried).min(axis=1))]
-
-
-def _keys(rows: Floats) -> list[bytes]:
-    """What two rows of the same parameter set have in common."""
-    return [row.tobytes() for row in np.nan_to_num(rows, nan=-1e300)]
+    return int(np.argmax(squared(x, tried).min(axis=1)))

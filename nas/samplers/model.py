@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import moocore
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from nas.samplers.acquisition import Belief, improvement
-from nas.samplers.domain import Domain
+from nas.samplers.domain import Domain, keys
 from nas.samplers.gp import GP, Settings, Warp
 
 Floats = NDArray[np.float64]
@@ -62,12 +63,12 @@ class Surrogate:
         """The surrogate once evaluations at ``x`` have come out as expected (kriging believer)."""
         return Surrogate(self.warp, self.process.believing(x)) if len(x) else self
 
-    def expected(self, x: Floats) -> Floats:
-        """The median, in the quantity's units."""
-        return self.warp.inverse(self.process.mean(x))
+    def observed(self) -> tuple[Floats, Floats]:
+        """Mean and standard deviation at the observed rows, in the quantity's units."""
+        return self.warp.moments(*self.process.observed())
 
-    def moments(self, x: Floats) -> tuple[Floats, Floats]:
-        """Mean and standard deviation, in the quantity's units."""
+    def predict(self, x: Floats) -> tuple[Floats, Floats]:
+        """Mean and standard deviation at other rows, in the quantity's units."""
         return self.warp.moments(*self.process.predict(x))
 
     def chance_below(self, level: float, x: Floats) -> Floats:
@@ -82,15 +83,18 @@ class Model:
     """The surrogates (None: an objective told beforehand) and the front they predict.
 
     ``limits`` are surrogates that must stay below a level: constraints, and failure itself.
-    ``rows`` (n, parameters) are the feasible rows, pending ones behind them, and ``values``
-    (n, objectives) what is believed of them, minimised.
+    ``rows`` (n, parameters) are the rows it rests on, pending ones last; ``means`` and
+    ``deviations`` (n, objectives) what is believed of them, minimised; ``feasible`` (n,) whether
+    they keep the constraints.
     """
 
     domain: Domain
     surrogates: tuple[Surrogate | None, ...]
     limits: tuple[tuple[Surrogate, float], ...]
     rows: Floats
-    values: Floats
+    means: Floats
+    deviations: Floats
+    feasible: NDArray[np.bool_]
 
     @classmethod
     def of(
@@ -112,7 +116,7 @@ class Model:
         kept = _representative(values)
         rows, values = np.array([measured[k].row for k in kept]), values[kept]
         feasible = np.array([measured[k].feasible for k in kept])
-        x, x_pending = domain.embed(rows)[0], domain.embed(pending)[0]
+        x_pending, _ = domain.embed(pending)
 
         def learned(name: str, rows: Floats, values: Floats) -> Surrogate:
             return Surrogate.of(name, domain, rows, values, fit).believing(x_pending)
@@ -121,33 +125,59 @@ class Model:
             None if known else learned(f"objective {k}", rows, values[:, k])
             for k, known in enumerate(told)
         )
-        believed = np.vstack([values, costs])
+        means = np.vstack([values, costs])
+        deviations = np.zeros_like(means)
         for k, surrogate in enumerate(surrogates):
             if surrogate is not None:
-                believed[:, k] = surrogate.expected(np.vstack([x, x_pending]))
-        counted = np.append(feasible, np.full(len(pending), bool(feasible.any())))
+                means[:, k], deviations[:, k] = surrogate.observed()
         return cls(
             domain,
             surrogates,
             tuple(_limits(finished, learned)),
-            np.vstack([rows, pending])[counted],
-            believed[counted],
+            np.vstack([rows, pending]),
+            means,
+            deviations,
+            np.append(feasible, np.full(len(pending), bool(feasible.any()))),
         )
 
+    @cached_property
+    def front(self) -> Floats:
+        """The means that no other feasible one dominates, of shape (k, objectives)."""
+        values = self.means[self.feasible]
+        return values[moocore.is_nondominated(values)] if len(values) else values
+
     def best(self, n: int) -> Floats:
-        """Up to ``n`` of the rows: the first of the successive fronts."""
-        if not len(self.rows):
-            return self.rows
-        return self.rows[np.argsort(moocore.pareto_rank(self.values), kind="stable")[:n]]
+        """Up to ``n`` of the feasible rows: the first of the successive fronts."""
+        values, rows = self.means[self.feasible], self.rows[self.feasible]
+        if not len(rows):
+            return rows
+        return rows[np.argsort(moocore.pareto_rank(values), kind="stable")[:n]]
+
+    def posterior(self, rows: Floats) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of the objectives at any rows, as ``means`` has them.
+
+        An objective that is told has NaN at rows that the model does not rest on.
+        """
+        known = {key: k for k, key in enumerate(keys(self.rows))}
+        place = np.array([known.get(key, -1) for key in keys(rows)], dtype=int)
+        means, deviations = self.means[place], self.deviations[place]
+        other = place < 0
+        if other.any():
+            x, _ = self.domain.embed(rows[other])
+            for k, surrogate in enumerate(self.surrogates):
+                means[other, k], deviations[other, k] = (
+                    (np.nan, np.nan) if surrogate is None else surrogate.predict(x)
+                )
+        return means, deviations
 
     def reference(self, costs: Floats) -> Floats:
         """The corner behind all that was seen, and behind all that ``costs`` (m, objectives) tell.
 
         What a learned objective has beyond ``REACH`` counts as a penalty, unless the front has it.
         """
-        best, middle, worst = np.quantile(self.values, [0.0, 0.5, 1.0], axis=0)
-        nadir = self.values[moocore.is_nondominated(self.values)].max(axis=0)
-        corner = np.minimum(worst, np.maximum(middle + REACH * (middle - best), nadir))
+        best, middle, worst = np.quantile(self.means, [0.0, 0.5, 1.0], axis=0)
+        nadir = self.front.max(axis=0, initial=-np.inf)
+        corner: Floats = np.minimum(worst, np.maximum(middle + REACH * (middle - best), nadir))
         corner += 0.1 * (corner - best)
         for k, surrogate in enumerate(self.surrogates):
             if surrogate is None:
@@ -163,16 +193,15 @@ class Model:
         chance = np.ones(len(rows))
         for surrogate, level in self.limits:
             chance *= surrogate.chance_below(level, x)
-        if not len(self.rows):
+        if not len(self.front):
             return chance
-        front = self.values[moocore.is_nondominated(self.values)]
         beliefs = [
             Belief(costs[:, k], np.zeros(len(rows)))
             if surrogate is None
             else Belief(*surrogate.process.predict(x), surrogate.warp)
             for k, surrogate in enumerate(self.surrogates)
         ]
-        return chance * improvement(front, reference, beliefs)
+        return chance * improvement(self.front, reference, beliefs)
 
 
 def _limits(
