@@ -5,28 +5,40 @@
     architecture.params, architecture.macs, architecture.shapes
     module = nas.build(architecture)
     space = nas.load_space("resnet_like")
+    architecture = space.sample(seed=0)
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nas.architecture import Architecture, parse
-
 if TYPE_CHECKING:
+    from nas.architecture import Architecture, parse
     from nas.network import build
     from nas.space import Space, load_space
+    from nas.zoo import load_torchvision
 
-__all__ = ["Architecture", "Space", "build", "load_space", "parse"]
 __version__ = "0.1.0"
 
-# What needs torch or yaml is imported when it is asked for.
-_LAZY = {"build": "nas.network", "Space": "nas.space", "load_space": "nas.space"}
+# Imported when asked for: `nas --help` needs none of it, and only `build` needs torch.
+_HOME = {
+    "Architecture": "nas.architecture",
+    "Space": "nas.space",
+    "build": "nas.network",
+    "load_space": "nas.space",
+    "load_torchvision": "nas.zoo",
+    "parse": "nas.architecture",
+}
+
+__all__ = ["Architecture", "Space", "build", "load_space", "load_torchvision", "parse"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        from importlib import import_module
+    from importlib import import_module
 
-        return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    try:
+        return import_module(f"nas.{name}")
+    except ModuleNotFoundError:
+        raise AttributeError(f"module 'nas' has no attribute {name!r}") from None

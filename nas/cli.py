@@ -1,0 +1,339 @@
+"""The command line: each command parses its options, calls one function and prints.
+
+Data goes to stdout, logs and progress to stderr. Exit status: 0 done, 2 wrong input, 3 no feasible
+candidate, 130 interrupted and resumable, 1 anything else. Torch, ray and optuna are imported by the
+commands that need them, so that ``nas --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn, Optional
+
+import typer
+
+app = typer.Typer(
+    name="nas",
+    help="Neural architecture search over block patterns: which network for your images?",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # rich help takes longer to import than all the rest
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+space_app = typer.Typer(help="Search spaces: list, show, check, sample.", no_args_is_help=True)
+trials_app = typer.Typer(help="The trials of a study.", no_args_is_help=True)
+db_app = typer.Typer(help="The database.", no_args_is_help=True)
+app.add_typer(space_app, name="space")
+app.add_typer(trials_app, name="trials")
+app.add_typer(db_app, name="db")
+
+Storage = Annotated[
+    str,
+    typer.Option(
+        envvar=["NAS_STORAGE", "OPTUNA_STORAGE"],
+        metavar="URL",
+        help="The record: sqlite:///FILE or postgresql+psycopg://...",
+        show_envvar=True,
+    ),
+]
+STORAGE = "sqlite:///nas.db"
+Dataset = Annotated[str, typer.Option("--dataset", help="The images; `nas doctor` lists the names.")]
+Data = Annotated[str, typer.Option("--data", metavar="DIR", help="The directory they are in.")]
+Size = Annotated[int, typer.Option("--size", help="Resize images to SIZE x SIZE pixels (0: no).")]
+StudyName = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads it at run time
+    typer.Option("--study", help="The study; where there is one only, that one."),
+]
+Plugin = Annotated[
+    Optional[list[Path]],  # noqa: UP045
+    typer.Option("--plugin", metavar="FILE.py", help="Registers blocks and data sets; repeatable."),
+]
+SpaceName = Annotated[str, typer.Argument(metavar="SPACE", help="A shipped space or a file.")]
+
+
+def main() -> None:
+    """The entry point: bad input becomes one sentence and an exit status."""
+    from nas.errors import NasError
+
+    try:
+        app()
+    except NasError as error:
+        fail(str(error), 3 if type(error).__name__ == "Infeasible" else 2)
+    except BrokenPipeError:  # `nas trials ls | head`
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def fail(message: str, status: int) -> NoReturn:
+    print(f"nas: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+# --- search --------------------------------------------------------------------------------------
+
+
+@app.command()
+def search(
+    space: Annotated[str, typer.Option("--space", help="A shipped space or a space file.")],
+    storage: Storage = STORAGE,
+    study: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--study", help="Its name; the same name resumes.  [default: SPACE-DATASET]"),
+    ] = None,
+    trials: Annotated[int, typer.Option("--trials", help="How many to have in all.")] = 40,
+    epochs: Annotated[int, typer.Option("--epochs", help="How long each is trained.")] = 20,
+    dataset: Dataset = "digits",
+    data: Data = "",
+    size: Size = 0,
+    download: Annotated[bool, typer.Option("--download", help="Fetch the data set first.")] = False,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    sampler: Annotated[str, typer.Option("--sampler", help="Who proposes.")] = "default",
+    workers: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--workers", help="Jobs at once; 0: in this process.  [default: one a core]"),
+    ] = None,
+    address: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--address", help="A running Ray cluster, host:port or auto."),
+    ] = None,
+    gpus_per_trial: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--gpus-per-trial", help="May be a fraction, as 0.25.  [default: shared]"),
+    ] = None,
+    time_limit: Annotated[
+        float, typer.Option("--time-limit", help="Seconds a trial may take (0: no limit).")
+    ] = 0.0,
+    objective: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--objective", metavar="accuracy:max,params:min", help="Over the space's own."),
+    ] = None,
+    constraint: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--constraint", metavar="'params<=1e6'", help="Besides the space's own."),
+    ] = None,
+    recipe: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--recipe", metavar="lr=0.05", help="A training setting; repeatable."),
+    ] = None,
+    plugin: Plugin = None,
+    evaluator: Annotated[
+        str, typer.Option("--evaluator", metavar="MODULE:FUNCTION", help="Instead of training.")
+    ] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and show it; run nothing.")
+    ] = False,
+) -> None:
+    """Search a space for the best trade-offs, or go on with a search."""
+    from nas import run
+    from nas.options import plan
+
+    searched = plan(
+        space=space,
+        study=study,
+        trials=trials,
+        epochs=epochs,
+        dataset=dataset,
+        data=data,
+        size=size,
+        download=download,
+        seed=seed,
+        sampler=sampler,
+        objectives=objective or [],
+        constraints=constraint or [],
+        recipe=recipe or [],
+        plugins=plugin or [],
+        evaluator=evaluator,
+    )
+    if dry_run:
+        run.rehearse(searched, storage)
+        return
+    try:
+        run.search_and_show(
+            searched,
+            storage,
+            workers=workers,
+            address=address,
+            gpus_per_trial=gpus_per_trial,
+            time_limit=time_limit,
+        )
+    except KeyboardInterrupt:
+        fail(f"interrupted; the same command goes on with study {searched.study}", 130)
+
+
+# --- architectures and spaces --------------------------------------------------------------------
+
+
+@app.command()
+def show(
+    pattern: Annotated[
+        str, typer.Argument(metavar="PATTERN_OR_NAME", help="A pattern, a space or a zoo network.")
+    ],
+    dataset: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--dataset", help="Draw it on this data."),
+    ] = None,
+    data: Data = "",
+    size: Size = 0,
+    plugin: Plugin = None,
+) -> None:
+    """Draw an architecture, stage by stage; or a space, with the domains of what is open."""
+    from nas import screens
+    from nas.options import closed_or_space, load_plugins
+
+    load_plugins(plugin or [])
+    architecture, space = closed_or_space(pattern, dataset, data, size)
+    if architecture is not None:
+        screens.out(screens.drawing(architecture, space))
+    elif space is not None:
+        screens.out(screens.space_page(space))
+
+
+@space_app.command("ls")
+def space_ls() -> None:
+    """The shipped spaces and the zoo of closed patterns."""
+    from nas import screens
+
+    screens.out(screens.space_list())
+
+
+@space_app.command("show")
+def space_show(
+    space: SpaceName,
+    dataset: Dataset = "digits",
+    data: Data = "",
+    size: Size = 0,
+    plugin: Plugin = None,
+) -> None:
+    """A space: its pattern, and the domains of what is open."""
+    from nas import screens
+    from nas.options import load_plugins, space_on
+
+    load_plugins(plugin or [])
+    screens.out(screens.space_page(space_on(space, dataset, data, size)))
+
+
+@space_app.command("check")
+def space_check(
+    space: SpaceName,
+    dataset: Dataset = "digits",
+    data: Data = "",
+    size: Size = 0,
+    draws: Annotated[int, typer.Option("--draws", min=10, max=1_000_000)] = 1000,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    plugin: Plugin = None,
+) -> None:
+    """A preflight: how many architectures, how large, what fits, what never matters."""
+    from nas import screens
+    from nas.options import load_plugins, space_on
+    from nas.preflight import check
+
+    load_plugins(plugin or [])
+    loaded = space_on(space, dataset, data, size)
+    screens.out(screens.preflight_page(loaded, check(loaded, draws=draws, seed=seed)))
+
+
+@space_app.command("sample")
+def space_sample(
+    space: SpaceName,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=1_000_000)] = 5,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    dataset: Dataset = "digits",
+    data: Data = "",
+    size: Size = 0,
+    plugin: Plugin = None,
+) -> None:
+    """Random architectures of a space: fingerprint, params, MACs and pattern, tab-separated."""
+    from nas.options import load_plugins, space_on
+
+    load_plugins(plugin or [])
+    loaded = space_on(space, dataset, data, size)
+    for i in range(count):
+        drawn = loaded.sample(seed + i)
+        print(drawn.fingerprint, drawn.params, drawn.macs, drawn, sep="\t")
+
+
+# --- what the record has -------------------------------------------------------------------------
+
+
+@app.command()
+def status(storage: Storage = STORAGE) -> None:
+    """The studies of a database and how far each has come."""
+    from nas import screens
+    from nas.options import open_record
+
+    screens.out(screens.studies_table(open_record(storage)))
+
+
+@trials_app.command("ls")
+def trials_ls(
+    study: StudyName = None,
+    storage: Storage = STORAGE,
+    state: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--state", help="finished, failed, reused, running or waiting; repeatable."),
+    ] = None,
+    format: Annotated[str, typer.Option("--format", "-f", help="table, json or csv")] = "table",
+) -> None:
+    """The trials of a study."""
+    from nas import screens
+    from nas.options import open_record, study_in
+
+    store = open_record(storage)
+    row = study_in(store, study)
+    screens.rows_out(row, list(store.trials(row.id)), state or [], format)
+
+
+@trials_app.command("show")
+def trials_show(
+    number: Annotated[int, typer.Argument(help="The trial's number.")],
+    study: StudyName = None,
+    storage: Storage = STORAGE,
+) -> None:
+    """One trial: its architecture, recipe, curve and attempts."""
+    from nas import screens
+    from nas.options import open_record, study_in
+
+    store = open_record(storage)
+    row = study_in(store, study)
+    screens.out(screens.trial_page(store, row, store.trial(row.id, number)))
+
+
+@app.command()
+def pareto(
+    study: StudyName = None,
+    storage: Storage = STORAGE,
+    format: Annotated[str, typer.Option("--format", "-f", help="table, json or csv")] = "table",
+) -> None:
+    """The Pareto front of a study."""
+    from nas import screens, tradeoffs
+    from nas.options import open_record, study_in
+
+    store = open_record(storage)
+    row = study_in(store, study)
+    screens.rows_out(row, tradeoffs.pareto(row, list(store.trials(row.id))), [], format)
+
+
+@db_app.command("upgrade")
+def db_upgrade(storage: Storage = STORAGE) -> None:
+    """Create the record, or bring it up to date."""
+    from nas.options import open_record
+
+    open_record(storage, create=True).close()
+    print("the record is up to date", file=sys.stderr)
+
+
+@app.command()
+def doctor(storage: Storage = STORAGE) -> None:
+    """Versions, devices, database and Ray: what works, and what to do about what does not."""
+    from nas import screens
+    from nas.doctor import examine
+
+    findings = examine(storage)
+    screens.out(screens.findings_table(findings))
+    if any(not finding.works for finding in findings):
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    main()

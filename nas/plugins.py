@@ -1,0 +1,43 @@
+"""Plug-in files: Python that registers blocks and data sets in the same dicts as the built-in ones.
+
+    # my_blocks.py
+    from nas.blocks import BLOCKS
+    from nas.layers import BN, RELU, Conv, Node, Shape, Width
+
+    def wide(x: Shape, *, width: Width) -> Node:
+        return Conv(width, 5) >> BN >> RELU
+
+    BLOCKS["WIDE"] = wide
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+
+from nas.errors import NasError
+
+
+def load(path: str | Path) -> None:
+    """Runs a plug-in file, once a process. Raises NasError where it is missing or fails."""
+    file = Path(path).resolve()
+    name = f"nas_plugin_{file.stem}_{abs(hash(str(file)))}"
+    if name in sys.modules:
+        return
+    if not file.is_file():
+        raise NasError(f"plug-in {path}: no such file")
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise NasError(f"plug-in {path}: must be a Python file, with a name that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # annotations of its blocks are looked up there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        frames = traceback.extract_tb(error.__traceback__)
+        line = next((f.lineno for f in reversed(frames) if f.filename == str(file)), None)
+        where = f", line {line}" if line else ""
+        raise NasError(f"plug-in {path}{where}: {type(error).__name__}: {error}") from error

@@ -1,0 +1,90 @@
+"""``nas search`` from a plan to a front on the screen: opens record and pool, runs, shows."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import signal
+import sys
+from types import FrameType
+
+import optuna
+
+from nas import screens
+from nas.search import Plan, Status, search
+from nas.store import open_store
+from workers.pool import open_pool
+
+
+def rehearse(plan: Plan, storage: str) -> None:
+    """What a search would do, with everything checked that can be without running it."""
+    screens.out(screens.space_page(plan.space))
+    screens.out(screens.plan_table(plan, storage))
+
+
+def search_and_show(
+    plan: Plan,
+    storage: str,
+    *,
+    workers: int | None,
+    address: str | None,
+    gpus_per_trial: float | None,
+    time_limit: float,
+) -> None:
+    """Runs the search with live progress on stderr; at the end the front on stdout.
+
+    SIGTERM (a batch job's end) stops it as Ctrl-C does: nothing is lost, the same command resumes.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    signal.signal(signal.SIGTERM, _interrupt)
+    store = open_store(storage)
+    try:
+        store.open_study(plan.row())  # a study with other settings is refused before Ray starts
+        pool = open_pool(workers, address, gpus_per_trial, time_limit)
+        try:
+            with screens.Progress(plan.study, tuple(plan.space.objectives)) as progress:
+                status = search(plan, store, pool, progress.update)
+        finally:
+            pool.close()
+        study = store.find_study(plan.study)
+    finally:
+        store.close()
+    _tell_end(plan, status)
+    screens.rows_out(study, status.front, [], "table")
+    _tell_next(plan, storage, status)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _tell_end(plan: Plan, status: Status) -> None:
+    told = [f"{status.finished} evaluated", f"{status.reused} reused", f"{status.failed} failed"]
+    print(f"nas: study {plan.study}: {', '.join(told)}", file=sys.stderr)
+    if status.exhausted:
+        print("nas: every architecture that was drawn has been evaluated", file=sys.stderr)
+    if not status.front:
+        print("nas: no finished candidate meets the constraints", file=sys.stderr)
+
+
+def _tell_next(plan: Plan, storage: str, status: Status) -> None:
+    given = "" if os.environ.get("NAS_STORAGE") == storage else _option("--storage", storage)
+    study = _option("--study", plan.study)
+    print("\nnext:", file=sys.stderr)
+    if status.front:
+        print(f"  nas trials show {status.front[0].number}{study}{given}", file=sys.stderr)
+    print(f"  nas pareto{study}{given} -f csv", file=sys.stderr)
+    print(f"  the same command with --trials {2 * plan.trials} goes on", file=sys.stderr)
+
+
+def _option(name: str, value: str) -> str:
+    if value == "sqlite:///nas.db":
+        return ""
+    from sqlalchemy import make_url
+
+    shown = value if name != "--storage" else make_url(value).render_as_string(hide_password=True)
+    return f" {name} {shlex.quote(shown)}"
+
+

@@ -1,0 +1,377 @@
+"""What a person sees: tables, drawings and live progress, by Rich. Data to stdout, progress to stderr."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from nas.architecture import Architecture
+from nas.domains import Choice, Domain, Floats, Ints, Progression
+from nas.errors import NasError
+from nas.layers import show as shape_text
+from nas.space import Space, load_space, shipped
+from nas.store import Store, StudyRow, TrialRow
+
+if TYPE_CHECKING:
+    from nas.doctor import Finding
+    from nas.preflight import Preflight
+    from nas.search import Plan, Status
+
+PLAIN_WIDTH = 160  # where stdout is no terminal: a table in a file should not be folded
+EVERY = 2.0  # seconds between two plain progress lines, at most
+
+
+def out(renderable: RenderableType) -> None:
+    """Prints data to stdout."""
+    terminal = sys.stdout.isatty()
+    Console(width=None if terminal else PLAIN_WIDTH, soft_wrap=not terminal).print(renderable)
+
+
+def table(*columns: str, numbers: Iterable[str] = (), title: str | None = None) -> Table:
+    """A table without borders; the columns named in ``numbers`` are aligned to the right."""
+    made = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    for column in columns:
+        right = column in set(numbers)
+        made.add_column(column, justify="right" if right else "left", no_wrap=right)
+    return made
+
+
+def count(value: float) -> str:
+    """1,234 as 1,234; 1,234,567 as 1.23M."""
+    for unit, size in (("G", 1e9), ("M", 1e6)):
+        if abs(value) >= size:
+            return f"{value / size:.2f}{unit}"
+    return f"{value:,.0f}"
+
+
+def percent(fraction: float | None) -> str:
+    return "" if fraction is None or math.isnan(fraction) else f"{100 * fraction:.2f} %"
+
+
+def span(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+# --- architectures and spaces --------------------------------------------------------------------
+
+
+def drawing(architecture: Architecture, space: Space | None = None) -> RenderableType:
+    """An architecture stage by stage: the map that leaves each, its params and MACs, and a bar for
+    its share of the params."""
+    drawn = table("element", "out", "params", "MACs", "", numbers=("out", "params", "MACs"))
+    drawn.columns[0].overflow = "fold"
+    drawn.add_row("INPUT", shape_text(architecture.input), "", "", "")
+    most = max(1, max(step.cost.params for step in architecture.steps))
+    whole = max(1, architecture.params)
+    for text, steps in architecture.stages():
+        params = sum(step.cost.params for step in steps)
+        macs = sum(step.cost.macs for step in steps)
+        bar = "█" * math.ceil(24 * params / max(whole, most))
+        drawn.add_row(
+            Text(text),
+            shape_text(steps[-1].cost.shape),
+            count(params) if params else "",
+            count(macs) if macs else "",
+            Text(bar, style="cyan"),
+        )
+    total = [
+        f"{architecture.params:,} params, {architecture.macs:,} MACs, "
+        f"{len(architecture.steps)} elements, fingerprint {architecture.fingerprint}"
+    ]
+    if architecture.aux_params:
+        total.append(f"besides {architecture.aux_params:,} params of auxiliary classifiers")
+    head = [Text(f"{space.name}: {space.about}", style="bold"), Text("")] if space else []
+    return Group(*head, drawn, Text(""), *map(Text, total))
+
+
+def space_page(space: Space) -> RenderableType:
+    """A space: its pattern, and the domain of each open symbol."""
+    opened = table("symbol", "values", "a value for each")
+    for key, domain in space.domains.items():
+        first = f"{', '.join(domain.per)} (first {domain.first} only)" if domain.first else ""
+        opened.add_row(Text(key), Text(domain_text(domain)), first or ", ".join(domain.per))
+    for key, domain in space.recipe.items():
+        opened.add_row(Text(f"recipe.{key}"), Text(domain_text(domain)), "")
+    lines = [Text(f"{space.name}: {space.about}", style="bold"), Text(""), Text(space.pattern)]
+    goals = [f"{name} {direction}" for name, direction in space.objectives.items()]
+    bounds = [f"{metric} {bound}" for metric, bound in space.constraints.items()]
+    tail = [
+        Text(f"data         {shape_text(space.input)}, {space.classes} classes"),
+        Text(f"objectives   {', '.join(goals)}"),
+        Text(f"constraints  {', '.join(bounds) or 'none'}"),
+    ]
+    return Group(*lines, Text(""), opened, Text(""), *tail)
+
+
+def domain_text(domain: Domain) -> str:
+    match domain.values:
+        case Choice(values):
+            return ", ".join(map(str, values))
+        case Ints(low, high, step, log):
+            return f"{low} to {high}{f' by {step}' * (step > 1)}{', logarithmic' * log}"
+        case Floats(low, high, log):
+            return f"{low:g} to {high:g}{', logarithmic' * log}"
+        case Progression(start, times, most):
+            first, factors = ", ".join(map(str, start)), ", ".join(f"{t:g}" for t in times)
+            return f"{first}; then times {factors}; at most {most}"
+
+
+def space_list() -> RenderableType:
+    listed = table("name", "about")
+    for name in shipped():
+        listed.add_row(name, Text(load_space(name).about))
+    return listed
+
+
+def preflight_page(space: Space, result: Preflight) -> RenderableType:
+    raise NotImplementedError
+
+
+# --- studies and trials --------------------------------------------------------------------------
+
+
+def studies_table(store: Store) -> RenderableType:
+    states = ("finished", "reused", "failed", "running", "waiting")
+    listed = table("study", "space", "dataset", *states, "best", "created", numbers=(*states, "best"))
+    for study in store.studies():
+        counts = store.counts(study.id)
+        name, direction = study.objectives[0]
+        values = [row.value(name) for row in store.trials(study.id, states=("finished", "reused"))]
+        known = [value for value in values if not math.isnan(value)]
+        best = (max(known) if direction == "max" else min(known)) if known else None
+        listed.add_row(
+            study.name,
+            study.space,
+            study.dataset,
+            *(str(counts.get(state, 0)) for state in states),  # type: ignore[call-overload]
+            _metric(name, best),
+            datetime.fromtimestamp(study.created).strftime("%Y-%m-%d %H:%M"),
+        )
+    return listed
+
+
+def _metric(name: str, value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return ""
+    if name == "accuracy":
+        return percent(value)
+    if name in ("params", "macs"):
+        return count(value)
+    return f"{value:.3f} ms" if name == "latency_ms" else f"{value:.4g}"
+
+
+def trial_dict(study: StudyRow, row: TrialRow) -> dict[str, Any]:
+    """A trial as plain data, for JSON and CSV: the view ``tradeoffs`` and what was sampled."""
+    told: dict[str, Any] = {
+        "study": study.name,
+        "trial": row.number,
+        "state": row.state,
+        "pattern": row.pattern,
+        "fingerprint": row.fingerprint,
+        "accuracy": row.accuracy,
+        "params": row.params,
+        "macs": row.macs,
+        "latency_ms": row.latency_ms,
+        "latency_low": row.latency_low,
+        "latency_high": row.latency_high,
+        "device": row.device,
+        "epochs": row.epochs,
+        "seconds": row.seconds,
+    }
+    more = {k: None if v != v else v for k, v in row.metrics.items() if k not in told}
+    return told | more | {"failure": row.failure, "reason": row.reason}
+
+
+def rows_out(
+    study: StudyRow, rows: Sequence[TrialRow], states: Sequence[str], format: str
+) -> None:
+    """Prints trials to stdout as a table, as JSON (a list) or as CSV."""
+    known = ("finished", "failed", "reused", "running", "waiting")
+    for state in states:
+        if state not in known:
+            raise NasError(f"--state {state}: must be one of {', '.join(known)}")
+    rows = [row for row in rows if not states or row.state in states]
+    if format == "json":
+        told = [trial_dict(study, r) | {"sampled": dict(r.sampled)} for r in rows]
+        print(json.dumps(told, indent=1, allow_nan=False))
+    elif format == "csv":
+        dicts = [trial_dict(study, row) for row in rows]
+        names = list(dict.fromkeys(name for told in dicts for name in told))
+        writer = csv.DictWriter(sys.stdout, names or ["study", "trial"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(dicts)
+    elif format == "table":
+        out(trials_table(study, rows))
+    else:
+        raise NasError(f"--format {format}: must be table, json or csv")
+
+
+def trials_table(study: StudyRow, rows: Sequence[TrialRow]) -> Table:
+    """Trials with accuracy, params, MACs and latency, other objectives, and the pattern."""
+    others = [n for n, _ in study.objectives if n not in ("accuracy", "params", "macs", "latency_ms")]
+    numbers = ("trial", "accuracy", "params", "MACs", "latency", *others)
+    plain = any(row.state not in ("finished", "reused") for row in rows)
+    listed = table(*numbers, *(["state"] if plain else []), "pattern", numbers=numbers)
+    for row in rows:
+        cells = [
+            str(row.number),
+            percent(row.accuracy),
+            count(row.params),
+            count(row.macs),
+            _metric("latency_ms", row.latency_ms),
+            *(_metric(name, row.value(name)) for name in others),
+        ]
+        state = [row.state if row.state != "failed" else f"failed: {row.failure}"] if plain else []
+        listed.add_row(*cells, *state, Text(body_of(row.pattern), overflow="fold"))
+    return listed
+
+
+def body_of(pattern: str) -> str:
+    """A canonical pattern without what all of a study share: INPUT and the last FC."""
+    parts = pattern.split(" -> ")
+    return " -> ".join(parts[1:-1]) if len(parts) > 2 else pattern
+
+
+def trial_page(store: Store, study: StudyRow, row: TrialRow) -> RenderableType:
+    """One trial: what was sampled, the architecture, the recipe, the curve, the attempts."""
+    from nas.architecture import parse
+
+    told = table("", "")
+    told.show_header = False
+    low, high = row.latency_low, row.latency_high
+    interval = f"  ({low:.3f} to {high:.3f})" if low is not None and high is not None else ""
+    facts: Mapping[str, str] = {
+        "study": study.name,
+        "state": row.state,
+        "failure": f"{row.failure}: {row.reason}" if row.failure else "",
+        "accuracy": percent(row.accuracy),
+        "latency": _metric("latency_ms", row.latency_ms) + interval,
+        "measured on": row.latency_device or "",
+        "trained on": row.device or "",
+        "seconds": f"{row.seconds:.1f}" if row.seconds else "",
+        "epochs": str(row.epochs),
+        "sampled": ", ".join(f"{k}={v}" for k, v in row.sampled.items()),
+        "recipe": ", ".join(f"{k}={v}" for k, v in row.recipe.items() if v not in ("", 0, False)),
+        "pattern": row.pattern,
+    }
+    for name, text in facts.items():
+        if text:
+            told.add_row(name, Text(text))
+    parts: list[RenderableType] = [Text(f"trial {row.number}", style="bold"), told, Text("")]
+    try:
+        parts.append(drawing(parse(row.pattern)))
+    except NasError:
+        parts.append(Text("(its pattern needs a plug-in that is not loaded)"))
+    curve = store.curve(row.id)
+    if curve:
+        spots = "▁▂▃▄▅▆▇█"
+        line = "".join(spots[min(7, max(0, int(8 * e.accuracy)))] for e in curve if e.accuracy == e.accuracy)
+        parts += [Text(""), Text(f"accuracy by epoch  {line}  {percent(curve[-1].accuracy)}")]
+    for attempt in store.attempts(row.id):
+        if attempt.failure:
+            parts.append(Text(f"attempt {attempt.number}: {attempt.failure}: {attempt.reason}"))
+    return Group(*parts)
+
+
+def plan_table(plan: Plan, storage: str) -> Table:
+    told = table("", "")
+    told.show_header = False
+    for name, text in {
+        "study": plan.study,
+        "trials": str(plan.trials),
+        "epochs": str(plan.job.epochs),
+        "dataset": plan.job.data.name,
+        "sampler": plan.sampler,
+        "seed": str(plan.job.seed),
+    }.items():
+        told.add_row(name, text)
+    return told
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    listed = table("", "part", "found", "what to do")
+    for finding in findings:
+        mark = Text("ok", style="green") if finding.works else Text("!!", style="bold red")
+        listed.add_row(mark, finding.part, Text(finding.found), Text(finding.remedy))
+    return listed
+
+
+# --- live progress -------------------------------------------------------------------------------
+
+
+class Progress:
+    """The progress of a search on stderr: live on a terminal, plain lines elsewhere."""
+
+    def __init__(self, study: str, objectives: Sequence[str]) -> None:
+        self.study = study
+        self.objectives = objectives
+        self.console = Console(stderr=True)
+        self.live: Live | None = None
+        self.told = 0.0
+        self.done = -1
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            self.live = Live(console=self.console, refresh_per_second=4, transient=True)
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if self.live:
+            self.live.stop()
+
+    def update(self, status: Status) -> None:
+        if self.live:
+            self.live.update(self.page(status))
+        elif status.done != self.done:
+            last = status.done >= status.budget
+            if last or self.done < 0 or time.monotonic() - self.told >= EVERY:
+                self.told, self.done = time.monotonic(), status.done
+                print(f"nas: {self.line(status)}", file=sys.stderr, flush=True)
+
+    def line(self, status: Status) -> str:
+        best = status.front[0] if status.front else None
+        name = self.objectives[0]
+        told = f", best {name} {_metric(name, best.value(name))}" if best else ""
+        return (
+            f"{status.done} of {status.budget} trials, {status.running} running, "
+            f"{status.failed} failed, {status.refused} refused, front of {len(status.front)}"
+            f"{told}, {span(status.seconds_left)} left"
+        )
+
+    def page(self, status: Status) -> RenderableType:
+        bar = ProgressBar(total=status.budget, completed=status.done, width=40)
+        numbers = Text.assemble(
+            (f" {status.done}/{status.budget}", "bold"),
+            f"  {status.running} running  {status.failed} failed  {status.refused} refused  "
+            f"{status.reused} reused   {span(status.seconds)} so far, "
+            f"{span(status.seconds_left)} left",
+        )
+        head = Table.grid()
+        head.add_row(Text(f"{self.study}  ", style="bold cyan"), bar, numbers)
+        front = table("trial", *self.objectives, "pattern", numbers=("trial", *self.objectives))
+        room = max(3, self.console.height - 5)
+        for row in status.front[:room]:
+            values = (_metric(name, row.value(name)) for name in self.objectives)
+            pattern = Text(body_of(row.pattern), no_wrap=True, overflow="ellipsis")
+            front.add_row(str(row.number), *values, pattern)
+        return Group(head, Text(f"front ({len(status.front)})", style="dim"), front)
