@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -101,6 +100,13 @@ def eventually(true: Callable[[], bool], seconds: float) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+def session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return 0
 
 
 def alive(pid: int) -> bool:
@@ -316,16 +322,14 @@ if sys.argv[1] == "prints":
 
 
 class Driver:
-    """A program with a pool, in a session of its own. Its processes carry a mark, all of them."""
+    """A program with a pool, in a session of its own, by which all its processes are known."""
 
     def __init__(self, evaluator: str) -> None:
         here = Path(__file__).parent
-        self.mark = f"NAS_TEST_MARK={uuid.uuid4()}"
-        name, _, value = self.mark.partition("=")
         self.process = subprocess.Popen(
             [sys.executable, "-c", DRIVER, evaluator],
             cwd=here,
-            env={**os.environ, name: value, "PYTHONPATH": str(here.parent)},
+            env={**os.environ, "PYTHONPATH": str(here.parent)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -333,16 +337,8 @@ class Driver:
         )
 
     def family(self) -> list[int]:
-        found = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                if self.mark.encode() in (entry / "environ").read_bytes() and alive(
-                    int(entry.name)
-                ):
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-        return found
+        pids = [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
+        return [pid for pid in pids if session(pid) == self.process.pid and alive(pid)]
 
     def reports(self, count: int) -> None:
         assert self.process.stderr
