@@ -18,6 +18,7 @@ from random import Random
 
 import optuna
 from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.samplers import BaseSampler
 from optuna.trial import Trial, TrialState
 
 from nas.architecture import Architecture
@@ -26,7 +27,7 @@ from nas.job import Epoch, Failure, Job, Outcome, Recipe
 from nas.mirror import Mirror
 from nas.pool import Done, Pool
 from nas.proposals import problem
-from nas.samplers import SAMPLERS
+from nas.samplers import SAMPLERS, EHVISampler
 from nas.space import Space
 from nas.store import Ask, Claim, Store, Study, StudyRow, TrialRow
 from nas.tradeoffs import excess, pareto
@@ -127,6 +128,14 @@ def search(plan: Plan, store: Store, pool: Pool, watch: Watch = lambda _: None) 
         driver.close()
 
 
+def sampler(plan: Plan) -> BaseSampler:
+    """The plan's sampler; ours is told what arithmetic knows of the space."""
+    made = SAMPLERS[plan.sampler](plan.job.seed)
+    if isinstance(made, EHVISampler):
+        return EHVISampler(plan.job.seed, problem(plan.space, tuple(plan.space.objectives)))
+    return made
+
+
 @dataclass(slots=True)
 class _Running:
     """A job under way. ``trial`` is the sampler's; None where an earlier driver had asked it."""
@@ -148,7 +157,7 @@ class _Driver:
         self.row: StudyRow = store.open_study(plan.row())
         self.study = optuna.create_study(
             directions=["maximize" if d == "max" else "minimize" for d in self.directions],
-            sampler=SAMPLERS[plan.sampler](plan.job.seed, problem(self.space, self.objectives)),
+            sampler=sampler(plan),
         )
         self.mirror = Mirror(store, self.row).start()
         self.news: Iterator[list[TrialRow]] = store.endings(self.row.id)
