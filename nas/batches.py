@@ -98,6 +98,7 @@ class Source:
             sampler=[positions.numpy() for positions in order.split(size)],
             num_workers=2,
             pin_memory=cuda,
+            generator=torch.Generator(),  # it would draw from torch's own, as dropout does
             multiprocessing_context="fork",  # the images are shared, not copied to the processes
         )
         for pixels, labels in loader:

@@ -130,7 +130,7 @@ def load(path: Path) -> dict[str, Any] | None:
     for candidate in (path, beside(path, ".previous")):
         try:
             return parse(candidate.read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         # torch's reader raises nearly anything on what it cannot read or does not allow.
         except Exception as error:

@@ -53,6 +53,7 @@ def measure(module: nn.Module, input_shape: tuple[int, ...], device: torch.devic
     """
     module.to(device).to(memory_format=torch.channels_last)
     call = timer(module, input_shape, device)
+    where = fingerprint(device, threads=1)
     training = module.training
     module.eval()
     try:
@@ -61,14 +62,12 @@ def measure(module: nn.Module, input_shape: tuple[int, ...], device: torch.devic
             reference.to(device).to(memory_format=torch.channels_last)
             compare = timer(reference, shape, device)
             seconds, compared = interleave(call, compare)
-            slowdown = min(compared) / best_reference(lock, fingerprint(device), min(compared))
+            slowdown = min(compared) / best_reference(lock, where, min(compared))
     finally:
         module.train(training)
     smallest = sorted(seconds)
     ms = 1000 * smallest[0]
-    return Latency(
-        ms=ms, low=ms / slowdown, high=1000 * smallest[2], device=fingerprint(device, threads=1)
-    )
+    return Latency(ms=ms, low=ms / slowdown, high=1000 * smallest[2], device=where)
 
 
 def fingerprint(device: torch.device, threads: int | None = None) -> str:

@@ -1,0 +1,457 @@
+"""The training loop: against a plain PyTorch loop, exact in repetition and resumption."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+import math
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import nas
+from nas import checkpoint as checkpoints
+from nas import data, schedule, train
+from nas.batches import Source, statistics
+from nas.errors import NasError, RecipeError, StudyError
+from nas.job import DataRef, Epoch, Failure, Job, Recipe, Result
+
+CPU = torch.device("cpu")
+SMALL = (
+    "INPUT(1, 8, 8) -> CONV(8) -> BN -> RELU -> RESIDUAL(8) -> POOL -> DROPOUT(0.2) -> FLATTEN"
+    " -> FC(10)"
+)
+LEARNER = "INPUT -> CONV(16) -> BN -> RELU -> [RESIDUAL(16) -> POOL]*2 -> GAP -> FC"
+EVERYTHING = Recipe(crop=1, flip=True, cutout=2)
+
+
+def silent(epoch: Epoch) -> None:
+    pass
+
+
+def job(pattern: str = SMALL, **changes: Any) -> Job:
+    return Job(
+        **({"pattern": pattern, "epochs": 3, "recipe": EVERYTHING, "latency": False} | changes)
+    )
+
+
+def trained(job: Job, **options: Any) -> tuple[nn.Module, tuple[Epoch, ...]]:
+    module = nas.build(nas.parse(job.pattern), seed=job.seed)
+    curve = train.fit(module, job, options.pop("report", silent), device=CPU, **options)
+    return module, curve
+
+
+def equal(a: nn.Module, b: nn.Module) -> bool:
+    theirs = b.state_dict()
+    return all(torch.equal(tensor, theirs[name]) for name, tensor in a.state_dict().items())
+
+
+def unclocked(curve: tuple[Epoch, ...]) -> list[tuple[int, float, float]]:
+    return [(p.epoch, p.train_loss, p.accuracy) for p in curve]
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_the_default_recipe_learns_the_digits() -> None:
+    points: list[Epoch] = []
+    result = train.evaluate(Job(pattern=LEARNER), points.append)
+    assert isinstance(result, Result), result
+    assert result.metrics["accuracy"] >= 0.97
+    assert result.metrics["params"] == nas.parse(LEARNER).params
+    assert result.metrics["latency_ms"] == result.latency.ms > 0  # type: ignore[union-attr]
+    assert list(result.curve) == points
+    assert [p.epoch for p in points] == list(range(1, 21))
+    assert points[-1].train_loss < points[0].train_loss
+    assert all(a.seconds < b.seconds for a, b in pairwise(points))
+
+
+def test_a_step_is_the_one_that_plain_pytorch_takes() -> None:
+    """One epoch beside torch's own one-cycle schedule, SGD, loss and clipping, without our order,
+    batches or normalisation: the same weights up to rounding."""
+    recipe = Recipe(lr=0.05, batch=128, weight_decay=0.01, clip=0.5, warmup=0.3)
+    once = job(LEARNER, recipe=recipe, epochs=2, seed=4)
+    ours, curve = trained(once)
+
+    plain = nas.build(nas.parse(LEARNER), seed=4)
+    images = data.load(DataRef(), "train")
+    x = torch.from_numpy(images.pixels[images.rows]).float() / 255
+    x = (x - x.mean()) / x.std(correction=0)
+    y = torch.from_numpy(images.labels[images.rows])
+    decayed = [p for p in plain.parameters() if p.ndim > 1]
+    others = [p for p in plain.parameters() if p.ndim == 1]
+    optimizer = torch.optim.SGD(
+        [{"params": decayed, "weight_decay": 0.01}, {"params": others}],
+        lr=0.05,
+        momentum=0.9,
+        nesterov=True,
+    )
+    steps = len(x) // 128
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.05, total_steps=2 * steps, pct_start=0.3, cycle_momentum=False
+    )
+    criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
+    generator = torch.Generator().manual_seed(4)
+    for epoch in range(2):
+        order = torch.randperm(len(x), generator=generator)
+        total = 0.0
+        for step in range(steps):
+            rows = order[128 * step : 128 * (step + 1)]
+            loss = criterion(plain(x[rows]), y[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+            optimizer.step()
+            cycle.step()
+            total += loss.item()
+        assert curve[epoch].train_loss == pytest.approx(total / steps, rel=1e-3)
+    for mine, its in zip(ours.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(mine, its, rtol=1e-2, atol=2e-3)
+
+
+def test_a_seed_repeats_exactly_and_another_differs() -> None:
+    first, curve = trained(job(seed=5))
+    torch.rand(7)  # what else draws from torch's generator does not matter
+    second, again = trained(job(seed=5))
+    assert equal(first, second)
+    assert unclocked(curve) == unclocked(again)
+    assert not equal(first, trained(job(seed=6))[0])
+
+
+def test_the_callers_random_numbers_are_left_alone() -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    train.evaluate(job(epochs=1), silent)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_streamed_images_train_as_resident_ones_do() -> None:
+    resident, streamed = trained(job()), trained(job(), budget=0)
+    assert equal(resident[0], streamed[0])
+    assert unclocked(resident[1]) == unclocked(streamed[1])
+
+
+# Checkpoints.
+
+
+class Interrupted(BaseException):
+    pass
+
+
+def interrupt_after(epoch: int) -> Callable[[Epoch], None]:
+    """A report that ends the training one epoch later: the checkpoint of ``epoch`` stands."""
+
+    def report(point: Epoch) -> None:
+        if point.epoch == epoch + 1:
+            raise Interrupted
+
+    return report
+
+
+@pytest.fixture
+def each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("each_epoch")
+@pytest.mark.parametrize("name", ["one_cycle", "rungs"])
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_resumed_is_as_uninterrupted(name: str, epoch: int, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(EVERYTHING, schedule=name, freeze=2)
+    path = tmp_path / "new" / "c"
+    whole = job(epochs=6, recipe=recipe)
+    expected, curve = trained(whole)
+    with pytest.raises(Interrupted):
+        trained(whole, checkpoint=path, report=interrupt_after(epoch))
+    seen: list[Epoch] = []
+    resumed, again = trained(whole, checkpoint=path, report=seen.append)
+    assert equal(resumed, expected)
+    assert unclocked(again) == unclocked(curve)
+    assert tuple(seen) == again
+    assert all(a.seconds < b.seconds for a, b in pairwise(again))
+
+
+@pytest.mark.usefixtures("each_epoch")
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+        lambda content: b"",
+    ],
+    ids=["cut", "a flipped bit", "empty"],
+)
+def test_a_torn_checkpoint_is_set_aside_for_the_one_before(
+    damage: Callable[[bytes], bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "c"
+    whole = job(epochs=4)
+    with pytest.raises(Interrupted):
+        trained(whole, checkpoint=path, report=interrupt_after(2))
+    path.write_bytes(damage(path.read_bytes()))
+    with caplog.at_level(logging.WARNING):
+        resumed, _ = trained(whole, checkpoint=path)
+    assert "set aside" in caplog.text
+    assert (tmp_path / "c.torn").exists()
+    assert equal(resumed, trained(whole)[0])
+
+
+def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
+    first, curve = trained(job(), checkpoint=tmp_path / "c")
+    second, again = trained(job(), checkpoint=tmp_path / "c")
+    assert equal(first, second)
+    assert again == curve
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+    trained(job(epochs=1), checkpoint=tmp_path / "c")
+    before = (tmp_path / "c").read_bytes()
+    with pytest.raises(StudyError, match="another training"):
+        trained(job(epochs=1, seed=1), checkpoint=tmp_path / "c")
+    assert (tmp_path / "c").read_bytes() == before
+
+
+def test_a_hostile_checkpoint_runs_nothing(tmp_path: Path) -> None:
+    class Hostile:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.mkdir, (tmp_path / "owned",)
+
+    checkpoints.save(tmp_path / "c", {"module": Hostile()})
+    assert pickle.dumps(Hostile())  # it would run, if it were let
+    assert checkpoints.load(tmp_path / "c") is None
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_disk_that_takes_no_checkpoint_costs_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    with caplog.at_level(logging.WARNING):
+        module, _ = trained(job(), checkpoint=tmp_path / "file" / "c")
+    assert "no checkpoint written" in caplog.text
+    assert equal(module, trained(job())[0])
+
+
+def test_saving_keeps_the_one_before_and_leaves_nothing_else(tmp_path: Path) -> None:
+    for n in range(3):
+        checkpoints.save(tmp_path / "c", {"n": n})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "c.previous"]
+    assert checkpoints.load(tmp_path / "c") == {"n": 2}
+    (tmp_path / "c").unlink()  # as if the power had failed between the two renames
+    assert checkpoints.load(tmp_path / "c") == {"n": 1}
+
+
+# Schedules.
+
+
+@pytest.mark.parametrize(("steps", "epochs", "warmup"), [(16, 20, 0.2), (7, 3, 0.5), (3, 1, 0.3)])
+def test_one_cycle_is_torchs(steps: int, epochs: int, warmup: float) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    reference = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 1.0, total_steps=steps * epochs, pct_start=warmup, cycle_momentum=False
+    )
+    for step in range(steps * epochs):
+        ours = schedule.one_cycle(step, steps, epochs, warmup)
+        assert ours == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        reference.step()
+
+
+def test_rungs_agree_until_their_tails_and_end_near_zero() -> None:
+    steps = 10
+    for short, long in ((2, 6), (6, 18), (18, 20)):
+        for step in range((short - schedule.tail(short)) * steps):
+            assert schedule.rungs(step, steps, short, 0.2) == schedule.rungs(step, steps, long, 0.2)
+    curve = [schedule.rungs(step, steps, 8, 0.2) for step in range(80)]
+    assert curve[:10] == pytest.approx([n / 10 for n in range(1, 11)])
+    assert set(curve[10:60]) == {1.0}
+    assert curve[60:] == pytest.approx([n / 21 for n in range(20, 0, -1)])
+
+
+@pytest.mark.parametrize("name", schedule.SCHEDULES)
+def test_every_schedule_stays_between_0_and_1_for_any_length(name: str) -> None:
+    for steps in (1, 2, 9):
+        for epochs in (1, 2, 5):
+            rates = [schedule.SCHEDULES[name](n, steps, epochs, 0.2) for n in range(steps * epochs)]
+            assert all(0 < rate <= 1 for rate in rates)
+            assert not any(map(math.isnan, rates))
+
+
+def test_a_promoted_candidate_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(EVERYTHING, schedule="rungs")
+    path = tmp_path / "c"
+    for epochs in (2, 4, 8):
+        promoted, curve = trained(job(epochs=epochs, recipe=recipe), checkpoint=path)
+        alone, expected = trained(job(epochs=epochs, recipe=recipe))
+        assert equal(promoted, alone)
+        assert unclocked(curve) == unclocked(expected)
+    with pytest.raises(StudyError, match=r"at epoch 6: 4 epochs go on from 3"):
+        trained(job(epochs=4, recipe=recipe), checkpoint=path)
+
+
+# The recipe.
+
+
+def test_auxiliary_losses_are_weighed_and_gone_in_evaluation() -> None:
+    recipe = Recipe(aux=0.5, label_smoothing=0.2)
+    logits, aux = torch.randn(6, 4), [torch.randn(6, 4), torch.randn(6, 4)]
+    y = torch.arange(6) % 4
+    criterion = nn.CrossEntropyLoss(label_smoothing=0.2)
+    expected = criterion(logits, y) + 0.5 * criterion(aux[0], y) + 0.5 * criterion(aux[1], y)
+    assert torch.allclose(train.loss_of((logits, aux), y, recipe), expected)
+    assert torch.allclose(train.loss_of(logits, y, recipe), criterion(logits, y))
+
+
+def test_freeze_trains_the_head_alone_first() -> None:
+    pattern = "INPUT -> CONV(8) -> BN -> RELU -> GAP -> FC"
+    before = nas.build(nas.parse(pattern), seed=0).state_dict()
+    snapshots: list[dict[str, torch.Tensor]] = []
+    module = nas.build(nas.parse(pattern), seed=0)
+
+    def report(point: Epoch) -> None:
+        snapshots.append(copy.deepcopy(module.state_dict()))
+
+    train.fit(module, job(pattern, recipe=Recipe(freeze=1), epochs=2), report, device=CPU)
+    changed = [
+        {name for name in before if not torch.equal(before[name], snapshot[name])}
+        for snapshot in snapshots
+    ]
+    head = {name for name in before if name.startswith(train.head_of(module)[0])}
+    assert changed[0] == head
+    assert changed[1] == {*before}
+    with pytest.raises(RecipeError, match="freeze is 3: must be below the 3 epochs"):
+        trained(job(recipe=Recipe(freeze=3)))
+
+
+def test_training_goes_on_from_weights_in_a_file(tmp_path: Path) -> None:
+    first, _ = trained(job(LEARNER, epochs=8, recipe=Recipe()))
+    torch.save(first.state_dict(), tmp_path / "weights.pt")
+    known = train.score(first, DataRef(), part="validation")
+    recipe = Recipe(init=str(tmp_path / "weights.pt"), lr=1e-6)
+    on = train.evaluate(job(LEARNER, epochs=1, recipe=recipe), silent)
+    assert isinstance(on, Result), on
+    assert on.metrics["accuracy"] == pytest.approx(known, abs=0.02)
+    missing = train.evaluate(job(LEARNER, recipe=Recipe(init=str(tmp_path / "no.pt"))), silent)
+    assert isinstance(missing, Failure)
+    assert "no.pt" in missing.reason
+
+
+def test_score_counts_what_the_network_gets_right_on_the_test_images() -> None:
+    module, _ = trained(job(LEARNER, epochs=4, recipe=Recipe()))
+    train_images, test_images = data.load(DataRef(), "train"), data.load(DataRef(), "test")
+    normal = statistics(train_images)
+    right = 0
+    module.eval()
+    for row in test_images.rows:
+        x = torch.from_numpy(test_images.pixels[row : row + 1]).float() / 255
+        logits = module((x - normal.mean[0]) / normal.std[0])
+        right += int(logits.argmax().item() == test_images.labels[row])
+    assert train.score(module, DataRef()) == pytest.approx(right / len(test_images), abs=1e-9)
+
+
+# What goes wrong with a candidate is a value.
+
+
+def test_divergence_names_the_epoch_and_the_step() -> None:
+    recipe = Recipe(lr=100.0, clip=0.0, weight_decay=10.0)
+    pattern = "INPUT -> [CONV(8)]*3 -> FLATTEN -> FC"
+    failure = train.evaluate(job(pattern, recipe=recipe, epochs=5), silent)
+    assert isinstance(failure, Failure)
+    assert failure.kind == "diverged"
+    assert "epoch" in failure.reason
+    assert "step" in failure.reason or "validation" in failure.reason
+
+
+def test_logits_that_are_not_finite_are_no_accuracy() -> None:
+    source = Source.of(data.load(DataRef(), "validation"), CPU)
+    broken = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    nn.init.constant_(broken[1].weight, math.inf)
+    assert math.isnan(train.accuracy_of(broken, source, lambda x: x.float(), False))
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "reason"),
+    [
+        ({"pattern": "INPUT(3, 32, 32) -> FC(10)"}, "error", "3, 32, 32.*1x8x8"),
+        ({"pattern": "INPUT -> FC(7)"}, "error", "7 features.* 10 classes"),
+        ({"pattern": "INPUT -> CONVV -> FC"}, "error", "CONV"),
+        ({"data": DataRef(name="mnist", dir="/nowhere")}, "error", "/nowhere does not exist"),
+    ],
+)
+def test_what_does_not_fit_is_a_failure(changes: dict[str, Any], kind: str, reason: str) -> None:
+    failure = train.evaluate(job(**changes), silent)
+    assert isinstance(failure, Failure)
+    assert failure.kind == kind
+    assert re.search(reason, failure.reason), failure.reason
+
+
+def test_a_candidate_out_of_memory_is_told_from_other_errors() -> None:
+    code = """
+import resource
+from nas.job import Job
+from nas.train import evaluate
+resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))  # the weights alone take 17 GB
+print(evaluate(Job(pattern="INPUT -> FLATTEN -> [FC(65536)]*2 -> FC"), print).kind)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "out_of_memory\n"
+
+
+def test_a_failure_keeps_the_curve_so_far() -> None:
+    def report(point: Epoch) -> None:
+        if point.epoch == 2:
+            raise RuntimeError("the driver went away")
+
+    failure = train.evaluate(job(), report)
+    assert isinstance(failure, Failure)
+    assert len(failure.curve) == 2
+    assert "the driver went away" in failure.reason
+
+
+def test_bad_recipes_are_refused() -> None:
+    with pytest.raises(NasError, match="schedule is 'cosine': must be one of one_cycle, rungs"):
+        Recipe(schedule="cosine")
+
+
+def test_depthwise_and_small_networks_do_not_train_in_bf16_on_a_cpu() -> None:
+    plain = nn.Conv2d(8, 8, 3)
+    depthwise = nn.Conv2d(8, 8, 3, groups=8)
+    can = torch.cpu.get_capabilities()
+    native = bool(can.get("avx512_bf16") or can.get("amx_bf16"))
+    assert train.profits(plain, 10_000_000, CPU) == native
+    assert not train.profits(plain, 100_000, CPU)
+    assert not train.profits(depthwise, 10_000_000, CPU)
+
+
+def test_bf16_training_learns_and_repeats_exactly() -> None:
+    curves = [trained(job(LEARNER, recipe=Recipe(), epochs=8), bf16=True)[1] for _ in range(2)]
+    assert unclocked(curves[0]) == unclocked(curves[1])
+    assert curves[0][-1].accuracy > 0.9
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_learns_and_resumes(tmp_path: Path, each_epoch: None) -> None:
+    result = train.evaluate(Job(pattern=LEARNER), silent)
+    assert isinstance(result, Result), result
+    assert result.metrics["accuracy"] >= 0.97
+    with pytest.raises(Interrupted):
+        train.evaluate(Job(pattern=LEARNER), interrupt_after(5), checkpoint=tmp_path / "c")
+    resumed = train.evaluate(Job(pattern=LEARNER), silent, checkpoint=tmp_path / "c")
+    assert isinstance(resumed, Result), resumed
+    assert resumed.metrics["accuracy"] >= 0.97
