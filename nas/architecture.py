@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NoReturn, Protocol
 
 from nas.elements import (
@@ -136,7 +136,7 @@ class Chooser(Protocol):
 
     def symbol(self, name: str, scope: Scope) -> Scalar: ...
     def argument(
-        self, names: tuple[str, ...], known: Args, parameter: Parameter, x: Shape, scope: Scope
+        self, argument: Argument, known: Args, x: Shape, scope: Scope
     ) -> Scalar | None: ...
     def present(self, name: str, scope: Scope) -> bool: ...
     def element(self, name: str, scope: Scope) -> Tree | None: ...
@@ -152,9 +152,7 @@ class _Closed:
     def symbol(self, name: str, scope: Scope) -> NoReturn:
         raise Open(f"{name} is open: an architecture needs a number there")
 
-    def argument(
-        self, names: tuple[str, ...], known: Args, parameter: Parameter, x: Shape, scope: Scope
-    ) -> None:
+    def argument(self, argument: Argument, known: Args, x: Shape, scope: Scope) -> None:
         return None
 
     def present(self, name: str, scope: Scope) -> NoReturn:
@@ -283,12 +281,13 @@ class _Expansion:
             return
         if len(self.steps) >= MAX_ELEMENTS:
             raise PatternError(f"more than {MAX_ELEMENTS} elements after INPUT")
-        args = self.arguments(call, scope, alias)
         try:
-            steps = realise(call.name, args, self.x)
+            steps = realise(call.name, self.arguments(call, scope, alias), self.x)
         except ShapeError as error:
             where = self.where(call, scope)
             raise ShapeError(f"{where}: {error}; {show(self.x)} reaches it") from None
+        except PatternError as error:
+            raise type(error)(f"{self.where(call, scope)}: {error}") from None
         self.steps += steps
         self.x = steps[-1].cost.shape if steps else self.x
 
@@ -304,36 +303,28 @@ class _Expansion:
             self.add(element, scope)
 
     def arguments(self, call: Call, scope: Scope, alias: str) -> Args:
-        takes = parameters(call.name)
-        where = self.where(call, scope)
-        written = _named(call, takes, where)
         args: dict[str, Scalar] = {}
-        names = (alias, call.name) if alias else (call.name,)
-        # Required and written arguments first: whether an optional one matters, and fits, is seen
-        # with those known.
-        for p in sorted(takes, key=lambda p: (not p.required, p.name not in written)):
-            value: object = None
-            if p.name == CLASSES or (call is self.head and p.name == "width" not in written):
+        for argument in arguments(call, alias):
+            p = argument.parameter
+            value: object = argument.value
+            if p.name == CLASSES or (value is None and call is self.head and p.name == "width"):
                 value = self.classes
-            elif p.name in written:
-                value = written[p.name]
-                if isinstance(value, Symbol) and value.name not in p.words:
-                    value = self.symbol(value, p, where, scope)
-            else:
-                value = self.chooser.argument(names, tuple(args.items()), p, self.x, scope)
+            elif value is None:
+                value = self.chooser.argument(argument, tuple(args.items()), self.x, scope)
                 if value is None and p.required:
-                    raise PatternError(f"{where}: {call.name} needs {p.name}, {p.rule}")
+                    raise PatternError(f"{call.name} needs {p.name}, {p.rule}")
+            elif isinstance(value, Symbol) and value.name not in p.words:
+                value = self.symbol(value, p, scope)
             if value is not None:
-                args[p.name] = p.check(value, where)
-        return tuple((p.name, args[p.name]) for p in takes if p.name in args)
+                args[p.name] = p.check(value)
+        return tuple((p.name, args[p.name]) for p in parameters(call.name) if p.name in args)
 
-    def symbol(self, symbol: Symbol, p: Parameter, where: str, scope: Scope) -> Scalar:
+    def symbol(self, symbol: Symbol, p: Parameter, scope: Scope) -> Scalar:
         try:
             return self.chooser.symbol(symbol.name, scope)
         except Open:
             if p.words:
-                told = f"{p.name} is {symbol.name}: must be {p.rule}"
-                raise PatternError(f"{where}: {told}") from None
+                raise PatternError(f"{p.name} is {symbol.name}: must be {p.rule}") from None
             raise
 
     def where(self, call: Call, scope: Scope) -> str:
@@ -345,7 +336,7 @@ class _Expansion:
 def filled(chosen: Tree, symbol: Call) -> Tree:
     """What stands for an element symbol: the choice, with the arguments that are written at the
     symbol added where the choice takes them and does not have them."""
-    if not isinstance(chosen, Call):
+    if not isinstance(chosen, Call) or not symbol.args:
         return chosen
     takes = parameters(chosen.name)
     written = {key or p.name for p, (key, _) in zip(takes, chosen.args, strict=False)}
@@ -354,20 +345,40 @@ def filled(chosen: Tree, symbol: Call) -> Tree:
     return Call(chosen.name, chosen.args + more, symbol.at)
 
 
-def _named(call: Call, takes: Sequence[Parameter], where: str) -> dict[str, Value]:
-    """The written arguments by name."""
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """An argument of a call: its written value, or None, and the names that its domain may have."""
+
+    owner: str
+    parameter: Parameter
+    value: Value | None
+    names: tuple[str, ...]
+
+
+@lru_cache(maxsize=1_024)
+def arguments(call: Call, alias: str = "") -> tuple[Argument, ...]:
+    """The arguments of a layer or block; ``alias`` is the element symbol that it stands for.
+
+    Required and written ones come first: whether an optional one matters, and fits, is seen with
+    those known. Raises PatternError.
+    """
+    takes = parameters(call.name)
     known = [p.name for p in takes if p.name != CLASSES]
     if len(call.args) > len(known):
-        raise PatternError(f"{where}: {len(call.args)} arguments, but it takes {len(known)}")
-    named: dict[str, Value] = {}
+        raise PatternError(f"{len(call.args)} arguments, but it takes {len(known)}")
+    written: dict[str, Value] = {}
     for i, (key, value) in enumerate(call.args):
         name = known[i] if key is None else key
         if name not in known:
-            raise PatternError(f"{where}: unknown argument {name}; {nearest(name, known)}")
-        if name in named:
-            raise PatternError(f"{where}: {name} is given twice")
-        named[name] = value
-    return named
+            raise PatternError(f"unknown argument {name}; {nearest(name, known)}")
+        if name in written:
+            raise PatternError(f"{name} is given twice")
+        written[name] = value
+    owners = (alias, call.name) if alias else (call.name,)
+    return tuple(
+        Argument(call.name, p, written.get(p.name), tuple(f"{o}.{p.name}" for o in owners))
+        for p in sorted(takes, key=lambda p: (not p.required, p.name not in written))
+    )
 
 
 def _settle(steps: Sequence[Step]) -> tuple[Step, ...]:
@@ -383,14 +394,18 @@ def _settle(steps: Sequence[Step]) -> tuple[Step, ...]:
             case Linear() if kept and isinstance(kept[-1].node, Flatten):  # FC flattens by itself
                 step = dataclasses.replace(step, x=kept.pop().x)
         kept.append(step)
-    return tuple(map(_settle_bias, kept, [*kept[1:], None]))
+    return tuple(
+        _settle_bias(step, not (after and isinstance(after.node, BatchNorm)))
+        if isinstance(step.node, Conv)
+        else step
+        for step, after in zip(kept, [*kept[1:], None], strict=True)
+    )
 
 
-def _settle_bias(step: Step, following: Step | None) -> Step:
+@lru_cache(maxsize=65_536)
+def _settle_bias(step: Step, rule: bool) -> Step:
     conv = step.node
-    if not isinstance(conv, Conv):
-        return step
-    rule = following is None or not isinstance(following.node, BatchNorm)
+    assert isinstance(conv, Conv)
     node = dataclasses.replace(conv, bias=rule if conv.bias is None else conv.bias)
     told = layer_args(dataclasses.replace(node, bias=None if node.bias is rule else node.bias))
     return Step(step.name, told, node, step.x, node.cost(step.x))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from nas.blocks import BLOCKS
 from nas.errors import PatternError, ShapeError, nearest
-from nas.layers import LAYERS, Cost, Flatten, Node, Range, Seq, Shape
+from nas.layers import LAYERS, Activation, Cost, Node, Range, Seq, Shape
 from nas.pattern import Symbol
 
 Scalar = int | float | str
@@ -49,7 +49,7 @@ class Parameter:
             case "float":
                 return f"a number from {self.low:g} to {self.high:g}"
 
-    def check(self, value: object, where: str) -> Scalar:
+    def check(self, value: object) -> Scalar:
         """The value in the parameter's own type. Raises PatternError that tells the rule."""
         told = value.name if isinstance(value, Symbol) else value
         if self.kind == "bool" and isinstance(told, str) and told in WORDS:
@@ -61,7 +61,7 @@ class Parameter:
             "float": type(told) in (int, float) and self.low <= float(told) <= self.high,  # type: ignore[arg-type]
         }[self.kind]
         if not fits:
-            raise PatternError(f"{where}: {self.name} is {told!r}: must be {self.rule}")
+            raise PatternError(f"{self.name} is {told!r}: must be {self.rule}")
         return float(told) if self.kind == "float" else told  # type: ignore[arg-type, return-value]
 
 
@@ -140,6 +140,19 @@ def _text(value: Scalar) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
+_LAYERS = frozenset(LAYERS.values())
+
+# Stages repeat and draws resemble one another: the caches make a draw of 40 elements 4x faster.
+_cached = lru_cache(maxsize=65_536)
+
+
+@_cached
+def expression(make: Callable[..., Node], args: Args, x: Shape) -> tuple[Node, Cost]:
+    """The node that a recipe makes for ``x``, and what it does to it. Raises ShapeError."""
+    node = make(**dict(args)) if make in _LAYERS else make(x, **dict(args))
+    return node, node.cost(x)
+
+
 def realise(name: str, args: Args, x: Shape) -> tuple[Step, ...]:
     """The steps that a layer or block with checked arguments stands for. A block that is a mere
     sequence of layers reads as those layers, so one network has one text. Raises ShapeError."""
@@ -148,49 +161,47 @@ def realise(name: str, args: Args, x: Shape) -> tuple[Step, ...]:
     return _realise(make, name, args, x)
 
 
-# Stages repeat and draws resemble one another: the cache makes a draw of 40 elements 4x faster.
-@lru_cache(maxsize=65_536)
+@_cached
 def _realise(make: Callable[..., Node], name: str, args: Args, x: Shape) -> tuple[Step, ...]:
-    node = make(**dict(args)) if name in LAYERS else make(x, **dict(args))
+    node, cost = expression(make, args, x)
     items = node.items if isinstance(node, Seq) else (node,)
+    layers = [_layer(item) for item in items]
     steps = []
     at = x
-    for item in items:
-        cost = item.cost(at)
-        if (layer := _layer(item)) is None:
+    for item, layer in zip(items, layers, strict=True):
+        if layer is None:
             told = tuple(
                 (key, value)
                 for key, value in args
                 if key != CLASSES and not _says_nothing(make, key, args, x, node)
             )
-            return (Step(name, told, node, x, node.cost(x)),)
-        steps.append(Step(*layer, item, at, cost))
-        at = cost.shape
+            return (Step(name, told, node, x, cost),)
+        steps.append(Step(*layer, item, at, item.cost(at)))
+        at = steps[-1].cost.shape
     return tuple(steps)
 
 
 def _says_nothing(make: Callable[..., Node], key: str, args: Args, x: Shape, node: Node) -> bool:
     """Whether leaving the argument to its default gives the same network."""
-    rest = {k: v for k, v in args if k != key}
-    if next(p for p in _parameters(make) if p.name == key).required:
-        return False
+    default = next(p.default for p in _parameters(make) if p.name == key)
+    if default in (dict(args)[key], inspect.Parameter.empty):
+        return default is not inspect.Parameter.empty
     try:
-        return make(x, **rest) == node
+        return expression(make, tuple(arg for arg in args if arg[0] != key), x)[0] == node
     except ShapeError:
         return False
 
 
+_NAMES = {make: name for name, make in LAYERS.items() if inspect.isclass(make)}
+_ACTIVATIONS = {make(): name for name, make in LAYERS.items() if not inspect.isclass(make)}
+
+
 def _layer(node: Node) -> tuple[str, Args] | None:
     """Name and written arguments of a leaf layer; None for what has no name in the language."""
-    if isinstance(node, Flatten):
-        return "FLATTEN", ()
-    for name, make in LAYERS.items():
-        if inspect.isclass(make):
-            if type(node) is make:
-                return name, layer_args(node)
-        elif make() == node:
-            return name, ()
-    return None
+    if isinstance(node, Activation):
+        return _ACTIVATIONS[node], ()
+    name = _NAMES.get(type(node))
+    return None if name is None else (name, layer_args(node))
 
 
 def layer_args(node: Node) -> Args:

@@ -16,7 +16,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Annotated, Literal, NamedTuple
 
 from nas.errors import ShapeError
@@ -119,11 +118,17 @@ def seq(*items: Node) -> Node:
     it says so: the normalisation subtracts it again."""
     flat: list[Node] = []
     for item in items:
-        flat.extend(item.items if isinstance(item, Seq) else (item,))
-    for i, (a, b) in enumerate(pairwise(flat)):
-        if isinstance(a, Conv) and a.bias is None and isinstance(b, BatchNorm):
-            flat[i] = dataclasses.replace(a, bias=False)
+        parts = item.items if isinstance(item, Seq) else (item,)
+        if parts and flat and isinstance(parts[0], BatchNorm):
+            flat[-1] = _unbiased(flat[-1])
+        flat += parts
     return flat[0] if len(flat) == 1 else Seq(tuple(flat))
+
+
+def _unbiased(node: Node) -> Node:
+    if isinstance(node, Conv) and node.bias is None:
+        return dataclasses.replace(node, bias=False)
+    return node
 
 
 def concat(*items: Node) -> Node:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -15,15 +15,16 @@ from nas.architecture import (
     DEFAULT_CLASSES,
     DEFAULT_INPUT,
     Architecture,
+    Argument,
     Open,
     Scope,
     close,
 )
 from nas.domains import Choice, Domain, Progression, Trial, read_domain
-from nas.elements import Args, Parameter, Scalar, recipe
+from nas.elements import Args, Scalar, expression, recipe
 from nas.errors import NasError, ShapeError, SpaceError, nearest
 from nas.job import Recipe
-from nas.layers import LAYERS, Shape
+from nas.layers import Node, Shape
 from nas.pattern import Chain, Tree, read
 from nas.plain import load_mapping, write_mapping
 from nas.symbols import alternatives, check, symbols
@@ -215,19 +216,15 @@ class _Chosen:
             raise Open(f"{name} is open and has no domain under where")
         return self.value(name, domain, scope)
 
-    def argument(
-        self, names: tuple[str, ...], known: Args, parameter: Parameter, x: Shape, scope: Scope
-    ) -> Scalar | None:
-        for name in names:
-            key = f"{name}.{parameter.name}"
-            domain = self.space.domains.get(key)
-            if domain is None:
-                continue
-            if scope.get(domain.first, 1) != 1:
-                return None
-            if parameter.required or _offered(names[-1], known, parameter.name, domain, x):
-                return self.value(key, domain, scope)
+    def argument(self, argument: Argument, known: Args, x: Shape, scope: Scope) -> Scalar | None:
+        key = next((name for name in argument.names if name in self.space.domains), None)
+        if key is None:
             return None
+        domain = self.space.domains[key]
+        if scope.get(domain.first, 1) != 1:
+            return None
+        if argument.parameter.required or _offered(argument, domain, known, x):
+            return self.value(key, domain, scope)
         return None
 
     def present(self, name: str, scope: Scope) -> bool:
@@ -245,21 +242,20 @@ class _Chosen:
 PRESENCE = Domain(Choice(("present", "absent")))
 
 
-def _offered(name: str, known: Args, parameter: str, domain: Domain, x: Shape) -> bool:
+def _offered(argument: Argument, domain: Domain, known: Args, x: Shape) -> bool:
     """Whether an optional argument is asked for here: each of its values must fit the map, and they
     must make a difference. The expansion of a block without a bottleneck, say, makes none."""
-    return _choosable(name, recipe(name), known, parameter, domain.values.some(), x)
+    make = recipe(argument.owner)
+    assert make is not None
+    return _choosable(make, argument.parameter.name, domain.values.some(), known, x)
 
 
 @lru_cache(maxsize=65_536)
 def _choosable(
-    name: str, make: Any, known: Args, parameter: str, values: tuple[Scalar, ...], x: Shape
+    make: Callable[..., Node], name: str, values: tuple[Scalar, ...], known: Args, x: Shape
 ) -> bool:
-    shape = () if name in LAYERS else (x,)
     try:
-        nodes = [make(*shape, **dict(known), **{parameter: value}) for value in values]
-        for node in nodes:
-            node.cost(x)
+        nodes = [expression(make, (*known, (name, value)), x)[0] for value in values]
     except ShapeError:
         return False
     return len(nodes) == 1 or any(node != nodes[0] for node in nodes)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from nas.architecture import MAX_ELEMENTS, filled
+from nas.architecture import MAX_ELEMENTS, arguments, filled
 from nas.domains import Choice, Domain, Ints
 from nas.elements import CLASSES, Parameter, parameters, recipe, unknown
 from nas.errors import PatternError, SpaceError, nearest
@@ -111,17 +111,13 @@ def _symbols(
             yield Open((name,), "element", scope)
             for alternative in elements[name].values():
                 yield from _symbols(filled(alternative, tree), elements, scope, name)
-        case Call(name, args):
-            takes = parameters(name)
-            written = {key or p.name: v for p, (key, v) in zip(takes, args, strict=False)}
-            for p in takes:
-                value = written.get(p.name)
+        case Call():
+            for argument in arguments(tree, alias):
+                p, value = argument.parameter, argument.value
                 if isinstance(value, Symbol) and value.name not in p.words:
                     yield Open((value.name,), "value", scope, p)
                 elif value is None and p.name != CLASSES:
-                    owners = (alias, name) if alias else (name,)
-                    names = tuple(f"{owner}.{p.name}" for owner in owners)
-                    yield Open(names, "argument", scope, p)
+                    yield Open(argument.names, "argument", scope, p)
 
 
 def check(tree: Chain, elements: Elements, domains: Mapping[str, Domain]) -> None:
@@ -170,4 +166,7 @@ def _check_values(symbol: Open, domain: Domain, where: str) -> None:
             raise SpaceError(f"{where}: must be a choice of present and absent")
     elif symbol.parameter is not None:
         for value in values.some():
-            symbol.parameter.check(value, where)
+            try:
+                symbol.parameter.check(value)
+            except PatternError as error:
+                raise SpaceError(f"{where}: {error}") from None
