@@ -52,14 +52,16 @@ class Parameter:
     def check(self, value: object) -> Scalar:
         """The value in the parameter's own type. Raises PatternError that tells the rule."""
         told = value.name if isinstance(value, Symbol) else value
-        if self.kind == "bool" and isinstance(told, str) and told in WORDS:
-            return WORDS[told]
-        fits = {
-            "bool": type(told) is bool,
-            "word": isinstance(told, str) and told in self.words,
-            "int": type(told) is int and self.low <= told <= self.high,
-            "float": type(told) in (int, float) and self.low <= float(told) <= self.high,  # type: ignore[arg-type]
-        }[self.kind]
+        match self.kind:
+            case "int":
+                fits = type(told) is int and self.low <= told <= self.high
+            case "word":
+                fits = isinstance(told, str) and told in self.words
+            case "bool":
+                told = WORDS.get(told, told) if isinstance(told, str) else told
+                fits = isinstance(told, bool)
+            case "float":
+                fits = type(told) in (int, float) and self.low <= told <= self.high  # type: ignore[operator]
         if not fits:
             raise PatternError(f"{self.name} is {told!r}: must be {self.rule}")
         return float(told) if self.kind == "float" else told  # type: ignore[arg-type, return-value]

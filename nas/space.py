@@ -199,16 +199,18 @@ class _Chosen:
         self.last: dict[str, int] = {}
 
     def value(self, key: str, domain: Domain, scope: Scope) -> Scalar:
-        index = tuple(scope[name] for name in domain.per)
-        if (key, index) not in self.values:
-            name = f"{key}[{','.join(map(str, index))}]" if index else key
-            if isinstance(domain.values, Progression):
-                value = domain.values.ask(self.trial, name, self.last.get(key))
-                self.last[key] = value
-                self.values[key, index] = value
-            else:
-                self.values[key, index] = domain.values.ask(self.trial, name)
-        return self.values[key, index]
+        index = tuple([scope[name] for name in domain.per])
+        known = self.values.get((key, index))
+        if known is not None:
+            return known
+        name = f"{key}[{','.join(map(str, index))}]" if index else key
+        value: Scalar
+        if isinstance(domain.values, Progression):
+            value = self.last[key] = domain.values.ask(self.trial, name, self.last.get(key))
+        else:
+            value = domain.values.ask(self.trial, name)
+        self.values[key, index] = value
+        return value
 
     def symbol(self, name: str, scope: Scope) -> Scalar:
         domain = self.space.domains.get(name)
