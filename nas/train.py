@@ -339,10 +339,11 @@ def profits(module: nn.Module, macs: int, device: torch.device) -> bool:
     """Whether bf16 autocast pays. A rule of the hardware and the network, not a timing: a timing's
     noise would change the numbers of a repetition.
 
-    benchmarks/training.py on one core of an EPYC 9004, step time of bf16 over float32, both in
-    channels last (which itself pays nearly always, 1.0 to 1.7 times): residual, dense, grouped and
-    VGG-like networks at 32x32 0.47 to 0.84; the same at 8x8, below a million MACs, 0.8 to 1.2;
-    linear and LeNet 0.9 to 1.25; depthwise convolutions 1.2 to 3.3. Not yet measured on a GPU.
+    benchmarks/training.py --precision on one core of an EPYC 9004, step time of bf16 over float32,
+    both in channels last (which itself pays nearly always, 1.0 to 2 times): residual, dense and
+    VGG-like networks of 1 to 40 million MACs 0.57 to 0.91, linear 1.0 to 1.2, LeNet 0.86 to 1.2;
+    depthwise 3x3 convolutions 0.4 to 0.75, but strided ones 1.4 to 12, and 5x5 1.0 to 2. Not yet
+    measured on a GPU.
     """
     if macs < 1_000_000:
         return False
@@ -351,7 +352,10 @@ def profits(module: nn.Module, macs: int, device: torch.device) -> bool:
     can = torch.cpu.get_capabilities()
     native = can.get("avx512_bf16", False) or can.get("amx_bf16", False)
     return bool(native) and not any(
-        isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in module.modules()
+        isinstance(m, nn.Conv2d)
+        and m.groups == m.in_channels > 1
+        and (m.stride > (1, 1) or m.kernel_size > (3, 3))
+        for m in module.modules()
     )
 
 
