@@ -78,6 +78,8 @@ def names() -> list[str]:
 
 def unknown(name: str) -> str:
     """The clause of an error about a name that is no layer, block or symbol."""
+    if name == "INPUT":
+        return "INPUT stands at the beginning alone"
     return f"unknown layer or block {name}; {nearest(name, names())}"
 
 

@@ -1,0 +1,185 @@
+"""The pattern language: text, tree, canonical form, and errors that a person can act on."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import nas
+from nas.errors import PatternError
+from nas.pattern import MAX_NESTING, Call, Chain, Maybe, Repeat, Symbol, read, write
+
+many = settings(max_examples=300, deadline=None, derandomize=True)
+
+names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,6}", fullmatch=True)
+values = st.one_of(
+    st.integers(0, 10**12),
+    st.floats(0, 1e30, allow_nan=False),
+    names.map(Symbol),
+)
+
+
+@st.composite
+def calls(draw: st.DrawFn) -> Call:
+    plain = [(None, v) for v in draw(st.lists(values, max_size=2))]
+    keys = draw(st.lists(names, max_size=2, unique=True))
+    return Call(draw(names), (*plain, *((k, draw(values)) for k in keys)))
+
+
+def element(body: st.SearchStrategy[Call | Chain]) -> st.SearchStrategy[Call | Repeat | Maybe]:
+    counts = st.one_of(st.integers(0, 10**6), names.map(Symbol))
+    repeats = st.builds(Repeat, body, counts)
+    return st.one_of(repeats, st.builds(Maybe, st.one_of(body, repeats)))
+
+
+def chains(of: st.SearchStrategy[Call | Repeat | Maybe]) -> st.SearchStrategy[Chain]:
+    return st.lists(of, min_size=1, max_size=4).map(lambda items: Chain(tuple(items)))
+
+
+def deeper(inner: st.SearchStrategy[Chain]) -> st.SearchStrategy[Chain]:
+    # A bracket around a single call says nothing, so it is not in the tree.
+    bodies = inner.filter(lambda c: len(c.items) > 1 or not isinstance(c.items[0], Call))
+    return chains(st.one_of(calls(), element(st.one_of(calls(), bodies))))
+
+
+trees = st.recursive(chains(calls()), deeper, max_leaves=12)
+
+
+@many
+@given(trees)
+def test_reading_what_was_written_gives_the_tree(tree):
+    assert read(write(tree)) == tree
+
+
+@many
+@given(st.text(alphabet="AB12[](),=*?-> \n.e", max_size=40))
+def test_any_text_is_a_tree_or_a_pattern_error_with_its_place(text):
+    try:
+        tree = read(text)
+    except PatternError as error:
+        assert "column" in str(error)
+    else:
+        assert read(write(tree)) == tree
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("INPUT ->", "column 9: expected a layer, a block or '[', found the end"),
+        ("INPUT -> CONV(8", "column 16: expected ',' or ')', found the end"),
+        ("INPUT -> [RELU", "column 15: expected '->' or ']', found the end"),
+        ("INPUT -> RELU]", "column 14: expected '->', '*', '?' or the end, found ']'"),
+        ("INPUT -> RELU*", "column 15: expected a number of repeats or a symbol after '*'"),
+        ("INPUT -> RELU*1.5", "column 15: expected a whole number of repeats, found '1.5'"),
+        ("INPUT -> CONV(width=)", "column 21: expected a number, a word or a symbol, found ')'"),
+        ("INPUT -> CONV(width=8, 3)", "column 24: expected a named argument"),
+        ("INPUT -> CONV(width=8, width=9)", "column 24: expected each argument once"),
+        ("INPUT -> CONV(8) & FC", "column 18: expected a layer, '->', '[', ']', '*', '?'"),
+        ("INPUT -> CONV(-8) -> FC", "found '-'"),
+        ("INPUT ->\n CONV(8 -> FC", "line 2, column 9"),
+        ("", "column 1: expected a layer"),
+    ],
+)
+def test_syntax_errors_tell_the_place_and_what_was_expected(text, told):
+    with pytest.raises(PatternError) as caught:
+        nas.parse(text)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("INPUT -> RESIDUEL(64) -> FC", "RESIDUEL(64) at column 10: unknown layer or block RESIDUEL; "
+         "did you mean RESIDUAL?"),
+        ("INPUT -> conv(8) -> FC", "did you mean CONV?"),
+        ("INPUT -> CONV(widht=8) -> FC", "unknown argument widht; did you mean width?"),
+        ("INPUT -> CONV -> FC", "CONV at column 10: CONV needs width, a whole number from 1 to 65536"),
+        ("INPUT -> CONV(8, width=8) -> FC", "width is given twice"),
+        ("INPUT -> CONV(1, 2, 3, 4, 5, yes, 7) -> FC", "7 arguments, but it takes 6"),
+        ("INPUT -> CONV(0) -> FC", "width is 0: must be a whole number from 1 to 65536"),
+        ("INPUT -> CONV(1_000_000_000) -> FC", "width is 1000000000: must be"),
+        ("INPUT -> CONV(8.5) -> FC", "width is 8.5: must be a whole number"),
+        ("INPUT -> CONV(8, bias=maybe) -> FC", "bias is maybe: must be one of yes, no"),
+        ("INPUT -> POOL(kind=mean) -> FC", "kind is mean: must be one of max, avg"),
+        ("INPUT -> DROPOUT(2) -> FC", "rate is 2: must be a number from 0 to 1"),
+        ("INPUT -> CONV(w) -> FC", "w is open: an architecture needs a number there"),
+        ("INPUT -> [RELU]*N -> FC", "N is open"),
+        ("INPUT -> BN? -> FC", "BN? is open: an architecture has the element or has it not"),
+        ("INPUT -> BN*1_000_000_000 -> FC", "1000000000 repeats: must be a whole number"),
+        ("INPUT -> [[[BN*4000]*4000]*4000]*4000 -> FC", "more than 4096 elements"),
+        ("CONV(8) -> FC", "column 1: a pattern begins with INPUT, not with CONV(8)"),
+        ("INPUT", "at least one element after INPUT"),
+        ("INPUT(3, 8) -> FC", "INPUT(3, 8): must be INPUT(channels, height, width)"),
+        ("INPUT(0, 8, 8) -> FC", "sizes must be whole numbers from 1 to 65536"),
+        ("INPUT -> INPUT -> FC", "INPUT at column 10: INPUT stands at the beginning alone"),
+    ],
+)  # fmt: skip
+def test_wrong_patterns_name_the_element_its_place_and_the_rule(text, told):
+    with pytest.raises(PatternError) as caught:
+        nas.parse(text)
+    message = str(caught.value)
+    assert told in message
+    assert "\n" not in message
+
+
+def test_deep_and_long_texts_are_refused_at_once():
+    with pytest.raises(PatternError, match=f"at most {MAX_NESTING} brackets"):
+        read("[" * 10_000 + "A" + "]" * 10_000)
+    with pytest.raises(PatternError, match="must be at most 100000"):
+        read("A -> " * 30_000 + "A")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("INPUT -> CONV(8) -> FC", "INPUT(1, 8, 8)->CONV(width=8,kernel=3)->FLATTEN->FC(10)"),
+        ("INPUT -> [CONV(8) -> RELU]*2 -> FC", "INPUT -> CONV(8) -> RELU -> CONV(8) -> RELU -> FC"),
+        ("INPUT -> [[RELU]*2]*2 -> FC", "INPUT -> RELU*4 -> FC"),
+        ("INPUT -> PLAIN(8) -> FC", "INPUT -> CONV(8, bias=no) -> BN -> RELU -> FC"),
+        ("INPUT -> CONV(8) -> BN -> FC", "INPUT -> CONV(8, bias=no) -> BN -> FC"),
+        ("INPUT -> CONV(8, bias=yes) -> RELU -> FC", "INPUT -> CONV(8) -> RELU -> FC"),
+        ("INPUT -> CONV(8, 5, pad=2) -> FC", "INPUT -> CONV(8, 5) -> FC"),
+        ("INPUT -> POOL -> FC", "INPUT -> POOL(2, stride=2, kind=max) -> FC"),
+        ("INPUT -> DROPOUT(0) -> GAP -> FLATTEN -> FC", "INPUT -> GAP -> FC"),
+        ("INPUT -> RESIDUAL(8, se=0) -> FC", "INPUT -> RESIDUAL(8) -> FC"),
+        ("INPUT -> TRANSITION -> FC",
+         "INPUT -> BN -> RELU -> CONV(1, 1, bias=no) -> POOL(kind=avg) -> FC"),
+        ("INPUT -> MBCONV(8, expansion=1) -> FC",
+         "INPUT -> CONV(1) -> BN -> RELU6 -> CONV(8, 1) -> BN -> FC"),
+    ],
+)  # fmt: skip
+def test_two_ways_of_writing_one_network_give_one_text(one, other):
+    one, other = nas.parse(one), nas.parse(other)
+    assert str(one) == str(other)
+    assert one.fingerprint == other.fingerprint
+    assert one == other
+
+
+def test_different_networks_have_different_fingerprints():
+    texts = [
+        "INPUT -> CONV(8) -> FC", "INPUT -> CONV(8, bias=no) -> FC", "INPUT -> CONV(8) -> RELU -> FC",
+        "INPUT -> CONV(9) -> FC", "INPUT(1, 9, 9) -> CONV(8) -> FC", "INPUT -> CONV(8) -> FC(9)",
+        "INPUT -> CONV(8, bias=yes) -> BN -> FC", "INPUT -> CONV(8) -> BN -> FC",
+    ]  # fmt: skip
+    assert len({nas.parse(text).fingerprint for text in texts}) == len(texts)
+
+
+def test_the_canonical_text_keeps_repeats_as_repeats():
+    text = "INPUT -> [[CONV(8) -> RELU]*2 -> POOL]*2 -> [FC(32) -> RELU]*3 -> FC"
+    assert str(nas.parse(text)) == (
+        "INPUT(1, 8, 8) -> [[CONV(width=8) -> RELU]*2 -> POOL]*2 -> "
+        "[FC(width=32) -> RELU]*3 -> FC(width=10)"
+    )
+
+
+def test_input_and_the_last_fc_take_the_data_unless_written():
+    pattern = "INPUT -> CONV(8) -> FC"
+    assert nas.parse(pattern, input=(3, 32, 32), classes=100).shapes == (
+        (3, 32, 32), (8, 32, 32), (100,),
+    )  # fmt: skip
+    assert nas.parse(pattern).on((3, 16, 16), 5) == nas.parse(pattern, (3, 16, 16), 5)
+    with pytest.raises(nas.errors.ShapeError, match="the data is 3x32x32"):
+        nas.parse("INPUT(1, 8, 8) -> FC", input=(3, 32, 32))
+    with pytest.raises(nas.errors.ShapeError, match="10 features, but there are 5 classes"):
+        nas.parse("INPUT -> FC(10)", classes=5)
