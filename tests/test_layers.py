@@ -8,13 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patterns import INPUTS, SPACES, counted, elements, inputs
 from torch import nn
 
 import nas
 from nas.blocks import BLOCKS
 from nas.errors import NasError, ShapeError
 from nas.layers import LAYERS, Conv, Pool
-from patterns import INPUTS, SPACES, counted, elements, inputs
 
 few = settings(max_examples=40, deadline=None, derandomize=True)
 
@@ -84,18 +84,16 @@ def test_the_feature_map_formula_is_torchs(map, kernel, stride, pad, ceil):
             nn.AvgPool2d(kernel, stride, pad, ceil_mode=ceil),
         ),
     ]
+    if ceil and kernel > min(map) + 2 * pad:
+        return  # torch pools over what is there; ours refuses a window larger than the padded map
     for ours, theirs in cases:
         try:
             expected = tuple(theirs(x).shape[1:])
-        except RuntimeError:  # torch: the kernel is larger than the padded map, and such
+        except RuntimeError:  # the kernel is larger than the padded map, the padding too large
             with pytest.raises(ShapeError):
                 ours.cost((2, *map))
         else:
-            try:
-                assert ours.cost((2, *map)).shape == expected
-            except ShapeError as error:
-                # Stricter than torch in one case: a window that sees more than the padded map.
-                assert ceil and kernel > min(map) + 2 * pad, error
+            assert ours.cost((2, *map)).shape == expected
 
 
 def test_real_numbers_flow_through_a_sampled_network_of_each_space():
@@ -134,7 +132,7 @@ def test_published_parameter_counts(name):
         ("INPUT(3, 4, 4) -> CONV(8, 7, pad=0) -> FC", "CONV(8, 7, pad=0) at column 19: a window of "
          "7x7 with padding 0 does not fit a map of 4x4; 3x4x4 reaches it"),
         ("INPUT(3, 4, 4) -> POOL*3 -> FC", "POOL at column 19"),
-        ("INPUT(3, 8, 8) -> CONV(8, groups=2) -> FC", "2 groups do not divide 3 channels in, 8 out"),
+        ("INPUT(3, 8, 8) -> CONV(8, groups=2) -> FC", "2 groups do not divide 3 channels in"),
         ("INPUT(3, 8, 8) -> GAP -> CONV(8) -> FC", "needs a feature map, but 3 features reach it"),
         ("INPUT(3, 8, 8) -> INCEPTION(width=8) -> FC", "needs a width of 16 or more"),
         ("INPUT(3, 8, 8) -> CONV(8)", "ends in a map of 8x8x8"),

@@ -292,9 +292,7 @@ def test_first_gives_only_the_first_turn_the_value():
         {"N": 3, "RESIDUAL.stride": {"choice": [2], "first": "N"}},
         "INPUT -> RESIDUAL(4)*N -> GAP -> FC",
     )
-    assert str(loaded.sample(0)) == (
-        "INPUT(1, 8, 8) -> RESIDUAL(width=4, stride=2) -> RESIDUAL(width=4)*2 -> GAP -> FC(width=10)"
-    )
+    assert "-> RESIDUAL(width=4, stride=2) -> RESIDUAL(width=4)*2 ->" in str(loaded.sample(0))
 
 
 def test_a_bare_value_is_a_domain_of_one():
