@@ -314,6 +314,22 @@ def pareto(
     screens.rows_out(row, tradeoffs.pareto(row, list(store.trials(row.id))), [], format)
 
 
+@app.command()
+def dashboard(
+    storage: Storage = STORAGE,
+    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65_535)] = 8080,
+    artifacts: Annotated[
+        Path, typer.Option("--artifacts", metavar="DIR", help="Where the drawings are kept.")
+    ] = Path("nas-artifacts"),
+) -> None:
+    """The Optuna dashboard on the record, with the front of each study drawn."""
+    from nas.dashboard import serve
+    from nas.options import open_record
+
+    serve(open_record(storage), host=host, port=port, artifacts=artifacts)
+
+
 @db_app.command("upgrade")
 def db_upgrade(storage: Storage = STORAGE) -> None:
     """Create the record, or bring it up to date."""

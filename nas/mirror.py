@@ -50,6 +50,24 @@ ATTRIBUTES: Table = models.TrialUserAttributeModel.__table__
 _distribution = functools.lru_cache(maxsize=None)(optuna.distributions.json_to_distribution)
 
 
+def optuna_storage(store: Store) -> RDBStorage:
+    """Optuna's own tables in the record's database."""
+    url = store.engine.url
+    sqlite = url.get_backend_name() == "sqlite"
+    options = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
+    # Optuna formats the URL: braces stand for themselves only when doubled.
+    text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+    storage = RDBStorage(text, engine_kwargs=options)
+    if sqlite:
+        # As in the record: the copy need not be safer than what it is made from.
+        @event.listens_for(storage.engine, "connect")
+        def _settings(connection: Any, _: object) -> None:
+            connection.execute("PRAGMA synchronous=NORMAL")
+
+        storage.engine.dispose()  # the connection that made the tables has not heard of it
+    return storage
+
+
 class Mirror:
     """Keeps the Optuna study of the same name in step with ``study``, in a thread.
 
@@ -135,20 +153,7 @@ class Mirror:
         self._storage = None
 
     def _open(self) -> RDBStorage:
-        url = self._store.engine.url
-        sqlite = url.get_backend_name() == "sqlite"
-        options = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
-        # Optuna formats the URL: braces stand for themselves only when doubled.
-        text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
-        storage = RDBStorage(text, engine_kwargs=options)
-        if sqlite:
-            # As in the record: the copy need not be safer than what it is made from.
-            @event.listens_for(storage.engine, "connect")
-            def _settings(connection: Any, _: object) -> None:
-                connection.execute("PRAGMA synchronous=NORMAL")
-
-            storage.engine.dispose()  # the connection that made the tables has not heard of it
-
+        storage = optuna_storage(self._store)
         self._copy = self._find_copy(storage)
         self._storage = storage
         return storage
