@@ -60,6 +60,7 @@ class Folder:
     files: dict[Part, tuple[File, ...]]
 
 
+@functools.lru_cache(maxsize=4)
 def describe(ref: DataRef) -> Info:
     """Images of one size keep it. Images of mixed sizes are resized to a square of the median
     shorter side, at most 224; ``ref.size`` gives another. All grey: one channel, otherwise three.

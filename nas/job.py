@@ -123,7 +123,8 @@ class Epoch:
 class Latency:
     """Measured latency at batch 1, in milliseconds, and where it was measured.
 
-    ``low`` and ``high`` bound the median (see ``nas.latency``); ``device`` is the fingerprint.
+    ``ms`` is the least call's, ``low`` and ``high`` its interval: ``nas.latency`` says why.
+    ``device`` is the fingerprint.
     """
 
     ms: float
