@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import datetime
 import json
@@ -223,17 +224,27 @@ def test_a_break_between_two_batches_loses_and_repeats_nothing(
     assert numbers(store) == list(range(7))
 
 
-def test_two_drivers_copy_each_trial_once(store: Store, study: StudyRow) -> None:
-    Mirror(store, study).catch_up()  # Optuna's tables, which it does not create twice at once
-    mirrors = [Mirror(store, study).start() for _ in range(2)]
+def test_two_drivers_copy_each_trial_once(
+    store: Store, study: StudyRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirrors, "BATCH", 1)
+    first, second = Mirror(store, study), Mirror(store, study)
+    assert first.catch_up() + second.catch_up() == 0
+    run(store, study, *[RESULT] * 40)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        copied_by = list(pool.map(Mirror.catch_up, [first, second]))
+    assert sum(copied_by) == 40
+    assert numbers(store) == list(range(40))
+    assert [trial.number for trial in copied(store).trials] == list(range(40))
+
+
+def test_the_thread_follows_and_closes_in_step(store: Store, study: StudyRow) -> None:
+    mirror = Mirror(store, study).start()
     for _ in range(10):
         run(store, study, RESULT, DIVERGED)
-        for mirror in mirrors:
-            mirror.poke()
-        time.sleep(0.02)
-    assert [mirror.close() for mirror in mirrors] == [True, True]
+        mirror.poke()
+    assert mirror.close()
     assert numbers(store) == list(range(20))
-    assert [trial.number for trial in copied(store).trials] == list(range(20))
 
 
 def test_a_locked_database_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -242,6 +242,25 @@ def test_counts_beyond_64_bits_are_refused() -> None:
         dataclasses.replace(ask(), params=1 << 63)
 
 
+def test_endings_are_told_once_whoever_made_them(store: Store, study: StudyRow) -> None:
+    def news() -> list[int]:
+        return [trial.number for trial in next(endings)]
+
+    endings = store.endings(study.id)
+    other = another(store)
+    first, second = begin(store, study), begin(other, study)
+    store.refuse(study.id, [ask()], "too big")
+    assert news() == []
+    other.finish(second.token, RESULT)
+    third = begin(store, study)
+    store.finish(third.token, DIVERGED)
+    assert news() == [1, 3]
+    store.finish(first.token, RESULT)
+    assert news() == [0]
+    assert news() == []
+    assert [trial.number for trial in next(store.endings(study.id))] == [0, 1, 3]
+
+
 def test_the_view_of_the_tradeoffs(store: Store, study: StudyRow) -> None:
     store.finish(begin(store, study, 1).token, RESULT)
     store.finish(begin(store, study, 2).token, DIVERGED)
@@ -378,6 +397,7 @@ def _work(url: str, study_id: int, count: int) -> list[int]:
 
 def test_sixteen_processes_write_to_one_record(url: str, store: Store, study: StudyRow) -> None:
     processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([__name__])  # imported once, not sixteen times
     with concurrent.futures.ProcessPoolExecutor(16, mp_context=processes) as pool:
         written = [pool.submit(_work, url, study.id, 10) for _ in range(16)]
         numbers = sorted(number for done in written for number in done.result())
@@ -389,19 +409,16 @@ def test_waiting_trials_are_shared_out(url: str, store: Store, study: StudyRow) 
     lost = another(store, lease=-1.0)
     lost.begin(study.id, [ask(n) for n in range(40)])
     store.recover(study.id)
-    got: list[int] = []
 
-    def take(n: int) -> None:
-        mine = another(store, name=f"elsewhere//{n}/0/c")
+    def take(n: int) -> list[int]:
+        mine, got = another(store, name=f"elsewhere//{n}/0/c"), []
         while claims := mine.claim(study.id, 3):
-            got.extend(claim.trial.number for claim in claims)
+            got += [claim.trial.number for claim in claims]
+        return got
 
-    threads = [threading.Thread(target=take, args=(n,)) for n in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(got) == list(range(40))
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        shares = list(pool.map(take, range(8)))
+    assert sorted(number for share in shares for number in share) == list(range(40))
 
 
 def test_stores_that_open_at_once_migrate_once(url: str) -> None:
