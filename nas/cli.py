@@ -161,6 +161,54 @@ def search(
         fail(f"interrupted; the same command goes on with study {searched.study}", 130)
 
 
+@app.command()
+def train(
+    pattern: Annotated[
+        str, typer.Argument(metavar="PATTERN_OR_NAME", help="A closed pattern or a zoo network.")
+    ],
+    epochs: Annotated[int, typer.Option("--epochs")] = 20,
+    dataset: Dataset = "digits",
+    data: Data = "",
+    size: Size = 0,
+    download: Annotated[bool, typer.Option("--download", help="Fetch the data set first.")] = False,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    init: Annotated[
+        str,
+        typer.Option("--init", metavar="NAME_OR_FILE", help="Begin with these weights."),
+    ] = "",
+    freeze: Annotated[
+        int, typer.Option("--freeze", help="Train the head alone for so many epochs first.")
+    ] = 0,
+    recipe: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--recipe", metavar="lr=0.05", help="A training setting; repeatable."),
+    ] = None,
+    plugin: Plugin = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="For checkpoint and weights.")
+    ] = Path("nas-train"),
+) -> None:
+    """Train one architecture, and score it once on the test images; the same command resumes."""
+    from nas import run
+    from nas.options import single_job
+
+    job = single_job(
+        pattern,
+        epochs=epochs,
+        dataset=dataset,
+        data=data,
+        size=size,
+        download=download,
+        seed=seed,
+        settings=[*(recipe or []), f"init={init}", f"freeze={freeze}"],
+        plugins=plugin or [],
+    )
+    try:
+        run.train_and_show(job, output)
+    except KeyboardInterrupt:
+        fail("interrupted; the same command goes on from the last checkpoint", 130)
+
+
 # --- architectures and spaces --------------------------------------------------------------------
 
 

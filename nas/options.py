@@ -114,6 +114,41 @@ def plan(
     return Plan(study=name, space=loaded, job=job, trials=trials, sampler=sampler)
 
 
+def single_job(
+    pattern: str,
+    *,
+    epochs: int,
+    dataset: str,
+    data: str,
+    size: int,
+    download: bool,
+    seed: int,
+    settings: Sequence[str],
+    plugins: Iterable[Path],
+) -> Job:
+    """The job of ``nas train``, on a closed pattern or the name of a closed space."""
+    if epochs < 1:
+        raise NasError(f"--epochs {epochs}: must be 1 or more")
+    files = load_plugins(plugins)
+    ref = data_ref(dataset, data, size)
+    if download:
+        from nas.data import download as fetch
+
+        fetch(ref)
+    architecture, space = closed_or_space(pattern, dataset, data, size)
+    if architecture is None:
+        raise NasError(f"{space.name if space else pattern} is a search space: `nas search` takes it")
+    recipe = _recipe([text for text in settings if not text.endswith("=")])
+    return Job(
+        pattern=str(architecture),
+        recipe=recipe,
+        data=ref,
+        epochs=epochs,
+        seed=seed,
+        plugins=files,
+    )
+
+
 def _split(texts: Sequence[str]) -> list[str]:
     return [part.strip() for text in texts for part in text.split(",") if part.strip()]
 

@@ -1,4 +1,4 @@
-"""``nas search`` from a plan to a front on the screen: opens record and pool, runs, shows."""
+"""``nas search`` and ``nas train`` from a plan to the screen: open what is needed, run, show."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import os
 import shlex
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 
 import optuna
 
 from nas import screens
+from nas.architecture import parse
+from nas.job import Epoch, Job
 from nas.search import Plan, Status, search
 from nas.store import open_store
 from workers.pool import open_pool
@@ -54,6 +57,22 @@ def search_and_show(
     _tell_end(plan, status)
     screens.rows_out(study, status.front, [], "table")
     _tell_next(plan, storage, status)
+
+
+def train_and_show(job: Job, folder: Path) -> None:
+    """Trains one architecture with a line an epoch on stderr; at the end the scores on stdout."""
+    from nas.single import train
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    name = f"{job.data.name}-{parse(job.pattern).fingerprint}-{job.seed}"
+
+    def report(point: Epoch) -> None:
+        told = f"epoch {point.epoch} of {job.epochs}, loss {point.train_loss:.4f}"
+        scored = f"validation accuracy {screens.percent(point.accuracy)}"
+        print(f"nas: {told}, {scored}, {screens.span(point.seconds)}", file=sys.stderr, flush=True)
+
+    checkpoint, weights = folder / f"{name}.checkpoint", folder / f"{name}.pt"
+    screens.out(screens.trained_page(train(job, report, checkpoint=checkpoint, weights=weights)))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

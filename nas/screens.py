@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from nas.doctor import Finding
     from nas.preflight import Preflight
     from nas.search import Plan, Status
+    from nas.single import Trained
 
 PLAIN_WIDTH = 160  # where stdout is no terminal: a table in a file should not be folded
 EVERY = 2.0  # seconds between two plain progress lines, at most
@@ -288,6 +289,24 @@ def trial_page(store: Store, study: StudyRow, row: TrialRow) -> RenderableType:
         if attempt.failure:
             parts.append(Text(f"attempt {attempt.number}: {attempt.failure}: {attempt.reason}"))
     return Group(*parts)
+
+
+def trained_page(trained: Trained) -> RenderableType:
+    """What ``nas train`` ends with."""
+    told = table("", "")
+    told.show_header = False
+    last, measured = trained.curve[-1], trained.latency
+    for name, text in {
+        "validation accuracy": percent(last.accuracy),
+        "test accuracy": percent(trained.test),
+        "latency": f"{measured.ms:.3f} ms  ({measured.low:.3f} to {measured.high:.3f})",
+        "params": f"{trained.architecture.params:,}",
+        "MACs": f"{trained.architecture.macs:,}",
+        "weights": str(trained.weights),
+        "pattern": str(trained.architecture),
+    }.items():
+        told.add_row(name, Text(text))
+    return told
 
 
 def plan_table(plan: Plan, storage: str) -> Table:

@@ -79,20 +79,9 @@ def evaluate(job: Job, report: Report, *, checkpoint: Path | None = None) -> Out
 
     device = available()
     try:
-        info = data.describe(job.data)
-        architecture = parse(job.pattern, info.shape, len(info.classes))
-        with seeded(job.seed, device):
-            module = build(architecture)
-        normal = begin_from(job.recipe.init, module, architecture) if job.recipe.init else None
-        fit(
-            module,
-            job,
-            told,
-            checkpoint=checkpoint,
-            device=device,
-            bf16=profits(module, architecture.macs, device),
-            normal=normal,
-        )
+        architecture, module, normal = begin(job, device)
+        bf16 = profits(module, architecture.macs, device)
+        fit(module, job, told, checkpoint=checkpoint, device=device, bf16=bf16, normal=normal)
         measured = latency.measure(module, architecture.input, device) if job.latency else None
     except Diverged as error:
         return failure("diverged", str(error))
@@ -119,6 +108,17 @@ def evaluate(job: Job, report: Report, *, checkpoint: Path | None = None) -> Out
         seconds=time.perf_counter() - began,
         device=latency.fingerprint(device),
     )
+
+
+def begin(job: Job, device: torch.device) -> tuple[Architecture, nn.Module, Normal | None]:
+    """The job's architecture on its data, its module before the first step, and the normalisation
+    that initial weights ask for. Raises NasError."""
+    info = data.describe(job.data)
+    architecture = parse(job.pattern, info.shape, len(info.classes))
+    with seeded(job.seed, device):
+        module = build(architecture)
+    normal = begin_from(job.recipe.init, module, architecture) if job.recipe.init else None
+    return architecture, module, normal
 
 
 def fit(
