@@ -65,7 +65,8 @@ def resolve(job: Job) -> Callable[[Job, Report], Any]:
     if not job.evaluator:
         from nas.train import evaluate
 
-        return evaluate
+        checkpoint = Path(job.checkpoint) if job.checkpoint else None
+        return functools.partial(evaluate, checkpoint=checkpoint)
     function = evaluator(job.evaluator)
 
     def call(job: Job, report: Report) -> Any:

@@ -1,0 +1,178 @@
+"""Batch jobs: a whole search handed to Slurm, or to the Ray Jobs of a running cluster.
+
+What is handed over is a command line of ``nas``. Its parts travel quoted by shlex, so that a space,
+a ``$`` or a ``;`` in a study's name stays what it is.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nas.errors import NasError
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+POLL = 2.0  # seconds between two looks at a Ray job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocation:
+    """What Slurm is asked for: ``cpus`` and ``gpus`` of each node, ``minutes`` of wall-clock time.
+
+    ``grace`` seconds before the end the search is interrupted, and the job put back in the queue.
+    Raises NasError for a value outside its domain.
+    """
+
+    nodes: int = 1
+    cpus: int = 1
+    gpus: int = 0
+    minutes: int = 60
+    grace: int = 120
+    partition: str = ""
+    name: str = "nas"
+
+    def __post_init__(self) -> None:
+        whole = {"nodes": 1, "cpus": 1, "gpus": 0, "minutes": 1, "grace": 1}
+        for key, least in whole.items():
+            if getattr(self, key) < least:
+                raise NasError(f"{key} is {getattr(self, key)}: must be {least} or more")
+        if self.grace >= self.minutes * 60:
+            raise NasError(
+                f"grace is {self.grace} s: must be less than the {self.minutes} min asked"
+            )
+        for key in ("partition", "name"):
+            # a directive is a comment to the shell and no quoting of the shell's holds in it
+            if not re.fullmatch(r"[\w.,-]*", getattr(self, key)):
+                raise NasError(f"{key} is {getattr(self, key)!r}: letters, digits and _ . , - only")
+
+
+SBATCH = """\
+#!/bin/bash
+#SBATCH --job-name={name}
+#SBATCH --nodes={nodes}
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task={cpus}
+#SBATCH --time={minutes}
+#SBATCH --signal=B:USR1@{grace}
+#SBATCH --requeue
+#SBATCH --open-mode=append
+{options}
+set -u
+
+# Ray across the allocation, open to this job alone: the token is in no argument and in no file.
+head=$(hostname)
+port=$((20000 + SLURM_JOB_ID % 10000))
+export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
+RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \\n')
+export RAY_AUTH_TOKEN
+srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" \\
+    ray start --head --block --include-dashboard=false \\
+    --node-ip-address="$(hostname -i | cut -d' ' -f1)" --port="$port" &
+until ray health-check --address "$head:$port" 2>/dev/null; do
+    kill -0 $! || exit 1
+    sleep 1
+done
+if [ "$SLURM_NNODES" -gt 1 ]; then
+    srun --overlap --nodes=$((SLURM_NNODES - 1)) --ntasks=$((SLURM_NNODES - 1)) --exclude="$head" \\
+        ray start --address="$head:$port" --block &
+fi
+
+# A shell's background jobs ignore SIGINT; the search needs it, to stop in a state to resume from.
+env --default-signal=INT {command} --address "$head:$port" &
+search=$!
+stopped=
+trap 'stopped=1; kill -INT "$search"' USR1
+wait "$search"
+status=$?
+while kill -0 "$search" 2>/dev/null; do
+    wait "$search"
+    status=$?
+done
+if [ -n "$stopped" ] && [ "$status" -eq 130 ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"
+"""
+
+
+def sbatch_script(arguments: Sequence[str], allocation: Allocation) -> str:
+    """The script that runs ``nas ARGUMENTS`` on an allocation, and goes on where it was cut off."""
+    options = []
+    if allocation.gpus:
+        options.append(f"#SBATCH --gpus-per-node={allocation.gpus}")
+    if allocation.partition:
+        options.append(f"#SBATCH --partition={allocation.partition}")
+    return SBATCH.format(
+        name=allocation.name,
+        nodes=allocation.nodes,
+        cpus=allocation.cpus,
+        minutes=allocation.minutes,
+        grace=allocation.grace,
+        options="\n".join(options),
+        command=shlex.join(["nas", *arguments]),
+    )
+
+
+def submit_slurm(script: str) -> str:
+    """Hands the script to sbatch; returns the job's number. Raises NasError if it is refused."""
+    try:
+        told = subprocess.run(
+            ["sbatch", "--parsable"], input=script, text=True, capture_output=True, check=True
+        )
+    except FileNotFoundError as error:
+        raise NasError("sbatch is not on this machine: submit from a login node") from error
+    except subprocess.CalledProcessError as error:
+        raise NasError(f"sbatch refused the job: {' '.join(error.stderr.split())}") from error
+    return told.stdout.strip().partition(";")[0]
+
+
+def submit_ray(arguments: Sequence[str], address: str) -> str:
+    """Hands ``nas ARGUMENTS`` to the cluster whose dashboard is at ``address``; the job's name.
+
+    ``address`` is a URL such as http://127.0.0.1:8265; a token comes from Ray's own variables. The
+    search runs on the cluster's head, where its files and its database must be within reach.
+    """
+    command = shlex.join(["nas", *arguments, "--address", "auto"])
+    return str(_client(address).submit_job(entrypoint=command))
+
+
+def follow_ray(name: str, address: str) -> Iterator[str]:
+    """The job's output as it comes; ends with the job."""
+    client = _client(address)
+    told = 0
+    while True:
+        ended = client.get_job_status(name).is_terminal()  # asked first: the rest is read below
+        output = client.get_job_logs(name)
+        if output[told:]:
+            yield output[told:]
+        told = len(output)
+        if ended:
+            return
+        time.sleep(POLL)
+
+
+def status_ray(name: str, address: str) -> str:
+    """PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED."""
+    return str(_client(address).get_job_status(name).value)
+
+
+def stop_ray(name: str, address: str) -> bool:
+    """Asks the job to end; False where it had ended before. The same search resumes it."""
+    return bool(_client(address).stop_job(name))
+
+
+def _client(address: str) -> JobSubmissionClient:
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(address)
+    except (ConnectionError, RuntimeError, ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise NasError(f"no Ray Jobs at {address!r}: {reason}") from error
