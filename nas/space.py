@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import re
 from collections.abc import Callable, Mapping
@@ -144,13 +145,14 @@ class Space:
 
 class Draw:
     """A trial that draws uniformly with ``rng``, except for the parameters that are given. It
-    remembers what was asked, in ``params``, and out of how many values, in ``sizes``."""
+    remembers what was asked, in ``params``, and how unlikely the values were to be drawn one after
+    the other: ``odds`` is one over that probability, infinite where a real number was drawn."""
 
     def __init__(self, rng: random.Random, given: Mapping[str, Scalar] | None = None) -> None:
         self.rng = rng
         self.given = given or {}
         self.params: dict[str, Any] = {}
-        self.sizes: dict[str, int] = {}
+        self.odds = 1.0
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
         given = self.given.get(name)
@@ -168,7 +170,8 @@ class Draw:
             value = min(high, int(low * ((high + 1) / low) ** self.rng.random()))
         else:
             value = values[self.rng.randrange(len(values))]
-        return int(self._told(name, value, len(values)))
+        odds = math.log((high + 1) / low) / math.log((value + 1) / value) if log else len(values)
+        return int(self._told(name, value, odds))
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
         given = self.given.get(name)
@@ -176,11 +179,11 @@ class Draw:
         value = low * (high / low) ** u if log else low + (high - low) * u
         if isinstance(given, float) and low <= given <= high:
             value = given
-        return float(self._told(name, value, 0))
+        return float(self._told(name, value, math.inf))
 
-    def _told(self, name: str, value: Any, size: int) -> Any:
+    def _told(self, name: str, value: Any, odds: float) -> Any:
         self.params[name] = value
-        self.sizes[name] = size
+        self.odds *= odds
         return value
 
 

@@ -158,9 +158,9 @@ def test_two_ways_of_writing_one_network_give_one_text(one, other):
 
 def test_different_networks_have_different_fingerprints():
     texts = [
-        "INPUT -> CONV(8) -> FC", "INPUT -> CONV(8, bias=no) -> FC", "INPUT -> CONV(8) -> TANH -> FC",
+        "INPUT -> CONV(8) -> FC", "INPUT -> CONV(8, bias=no) -> FC", "INPUT -> CONV(8) -> BN -> FC",
         "INPUT -> CONV(9) -> FC", "INPUT(1, 9, 9) -> CONV(8) -> FC", "INPUT -> CONV(8) -> FC(9)",
-        "INPUT -> CONV(8, bias=yes) -> BN -> FC", "INPUT -> CONV(8) -> BN -> FC",
+        "INPUT -> CONV(8, bias=yes) -> BN -> FC", "INPUT -> CONV(8) -> TANH -> FC",
     ]  # fmt: skip
     assert len({nas.parse(text).fingerprint for text in texts}) == len(texts)
 

@@ -231,7 +231,7 @@ CLASSICS: dict[str, tuple[str, dict]] = {
             "M": 7,
             **per("N", [1, 2, 3, 4, 3, 3, 1]),
             **per("MBCONV.width", [16, 24, 32, 64, 96, 160, 320]),
-            **per("MBCONV.kernel", [3] * 7),
+            "MBCONV.kernel": 3,
             **per("MBCONV.stride", [1, 2, 2, 2, 1, 2, 1]),
             **per("MBCONV.expansion", [1, 6, 6, 6, 6, 6, 6]),
             "MBCONV.se": 0,

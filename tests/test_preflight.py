@@ -1,0 +1,106 @@
+"""The preflight of a space, against spaces small enough to count by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from patterns import INPUTS, SPACES
+
+from nas.errors import SpaceError
+from nas.preflight import ENUMERATED, Preflight, check
+from nas.space import load_space, read_space
+
+
+def preflight(where: dict, pattern: str, **more: object) -> Preflight:
+    return check(read_space({"name": "t", "pattern": pattern, "where": where, **more}, "t.yaml"))
+
+
+@pytest.mark.parametrize("input", [INPUTS[0], INPUTS[-1]], ids=["8x8", "224x224"])
+@pytest.mark.parametrize("name", SPACES)
+def test_every_shipped_space_is_sound(name, input):
+    result = check(load_space(name, input=input, classes=10), draws=300)
+    assert result.valid == 1.0
+    assert result.fits > 0.1
+    assert result.idle == result.unasked == ()
+    assert bool(result.warnings) == (name == "linear")
+    assert result.asked[1] <= 28 or min(input[1:]) > 96
+
+
+def test_settings_and_networks_are_told_apart_and_exact_where_small():
+    # 3 depths, and the pooling's kind matters only with pooling: 3 * (1 + 2) settings; FLATTEN says
+    # nothing before FC, so its 2 settings are one network.
+    result = preflight(
+        {"N": {"int": [1, 3]}, "POOL.kind": {"choice": ["max", "avg"]}},
+        "INPUT -> [RELU]*N -> POOL? -> FLATTEN? -> FC",
+    )
+    assert result.settings.value == 18
+    assert result.settings.error == 0
+    assert result.networks == result.seen == 9
+    assert result.idle == ("FLATTEN?",)
+    assert result.warnings == (
+        "different networks in the whole space: 9, fewer than 20",
+        "FLATTEN? never changes the network",
+    )
+
+
+def test_large_spaces_are_estimated_within_their_error():
+    # sum over M of 10^M for M = 1..6
+    result = preflight(
+        {"M": {"int": [1, 6]}, "CONV.width": {"int": [1, 10], "per": "M"}},
+        "INPUT -> CONV*M -> GAP -> FC",
+    )
+    truth = sum(10**m for m in range(1, 7))
+    assert truth > ENUMERATED
+    assert result.networks is None
+    assert 0 < abs(result.settings.value - truth) < 4 * result.settings.error
+    assert result.seen <= 1000
+
+
+def test_the_estimate_weighs_what_a_logarithmic_domain_draws_more_often():
+    result = preflight(
+        {"a": {"int": [1, 64], "log": True}, "b": {"int": [1, 64], "log": True},
+         "c": {"int": [1, 64], "log": True}},
+        "INPUT -> CONV(a) -> CONV(b) -> CONV(c) -> GAP -> FC",
+    )  # fmt: skip
+    assert abs(result.settings.value - 64**3) < 4 * result.settings.error
+
+
+def test_a_real_number_makes_a_space_endless():
+    result = preflight({"DROPOUT.rate": {"float": [0.1, 0.5]}}, "INPUT -> DROPOUT -> FC")
+    assert result.settings.value == math.inf
+    assert result.networks is None
+
+
+def test_draws_that_do_not_fit_are_counted_and_told():
+    # 8x8: kernels 1 to 8 fit without padding, 9 to 16 do not.
+    result = preflight({"k": {"int": [1, 16]}}, "INPUT -> CONV(4, k, pad=0) -> FC")
+    assert 0.4 < result.valid < 0.6
+    assert result.settings.value == result.networks == 8
+    assert "of the draws fit the data" in result.warnings[0]
+
+
+def test_where_nothing_fits_there_is_no_preflight():
+    with pytest.raises(SpaceError, match="no draw in 100 fits"):
+        preflight({"w": {"int": [1, 2]}}, "INPUT -> CONV(w, 9, pad=0) -> FC")
+
+
+def test_constraints_are_told_one_by_one():
+    # FC(10) on 64 * w features after CONV(w, 1): 640w + 10 + 2w params, 64w + 640w macs
+    result = preflight(
+        {"w": {"int": [1, 10]}},
+        "INPUT -> CONV(w, 1) -> FC",
+        constraints={"params": "<= 3220", "macs": "<= 1408", "accuracy": ">= 0.5"},
+    )
+    assert result.shares["params"] == pytest.approx(0.5, abs=0.06)
+    assert result.shares["macs"] == pytest.approx(0.2, abs=0.05)
+    assert result.fits == result.shares["macs"]
+    assert set(result.shares) == {"params", "macs"}
+    assert result.params.quantiles[0] == 652
+    assert result.params.quantiles[-1] == 6430
+    assert sum(result.params.histogram.values()) == 1000
+
+
+def test_a_domain_that_is_never_asked_is_told():
+    result = preflight({"RESIDUAL.groups": {"choice": [3, 5]}}, "INPUT -> RESIDUAL(8) -> FC")
+    assert result.unasked == ("RESIDUAL.groups",)
