@@ -70,7 +70,8 @@ def network(name: str, input: Shape | None = None, classes: int | None = None) -
     """
     if name not in names():
         raise NasError(f"the zoo has no network {name}; {nearest(name, names())}")
-    return load_space(name, input, classes).sample(0)
+    own = load_space(name).sample(0)
+    return own.on(input or own.input, classes or own.classes)
 
 
 # --- torchvision's state dicts -------------------------------------------------------------------
@@ -98,7 +99,9 @@ def correspondence(name: str, architecture: Architecture) -> Pairs:
     if name not in torchvision_names():
         raise NasError(f"torchvision has no {name}; {nearest(name, torchvision_names())}")
     with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of GoogLeNet, about weights never made here
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # of GoogLeNet, about weights never made here
         ours = _as_run(build(architecture), architecture.input)
         theirs = _as_run(models.get_model(name, weights=None), (3, 224, 224))
     kinds = [[type(layer).__name__ for _, layer in layers] for layers in (ours, theirs)]
@@ -152,7 +155,7 @@ def _modern(found: State) -> State:
 
 
 def _classes(found: State, pairs: Pairs) -> int | None:
-    """The number of classes of a state dict: the length of its last bias. None where it has none."""
+    """The number of classes of a state dict, where its last bias tells it."""
     bias = found.get(list(pairs.values())[-1])
     return len(bias) if bias is not None and bias.ndim == 1 and len(bias) else None
 
@@ -193,12 +196,12 @@ def _fitted(
 def initial_state(source: str, architecture: Architecture) -> Start:
     """Weights for ``architecture``, and the normalisation that they were trained with.
 
-    ``source`` is a network of the zoo (torchvision's pretrained weights), or a file: a checkpoint or
-    a state dict of ours, or a state dict of torchvision's. For another number of classes the head
-    and the auxiliary classifiers are absent from the result. For grey images a stem's weights are
-    summed over its input channels, as if the grey channel were given to each; the normalisation
-    is then the channels' mean. Raises NasError where the weights are not there, not readable or do
-    not fit.
+    ``source`` is a network of the zoo (torchvision's pretrained weights), or a file: a checkpoint
+    or a state dict of ours, or a state dict of torchvision's. For another number of classes the
+    head and the auxiliary classifiers are absent from the result. For grey images a stem's weights
+    are summed over its input channels, as if the grey channel were given to each; the normalisation
+    is then the channels' mean. Raises NasError where the weights are not there, cannot be read or
+    do not fit.
     """
     with torch.device("meta"):
         module = build(architecture)
@@ -264,9 +267,9 @@ def read(path: Path) -> State:
     try:
         data = path.read_bytes()
     except OSError as error:
-        reason = error.strerror or type(error).__name__
+        known = nearest(str(path), names())
         raise NasError(
-            f"{path}: {reason}: must be a file, or a network of the zoo; {nearest(str(path), names())}"
+            f"{path}: {error.strerror}: must be a file, or a network of the zoo; {known}"
         ) from None
     try:
         if data.startswith(checkpoint.FORMAT):
