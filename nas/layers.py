@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
@@ -355,3 +355,19 @@ LAYERS: Mapping[str, Callable[..., Node]] = {
     "TANH": _activation("tanh"),
     "SIGMOID": _activation("sigmoid"),
 }
+
+
+def leaves(node: Node, x: Shape) -> Iterator[tuple[Node, Shape]]:
+    """Every leaf of an expression with the shape that reaches it, in the order of computation."""
+    match node:
+        case Seq(items):
+            for item in items:
+                yield from leaves(item, x)
+                x = item.cost(x).shape
+        case Sum(items) | Concat(items):
+            for item in items:
+                yield from leaves(item, x)
+        case Aux(head):
+            yield from leaves(head, x)
+        case _:
+            yield node, x

@@ -33,7 +33,7 @@ def train(job: Job, report: Report, *, checkpoint: Path, weights: Path) -> Train
     """
     device = available()
     architecture, module, normal = begin(job, device)
-    bf16 = profits(module, architecture.macs, device)
+    bf16 = profits(architecture, device)
     try:
         curve = fit(
             module, job, report, checkpoint=checkpoint, device=device, bf16=bf16, normal=normal

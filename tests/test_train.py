@@ -429,15 +429,27 @@ def test_bad_recipes_are_refused() -> None:
         Recipe(schedule="cosine")
 
 
-def test_strided_depthwise_and_small_networks_do_not_train_in_bf16_on_a_cpu() -> None:
-    plain = nn.Conv2d(8, 8, 3)
-    depthwise, strided = (nn.Conv2d(8, 8, 3, stride, groups=8) for stride in (1, 2))
+@pytest.mark.parametrize(
+    ("body", "profits"),
+    [
+        ("CONV(256)", True),
+        ("CONV(2)", False),  # too few MACs
+        ("CONV(32, 1) -> MBCONV(128)", True),
+        ("CONV(32, 1) -> MBCONV(256, stride=2)", False),  # strided depthwise: slow
+        ("[CONV(64) -> POOL]*3 -> RESIDUAL(64, stride=2)", False),  # 3x3 strides over 1x1: wrong
+    ],
+)
+def test_bf16_on_a_cpu_is_for_what_it_makes_faster_and_computes(body: str, profits: bool) -> None:
+    architecture = nas.parse(f"INPUT(16, 8, 8) -> {body} -> GAP -> FC(10)")
     can = torch.cpu.get_capabilities()
     native = bool(can.get("avx512_bf16") or can.get("amx_bf16"))
-    assert train.profits(plain, 10_000_000, CPU) == native
-    assert not train.profits(plain, 100_000, CPU)
-    assert train.profits(depthwise, 10_000_000, CPU) == native
-    assert not train.profits(strided, 10_000_000, CPU)
+    assert train.profits(architecture, CPU) == (profits and native)
+
+
+def test_a_stride_over_a_map_smaller_than_the_kernel_trains() -> None:
+    """In bf16 on the CPU its weight gradient was NaN: the loss with it, after a few steps."""
+    told = job(pattern="INPUT -> [CONV(64) -> RELU -> POOL]*3 -> RESIDUAL(54, 5, 2)*2 -> GAP -> FC")
+    assert isinstance(train.evaluate(told, lambda _: None), Result)
 
 
 def test_bf16_training_learns_and_repeats_exactly() -> None:
