@@ -363,6 +363,23 @@ def pareto(
 
 
 @app.command()
+def export(
+    what: Annotated[
+        str, typer.Argument(metavar="TRIAL_OR_PATTERN", help="A trial's number, or a pattern.")
+    ],
+    study: StudyName = None,
+    storage: Storage = STORAGE,
+    format: Annotated[str, typer.Option("--format", "-f", help="python or pattern")] = "python",
+    plugin: Plugin = None,
+) -> None:
+    """Print a network as PyTorch source that stands alone, or as its canonical pattern."""
+    from nas.options import exported, load_plugins
+
+    load_plugins(plugin or [])
+    print(exported(what, study, storage, format))
+
+
+@app.command()
 def dashboard(
     storage: Storage = STORAGE,
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",

@@ -203,3 +203,22 @@ def study_in(store: Store, name: str | None) -> StudyRow:
         told = ", ".join(study.name for study in known) or "none"
         raise StudyError(f"--study is needed: the database has {told}")
     return known[0]
+
+
+def exported(what: str, study: str | None, storage: str, format: str) -> str:
+    """A trial (by its number), a zoo network or a pattern, as text."""
+    if format not in ("python", "pattern"):
+        raise NasError(f"--format {format}: must be python or pattern")
+    if what.isdigit():
+        store = open_record(storage)
+        architecture = parse(store.trial(study_in(store, study).id, int(what)).pattern)
+    else:
+        closed, space = closed_or_space(what, None, "", 0)
+        if closed is None:
+            raise NasError(f"{space.name if space else what} is a search space: it is not one network")
+        architecture = closed
+    if format == "pattern":
+        return str(architecture)
+    from nas.export import python_source
+
+    return python_source(architecture).rstrip()
