@@ -44,7 +44,7 @@ def identity(job: Job) -> str:
     """What a checkpoint belongs to. The number of epochs is part of it only where the schedule
     depends on it from the start."""
     told = dataclasses.asdict(job)
-    for name in ("evaluator", "latency", "plugins"):
+    for name in ("evaluator", "latency", "plugins", "checkpoint"):
         told.pop(name)
     told["data"].pop("dir")
     if job.recipe.schedule == "rungs":

@@ -87,7 +87,8 @@ class Job:
     ``pattern`` is the canonical closed pattern; ``epochs`` the fidelity. ``evaluator`` names a
     user's function as ``module:function``, called as
     ``f(architecture, *, fidelity, seed, report) -> metrics``; empty: ``nas.train.evaluate``.
-    ``plugins`` are files registered before the pattern is read.
+    ``plugins`` are files registered before the pattern is read; ``checkpoint`` is a file that the
+    training keeps and goes on from (none, if empty).
     """
 
     pattern: str
@@ -98,13 +99,14 @@ class Job:
     evaluator: str = ""
     latency: bool = True
     plugins: tuple[str, ...] = ()
+    checkpoint: str = ""
 
     @property
     def key(self) -> str:
         """Identifies recipe, data, evaluator and fidelity (not architecture, not seed): results
         under one key may stand for each other."""
         told = dataclasses.asdict(self)
-        for name in ("pattern", "seed", "plugins", "latency"):
+        for name in ("pattern", "seed", "plugins", "latency", "checkpoint"):
             told.pop(name)
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 

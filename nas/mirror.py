@@ -228,6 +228,8 @@ class Mirror:
 
 
 def _state(trial: TrialRow, objectives: list[str]) -> TrialState:
+    if trial.state == "stopped":
+        return TrialState.PRUNED
     whole = trial.state != "failed" and all(math.isfinite(trial.value(o)) for o in objectives)
     return TrialState.COMPLETE if whole else TrialState.FAIL
 
@@ -248,7 +250,7 @@ def _params(trial: TrialRow) -> list[dict[str, Any]]:
 
 
 def _values(trial: TrialRow, objectives: list[str]) -> list[dict[str, Any]]:
-    if _state(trial, objectives) is TrialState.FAIL:
+    if _state(trial, objectives) is not TrialState.COMPLETE:
         return []
     finite = models.TrialValueModel.TrialValueType.FINITE
     values = map(trial.value, objectives)

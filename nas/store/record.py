@@ -5,13 +5,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from sqlalchemy import Connection, Engine, Row, Select, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from nas.errors import StudyError, nearest
-from nas.job import Epoch, Failure, Outcome
+from nas.job import Epoch, Failure, Outcome, Result
 from nas.store import driver as drivers
 from nas.store.connect import WRITES, connect, patiently
 from nas.store.rows import (
@@ -25,11 +25,9 @@ from nas.store.rows import (
     TrialRow,
     TrialState,
     clean,
-    columns_of,
     epoch_of,
     finite,
     first_difference,
-    point_of,
     study_of,
     trial_of,
 )
@@ -40,14 +38,18 @@ from nas.store.steps import (
     claims_of,
     end_attempt,
     ended_in,
+    running_trial,
     set_state,
     start_attempt,
+    write_outcome,
 )
 from nas.store.tables import attempts, curves, now, studies, trials
 
 T = TypeVar("T")
 
 PAGE = 1000  # trials to a query: resuming holds no transaction open and repeats little after a loss
+
+PENDING: tuple[TrialState, ...] = ("running", "waiting", "paused")
 
 _STUDY = [studies.c[f.name] for f in fields(StudyRow)]
 
@@ -167,6 +169,7 @@ class Store:
             metrics=finite(source.metrics),
             device=source.device,
             seconds=0.0,
+            rungs=source.rungs,
             **{name: getattr(source, name) for name in taken},
         )
         return rows[0] if rows else None
@@ -184,12 +187,65 @@ class Store:
             if trial_id is None:
                 # Tried before and ended so: the commit arrived, only its answer was lost.
                 return again and ended_in(connection, token, state)
-            told = columns_of(outcome) | {"state": state, "finished": now()}
-            connection.execute(update(trials).where(trials.c.id == trial_id).values(told))
-            if outcome.curve:
-                points = [point_of(epoch) for epoch in outcome.curve]
-                connection.execute(insert(curves).values(trial_id=trial_id, epochs=points))
+            write_outcome(connection, trial_id, outcome, state=state, finished=now())
             return True
+
+        return self._write(work)
+
+    def reach(
+        self, token: str, epochs: int, result: Result, then: Literal["running", "paused", "stopped"]
+    ) -> bool:
+        """Delivers what an attempt's candidate scored at a rung, after ``epochs``, and whether it
+        goes on at once, waits for ``promote``, or is stopped; whether it was accepted.
+
+        ``result.metrics`` must hold ``accuracy``.
+        """
+
+        def work(connection: Connection, again: bool) -> bool:
+            trial_id = (
+                running_trial(connection, token)
+                if then == "running"
+                else end_attempt(connection, token, "finished", result)
+            )
+            if trial_id is None:
+                return again and ended_in(connection, token, "finished")
+            query = select(trials.c.rungs).where(trials.c.id == trial_id)
+            rungs = connection.scalar(query) or []
+            if any(rung == epochs for rung, _ in rungs):
+                return True  # tried before: only the commit's answer was lost
+            ending = {"epochs": epochs, "finished": now()} if then == "stopped" else {}
+            write_outcome(
+                connection,
+                trial_id,
+                result,
+                state=then,
+                rungs=[*rungs, [epochs, result.metrics["accuracy"]]],
+                **ending,
+            )
+            return True
+
+        return self._write(work)
+
+    def promote(self, study_id: int, numbers: Collection[int]) -> list[Claim]:
+        """Begins a new attempt of each of these trials that is paused, no two drivers the same."""
+        return self._claim_from(study_id, "paused", len(numbers), trials.c.number.in_(numbers))
+
+    def stop(self, study_id: int, numbers: Collection[int]) -> list[TrialRow]:
+        """Stops for good those of these trials that are paused; what they are then.
+
+        Each is stopped by one driver only, which alone gets it.
+        """
+        chosen = (trials.c.study_id == study_id) & trials.c.number.in_(numbers)
+        names: set[int] = set()
+
+        def work(connection: Connection, _: bool) -> list[TrialRow]:
+            paused = select(trials.c.id, trials.c.rungs).where(chosen, trials.c.state == "paused")
+            for trial_id, rungs in connection.execute(paused.with_for_update()).all():
+                told = {"state": "stopped", "epochs": rungs[-1][0], "finished": now()}
+                connection.execute(update(trials).where(trials.c.id == trial_id).values(told))
+                names.add(trial_id)
+            stopped = select(*TRIAL).where(trials.c.id.in_(names)).order_by(trials.c.number)
+            return [trial_of(row) for row in connection.execute(stopped)]
 
         return self._write(work)
 
@@ -226,21 +282,7 @@ class Store:
     def claim(self, study_id: int, most: int) -> list[Claim]:
         """Begins a new attempt of up to ``most`` waiting trials, oldest first, no two drivers the
         same one."""
-        waiting = (
-            select(trials.c.id)
-            .where(trials.c.study_id == study_id, trials.c.state == "waiting")
-            .order_by(trials.c.number)
-            .limit(most)
-            .with_for_update(skip_locked=True)
-        )
-
-        def write(connection: Connection, tokens: Sequence[str]) -> None:
-            found = connection.scalars(waiting).all()
-            for trial_id, token in zip(found, tokens, strict=False):
-                self._start(connection, trial_id, token)
-            set_state(connection, found, "running")
-
-        return self._claim(write, most)
+        return self._claim_from(study_id, "waiting", most)
 
     def beat(self) -> set[str]:
         """Renews the leases of all attempts that this driver runs, in one statement: their tokens.
@@ -334,7 +376,7 @@ class Store:
         while True:
             known = self.trials(study_id, numbers=pending) if pending else ()
             rows = [*known, *self.trials(study_id, since=upcoming)]
-            pending = {row.number for row in rows if row.state in ("running", "waiting")}
+            pending = {row.number for row in rows if row.state in PENDING}
             upcoming = max([upcoming, *(row.number + 1 for row in rows)])
             yield [row for row in rows if row.state in ENDED]
 
@@ -418,6 +460,26 @@ class Store:
             return claims_of(connection, tokens)
 
         return self._write(work)
+
+    def _claim_from(
+        self, study_id: int, state: TrialState, most: int, *which: ColumnElement[bool]
+    ) -> list[Claim]:
+        """Begins a new attempt of up to ``most`` trials in ``state``."""
+        query = (
+            select(trials.c.id)
+            .where(trials.c.study_id == study_id, trials.c.state == state, *which)
+            .order_by(trials.c.number)
+            .limit(most)
+            .with_for_update(skip_locked=True)
+        )
+
+        def write(connection: Connection, tokens: Sequence[str]) -> None:
+            found = connection.scalars(query).all()
+            for trial_id, token in zip(found, tokens, strict=False):
+                self._start(connection, trial_id, token)
+            set_state(connection, found, "running")
+
+        return self._claim(write, most)
 
     def _record(
         self,

@@ -11,11 +11,14 @@ from typing import Any, Literal
 from nas.errors import StoreError
 from nas.job import Epoch, Failure, Outcome
 
-TrialState = Literal["running", "waiting", "finished", "failed", "refused", "reused"]
+TrialState = Literal[
+    "running", "waiting", "paused", "finished", "stopped", "failed", "refused", "reused"
+]
 """``running``: an attempt holds it. ``waiting``: its last attempt was lost, Store.claim takes it.
-``refused``: arithmetic rejected it. ``reused``: the result is that of an earlier trial."""
+``paused``: at a rung, Store.promote takes it. ``stopped``: at a rung, for good. ``refused``:
+arithmetic rejected it. ``reused``: the result is that of an earlier trial."""
 
-ENDED: tuple[TrialState, ...] = ("finished", "failed", "reused")
+ENDED: tuple[TrialState, ...] = ("finished", "stopped", "failed", "reused")
 
 AttemptState = Literal["running", "finished", "failed", "lost"]
 """``failed``: by the candidate's own fault. ``lost``: by the machinery's, or its lease ran out."""
@@ -82,7 +85,9 @@ class TrialRow(Ask):
     """A trial of the record.
 
     ``latency_low`` and ``latency_high`` bound ``latency_ms``, measured on ``latency_device``;
-    ``device`` is where it was trained, for ``seconds``. ``failure`` is a nas.job.FailureKind.
+    ``device`` is where it was trained, for ``seconds``. ``rungs`` are (epochs, accuracy) at those
+    that it came to, in their order; the last is what ``accuracy`` and ``metrics`` tell of a paused
+    or stopped trial. ``failure`` is a nas.job.FailureKind.
     ``created`` and ``finished`` are in seconds since 1970; ``reused_from`` is a trial's ``id``.
     Metrics that were not finite come back as NaN.
     """
@@ -91,6 +96,7 @@ class TrialRow(Ask):
     study_id: int
     number: int
     state: TrialState
+    rungs: tuple[tuple[int, float], ...] = ()
     accuracy: float | None = None
     latency_ms: float | None = None
     latency_low: float | None = None
@@ -184,6 +190,7 @@ def study_of(row: Any) -> StudyRow:
 def trial_of(row: Sequence[Any]) -> TrialRow:
     told = dict(zip(_TRIAL_NAMES, row, strict=True))
     told["metrics"] = {k: math.nan if v is None else v for k, v in told["metrics"].items()}
+    told["rungs"] = tuple((epochs, accuracy) for epochs, accuracy in told["rungs"] or ())
     return TrialRow(**told)
 
 

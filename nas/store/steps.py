@@ -12,8 +12,18 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, literal_column, select, update
 
 from nas.job import Failure, Outcome
-from nas.store.rows import Ask, AttemptState, Claim, TrialRow, TrialState, clean, trial_of
-from nas.store.tables import attempts, now, studies, trials
+from nas.store.rows import (
+    Ask,
+    AttemptState,
+    Claim,
+    TrialRow,
+    TrialState,
+    clean,
+    columns_of,
+    point_of,
+    trial_of,
+)
+from nas.store.tables import attempts, curves, now, studies, trials
 
 # Written out, not a parameter: only so SQLite sees that the index of running attempts serves.
 RUNNING = attempts.c.state == literal_column("'running'")
@@ -80,6 +90,25 @@ def end_attempt(
     )
     trial_id: int | None = connection.scalar(ended)
     return trial_id
+
+
+def write_outcome(connection: Connection, trial_id: int, outcome: Outcome, **told: Any) -> None:
+    """An outcome as its trial's, besides what else is ``told``. Seconds add up over its rungs, and
+    the newest curve, which begins with the first epoch, stands for all."""
+    columns = columns_of(outcome)
+    columns["seconds"] = func.coalesce(trials.c.seconds, 0.0) + (columns["seconds"] or 0.0)
+    connection.execute(update(trials).where(trials.c.id == trial_id).values(columns | told))
+    if outcome.curve:
+        points = [point_of(epoch) for epoch in outcome.curve]
+        changed = update(curves).where(curves.c.trial_id == trial_id).values(epochs=points)
+        if not connection.execute(changed).rowcount:
+            connection.execute(insert(curves).values(trial_id=trial_id, epochs=points))
+
+
+def running_trial(connection: Connection, token: str) -> int | None:
+    """The trial of an attempt that runs, locked; None where the attempt is over."""
+    query = select(attempts.c.trial_id).where(attempts.c.token == token, RUNNING)
+    return connection.scalar(query.with_for_update())
 
 
 def ended_in(connection: Connection, token: str, state: AttemptState) -> bool:

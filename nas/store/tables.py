@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-HEAD = "0001"  # the newest revision under migrations/versions
+HEAD = "0002"  # the newest revision under migrations/versions
 VERSION_TABLE = "nas_alembic_version"
 
 metadata = MetaData(
@@ -80,6 +80,7 @@ trials = Table(
     Column("job_key", String(64), nullable=False),
     Column("epochs", Integer, nullable=False),
     Column("seed", BigInteger, nullable=False),
+    Column("rungs", JSON),  # [[epochs, accuracy], ...] at those it came to
     Column("accuracy", Double),
     Column("latency_ms", Double),
     Column("latency_low", Double),
