@@ -113,6 +113,7 @@ def _start(slots: int) -> ExitStack:
     """Starts Ray on this machine; returns what ends it."""
     before = descendants(os.getpid())
     ray.init(
+        address="local",  # never one that RAY_ADDRESS or an earlier `ray start` left behind
         num_cpus=slots,
         include_dashboard=False,
         log_to_driver=False,
