@@ -65,7 +65,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def cache(hub: Path, name: str, state: dict[str, Any]) -> Path:
     """Saves a state dict as torchvision's pretrained weights of ``name``."""
-    path = hub / models.get_model_weights(name).DEFAULT.url.rpartition("/")[2]
+    path: Path = hub / models.get_model_weights(name).DEFAULT.url.rpartition("/")[2]
     torch.save(state, path)
     return path
 
