@@ -254,7 +254,7 @@ class _Expansion:
                 for i in range(1, n + 1):
                     self.rounds += 1
                     if self.rounds > MAX_ELEMENTS:
-                        raise PatternError(f"more than {MAX_ELEMENTS} elements after INPUT")
+                        raise ShapeError(f"more than {MAX_ELEMENTS} elements after INPUT")
                     self.add(body, {**scope, name: i} if name else scope)
             case Maybe(body):
                 if self.fits(body) and self.chooser.present(write(tree), scope):
@@ -280,7 +280,7 @@ class _Expansion:
             self.substitute(call, scope)
             return
         if len(self.steps) >= MAX_ELEMENTS:
-            raise PatternError(f"more than {MAX_ELEMENTS} elements after INPUT")
+            raise ShapeError(f"more than {MAX_ELEMENTS} elements after INPUT")
         try:
             steps = realise(call.name, self.arguments(call, scope, alias), self.x)
         except ShapeError as error:

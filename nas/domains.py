@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -108,20 +109,25 @@ class Domain:
 
 # --- from a space file ---------------------------------------------------------------------------
 
-_TWICE = "is text to YAML, not a number: write it out, or as 2.0e+6"
+_TEXT = "is text to YAML, not a number: write it out, or as 2.0e+6"
+MOST = 10**12  # of any number in a domain; what it stands for has its own, smaller bounds
 
 
 def _number(value: Any, where: str, kind: type = float) -> Any:
+    _numeric(value, where)
     if type(value) is int or (kind is float and type(value) is float and math.isfinite(value)):
+        if abs(value) > MOST:
+            raise SpaceError(f"{where}: {str(value)[:24]}: must be at most {MOST:.0e}")
         return value
-    if isinstance(value, str):
-        try:
-            float(value.replace("_", ""))
-        except ValueError:
-            pass
-        else:
-            raise SpaceError(f"{where}: {value!r} {_TWICE}")
     raise SpaceError(f"{where}: {value!r}: must be a {'whole ' * (kind is int)}number")
+
+
+def _numeric(value: Any, where: str) -> None:
+    """Refuses text that was meant as a number."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            float(value)
+            raise SpaceError(f"{where}: {value!r} {_TEXT}")
 
 
 def _flag(value: Any, where: str) -> bool:
@@ -150,9 +156,10 @@ def _bounds(value: Any, where: str, kind: type) -> tuple[Any, Any]:
 def _choice(spec: Mapping[str, Any], where: str) -> Choice:
     values = _list(spec["choice"], f"{where}.choice")
     for value in values:
+        _numeric(value, f"{where}.choice")
         if not isinstance(value, (str, int, float)):
             raise SpaceError(f"{where}.choice: {value!r}: must be numbers or words")
-    if len({(type(v), v) for v in values}) < len(values):
+    if len(set(values)) < len(values):
         raise SpaceError(f"{where}.choice: {values}: each value once")
     return Choice(tuple(values))
 
@@ -204,7 +211,7 @@ def read_domain(spec: Any, where: str) -> Domain:
     if not isinstance(spec, dict):
         return Domain(_choice({"choice": [spec]}, where))
     kinds = [kind for kind in KINDS if kind in spec]
-    if not kinds and set(spec) <= {"per", "first"}:
+    if set(spec) <= {"per"} and where.endswith("?"):
         return Domain(Choice(("present", "absent")), *_scope(spec, where))
     if len(kinds) != 1:
         raise SpaceError(f"{where}: needs one of {', '.join(KINDS)}; it has {kinds or 'none'}")
@@ -221,6 +228,8 @@ def _scope(spec: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], str]:
     per = [per] if isinstance(per, str) else per
     if not isinstance(per, list) or not all(isinstance(p, str) for p in per):
         raise SpaceError(f"{where}.per: {per!r}: must name a repetition, such as M")
+    if len(set(per)) < len(per):
+        raise SpaceError(f"{where}.per: {per!r}: each repetition once")
     if not isinstance(first, str):
         raise SpaceError(f"{where}.first: {first!r}: must name a repetition, such as N")
     return tuple(per), first

@@ -48,6 +48,12 @@ class StudyError(NasError):
     """The study does not exist, or exists with other settings."""
 
 
+def brief(message: str, most: int = 400) -> str:
+    """A message that may quote anything as one printable line of bounded length."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in message).split())
+    return line if len(line) <= most else f"{line[: most - 4]} ..."
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A clause for an error message: the nearest known name, or all of them where none is near."""
     known = sorted(known)

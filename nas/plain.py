@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from nas.errors import SpaceError
+from nas.errors import SpaceError, brief
 
-MAX_BYTES = 256_000
+MAX_BYTES = 64_000  # PyYAML reads 200 KB a second
 MAX_DEPTH = 20
 
 
@@ -23,6 +23,8 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
             raise SpaceError(f"{_line(event)}: aliases (*name) have no place here")
+        if event.tag is not None:
+            raise SpaceError(f"{_line(event)}: tags (!name) have no place here")
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise SpaceError(f"{_line(event)}: nested more than {MAX_DEPTH} deep")
@@ -70,13 +72,12 @@ def parse_mapping(text: str, source: str) -> dict[str, Any]:
     try:
         data = yaml.load(text, _Loader)  # a SafeLoader
     except SpaceError as error:
-        raise SpaceError(f"{source}: {error}") from None
+        raise SpaceError(brief(f"{source}: {error}")) from None
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise SpaceError(f"{source}: {line}not YAML: {error.problem}") from None
+        raise SpaceError(brief(f"{source}: {line}not YAML: {error.problem}")) from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:
-        reason = " ".join(str(error).split())
-        raise SpaceError(f"{source}: not YAML: {reason}") from None
+        raise SpaceError(brief(f"{source}: not YAML: {error}")) from None
     except RecursionError:
         raise SpaceError(f"{source}: nested more than {MAX_DEPTH} deep") from None
     if not isinstance(data, dict):

@@ -13,7 +13,7 @@ from typing import Any
 
 from nas.architecture import Architecture
 from nas.errors import ShapeError
-from nas.space import Draw, Space
+from nas.space import ARITHMETIC, Draw, Space
 
 ENUMERATED = 20_000  # up to so many settings are counted one by one
 FLIPS = 40  # so many changes of a parameter without effect, and it is called idle
@@ -85,7 +85,7 @@ def check(space: Space, draws: int = 1_000, seed: int = 0) -> Preflight:
         settings, networks = Estimate(known[0]), known[1]
     seen = len(set(architectures)) if networks is None else networks
     excesses = [space.excess(architecture) for architecture in architectures]
-    bounds = [metric for metric in space.constraints if metric in ("params", "macs")]
+    bounds = [metric for metric in space.constraints if metric in ARITHMETIC]
     asked = [len(draw.params) for draw, _ in valid]
     told = {name for draw, _ in valid for name in draw.params}
     result = Preflight(

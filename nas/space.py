@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import random
 import re
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ from nas.architecture import (
 )
 from nas.domains import Choice, Domain, Progression, Trial, read_domain
 from nas.elements import Args, Scalar, expression, recipe
-from nas.errors import NasError, ShapeError, SpaceError, nearest
+from nas.errors import NasError, ShapeError, SpaceError, brief, nearest
 from nas.job import Recipe
 from nas.layers import Node, Shape
 from nas.pattern import Chain, Tree, read
@@ -32,6 +33,7 @@ from nas.symbols import alternatives, check, symbols
 
 KEYS = ("name", "about", "pattern", "where", "constraints", "objectives", "recipe", "input",
         "classes", "large")  # fmt: skip
+LARGE = 96  # pixels of the smaller side from which the domains under large hold
 ARITHMETIC = ("params", "macs")  # known before any training
 OBJECTIVES: Mapping[str, str] = {"accuracy": "max", "params": "min"}
 
@@ -293,10 +295,11 @@ def load_space(
     """
     known = shipped()
     path = known.get(str(name_or_path), Path(name_or_path))
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises where the name is too long
         if path.suffix or "/" in str(name_or_path):
-            raise SpaceError(f"{path}: no such space file")
-        raise SpaceError(f"unknown space {name_or_path}; {nearest(str(name_or_path), known)}")
+            raise SpaceError(brief(f"{path}: no such space file"))
+        near = nearest(str(name_or_path), known)
+        raise SpaceError(brief(f"unknown space {name_or_path}; {near}"))
     return read_space(load_mapping(path), str(path), input, classes)
 
 
@@ -308,7 +311,7 @@ def read_space(
         space = _read_space(data, input, classes)
         return dataclasses.replace(space, source=source, text=write_mapping(data))
     except NasError as error:
-        raise SpaceError(f"{source}: {error}") from None
+        raise SpaceError(brief(f"{source}: {error}")) from None
 
 
 def _section(data: Mapping[str, Any], key: str, where: str = "") -> Mapping[str, Any]:
@@ -334,7 +337,10 @@ def _read_space(data: Mapping[str, Any], input: Shape | None, classes: int | Non
     for key in large:
         if key not in ("pixels", "where", "constraints"):
             raise SpaceError(f"large.{key}: unknown key; known: constraints, pixels, where")
-    if large and min(input[1:]) >= int(large.get("pixels", 96)):
+    pixels = large.get("pixels", LARGE)
+    if type(pixels) is not int:
+        raise SpaceError(f"large.pixels: {pixels!r}: must be a whole number")
+    if large and min(input[1:]) >= pixels:
         where |= _section(large, "where", "large.")
         bounds |= _section(large, "constraints", "large.")
     pattern = " ".join(data["pattern"].split())

@@ -137,6 +137,7 @@ def test_published_parameter_counts(name):
         ("INPUT(3, 8, 8) -> INCEPTION(width=8) -> FC", "needs a width of 16 or more"),
         ("INPUT(3, 8, 8) -> CONV(8)", "ends in a map of 8x8x8"),
         ("INPUT(3, 8, 8) -> CONV(8) -> GAP -> FC(10) -> FC(9)", None),
+        ("INPUT -> [[[BN*4000]*4000]*4000]*4000 -> FC", "more than 4096 elements"),
         ("INPUT(3, 5, 8) -> POOL(2, pad=2) -> FC", "padding 2 is more than half of kernel 2"),
     ],
 )  # fmt: skip

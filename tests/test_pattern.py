@@ -107,7 +107,6 @@ def test_syntax_errors_tell_the_place_and_what_was_expected(text, told):
         ("INPUT -> [RELU]*N -> FC", "N is open"),
         ("INPUT -> BN? -> FC", "BN? is open: an architecture has the element or has it not"),
         ("INPUT -> BN*1_000_000_000 -> FC", "1000000000 repeats: must be a whole number"),
-        ("INPUT -> [[[BN*4000]*4000]*4000]*4000 -> FC", "more than 4096 elements"),
         ("CONV(8) -> FC", "column 1: a pattern begins with INPUT, not with CONV(8)"),
         ("INPUT", "at least one element after INPUT"),
         ("INPUT(3, 8) -> FC", "INPUT(3, 8): must be INPUT(channels, height, width)"),
