@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from nas.errors import StudyError
+from nas.failpoints import reach
 from nas.job import Epoch, Job
 from nas.schedule import shared
 
@@ -108,12 +109,16 @@ def save(path: Path, state: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             file.write(FORMAT + b" " + hashlib.sha256(payload).hexdigest().encode() + b"\n")
-            file.write(payload)
+            file.write(payload[: len(payload) // 2])
+            reach("checkpoint_half")
+            file.write(payload[len(payload) // 2 :])
             file.flush()
             os.fsync(file.fileno())
+        reach("checkpoint_whole")
         # Between these two the previous one is all there is; load() looks for both.
         if path.exists():
             path.replace(beside(path, ".previous"))
+        reach("checkpoint_between")
         part.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:

@@ -31,6 +31,7 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, Table, event, func, insert, select, update
 
 from nas.errors import StudyError
+from nas.failpoints import reach
 from nas.store import Store, StudyRow, TrialRow
 
 log = logging.getLogger(__name__)
@@ -118,6 +119,8 @@ class Mirror:
             for start in range(0, len(ended), BATCH):
                 with storage.engine.begin() as connection:
                     copied += self._copy_batch(connection, ended[start : start + BATCH])
+                    reach("copying")
+                reach("copied")
         except BaseException:
             # Nothing is taken for copied that may not be: the next time begins with a comparison.
             self._news = self._store.endings(self._study.id)
@@ -167,6 +170,7 @@ class Mirror:
             copy = storage.create_new_study(
                 [directions[d] for _, d in study.objectives], study.name
             )
+            reach("copy_made")
         mark = storage.get_study_user_attrs(copy).get(MARK)
         if mark != study.id:
             if mark is not None or storage.get_n_trials(copy):

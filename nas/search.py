@@ -23,6 +23,7 @@ from optuna.trial import Trial, TrialState
 
 from nas.architecture import Architecture
 from nas.errors import NasError, ShapeError, StoreError, StudyError
+from nas.failpoints import reach
 from nas.job import Epoch, Failure, Job, Outcome, Recipe
 from nas.mirror import Mirror
 from nas.pool import Done, Pool
@@ -178,9 +179,11 @@ class _Driver:
     def resume(self) -> None:
         """Reads what the record has, and takes over what a dead driver left."""
         self.store.recover(self.row.id)
+        reach("recovered")
         self.hear()
         left = self.plan.trials - sum(self.counts.values())
         for claim in self.store.claim(self.row.id, max(left, 0)):
+            reach("claimed")
             self.submit(claim, None)
 
     def run(self) -> Status:
@@ -243,11 +246,13 @@ class _Driver:
                 self.exhausted = True
                 return
             trial, ask = asked
+            reach("asked")
             source = self.store.find_result(ask.fingerprint, ask.job_key)
             if source is not None:
                 row = self.store.reuse(self.row.id, ask, source, budget=self.plan.trials)
                 if row is None:
                     return
+                reach("reused")
                 self.tell(trial, row)
                 self.tell_watch()
                 continue
@@ -255,6 +260,7 @@ class _Driver:
             if not claims:
                 self.study.tell(trial, state=TrialState.FAIL)
                 return
+            reach("begun")
             self.submit(claims[0], trial)
 
     def ask(self) -> tuple[Trial, Ask] | None:
@@ -332,6 +338,7 @@ class _Driver:
         self.running[self.tickets] = _Running(claim, trial)
         self.seen[row.fingerprint, row.job_key] = None
         self.pool.submit(self.tickets, job)
+        reach("dispatched")
 
     # -- tell -------------------------------------------------------------------------------------
 
@@ -339,6 +346,7 @@ class _Driver:
         run = self.running.pop(ticket, None)
         if run is None:
             return
+        reach("received")
         outcome = self.judged(outcome)
         claim = run.claim
         again = isinstance(outcome, Failure) and (
@@ -346,19 +354,23 @@ class _Driver:
             or (outcome.kind == "error" and claim.faults < 1)
         )
         if again and isinstance(outcome, Failure):
+            reach("failed")
             if retry := self.store.requeue(claim.token, outcome):
+                reach("requeued")
                 self.submit(retry, run.trial)
             return
         if isinstance(outcome, Failure) and not outcome.curve:
             outcome = dataclasses.replace(outcome, curve=tuple(run.curve))
         if not self.store.finish(claim.token, outcome):
             return  # another driver has the trial now; its result will be heard
+        reach("recorded")
         row = self.store.trial(self.row.id, claim.trial.number)
         if run.trial is None:
             self.take(row)
             self.study.add_trial(self.frozen(row))
         else:
             self.tell(run.trial, row)
+        reach("told")
         self.ended += 1
         self.tell_watch()
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import NasError
+from nas.failpoints import reach
 from nas.job import Epoch, Failure, FailureKind, Job, Outcome, Report, Result
 
 REASON_LENGTH = 600  # characters; a reason is a line in a table, not a log
@@ -162,10 +163,12 @@ def serve(fd: int) -> None:
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             job: Job = pipe.recv()
+            reach("job_taken")
             with contextlib.suppress(Exception, SystemExit):
                 resolve(job)  # what fails here fails again in run, which gives the reason
             pipe.send(Started())
             outcome = run(job, pipe.send)
+            reach("job_done")
             pipe.send(Ended(outcome, _clean()))
 
 

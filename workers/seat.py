@@ -32,6 +32,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import Pipe
 from pathlib import Path
 
+from nas.failpoints import reach
 from nas.job import Epoch, Failure, FailureKind, Job, Outcome
 from workers.run import Ended, Message, Started
 
@@ -77,6 +78,7 @@ class Seat:
         begun, limit = time.monotonic(), IMPORTS
         child = self._child = self._child or Child(self._directory, self._path, self._environ)
         child.send(job)
+        reach("seat_taken")
         while True:
             message, verdict = None, self._verdict(ticket, child, begun, limit)
             if not verdict:
@@ -99,6 +101,7 @@ class Seat:
                 case Ended(outcome, clean):
                     if not clean or child.memory() > self._memory_limit / 2:
                         self.close()
+                    reach("seat_done")
                     yield outcome
                     return
 

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, func, sel
 from sqlalchemy.dialects import postgresql, sqlite
 
 from nas.errors import StudyError, nearest
+from nas.failpoints import reach
 from nas.job import Epoch, Failure, Outcome, Result
 from nas.store import driver as drivers
 from nas.store.connect import WRITES, connect, patiently
@@ -441,7 +442,10 @@ class Store:
 
         def once(again: bool) -> T:
             with engine.begin() as connection:
-                return work(connection, again)
+                answer = work(connection, again)
+                reach("writing")
+            reach("written")
+            return answer
 
         return patiently(once, self.patience, self.engine.url)
 
