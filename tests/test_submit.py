@@ -22,10 +22,10 @@ HOSTILE = [
     "a b; touch hacked; $(touch hacked) `touch hacked` 'x' \"y\" {z} \\",
 ]
 
-# srun drops its options and runs the command here; ray is up at once; scontrol keeps what it is told
+# srun drops its options and runs the command here; ray is a port that answers
 COMMANDS = {
     "srun": 'while case "$1" in --*) true;; *) false;; esac; do shift; done; exec "$@"',
-    "ray": 'if [ "$1" = start ]; then exec sleep 3; fi',
+    "ray": f"exec {sys.executable} -m http.server 20077 >/dev/null 2>&1",
     "scontrol": 'echo "$@" > requeued',
 }
 

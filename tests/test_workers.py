@@ -412,6 +412,15 @@ def test_numbers_outside_their_domain_are_named(arguments: dict[str, float], wor
         open_pool(**arguments)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nonsense"])
+def test_a_cluster_that_does_not_answer_is_named_at_once(address: str) -> None:
+    # in a process of its own: the one of the tests has a Ray already
+    code = f"from workers.pool import open_pool; open_pool(1, address={address!r})"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    assert "NasError" in told.stderr
+    assert f"Ray cluster {address!r} cannot be joined" in told.stderr
+
+
 def test_the_seat_finds_children_of_children() -> None:
     with subprocess.Popen(["sh", "-c", "sleep 1000 & wait"]) as shell:
         assert eventually(lambda: len(descendants(shell.pid)) == 2, 5)

@@ -2,7 +2,7 @@
 
 A job is one call of an actor's generator: its items, the epochs and the outcome, stream back to the
 driver as they come, so there is no queue between them to lose or to clean up, and an actor that
-dies fails its own stream. A job that does nothing takes 1.8 ms there and back.
+dies fails its own stream. A job that does nothing takes 2.1 ms there and back, two slots end 360 of them a second.
 
 Actors are not restarted and calls not retried by Ray: a worker that died is told to the search,
 which requeues. ``max_calls``, Ray's way to give GPU memory back, is for tasks; here the seat's
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -30,8 +31,10 @@ from workers.seat import CANCELLED, Seat, descendants, machine_memory
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
+from ray._private.services import canonicalize_bootstrap_address_or_die
 from ray.exceptions import RayError
 
+ANSWER = 10.0  # seconds that a cluster's head may take to answer
 CENSUS = 2.0  # seconds between two looks at the cluster's nodes
 CONTROL = "control"  # the concurrency group of what must not wait for a job
 FAREWELL = 10.0  # seconds that the seats have to end their children before Ray ends the seats
@@ -140,7 +143,12 @@ def _start(slots: int) -> ExitStack:
 def _connect(address: str) -> ExitStack:
     """Joins a running cluster; returns what leaves it."""
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        # Ray waits more than ten minutes for a head that is gone; its port tells at once.
+        # Ray's own reading of "auto" and RAY_ADDRESS has no public name (2.60).
+        told = canonicalize_bootstrap_address_or_die(address)
+        host, _, port = told.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER).close()
+        ray.init(address=told, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, AssertionError, RayError) as error:
         reason = " ".join(str(error).split())[:300]
         raise NasError(f"Ray cluster {address!r} cannot be joined: {reason}") from error

@@ -75,7 +75,7 @@ export RAY_AUTH_TOKEN
 srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" \\
     ray start --head --block --include-dashboard=false \\
     --node-ip-address="$(hostname -i | cut -d' ' -f1)" --port="$port" &
-until ray health-check --address "$head:$port" 2>/dev/null; do
+until (exec 3<>"/dev/tcp/$head/$port") 2>/dev/null; do
     kill -0 $! || exit 1
     sleep 1
 done
