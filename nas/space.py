@@ -252,9 +252,12 @@ PRESENCE = Domain(Choice(("present", "absent")))
 def _offered(argument: Argument, domain: Domain, known: Args, x: Shape) -> bool:
     """Whether an optional argument is asked for here: each of its values must fit the map, and they
     must make a difference. The expansion of a block without a bottleneck, say, makes none."""
+    values = domain.values.some()
+    if values == (argument.parameter.default,):
+        return False
     make = recipe(argument.owner)
     assert make is not None
-    return _choosable(make, argument.parameter.name, domain.values.some(), known, x)
+    return _choosable(make, argument.parameter.name, values, known, x)
 
 
 @lru_cache(maxsize=65_536)
