@@ -121,6 +121,10 @@ def search(
         Optional[list[str]],  # noqa: UP045
         typer.Option("--recipe", metavar="lr=0.05", help="A training setting; repeatable."),
     ] = None,
+    baseline: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--baseline", metavar="resnet18,linear", help="Zoo networks beside them."),
+    ] = None,
     plugin: Plugin = None,
     evaluator: Annotated[
         str, typer.Option("--evaluator", metavar="MODULE:FUNCTION", help="Instead of training.")
@@ -161,6 +165,7 @@ def search(
             address=address,
             gpus_per_trial=gpus_per_trial,
             time_limit=time_limit,
+            baselines=[name for text in baseline or [] for name in text.split(",")],
         )
     except KeyboardInterrupt:
         fail(f"interrupted; the same command goes on with study {searched.study}", 130)

@@ -249,7 +249,7 @@ def _params(trial: TrialRow) -> list[dict[str, Any]]:
             "param_value": internal(name),
             "distribution_json": trial.distributions[name],
         }
-        for name in trial.sampled
+        for name in trial.distributions
     ]
 
 
@@ -268,6 +268,7 @@ def _attributes(trial: TrialRow) -> list[dict[str, Any]]:
     """What the dashboard shows beside the values; what is not known is left out."""
     told = {
         "trial": trial.number,
+        "baseline": trial.baseline,
         "pattern": trial.pattern,
         "fingerprint": trial.fingerprint,
         "params": trial.params,

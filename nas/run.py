@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -14,6 +15,7 @@ import optuna
 
 from nas import screens
 from nas.architecture import parse
+from nas.baselines import architectures, evaluate
 from nas.job import Epoch, Job
 from nas.search import Plan, Status, search
 from nas.store import open_store
@@ -34,6 +36,7 @@ def search_and_show(
     address: str | None,
     gpus_per_trial: float | None,
     time_limit: float,
+    baselines: Sequence[str] = (),
 ) -> None:
     """Runs the search with live progress on stderr; at the end the front on stdout.
 
@@ -42,20 +45,27 @@ def search_and_show(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
     signal.signal(signal.SIGTERM, _interrupt)
+    architectures(plan, baselines)  # a name that is unknown is refused before anything begins
     store = open_store(storage)
     try:
         store.open_study(plan.row())  # a study with other settings is refused before Ray starts
         pool = open_pool(workers, address, gpus_per_trial, time_limit)
         try:
+            if baselines:
+                evaluate(plan, baselines, store, pool)
             with screens.Progress(plan.study, tuple(plan.space.objectives)) as progress:
                 status = search(plan, store, pool, progress.update)
         finally:
             pool.close()
         study = store.find_study(plan.study)
+        beside = [row for row in store.trials(study.id, states=("finished",)) if row.baseline]
     finally:
         store.close()
     _tell_end(plan, status)
     screens.rows_out(study, status.front, [], "table")
+    if beaten := [row for row in beside if row.number not in {r.number for r in status.front}]:
+        print("\nbaselines that are not on the front:")
+        screens.rows_out(study, beaten, [], "table")
     _tell_next(plan, storage, status)
 
 

@@ -184,6 +184,7 @@ def trial_dict(study: StudyRow, row: TrialRow) -> dict[str, Any]:
         "study": study.name,
         "trial": row.number,
         "state": row.state,
+        "baseline": row.baseline or None,
         "pattern": row.pattern,
         "fingerprint": row.fingerprint,
         "accuracy": row.accuracy,
@@ -240,7 +241,7 @@ def trials_table(study: StudyRow, rows: Sequence[TrialRow]) -> Table:
             *(_metric(name, row.value(name)) for name in others),
         ]
         state = [row.state if row.state != "failed" else f"failed: {row.failure}"] if plain else []
-        listed.add_row(*cells, *state, Text(body_of(row.pattern), overflow="fold"))
+        listed.add_row(*cells, *state, Text(row.baseline or body_of(row.pattern), overflow="fold"))
     return listed
 
 
@@ -391,6 +392,6 @@ class Progress:
         room = max(3, self.console.height - 5)
         for row in status.front[:room]:
             values = (_metric(name, row.value(name)) for name in self.objectives)
-            pattern = Text(body_of(row.pattern), no_wrap=True, overflow="ellipsis")
+            pattern = Text(row.baseline or body_of(row.pattern), no_wrap=True, overflow="ellipsis")
             front.add_row(str(row.number), *values, pattern)
         return Group(head, Text(f"front ({len(status.front)})", style="dim"), front)

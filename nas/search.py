@@ -168,6 +168,7 @@ class _Driver:
         self.told: set[int] = set()  # numbers of the trials that the sampler knows
         self.rng = Random(plan.job.seed)
         self.counts = {"finished": 0, "failed": 0, "reused": 0}
+        self.budget = plan.trials  # and a baseline each
         self.refused = self.repeated = self.ended = 0
         self.front: tuple[TrialRow, ...] = ()
         self.latest: TrialRow | None = None
@@ -181,7 +182,7 @@ class _Driver:
         self.store.recover(self.row.id)
         reach("recovered")
         self.hear()
-        left = self.plan.trials - sum(self.counts.values())
+        left = self.budget - sum(self.counts.values())
         for claim in self.store.claim(self.row.id, max(left, 0)):
             reach("claimed")
             self.submit(claim, None)
@@ -191,7 +192,7 @@ class _Driver:
         while True:
             self.fill()
             if not self.running:
-                if self.exhausted or self.count() >= self.plan.trials:
+                if self.exhausted or self.count() >= self.budget:
                     return self.tell_watch()
                 time.sleep(POLL)  # the rest of the budget is with another driver
             for event in self.pool.wait(1.0):
@@ -228,7 +229,7 @@ class _Driver:
         for row in next(self.news):
             if row.number not in self.told:
                 self.take(row)
-                self.study.add_trial(self.frozen(row))
+                self.learn(row)
 
     # -- ask --------------------------------------------------------------------------------------
 
@@ -240,7 +241,7 @@ class _Driver:
 
     def fill(self) -> None:
         """Gives every free slot a candidate, while the budget lasts."""
-        while self.room() and self.count() < self.plan.trials and not self.exhausted:
+        while self.room() and self.count() < self.budget and not self.exhausted:
             asked = self.ask()
             if asked is None:
                 self.exhausted = True
@@ -249,14 +250,14 @@ class _Driver:
             reach("asked")
             source = self.store.find_result(ask.fingerprint, ask.job_key)
             if source is not None:
-                row = self.store.reuse(self.row.id, ask, source, budget=self.plan.trials)
+                row = self.store.reuse(self.row.id, ask, source, budget=self.budget)
                 if row is None:
                     return
                 reach("reused")
                 self.tell(trial, row)
                 self.tell_watch()
                 continue
-            claims = self.store.begin(self.row.id, [ask], budget=self.plan.trials)
+            claims = self.store.begin(self.row.id, [ask], budget=self.budget)
             if not claims:
                 self.study.tell(trial, state=TrialState.FAIL)
                 return
@@ -367,7 +368,7 @@ class _Driver:
         row = self.store.trial(self.row.id, claim.trial.number)
         if run.trial is None:
             self.take(row)
-            self.study.add_trial(self.frozen(row))
+            self.learn(row)
         else:
             self.tell(run.trial, row)
         reach("told")
@@ -398,9 +399,15 @@ class _Driver:
         self.seen[row.fingerprint, row.job_key] = row
         self.counts[row.state] += 1
         self.latest = row
+        self.budget += bool(row.baseline)
         self.mirror.poke()
         if row.state != "failed":
             self.front = pareto(self.row, [*self.front, row])
+
+    def learn(self, row: TrialRow) -> None:
+        """Adds a trial that the sampler's study did not ask for. A baseline is none of its."""
+        if not row.baseline:
+            self.study.add_trial(self.frozen(row))
 
     def tell_sampler(self, trial: Trial, row: TrialRow) -> None:
         frozen = self.frozen(row)
@@ -424,7 +431,7 @@ class _Driver:
 
     def tell_watch(self) -> Status:
         status = Status(
-            budget=self.plan.trials,
+            budget=self.budget,
             **self.counts,
             running=len(self.running),
             refused=self.refused,

@@ -1,9 +1,10 @@
 """The record of a search, in SQLite or PostgreSQL. Imports neither torch nor optuna."""
 
 from nas.store.record import Store, open_store
-from nas.store.rows import ENDED, Ask, AttemptRow, Claim, Study, StudyRow, TrialRow, TrialState
+from nas.store.rows import BASELINE, ENDED, Ask, AttemptRow, Claim, Study, StudyRow, TrialRow, TrialState
 
 __all__ = [
+    "BASELINE",
     "ENDED",
     "Ask",
     "AttemptRow",

@@ -11,6 +11,8 @@ from typing import Any, Literal
 from nas.errors import StoreError
 from nas.job import Epoch, Failure, Outcome
 
+BASELINE = "baseline"  # the one entry of a baseline's sampled values: its name
+
 TrialState = Literal[
     "running", "waiting", "paused", "finished", "stopped", "failed", "refused", "reused"
 ]
@@ -110,6 +112,11 @@ class TrialRow(Ask):
     created: float
     finished: float | None = None
     reused_from: int | None = None
+
+    @property
+    def baseline(self) -> str:
+        """The name of a network that nobody sampled (``nas.baselines``); empty for a candidate."""
+        return "" if self.distributions else str(self.sampled.get(BASELINE, ""))
 
     def value(self, objective: str) -> float:
         """The objective's value: a metric, or what arithmetic knows; NaN where there is none."""

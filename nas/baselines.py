@@ -1,0 +1,76 @@
+"""Reference points in a study: networks of the zoo, trained beside the candidates by their recipe.
+
+A baseline is a trial that nobody sampled: the sampler is not told of it and the budget does not
+count it, but the front is measured against it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+from nas.architecture import Architecture
+from nas.errors import NasError, nearest
+from nas.job import Failure, Job
+from nas.pool import Done, Pool
+from nas.search import Plan
+from nas.space import load_space, shipped
+from nas.store import BASELINE, Ask, Claim, Store
+
+def architectures(plan: Plan, names: Sequence[str]) -> dict[str, Architecture]:
+    """The zoo's networks on the plan's data. Raises NasError for one that is unknown or does not
+    fit the data."""
+    found: dict[str, Architecture] = {}
+    for name in names:
+        if name not in shipped():
+            raise NasError(f"--baseline: unknown network {name}; {nearest(name, shipped())}")
+        space = load_space(name, plan.space.input, plan.space.classes)
+        if not space.closed:
+            raise NasError(f"--baseline: {name} is a search space: a baseline is one network")
+        found[name] = space.sample(0)
+    return found
+
+
+def evaluate(plan: Plan, names: Sequence[str], store: Store, pool: Pool) -> None:
+    """Trains those that the study does not have yet, and records them."""
+    study = store.open_study(plan.row())
+    known = {row.baseline for row in store.trials(study.id)}
+    wanted = {n: a for n, a in architectures(plan, names).items() if n not in known}
+    asks = [ask(plan.job, name, architecture) for name, architecture in wanted.items()]
+    running = dict(enumerate(store.begin(study.id, asks)))
+    try:
+        for ticket, claim in running.items():
+            told = dataclasses.replace(
+                plan.job, pattern=claim.trial.pattern, seed=claim.trial.seed
+            )
+            pool.submit(-1 - ticket, told)
+        _collect(store, pool, running)
+    finally:
+        stopped = Failure(kind="worker_died", reason="the driver was stopped")
+        for claim in running.values():
+            store.release(claim.token, stopped)
+
+
+def _collect(store: Store, pool: Pool, running: dict[int, Claim]) -> None:
+    while running:
+        for event in pool.wait(store.lease / 4):
+            if isinstance(event, Done):
+                claim = running.pop(-1 - event.ticket)
+                store.finish(claim.token, event.outcome)
+        store.beat()
+
+
+def ask(job: Job, name: str, architecture: Architecture) -> Ask:
+    seed = hashlib.sha256(f"{job.seed} {architecture.fingerprint}".encode()).digest()
+    return Ask(
+        sampled={BASELINE: name},
+        pattern=str(architecture),
+        fingerprint=architecture.fingerprint,
+        params=architecture.params,
+        macs=architecture.macs,
+        recipe=dataclasses.asdict(job.recipe),
+        job_key=job.key,
+        epochs=job.epochs,
+        seed=int.from_bytes(seed[:4]) >> 1,
+    )
