@@ -1,4 +1,5 @@
-"""Reference points in a study: networks of the zoo, trained beside the candidates by their recipe.
+"""Reference points in a study: networks of the zoo, trained beside the candidates by their recipe,
+and classical methods, for which no network is trained at all.
 
 A baseline is a trial that nobody sampled: the sampler is not told of it and the budget does not
 count it, but the front is measured against it.
@@ -11,6 +12,7 @@ import hashlib
 from collections.abc import Sequence
 
 from nas.architecture import Architecture
+from nas.classical import METHODS, fit
 from nas.errors import NasError, nearest
 from nas.job import Failure, Job
 from nas.pool import Done, Pool
@@ -23,8 +25,11 @@ def architectures(plan: Plan, names: Sequence[str]) -> dict[str, Architecture]:
     fit the data."""
     found: dict[str, Architecture] = {}
     for name in names:
+        if name in METHODS:
+            continue
         if name not in shipped():
-            raise NasError(f"--baseline: unknown network {name}; {nearest(name, shipped())}")
+            known = [*shipped(), *METHODS]
+            raise NasError(f"--baseline: unknown network {name}; {nearest(name, known)}")
         space = load_space(name, plan.space.input, plan.space.classes)
         if not space.closed:
             raise NasError(f"--baseline: {name} is a search space: a baseline is one network")
@@ -40,6 +45,8 @@ def evaluate(plan: Plan, names: Sequence[str], store: Store, pool: Pool) -> None
     asks = [ask(plan.job, name, architecture) for name, architecture in wanted.items()]
     running = dict(enumerate(store.begin(study.id, asks)))
     try:
+        for name in (name for name in names if name in METHODS and name not in known):
+            _classical(name, plan.job, study.id, store)
         for ticket, claim in running.items():
             told = dataclasses.replace(
                 plan.job, pattern=claim.trial.pattern, seed=claim.trial.seed
@@ -59,6 +66,21 @@ def _collect(store: Store, pool: Pool, running: dict[int, Claim]) -> None:
                 claim = running.pop(-1 - event.ticket)
                 store.finish(claim.token, event.outcome)
         store.beat()
+
+
+def _classical(name: str, job: Job, study_id: int, store: Store) -> None:
+    """Fits a method here, in the driver: seconds on one core. Its size is known only afterwards."""
+    fitted = fit(name, job.data)
+    found = Ask(
+        sampled={BASELINE: name},
+        pattern=name,
+        fingerprint=name,
+        params=fitted.params,
+        macs=fitted.macs,
+        job_key=job.key,
+    )
+    (claim,) = store.begin(study_id, [found])
+    store.finish(claim.token, fitted.result)
 
 
 def ask(job: Job, name: str, architecture: Architecture) -> Ask:

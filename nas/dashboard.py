@@ -63,7 +63,7 @@ def decorate(
     best = pareto(study, list(store.trials(study.id, states=("finished", "reused"))))
     copy = optuna.load_study(study_name=study.name, storage=storage)
     save_note(copy, note(study, best))
-    rows = {row.number: row for row in best}
+    rows = {row.number: row for row in best if "->" in row.pattern}  # a classical method has none
     known = storage.get_study_system_attrs(copy._study_id)
     for trial in copy.get_trials(deepcopy=False):
         row = rows.get(trial.user_attrs.get("trial", -1))

@@ -280,7 +280,8 @@ def trial_page(store: Store, study: StudyRow, row: TrialRow) -> RenderableType:
     try:
         parts.append(drawing(parse(row.pattern)))
     except NasError:
-        parts.append(Text("(its pattern needs a plug-in that is not loaded)"))
+        why = "a classical method, no network" if row.baseline else "its plug-in is not loaded"
+        parts.append(Text(f"no drawing: {why}"))
     curve = store.curve(row.id)
     if curve:
         spots = "▁▂▃▄▅▆▇█"

@@ -46,6 +46,16 @@ def test_a_baseline_is_trained_once_and_costs_no_trial(tmp_path: Path) -> None:
     assert sorted(t.user_attrs.get("baseline", "") for t in copied if not t.params) == names
 
 
+def test_a_classical_method_is_fitted_on_the_study_s_images(tmp_path: Path) -> None:
+    store, pool = open_store(f"sqlite:///{tmp_path}/s.db"), open_pool(0)
+    for _ in range(2):
+        baselines.evaluate(plan(1), ["logistic", "hog_svm"], store, pool)
+    rows = {row.baseline: row for row in store.trials(store.find_study("s").id)}
+    assert list(rows) == ["logistic", "hog_svm"]
+    assert rows["logistic"].params == 64 * 10 + 10
+    assert all(0.9 < (row.accuracy or 0) < 1 for row in rows.values())
+
+
 def test_what_is_no_network_or_does_not_fit_is_refused_by_name() -> None:
     for names, reason in {("resnet19",): "unknown network resnet19", ("mixed",): "search space"}.items():
         with pytest.raises(NasError, match=reason):
