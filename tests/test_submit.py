@@ -22,10 +22,13 @@ HOSTILE = [
     "a b; touch hacked; $(touch hacked) `touch hacked` 'x' \"y\" {z} \\",
 ]
 
+JOB = str(os.getpid())  # so that test runs side by side do not meet at one port
+PORT = 20000 + int(JOB) % 10000
+
 # srun drops its options and runs the command here; ray is a port that answers
 COMMANDS = {
     "srun": 'while case "$1" in --*) true;; *) false;; esac; do shift; done; exec "$@"',
-    "ray": f"exec {sys.executable} -m http.server 20077 >/dev/null 2>&1",
+    "ray": f"exec {sys.executable} -m http.server {PORT} >/dev/null 2>&1",
     "scontrol": 'echo "$@" > requeued',
 }
 
@@ -36,7 +39,7 @@ def allocation(tmp_path: Path) -> dict[str, str]:
     for name, text in COMMANDS.items():
         command(tmp_path / name, f"#!/bin/sh\n{text}\n")
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "SLURM_JOB_ID": "77", "SLURM_NNODES": "1"}
+    return {**os.environ, "PATH": path, "SLURM_JOB_ID": JOB, "SLURM_NNODES": "1"}
 
 
 def command(path: Path, text: str) -> None:
@@ -52,7 +55,7 @@ def test_arguments_arrive_as_they_were_given(tmp_path: Path, allocation: dict[st
     assert ended.returncode == 3
     told = (tmp_path / "told").read_text()
     assert told.startswith(repr(HOSTILE)[:-1])
-    assert re.search(r"'--address', '[^']+:20077'\]$", told)
+    assert re.search(rf"'--address', '[^']+:{PORT}'\]$", told)
     assert not (tmp_path / "hacked").exists()
     assert not (tmp_path / "requeued").exists()
 
@@ -74,7 +77,7 @@ def test_before_the_time_limit_the_search_stops_and_is_put_back(
         time.sleep(0.05)
     job.send_signal(signal.SIGUSR1)
     assert job.wait(20) == 130
-    assert (tmp_path / "requeued").read_text() == "requeue 77\n"
+    assert (tmp_path / "requeued").read_text() == f"requeue {JOB}\n"
 
 
 def test_the_directives_say_what_was_asked() -> None:

@@ -2,7 +2,8 @@
 
 A job is one call of an actor's generator: its items, the epochs and the outcome, stream back to the
 driver as they come, so there is no queue between them to lose or to clean up, and an actor that
-dies fails its own stream. A job that does nothing takes 2.1 ms there and back, two slots end 360 of them a second.
+dies fails its own stream. A job that does nothing takes 1.9 ms there and back; two slots end 360 to
+470 such jobs a second.
 
 Actors are not restarted and calls not retried by Ray: a worker that died is told to the search,
 which requeues. ``max_calls``, Ray's way to give GPU memory back, is for tasks; here the seat's

@@ -72,6 +72,7 @@ port=$((20000 + SLURM_JOB_ID % 10000))
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \\n')
 export RAY_AUTH_TOKEN
+trap 'kill $(jobs -p) 2>/dev/null' EXIT
 srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" \\
     ray start --head --block --include-dashboard=false \\
     --node-ip-address="$(hostname -i | cut -d' ' -f1)" --port="$port" &
