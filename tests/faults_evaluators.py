@@ -1,0 +1,53 @@
+"""Evaluators of the tests of faults: what they answer follows from the architecture alone, so that
+a checker knows it too."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from nas.job import Epoch
+
+SECONDS = "FAULTS_SECONDS"  # environment variable: how long an epoch takes
+FOLDER = "FAULTS_FOLDER"  # environment variable: where checkpoints and the log of epochs are
+
+
+def accuracy(fingerprint: str) -> float:
+    return int(fingerprint[:6], 16) / 16**6
+
+
+def fails(fingerprint: str) -> bool:
+    """One of four architectures raises, each time that it is tried."""
+    return int(fingerprint[-1], 16) % 4 == 0
+
+
+def stub(architecture: Any, *, fidelity: int, seed: int, report: Any) -> dict[str, float]:
+    return trained(architecture.fingerprint, range(1, fidelity + 1), report)
+
+
+def keeps(architecture: Any, *, fidelity: int, seed: int, report: Any) -> dict[str, float]:
+    """As ``stub``, with a checkpoint an epoch, and a line in a log for each epoch that is trained."""
+    from nas.checkpoint import load, save
+
+    fingerprint = architecture.fingerprint
+    path = Path(os.environ[FOLDER]) / fingerprint
+    state = load(path) or {"epochs": 0}
+
+    def keep(epoch: Epoch) -> None:
+        with path.with_name("epochs").open("a") as log:
+            print(fingerprint, epoch.epoch, file=log)
+        save(path, {"epochs": epoch.epoch})
+        report(epoch)
+
+    return trained(fingerprint, range(state["epochs"] + 1, fidelity + 1), keep)
+
+
+def trained(fingerprint: str, epochs: range, report: Any) -> dict[str, float]:
+    for epoch in epochs:
+        time.sleep(float(os.environ.get(SECONDS, 0)))
+        report(Epoch(epoch=epoch, train_loss=1 / epoch, accuracy=0.5, seconds=0.0))
+        if fails(fingerprint):
+            raise ValueError("an architecture that fails")
+    return {"accuracy": accuracy(fingerprint)}

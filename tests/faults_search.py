@@ -1,0 +1,54 @@
+"""A search as its own process, without the command line's start: the tests fork it, ready to go."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from nas.job import DataRef, Job
+from nas.search import Plan, search
+from nas.space import load_space
+from nas.store import open_store
+from workers.pool import open_pool
+
+SPACE = Path(__file__).with_name("faults_space.yaml")
+
+
+def plan(study: str, trials: int, evaluator: str = "stub", epochs: int = 2) -> Plan:
+    return Plan(
+        study=study,
+        space=load_space(str(SPACE), (1, 8, 8), 10),
+        job=Job(
+            pattern="",
+            data=DataRef(name="digits"),
+            epochs=epochs,
+            evaluator=f"faults_evaluators:{evaluator}",
+        ),
+        trials=trials,
+        sampler="random",
+    )
+
+
+def run(
+    url: str,
+    study: str,
+    trials: int,
+    *,
+    evaluator: str = "stub",
+    workers: int = 0,
+    lease: float = 60.0,
+    environ: dict[str, str] | None = None,
+) -> None:
+    """Runs or resumes the study, with ``environ`` added to the environment."""
+    os.environ.update(environ or {})
+    os.chdir(Path(__file__).parent)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.basicConfig(level=logging.WARNING)
+    store: Any = open_store(url, lease=lease)
+    with contextlib.closing(store), contextlib.closing(open_pool(workers)) as pool:
+        search(plan(study, trials, evaluator), store, pool)
