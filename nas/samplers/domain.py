@@ -80,8 +80,8 @@ class Parameter:
             return np.where(np.isnan(values), np.nan, self._rank[index] / max(self.size - 1, 1))
         low, high = self._bounds
         assert isinstance(d, (IntDistribution, FloatDistribution))
-        units: Floats = ((np.log(values) if d.log else values) - low) / (high - low)
-        return units
+        places: Floats = np.log(values) if d.log else values
+        return (places - low) / (high - low)
 
     def internal(self, unit: Floats) -> Floats:
         """The admissible values nearest to positions in [0, 1]."""
@@ -90,7 +90,7 @@ class Parameter:
             return np.argsort(self._rank)[np.rint(unit * (self.size - 1)).astype(int)].astype(float)
         low, high = self._bounds
         assert isinstance(d, (IntDistribution, FloatDistribution))
-        values = low + unit * (high - low)
+        values: Floats = low + unit * (high - low)
         values = np.exp(values) if d.log else values
         if d.step is not None:
             values = d.low + np.rint((values - d.low) / d.step) * d.step
@@ -283,31 +283,28 @@ def learn_rules(rows: Floats) -> tuple[Rule, ...]:
     """Rules of activity that the rows suggest, parents before children.
 
     Columns stand in the order in which they were asked for. For each one that is at times inactive
-    the parent is the earlier column whose value best foretells it (each row foretold by the others
-    of its value, so that a value met once foretells nothing); a column that none foretells stays
-    always active.
+    the parent is the earlier column whose value best foretells it, each row foretold by the others
+    of its value: a value met once foretells nothing, and only decides between equals.
     """
     active = ~np.isnan(rows)
     rules = []
-    for child in range(rows.shape[1]):
+    for child in range(1, rows.shape[1]):
         on = active[:, child]
         if on.all():
             continue
-        best, hits = None, max(on.mean(), 1 - on.mean()) * len(rows)
+        best, most = None, (-1, -1)
         for parent in range(child):
             values = rows[:, parent]
-            _, code = np.unique(values, return_inverse=True)
-            met = np.bincount(code)[code] - 1
-            others = np.bincount(code, on)[code] - on
-            right = ((others * 2 > met) == on) & (met > 0)
-            if right.sum() > hits:
+            met, code = np.unique(values, return_inverse=True)
+            count, hits = np.bincount(code), np.bincount(code, on)
+            foretold = ((hits[code] - on) * 2 > count[code] - 1) == on
+            score = int((foretold & (count[code] > 1)).sum()), int(np.abs(hits * 2 - count).sum())
+            if score >= most:
                 seen = {
-                    (None if math.isnan(v) else float(v)): bool(
-                        on[(values == v) | (np.isnan(values) & math.isnan(v))].mean() > 0.5
-                    )
-                    for v in np.unique(values)
+                    None if math.isnan(v) else float(v): bool(on)
+                    for v, on in zip(met, hits * 2 > count, strict=True)
                 }
-                best, hits = Rule(child, parent, seen), right.sum()
+                best, most = Rule(child, parent, seen), score
         if best is not None:
             rules.append(best)
     return tuple(rules)

@@ -184,7 +184,7 @@ class EHVISampler(BaseSampler):
                 pending.append(domain.row(t.params))
         self._read = (source, read)
         finished = tuple(read[number] for number in sorted(read))
-        met = [f.row for f in finished if f.values is not None][-LEARNED_FROM:]
+        met = [f.row for f in finished[-LEARNED_FROM:]]
         return Evidence(
             replace(domain, rules=learn_rules(np.array(met)))
             if met and not self._problem

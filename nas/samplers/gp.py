@@ -55,13 +55,41 @@ def fit(x: Floats, scales: NDArray[np.intp], y: Floats) -> Settings:
     """The settings of the greatest posterior density.
 
     ``x`` (n, columns) from ``Domain.embed``, ``scales`` (columns,) the feature of each column,
-    ``y`` (n,) of mean 0 and variance about 1. Priors, all log-normal: weights around
-    exp(-2.8)/features, amplitude around 1, noise around 0.02 and wide enough to reach the jitter
-    where a target is exact (params) or a half where it is mostly noise.
+    ``y`` (n,) of mean 0 and variance about 1.
     """
     features = int(scales.max()) + 1
+    start, _ = _prior(features)
+    bounds = [(-14.0, 5.0)] * features + [(-4.0, 6.0), (-14.0, 1.0)]
+    best = minimize(
+        objective(x, scales, y),
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=bounds,
+        options={"maxiter": 60},
+    )
+    return Settings(np.exp(best.x[:-2]), float(np.exp(best.x[-2])), float(np.exp(best.x[-1])))
+
+
+def _prior(features: int) -> tuple[Floats, Floats]:
+    """Centre and spread of the logarithms of weights, amplitude and noise, all normal.
+
+    Noise is centred at 0.02 and wide enough to reach the jitter where a target is exact (params) or
+    a half where it is mostly noise.
+    """
     centre = np.concatenate([np.full(features, -2.8 - np.log(features)), [0.0, -4.0]])
-    spread = np.concatenate([np.full(features, 3.4), [1.5, 2.5]])
+    return centre, np.concatenate([np.full(features, 3.4), [1.5, 2.5]])
+
+
+def objective(
+    x: Floats, scales: NDArray[np.intp], y: Floats
+) -> Callable[[Floats], tuple[float, Floats]]:
+    """The negative logarithm of the posterior density of settings, and its gradient.
+
+    A function of the logarithms of the weights, the amplitude and the noise, in this order.
+    """
+    features = int(scales.max()) + 1
+    centre, spread = _prior(features)
     diagonal = np.diag_indices(len(y))
 
     def loss(theta: Floats) -> tuple[float, Floats]:
@@ -87,12 +115,7 @@ def fit(x: Floats, scales: NDArray[np.intp], y: Floats) -> Settings:
         by_scalars = [amplitude * (outer * kernel).sum(), noise * np.trace(outer)]
         return float(value), np.concatenate([by_feature, by_scalars]) + away / spread
 
-    bounds = [(-14.0, 5.0)] * features + [(-4.0, 6.0), (-14.0, 1.0)]
-    best = minimize(
-        loss, centre, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 60}
-    )
-    theta = best.x
-    return Settings(np.exp(theta[:-2]), float(np.exp(theta[-2])), float(np.exp(theta[-1])))
+    return loss
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,419 @@
+"""The samplers in ordinary Optuna studies, and the mathematics of ours derived in other ways."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import pickle
+import random
+import warnings
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import scipy.stats
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import RandomSampler
+from optuna.study import Study
+from optuna.trial import Trial, TrialState
+from scipy.optimize import check_grad
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern
+
+from nas.pareto import hypervolume
+from nas.samplers import SAMPLERS, EHVISampler, Problem
+from nas.samplers.acquisition import Belief, improvement
+from nas.samplers.domain import Domain, keys, learn_rules
+from nas.samplers.gp import GP, OWN, Settings, Warp, fit
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def network(trial: Trial) -> tuple[float, float]:
+    """A conditional space with an accuracy that saturates in what it costs."""
+    depth = trial.suggest_int("M", 1, 3)
+    cost, accuracy = 0.0, 0.0
+    for stage in range(1, depth + 1):
+        block = trial.suggest_categorical(f"block[{stage}]", ["plain", "residual", "dense"])
+        width = trial.suggest_categorical(f"width[{stage}]", [16, 32, 64])
+        rate = (
+            trial.suggest_float(f"growth[{stage}]", 0.1, 1.0, log=True) if block == "dense" else 0
+        )
+        cost += width * (1 + rate) * stage
+        accuracy += math.log(width) * {"plain": 0.6, "residual": 1.0, "dense": 0.9 + rate}[block]
+    return 1 - math.exp(-accuracy / 6), cost
+
+
+def study(name: str, seed: int = 0, *directions: str) -> Study:
+    return optuna.create_study(directions=directions, sampler=SAMPLERS[name](seed))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_each_sampler_runs_a_plain_study_of_a_conditional_space(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        several = study(name, 0, "maximize", "minimize")
+        several.optimize(network, n_trials=12)
+        one = study(name, 0, "maximize")
+        one.optimize(lambda t: network(t)[0], n_trials=12)
+    assert all(t.state == TrialState.COMPLETE for t in several.trials + one.trials)
+
+
+# The mathematics.
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3])
+def test_improvement_equals_a_simulation_of_it(objectives: int) -> None:
+    rng = np.random.default_rng(objectives)
+    front, reference = rng.random((12, objectives)), np.full(objectives, 1.1)
+    mean = rng.random((4, objectives)) * 0.8
+    deviation = rng.random((4, objectives)) * 0.4
+    deviation[:, -1] = 0.0 if objectives > 1 else deviation[:, -1]  # known beforehand
+    got = improvement(front, reference, [Belief(*b) for b in zip(mean.T, deviation.T, strict=True)])
+    directions = ["min"] * objectives
+    before = hypervolume(front, reference, directions)  # type: ignore[arg-type]
+    for k in range(4):
+        drawn = mean[k] + deviation[k] * rng.standard_normal((4000, objectives))
+        gains = [
+            hypervolume(np.vstack([front, point]), reference, directions) - before  # type: ignore[arg-type]
+            for point in drawn
+        ]
+        error = np.std(gains) / math.sqrt(len(gains))
+        assert abs(got[k] - np.mean(gains)) <= 4 * error + 1e-4
+
+
+def test_improvement_through_a_warp_is_in_the_objectives_units() -> None:
+    rng = np.random.default_rng(0)
+    values = np.exp(rng.standard_normal(200))
+    warp = Warp.of(values)
+    front, reference = np.quantile(values, np.linspace(0.02, 0.9, 40))[:, None], np.array([9.0])
+    got = improvement(
+        front, reference, [Belief(np.array([-0.5, -2.0]), np.array([0.8, 0.3]), warp)]
+    )
+    for k, (mean, deviation) in enumerate([(-0.5, 0.8), (-2.0, 0.3)]):
+        drawn = warp.inverse(mean + deviation * rng.standard_normal(100_000))
+        assert got[k] == pytest.approx(np.maximum(front.min() - drawn, 0).mean(), rel=0.15)
+
+
+def test_the_posterior_is_that_of_scikit_learn() -> None:
+    rng = np.random.default_rng(1)
+    x, y, new = rng.random((30, 3)), rng.standard_normal(30), rng.random((7, 3))
+    weights = np.array([0.5, 3.0, 9.0])
+    noise = 0.1
+    ours = GP.given(Settings(weights, 2.0, noise), np.arange(3), x, y)
+    kernel = ConstantKernel(2.0) * Matern(1 / np.sqrt(weights), nu=2.5)
+    peer = GaussianProcessRegressor(kernel, alpha=noise + 1e-6, optimizer=None).fit(x, y)
+    mean, deviation = ours.predict(new)
+    expected, smooth = peer.predict(new, return_std=True)
+    np.testing.assert_allclose(mean, expected, atol=1e-6)
+    np.testing.assert_allclose(deviation**2, smooth**2 + OWN * noise, atol=1e-6)
+    # At an observed row its own part is known too: the mean lies between the smooth one and y.
+    seen, _ = ours.observed()
+    np.testing.assert_allclose(seen - peer.predict(x), OWN * (y - peer.predict(x)), atol=1e-5)
+
+
+def test_believing_leaves_the_mean_and_narrows_the_deviation() -> None:
+    rng = np.random.default_rng(2)
+    x, y, more, new = (rng.random(s) for s in [(20, 2), 20, (5, 2), (9, 2)])
+    gp = GP.given(Settings(np.ones(2), 1.0, 0.01), np.arange(2), x, y)
+    grown = gp.believing(more)
+    anew = GP.given(gp.settings, gp.scales, np.vstack([x, more]), np.append(y, gp.mean(more)))
+    np.testing.assert_allclose(grown.predict(new), anew.predict(new), atol=1e-7)
+    np.testing.assert_allclose(grown.mean(new), gp.mean(new), atol=1e-9)
+    assert (grown.predict(new)[1] <= gp.predict(new)[1] + 1e-9).all()
+
+
+def test_fitting_tells_noise_from_signal_and_what_matters_from_what_does_not() -> None:
+    rng = np.random.default_rng(3)
+    x = rng.random((120, 3))
+    signal = np.sin(5 * x[:, 0])
+    signal = (signal - signal.mean()) / signal.std()
+    exact = fit(x, np.arange(3), signal)
+    noisy = fit(x, np.arange(3), signal + 0.5 * rng.standard_normal(120))
+    assert exact.noise < 1e-4
+    assert noisy.noise == pytest.approx(0.25, rel=0.4)
+    assert exact.weights[0] > 100 * exact.weights[1:].max()
+
+
+def test_warp_is_yeo_johnson_and_has_an_inverse() -> None:
+    values = np.random.default_rng(4).lognormal(size=300)
+    warp = Warp.of(values)
+    z = (values - warp.centre) / warp.scale
+    assert warp.power == pytest.approx(scipy.stats.yeojohnson_normmax(z), abs=0.15)
+    expected = scipy.stats.yeojohnson(z, warp.power)
+    np.testing.assert_allclose(warp(values) * warp.deviation + warp.mean, expected, atol=1e-9)
+    np.testing.assert_allclose(warp.inverse(warp(values)), values, rtol=1e-6)
+
+
+# The domain.
+
+MIXED = {
+    "M": IntDistribution(1, 3),
+    "block[1]": CategoricalDistribution(["plain", "dense"]),
+    "width[1]": CategoricalDistribution([16, 64, 32]),
+    "lr": FloatDistribution(1e-4, 1.0, log=True),
+    "steps": IntDistribution(1, 1000, log=True),
+    "pool": CategoricalDistribution([True, False]),
+    "one": CategoricalDistribution(["single"]),
+}
+
+
+def test_rows_hold_parameter_sets() -> None:
+    domain = Domain.of(MIXED)
+    rng = np.random.default_rng(0)
+    rows = domain.draw(rng, 200)
+    rows[::3, 3] = np.nan
+    for row in np.vstack([rows, domain.mutate(rng, rows)]):
+        params = domain.params(row)
+        assert all(MIXED[n]._contains(MIXED[n].to_internal_repr(v)) for n, v in params.items())
+        assert keys(domain.row(params)[None]) == keys(row[None])
+
+
+def test_choices_that_are_numbers_are_ordered() -> None:
+    domain = Domain.of({"width": CategoricalDistribution([16, 64, 32])})
+    x, scales = domain.embed(np.array([[0.0], [1.0], [2.0]]))
+    assert x[:, scales == 0].ravel().tolist() == [0.0, 1.0, 0.5]
+
+
+def test_a_mutation_changes_little() -> None:
+    domain = Domain.of(MIXED)
+    rng = np.random.default_rng(1)
+    rows = domain.draw(rng, 2000)
+    changed = (domain.mutate(rng, rows) != rows).sum(axis=1)
+    assert 0.5 < changed.mean() < 2.0
+    assert changed.max() <= len(domain.parameters)
+
+
+def test_rules_of_activity_are_learned_from_rows() -> None:
+    s = study("random", 0, "maximize", "minimize")
+    s.optimize(network, n_trials=60)
+    names = ["M", *(f"{n}[{k}]" for k in (1, 2, 3) for n in ("block", "width", "growth"))]
+    found = {n: d for t in s.trials for n, d in t.distributions.items()}
+    domain = Domain.of({n: found[n] for n in names})
+    rows = np.array([domain.row(t.params) for t in s.trials])
+    rules = learn_rules(rows[:40])
+    whole = np.where(np.isnan(rows), 0.5, rows)
+    masked = Domain(domain.parameters, rules).masked(np.where(np.isnan(rows), 0.0, whole))
+    assert (np.isnan(masked) == np.isnan(rows)).mean() > 0.99
+
+
+# The sampler in studies.
+
+
+def sets(s: Study) -> Counter[str]:
+    return Counter(repr(sorted(t.params.items())) for t in s.trials)
+
+
+def grid(trial: Trial) -> tuple[float, float]:
+    x = [trial.suggest_int(f"x{k}", 0, 3) for k in range(3)]
+    return -sum((v - 2) ** 2 for v in x) + 0.1 * x[0] * x[1], float(sum(x))
+
+
+def test_no_set_is_asked_twice_until_all_were() -> None:
+    s = study("default", 0, "maximize", "minimize")
+    s.optimize(grid, n_trials=64)
+    assert max(sets(s).values()) == 1
+    s.optimize(grid, n_trials=3)  # nothing new is left, and it still answers
+    assert len(s.trials) == 67
+
+
+def test_pending_trials_are_accounted_for() -> None:
+    s = study("default", 0, "maximize", "minimize")
+    s.optimize(grid, n_trials=12)
+    batch = [s.ask() for _ in range(20)]
+    for t in batch:
+        for k in range(3):
+            t.suggest_int(f"x{k}", 0, 3)
+    assert max(sets(s).values()) == 1
+
+
+def test_threads_share_a_sampler() -> None:
+    s = study("default", 0, "maximize", "minimize")
+    s.optimize(network, n_trials=40, n_jobs=4)
+    assert all(t.state == TrialState.COMPLETE for t in s.trials)
+
+
+def test_a_sampler_made_anew_goes_on_as_the_old_one() -> None:
+    s = study("default", 5, "maximize", "minimize")
+    s.optimize(grid, n_trials=33)
+    again = optuna.create_study(directions=s.directions, sampler=SAMPLERS["default"](5))
+    again.add_trials(s.trials[:25])
+    again.optimize(grid, n_trials=8)
+    assert [t.params for t in again.trials] == [t.params for t in s.trials]
+
+
+def test_a_sampler_can_be_pickled() -> None:
+    s = study("default", 5, "maximize", "minimize")
+    s.optimize(grid, n_trials=12)
+    s.sampler = pickle.loads(pickle.dumps(s.sampler))
+    s.optimize(grid, n_trials=2)
+
+
+def test_what_failed_is_not_asked_again_and_is_avoided() -> None:
+    def fragile(trial: Trial) -> tuple[float, float]:
+        x = [trial.suggest_categorical(f"op{k}", ["a", "b", "c", "d"]) for k in range(5)]
+        if x.count("a") != 1:  # 60% of the space
+            raise optuna.TrialPruned
+        return float(x.count("b") + 0.5 * x.count("c")), float(x.count("b"))
+
+    s = study("default", 0, "maximize", "minimize")
+    s.optimize(fragile, n_trials=80)
+    assert max(sets(s).values()) == 1
+    late = [t.state == TrialState.COMPLETE for t in s.trials[40:]]
+    assert np.mean(late) > 0.7
+
+
+def test_constraints_are_kept() -> None:
+    def limited(trial: Trial) -> float:
+        x, y = trial.suggest_float("x", 0, 1), trial.suggest_float("y", 0, 1)
+        trial.set_constraint("sum", x + y - 0.8)
+        return x + 0.5 * y
+
+    s = study("default", 0, "maximize")
+    s.optimize(limited, n_trials=40)
+    assert s.best_value > 0.77
+    assert np.median([t.constraints["sum"] for t in s.trials[20:]]) < 0.05
+
+
+def test_it_learns_in_spite_of_a_diverged_training_and_of_values_that_are_none() -> None:
+    def diverging(trial: Trial) -> float:
+        x = [trial.suggest_int(f"x{k}", 0, 9) for k in range(4)]
+        if trial.number == 3:
+            return -1e9
+        if trial.number == 4:
+            return float("nan")
+        if trial.number == 5:
+            return float("-inf")
+        return -float(sum((v - 6) ** 2 for v in x))
+
+    s = study("default", 0, "maximize")
+    s.optimize(diverging, n_trials=45, catch=())
+    assert s.best_value >= -1
+
+
+def test_spaces_that_cannot_be_modelled_get_uniform_draws() -> None:
+    s = study("default", 0, "maximize")
+    s.optimize(lambda t: 1.0, n_trials=12)
+    s = study("default", 0, "maximize")
+    s.optimize(lambda t: float(t.suggest_int(f"x{t.number}", 0, 5)), n_trials=15)
+    s = study("default", 0, "maximize")
+    s.optimize(lambda t: float(t.suggest_int("x", 0, t.number) * 0), n_trials=15)
+    assert all(t.state == TrialState.COMPLETE for t in s.trials)
+
+
+CODES = {f"op{k}": CategoricalDistribution(["skip", "small", "large"]) for k in range(6)}
+PRICE = {"skip": 0.0, "small": 1.0, "large": 3.0}
+
+
+def price(params: dict[str, Any]) -> float:
+    return sum(PRICE[params[name]] for name in CODES)
+
+
+def worth(params: dict[str, Any]) -> float:
+    places = range(1, 7)
+    return sum(k * PRICE[params[f"op{k - 1}"]] ** 0.5 for k in places) / 30
+
+
+def test_a_problem_rejects_before_any_trial() -> None:
+    known = lambda params: {1: price(params)} if price(params) <= 9 else None  # noqa: E731
+    sampler = EHVISampler(0, Problem(distributions=CODES, known=known))
+    s = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    for _ in range(40):
+        t = s.ask(CODES)
+        assert price(t.params) <= 9
+        s.tell(t, [worth(t.params), price(t.params)])
+    assert max(sets(s).values()) == 1
+
+
+def test_a_problem_completes_conditional_sets() -> None:
+    distributions = {
+        "M": IntDistribution(1, 4),
+        **{f"w{k}": IntDistribution(0, 2) for k in range(4)},
+    }
+
+    def complete(params: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+        depth = params.get("M", rng.randint(1, 4))
+        return {"M": depth} | {
+            f"w{k}": params.get(f"w{k}", rng.randint(0, 2)) for k in range(depth)
+        }
+
+    problem = Problem(
+        distributions=distributions,
+        known=lambda p: {1: float(sum(v for n, v in p.items() if n != "M"))},
+        complete=complete,
+    )
+    sampler = EHVISampler(0, problem)
+    s = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    for _ in range(30):
+        t = s.ask()
+        drawn = {"M": t.suggest_int("M", 1, 4)}
+        drawn |= {f"w{k}": t.suggest_int(f"w{k}", 0, 2) for k in range(drawn["M"])}
+        total = float(sum(v for n, v in drawn.items() if n != "M"))
+        s.tell(t, [math.sqrt(total) + 0.01 * drawn["M"], total])
+    assert max(sets(s).values()) == 1
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_it_finds_more_than_random_search_with_three_times_the_trials(told: bool) -> None:
+    def found(sampler: optuna.samplers.BaseSampler, trials: int) -> float:
+        s = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+        for _ in range(trials):
+            t = s.ask(CODES)
+            s.tell(t, [worth(t.params), price(t.params)])
+        return hypervolume([t.values for t in s.trials], [0.0, 18.0], ["max", "min"])
+
+    problem = Problem(distributions=CODES, known=lambda p: {1: price(p)}) if told else None
+    ours = [found(EHVISampler(seed, problem), 40) for seed in range(3)]
+    random_search = [found(RandomSampler(seed), 120) for seed in range(3)]
+    assert np.mean(ours) > np.mean(random_search)
+
+
+def test_three_objectives() -> None:
+    s = study("default", 0, "maximize", "minimize", "minimize")
+    for _ in range(30):
+        t = s.ask(CODES)
+        s.tell(t, [worth(t.params), price(t.params), sum(v == "large" for v in t.params.values())])
+    assert max(sets(s).values()) == 1
+    assert len(s.best_trials) >= 8
+
+
+def test_the_posterior_picks_better_than_one_noisy_evaluation() -> None:
+    """Regret of the pick, over ten studies of the same candidates evaluated with heavy noise."""
+    codes = [dict(zip(CODES, v, strict=True)) for v in itertools.product(PRICE, repeat=6)]
+    by_value, by_model = [], []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        s = study("default", seed, "maximize")
+        for k in rng.choice(len(codes), 60, replace=False):
+            value = worth(codes[k]) + 0.15 * rng.standard_normal()
+            s.add_trial(
+                optuna.trial.create_trial(params=codes[k], distributions=CODES, value=value)
+            )
+        means, deviations = s.sampler.posterior(s, s.trials)
+        assert means.shape == deviations.shape == (60, 1)
+        assert (deviations > 0).all()
+        true = np.array([worth(t.params) for t in s.trials])
+        by_value.append(true.max() - true[np.argmax([t.value for t in s.trials])])
+        by_model.append(true.max() - true[np.argmax(means[:, 0])])
+    assert np.mean(by_model) < np.mean(by_value)
+
+
+def test_the_posterior_of_too_few_trials_is_their_values() -> None:
+    s = study("default", 0, "maximize", "minimize")
+    s.optimize(grid, n_trials=1)
+    means, deviations = s.sampler.posterior(s, s.trials)
+    assert means.tolist() == [s.trials[0].values]
+    assert np.isnan(deviations).all()
+
+
+def test_the_gradient_of_the_fit_is_that_of_its_value() -> None:
+    from nas.samplers.gp import objective
+
+    rng = np.random.default_rng(6)
+    x, y = rng.random((25, 4)), rng.standard_normal(25)
+    loss = objective(x, np.array([0, 1, 1, 2]), y)
+    for theta in rng.normal(-1.0, 1.0, (5, 5)):
+        error = check_grad(lambda p: loss(p)[0], lambda p: loss(p)[1], theta)
+        assert error < 1e-3
