@@ -215,11 +215,15 @@ class _Driver:
         now = time.monotonic()
         if now - self.beaten > self.store.lease / 4:
             self.beaten = now
-            self.store.beat()
+            held = self.store.beat()
+            for ticket, run in self.running.items():
+                if run.claim.token not in held:  # fenced: its result would be refused
+                    self.pool.cancel(ticket)
         if now - self.looked > POLL:
             self.looked = now
-            if self.store.recover(self.row.id):
-                for claim in self.store.claim(self.row.id, self.room()):
+            self.store.recover(self.row.id)
+            if room := self.room():  # also for what others released, or there was no room for then
+                for claim in self.store.claim(self.row.id, room):
                     self.submit(claim, None)
             self.hear()
 
@@ -359,11 +363,14 @@ class _Driver:
             if retry := self.store.requeue(claim.token, outcome):
                 reach("requeued")
                 self.submit(retry, run.trial)
+            else:
+                self.forget(run)
             return
         if isinstance(outcome, Failure) and not outcome.curve:
             outcome = dataclasses.replace(outcome, curve=tuple(run.curve))
         if not self.store.finish(claim.token, outcome):
-            return  # another driver has the trial now; its result will be heard
+            self.forget(run)
+            return
         reach("recorded")
         row = self.store.trial(self.row.id, claim.trial.number)
         if run.trial is None:
