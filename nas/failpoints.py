@@ -1,5 +1,5 @@
-"""Places where a test kills a search, to see that nothing is lost: ``NAS_FAILPOINT=told:3`` ends the
-process the third time that it comes to ``reach("told")``, as a power cut would.
+"""Places where a test kills a search, to see that nothing is lost: ``NAS_FAILPOINT=told:3`` ends
+the process the third time that it comes to ``reach("told")``, by SIGKILL.
 
 Without the variable a place costs one look into a dictionary.
 """
@@ -29,7 +29,7 @@ FAILPOINTS: tuple[str, ...] = (
     "copy_made",
     "copying",
     "copied",
-    # nas.checkpoint: half of a file; a whole one; the old one out of the way, the new one not yet in
+    # nas.checkpoint: half of a file, a whole one, the one before set aside and the new not yet in
     "checkpoint_half",
     "checkpoint_whole",
     "checkpoint_between",

@@ -68,7 +68,7 @@ NONE: dict[str, str] = {
 
 
 def faults(url: str, study: str, trials: int) -> list[str]:
-    """All that is wrong; empty where the study has exactly ``trials`` trials, each of them whole."""
+    """All that is wrong; empty where the study has exactly ``trials`` trials, each one whole."""
     engine = create_engine(url)
     told = {"study": study, "trials": trials}
     with engine.connect() as connection:
