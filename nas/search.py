@@ -12,26 +12,30 @@ import dataclasses
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
+from typing import Literal
+from urllib.parse import quote
 
 import optuna
 from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.samplers import BaseSampler
 from optuna.trial import Trial, TrialState
 
+from nas import rungs
 from nas.architecture import Architecture
 from nas.errors import NasError, ShapeError, StoreError, StudyError
 from nas.failpoints import reach
-from nas.job import Epoch, Failure, Job, Outcome, Recipe
+from nas.job import Epoch, Failure, Job, Outcome, Recipe, Result
 from nas.mirror import Mirror
 from nas.pool import Done, Pool
 from nas.proposals import problem
 from nas.samplers import SAMPLERS, EHVISampler
 from nas.space import Space
 from nas.store import Ask, Claim, Store, Study, StudyRow, TrialRow
-from nas.tradeoffs import excess, pareto
+from nas.tradeoffs import excess, joins, pareto
 
 PATIENCE = 10  # proposals in a row that cost nothing and bring nothing, before a random one
 DRAWS = 2_000  # random draws without a new feasible architecture, before the space is exhausted
@@ -46,13 +50,40 @@ class Infeasible(NasError):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A search. ``job`` is what every candidate shares: recipe, data, epochs, evaluator; its seed
-    is the search's. ``space`` is bound to the data and holds objectives and constraints."""
+    is the search's. ``space`` is bound to the data and holds objectives and constraints.
+
+    At each of ``rungs``, in epochs, the last a whole training, a candidate may be stopped.
+    ``artifacts`` is the directory for checkpoints; without (empty), a candidate begins again at
+    each rung. Raises StudyError for rungs that do not fit the rest.
+    """
 
     study: str
     space: Space
     job: Job
     trials: int
     sampler: str = "default"
+    rungs: tuple[int, ...] = ()
+    artifacts: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.rungs:
+            return
+        recipe = self.job.recipe
+        if self.space.objectives.get("accuracy") != "max":
+            raise StudyError("rungs judge by accuracy: they need the objective accuracy:max")
+        if self.rungs[-1] != self.job.epochs:
+            raise StudyError(f"the last rung is {self.rungs[-1]}: must be {self.job.epochs} epochs")
+        if not self.job.evaluator and (
+            recipe.schedule != "rungs" or "schedule" in self.space.recipe
+        ):
+            raise StudyError(
+                f"recipe.schedule is {recipe.schedule!r}: with rungs it must be 'rungs', under "
+                "which a longer training goes on from a shorter one"
+            )
+        if recipe.freeze >= self.rungs[0]:
+            raise StudyError(
+                f"recipe.freeze is {recipe.freeze}: must be below the first rung, {self.rungs[0]}"
+            )
 
     def row(self) -> Study:
         """What the record keeps, and what must be the same when the study is resumed."""
@@ -73,6 +104,7 @@ class Plan:
                 "input": list(space.input),
                 "classes": space.classes,
                 "split_seed": job.data.split_seed,
+                **({"rungs": list(self.rungs)} if self.rungs else {}),
             },
         )
 
@@ -80,13 +112,16 @@ class Plan:
 @dataclass(frozen=True, slots=True)
 class Status:
     """How a search stands. ``seconds`` and ``ended`` count this run only; ``refused`` are proposals
-    that arithmetic rejected and ``repeated`` those that were evaluated before: neither costs."""
+    that arithmetic rejected and ``repeated`` those that were evaluated before: neither costs.
+    ``stopped`` and ``paused`` trials came to a rung, not to the end."""
 
     budget: int
     finished: int
+    stopped: int
     failed: int
     reused: int
     running: int
+    paused: int
     refused: int
     repeated: int
     front: tuple[TrialRow, ...]
@@ -97,7 +132,7 @@ class Status:
 
     @property
     def done(self) -> int:
-        return self.finished + self.failed + self.reused
+        return self.finished + self.stopped + self.failed + self.reused
 
     @property
     def seconds_left(self) -> float | None:
@@ -139,13 +174,20 @@ def sampler(plan: Plan) -> BaseSampler:
 
 @dataclass(slots=True)
 class _Running:
-    """A job under way. ``trial`` is the sampler's; None where an earlier driver had asked it."""
+    """A job under way, up to ``epochs``. ``trial`` is the sampler's; None where that was told
+    already, or an earlier driver had asked it."""
 
     claim: Claim
     trial: Trial | None
+    epochs: int
     curve: list[Epoch] = field(default_factory=list)
 
 
+AFTER: Mapping[rungs.Verdict, Literal["running", "paused", "stopped"]] = {
+    "go": "running",
+    "wait": "paused",
+    "stop": "stopped",
+}
 Key = tuple[str, str]  # fingerprint and Job.key: what is never evaluated twice
 
 
@@ -167,7 +209,9 @@ class _Driver:
         self.seen: dict[Key, TrialRow | None] = {}  # None: under way
         self.told: set[int] = set()  # numbers of the trials that the sampler knows
         self.rng = Random(plan.job.seed)
-        self.counts = {"finished": 0, "failed": 0, "reused": 0}
+        self.paused: dict[int, tuple[TrialRow, Trial | None]] = {}  # by number
+        self.trained: list[rungs.Scores] = []  # of those trained to the end
+        self.counts = {"finished": 0, "stopped": 0, "failed": 0, "reused": 0}
         self.budget = plan.trials  # and a baseline each
         self.refused = self.repeated = self.ended = 0
         self.front: tuple[TrialRow, ...] = ()
@@ -182,7 +226,8 @@ class _Driver:
         self.store.recover(self.row.id)
         reach("recovered")
         self.hear()
-        left = self.budget - sum(self.counts.values())
+        self.adopt()
+        left = self.budget - self.count()
         for claim in self.store.claim(self.row.id, max(left, 0)):
             reach("claimed")
             self.submit(claim, None)
@@ -193,8 +238,10 @@ class _Driver:
             self.fill()
             if not self.running:
                 if self.exhausted or self.count() >= self.budget:
+                    self.settle(last=True)
                     return self.tell_watch()
-                time.sleep(POLL)  # the rest of the budget is with another driver
+                time.sleep(POLL)  # the rest of the budget is with another driver,
+                self.adopt()  # or paused by one that died
             for event in self.pool.wait(1.0):
                 if isinstance(event, Done):
                     self.done(event.ticket, event.outcome)
@@ -230,21 +277,23 @@ class _Driver:
     def hear(self) -> None:
         """Takes in what the record has and the sampler has not: on start all, later other drivers'
         trials."""
-        for row in next(self.news):
-            if row.number not in self.told:
-                self.take(row)
-                self.learn(row)
+        rows = [row for row in next(self.news) if row.number not in self.told]
+        for row in rows:
+            self.take(row)
+        for row in rows:  # by now it is known what to expect of those that were stopped
+            self.learn(row)
 
     # -- ask --------------------------------------------------------------------------------------
 
     def count(self) -> int:
-        return sum(self.counts.values()) + len(self.running)
+        return sum(self.counts.values()) + len(self.running) + len(self.paused)
 
     def room(self) -> int:
         return max(0, self.pool.slots - len(self.running))
 
     def fill(self) -> None:
-        """Gives every free slot a candidate, while the budget lasts."""
+        """Gives every free slot a candidate, while the budget lasts: first those that wait."""
+        self.settle()
         while self.room() and self.count() < self.budget and not self.exhausted:
             asked = self.ask()
             if asked is None:
@@ -335,15 +384,98 @@ class _Driver:
     # -- run --------------------------------------------------------------------------------------
 
     def submit(self, claim: Claim, trial: Trial | None) -> None:
-        row = claim.trial
-        job = dataclasses.replace(
-            self.plan.job, pattern=row.pattern, recipe=Recipe.of(row.recipe), seed=row.seed
-        )
+        row, job = claim.trial, self.job(claim.trial)
         self.tickets += 1
-        self.running[self.tickets] = _Running(claim, trial)
+        self.running[self.tickets] = _Running(claim, trial, job.epochs)
         self.seen[row.fingerprint, row.job_key] = None
         self.pool.submit(self.tickets, job)
         reach("dispatched")
+
+    def job(self, row: TrialRow) -> Job:
+        """The training that a trial needs next: up to its next rung, or to the end."""
+        shared = self.plan.job
+        reached = row.rungs[-1][0] if row.rungs else 0
+        epochs = rungs.after(self.plan.rungs or (shared.epochs,), reached)
+        # A verdict needs what the objectives and constraints are about; anything else can wait.
+        asked = "latency_ms" in self.space.objectives or "latency_ms" in self.space.constraints
+        return dataclasses.replace(
+            shared,
+            pattern=row.pattern,
+            recipe=Recipe.of(row.recipe),
+            seed=row.seed,
+            epochs=epochs,
+            latency=shared.latency and (asked or epochs == shared.epochs),
+            checkpoint=str(self.checkpoint(row) or ""),
+        )
+
+    def checkpoint(self, row: TrialRow) -> Path | None:
+        """The file for a trial's checkpoint, named after all that its training depends on."""
+        if not self.plan.artifacts or self.plan.job.evaluator:
+            return None
+        name = f"{row.fingerprint}-{row.job_key}-{row.seed}.checkpoint"
+        return Path(self.plan.artifacts, quote(self.plan.study, safe=""), name)
+
+    # -- rungs ------------------------------------------------------------------------------------
+
+    def at_rung(self, run: _Running, result: Result) -> None:
+        """Sends a candidate on, lets it wait, or stops it."""
+        asked = run.claim.trial
+        scores = (*asked.rungs, (run.epochs, result.metrics["accuracy"]))
+        verdict = self.verdict(dataclasses.replace(asked, metrics=result.metrics, rungs=scores))
+        if not self.store.reach(run.claim.token, run.epochs, result, AFTER[verdict]):
+            self.forget(run)
+            return
+        reach("recorded")
+        row = self.store.trial(self.row.id, asked.number)
+        if verdict == "go":
+            self.submit(dataclasses.replace(run.claim, trial=row), run.trial)
+        elif verdict == "wait":
+            self.pause(row, run.trial)
+        else:
+            self.conclude(row, run.trial)
+
+    def verdict(self, row: TrialRow) -> rungs.Verdict:
+        learning = sum(run.epochs > self.plan.rungs[0] for run in self.running.values())
+        hope = functools.partial(joins, self.row, self.front, row)
+        return rungs.decide(self.trained, learning, *row.rungs[-1], hope)
+
+    def pause(self, row: TrialRow, trial: Trial | None) -> None:
+        """Lets a candidate wait. The sampler is told what to expect of it, where that is known; and
+        what came of it, if it is promoted, as of another trial."""
+        if self.estimate(row) is not None:
+            self.seen[row.fingerprint, row.job_key] = row
+            if trial is not None:
+                self.tell_sampler(trial, row)
+                trial = None
+        self.paused[row.number] = (row, trial)
+        self.tell_watch()
+
+    def settle(self, last: bool = False) -> None:
+        """Sends on who waits and may join the front by what is known now; stops who cannot and,
+        where nothing more will be known, who still waits."""
+        for number, (row, trial) in list(self.paused.items()):
+            verdict = self.verdict(row)
+            if verdict == "go" and self.room():
+                del self.paused[number]
+                for claim in self.store.promote(self.row.id, [number]):
+                    reach("claimed")
+                    self.submit(claim, trial)
+            elif verdict == "stop" or (verdict == "wait" and last):
+                del self.paused[number]
+                for stopped in self.store.stop(self.row.id, [number]):
+                    reach("recorded")
+                    self.conclude(stopped, trial)
+
+    def adopt(self) -> None:
+        """Takes in paused trials of drivers that are gone."""
+        for row in self.store.trials(self.row.id, states=["paused"]):
+            if row.number not in self.paused:
+                self.paused[row.number] = (row, None)
+                self.seen[row.fingerprint, row.job_key] = row
+
+    def estimate(self, row: TrialRow) -> float | None:
+        """The accuracy that a paused or stopped candidate would be expected to end with."""
+        return rungs.expected(self.trained, *row.rungs[-1])
 
     # -- tell -------------------------------------------------------------------------------------
 
@@ -366,19 +498,33 @@ class _Driver:
             else:
                 self.forget(run)
             return
+        if isinstance(outcome, Result) and run.epochs < self.plan.job.epochs:
+            self.at_rung(run, outcome)
+            return
         if isinstance(outcome, Failure) and not outcome.curve:
             outcome = dataclasses.replace(outcome, curve=tuple(run.curve))
         if not self.store.finish(claim.token, outcome):
             self.forget(run)
             return
         reach("recorded")
-        row = self.store.trial(self.row.id, claim.trial.number)
-        if run.trial is None:
+        self.conclude(self.store.trial(self.row.id, claim.trial.number), run.trial)
+
+    def forget(self, run: _Running) -> None:
+        """Another driver has the trial now: its result will be heard, as of another's trial."""
+        if run.trial is not None:
+            self.study.tell(run.trial, state=TrialState.FAIL)
+
+    def conclude(self, row: TrialRow, trial: Trial | None) -> None:
+        """A trial of this driver ended, and the record has it."""
+        if trial is None:
             self.take(row)
             self.learn(row)
         else:
-            self.tell(run.trial, row)
+            self.tell(trial, row)
         reach("told")
+        if file := self.checkpoint(row):
+            for kept in file.parent.glob(f"{file.name}*"):  # and the one before
+                kept.unlink(missing_ok=True)
         self.ended += 1
         self.tell_watch()
 
@@ -394,6 +540,9 @@ class _Driver:
                 f"the evaluator gave no {', '.join(missing)}: it gave {sorted(outcome.metrics)}"
             )
             return Failure(kind="error", reason=reason, seconds=outcome.seconds)
+        if self.plan.rungs and not 0 <= (accuracy := outcome.metrics["accuracy"]) <= 1:
+            reason = f"accuracy is {accuracy}: with rungs it must be a fraction from 0 to 1"
+            return Failure(kind="error", reason=reason, seconds=outcome.seconds)
         return outcome
 
     def tell(self, trial: Trial, row: TrialRow) -> None:
@@ -408,8 +557,10 @@ class _Driver:
         self.latest = row
         self.budget += bool(row.baseline)
         self.mirror.poke()
-        if row.state != "failed":
+        if row.state in ("finished", "reused"):
             self.front = pareto(self.row, [*self.front, row])
+            if row.rungs and row.accuracy is not None:
+                self.trained.append({**dict(row.rungs), row.epochs: row.accuracy})
 
     def learn(self, row: TrialRow) -> None:
         """Adds a trial that the sampler's study did not ask for. A baseline is none of its."""
@@ -423,7 +574,10 @@ class _Driver:
         self.study.tell(trial, frozen.values, state=frozen.state)
 
     def frozen(self, row: TrialRow) -> optuna.trial.FrozenTrial:
-        """A trial of the record as the sampler's study has it."""
+        """A trial of the record as the sampler's study has it: one that is at a rung with what is
+        expected of it, as its bare score would say that nothing near it is any good."""
+        if row.state in ("paused", "stopped") and (accuracy := self.estimate(row)) is not None:
+            row = dataclasses.replace(row, metrics={**row.metrics, "accuracy": accuracy})
         values = [row.value(name) for name in self.objectives]
         failed = row.state == "failed" or any(value != value for value in values)
         trial = optuna.trial.create_trial(
@@ -441,6 +595,7 @@ class _Driver:
             budget=self.budget,
             **self.counts,
             running=len(self.running),
+            paused=len(self.paused),
             refused=self.refused,
             repeated=self.repeated,
             front=self.front,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from nas.pareto import front
@@ -23,6 +24,14 @@ def feasible(study: StudyRow, row: TrialRow) -> bool:
     return row.state in ("finished", "reused") and all(
         by <= 0 for by in excess(study, row).values()
     )
+
+
+def joins(study: StudyRow, front: Sequence[TrialRow], row: TrialRow, accuracy: float) -> bool:
+    """Whether a trial would be part of the front if it ended with ``accuracy``, with the other
+    objectives as they are."""
+    metrics = {**row.metrics, "accuracy": accuracy}
+    hoped = dataclasses.replace(row, state="finished", metrics=metrics)
+    return any(best is hoped for best in pareto(study, [*front, hoped]))
 
 
 def pareto(study: StudyRow, rows: Sequence[TrialRow]) -> tuple[TrialRow, ...]:

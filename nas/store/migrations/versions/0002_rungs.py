@@ -1,4 +1,4 @@
-"""What a candidate scored at its rungs; the view shows stopped ones with the epochs they reached."""
+"""What candidates scored at rungs; the view shows stopped ones with the epochs they reached."""
 
 import sqlalchemy as sa
 from alembic import op
