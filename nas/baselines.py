@@ -20,6 +20,7 @@ from nas.search import Plan
 from nas.space import load_space, shipped
 from nas.store import BASELINE, Ask, Claim, Store
 
+
 def architectures(plan: Plan, names: Sequence[str]) -> dict[str, Architecture]:
     """The zoo's networks on the plan's data. Raises NasError for one that is unknown or does not
     fit the data."""
@@ -48,9 +49,7 @@ def evaluate(plan: Plan, names: Sequence[str], store: Store, pool: Pool) -> None
         for name in (name for name in names if name in METHODS and name not in known):
             _classical(name, plan.job, study.id, store)
         for ticket, claim in running.items():
-            told = dataclasses.replace(
-                plan.job, pattern=claim.trial.pattern, seed=claim.trial.seed
-            )
+            told = dataclasses.replace(plan.job, pattern=claim.trial.pattern, seed=claim.trial.seed)
             pool.submit(-1 - ticket, told)
         _collect(store, pool, running)
     finally:

@@ -43,7 +43,9 @@ Storage = Annotated[
     ),
 ]
 STORAGE = "sqlite:///nas.db"
-Dataset = Annotated[str, typer.Option("--dataset", help="The images; `nas doctor` lists the names.")]
+Dataset = Annotated[
+    str, typer.Option("--dataset", help="The images; `nas doctor` lists the names.")
+]
 Data = Annotated[str, typer.Option("--data", metavar="DIR", help="The directory they are in.")]
 Size = Annotated[int, typer.Option("--size", help="Resize images to SIZE x SIZE pixels (0: no).")]
 StudyName = Annotated[
@@ -111,7 +113,9 @@ def search(
     ] = 0.0,
     objective: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--objective", metavar="accuracy:max,params:min", help="Over the space's own."),
+        typer.Option(
+            "--objective", metavar="accuracy:max,params:min", help="Over the space's own."
+        ),
     ] = None,
     constraint: Annotated[
         Optional[list[str]],  # noqa: UP045

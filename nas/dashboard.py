@@ -1,7 +1,7 @@
 """``nas dashboard``: the Optuna dashboard on the studies of a record, with the front drawn.
 
-It reads the copy that the search keeps for it (``nas.mirror``) and waits for nobody: SQLite's WAL and
-PostgreSQL let it read while a search writes.
+It reads the copy that the search keeps for it (``nas.mirror``) and waits for nobody: SQLite's WAL
+and PostgreSQL let it read while a search writes.
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ def examine(storage: str) -> list[Finding]:
             findings += look(storage)
         except Exception as error:  # a doctor reports whatever is broken
             reason = " ".join(str(error).split())[:300]
-            findings.append(Finding(part, False, f"{type(error).__name__}: {reason}", _REMEDY[part]))
+            told = f"{type(error).__name__}: {reason}"
+            findings.append(Finding(part, False, told, _REMEDY[part]))
     return findings
 
 

@@ -38,7 +38,9 @@ def python_source(architecture: Architecture) -> str:
     with torch.device("meta"):
         network = build(architecture)
     body = _source(network)
-    parts = [f'"""{architecture}\n\n{architecture.params:,} params, {architecture.macs:,} MACs."""\n']
+    parts = [
+        f'"""{architecture}\n\n{architecture.params:,} params, {architecture.macs:,} MACs."""\n'
+    ]
     imports = ["", "import torch" if "Concat(" in body else "", "from torch import nn"]
     if "SqueezeExcitation(" in body:
         imports.append("from torchvision.ops import SqueezeExcitation")

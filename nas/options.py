@@ -137,7 +137,9 @@ def single_job(
         fetch(ref)
     architecture, space = closed_or_space(pattern, dataset, data, size)
     if architecture is None:
-        raise NasError(f"{space.name if space else pattern} is a search space: `nas search` takes it")
+        raise NasError(
+            f"{space.name if space else pattern} is a search space: `nas search` takes it"
+        )
     recipe = _recipe([text for text in settings if not text.endswith("=")])
     return Job(
         pattern=str(architecture),
@@ -215,7 +217,9 @@ def exported(what: str, study: str | None, storage: str, format: str) -> str:
     else:
         closed, space = closed_or_space(what, None, "", 0)
         if closed is None:
-            raise NasError(f"{space.name if space else what} is a search space: it is not one network")
+            raise NasError(
+                f"{space.name if space else what} is a search space: it is not one network"
+            )
         architecture = closed
     if format == "pattern":
         return str(architecture)

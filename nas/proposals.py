@@ -77,7 +77,8 @@ def _known(
 
 def distributions(space: Space) -> Iterator[tuple[str, BaseDistribution]]:
     """Every parameter that a draw of the space may ask for, with its distribution."""
-    domains = {key: PRESENCE for key in space.open_keys() if key.endswith("?")} | space.domains
+    options = {key: PRESENCE for key in space.open_keys() if key.endswith("?")}
+    domains = {**options, **space.domains}
     for key, domain in domains.items():
         turns = [range(1, _most(space, name) + 1) for name in domain.per]
         for index in itertools.product(*turns):

@@ -18,7 +18,7 @@ from nas.architecture import parse
 from nas.baselines import architectures, evaluate
 from nas.job import Epoch, Job
 from nas.search import Plan, Status, search
-from nas.store import open_store
+from nas.store import ENDED, open_store
 from workers.pool import open_pool
 
 
@@ -58,7 +58,7 @@ def search_and_show(
         finally:
             pool.close()
         study = store.find_study(plan.study)
-        beside = [row for row in store.trials(study.id, states=("finished",)) if row.baseline]
+        beside = [row for row in store.trials(study.id, states=ENDED) if row.baseline]
     finally:
         store.close()
     _tell_end(plan, status)
@@ -115,5 +115,3 @@ def _option(name: str, value: str) -> str:
 
     shown = value if name != "--storage" else make_url(value).render_as_string(hide_password=True)
     return f" {name} {shlex.quote(shown)}"
-
-

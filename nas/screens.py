@@ -1,4 +1,4 @@
-"""What a person sees: tables, drawings and live progress, by Rich. Data to stdout, progress to stderr."""
+"""What a person sees: tables, drawings and live progress. Data to stdout, progress to stderr."""
 
 from __future__ import annotations
 
@@ -150,7 +150,9 @@ def preflight_page(space: Space, result: Preflight) -> RenderableType:
 
 def studies_table(store: Store) -> RenderableType:
     states = ("finished", "reused", "failed", "running", "waiting")
-    listed = table("study", "space", "dataset", *states, "best", "created", numbers=(*states, "best"))
+    listed = table(
+        "study", "space", "dataset", *states, "best", "created", numbers=(*states, "best")
+    )
     for study in store.studies():
         counts = store.counts(study.id)
         name, direction = study.objectives[0]
@@ -201,9 +203,7 @@ def trial_dict(study: StudyRow, row: TrialRow) -> dict[str, Any]:
     return told | more | {"failure": row.failure, "reason": row.reason}
 
 
-def rows_out(
-    study: StudyRow, rows: Sequence[TrialRow], states: Sequence[str], format: str
-) -> None:
+def rows_out(study: StudyRow, rows: Sequence[TrialRow], states: Sequence[str], format: str) -> None:
     """Prints trials to stdout as a table, as JSON (a list) or as CSV."""
     known = ("finished", "failed", "reused", "running", "waiting")
     for state in states:
@@ -227,7 +227,9 @@ def rows_out(
 
 def trials_table(study: StudyRow, rows: Sequence[TrialRow]) -> Table:
     """Trials with accuracy, params, MACs and latency, other objectives, and the pattern."""
-    others = [n for n, _ in study.objectives if n not in ("accuracy", "params", "macs", "latency_ms")]
+    others = [
+        n for n, _ in study.objectives if n not in ("accuracy", "params", "macs", "latency_ms")
+    ]
     numbers = ("trial", "accuracy", "params", "MACs", "latency", *others)
     plain = any(row.state not in ("finished", "reused") for row in rows)
     listed = table(*numbers, *(["state"] if plain else []), "pattern", numbers=numbers)
@@ -285,7 +287,9 @@ def trial_page(store: Store, study: StudyRow, row: TrialRow) -> RenderableType:
     curve = store.curve(row.id)
     if curve:
         spots = "▁▂▃▄▅▆▇█"
-        line = "".join(spots[min(7, max(0, int(8 * e.accuracy)))] for e in curve if e.accuracy == e.accuracy)
+        line = "".join(
+            spots[min(7, max(0, int(8 * e.accuracy)))] for e in curve if e.accuracy == e.accuracy
+        )
         parts += [Text(""), Text(f"accuracy by epoch  {line}  {percent(curve[-1].accuracy)}")]
     for attempt in store.attempts(row.id):
         if attempt.failure:
@@ -355,7 +359,10 @@ class Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
     ) -> None:
         if self.live:
             self.live.stop()

@@ -1,4 +1,4 @@
-"""``nas train``: one architecture by itself, by the loop that a search uses, with a final test score."""
+"""``nas train``: one architecture by the loop that a search uses, with a final test score."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from nas.pareto import front
+from nas.pareto import Direction, front
 from nas.space import read_bound
 from nas.store import StudyRow, TrialRow
 
@@ -40,7 +40,7 @@ def pareto(study: StudyRow, rows: Sequence[TrialRow]) -> tuple[TrialRow, ...]:
         return ()
     rows = [row for row in rows if feasible(study, row)]
     points = [[row.value(name) for name, _ in study.objectives] for row in rows]
-    directions = ["max" if direction == "max" else "min" for _, direction in study.objectives]
+    directions: list[Direction] = ["max" if d == "max" else "min" for _, d in study.objectives]
     best = [rows[i] for i in front(points, directions)]
     name, direction = study.objectives[0]
     return tuple(sorted(best, key=lambda r: r.value(name), reverse=direction == "max"))

@@ -57,9 +57,12 @@ def test_a_classical_method_is_fitted_on_the_study_s_images(tmp_path: Path) -> N
 
 
 def test_what_is_no_network_or_does_not_fit_is_refused_by_name() -> None:
-    for names, reason in {("resnet19",): "unknown network resnet19", ("mixed",): "search space"}.items():
+    for names, reason in {
+        ("resnet19",): "unknown network resnet19",
+        ("mixed",): "search space",
+    }.items():
         with pytest.raises(NasError, match=reason):
             baselines.architectures(plan(1), names)
     wide = dataclasses.replace(plan(1), space=nas.load_space("linear", (1, 8, 8), 10))
-    with pytest.raises(NasError, match="lenet5.*4x4"):
+    with pytest.raises(NasError, match=r"lenet5.*4x4"):
         baselines.architectures(wide, ["lenet5"])

@@ -11,9 +11,10 @@ import nas
 from nas.export import python_source
 
 NETWORKS = [
-    "INPUT(3, 16, 16) -> CONV(8) -> BN -> RELU -> RESIDUAL(8, se=4) -> DENSE(4)*2 -> TRANSITION -> FC(5)",
-    "INPUT(3, 15, 17) -> CONV(8, 5, pad=0) -> LRN -> TANH -> POOL(3, 2, kind=avg, ceil=yes) -> DROPOUT -> FC(7)",
-    "INPUT(3, 16, 16) -> MBCONV(8) -> INCEPTION(width=16) -> GAP(2) -> FLATTEN -> GELU -> FC(5)",
+    "INPUT(3, 16, 16) -> CONV(8) -> BN -> RELU -> RESIDUAL(8, se=4) -> DENSE(4)*2 -> FC(5)",
+    "INPUT(3, 15, 17) -> CONV(8, 5, pad=0) -> LRN -> POOL(3, 2, kind=avg, ceil=yes) -> FC(7)",
+    "INPUT(3, 16, 16) -> MBCONV(8) -> TRANSITION -> TANH -> DROPOUT -> FC(5)",
+    "INPUT(3, 16, 16) -> INCEPTION(width=16) -> GAP(2) -> FLATTEN -> GELU -> FC(5)",
 ]
 
 

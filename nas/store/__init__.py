@@ -1,7 +1,17 @@
 """The record of a search, in SQLite or PostgreSQL. Imports neither torch nor optuna."""
 
 from nas.store.record import Store, open_store
-from nas.store.rows import BASELINE, ENDED, Ask, AttemptRow, Claim, Study, StudyRow, TrialRow, TrialState
+from nas.store.rows import (
+    BASELINE,
+    ENDED,
+    Ask,
+    AttemptRow,
+    Claim,
+    Study,
+    StudyRow,
+    TrialRow,
+    TrialState,
+)
 
 __all__ = [
     "BASELINE",
