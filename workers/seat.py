@@ -11,10 +11,10 @@ hang in C code, fork, allocate without end or crash, and none of that may reach 
   the children of a worker that ends, and therefore the shell must not be one.
 - A process that left the group (a daemon) is found through its ancestors while the child lives;
   it is ended on a limit, a cancel or a close, but outlives a child that crashed.
-- The child is kept for the next job: starting one costs 0.06 s, its first import of torch 1.5 to
-  3 s, a job that finds it running 0.4 ms. One that is not as it was before the job (a process left
-  over, GPU memory still reserved, half of its memory limit in use) is ended and replaced, which
-  gives all of it back.
+- The child is kept for the next job: starting one costs 0.06 to 0.2 s, its first import of torch
+  2 to 6 s (two cores, idle and busy), a job that finds it running 0.4 ms. One that is not as it
+  was before the job (a process left over, GPU memory still reserved, half of its memory limit in
+  use) is ended and replaced, which gives all of it back.
 
 Nothing here knows Ray, so the same seat can be tested, and used, without it.
 """
@@ -36,7 +36,7 @@ from nas.failpoints import reach
 from nas.job import Epoch, Failure, FailureKind, Job, Outcome
 from workers.run import Ended, Message, Started
 
-TICK = 0.05  # seconds between two looks at limits and cancels; a look costs 0.1 ms
+TICK = 0.05  # seconds between two looks at limits and cancels; a look costs 0.06 ms
 IMPORTS = 300.0  # seconds that importing a job's modules may take before its own time begins
 # Forks a reader twice, so that it is nobody's child, then becomes the command of its arguments. Its
 # input is given as 3: a shell's background jobs have none. Group 0 is the one of whoever asks.
@@ -180,23 +180,25 @@ class Child:
         return f"exit status {status}" if status >= 0 else signal.Signals(-status).name
 
     def memory(self) -> int:
-        """Bytes of physical memory that the child and its descendants hold; 0 where unknown.
+        """Bytes that the child and its descendants hold for themselves; 0 where unknown.
 
-        A page that forked processes share counts once for each of them.
+        Mapped files are left out: torch's libraries alone would be some 500 MiB a child, which all
+        children share. A page that forked processes share counts once for each of them.
         """
         pages = 0
         for pid in descendants(self._process.pid):
-            with contextlib.suppress(OSError, IndexError):
-                pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+            with contextlib.suppress(OSError, ValueError):
+                _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text().split()
+                pages += int(resident) - int(shared)
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     def exact_memory(self) -> int:
-        """As ``memory``, each shared page counted once; dearer: 1 to 10 ms a process."""
+        """As ``memory``, each shared page counted once; dearer: 30 ms a process with torch."""
         kibibytes = 0
         for pid in descendants(self._process.pid):
             with contextlib.suppress(OSError):
                 for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                    if line.startswith("Pss:"):
+                    if line.startswith("Pss_Anon:"):
                         kibibytes += int(line.split()[1])
         return kibibytes * 1024
 
