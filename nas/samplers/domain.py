@@ -87,7 +87,9 @@ class Parameter:
         """The admissible values nearest to positions in [0, 1]."""
         d = self.distribution
         if isinstance(d, CategoricalDistribution):
-            return np.argsort(self._rank)[np.rint(unit * (self.size - 1)).astype(int)].astype(float)
+            chosen = np.rint(unit * (self.size - 1)).astype(int)
+            ranked: Floats = np.argsort(self._rank)[chosen].astype(float)
+            return ranked
         low, high = self._bounds
         assert isinstance(d, (IntDistribution, FloatDistribution))
         values: Floats = low + unit * (high - low)
