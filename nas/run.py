@@ -20,6 +20,7 @@ from nas.job import Epoch, Job
 from nas.search import Plan, Status, search
 from nas.store import ENDED, open_store
 from workers.pool import open_pool
+from workers.run import evaluator
 
 
 def rehearse(plan: Plan, storage: str) -> None:
@@ -45,7 +46,10 @@ def search_and_show(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
     signal.signal(signal.SIGTERM, _interrupt)
-    architectures(plan, baselines)  # a name that is unknown is refused before anything begins
+    # What is unknown is refused before anything begins.
+    architectures(plan, baselines)
+    if plan.job.evaluator:
+        evaluator(plan.job.evaluator)
     store = open_store(storage)
     try:
         store.open_study(plan.row())  # a study with other settings is refused before Ray starts
@@ -91,6 +95,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _tell_end(plan: Plan, status: Status) -> None:
     told = [f"{status.finished} evaluated", f"{status.reused} reused", f"{status.failed} failed"]
+    if plan.rungs:
+        told.insert(1, f"{status.stopped} stopped at a rung")
     print(f"nas: study {plan.study}: {', '.join(told)}", file=sys.stderr)
     if status.exhausted:
         print("nas: every architecture that was drawn has been evaluated", file=sys.stderr)
