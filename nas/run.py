@@ -45,7 +45,6 @@ def search_and_show(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
-    signal.signal(signal.SIGTERM, _interrupt)
     # What is unknown is refused before anything begins.
     architectures(plan, baselines)
     if plan.job.evaluator:
@@ -54,6 +53,7 @@ def search_and_show(
     try:
         store.open_study(plan.row())  # a study with other settings is refused before Ray starts
         pool = open_pool(workers, address, gpus_per_trial, time_limit)
+        signal.signal(signal.SIGTERM, _interrupt)  # now: Ray has set its own
         try:
             if baselines:
                 evaluate(plan, baselines, store, pool)
