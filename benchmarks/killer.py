@@ -1,0 +1,307 @@
+"""Kills a search again and again, then reads from its database alone whether anything was lost.
+
+    python benchmarks/killer.py --database postgresql --kills 1000 --trials 500 --seed 1
+    python benchmarks/killer.py --database sqlite --kills 1000 --trials 500 --seed 1
+    python benchmarks/killer.py --database postgresql --only server --kills 20 --trials 200
+
+A search of stub trainings is started by the command line, and started again whenever it was killed.
+On PostgreSQL it runs on a Ray cluster of several raylets; on SQLite on a Ray of its own. The seed
+gives the order of the kills and how they are spread over the search; what else the processes do at
+that moment, no seed can give. The end is exit status 0, or 1 with what was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+ROOT = Path(__file__).resolve().parents[1]
+TESTS = ROOT / "tests"
+sys.path[:0] = [str(ROOT), str(TESTS)]
+
+from faults_checker import faults  # noqa: E402
+from postgres import Server  # noqa: E402
+
+from workers.run import _adopt_orphans  # noqa: E402
+from workers.seat import descendants  # noqa: E402
+
+STUDY = "killed"
+PATIENCE = 120.0  # seconds without progress, or without a victim, that are taken for a hang
+SPREAD = 0.95  # of the search, over which the kills are spread: the last one still finds it running
+
+# How often each is killed. A driver takes three seconds to come back, a raylet two, all else less.
+WEIGHTS = {
+    "postgresql": {"driver": 2, "candidate": 6, "seat": 3, "raylet": 1, "backend": 6, "server": 2},
+    "sqlite": {"driver": 2, "candidate": 10, "seat": 4},
+}
+
+
+@dataclass(slots=True)
+class Scene:
+    """What there is to kill."""
+
+    url: str
+    trials: int
+    seconds: float
+    server: Server | None = None
+    cluster: Any = None
+    driver: subprocess.Popen[bytes] | None = None
+    drivers: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    def start_driver(self) -> None:
+        where = ["--address", self.cluster.address] if self.cluster else ["--workers", "2"]
+        search = ["search", "--space", "faults_space.yaml", "--dataset", "digits", "--epochs", "2"]
+        search += ["--evaluator", "faults_evaluators:stub", "--sampler", "random"]
+        search += ["--study", STUDY, "--trials", str(self.trials), *where]
+        code = "import nas.cli; nas.cli.main()"
+        self.drivers += 1
+        with Path(self.log).open("ab") as log:
+            self.driver = subprocess.Popen(
+                [sys.executable, "-c", code, *search],
+                cwd=TESTS,
+                env={**os.environ, **environ(self.seconds), "NAS_STORAGE": self.url},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
+
+    @property
+    def log(self) -> str:
+        return f"{tempfile.gettempdir()}/nas-killer-{os.getpid()}.log"
+
+    def over(self) -> bool:
+        """Whether the search ended; one that failed is told, and started again."""
+        status = self.driver.poll() if self.driver else 1
+        if status is None:
+            return False
+        if status == 0:
+            return True
+        last = Path(self.log).read_text().strip().splitlines()[-1:]
+        self.failures.append(f"a search ended with {status}: {last}")
+        self.start_driver()
+        return False
+
+    def ended(self) -> int:
+        """How many trials ended; 0 while the database is away."""
+        query = text("SELECT count(*) FROM nas_trials WHERE state IN ('finished', 'failed')")
+        with contextlib.suppress(DBAPIError):
+            return int(self.ask(query).scalar_one())
+        return 0
+
+    def ask(self, query: Any) -> Any:
+        engine = create_engine(self.url, poolclass=NullPool)
+        with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            return connection.execute(query).freeze()()
+
+
+def environ(seconds: float) -> dict[str, str]:
+    path = os.pathsep.join([str(ROOT), str(TESTS)])
+    return {"PYTHONPATH": path, "FAULTS_SECONDS": str(seconds), "OMP_NUM_THREADS": "1"}
+
+
+# -- victims: each kills one, or returns False where there is none at present ---------------------
+
+
+def driver(scene: Scene, rng: random.Random) -> bool:
+    assert scene.driver
+    scene.driver.kill()
+    scene.driver.wait()
+    scene.start_driver()
+    return True
+
+
+def candidate(scene: Scene, rng: random.Random) -> bool:
+    """The process in which a candidate is evaluated."""
+    return one_of(found("workers.run import serve"), rng)
+
+
+def seat(scene: Scene, rng: random.Random) -> bool:
+    """The Ray actor that holds a seat."""
+    return one_of(found("ray::Seat"), rng)
+
+
+def raylet(scene: Scene, rng: random.Random) -> bool:
+    """A node's raylet; a new node joins."""
+    nodes = sorted(scene.cluster.worker_nodes, key=lambda node: node.unique_id)
+    node = rng.choice(nodes)
+    scene.cluster.worker_nodes.discard(node)
+    process = node.all_processes["raylet"][0].process
+    process.kill()
+    process.wait()
+    scene.cluster.add_node(num_cpus=1, wait=False)
+    return True
+
+
+def backend(scene: Scene, rng: random.Random) -> bool:
+    """A connection to PostgreSQL, by its administrator."""
+    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    with contextlib.suppress(DBAPIError):
+        pids = [pid for (pid,) in scene.ask(text(f"SELECT pid {others} ORDER BY pid"))]
+        if pids:
+            kill = text("SELECT pg_terminate_backend(:pid)").bindparams(pid=rng.choice(pids))
+            return bool(scene.ask(kill).scalar_one())
+    return False
+
+
+def server(scene: Scene, rng: random.Random) -> bool:
+    """PostgreSQL as a whole, by an immediate stop; it is started again."""
+    assert scene.server
+    scene.server.stop("immediate")
+    time.sleep(rng.uniform(0, 0.5))
+    scene.server.start()
+    return True
+
+
+VICTIMS: dict[str, Callable[[Scene, random.Random], bool]] = {
+    "driver": driver,
+    "candidate": candidate,
+    "seat": seat,
+    "raylet": raylet,
+    "backend": backend,
+    "server": server,
+}
+
+
+def found(words: str) -> list[int]:
+    """Our processes whose command line has these words."""
+    pids = []
+    for pid in descendants(os.getpid()):
+        with contextlib.suppress(OSError):
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if words in command and not command.startswith("/bin/sh"):
+                pids.append(pid)
+    return sorted(pids)
+
+
+def one_of(pids: list[int], rng: random.Random) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        if pids:
+            os.kill(rng.choice(pids), signal.SIGKILL)
+            return True
+    return False
+
+
+# -- the search -----------------------------------------------------------------------------------
+
+
+def kill_through(scene: Scene, kinds: list[str], rng: random.Random) -> Counter[str]:
+    """Kills one of each of ``kinds`` in turn, spread over the search, then waits for its end."""
+    killed: Counter[str] = Counter()
+    for place, kind in enumerate(kinds):
+        due = int(SPREAD * scene.trials * place / len(kinds))
+        moment = rng.uniform(0, 0.1)
+        if not wait(lambda due=due: scene.over() or scene.ended() >= due):
+            scene.failures.append(f"no progress to {due} trials in {PATIENCE:.0f} s")
+            break
+        time.sleep(moment)
+        if scene.over():
+            break
+        turn = random.Random(f"{place} {kind} {moment}")
+        if not wait(lambda kind=kind, turn=turn: VICTIMS[kind](scene, turn)):
+            scene.failures.append(f"no {kind} to kill in {PATIENCE:.0f} s")
+            break
+        killed[kind] += 1
+        if sum(killed.values()) % 50 == 0:
+            print(f"{sum(killed.values())} kills, {scene.ended()} trials", flush=True)
+    if not wait(scene.over, 3 * PATIENCE):
+        scene.failures.append("the search did not end")
+    return killed
+
+
+def wait(true: Callable[[], bool], seconds: float = PATIENCE) -> bool:
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@contextlib.contextmanager
+def stage(database: str, trials: int, nodes: int, seconds: float) -> Iterator[Scene]:
+    with contextlib.ExitStack() as stack:
+        if database == "sqlite":
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            scene = Scene(f"sqlite:///{folder}/record.db", trials, seconds)
+        else:
+            from ray.cluster_utils import Cluster
+
+            running = stack.enter_context(Server())
+            os.environ.update(environ(seconds))  # the raylets', and so the candidates'
+            cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+            stack.callback(cluster.shutdown)
+            for _ in range(nodes):
+                cluster.add_node(num_cpus=1)
+            scene = Scene(running.database(), trials, seconds, running, cluster)
+        yield scene
+        if scene.driver:
+            scene.driver.kill()
+            scene.driver.wait()
+
+
+def left_over() -> list[str]:
+    """Our processes that still run: everything that we have started, for orphans become ours."""
+    names = []
+    for pid in descendants(os.getpid())[1:]:
+        with contextlib.suppress(OSError, IndexError):
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                names.append(Path(f"/proc/{pid}/cmdline").read_bytes().decode().replace("\0", " "))
+    return names
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--database", choices=WEIGHTS, default="postgresql")
+    options.add_argument("--kills", type=int, default=1000)
+    options.add_argument("--trials", type=int, default=500)
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--nodes", type=int, default=3, help="raylets besides the head's")
+    options.add_argument("--seconds", type=float, default=0.02, help="of an epoch; a trial has two")
+    options.add_argument("--only", choices=VICTIMS, help="kill nothing else")
+    told = options.parse_args()
+    weights = {told.only: 1} if told.only else WEIGHTS[told.database]
+    rng = random.Random(told.seed)
+    kinds = rng.choices(list(weights), weights=list(weights.values()), k=told.kills)
+    _adopt_orphans()
+    begun = time.monotonic()
+    with stage(told.database, told.trials, told.nodes, told.seconds) as scene:
+        scene.start_driver()
+        killed = kill_through(scene, kinds, rng)
+        wrong = scene.failures + faults(scene.url, STUDY, told.trials)
+        attempts = scene.ask(text("SELECT count(*) FROM nas_attempts")).scalar_one()
+    wait(lambda: not left_over(), 15)
+    wrong += [f"left over: {name}" for name in left_over()]
+    print(json.dumps({
+        "database": told.database,
+        "seed": told.seed,
+        "trials": told.trials,
+        "kills": sum(killed.values()),
+        **killed,
+        "attempts": attempts,
+        "drivers": scene.drivers,
+        "seconds": round(time.monotonic() - begun),
+        "wrong": wrong,
+    }, indent=1))  # fmt: skip
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()
