@@ -97,6 +97,11 @@ class EHVISampler(BaseSampler):
         self._startup = startup
         self._independent = RandomSampler(seed=self._seed)
         # What was read and fitted once. Replaced, not changed in place: threads share a sampler.
+        self._union: tuple[Any, frozenset[int], dict[str, BaseDistribution]] = (
+            None,
+            frozenset(),
+            {},
+        )
         self._read: tuple[Any, dict[int, Finished]] = (None, {})
         self._fitted: dict[Any, Settings] = {}
 
@@ -110,7 +115,16 @@ class EHVISampler(BaseSampler):
         """What the problem declares, or the union of the distributions in the study's trials."""
         if self._problem is not None:
             return dict(self._problem.distributions)
-        return union(study.get_trials(deepcopy=False))
+        trials = study.get_trials(deepcopy=False)
+        source = _source(study, trials)
+        old, numbers, known = self._union
+        if old != source:
+            numbers, known = frozenset(), {}
+        new = [t for t in trials if t.number not in numbers]
+        known = union(new, known)
+        numbers = numbers.union(t.number for t in new if t.state.is_finished())
+        self._union = (source, numbers, known)
+        return dict(known)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -174,7 +188,7 @@ class EHVISampler(BaseSampler):
         """The study's trials by ``domain``; each finished one is read once."""
         trials = study.get_trials(deepcopy=False)
         signs = [1.0 if d == StudyDirection.MINIMIZE else -1.0 for d in study.directions]
-        source = (study.study_name, trials[0].datetime_start if trials else None, domain)
+        source = (_source(study, trials), domain)
         read = dict(self._read[1]) if self._read[0] == source else {}
         pending = []
         for t in trials:
@@ -250,6 +264,11 @@ class EHVISampler(BaseSampler):
         possible = [k for k, known in enumerate(costs) if known is not None]
         table = np.array([costs[k] for k in possible]).reshape(-1, len(evidence.signs))
         return rows[possible], table
+
+
+def _source(study: Study, trials: Sequence[FrozenTrial]) -> Any:
+    """What tells one study from another, also where a name is used again."""
+    return study.study_name, trials[0].datetime_start if trials else None
 
 
 def _finished(trial: FrozenTrial, domain: Domain, signs: Floats) -> Finished:
