@@ -133,13 +133,25 @@ def search(
     evaluator: Annotated[
         str, typer.Option("--evaluator", metavar="MODULE:FUNCTION", help="Instead of training.")
     ] = "",
+    rungs: Annotated[
+        str,
+        typer.Option("--rungs", metavar="off|auto|3,7,20", help="Epochs to stop candidates at."),
+    ] = "off",
+    artifacts: Annotated[
+        str,
+        typer.Option(
+            "--artifacts",
+            metavar="DIR",
+            help="For checkpoints.  [default: artifacts, beside the database]",
+        ),
+    ] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and show it; run nothing.")
     ] = False,
 ) -> None:
     """Search a space for the best trade-offs, or go on with a search."""
     from nas import run
-    from nas.options import plan
+    from nas.options import artifacts_dir, plan
 
     searched = plan(
         space=space,
@@ -157,6 +169,8 @@ def search(
         recipe=recipe or [],
         plugins=plugin or [],
         evaluator=evaluator,
+        rungs=rungs,
+        artifacts=artifacts_dir(artifacts, storage),
     )
     if dry_run:
         run.rehearse(searched, storage)
@@ -333,7 +347,7 @@ def trials_ls(
     storage: Storage = STORAGE,
     state: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--state", help="finished, failed, reused, running or waiting; repeatable."),
+        typer.Option("--state", help="finished, stopped, failed, running ...; repeatable."),
     ] = None,
     format: Annotated[str, typer.Option("--format", "-f", help="table, json or csv")] = "table",
 ) -> None:

@@ -74,6 +74,8 @@ def plan(
     recipe: Sequence[str],
     plugins: Iterable[Path],
     evaluator: str,
+    rungs: str,
+    artifacts: str,
 ) -> Plan:
     """The plan that the options of ``nas search`` describe, checked before anything is written."""
     if trials < 1:
@@ -96,9 +98,13 @@ def plan(
         objectives=dict(map(_objective, _split(objectives))) or loaded.objectives,
         constraints={**loaded.constraints, **dict(map(_constraint, constraints))},
     )
+    from nas.rungs import read
     from nas.samplers import SAMPLERS
     from nas.search import Plan
 
+    levels = read(rungs, epochs)
+    if levels and not evaluator and not any(text.startswith("schedule=") for text in recipe):
+        recipe = [*recipe, "schedule=rungs"]
     if sampler not in SAMPLERS:
         raise NasError(f"--sampler: unknown sampler {sampler}; {nearest(sampler, SAMPLERS)}")
     job = Job(
@@ -111,7 +117,15 @@ def plan(
         plugins=files,
     )
     name = study or f"{loaded.name}-{dataset}"
-    return Plan(study=name, space=loaded, job=job, trials=trials, sampler=sampler)
+    return Plan(
+        study=name,
+        space=loaded,
+        job=job,
+        trials=trials,
+        sampler=sampler,
+        rungs=levels,
+        artifacts=artifacts,
+    )
 
 
 def single_job(
@@ -190,6 +204,13 @@ def _setting(name: str, text: str, kind: Any) -> Any:
     except (KeyError, ValueError):
         rule = "yes or no" if kind is bool else f"of type {kind.__name__}"
         raise RecipeError(f"--recipe {name}={text}: must be {rule}") from None
+
+
+def artifacts_dir(artifacts: str, storage: str) -> str:
+    """The directory for checkpoints: the one given, or ``artifacts`` beside the database."""
+    if artifacts or not storage.startswith("sqlite:///"):
+        return str(Path(artifacts or "artifacts").absolute())
+    return str(Path(storage.removeprefix("sqlite:///")).absolute().parent / "artifacts")
 
 
 def open_record(storage: str, *, create: bool = False) -> Store:

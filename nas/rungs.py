@@ -1,32 +1,31 @@
 """Early stopping with several objectives: pure functions of what candidates scored at their rungs.
 
 What a candidate costs (params, MACs, a latency) is known when it comes to a rung; only its final
-accuracy is not. So the question at a rung is one of one number: can the accuracy at the end be
-better than what the front has at this cost? Rankings of whole vectors, as in MO-ASHA (Schmucker et
-al. 2021), have to stop a fixed share of the candidates; this stops as many as have no hope.
+accuracy is not. So one number tells what it promises: by how much its accuracy may come to lie
+above the ``bar``, the best that the front has at this cost or less. Who promises nothing is
+stopped; the others wait, and the one that promises most goes on whenever there is room. MO-ASHA
+(Schmucker et al. 2021) ranks the vectors of a rung instead, and promotes the best third of those
+that are there, whether or not the front has better already.
 
 A rung is a number of epochs; the last is a whole training.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nas.errors import NasError
 
-ETA = 3  # each rung of "auto" trains three times as long as the one before
+ETA = 3  # a rung of "auto" trains so many times longer than the one before; one in so many goes on
 LEAST = 2  # epochs of its first rung: after one alone, the rate has hardly risen and fallen
-ENOUGH = 5  # candidates trained to the end, before any is stopped
-HOPEFUL = 0.1  # the share of them that gained more than what a candidate is expected to gain
+LEARNERS = 5  # the first so many candidates go on to the end, for there to be gains to learn from
+WAITING = 50  # candidates that may wait at a rung; each keeps a checkpoint
 FLOOR = 1e-3  # added to errors, so that none is 0: of 1,000 images one
 
 Scores = Mapping[int, float]  # accuracy at each rung, in epochs, that a candidate came to
-Verdict = Literal["go", "wait", "stop"]
 
 
 def auto(epochs: int) -> tuple[int, ...]:
@@ -46,76 +45,53 @@ def read(text: str, epochs: int) -> tuple[int, ...]:
         return ()
     if text == "auto":
         return auto(epochs)
-    rule = f"must be off, auto, or epochs that increase up to --epochs {epochs}, such as "
     example = ",".join(map(str, auto(epochs) or (1, epochs)))
+    rule = f"must be off, auto, or epochs that increase up to --epochs {epochs}, such as {example}"
     try:
         rungs = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise NasError(f"--rungs {text!r}: {rule}{example}") from None
+        raise NasError(f"--rungs {text!r}: {rule}") from None
     if list(rungs) != sorted(set(rungs)) or rungs[0] < 1 or rungs[-1] != epochs:
-        raise NasError(f"--rungs {text}: {rule}{example}")
+        raise NasError(f"--rungs {text}: {rule}")
     return rungs if len(rungs) > 1 else ()
-
-
-@dataclass(frozen=True, slots=True)
-class Gain:
-    """By which factor errors shrink from a rung to the end: usually, for the ``HOPEFUL`` share that
-    gains most, and beyond what was ever seen."""
-
-    usual: float
-    hopeful: float
-    boldest: float
-
-    @staticmethod
-    def final(accuracy: float, factor: float) -> float:
-        """The accuracy at the end of what has ``accuracy`` at the rung."""
-        return 1 + FLOOR - (1 + FLOOR - accuracy) * factor
-
-
-def gain(trained: Iterable[Scores], rung: int) -> Gain | None:
-    """What training on from ``rung`` brought to those ``trained`` to the end; None without any."""
-    logs = [
-        math.log((1 + FLOOR - scores[max(scores)]) / (1 + FLOOR - scores[rung]))
-        for scores in trained
-        if rung in scores
-    ]
-    if not logs:
-        return None
-    usual, hopeful = np.quantile(logs, [0.5, HOPEFUL])
-    boldest = min(logs) - np.std(logs)
-    return Gain(*(math.exp(log) for log in (usual, hopeful, boldest)))
-
-
-def expected(trained: Sequence[Scores], rung: int, accuracy: float) -> float | None:
-    """The accuracy at the end that is to be expected of what has ``accuracy`` at ``rung``; None
-    before anything was trained to the end."""
-    seen = gain(trained, rung)
-    return Gain.final(accuracy, seen.usual) if seen else None
-
-
-def decide(
-    trained: Sequence[Scores],
-    learning: int,
-    rung: int,
-    accuracy: float,
-    reaches: Callable[[float], bool],
-) -> Verdict:
-    """Whether a candidate with ``accuracy`` at ``rung`` goes on, waits or is stopped.
-
-    ``reaches`` tells whether an accuracy at the end would make the candidate part of the front. It
-    goes on if it would with a hopeful gain, and is stopped if it would not with the boldest; in
-    between it waits, for what others gain may raise the hope. Until ``ENOUGH`` are ``trained`` or
-    ``learning`` (under way to the end) a candidate goes on; until ``ENOUGH`` are trained it waits.
-    """
-    known = [scores for scores in trained if rung in scores]
-    seen = gain(known, rung)
-    if seen is None or len(known) < ENOUGH:
-        return "go" if len(known) + learning < ENOUGH else "wait"
-    if reaches(Gain.final(accuracy, seen.hopeful)):
-        return "go"
-    return "wait" if reaches(Gain.final(accuracy, seen.boldest)) else "stop"
 
 
 def after(rungs: Sequence[int], reached: int) -> int:
     """The first of ``rungs`` beyond ``reached``."""
     return next(rung for rung in rungs if rung > reached)
+
+
+def finals(trained: Iterable[Scores], rung: int, accuracy: float) -> NDArray[np.float64]:
+    """The accuracies at the end that ``accuracy`` at ``rung`` may grow to: one for each of those
+    ``trained`` to the end, if the error shrinks as its error did from there."""
+    errors = np.array([(s[rung], s[max(s)]) for s in trained if rung in s]).reshape(-1, 2)
+    before, after = (1 + FLOOR - errors).T
+    possible: NDArray[np.float64] = 1 + FLOOR - (1 + FLOOR - accuracy) * after / before
+    return possible
+
+
+def expected(trained: Iterable[Scores], rung: int, accuracy: float) -> float | None:
+    """The accuracy at the end to expect from ``accuracy`` at ``rung``; None before anything was
+    trained to the end."""
+    possible = finals(trained, rung, accuracy)
+    return float(np.median(possible)) if len(possible) else None
+
+
+def promise(trained: Iterable[Scores], rung: int, accuracy: float, bar: float) -> float:
+    """By how much the accuracy at the end is expected to lie above ``bar``, where below counts as
+    0: so 0 if it does not come to lie above with any gain that was seen. Infinite before anything
+    was trained to the end."""
+    possible = finals(trained, rung, accuracy)
+    return float(np.maximum(possible - bar, 0).mean()) if len(possible) else np.inf
+
+
+def learns(reached: Collection[int], rung: int) -> bool:
+    """Whether whoever is at ``rung`` goes on for others to learn from; ``reached`` are the epochs
+    that each candidate has come to or is on its way to."""
+    return sum(epochs > rung for epochs in reached) < LEARNERS
+
+
+def room(reached: Collection[int], rung: int) -> bool:
+    """Whether one more may go on from ``rung``: besides the learners, one in ``ETA``."""
+    came, went = (sum(epochs >= e for epochs in reached) for e in (rung, rung + 1))
+    return went < LEARNERS + (came - LEARNERS) / ETA

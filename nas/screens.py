@@ -149,7 +149,7 @@ def preflight_page(space: Space, result: Preflight) -> RenderableType:
 
 
 def studies_table(store: Store) -> RenderableType:
-    states = ("finished", "reused", "failed", "running", "waiting")
+    states = ("finished", "stopped", "reused", "failed", "running", "paused", "waiting")
     listed = table(
         "study", "space", "dataset", *states, "best", "created", numbers=(*states, "best")
     )
@@ -205,7 +205,7 @@ def trial_dict(study: StudyRow, row: TrialRow) -> dict[str, Any]:
 
 def rows_out(study: StudyRow, rows: Sequence[TrialRow], states: Sequence[str], format: str) -> None:
     """Prints trials to stdout as a table, as JSON (a list) or as CSV."""
-    known = ("finished", "failed", "reused", "running", "waiting")
+    known = ("finished", "stopped", "failed", "reused", "running", "paused", "waiting")
     for state in states:
         if state not in known:
             raise NasError(f"--state {state}: must be one of {', '.join(known)}")
@@ -242,9 +242,16 @@ def trials_table(study: StudyRow, rows: Sequence[TrialRow]) -> Table:
             _metric("latency_ms", row.latency_ms),
             *(_metric(name, row.value(name)) for name in others),
         ]
-        state = [row.state if row.state != "failed" else f"failed: {row.failure}"] if plain else []
+        state = [state_of(row)] if plain else []
         listed.add_row(*cells, *state, Text(row.baseline or body_of(row.pattern), overflow="fold"))
     return listed
+
+
+def state_of(row: TrialRow) -> str:
+    if row.state == "failed":
+        return f"failed: {row.failure}"
+    at_rung = row.state in ("stopped", "paused")
+    return f"{row.state} at {row.rungs[-1][0]} epochs" if at_rung else row.state
 
 
 def body_of(pattern: str) -> str:
@@ -271,6 +278,7 @@ def trial_page(store: Store, study: StudyRow, row: TrialRow) -> RenderableType:
         "trained on": row.device or "",
         "seconds": f"{row.seconds:.1f}" if row.seconds else "",
         "epochs": str(row.epochs),
+        "rungs": ", ".join(f"{percent(accuracy)} at {epochs}" for epochs, accuracy in row.rungs),
         "sampled": ", ".join(f"{k}={v}" for k, v in row.sampled.items()),
         "recipe": ", ".join(f"{k}={v}" for k, v in row.recipe.items() if v not in ("", 0, False)),
         "pattern": row.pattern,
@@ -322,6 +330,7 @@ def plan_table(plan: Plan, storage: str) -> Table:
         "study": plan.study,
         "trials": str(plan.trials),
         "epochs": str(plan.job.epochs),
+        "rungs": ", ".join(map(str, plan.rungs)) or "off",
         "dataset": plan.job.data.name,
         "sampler": plan.sampler,
         "seed": str(plan.job.seed),
@@ -382,7 +391,8 @@ class Progress:
         told = f", best {name} {_metric(name, best.value(name))}" if best else ""
         return (
             f"{status.done} of {status.budget} trials, {status.running} running, "
-            f"{status.failed} failed, {status.refused} refused, front of {len(status.front)}"
+            f"{status.stopped} stopped, {status.failed} failed, {status.refused} refused, "
+            f"front of {len(status.front)}"
             f"{told}, {span(status.seconds_left)} left"
         )
 
@@ -390,7 +400,8 @@ class Progress:
         bar = ProgressBar(total=status.budget, completed=status.done, width=40)
         numbers = Text.assemble(
             (f" {status.done}/{status.budget}", "bold"),
-            f"  {status.running} running  {status.failed} failed  {status.refused} refused  "
+            f"  {status.running} running  {status.stopped} stopped  {status.failed} failed  "
+            f"{status.refused} refused  "
             f"{status.reused} reused   {span(status.seconds)} so far, "
             f"{span(status.seconds_left)} left",
         )

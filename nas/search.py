@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -35,7 +35,7 @@ from nas.proposals import problem
 from nas.samplers import SAMPLERS, EHVISampler
 from nas.space import Space
 from nas.store import Ask, Claim, Store, Study, StudyRow, TrialRow
-from nas.tradeoffs import excess, joins, pareto
+from nas.tradeoffs import bar, excess, pareto
 
 PATIENCE = 10  # proposals in a row that cost nothing and bring nothing, before a random one
 DRAWS = 2_000  # random draws without a new feasible architecture, before the space is exhausted
@@ -164,9 +164,11 @@ def search(plan: Plan, store: Store, pool: Pool, watch: Watch = lambda _: None) 
         driver.close()
 
 
-def sampler(plan: Plan) -> BaseSampler:
-    """The plan's sampler; ours is told what arithmetic knows of the space."""
-    made = SAMPLERS[plan.sampler](plan.job.seed)
+def sampler(plan: Plan, begun: int = 0) -> BaseSampler:
+    """The plan's sampler, on a study of so many trials; ours is told what arithmetic knows of the
+    space. Ours goes on as it would have; the others would propose again what they did at first, so
+    they go on with another seed."""
+    made = SAMPLERS[plan.sampler](plan.job.seed + begun)
     if isinstance(made, EHVISampler):
         return EHVISampler(plan.job.seed, problem(plan.space, tuple(plan.space.objectives)))
     return made
@@ -183,11 +185,6 @@ class _Running:
     curve: list[Epoch] = field(default_factory=list)
 
 
-AFTER: Mapping[rungs.Verdict, Literal["running", "paused", "stopped"]] = {
-    "go": "running",
-    "wait": "paused",
-    "stop": "stopped",
-}
 Key = tuple[str, str]  # fingerprint and Job.key: what is never evaluated twice
 
 
@@ -200,7 +197,7 @@ class _Driver:
         self.row: StudyRow = store.open_study(plan.row())
         self.study = optuna.create_study(
             directions=["maximize" if d == "max" else "minimize" for d in self.directions],
-            sampler=sampler(plan),
+            sampler=sampler(plan, begun=sum(store.counts(self.row.id).values())),
         )
         self.mirror = Mirror(store, self.row).start()
         self.news: Iterator[list[TrialRow]] = store.endings(self.row.id)
@@ -211,6 +208,7 @@ class _Driver:
         self.rng = Random(plan.job.seed)
         self.paused: dict[int, tuple[TrialRow, Trial | None]] = {}  # by number
         self.trained: list[rungs.Scores] = []  # of those trained to the end
+        self.reached: dict[int, int] = {}  # by number: epochs come to, or on the way to
         self.counts = {"finished": 0, "stopped": 0, "failed": 0, "reused": 0}
         self.budget = plan.trials  # and a baseline each
         self.refused = self.repeated = self.ended = 0
@@ -239,9 +237,11 @@ class _Driver:
             if not self.running:
                 if self.exhausted or self.count() >= self.budget:
                     self.settle(last=True)
-                    return self.tell_watch()
-                time.sleep(POLL)  # the rest of the budget is with another driver,
-                self.adopt()  # or paused by one that died
+                    if not (self.running or self.paused):
+                        return self.tell_watch()
+                if not self.running:
+                    time.sleep(POLL)  # the rest of the budget is with another driver,
+                    self.adopt()  # or paused by one that died
             for event in self.pool.wait(1.0):
                 if isinstance(event, Done):
                     self.done(event.ticket, event.outcome)
@@ -387,6 +387,8 @@ class _Driver:
         row, job = claim.trial, self.job(claim.trial)
         self.tickets += 1
         self.running[self.tickets] = _Running(claim, trial, job.epochs)
+        if not row.baseline:
+            self.reached[row.number] = job.epochs
         self.seen[row.fingerprint, row.job_key] = None
         self.pool.submit(self.tickets, job)
         reach("dispatched")
@@ -395,7 +397,8 @@ class _Driver:
         """The training that a trial needs next: up to its next rung, or to the end."""
         shared = self.plan.job
         reached = row.rungs[-1][0] if row.rungs else 0
-        epochs = rungs.after(self.plan.rungs or (shared.epochs,), reached)
+        whole = row.baseline or not self.plan.rungs
+        epochs = shared.epochs if whole else rungs.after(self.plan.rungs, reached)
         # A verdict needs what the objectives and constraints are about; anything else can wait.
         asked = "latency_ms" in self.space.objectives or "latency_ms" in self.space.constraints
         return dataclasses.replace(
@@ -418,26 +421,28 @@ class _Driver:
     # -- rungs ------------------------------------------------------------------------------------
 
     def at_rung(self, run: _Running, result: Result) -> None:
-        """Sends a candidate on, lets it wait, or stops it."""
+        """Sends a candidate on to be learned from, stops it if it promises nothing, or lets it
+        wait for its turn."""
         asked = run.claim.trial
         scores = (*asked.rungs, (run.epochs, result.metrics["accuracy"]))
-        verdict = self.verdict(dataclasses.replace(asked, metrics=result.metrics, rungs=scores))
-        if not self.store.reach(run.claim.token, run.epochs, result, AFTER[verdict]):
-            self.forget(run)
-            return
+        then: Literal["running", "paused", "stopped"] = "paused"
+        if rungs.learns(self.reached.values(), run.epochs):
+            then = "running"
+        elif not self.promise(dataclasses.replace(asked, metrics=result.metrics, rungs=scores)):
+            then = "stopped"
+        if not self.store.reach(run.claim.token, run.epochs, result, then):
+            return  # another driver has the trial now
         reach("recorded")
         row = self.store.trial(self.row.id, asked.number)
-        if verdict == "go":
+        if then == "running":
             self.submit(dataclasses.replace(run.claim, trial=row), run.trial)
-        elif verdict == "wait":
-            self.pause(row, run.trial)
-        else:
+        elif then == "stopped":
             self.conclude(row, run.trial)
+        else:
+            self.pause(row, run.trial)
 
-    def verdict(self, row: TrialRow) -> rungs.Verdict:
-        learning = sum(run.epochs > self.plan.rungs[0] for run in self.running.values())
-        hope = functools.partial(joins, self.row, self.front, row)
-        return rungs.decide(self.trained, learning, *row.rungs[-1], hope)
+    def promise(self, row: TrialRow) -> float:
+        return rungs.promise(self.trained, *row.rungs[-1], bar(self.row, self.front, row))
 
     def pause(self, row: TrialRow, trial: Trial | None) -> None:
         """Lets a candidate wait. The sampler is told what to expect of it, where that is known; and
@@ -451,26 +456,36 @@ class _Driver:
         self.tell_watch()
 
     def settle(self, last: bool = False) -> None:
-        """Sends on who waits and may join the front by what is known now; stops who cannot and,
-        where nothing more will be known, who still waits."""
-        for number, (row, trial) in list(self.paused.items()):
-            verdict = self.verdict(row)
-            if verdict == "go" and self.room():
-                del self.paused[number]
-                for claim in self.store.promote(self.row.id, [number]):
-                    reach("claimed")
-                    self.submit(claim, trial)
-            elif verdict == "stop" or (verdict == "wait" and last):
-                del self.paused[number]
-                for stopped in self.store.stop(self.row.id, [number]):
-                    reach("recorded")
-                    self.conclude(stopped, trial)
+        """Sends on who waits and promises most, where there is room; stops who promises nothing
+        any more, or too little to wait, and, if this is the last, who is not sent on."""
+        for rung in self.plan.rungs[-2::-1]:
+            here = [(r, t) for r, t in self.paused.values() if r.rungs[-1][0] == rung]
+            ranked = sorted(((self.promise(r), r, t) for r, t in here), key=lambda told: -told[0])
+            for place, (promise, row, trial) in enumerate(ranked):
+                if promise and rungs.room(self.reached.values(), rung):
+                    if self.room():
+                        self.promote(row, trial)
+                elif not promise or last or place >= rungs.WAITING:
+                    self.stop(row, trial)
+
+    def promote(self, row: TrialRow, trial: Trial | None) -> None:
+        del self.paused[row.number]
+        for claim in self.store.promote(self.row.id, [row.number]):
+            reach("claimed")
+            self.submit(claim, trial)
+
+    def stop(self, row: TrialRow, trial: Trial | None) -> None:
+        del self.paused[row.number]
+        for stopped in self.store.stop(self.row.id, [row.number]):
+            reach("recorded")
+            self.conclude(stopped, trial)
 
     def adopt(self) -> None:
         """Takes in paused trials of drivers that are gone."""
         for row in self.store.trials(self.row.id, states=["paused"]):
             if row.number not in self.paused:
                 self.paused[row.number] = (row, None)
+                self.reached[row.number] = row.rungs[-1][0]
                 self.seen[row.fingerprint, row.job_key] = row
 
     def estimate(self, row: TrialRow) -> float | None:
@@ -561,6 +576,9 @@ class _Driver:
             self.front = pareto(self.row, [*self.front, row])
             if row.rungs and row.accuracy is not None:
                 self.trained.append({**dict(row.rungs), row.epochs: row.accuracy})
+        if row.rungs and row.state != "reused":
+            whole = row.state == "finished"
+            self.reached[row.number] = row.epochs if whole else row.rungs[-1][0]
 
     def learn(self, row: TrialRow) -> None:
         """Adds a trial that the sampler's study did not ask for. A baseline is none of its."""

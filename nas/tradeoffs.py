@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from collections.abc import Sequence
 
 from nas.pareto import Direction, front
@@ -26,12 +26,21 @@ def feasible(study: StudyRow, row: TrialRow) -> bool:
     )
 
 
-def joins(study: StudyRow, front: Sequence[TrialRow], row: TrialRow, accuracy: float) -> bool:
-    """Whether a trial would be part of the front if it ended with ``accuracy``, with the other
-    objectives as they are."""
-    metrics = {**row.metrics, "accuracy": accuracy}
-    hoped = dataclasses.replace(row, state="finished", metrics=metrics)
-    return any(best is hoped for best in pareto(study, [*front, hoped]))
+def bar(study: StudyRow, front: Sequence[TrialRow], row: TrialRow) -> float:
+    """The accuracy that a trial must surpass to be part of the front, its other objectives being
+    as they are: the best of the front that costs no more. Infinite where it breaks a constraint
+    that is not about the accuracy."""
+    best = 0.0
+    for metric, by in excess(study, row).items():
+        if metric == "accuracy":
+            best = max(best, row.value(metric) + by)
+        elif by > 0:
+            return math.inf
+    signs = [(n, 1 if d == "max" else -1) for n, d in study.objectives if n != "accuracy"]
+    for member in front:
+        if all(sign * member.value(name) >= sign * row.value(name) for name, sign in signs):
+            best = max(best, member.value("accuracy"))
+    return best
 
 
 def pareto(study: StudyRow, rows: Sequence[TrialRow]) -> tuple[TrialRow, ...]:
