@@ -27,7 +27,7 @@ from nas.store import Store, StudyRow, TrialRow
 
 if TYPE_CHECKING:
     from nas.doctor import Finding
-    from nas.preflight import Preflight
+    from nas.preflight import Preflight, Spread
     from nas.search import Plan, Status
     from nas.single import Trained
 
@@ -142,7 +142,44 @@ def space_list() -> RenderableType:
 
 
 def preflight_page(space: Space, result: Preflight) -> RenderableType:
-    raise NotImplementedError
+    """What a preflight found: how many networks, how large they are, what fits, what is idle."""
+    facts = table("", "")
+    facts.show_header = False
+    settings, error = result.settings.value, result.settings.error
+    if result.networks is not None:
+        size = f"{result.networks:,} ({settings:,.0f} settings of the parameters), counted"
+    else:
+        most = f"at most {settings:.3g} (standard error {error:.2g})"
+        size = f"{most}, estimated; at least {result.seen:,}"
+    bounds = ", ".join(f"{metric} {percent(share)}" for metric, share in result.shares.items())
+    for name, text in {
+        "draws": f"{result.draws:,}, {percent(result.valid)} valid",
+        "networks": size,
+        "parameters": f"{result.asked[0]} to {result.asked[1]} asked for in a draw",
+        "fit": f"{percent(result.fits)}{f'  ({bounds})' if bounds else ''}",
+        "never matter": ", ".join(result.idle) or "none",
+        "never asked": ", ".join(result.unasked) or "none",
+    }.items():
+        facts.add_row(name, Text(text))
+    sizes = [
+        spread_table(name, s) for name, s in (("params", result.params), ("MACs", result.macs))
+    ]
+    warnings = [Text(f"warning: {text}", style="yellow") for text in result.warnings]
+    head = Text(f"{space.name} on {shape_text(space.input)}", style="bold")
+    return Group(head, Text(""), facts, *sizes, *warnings)
+
+
+def spread_table(name: str, spread: Spread) -> RenderableType:
+    """A histogram by half decades, and the quantiles under it."""
+    bars = table("", "", "")
+    bars.show_header = False
+    most = max(spread.histogram.values(), default=1)
+    for exponent, draws in sorted(spread.histogram.items()):
+        span = f"{count(10**exponent)} to {count(10 ** (exponent + 0.5))}"
+        bars.add_row(f"  {span}", Text("█" * max(1, round(40 * draws / most)), "cyan"), str(draws))
+    least, _, low, median, high, _, top = map(count, spread.quantiles)
+    told = f"{name}: {least} to {top}, median {median}, half of them {low} to {high}"
+    return Group(Text(""), Text(told), bars)
 
 
 # --- studies and trials --------------------------------------------------------------------------
