@@ -302,20 +302,22 @@ class _Driver:
             trial, ask = asked
             reach("asked")
             source = self.store.find_result(ask.fingerprint, ask.job_key)
+            study, budget = self.row.id, self.budget
             if source is not None:
-                row = self.store.reuse(self.row.id, ask, source, budget=self.budget)
-                if row is None:
-                    return
-                reach("reused")
-                self.tell(trial, row)
-                self.tell_watch()
+                if row := self.store.reuse(study, ask, source, budget=budget, once=True):
+                    reach("reused")
+                    self.tell(trial, row)
+                    self.tell_watch()
+                    continue
+            elif claims := self.store.begin(study, [ask], budget=budget, once=True):
+                reach("begun")
+                self.submit(claims[0], trial)
                 continue
-            claims = self.store.begin(self.row.id, [ask], budget=self.budget)
-            if not claims:
-                self.study.tell(trial, state=TrialState.FAIL)
-                return
-            reach("begun")
-            self.submit(claims[0], trial)
+            self.study.tell(trial, state=TrialState.FAIL)
+            if not self.store.has(study, ask):
+                return  # the budget is spent
+            self.repeated += 1  # another driver was faster
+            self.seen.setdefault((ask.fingerprint, ask.job_key), None)
 
     def ask(self) -> tuple[Trial, Ask] | None:
         """A feasible candidate that the study has not evaluated; None where there is none left.

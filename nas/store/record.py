@@ -36,6 +36,7 @@ from nas.store.steps import (
     RUNNING,
     TRIAL,
     add_trials,
+    alike,
     claims_of,
     end_attempt,
     ended_in,
@@ -134,16 +135,19 @@ class Store:
     # -- what a driver writes ---------------------------------------------------------------------
 
     def begin(
-        self, study_id: int, asks: Sequence[Ask], *, budget: int | None = None
+        self, study_id: int, asks: Sequence[Ask], *, budget: int | None = None, once: bool = False
     ) -> list[Claim]:
         """Records candidates and begins the first attempt of each.
 
         ``budget`` is the most trials that the study may have, refused ones not counted, over all
-        its drivers: of ``asks`` only as many are taken, first come, as it still allows.
+        its drivers: of ``asks`` only as many are taken, first come, as it still allows. ``once``
+        leaves out those that the study ``has``.
         """
 
         def write(connection: Connection, tokens: Sequence[str]) -> None:
-            added = add_trials(connection, study_id, asks, tokens, state="running", budget=budget)
+            added = add_trials(
+                connection, study_id, asks, tokens, state="running", budget=budget, once=once
+            )
             for trial_id, token in zip(added, tokens, strict=False):
                 self._start(connection, trial_id, token)
 
@@ -154,11 +158,18 @@ class Store:
         self._record(study_id, asks, state="refused", reason=clean(reason))
 
     def reuse(
-        self, study_id: int, ask: Ask, source: TrialRow, *, budget: int | None = None
+        self,
+        study_id: int,
+        ask: Ask,
+        source: TrialRow,
+        *,
+        budget: int | None = None,
+        once: bool = False,
     ) -> TrialRow | None:
         """Records a candidate with the result of ``source``, an earlier trial of any study.
 
-        None where the budget allows no more trials. ``seconds`` is 0: it cost this study nothing.
+        None where the budget allows no more trials, or ``once`` and the study ``has`` it already.
+        ``seconds`` is 0: it cost this study nothing.
         """
         taken = ("accuracy", "latency_ms", "latency_low", "latency_high", "latency_device")
         rows = self._record(
@@ -166,6 +177,7 @@ class Store:
             [ask],
             state="reused",
             budget=budget,
+            once=once,
             reused_from=source.id,
             metrics=finite(source.metrics),
             device=source.device,
@@ -409,6 +421,11 @@ class Store:
         )
         return {state: count for state, count in self._all(query)}  # noqa: C416
 
+    def has(self, study_id: int, ask: Ask) -> bool:
+        """Whether the study has a trial of this architecture under this key, begun or ended, by
+        whichever driver."""
+        return bool(self._read(lambda connection: connection.scalar(alike(study_id, ask))))
+
     def find_result(self, fingerprint: str, job_key: str) -> TrialRow | None:
         """The first finished evaluation of this architecture under this ``nas.job.Job.key``, in
         any study."""
@@ -492,6 +509,7 @@ class Store:
         *,
         state: TrialState,
         budget: int | None = None,
+        once: bool = False,
         **told: Any,
     ) -> list[TrialRow]:
         """Records trials that end as they begin, once, in the way of ``_claim``."""
@@ -508,6 +526,7 @@ class Store:
                 names,
                 state=state,
                 budget=budget,
+                once=once,
                 finished=now(),
                 **told,
             )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, literal_column, select, update
+from sqlalchemy import Connection, Select, func, insert, literal_column, select, update
 
 from nas.job import Failure, Outcome
 from nas.store.rows import (
@@ -39,12 +39,16 @@ def add_trials(
     *,
     state: TrialState,
     budget: int | None,
+    once: bool = False,
     **told: Any,
 ) -> list[int]:
-    """Adds a trial for each of ``asks`` under its unique name, as many as the budget allows."""
+    """Adds a trial for each of ``asks`` under its unique name, as many as the budget allows, and
+    with ``once`` only those that the study does not have."""
     mine = studies.c.id == study_id
     counters = select(studies.c.numbers, studies.c.spent).where(mine).with_for_update()
     number, spent = connection.execute(counters).one()
+    if once:  # under the study's lock: two drivers may propose the same at the same moment
+        asks = [ask for ask in asks if not connection.scalar(alike(study_id, ask))]
     granted = len(asks) if budget is None else max(0, min(len(asks), budget - spent))
     added = []
     for place, (ask, name) in enumerate(zip(asks[:granted], names, strict=False)):
@@ -56,6 +60,16 @@ def add_trials(
     changed = update(studies).where(mine)
     connection.execute(changed.values(numbers=number + granted, spent=spent))
     return added
+
+
+def alike(study_id: int, ask: Ask) -> Select[int]:
+    """How many trials of this architecture under this key the study has, but for refused ones."""
+    return select(func.count()).where(
+        trials.c.fingerprint == ask.fingerprint,
+        trials.c.job_key == ask.job_key,
+        trials.c.study_id == study_id,
+        trials.c.state != "refused",
+    )
 
 
 def start_attempt(
