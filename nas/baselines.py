@@ -15,8 +15,8 @@ from nas.architecture import Architecture
 from nas.classical import METHODS, fit
 from nas.errors import NasError, nearest
 from nas.job import Failure, Job
+from nas.plan import Plan
 from nas.pool import Done, Pool
-from nas.search import Plan
 from nas.space import load_space, shipped
 from nas.store import BASELINE, Ask, Claim, Store
 

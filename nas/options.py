@@ -6,17 +6,17 @@ import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nas import plugins
 from nas.architecture import Architecture, parse
 from nas.errors import NasError, RecipeError, StudyError, nearest
 from nas.job import DataRef, Job, Recipe
+from nas.plan import Plan
+from nas.rungs import read
+from nas.samplers import SAMPLERS
 from nas.space import Bound, Space, load_space, read_bound, read_direction, shipped
 from nas.store import Store, StudyRow, open_store
-
-if TYPE_CHECKING:
-    from nas.search import Plan
 
 
 def load_plugins(paths: Iterable[Path]) -> tuple[str, ...]:
@@ -98,10 +98,6 @@ def plan(
         objectives=dict(map(_objective, _split(objectives))) or loaded.objectives,
         constraints={**loaded.constraints, **dict(map(_constraint, constraints))},
     )
-    from nas.rungs import read
-    from nas.samplers import SAMPLERS
-    from nas.search import Plan
-
     levels = read(rungs, epochs)
     if levels and not evaluator and not any(text.startswith("schedule=") for text in recipe):
         recipe = [*recipe, "schedule=rungs"]

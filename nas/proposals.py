@@ -17,7 +17,7 @@ from optuna.distributions import (
 from nas.architecture import Architecture
 from nas.domains import Choice, Domain, Floats, Ints, Progression
 from nas.errors import NasError
-from nas.samplers import Problem
+from nas.samplers.ehvi import Problem
 from nas.space import PRESENCE, Draw, Space
 
 # Sets weighed by an ask: drawing and costing one takes about 0.4 ms.

@@ -10,17 +10,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-
-import optuna
+from typing import TYPE_CHECKING
 
 from nas import screens
 from nas.architecture import parse
 from nas.baselines import architectures, evaluate
 from nas.job import Epoch, Job
-from nas.search import Plan, Status, search
+from nas.plan import Plan
 from nas.store import ENDED, open_store
 from workers.pool import open_pool
 from workers.run import evaluator
+
+if TYPE_CHECKING:
+    from nas.search import Status
 
 
 def rehearse(plan: Plan, storage: str) -> None:
@@ -43,7 +45,6 @@ def search_and_show(
 
     SIGTERM (a batch job's end) stops it as Ctrl-C does: nothing is lost, the same command resumes.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
     # What is unknown is refused before anything begins.
     architectures(plan, baselines)
@@ -52,6 +53,12 @@ def search_and_show(
     store = open_store(storage)
     try:
         store.open_study(plan.row())  # a study with other settings is refused before Ray starts
+        # Only now, as they take half a second: wrong input is answered at once.
+        import optuna
+
+        from nas.search import search
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         pool = open_pool(workers, address, gpus_per_trial, time_limit)
         signal.signal(signal.SIGTERM, _interrupt)  # now: Ray has set its own
         try:

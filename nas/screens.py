@@ -27,8 +27,9 @@ from nas.store import Store, StudyRow, TrialRow
 
 if TYPE_CHECKING:
     from nas.doctor import Finding
+    from nas.plan import Plan
     from nas.preflight import Preflight, Spread
-    from nas.search import Plan, Status
+    from nas.search import Status
     from nas.single import Trained
 
 PLAIN_WIDTH = 160  # where stdout is no terminal: a table in a file should not be folded

@@ -30,11 +30,12 @@ from nas.errors import NasError, ShapeError, StoreError, StudyError
 from nas.failpoints import reach
 from nas.job import Epoch, Failure, Job, Outcome, Recipe, Result
 from nas.mirror import Mirror
+from nas.plan import Plan
 from nas.pool import Done, Pool
 from nas.proposals import problem
-from nas.samplers import SAMPLERS, EHVISampler
-from nas.space import Space
-from nas.store import Ask, Claim, Store, Study, StudyRow, TrialRow
+from nas.samplers import SAMPLERS
+from nas.samplers.ehvi import EHVISampler
+from nas.store import Ask, Claim, Store, StudyRow, TrialRow
 from nas.tradeoffs import bar, excess, pareto
 
 PATIENCE = 10  # proposals in a row that cost nothing and bring nothing, before a random one
@@ -45,68 +46,6 @@ POLL = 2.0  # seconds between two looks at what other drivers of the study have 
 
 class Infeasible(NasError):
     """No architecture of the space meets the constraints."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """A search. ``job`` is what every candidate shares: recipe, data, epochs, evaluator; its seed
-    is the search's. ``space`` is bound to the data and holds objectives and constraints.
-
-    At each of ``rungs``, in epochs, the last a whole training, a candidate may be stopped.
-    ``artifacts`` is the directory for checkpoints; without (empty), a candidate begins again at
-    each rung. Raises StudyError for rungs that do not fit the rest.
-    """
-
-    study: str
-    space: Space
-    job: Job
-    trials: int
-    sampler: str = "default"
-    rungs: tuple[int, ...] = ()
-    artifacts: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.rungs:
-            return
-        recipe = self.job.recipe
-        if self.space.objectives.get("accuracy") != "max":
-            raise StudyError("rungs judge by accuracy: they need the objective accuracy:max")
-        if self.rungs[-1] != self.job.epochs:
-            raise StudyError(f"the last rung is {self.rungs[-1]}: must be {self.job.epochs} epochs")
-        if not self.job.evaluator and (
-            recipe.schedule != "rungs" or "schedule" in self.space.recipe
-        ):
-            raise StudyError(
-                f"recipe.schedule is {recipe.schedule!r}: with rungs it must be 'rungs', under "
-                "which a longer training goes on from a shorter one"
-            )
-        if recipe.freeze >= self.rungs[0]:
-            raise StudyError(
-                f"recipe.freeze is {recipe.freeze}: must be below the first rung, {self.rungs[0]}"
-            )
-
-    def row(self) -> Study:
-        """What the record keeps, and what must be the same when the study is resumed."""
-        space, job = self.space, self.job
-        return Study(
-            name=self.study,
-            space=space.name,
-            space_text=space.text,
-            objectives=tuple(space.objectives.items()),
-            constraints={metric: str(bound) for metric, bound in space.constraints.items()},
-            recipe=dataclasses.asdict(job.recipe),
-            dataset=job.data.name,
-            sampler=self.sampler,
-            seed=job.seed,
-            settings={
-                "epochs": job.epochs,
-                "evaluator": job.evaluator,
-                "input": list(space.input),
-                "classes": space.classes,
-                "split_seed": job.data.split_seed,
-                **({"rungs": list(self.rungs)} if self.rungs else {}),
-            },
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,44 +3,53 @@
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=SAMPLERS["default"](0))
 
 ``default`` is ``ehvi``, ours. It does more where it is told what is known before an evaluation:
-``EHVISampler(seed, Problem(...))``.
+``EHVISampler(seed, Problem(...))`` in ``nas.samplers.ehvi``.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-import optuna
-from optuna.samplers import BaseSampler
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
 
-from nas.samplers.ehvi import EHVISampler, Problem
-from nas.samplers.evolution import EvolutionSampler
-
-__all__ = ["SAMPLERS", "EHVISampler", "EvolutionSampler", "Problem"]
+Make = Callable[[int | None], "BaseSampler"]
 
 
-def _tpe(seed: int | None) -> BaseSampler:
-    """Multivariate, so that it sees which choices go together; grouped, for conditional spaces."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(
-            seed=seed, multivariate=True, group=True, constant_liar=True
-        )
+# Imported when made: Optuna and the models take half a second, the names alone none.
+def _ehvi(seed: int | None) -> BaseSampler:
+    from nas.samplers.ehvi import EHVISampler
+
+    return EHVISampler(seed)
 
 
-def _gp(seed: int | None) -> BaseSampler:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.GPSampler(seed=seed)
+def _evolution(seed: int | None) -> BaseSampler:
+    from nas.samplers.evolution import EvolutionSampler
+
+    return EvolutionSampler(seed)
 
 
-SAMPLERS: dict[str, Callable[[int | None], BaseSampler]] = {
-    "default": lambda seed: EHVISampler(seed),
-    "ehvi": lambda seed: EHVISampler(seed),
-    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
-    "tpe": _tpe,
-    "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
-    "gp": _gp,
-    "evolution": lambda seed: EvolutionSampler(seed),
+def _optuna(name: str, **settings: Any) -> Make:
+    def make(seed: int | None) -> BaseSampler:
+        import optuna
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler: BaseSampler = getattr(optuna.samplers, name)(seed=seed, **settings)
+        return sampler
+
+    return make
+
+
+SAMPLERS: dict[str, Make] = {
+    "default": _ehvi,
+    "ehvi": _ehvi,
+    "random": _optuna("RandomSampler"),
+    # Multivariate, so that it sees which choices go together; grouped, for conditional spaces.
+    "tpe": _optuna("TPESampler", multivariate=True, group=True, constant_liar=True),
+    "nsga2": _optuna("NSGAIISampler"),
+    "gp": _optuna("GPSampler"),
+    "evolution": _evolution,
 }
