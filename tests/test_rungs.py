@@ -1,0 +1,434 @@
+"""Early stopping: what a rung decides, and a search in which nothing is trained twice or lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import os
+import random
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.samplers import RandomSampler
+
+from nas import rungs, tradeoffs, train
+from nas.architecture import Architecture
+from nas.errors import NasError, StudyError
+from nas.job import Failure, Job, Recipe, Result
+from nas.samplers import SAMPLERS
+from nas.search import Plan, search
+from nas.space import Space, read_space
+from nas.store import ENDED, Ask, Store, StudyRow, TrialRow, open_store
+from workers.pool import InProcess
+
+LOG = "NAS_TEST_RUNGS"  # names the file to which the evaluator adds a line an evaluation
+RUNGS = (2, 6, 18)
+
+
+# --- evaluators whose learning curves are known --------------------------------------------------
+
+
+def table(architecture: Architecture, *, fidelity: int, **_: Any) -> dict[str, float]:
+    """Errors fall as one power of the epochs for all: what a rung says is never wrong."""
+    log(architecture, fidelity)
+    return {"accuracy": 1 - error(architecture) * (18 / fidelity) ** 0.4}
+
+
+def crossing(architecture: Architecture, *, fidelity: int, **_: Any) -> dict[str, float]:
+    """The error's power is the architecture's own."""
+    log(architecture, fidelity)
+    power = 0.2 + 0.3 * random.Random(architecture.fingerprint).random()
+    return {"accuracy": max(0.0, 1 - error(architecture) * (18 / fidelity) ** power)}
+
+
+def interrupts(architecture: Architecture, *, fidelity: int, **_: Any) -> dict[str, float]:
+    """Ctrl-C, once, when a whole training is under way."""
+    if fidelity == RUNGS[-1] and not any(epochs == fidelity for _, epochs in evaluated()):
+        log(architecture, fidelity)
+        raise KeyboardInterrupt
+    return table(architecture, fidelity=fidelity)
+
+
+def percent(architecture: Architecture, **_: Any) -> dict[str, float]:
+    return {"accuracy": 85.0}
+
+
+def error(architecture: Architecture) -> float:
+    """From 0.1 to 0.4, lower for larger networks but for what is the architecture's own."""
+    own = random.Random(architecture.fingerprint + "error").random()
+    return 0.1 + 0.15 * own + 0.15 / math.log10(architecture.params)
+
+
+def log(architecture: Architecture, fidelity: int) -> None:
+    with open(os.environ[LOG], "a") as file:
+        file.write(f"{architecture.fingerprint} {fidelity}\n")
+
+
+def evaluated() -> Counter[tuple[str, int]]:
+    path = Path(os.environ[LOG])
+    lines = path.read_text().splitlines() if path.exists() else []
+    return Counter((name, int(epochs)) for name, epochs in map(str.split, lines))
+
+
+# --- what is searched ----------------------------------------------------------------------------
+
+
+def stack(**sections: Any) -> Space:
+    """340 architectures."""
+    told = {
+        "name": "stack",
+        "pattern": "INPUT -> [CONV(width=w) -> BN -> RELU]*N -> GAP -> FC",
+        "where": {"w": {"choice": [4, 8, 12, 16], "per": "N"}, "N": {"int": [1, 4]}},
+    }
+    return read_space(told | sections, "a test")
+
+
+def plan(evaluator: str = "table", *, space: Space | None = None, **changes: Any) -> Plan:
+    job = Job(pattern="", evaluator=f"test_rungs:{evaluator}", epochs=RUNGS[-1])
+    settings = {"study": "s", "trials": 40, "sampler": "random", "rungs": RUNGS, **changes}
+    return Plan(space=space or stack(), job=job, **settings)
+
+
+@pytest.fixture(autouse=True)
+def _log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LOG, str(tmp_path / "evaluated"))
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(f"sqlite:///{tmp_path}/record.db")
+    yield opened
+    opened.close()
+
+
+def rows(store: Store) -> list[TrialRow]:
+    return list(store.trials(store.find_study("s").id))
+
+
+def by_state(store: Store) -> dict[str, list[TrialRow]]:
+    key = lambda row: row.state  # noqa: E731
+    return {s: list(some) for s, some in itertools.groupby(sorted(rows(store), key=key), key)}
+
+
+# --- the rungs -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [
+        (1, ()),
+        (2, ()),
+        (5, (2, 5)),
+        (20, (2, 7, 20)),
+        (27, (3, 9, 27)),
+        (100, (4, 11, 33, 100)),
+    ],
+)
+def test_auto_is_geometric_and_ends_with_a_whole_training(
+    epochs: int, expected: tuple[int, ...]
+) -> None:
+    assert rungs.auto(epochs) == rungs.read("auto", epochs) == expected
+
+
+def test_rungs_are_read_or_refused() -> None:
+    assert rungs.read("off", 20) == rungs.read("20", 20) == ()
+    assert rungs.read("3,7,20", 20) == (3, 7, 20)
+    for text in ("", "3,7", "7,3,20", "3,3,20", "0,20", "3,30", "-1,20", "a", "3;20", "2.5,20"):
+        with pytest.raises(NasError, match=r"--rungs .*up to --epochs 20, such as 2,7,20"):
+            rungs.read(text, 20)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"rungs": (2, 6, 20)}, "the last rung is 20: must be 18 epochs"),
+        ({"space": stack(objectives={"params": "min"})}, "need the objective accuracy:max"),
+        ({"job": Job(pattern="", epochs=18)}, "'one_cycle': with rungs it must be 'rungs'"),
+        (
+            {"job": Job(pattern="", epochs=18, recipe=Recipe(schedule="rungs", freeze=2))},
+            "recipe.freeze is 2: must be below the first rung, 2",
+        ),
+    ],
+)
+def test_rungs_that_do_not_fit_the_plan_are_refused(changes: dict[str, Any], rule: str) -> None:
+    with pytest.raises(StudyError, match=rule):
+        dataclasses.replace(plan(), **changes)
+
+
+# --- what a candidate promises -------------------------------------------------------------------
+
+
+def test_errors_are_expected_to_shrink_as_others_did() -> None:
+    trained = [{2: 0.5, 18: 0.8}, {2: 0.6, 18: 0.8}, {2: 0.2, 6: 0.5, 18: 0.84}]
+    assert rungs.expected(trained, 2, 0.7) == pytest.approx(1 - 0.3 * 0.4, abs=1e-3)
+    assert rungs.expected(trained, 6, 0.5) == pytest.approx(0.84, abs=1e-3)
+    assert rungs.expected(trained, 9, 0.5) is None
+    assert rungs.expected([{2: 1.0, 18: 1.0}], 2, 1.0) == pytest.approx(1.0)
+
+
+def test_a_promise_is_the_mean_of_what_may_lie_above_the_bar() -> None:
+    rng = random.Random(0)
+    for _ in range(200):
+        trained = [{2: rng.random(), 18: rng.random()} for _ in range(rng.randint(1, 9))]
+        accuracy, bar = rng.random(), rng.random()
+        gains = []
+        for scores in trained:  # one by one, in plain words
+            shrunk = (1.001 - scores[18]) / (1.001 - scores[2])
+            gains.append(max(0.0, 1.001 - (1.001 - accuracy) * shrunk - bar))
+        promise = rungs.promise(trained, 2, accuracy, bar)
+        assert promise == pytest.approx(sum(gains) / len(gains))
+        assert promise <= rungs.promise(trained, 2, min(1.0, accuracy + 0.1), bar)
+        assert rungs.promise(trained, 2, accuracy, math.inf) == 0
+    assert rungs.promise([], 2, 0.5, 0.9) == math.inf
+
+
+def test_the_bar_is_where_the_front_begins() -> None:
+    """Against brute force: a hair above the bar a trial is on the front, a hair below it is not."""
+    rng = random.Random(1)
+    objectives = (("params", "min"), ("accuracy", "max"), ("latency_ms", "min"))
+    study = StudyRow(
+        id=1, created=0.0, name="s", space="", objectives=objectives, constraints={"macs": "<= 9"}
+    )
+    for _ in range(300):
+        points = [(rng.randint(1, 5), rng.random(), rng.randint(1, 5)) for _ in range(8)]
+        front = tradeoffs.pareto(study, [trial(*p) for p in points])
+        params, _, latency = points[0]
+        asked = trial(params, 0.0, latency, state="paused")
+        bar = tradeoffs.bar(study, front, asked)
+        for accuracy in (bar + 1e-9, bar - 1e-9):
+            beaten = any(p[0] <= params and p[2] <= latency and p[1] >= accuracy for p in points)
+            assert beaten == (accuracy < bar), (points, accuracy)
+    assert tradeoffs.bar(study, [], trial(1, 0.0, 1, macs=10)) == math.inf
+    needy = dataclasses.replace(study, constraints={"accuracy": ">= 0.9"})
+    assert tradeoffs.bar(needy, [], trial(1, 0.5, 1)) == pytest.approx(0.9)
+
+
+def trial(params: int, accuracy: float, latency: float, **told: Any) -> TrialRow:
+    values = {"state": "finished", "macs": 1} | told
+    return TrialRow(
+        id=1,
+        study_id=1,
+        number=0,
+        pattern="",
+        fingerprint="",
+        params=params,
+        accuracy=accuracy,
+        latency_ms=latency,
+        metrics={"accuracy": accuracy},
+        created=0.0,
+        **values,
+    )
+
+
+def test_one_in_three_goes_on_besides_the_learners() -> None:
+    for came in range(1, 200):
+        reached: list[int] = [2] * came
+        while rungs.learns(reached, 2) or rungs.room(reached, 2):
+            if 2 not in reached:
+                break
+            reached[reached.index(2)] = 6
+        went = reached.count(6)
+        assert went == min(came, 5 + math.ceil(max(0, came - 5) / 3))
+
+
+# --- a search ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("evaluator", ["table", "crossing"])
+@pytest.mark.parametrize("slots", [1, 8])
+def test_nothing_is_evaluated_twice_and_few_are_trained_whole(
+    store: Store, evaluator: str, slots: int
+) -> None:
+    pool = InProcess()
+    pool.slots = slots
+    status = search(plan(evaluator, trials=60), store, pool)
+    assert (status.done, status.paused) == (60, 0)
+    assert max(evaluated().values()) == 1
+    states = by_state(store)
+    assert set(states) == {"finished", "stopped"}
+    assert 5 <= len(states["finished"]) <= 20
+    for row in states["finished"]:
+        assert [epochs for epochs, _ in row.rungs] == [2, 6]
+        assert row.epochs == 18
+    for row in states["stopped"]:
+        assert row.epochs in (2, 6)
+        assert row.rungs[-1] == (row.epochs, row.accuracy)
+    epochs = Counter(epochs for _, epochs in evaluated())
+    assert epochs == {
+        2: 60,
+        6: sum(len(row.rungs) > 1 for row in rows(store)),
+        18: len(states["finished"]),
+    }
+    assert all(row.state == "finished" for row in status.front)
+
+
+def test_where_rungs_are_never_wrong_the_front_is_that_of_whole_trainings(
+    store: Store, tmp_path: Path
+) -> None:
+    """Same draws, all trained whole: nothing of their front was stopped at the first rung for lack
+    of promise, and what the front has lost was only for want of room."""
+    found = search(plan(trials=60), store, InProcess())
+    other = open_store(f"sqlite:///{tmp_path}/whole.db")
+    whole = search(plan(trials=60, rungs=()), other, InProcess())
+    other.close()
+    assert {row.fingerprint for row in rows(store)} >= {r.fingerprint for r in whole.front}
+    mine = {row.fingerprint: row for row in rows(store)}
+    kept = [row for row in whole.front if mine[row.fingerprint].state == "finished"]
+    assert len(kept) >= 0.7 * len(whole.front)
+    best = max(row.accuracy or 0 for row in found.front)
+    assert best == max(row.accuracy or 0 for row in whole.front)
+
+
+def test_an_interrupted_search_goes_on_at_the_rung_it_had_reached(store: Store) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        search(plan("interrupts"), store, InProcess())
+    (under_way,) = by_state(store)["waiting"]
+    assert [epochs for epochs, _ in under_way.rungs] == [2, 6]
+    status = search(plan("interrupts"), store, InProcess())
+    assert status.done == 40
+    counts = evaluated()
+    repeated = (under_way.fingerprint, 18)  # what was under way begins again, and nothing else
+    assert counts.pop(repeated) == 2
+    assert max(counts.values()) == 1
+    assert store.trial(under_way.study_id, under_way.number).state == "finished"
+
+
+def test_paused_trials_outlive_their_driver(store: Store) -> None:
+    """A driver that ends while candidates wait leaves them to the next, which decides on each."""
+
+    def stop(status: Any) -> None:
+        if status.paused == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(plan("crossing"), store, InProcess(), stop)
+    assert len(by_state(store)["paused"]) == 3
+    assert search(plan("crossing"), store, InProcess()).done == 40
+    assert set(by_state(store)) == {"finished", "stopped"}
+    assert max(evaluated().values()) == 1
+
+
+def test_a_paused_candidate_is_promoted_when_its_turn_comes(store: Store) -> None:
+    search(plan("crossing", trials=60), store, InProcess())
+    promoted = [row for row in by_state(store)["finished"] if len(store.attempts(row.id)) > 1]
+    assert promoted  # begun again after a pause, each time at the next rung
+    for row in promoted:
+        assert {a.state for a in store.attempts(row.id)} == {"finished"}
+
+
+def test_the_sampler_is_told_what_to_expect_and_never_the_bare_score(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[tuple[float, ...], int] = Counter()
+
+    class Spy(RandomSampler):
+        def after_trial(self, study: Any, trial: Any, state: Any, values: Any) -> None:
+            if values:
+                told[tuple(values)] += 1
+
+    monkeypatch.setitem(SAMPLERS, "random", lambda seed: Spy(seed=seed))
+    search(plan(trials=40), store, InProcess())
+    stopped = by_state(store)["stopped"]
+    assert stopped
+    accuracies = {params: accuracy for accuracy, params in told}
+    for row in stopped:
+        rung, score = row.rungs[-1]
+        if len([r for r in rows(store) if r.params == row.params]) == 1:
+            final = 1 - (1 - score) * (rung / 18) ** 0.4  # the evaluator's own curve
+            assert accuracies[row.params] == pytest.approx(final, abs=2e-3)
+            assert (score, row.params) not in told
+
+
+def test_an_accuracy_that_is_no_fraction_is_a_failure(store: Store) -> None:
+    search(plan("percent", trials=2), store, InProcess())
+    assert {row.state for row in rows(store)} == {"failed"}
+    assert "accuracy is 85.0: with rungs it must be a fraction" in (rows(store)[0].reason or "")
+
+
+def test_the_view_and_the_dashboard_show_what_was_stopped(store: Store, tmp_path: Path) -> None:
+    search(plan(), store, InProcess())
+    stopped = by_state(store)["stopped"]
+    connection = sqlite3.connect(tmp_path / "record.db")
+    shown = connection.execute("SELECT state, epochs FROM tradeoffs").fetchall()
+    connection.close()
+    assert Counter(shown) == Counter((row.state, row.epochs) for row in rows(store))
+    copy = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/record.db")
+    states = Counter(trial.state.name for trial in copy.trials)
+    assert states == {"PRUNED": len(stopped), "COMPLETE": 40 - len(stopped)}
+
+
+def test_a_study_keeps_its_rungs(store: Store) -> None:
+    search(plan(trials=3), store, InProcess())
+    with pytest.raises(StudyError, match=r"settings\.rungs"):
+        search(plan(trials=3, rungs=()), store, InProcess())
+
+
+# --- the record ----------------------------------------------------------------------------------
+
+
+def test_a_fenced_attempt_reaches_no_rung(store: Store) -> None:
+    study = store.open_study(plan().row())
+    ask = Ask(pattern="INPUT -> FC", fingerprint="f", params=1, macs=1, epochs=18)
+    (claim,) = store.begin(study.id, [ask])
+    result = Result(metrics={"accuracy": 0.5}, seconds=2.0)
+    died = Failure(kind="worker_died", reason="the node went away")
+    retry = store.requeue(claim.token, died)
+    assert retry
+    assert not store.reach(claim.token, 2, result, "paused")
+    assert store.reach(retry.token, 2, result, "running")
+    assert store.reach(retry.token, 6, result, "paused")
+    assert not store.reach(retry.token, 18, result, "paused")
+    assert store.stop(study.id, [99]) == store.promote(study.id, [99]) == []
+    (again,) = store.promote(study.id, [claim.trial.number])
+    assert again.trial.rungs == ((2, 0.5), (6, 0.5))
+    assert store.promote(study.id, [claim.trial.number]) == []
+    assert store.stop(study.id, [claim.trial.number]) == []
+    assert store.reach(again.token, 18, result, "stopped")
+    row = store.trial(study.id, claim.trial.number)
+    assert (row.state, row.epochs, row.seconds) == ("stopped", 18, 6.0)
+    assert row.state in ENDED
+
+
+# --- real training -------------------------------------------------------------------------------
+
+
+def test_a_promoted_candidate_ends_as_if_it_had_never_been_stopped(
+    store: Store, tmp_path: Path
+) -> None:
+    space = read_space(
+        {
+            "name": "l",
+            "pattern": "INPUT -> FLATTEN -> FC(w) -> FC",
+            "where": {"w": {"int": [1, 9]}},
+        },
+        "a test",
+    )
+    job = Job(pattern="", epochs=4, recipe=Recipe(schedule="rungs", batch=256), latency=False)
+    space = dataclasses.replace(space, input=(1, 8, 8), classes=10)
+    searched = Plan(
+        study="s",
+        space=space,
+        job=job,
+        trials=3,
+        sampler="random",
+        rungs=(2, 4),
+        artifacts=str(tmp_path / "artifacts"),
+    )
+    search(searched, store, InProcess())
+    for row in rows(store):
+        alone = dataclasses.replace(job, pattern=row.pattern, seed=row.seed)
+        whole = train.evaluate(alone, lambda _: None)
+        assert isinstance(whole, Result)
+        assert row.accuracy == whole.metrics["accuracy"]
+        kept = store.curve(row.id)
+        assert [(e.epoch, e.train_loss, e.accuracy) for e in kept] == [
+            (e.epoch, e.train_loss, e.accuracy) for e in whole.curve
+        ]
+    assert not [*(tmp_path / "artifacts").rglob("*.checkpoint*")]  # nothing can go on from them
