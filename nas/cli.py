@@ -190,6 +190,32 @@ def search(
 
 
 @app.command()
+def audit(
+    space: Annotated[str, typer.Option("--space", help="A shipped space or a space file.")],
+    count: Annotated[int, typer.Option("--count", help="Architectures to train whole.")] = 8,
+    epochs: Annotated[int, typer.Option("--epochs", help="Of a whole training.")] = 20,
+    rungs: Annotated[str, typer.Option("--rungs", metavar="auto|3,7,20")] = "auto",
+    dataset: Dataset = "digits",
+    data: Data = "",
+    size: Size = 0,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    recipe: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--recipe", metavar="lr=0.05", help="A training setting; repeatable."),
+    ] = None,
+    plugin: Plugin = None,
+) -> None:
+    """How early accuracies, sizes and training-free scores rank networks, beside the end."""
+    from nas import reports
+    from nas.options import audited
+
+    reports.audit_and_show(
+        *audited(space, epochs, rungs, dataset, data, size, seed, recipe or [], plugin or []),
+        count,
+    )
+
+
+@app.command()
 def train(
     pattern: Annotated[
         str, typer.Argument(metavar="PATTERN_OR_NAME", help="A closed pattern or a zoo network.")

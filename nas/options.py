@@ -124,6 +124,35 @@ def plan(
     )
 
 
+def audited(
+    space: str,
+    epochs: int,
+    rungs: str,
+    dataset: str,
+    data: str,
+    size: int,
+    seed: int,
+    recipe: Sequence[str],
+    plugins: Iterable[Path],
+) -> tuple[Space, Job, tuple[int, ...]]:
+    """The space, the job and the rungs of ``nas audit``."""
+    from nas.rungs import read
+
+    levels = read(rungs, epochs)
+    if not levels:
+        raise NasError(f"--rungs {rungs}: an audit of {epochs} epochs needs a rung below them")
+    files = load_plugins(plugins)
+    job = Job(
+        pattern="",
+        recipe=_recipe(recipe),
+        data=data_ref(dataset, data, size),
+        epochs=epochs,
+        seed=seed,
+        plugins=files,
+    )
+    return space_on(space, dataset, data, size), job, levels
+
+
 def single_job(
     pattern: str,
     *,
