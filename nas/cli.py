@@ -67,9 +67,8 @@ def main() -> None:
         app()
     except NasError as error:
         fail(str(error), 3 if type(error).__name__ == "Infeasible" else 2)
-    except BrokenPipeError:  # `nas trials ls | head`
-        sys.stderr.close()
-        sys.exit(0)
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
 
 
 def fail(message: str, status: int) -> NoReturn:
@@ -98,7 +97,9 @@ def search(
     sampler: Annotated[str, typer.Option("--sampler", help="Who proposes.")] = "default",
     workers: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option("--workers", help="Jobs at once; 0: in this process.  [default: one a core]"),
+        typer.Option(
+            "--workers", min=0, help="Jobs at once; 0: in this process.  [default: one a core]"
+        ),
     ] = None,
     address: Annotated[
         Optional[str],  # noqa: UP045
@@ -106,10 +107,12 @@ def search(
     ] = None,
     gpus_per_trial: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option("--gpus-per-trial", help="May be a fraction, as 0.25.  [default: shared]"),
+        typer.Option(
+            "--gpus-per-trial", min=0, help="May be a fraction, as 0.25.  [default: shared]"
+        ),
     ] = None,
     time_limit: Annotated[
-        float, typer.Option("--time-limit", help="Seconds a trial may take (0: no limit).")
+        float, typer.Option("--time-limit", min=0, help="Seconds a trial may take (0: no limit).")
     ] = 0.0,
     objective: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -526,6 +529,47 @@ def dashboard(
     from nas.options import open_record
 
     serve(open_record(storage), host=host, port=port, artifacts=artifacts)
+
+
+@app.command()
+def report(
+    study: StudyName = None,
+    storage: Storage = STORAGE,
+    seeds: Annotated[int, typer.Option("--seeds", help="Trainings of each.")] = 3,
+    top: Annotated[int, typer.Option("--top", help="How many of the front to train again.")] = 3,
+    compare: Annotated[
+        str,
+        typer.Option("--compare", metavar="random", help="Beside a random search of equal cost."),
+    ] = "",
+    data: Data = "",
+    workers: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--workers", help="Jobs at once of a random search; 0: in this process."),
+    ] = None,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", "-o", metavar="FILE.md", help="Write it as Markdown too."),
+    ] = None,
+    plugin: Plugin = None,
+) -> None:
+    """The winner, honestly: the best trained again with other seeds, scored once on test."""
+    from nas.options import load_plugins, open_record, study_in
+
+    load_plugins(plugin or [])
+    store = open_record(storage)
+    row = study_in(store, study)
+    from nas.reports import report_and_show
+
+    report_and_show(
+        store,
+        row,
+        data,
+        seeds=seeds,
+        top=top,
+        compare=compare,
+        workers=workers,
+        output=output,
+    )
 
 
 @db_app.command("upgrade")

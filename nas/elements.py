@@ -95,7 +95,7 @@ def _parameters(make: Callable[..., Node]) -> tuple[Parameter, ...]:
     function = make.__init__ if inspect.isclass(make) else make
     hints = typing.get_type_hints(function, include_extras=True)
     return tuple(
-        _parameter(p.name, hints[p.name], p.default)
+        _parameter(p.name, hints.get(p.name), p.default)
         for p in inspect.signature(make).parameters.values()
         if p.kind is p.KEYWORD_ONLY or inspect.isclass(make)
     )
@@ -115,7 +115,9 @@ def _parameter(name: str, hint: Any, default: Any) -> Parameter:
         return Parameter(name, "word", 0, 0, typing.get_args(base), default)
     kinds: dict[Any, Literal["int", "float"]] = {int: "int", float: "float"}
     if base not in kinds:
-        raise TypeError(f"{name} is annotated {hint!r}: must be int, float, bool or Literal")
+        raise PatternError(
+            f"a block's argument {name} is annotated {hint!r}: must be int, float, bool or Literal"
+        )
     return Parameter(name, kinds[base], low, high, (), default)
 
 

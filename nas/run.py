@@ -118,7 +118,8 @@ def _tell_next(plan: Plan, storage: str, status: Status) -> None:
     if status.front:
         print(f"  nas trials show {status.front[0].number}{study}{given}", file=sys.stderr)
     print(f"  nas pareto{study}{given} -f csv", file=sys.stderr)
-    print(f"  the same command with --trials {2 * plan.trials} goes on", file=sys.stderr)
+    if not status.exhausted:
+        print(f"  the same command with --trials {2 * plan.trials} goes on", file=sys.stderr)
 
 
 def _option(name: str, value: str) -> str:
