@@ -31,8 +31,9 @@ from pathlib import Path
 
 import optuna
 
-from nas import pareto, rungs, schedule
+from nas import pareto, rungs
 from nas.data import describe
+from nas.finalists import trained_epochs
 from nas.job import DataRef, Job, Recipe
 from nas.search import Plan, search
 from nas.space import Bound, load_space
@@ -64,14 +65,6 @@ def unpack(archive: Path, folder: Path) -> DataRef:
     return DataRef(name="imagefolder", dir=str(folder), size=16)
 
 
-def epochs_of(row: TrialRow) -> int:
-    """The epochs that a trial was trained for: from each rung it goes on from before the tail."""
-    steps = [rung for rung, _ in row.rungs]
-    steps += [row.epochs] if row.state == "finished" else []
-    begun = [0, *(schedule.shared("rungs", 0, rung) for rung in steps)]
-    return sum(end - start for start, end in zip(begun, steps, strict=False))
-
-
 def volume(rows: Sequence[TrialRow]) -> float:
     points = [(row.accuracy or 0.0, math.log10(row.params)) for row in rows]
     return pareto.hypervolume(points, (0.1, math.log10(PARAMS)), DIRECTIONS)
@@ -91,7 +84,7 @@ def run(plan: Plan, folder: Path, log: Path, arm: str) -> list[dict[str, float]]
         store.close()
     spent, done = 0, []
     for row in rows:
-        spent += epochs_of(row)
+        spent += trained_epochs(row)
         if row.state == "finished":
             done.append(row)
             lines.append({"epochs": spent, "whole": len(done), "volume": volume(done)})

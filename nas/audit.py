@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from nas import data, rungs, schedule, train
+from nas import data, rungs, train
 from nas.architecture import Architecture
 from nas.batches import Source, batches, preparation, statistics
 from nas.errors import NasError, StudyError
@@ -166,7 +166,7 @@ def judge(subjects: Sequence[Subject]) -> Audit:
     signals = [
         Signal(name, 0, 0, *ranks(np.array(values), final)) for name, values in columns.items()
     ]
-    for rung, epochs in zip(levels, costs(levels), strict=True):
+    for rung, epochs in zip(levels, rungs.costs(levels), strict=True):
         values = np.array([subject.scores[rung] for subject in subjects])
         signals.append(Signal(f"{rung} epochs", rung, epochs, *ranks(values, final)))
     sure = [s for s in signals if s.kendall.value >= TRUSTED and s.kendall.low > 0]
@@ -178,13 +178,6 @@ def judge(subjects: Sequence[Subject]) -> Audit:
         if all(beats(np.array(columns[name]), other, final) for other in size)
     )
     return Audit(tuple(subjects), tuple(signals), min(trusted, default=None), better)
-
-
-def costs(levels: Sequence[int]) -> list[int]:
-    """The epochs trained up to each rung: it goes on from before the tail of the one below."""
-    begun = [0, *(schedule.shared("rungs", 0, rung) for rung in levels)]
-    steps = [rung - start for start, rung in zip(begun, levels, strict=False)]
-    return [int(total) for total in np.cumsum(steps)]
 
 
 Numbers = NDArray[np.float64]

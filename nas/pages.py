@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from nas.screens import table
+from nas.screens import body_of, count, table
 
 if TYPE_CHECKING:
     from nas.audit import Audit, Rank
+    from nas.finalists import Finalist, Mean, Report
 
 
 def audit_page(audit: Audit) -> RenderableType:
@@ -55,3 +57,60 @@ def verdict(audit: Audit) -> list[str]:
 
 def rank(found: Rank) -> str:
     return f"{found.value:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
+
+
+COLUMNS = ("", "trial", "searched", "validation", "test", "params", "MACs", "pattern")
+
+
+def report_page(report: Report) -> RenderableType:
+    """The finalists beside what they are compared with, and how to read it."""
+    listed = table(*COLUMNS, numbers=COLUMNS[1:-1])
+    for cells in lines(report):
+        listed.add_row(*map(Text, cells))
+    return Group(listed, Text(""), *map(Text, remarks(report)))
+
+
+def report_markdown(report: Report) -> str:
+    """The same as Markdown."""
+    told = [f"# {report.study.name}: {report.study.space} on {report.study.dataset}", ""]
+    told += [" | ".join(["", *COLUMNS, ""]).strip(), "|" + "---|" * len(COLUMNS)]
+    for cells in lines(report):
+        shown = [*cells[:-1], f"`{cells[-1]}`"]
+        told.append(" | ".join(["", *shown, ""]).strip())
+    return "\n".join([*told, "", *remarks(report), ""])
+
+
+def lines(report: Report) -> list[list[str]]:
+    roles = ["winner", *["finalist"] * (len(report.finalists) - 1)]
+    told = [line(f, role) for f, role in zip(report.finalists, roles, strict=True)]
+    return told + [line(other, other.role) for other in report.beside]
+
+
+def line(found: Finalist, role: str) -> list[str]:
+    row = found.row
+    searched = f"{100 * (row.accuracy or 0.0):.2f} %"
+    return [
+        role,
+        str(row.number),
+        searched,
+        mean(found.validation),
+        mean(found.test),
+        count(row.params),
+        count(row.macs),
+        body_of(row.pattern),
+    ]
+
+
+def mean(found: Mean) -> str:
+    half = "" if math.isnan(found.half) else f" ± {100 * found.half:.2f}"
+    return f"{100 * found.value:.2f}{half} %"
+
+
+def remarks(report: Report) -> list[str]:
+    trainings = f"{report.seeds} trainings" if report.seeds > 1 else "one training"
+    return [
+        f"Validation and test: the mean of {trainings} of {report.epochs} epochs with seeds that "
+        "the search did not use" + (", and its 95 % interval." if report.seeds > 1 else "."),
+        "Searched: the accuracy for which the search noticed it, with the luck of one training.",
+        "The winner was chosen by validation; the test images chose nothing.",
+    ]

@@ -59,7 +59,8 @@ def reference_point(points: ArrayLike, directions: Sequence[Direction]) -> Float
     finite = minimised[np.isfinite(minimised).all(axis=1)]
     if not len(finite):
         raise NasError(f"a reference point needs a finite point: none among {len(minimised)} given")
-    return finite.max(axis=0) * _signs(directions)
+    corner: Floats = finite.max(axis=0) * _signs(directions)
+    return corner
 
 
 def _signs(directions: Sequence[Direction]) -> Floats:

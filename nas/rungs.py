@@ -13,11 +13,13 @@ A rung is a number of epochs; the last is a whole training.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.errors import NasError
+from nas.schedule import shared
 
 ETA = 3  # a rung of "auto" trains so many times longer than the one before; one in so many goes on
 LEAST = 2  # epochs of its first rung: after one alone, the rate has hardly risen and fallen
@@ -59,6 +61,12 @@ def read(text: str, epochs: int) -> tuple[int, ...]:
 def after(rungs: Sequence[int], reached: int) -> int:
     """The first of ``rungs`` beyond ``reached``."""
     return next(rung for rung in rungs if rung > reached)
+
+
+def costs(rungs: Sequence[int], freeze: int = 0) -> list[int]:
+    """The epochs trained up to each of ``rungs``: on from one begins before its tail."""
+    begun = [0, *(shared("rungs", freeze, rung) for rung in rungs)]
+    return list(accumulate(rung - start for start, rung in zip(begun, rungs, strict=False)))
 
 
 def finals(trained: Iterable[Scores], rung: int, accuracy: float) -> NDArray[np.float64]:

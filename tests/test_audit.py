@@ -14,7 +14,7 @@ from torch import nn
 
 import nas
 from nas import audit as audits
-from nas.audit import Subject, audit, costs, judge
+from nas.audit import Subject, audit, judge
 from nas.errors import StudyError
 from nas.indicators import INDICATORS, gradient_norm, naswot, synflow
 from nas.job import Job, Recipe
@@ -152,11 +152,6 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
         rank = audits.interval(audits.spearman, rng.normal(size=15), rng.normal(size=15))
         held += rank.low <= 0 <= rank.high
     assert held >= 175
-
-
-def test_epochs_up_to_a_rung_count_what_its_tail_repeats() -> None:
-    assert costs([2, 7]) == [2, 8]  # of 2 epochs one is tail
-    assert costs([4]) == [4]
 
 
 # --- the whole -----------------------------------------------------------------------------------

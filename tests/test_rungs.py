@@ -162,6 +162,11 @@ def test_rungs_that_do_not_fit_the_plan_are_refused(changes: dict[str, Any], rul
         dataclasses.replace(plan(), **changes)
 
 
+def test_epochs_up_to_a_rung_count_what_its_tail_repeats() -> None:
+    assert rungs.costs([2, 7, 20]) == [2, 8, 23]  # tails of 1, 2 and 5 epochs
+    assert rungs.costs([4]) == [4]
+
+
 # --- what a candidate promises -------------------------------------------------------------------
 
 

@@ -23,9 +23,10 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
 from nas.pareto import hypervolume
-from nas.samplers import SAMPLERS, EHVISampler, Problem
+from nas.samplers import SAMPLERS
 from nas.samplers.acquisition import Belief, improvement
 from nas.samplers.domain import Domain, keys, learn_rules
+from nas.samplers.ehvi import EHVISampler, Problem
 from nas.samplers.gp import GP, OWN, Settings, Warp, fit
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
