@@ -474,7 +474,7 @@ WRONG = {
     "setting": ((*SEARCH, "--recipe", "lr=-1"), "recipe.lr is -1.0: must be a number above 0"),
     "plug-in": ((*SEARCH, "--plugin", "no.py"), "no.py: no such file"),
     "evaluator": ((*SEARCH, "--evaluator", "mine"), "'mine': must be MODULE:FUNCTION"),
-    "module": ((*SEARCH, "--evaluator", "mine:f"), "'mine:f': No module named 'mine'"),
+    "module": ((*SEARCH, "--evaluator", "absent:f"), "'absent:f': No module named 'absent'"),
     "no database": ((*SEARCH, "--storage", "sqlite:///file"), "is not a SQLite database"),
     "no URL": ((*SEARCH, "--storage", "nas.db"), "nas.db"),
     "network": (("show", "resnet19"), "unknown network or space resnet19; did you mean resnet18?"),
