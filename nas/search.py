@@ -192,8 +192,9 @@ class _Driver:
         """Leaves nothing running in the record, whatever ended the search."""
         stop = Failure(kind="worker_died", reason="the driver was stopped")
         with contextlib.suppress(StoreError):  # its leases run out then
-            for run in self.running.values():
-                self.store.release(run.claim.token, stop)
+            # As the record has them: an interrupt may come between a commit and its answer.
+            for token in self.store.beat():
+                self.store.release(token, stop)
         self.mirror.close()
 
     def keep(self) -> None:
