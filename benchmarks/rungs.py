@@ -1,6 +1,6 @@
 """What early stopping saves: searches of real trainings with rungs, without, and at random.
 
-    python benchmarks/rungs.py [--images cifar10_jpeg.tar.gz] [--seeds 2] [--trials 36]
+    python benchmarks/rungs.py [--images cifar10_jpeg.tar.gz] [--seeds 0 1] [--trials 48]
 
 The images are an archive of train/CLASS/*.jpg (CIFAR-10's as JPEG files were used), of which 2,000
 train and 2,000 validate, at 16x16; without it, digits. Three arms a seed, on one core:
@@ -105,8 +105,8 @@ def run(plan: Plan, folder: Path, log: Path, arm: str) -> list[dict[str, float]]
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=Path, default=IMAGES)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--trials", type=int, default=36)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--trials", type=int, default=48)
     parser.add_argument("--more", type=float, default=1.0, help="trials with rungs, as a factor")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--output", type=Path, default=Path("rungs.jsonl"))
@@ -119,7 +119,7 @@ def main() -> None:
         space = load_space("vgg_like", (info.channels, info.height, info.width), len(info.classes))
         bounds = {"params": Bound(True, PARAMS), "macs": Bound(True, MACS)}
         space = dataclasses.replace(space, constraints=bounds)
-        for seed in range(told.seeds):
+        for seed in told.seeds:
             job = Job(pattern="", data=ref, epochs=told.epochs, seed=seed, latency=False)
             off = Plan(study="s", space=space, job=job, trials=told.trials)
             stopping = dataclasses.replace(
