@@ -34,6 +34,9 @@ PROPOSALS = 1500
 LEARNED_FROM = 300
 # A domain of up to this many rows is weighed whole instead of by draws.
 WHOLE = 2048
+# A start is the farthest of so many draws from those before: of many more it would be a corner of
+# the space, where little is worth having.
+SPREAD = 8
 # The local search: so many of the best proposals are changed and weighed again, so many times.
 BEST, ROUNDS = 20, 3
 
@@ -144,8 +147,9 @@ class EHVISampler(BaseSampler):
             return domain.params(rows[rng.integers(len(rows))]) if len(rows) else {}
         model = self._model(evidence)
         if model is None:
-            return domain.params(rows[_farthest(evidence, rows)])
-        reference = model.reference(costs)
+            some = rows[rng.permutation(len(rows))[:SPREAD]]
+            return domain.params(some[_farthest(evidence, some)])
+        reference = model.reference(rows, costs)
         scores = model.score(rows, costs, reference)
         parents = np.vstack([model.best(BEST), rows[np.argsort(-scores)[:BEST]]])
         for _ in range(ROUNDS):

@@ -170,18 +170,23 @@ class Model:
                 )
         return means, deviations
 
-    def reference(self, costs: Floats) -> Floats:
-        """The corner behind all that was seen, and behind all that ``costs`` (m, objectives) tell.
+    def reference(self, rows: Floats, costs: Floats) -> Floats:
+        """The corner behind all that was seen, and all that is told or foreseen of ``rows``.
 
         What a learned objective has beyond ``REACH`` counts as a penalty, unless the front has it.
         """
         best, middle, worst = np.quantile(self.means, [0.0, 0.5, 1.0], axis=0)
         nadir = self.front.max(axis=0, initial=-np.inf)
-        corner: Floats = np.minimum(worst, np.maximum(middle + REACH * (middle - best), nadir))
-        corner += 0.1 * (corner - best)
+        corner: Floats = np.empty_like(worst)
+        x, _ = self.domain.embed(rows)
         for k, surrogate in enumerate(self.surrogates):
             if surrogate is None:
                 corner[k] = max(worst[k], costs[:, k].max())
+                continue
+            foreseen = surrogate.warp.inverse(surrogate.process.mean(x)).max()
+            limit = max(middle[k] + REACH * (middle[k] - best[k]), nadir[k])
+            margin = 0.1 * (min(worst[k], limit) - best[k])
+            corner[k] = max(min(worst[k], limit) + margin, min(foreseen, limit))
         return corner
 
     def score(self, rows: Floats, costs: Floats, reference: Floats) -> Floats:
