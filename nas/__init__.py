@@ -1,11 +1,13 @@
 """nas: neural architecture search over block patterns.
 
-import nas
-architecture = nas.parse("INPUT(3, 32, 32) -> [CONV(16) -> BN -> RELU -> POOL]*2 -> FC(10)")
-architecture.params, architecture.macs, architecture.shapes
-module = nas.build(architecture)
-space = nas.load_space("resnet_like")
-architecture = space.sample(seed=0)
+    import nas
+    architecture = nas.parse("INPUT(3, 32, 32) -> [CONV(16) -> BN -> RELU -> POOL]*2 -> FC(10)")
+    architecture.params, architecture.macs, architecture.shapes
+    module = nas.build(architecture)
+    space = nas.load_space("resnet_like")
+    architecture = space.sample(seed=0)
+
+Each name is imported when it is asked for.
 """
 
 from __future__ import annotations

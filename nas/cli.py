@@ -56,6 +56,7 @@ Plugin = Annotated[
     Optional[list[Path]],  # noqa: UP045
     typer.Option("--plugin", metavar="FILE.py", help="Registers blocks and data sets; repeatable."),
 ]
+Seed = Annotated[int, typer.Option("--seed", help="The same seed draws the same.")]
 SpaceName = Annotated[str, typer.Argument(metavar="SPACE", help="A shipped space or a file.")]
 
 
@@ -93,7 +94,7 @@ def search(
     data: Data = "",
     size: Size = 0,
     download: Annotated[bool, typer.Option("--download", help="Fetch the data set first.")] = False,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    seed: Seed = 0,
     sampler: Annotated[str, typer.Option("--sampler", help="Who proposes.")] = "default",
     workers: Annotated[
         Optional[int],  # noqa: UP045
@@ -197,11 +198,13 @@ def audit(
     space: Annotated[str, typer.Option("--space", help="A shipped space or a space file.")],
     count: Annotated[int, typer.Option("--count", help="Architectures to train whole.")] = 8,
     epochs: Annotated[int, typer.Option("--epochs", help="Of a whole training.")] = 20,
-    rungs: Annotated[str, typer.Option("--rungs", metavar="auto|3,7,20")] = "auto",
+    rungs: Annotated[
+        str, typer.Option("--rungs", metavar="auto|3,7,20", help="Epochs to score at.")
+    ] = "auto",
     dataset: Dataset = "digits",
     data: Data = "",
     size: Size = 0,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    seed: Seed = 0,
     recipe: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option("--recipe", metavar="lr=0.05", help="A training setting; repeatable."),
@@ -223,12 +226,12 @@ def train(
     pattern: Annotated[
         str, typer.Argument(metavar="PATTERN_OR_NAME", help="A closed pattern or a zoo network.")
     ],
-    epochs: Annotated[int, typer.Option("--epochs")] = 20,
+    epochs: Annotated[int, typer.Option("--epochs", help="How long it is trained.")] = 20,
     dataset: Dataset = "digits",
     data: Data = "",
     size: Size = 0,
     download: Annotated[bool, typer.Option("--download", help="Fetch the data set first.")] = False,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    seed: Seed = 0,
     init: Annotated[
         str,
         typer.Option("--init", metavar="NAME_OR_FILE", help="Begin with these weights."),
@@ -324,8 +327,10 @@ def space_check(
     dataset: Dataset = "digits",
     data: Data = "",
     size: Size = 0,
-    draws: Annotated[int, typer.Option("--draws", min=10, max=1_000_000)] = 1000,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    draws: Annotated[
+        int, typer.Option("--draws", min=10, max=1_000_000, help="How many to look at.")
+    ] = 1000,
+    seed: Seed = 0,
     plugin: Plugin = None,
 ) -> None:
     """A preflight: how many architectures, how large, what fits, what never matters."""
@@ -341,8 +346,10 @@ def space_check(
 @space_app.command("sample")
 def space_sample(
     space: SpaceName,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, max=1_000_000)] = 5,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    count: Annotated[
+        int, typer.Option("--count", "-n", min=1, max=1_000_000, help="How many.")
+    ] = 5,
+    seed: Seed = 0,
     dataset: Dataset = "digits",
     data: Data = "",
     size: Size = 0,
@@ -435,13 +442,15 @@ JobName = Annotated[str, typer.Argument(metavar="JOB", help="As `nas submit ray`
 @submit_app.command("slurm")
 def submit_slurm(
     command: Command,
-    nodes: Annotated[int, typer.Option("--nodes")] = 1,
+    nodes: Annotated[int, typer.Option("--nodes", help="How many to ask Slurm for.")] = 1,
     cpus: Annotated[int, typer.Option("--cpus", help="Of each node.")] = 1,
     gpus: Annotated[int, typer.Option("--gpus", help="Of each node.")] = 0,
     minutes: Annotated[int, typer.Option("--minutes", help="Requeued and resumed after.")] = 60,
     grace: Annotated[int, typer.Option("--grace", help="Seconds to stop cleanly in.")] = 120,
-    partition: Annotated[str, typer.Option("--partition")] = "",
-    name: Annotated[str, typer.Option("--name")] = "nas",
+    partition: Annotated[
+        str, typer.Option("--partition", help="Slurm's.  [default: its own]")
+    ] = "",
+    name: Annotated[str, typer.Option("--name", help="The job's name.")] = "nas",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script only.")] = False,
 ) -> None:
     """Write an sbatch script that starts Ray across the allocation, and submit it."""
@@ -519,7 +528,9 @@ def export(
 def dashboard(
     storage: Storage = STORAGE,
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65_535)] = 8080,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65_535, help="0: any that is free.")
+    ] = 8080,
     artifacts: Annotated[
         Path, typer.Option("--artifacts", metavar="DIR", help="Where the drawings are kept.")
     ] = Path("nas-artifacts"),

@@ -1,13 +1,15 @@
 """Plug-in files: Python that registers blocks and data sets in the same dicts as the built-in ones.
 
-# my_blocks.py
-from nas.blocks import BLOCKS
-from nas.layers import BN, RELU, Conv, Node, Shape, Width
+    # my_blocks.py
+    from nas.blocks import BLOCKS
+    from nas.layers import BN, RELU, Conv, Node, Shape, Width
 
-def wide(x: Shape, *, width: Width) -> Node:
-    return Conv(width, 5) >> BN >> RELU
+    def wide(x: Shape, *, width: Width) -> Node:
+        return Conv(width, 5) >> BN >> RELU
 
-BLOCKS["WIDE"] = wide
+    BLOCKS["WIDE"] = wide
+
+Driver and workers each run a file once.
 """
 
 from __future__ import annotations
