@@ -87,15 +87,30 @@ class Scene:
     def log(self) -> str:
         return f"{tempfile.gettempdir()}/nas-killer-{os.getpid()}.log"
 
+    def own(self) -> set[int]:
+        """The processes whose end Popen will ask for."""
+        nodes = [self.cluster.head_node, *self.cluster.worker_nodes] if self.cluster else []
+        told = [info for node in nodes for infos in node.all_processes.values() for info in infos]
+        started = [self.driver, *(info.process for info in told)]
+        return {process.pid for process in started if process}
+
+    def reap(self) -> None:
+        """Buries the orphans that died, as init would: Ray's workers look whether their raylet is a
+        process, and go on for ever under one that is a zombie."""
+        for pid in set(descendants(os.getpid())) - self.own():
+            if status(pid) == ("Z", os.getpid()):
+                os.waitpid(pid, os.WNOHANG)
+
     def over(self) -> bool:
         """Whether the search ended; one that failed is told, and started again."""
-        status = self.driver.poll() if self.driver else 1
-        if status is None:
+        self.reap()
+        code = self.driver.poll() if self.driver else 1
+        if code is None:
             return False
-        if status == 0:
+        if code == 0:
             return True
         last = Path(self.log).read_text().strip().splitlines()[-1:]
-        self.failures.append(f"a search ended with {status}: {last}")
+        self.failures.append(f"a search ended with {code}: {last}")
         self.start_driver()
         return False
 
@@ -257,12 +272,20 @@ def stage(database: str, trials: int, nodes: int, seconds: float) -> Iterator[Sc
             scene.driver.wait()
 
 
+def status(pid: int) -> tuple[str, int]:
+    """A process's state, as one letter, and its parent."""
+    with contextlib.suppress(OSError):
+        told = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return told[0], int(told[1])
+    return "Z", 0
+
+
 def left_over() -> list[str]:
     """Our processes that still run: everything that we have started, for orphans become ours."""
     names = []
     for pid in descendants(os.getpid())[1:]:
         with contextlib.suppress(OSError, IndexError):
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            if status(pid)[0] != "Z":
                 names.append(Path(f"/proc/{pid}/cmdline").read_bytes().decode().replace("\0", " "))
     return names
 
@@ -287,7 +310,7 @@ def main() -> None:
         killed = kill_through(scene, kinds, rng)
         wrong = scene.failures + faults(scene.url, STUDY, told.trials)
         attempts = scene.ask(text("SELECT count(*) FROM nas_attempts")).scalar_one()
-    wait(lambda: not left_over(), 15)
+    wait(lambda: scene.reap() or not left_over(), 15)
     wrong += [f"left over: {name}" for name in left_over()]
     print(json.dumps({
         "database": told.database,
