@@ -328,6 +328,19 @@ def test_a_problem_rejects_before_any_trial() -> None:
     assert max(sets(s).values()) == 1
 
 
+def test_a_problem_sees_parameters_that_have_one_value() -> None:
+    distributions = CODES | {"stride": IntDistribution(2, 2)}
+    problem = Problem(
+        distributions=distributions, known=lambda p: {1: price(p) / float(p["stride"])}
+    )
+    s = optuna.create_study(
+        directions=["maximize", "minimize"], sampler=EHVISampler(0, problem, startup=3)
+    )
+    for _ in range(6):
+        t = s.ask(distributions)
+        s.tell(t, [worth(t.params), price(t.params) / 2])
+
+
 def test_a_problem_completes_conditional_sets() -> None:
     distributions = {
         "M": IntDistribution(1, 4),

@@ -254,6 +254,14 @@ class Rule:
         return np.where(np.isnan(values), self.seen.get(None, False), on[nearest])
 
 
+def only(distribution: BaseDistribution) -> Any:
+    """The value of a distribution that has a single one."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[0]
+    assert isinstance(distribution, (IntDistribution, FloatDistribution))
+    return distribution.low
+
+
 def union(
     trials: Iterable[FrozenTrial], known: Mapping[str, BaseDistribution] | None = None
 ) -> dict[str, BaseDistribution]:

@@ -21,7 +21,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.samplers.domain import Domain, keys, learn_rules, union
+from nas.samplers.domain import Domain, keys, learn_rules, only, union
 from nas.samplers.gp import Settings, fit, squared
 from nas.samplers.model import Finished, Model
 
@@ -168,6 +168,8 @@ class EHVISampler(BaseSampler):
         bet, whatever they scored. An objective told by the problem has its value and 0; before the
         model has anything to learn from, the values and NaN.
         """
+        if not trials:
+            return np.empty((0, len(study.directions))), np.empty((0, len(study.directions)))
         distributions = self.infer_relative_search_space(study, trials[0])
         evidence = self._evidence(study, Domain.of(distributions), -1)
         values = np.array([t.values for t in trials], dtype=float)
@@ -217,9 +219,10 @@ class EHVISampler(BaseSampler):
         measured = [f.row for f in evidence.finished if f.values is not None]
         if len(evidence.finished) < self._startup or len(measured) < 2:
             return None
-        known = [self._costs(evidence, row) for row in evidence.pending]
+        chance = random.Random(self._seed)
+        known = [self._costs(evidence, self._whole(evidence, r, chance)) for r in evidence.pending]
         possible = [k for k, costs in enumerate(known) if costs is not None]
-        example = self._costs(evidence, measured[-1])
+        example = self._costs(evidence, self._whole(evidence, measured[-1], chance))
         return Model.of(
             evidence.domain,
             evidence.finished,
@@ -237,15 +240,24 @@ class EHVISampler(BaseSampler):
             self._fitted = {**self._fitted, key: fit(x, scales, y)}
         return self._fitted[key]
 
-    def _costs(self, evidence: Evidence, row: Floats) -> Floats | None:
-        """The known objectives of a row, minimised, NaN for the others; None if it is rejected."""
+    def _whole(self, evidence: Evidence, row: Floats, chance: random.Random) -> Params:
+        """The parameter set of a row, completed by the problem, as its functions see it."""
+        params = evidence.domain.params(row)
+        if self._problem is None:
+            return params
+        if self._problem.complete is not None:
+            return self._problem.complete(params, chance)
+        single = {n: only(d) for n, d in self._problem.distributions.items() if d.single()}
+        return params | single
+
+    def _costs(self, evidence: Evidence, params: Params) -> Floats | None:
+        """The known objectives of a set, minimised, NaN for the others; None if it is rejected."""
+        known = self._problem.known(params) if self._problem else {}
+        if known is None:
+            return None
         costs = np.full(len(evidence.signs), np.nan)
-        if self._problem is not None:
-            known = self._problem.known(evidence.domain.params(row))
-            if known is None:
-                return None
-            for k, value in known.items():
-                costs[k] = value * evidence.signs[k]
+        for k, value in known.items():
+            costs[k] = value * evidence.signs[k]
         return costs
 
     def _admitted(
@@ -255,19 +267,18 @@ class EHVISampler(BaseSampler):
 
         Completed by the problem; neither rejected by its arithmetic nor tried before.
         """
-        domain, problem = evidence.domain, self._problem
-        if problem is not None and problem.complete is not None:
-            chance = random.Random(int(rng.integers(1 << 62)))
-            whole = [domain.row(problem.complete(domain.params(row), chance)) for row in rows]
-            rows = np.array(whole).reshape(-1, len(domain.parameters))
-        fresh = {key: k for k, key in enumerate(keys(rows)) if key not in evidence.taken}
-        rows = rows[list(fresh.values())]
-        if problem is None:
-            return rows, np.full((len(rows), len(evidence.signs)), np.nan)
-        costs = [self._costs(evidence, row) for row in rows]
-        possible = [k for k, known in enumerate(costs) if known is not None]
-        table = np.array([costs[k] for k in possible]).reshape(-1, len(evidence.signs))
-        return rows[possible], table
+        domain = evidence.domain
+        chance = random.Random(int(rng.integers(1 << 62)))
+        whole = [self._whole(evidence, row, chance) for row in rows] if self._problem else []
+        if self._problem:
+            rows = np.array([domain.row(params) for params in whole]).reshape(rows.shape)
+        fresh = {key: k for k, key in enumerate(keys(rows)) if key not in evidence.taken}.values()
+        if not self._problem:
+            return rows[list(fresh)], np.full((len(fresh), len(evidence.signs)), np.nan)
+        known = {k: self._costs(evidence, whole[k]) for k in fresh}
+        possible = {k: costs for k, costs in known.items() if costs is not None}
+        costs = np.array(list(possible.values())).reshape(len(possible), len(evidence.signs))
+        return rows[list(possible)], costs
 
 
 def _source(study: Study, trials: Sequence[FrozenTrial]) -> Any:
