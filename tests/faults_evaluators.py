@@ -4,6 +4,7 @@ a checker knows it too."""
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from nas.job import Epoch
 
 SECONDS = "FAULTS_SECONDS"  # environment variable: how long an epoch takes
+FREEZE = "FAULTS_FREEZE"  # environment variable: whether ``freezes`` does
 FOLDER = "FAULTS_FOLDER"  # environment variable: where checkpoints and the log of epochs are
 
 
@@ -42,6 +44,14 @@ def keeps(architecture: Any, *, fidelity: int, seed: int, report: Any) -> dict[s
         report(epoch)
 
     return trained(fingerprint, range(state["epochs"] + 1, fidelity + 1), keep)
+
+
+def freezes(architecture: Any, *, fidelity: int, seed: int, report: Any) -> dict[str, float]:
+    """As ``stub``, but the first one stops its process until it is told to continue."""
+    if os.environ.pop(FREEZE, None):
+        time.sleep(1)  # the copy for the dashboard is written by then: no lock is held
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return stub(architecture, fidelity=fidelity, seed=seed, report=report)
 
 
 def trained(fingerprint: str, epochs: range, report: Any) -> dict[str, float]:

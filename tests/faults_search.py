@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import optuna
 
+from nas.errors import StoreError
 from nas.job import DataRef, Job
 from nas.search import Plan, search
 from nas.space import load_space
 from nas.store import open_store
 from workers.pool import open_pool
 
+GAVE_UP = 9  # exit status of a search whose database did not answer in time
 SPACE = Path(__file__).with_name("faults_space.yaml")
 
 
@@ -42,6 +45,7 @@ def run(
     evaluator: str = "stub",
     workers: int = 0,
     lease: float = 60.0,
+    patience: float = 60.0,
     environ: dict[str, str] | None = None,
 ) -> None:
     """Runs or resumes the study, with ``environ`` added to the environment."""
@@ -49,6 +53,9 @@ def run(
     os.chdir(Path(__file__).parent)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.basicConfig(level=logging.WARNING)
-    store: Any = open_store(url, lease=lease)
+    store: Any = open_store(url, lease=lease, patience=patience)
     with contextlib.closing(store), contextlib.closing(open_pool(workers)) as pool:
-        search(plan(study, trials, evaluator), store, pool)
+        try:
+            search(plan(study, trials, evaluator), store, pool)
+        except StoreError:
+            sys.exit(GAVE_UP)

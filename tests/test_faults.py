@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
 import re
 import signal
+import sqlite3
+import subprocess
 import sys
+import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from faults_checker import faults
-from faults_evaluators import FOLDER
-from faults_search import run
+from faults_evaluators import FOLDER, FREEZE, SECONDS
+from faults_search import GAVE_UP, run
 from postgres import Server, postgres  # noqa: F401 - the fixture
 
 import nas
+from nas.errors import NasError
 from nas.failpoints import FAILPOINTS
+from nas.store import open_store
 
 TRIALS = 12
 STUDY = "faults"
@@ -95,3 +103,98 @@ def test_a_search_killed_at(place: str, url: str, tmp_path: Path) -> None:
     if place.startswith("checkpoint"):
         epochs = Counter((tmp_path / "epochs").read_text().splitlines())
         assert sorted(epochs.values())[-2:] in ([1, 1], [1, 2])  # one epoch at most was repeated
+
+
+# -- two drivers ----------------------------------------------------------------------------------
+
+
+def test_two_drivers_share_the_budget_to_the_trial(url: str) -> None:
+    how: dict[str, Any] = {"environ": {SECONDS: "0.02"}}
+    drivers = [start(url, **how), start(url, **how)]
+    for driver in drivers:
+        driver.join(60)
+    assert [driver.exitcode for driver in drivers] == [0, 0]
+    assert faults(url, STUDY, TRIALS) == []
+
+
+def test_a_driver_that_sleeps_past_its_lease_counts_nothing_twice(url: str) -> None:
+    """As a laptop that is closed: its late result is refused, for another has the trial."""
+    sleeper = start(url, evaluator="freezes", lease=1.0, environ={FREEZE: "1"})
+    assert eventually(lambda: state(sleeper.pid) == "T")
+    assert finish(url, evaluator="freezes", lease=1.0) == 0
+    assert faults(url, STUDY, TRIALS) == []
+    os.kill(sleeper.pid, signal.SIGCONT)
+    sleeper.join(60)
+    assert sleeper.exitcode == 0
+    assert faults(url, STUDY, TRIALS) == []
+    with contextlib.closing(open_store(url)) as store:
+        first = store.trial(store.find_study(STUDY).id, 0)
+        tries = [attempt.state for attempt in store.attempts(first.id)]
+    assert tries[0] == "lost"
+    assert tries.count("lost") == 1
+
+
+def eventually(true: Callable[[], bool], seconds: float = 30.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def state(pid: int) -> str:
+    """A process's state as one letter."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+# -- the disk -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root may mount a small disk")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def fill(place: Path) -> Path:
+    """Takes all space that is left."""
+    filler = place / "filler"
+    with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    return filler
+
+
+@pytest.mark.parametrize("patience", [60.0, 1.0])
+def test_a_full_disk_is_waited_for_and_corrupts_nothing(small_disk: Path, patience: float) -> None:
+    file = small_disk / "record.db"
+    url = f"sqlite:///{file}"
+    search = start(url, patience=patience, environ={SECONDS: "0.05"})
+    assert eventually(lambda: ended(url) >= 3)
+    filler = fill(small_disk)
+    search.join(4)
+    if patience > 4:
+        assert search.is_alive()
+        filler.unlink()
+        search.join(60)
+        assert search.exitcode == 0
+    else:
+        assert search.exitcode == GAVE_UP
+        filler.unlink()
+        assert finish(url) == 0
+    assert faults(url, STUDY, TRIALS) == []
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def ended(url: str) -> int:
+    """How many trials ended; 0 before there is a study."""
+    with contextlib.suppress(NasError), contextlib.closing(open_store(url, create=False)) as store:
+        return store.counts(store.find_study(STUDY).id).get("finished", 0)
+    return 0
