@@ -227,11 +227,12 @@ def kill_through(scene: Scene, kinds: list[str], rng: random.Random) -> Counter[
             scene.failures.append(f"no progress to {due} trials in {PATIENCE:.0f} s")
             break
         time.sleep(moment)
-        if scene.over():
-            break
         turn = random.Random(f"{place} {kind} {moment}")
-        if not wait(lambda kind=kind, turn=turn: VICTIMS[kind](scene, turn)):
+        if not wait(lambda kind=kind, turn=turn: scene.over() or VICTIMS[kind](scene, turn)):
             scene.failures.append(f"no {kind} to kill in {PATIENCE:.0f} s")
+            break
+        if scene.over():
+            scene.failures.append(f"over after {place} kills: give more --seconds")
             break
         killed[kind] += 1
         if sum(killed.values()) % 50 == 0:
