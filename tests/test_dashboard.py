@@ -1,0 +1,148 @@
+"""The Optuna dashboard on the record, as a person sees it in a real browser."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+import test_search
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from nas.search import search
+from nas.store import TrialRow, open_store
+from workers.pool import InProcess
+
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
+    "--disable-background-networking --disable-component-update --window-size=1400,1000"
+)
+DRIVER = shutil.which("chromedriver")
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(
+    not (DRIVER and BROWSER), reason="needs chromium and chromedriver (Debian: chromium-driver)"
+)
+
+# Ours first: the note that it writes is in the database, for the plain one as well.
+SERVERS = {
+    "nas dashboard": ("-m", "nas.cli", "dashboard", "--storage"),
+    "optuna-dashboard": ("-m", "optuna_dashboard._cli"),
+}
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a nas.db: a study of 12 trials and one of a single trial."""
+    folder = tmp_path_factory.mktemp("record")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(test_search.LOG, str(folder / "evaluated"))
+        store = open_store(f"sqlite:///{folder}/nas.db")
+        for study, trials in (("twelve", 12), ("one of them", 1)):
+            search(test_search.plan(study=study, trials=trials), store, InProcess())
+        store.close()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(record: Path) -> list[TrialRow]:
+    store = open_store(f"sqlite:///{record}/nas.db")
+    found = list(store.trials(store.find_study("twelve").id))
+    store.close()
+    return found
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def site(request: pytest.FixtureRequest, record: Path) -> Iterator[str]:
+    """The address of a dashboard that is served by a process of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, *SERVERS[request.param], "sqlite:///nas.db", "--port", str(port)]
+    path = {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    server = subprocess.Popen(
+        command, cwd=record, env={**os.environ, **path}, stderr=subprocess.DEVNULL
+    )
+    test_search.wait_for(lambda: listens(port))
+    yield f"http://127.0.0.1:{port}/dashboard"
+    server.terminate()
+    server.wait(timeout=20)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    options = ChromeOptions()
+    options.binary_location = BROWSER or ""
+    for flag in FLAGS.split():
+        options.add_argument(flag)
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    opened = Chrome(options=options, service=Service(DRIVER))
+    yield opened
+    opened.quit()
+
+
+def text_with(browser: Chrome, part: str) -> str:
+    """The page's text, once it has ``part``."""
+    body = lambda found: found.find_element(By.TAG_NAME, "body").text  # noqa: E731
+    WebDriverWait(browser, 30).until(lambda found: part in body(found), f"{part!r} is not there")
+    return str(body(browser))
+
+
+def plots(browser: Chrome) -> list[list[tuple[float, float]]]:
+    """The points of each plot that the page has drawn."""
+    drawn: list[list[list[float]]] = browser.execute_script(
+        """
+        return [...document.querySelectorAll(".js-plotly-plot")].map(plot =>
+            (plot.data || []).flatMap(
+                trace => [...(trace.x || [])].map((x, i) => [x, trace.y[i]])));
+        """
+    )
+    return [[(x, y) for x, y in points] for points in drawn]
+
+
+def test_the_studies_are_listed(browser: Chrome, site: str) -> None:
+    browser.get(f"{site}/")
+    page = text_with(browser, "twelve")
+    assert "one of them" in page
+
+
+def test_the_front_is_drawn(browser: Chrome, site: str, rows: list[TrialRow]) -> None:
+    browser.get(f"{site}/studies/1")
+    text_with(browser, "Pareto")
+    expected = {(row.accuracy, float(row.params)) for row in rows}
+
+    WebDriverWait(browser, 30).until(
+        lambda found: any(expected <= set(points) for points in plots(found)),
+        "no plot of accuracy and params",
+    )
+
+
+def test_a_trial_shows_pattern_params_and_macs(
+    browser: Chrome, site: str, rows: list[TrialRow]
+) -> None:
+    for row in (rows[0], rows[-1]):
+        browser.get(f"{site}/studies/1/trials?numbers={row.number}")
+        told = re.split(r"\s+", text_with(browser, row.pattern))
+        assert {str(row.params), str(row.macs), row.fingerprint} <= set(told)
+
+
+def test_the_note_is_the_front(browser: Chrome, site: str, rows: list[TrialRow]) -> None:
+    browser.get(f"{site}/studies/1/note")
+    page = text_with(browser, "The front of twelve")
+    best = max(rows, key=lambda row: row.accuracy or 0.0)
+    assert best.pattern in page
