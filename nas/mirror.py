@@ -100,7 +100,10 @@ class Mirror:
         self._poked.set()
 
     def close(self, timeout: float = 10.0) -> bool:
-        """Copies what is left, for up to ``timeout`` seconds; whether the copy is in step."""
+        """Copies what is left, for up to ``timeout`` seconds; whether the copy is in step. One that
+        was never started copies nothing."""
+        if self._thread.ident is None:
+            return False
         self._closing.set()
         self._poked.set()
         self._thread.join(timeout)
