@@ -518,11 +518,11 @@ class _Driver:
             whole = row.state in ("finished", "reused")
             if whole and row.rungs and row.accuracy is not None:
                 self.trained.append({**dict(row.rungs), row.epochs: row.accuracy})
+            if row.rungs and row.state != "reused":
+                whole = row.state == "finished"
+                self.reached[row.number] = row.epochs if whole else row.rungs[-1][0]
         self.front = pareto(self.row, [*self.front, *rows])
         self.mirror.poke()
-        if row.rungs and row.state != "reused":
-            whole = row.state == "finished"
-            self.reached[row.number] = row.epochs if whole else row.rungs[-1][0]
 
     def learn(self, row: TrialRow) -> None:
         """Adds a trial that the sampler's study did not ask for. A baseline is none of its."""
