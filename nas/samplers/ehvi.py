@@ -22,7 +22,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.samplers.domain import Domain, keys, learn_rules, only, union
-from nas.samplers.gp import Settings, fit, squared
+from nas.samplers.gp import Settings, fit
 from nas.samplers.model import Finished, Model
 
 Floats = NDArray[np.float64]
@@ -34,9 +34,6 @@ PROPOSALS = 1500
 LEARNED_FROM = 300
 # A domain of up to this many rows is weighed whole instead of by draws.
 WHOLE = 2048
-# A start is the farthest of so many draws from those before: of many more it would be a corner of
-# the space, where little is worth having.
-SPREAD = 8
 # The local search: so many of the best proposals are changed and weighed again, so many times.
 BEST, ROUNDS = 20, 3
 
@@ -88,8 +85,9 @@ class Evidence:
 class EHVISampler(BaseSampler):
     """Expected hypervolume improvement over Gaussian processes; see the module.
 
-    The first ``startup`` trials are spread over the space; then the model is asked. Spaces without
-    a parameter to choose are left to uniform draws.
+    The first ``startup`` trials are drawn at random, as a start that fills the corners of a space
+    finds less by the tenth trial; then the model is asked. Spaces without a parameter to choose are
+    left to uniform draws.
     """
 
     def __init__(
@@ -147,8 +145,7 @@ class EHVISampler(BaseSampler):
             return domain.params(rows[rng.integers(len(rows))]) if len(rows) else {}
         model = self._model(evidence)
         if model is None:
-            some = rows[rng.permutation(len(rows))[:SPREAD]]
-            return domain.params(some[_farthest(evidence, some)])
+            return domain.params(rows[rng.integers(len(rows))])
         reference = model.reference(rows, costs)
         scores = model.score(rows, costs, reference)
         parents = np.vstack([model.best(BEST), rows[np.argsort(-scores)[:BEST]]])
@@ -292,12 +289,3 @@ def _finished(trial: FrozenTrial, domain: Domain, signs: Floats) -> Finished:
     if trial.state == TrialState.COMPLETE and np.isfinite(trial.values).all():
         values = np.array(trial.values) * signs
     return Finished(domain.row(trial.params), values, trial.constraints)
-
-
-def _farthest(evidence: Evidence, rows: Floats) -> int:
-    """The row least like any tried so far: the start is spread over the space."""
-    if not len(evidence.rows):
-        return 0
-    x, _ = evidence.domain.embed(rows)
-    tried, _ = evidence.domain.embed(evidence.rows)
-    return int(np.argmax(squared(x, tried).min(axis=1)))
