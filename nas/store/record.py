@@ -36,10 +36,10 @@ from nas.store.steps import (
     RUNNING,
     TRIAL,
     add_trials,
-    alike,
     claims_of,
     end_attempt,
     ended_in,
+    has,
     running_trial,
     set_state,
     start_attempt,
@@ -424,7 +424,7 @@ class Store:
     def has(self, study_id: int, ask: Ask) -> bool:
         """Whether the study has a trial of this architecture under this key, begun or ended, by
         whichever driver."""
-        return bool(self._read(lambda connection: connection.scalar(alike(study_id, ask))))
+        return self._read(lambda connection: has(connection, study_id, ask))
 
     def find_result(self, fingerprint: str, job_key: str) -> TrialRow | None:
         """The first finished evaluation of this architecture under this ``nas.job.Job.key``, in

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, insert, literal_column, select, update
+from sqlalchemy import Connection, func, insert, literal_column, select, update
 
 from nas.job import Failure, Outcome
 from nas.store.rows import (
@@ -48,7 +48,7 @@ def add_trials(
     counters = select(studies.c.numbers, studies.c.spent).where(mine).with_for_update()
     number, spent = connection.execute(counters).one()
     if once:  # under the study's lock: two drivers may propose the same at the same moment
-        asks = [ask for ask in asks if not connection.scalar(alike(study_id, ask))]
+        asks = [ask for ask in asks if not has(connection, study_id, ask)]
     granted = len(asks) if budget is None else max(0, min(len(asks), budget - spent))
     added = []
     for place, (ask, name) in enumerate(zip(asks[:granted], names, strict=False)):
@@ -62,14 +62,16 @@ def add_trials(
     return added
 
 
-def alike(study_id: int, ask: Ask) -> Select[int]:
-    """How many trials of this architecture under this key the study has, but for refused ones."""
-    return select(func.count()).where(
+def has(connection: Connection, study_id: int, ask: Ask) -> bool:
+    """Whether the study has a trial of this architecture under this key, refused ones apart."""
+    # By the index of reuse: with the study in the condition, SQLite takes another and reads every
+    # trial of the study, 35 ms at 5,000.
+    found = select(trials.c.study_id).where(
         trials.c.fingerprint == ask.fingerprint,
         trials.c.job_key == ask.job_key,
-        trials.c.study_id == study_id,
         trials.c.state != "refused",
     )
+    return study_id in connection.scalars(found)
 
 
 def start_attempt(
