@@ -271,6 +271,7 @@ def stage(database: str, trials: int, nodes: int, seconds: float) -> Iterator[Sc
         if scene.driver:
             scene.driver.kill()
             scene.driver.wait()
+    scene.cluster = scene.driver = None
 
 
 def status(pid: int) -> tuple[str, int]:

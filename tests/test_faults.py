@@ -198,3 +198,78 @@ def ended(url: str) -> int:
     with contextlib.suppress(NasError), contextlib.closing(open_store(url, create=False)) as store:
         return store.counts(store.find_study(STUDY).id).get("finished", 0)
     return 0
+
+
+# -- the whole ------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_the_killer_finds_nothing_wrong(database: str, request: pytest.FixtureRequest) -> None:
+    """The short run of the benchmark: drivers, workers, raylets, connections, the server."""
+    if database == "postgresql":
+        request.getfixturevalue("postgres")  # skips where there is none
+    killer = [sys.executable, ROOT / "benchmarks/killer.py", "--database", database]
+    told = subprocess.run(
+        [*killer, "--kills", "15", "--trials", "30", "--nodes", "2", "--seconds", "0.1"],
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert '"kills": 15' in told.stdout
+
+
+def test_a_password_is_seen_nowhere(postgres: Server, tmp_path: Path) -> None:  # noqa: F811
+    """Not in an argument, a title, a log, the output or a row, while everything runs as it does for
+    a user, on Ray and with a restart of the server under way."""
+    url = postgres.database()
+    name = url.rsplit("/", 1)[1]
+    search = ["search", "--space", "faults_space.yaml", "--study", STUDY, "--trials", str(TRIALS)]
+    search += ["--evaluator", "faults_evaluators:stub", "--epochs", "2", "--workers", "1"]
+    output = tmp_path / "output"
+    seen: list[bytes] = []
+    began = time.time()
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from nas.cli import main; main()", *search],
+            cwd=Path(__file__).parent,
+            env={**os.environ, "NAS_STORAGE": url, SECONDS: "0.2", "PYTHONPATH": str(ROOT)},
+            stdout=file,
+            stderr=file,
+        )
+        restarted = False
+        while process.poll() is None:
+            seen.append(subprocess.run(["ps", "-ewwo", "args"], capture_output=True).stdout)
+            if not restarted and ended(url) > 2:
+                postgres.stop("immediate")
+                time.sleep(0.5)
+                postgres.start()
+                restarted = True
+            time.sleep(0.1)
+    assert process.returncode == 0, output.read_text()
+    assert restarted
+    assert b"trying again" in output.read_bytes()
+    assert any(b"faults_space.yaml" in line for line in seen)
+    dump = [postgres.bin / "pg_dump", "--host=127.0.0.1", f"--port={postgres.port}"]
+    seen.append(
+        subprocess.run(
+            [*dump, f"--username={postgres.user}", name],
+            env={**os.environ, "PGPASSWORD": postgres.password},
+            stdout=subprocess.PIPE,
+            check=True,
+        ).stdout
+    )
+    assert b"nas_trials" in seen[-1]
+    seen.append(output.read_bytes())
+    seen += [log.read_bytes() for log in ray_logs(since=began)]
+    secret = postgres.password[-8:].encode()  # the part that has to be escaped in no place
+    assert not any(secret in told for told in seen)
+
+
+def ray_logs(since: float) -> list[Path]:
+    logs = [log for log in Path("/tmp/ray").glob("session_2*/logs/**/*") if log.is_file()]
+    found = [log for log in logs if log.stat().st_mtime >= since]
+    assert found
+    return found
