@@ -1,78 +1,234 @@
-"""The driver's overhead a trial, ask to result committed, beside a plain Optuna RDB loop.
+"""What the driver costs a trial, from the ask to the committed result; a stub stands for training.
 
-python benchmarks/driver_overhead.py --counts 100,1000     random draws of resnet_like on SQLite
+    python benchmarks/driver_overhead.py [--counts 100,1000,5000] [--last 50] [--pools local,ray]
 
-Training is stubbed. The median of the last 50 trials before each count, in milliseconds.
+It must not grow with the trials but for the sampler's own model, whose time is told apart. Beside
+it, in the same run and on the same trials, a plain Optuna loop on its SQL storage. The record is
+filled up to the last trials by direct inserts. Takes 15 minutes on one core; prints a table in
+Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
+import itertools
+import os
+import platform
+import random
+import shutil
 import statistics
+import sys
 import tempfile
 import time
-from itertools import pairwise
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import optuna
+from optuna.distributions import distribution_to_json
+from optuna.samplers import BaseSampler
+from sqlalchemy import insert, update
 
-import nas
+import nas.search
+from nas.architecture import Architecture
 from nas.job import Job
+from nas.mirror import Mirror, optuna_storage
 from nas.plan import Plan
-from nas.search import search
-from nas.store import open_store
+from nas.pool import Pool
+from nas.proposals import distributions
+from nas.samplers import SAMPLERS
+from nas.search import Status, search
+from nas.space import Space, load_space
+from nas.store import Ask, Store, open_store
+from nas.store.tables import now, studies, trials
 from workers.pool import open_pool
 
+STUDY = "overhead"
+WARM = 20  # trials before those that count: at first the dashboard's copy compares itself
+POOLS = {"local": 0, "ray": 1}
 
-def stub(architecture: nas.Architecture, **_: object) -> dict[str, float]:
-    return {"accuracy": 1 - 1 / architecture.params}
+
+def stub(architecture: Architecture, **_: Any) -> dict[str, float]:
+    return {"accuracy": accuracy(architecture.fingerprint, architecture.params)}
 
 
-def ours(trials: int, sampler: str, folder: str) -> list[float]:
-    store = open_store(f"sqlite:///{folder}/{sampler}.db")
-    job = Job(pattern="", evaluator="driver_overhead:stub")
-    plan = Plan(
-        study="s", space=nas.load_space("resnet_like"), job=job, trials=trials, sampler=sampler
+def accuracy(fingerprint: str, params: int) -> float:
+    """Grows with the size, but for luck: a front has about as many members as a real one."""
+    return 1 - 1 / (2 + params / 1e4) - 0.3 * random.Random(fingerprint).random()
+
+
+def plan(space: Space, count: int, sampler: str) -> Plan:
+    job = Job(pattern="", evaluator="driver_overhead:stub", latency=False)
+    return Plan(study=STUDY, space=space, job=job, trials=count, sampler=sampler)
+
+
+def fill(store: Store, searched: Plan, count: int) -> None:
+    """So many finished trials of different architectures, drawn at random."""
+    space, rng = searched.space, random.Random(0)
+    texts = {name: distribution_to_json(d) for name, d in distributions(space)}
+    asks: dict[str, Ask] = {}
+    while len(asks) < count:
+        params, architecture = space.draw(rng)
+        if not space.excess(architecture):
+            asks[architecture.fingerprint] = Ask(
+                sampled=params,
+                distributions={name: texts[name] for name in params},
+                pattern=str(architecture),
+                fingerprint=architecture.fingerprint,
+                params=architecture.params,
+                macs=architecture.macs,
+                recipe=dataclasses.asdict(searched.job.recipe),
+                job_key=searched.job.key,
+                epochs=searched.job.epochs,
+            )
+    study = store.open_study(searched.row())
+    with store.engine.begin() as connection:
+        for number, ask in enumerate(asks.values()):
+            metrics = {"accuracy": accuracy(ask.fingerprint, ask.params)}
+            told = {f.name: getattr(ask, f.name) for f in dataclasses.fields(Ask)}
+            told |= {"study_id": study.id, "number": number, "ask": f"filled {number}"}
+            told |= {"state": "finished", "metrics": metrics, **metrics, "seconds": 0.0}
+            connection.execute(insert(trials).values(**told, created=now(), finished=now()))
+        counted = update(studies).where(studies.c.id == study.id)
+        connection.execute(counted.values(numbers=count, spent=count))
+    Mirror(store, study).catch_up()
+
+
+def timed(sampler: BaseSampler, spent: list[float]) -> BaseSampler:
+    """The sampler, which adds what its model takes to ``spent[0]``."""
+    propose = sampler.sample_relative
+
+    @functools.wraps(propose)
+    def sample_relative(*told: Any) -> dict[str, Any]:
+        begun = time.perf_counter()
+        proposed = propose(*told)
+        spent[0] += time.perf_counter() - begun
+        return proposed
+
+    sampler.sample_relative = sample_relative  # type: ignore[method-assign]
+    return sampler
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """In seconds: each of the last trials, what the model took of each, and the start."""
+
+    trials: list[float]
+    model: list[float]
+    start: float
+
+    def row(self) -> str:
+        rest = [t - m for t, m in zip(self.trials, self.model, strict=True)]
+        median = statistics.median
+        tenths = statistics.quantiles(self.trials, n=10)
+        cells = [median(self.trials), tenths[8], median(self.model), median(rest)]
+        return " | ".join([*(f"{1e3 * cell:.1f}" for cell in cells), f"{self.start:.2f}"])
+
+
+def driver(url: str, searched: Plan, pool: Pool) -> Figures:
+    """The last trials of a search on a record that has the others."""
+    store, spent, ends = open_store(url), [0.0], []
+    made = nas.search.sampler
+    begun = time.perf_counter()
+
+    def watch(status: Status) -> None:
+        if not status.running:
+            ends.append((time.perf_counter(), spent[0]))
+
+    nas.search.sampler = lambda *told, **more: timed(made(*told, **more), spent)
+    try:
+        search(searched, store, pool, watch)
+    finally:
+        nas.search.sampler = made
+        store.close()
+    return figures(begun, ends[:-1])  # the last is told twice
+
+
+def plain(url: str, sampler: BaseSampler, space: Space, last: int) -> Figures:
+    """Optuna's own loop on its own tables."""
+    store, spent = open_store(url), [0.0]
+    begun = time.perf_counter()
+    study = optuna.load_study(
+        study_name=STUDY, storage=optuna_storage(store), sampler=timed(sampler, spent)
     )
-    times: list[float] = []
-    search(plan, store, open_pool(0), lambda _: times.append(time.perf_counter()))
-    return times
-
-
-def plain(trials: int, folder: str) -> list[float]:
-    space = nas.load_space("resnet_like")
-    study = optuna.create_study(
-        storage=f"sqlite:///{folder}/plain.db",
-        directions=["maximize", "minimize"],
-        sampler=optuna.samplers.RandomSampler(0),
-    )
-    times = [time.perf_counter()]
-    for _ in range(trials):
+    ends = [(time.perf_counter(), 0.0)]
+    for _ in range(WARM + last):
         trial = study.ask()
         architecture = space.suggest(trial)
-        study.tell(trial, [stub(architecture)["accuracy"], architecture.params])
-        times.append(time.perf_counter())
-    return times
+        study.tell(trial, [stub(architecture)["accuracy"], float(architecture.params)])
+        ends.append((time.perf_counter(), spent[0]))
+    store.close()
+    return figures(begun, ends)
 
 
-def median(times: list[float], count: int) -> float:
-    steps = [b - a for a, b in pairwise(times)]
-    return 1e3 * statistics.median(steps[max(0, count - 50) : count])
+def figures(begun: float, ends: list[tuple[float, float]]) -> Figures:
+    pairs = list(itertools.pairwise(ends))
+    return Figures(
+        trials=[after[0] - before[0] for before, after in pairs[WARM:]],
+        model=[after[1] - before[1] for before, after in pairs[WARM:]],
+        start=ends[0][0] - begun,
+    )
+
+
+def measurements(
+    pools: list[str], samplers: list[str], last: int
+) -> Iterator[tuple[str, str, Callable[[str, Plan], Figures]]]:
+    for pool in pools:
+        for sampler in samplers:
+            yield f"nas, {pool}", sampler, functools.partial(on_pool, pool)
+    for sampler in ("random", "tpe"):
+        yield (
+            "Optuna on SQL",
+            sampler,
+            lambda url, told: plain(url, SAMPLERS[told.sampler](0), told.space, last),
+        )
+
+
+def on_pool(pool: str, url: str, searched: Plan) -> Figures:
+    opened = open_pool(POOLS[pool])
+    try:
+        return driver(url, searched, opened)
+    finally:
+        opened.close()
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--counts", default="100,1000")
-    counts = [int(n) for n in options.parse_args().counts.split(",")]
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    print(f"| loop | {' | '.join(f'{n:,} trials' for n in counts)} |")
-    print(f"|---|{'--:|' * len(counts)}")
-    with tempfile.TemporaryDirectory() as folder:
-        for name, times in (
-            ("nas, random", ours(counts[-1], "random", folder)),
-            ("plain Optuna RDB, random", plain(min(counts[-1], 1_000), folder)),
-        ):
-            cells = [f"{median(times, n):.1f} ms" if n < len(times) + 50 else "" for n in counts]
-            print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--space", default="resnet_like")
+    parser.add_argument("--counts", default="100,1000,5000")
+    parser.add_argument("--last", type=int, default=50)
+    parser.add_argument("--pools", default="local,ray")
+    parser.add_argument("--samplers", default="random,tpe,default")
+    told = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    # Ray's workers import the stub from this file.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    versions = ", ".join(f"{name} {version(name)}" for name in ("optuna", "ray", "sqlalchemy"))
+    print(f"Python {platform.python_version()}, {versions}; {os.cpu_count()} cores, SQLite.\n")
+    print(
+        "Milliseconds a trial, over the last", told.last, "at each count; the start in seconds.\n"
+    )
+    print("| loop | sampler | trials | median | 90 % | model | the rest | start |")
+    print("|---|---|---|---|---|---|---|---|")
+    space = load_space(told.space)
+    for count in map(int, told.counts.split(",")):
+        with tempfile.TemporaryDirectory() as folder:
+            url = f"sqlite:///{folder}/"
+            store = open_store(url + "filled.db")
+            fill(store, plan(space, count, "random"), count - told.last - WARM)
+            store.close()
+            runs = measurements(told.pools.split(","), told.samplers.split(","), told.last)
+            for place, (loop, sampler, measure) in enumerate(runs):
+                shutil.copy(Path(folder, "filled.db"), Path(folder, f"{place}.db"))
+                copy = open_store(f"{url}{place}.db")
+                with copy.engine.begin() as connection:
+                    connection.execute(update(studies).values(sampler=sampler))
+                copy.close()
+                measured = measure(f"{url}{place}.db", plan(space, count, sampler))
+                print(f"| {loop} | {sampler} | {count:,} | {measured.row()} |", flush=True)
 
 
 if __name__ == "__main__":
