@@ -311,15 +311,17 @@ class Store:
         return self._write(lambda connection, _: set(connection.scalars(renewed)))
 
     def recover(self, study_id: int) -> list[int]:
-        """Fences the attempts whose lease ran out or whose driver is dead; the trials' numbers.
+        """Fences other drivers' attempts whose lease ran out or whose driver is dead; the trials'
+        numbers.
 
         They wait for ``claim`` then. Call it on start and now and then; without cost to others
-        where there is nothing to do.
+        where there is nothing to do. This driver's own are alive, whatever the clock says: it may
+        have been set, or the machine have slept.
         """
         running = (
             select(attempts.c.token, attempts.c.driver, attempts.c.lease_until < now())
             .join(trials)
-            .where(trials.c.study_id == study_id, RUNNING)
+            .where(trials.c.study_id == study_id, RUNNING, attempts.c.driver != self.driver)
         )
         held = self._all(running)
         gone = {name for name in {driver for _, driver, _ in held} if drivers.gone(name)}
