@@ -19,15 +19,17 @@ from typing import Any
 import pytest
 from faults_checker import faults
 from faults_evaluators import FOLDER, FREEZE, SECONDS
-from faults_search import GAVE_UP, run
+from faults_search import GAVE_UP, plan, run
 from postgres import Server, postgres  # noqa: F401 - the fixture
 
 import nas
 from nas.errors import NasError
 from nas.failpoints import FAILPOINTS
-from nas.store import open_store
+from nas.job import Result
+from nas.store import Ask, open_store
 
 TRIALS = 12
+ASK = Ask(pattern="INPUT(1, 8, 8) -> FLATTEN -> FC(10)", fingerprint="f", params=650, macs=640)
 STUDY = "faults"
 
 # A server that has imported what a search needs, and forks it in 20 ms instead of 1.5 s.
@@ -132,6 +134,19 @@ def test_a_driver_that_sleeps_past_its_lease_counts_nothing_twice(url: str) -> N
         tries = [attempt.state for attempt in store.attempts(first.id)]
     assert tries[0] == "lost"
     assert tries.count("lost") == 1
+
+
+def test_a_clock_that_jumps_costs_a_driver_nothing_of_its_own(url: str) -> None:
+    """Leases compare by the database's clock: after a jump of hours all look expired."""
+    with contextlib.closing(open_store(url, lease=-7200.0)) as store:
+        study = store.open_study(plan(STUDY, TRIALS).row())
+        [claim] = store.begin(study.id, [ASK])
+        assert store.recover(study.id) == []
+        assert store.beat() == {claim.token}
+        with contextlib.closing(open_store(url)) as other:
+            assert other.recover(study.id) == [0]
+        assert store.beat() == set()
+        assert not store.finish(claim.token, Result(metrics={"accuracy": 0.5}))
 
 
 def eventually(true: Callable[[], bool], seconds: float = 30.0) -> bool:
