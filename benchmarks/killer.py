@@ -118,13 +118,14 @@ class Scene:
         """How many trials ended; 0 while the database is away."""
         query = text("SELECT count(*) FROM nas_trials WHERE state IN ('finished', 'failed')")
         with contextlib.suppress(DBAPIError):
-            return int(self.ask(query).scalar_one())
+            return int(self.ask(query)[0])
         return 0
 
-    def ask(self, query: Any) -> Any:
+    def ask(self, query: Any) -> list[Any]:
+        """The first column of what a query selects."""
         engine = create_engine(self.url, poolclass=NullPool)
         with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-            return connection.execute(query).freeze()()
+            return list(connection.scalars(query))
 
 
 def environ(seconds: float) -> dict[str, str]:
@@ -169,10 +170,9 @@ def backend(scene: Scene, rng: random.Random) -> bool:
     """A connection to PostgreSQL, by its administrator."""
     others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     with contextlib.suppress(DBAPIError):
-        pids = [pid for (pid,) in scene.ask(text(f"SELECT pid {others} ORDER BY pid"))]
-        if pids:
+        if pids := scene.ask(text(f"SELECT pid {others} ORDER BY pid")):
             kill = text("SELECT pg_terminate_backend(:pid)").bindparams(pid=rng.choice(pids))
-            return bool(scene.ask(kill).scalar_one())
+            return bool(scene.ask(kill)[0])
     return False
 
 
@@ -282,8 +282,9 @@ def status(pid: int) -> tuple[str, int]:
     return "Z", 0
 
 
-def left_over() -> list[str]:
+def left_over(scene: Scene) -> list[str]:
     """Our processes that still run: everything that we have started, for orphans become ours."""
+    scene.reap()
     names = []
     for pid in descendants(os.getpid())[1:]:
         with contextlib.suppress(OSError, IndexError):
@@ -311,9 +312,9 @@ def main() -> None:
         scene.start_driver()
         killed = kill_through(scene, kinds, rng)
         wrong = scene.failures + faults(scene.url, STUDY, told.trials)
-        attempts = scene.ask(text("SELECT count(*) FROM nas_attempts")).scalar_one()
-    wait(lambda: scene.reap() or not left_over(), 15)
-    wrong += [f"left over: {name}" for name in left_over()]
+        [attempts] = scene.ask(text("SELECT count(*) FROM nas_attempts"))
+    wait(lambda: not left_over(scene), 15)
+    wrong += [f"left over: {name}" for name in left_over(scene)]
     print(json.dumps({
         "database": told.database,
         "seed": told.seed,
