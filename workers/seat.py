@@ -218,9 +218,10 @@ def descendants(pid: int) -> list[int]:
     """The process, its children, their children and so on, as the kernel lists them (Linux)."""
     found = [pid]
     for parent in found:
-        for task in Path(f"/proc/{parent}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                found += map(int, task.read_text().split())
+        with contextlib.suppress(OSError):  # it may end while it is looked at, so may its threads
+            for task in Path(f"/proc/{parent}/task").iterdir():
+                with contextlib.suppress(OSError):
+                    found += map(int, (task / "children").read_text().split())
     return found
 
 
