@@ -27,6 +27,7 @@ from nas.errors import NasError
 from nas.failpoints import FAILPOINTS
 from nas.job import Result
 from nas.store import Ask, open_store
+from workers.seat import descendants
 
 TRIALS = 12
 ASK = Ask(pattern="INPUT(1, 8, 8) -> FLATTEN -> FC(10)", fingerprint="f", params=650, macs=640)
@@ -161,6 +162,17 @@ def eventually(true: Callable[[], bool], seconds: float = 30.0) -> bool:
 def state(pid: int) -> str:
     """A process's state as one letter."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_processes_that_end_while_they_are_listed_are_no_error() -> None:
+    """The killer found this after 450 kills."""
+    churn = subprocess.Popen(["sh", "-c", "while :; do (true & true); done"])
+    try:
+        for _ in range(5000):
+            assert os.getpid() in descendants(os.getpid())
+    finally:
+        churn.kill()
+        churn.wait()
 
 
 # -- the disk -------------------------------------------------------------------------------------
