@@ -23,7 +23,7 @@ from nas.schedule import shared
 
 ETA = 3  # a rung of "auto" trains so many times longer than the one before; one in so many goes on
 LEAST = 2  # epochs of its first rung: after one alone, the rate has hardly risen and fallen
-LEARNERS = 5  # the first so many candidates go on to the end, for there to be gains to learn from
+LEARNERS = 3  # the first so many candidates go on to the end, for there to be gains to learn from
 WAITING = 50  # candidates that may wait at a rung; each keeps a checkpoint
 FLOOR = 1e-3  # added to errors, so that none is 0: of 1,000 images one
 
@@ -99,7 +99,9 @@ def learns(reached: Collection[int], rung: int) -> bool:
     return sum(epochs > rung for epochs in reached) < LEARNERS
 
 
-def room(reached: Collection[int], rung: int) -> bool:
-    """Whether one more may go on from ``rung``: besides the learners, one in ``ETA``."""
-    came, went = (sum(epochs >= e for epochs in reached) for e in (rung, rung + 1))
-    return went < LEARNERS + (came - LEARNERS) / ETA
+def room(reached: Collection[int], rungs: Sequence[int], rung: int) -> bool:
+    """Whether one more may go on from ``rung``: besides the learners one in ``ETA`` of all from the
+    first of ``rungs``, one in ``ETA`` squared from the second, and so on."""
+    share: int = ETA ** (1 + rungs.index(rung))
+    went = sum(epochs > rung for epochs in reached)
+    return went < LEARNERS + (len(reached) - LEARNERS) / share

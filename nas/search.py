@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -384,8 +384,25 @@ class _Driver:
         else:
             self.pause(row, run.trial)
 
-    def promise(self, row: TrialRow) -> float:
-        return rungs.promise(self.trained, *row.rungs[-1], bar(self.row, self.front, row))
+    def promise(self, row: TrialRow, ahead: Sequence[TrialRow] = ()) -> float:
+        """By how much a candidate may come to lie above the front, and those ``ahead`` of it."""
+        level = bar(self.row, [*self.front, *ahead], row)
+        return rungs.promise(self.trained, *row.rungs[-1], level)
+
+    def next_up(self, rung: int) -> tuple[TrialRow, Trial | None] | None:
+        """Who is to go on from a rung: who promises most beside those that are past it, each taken
+        for what is expected of it. None where the rung has sent on as many as it may."""
+        if not rungs.room(self.reached.values(), self.plan.rungs, rung):
+            return None
+        ahead = [run.claim.trial for run in self.running.values() if run.epochs > rung]
+        ahead += [row for row, _ in self.paused.values() if row.rungs[-1][0] > rung]
+        ahead = [self.hoped(row) for row in ahead if row.rungs]
+        ranked = [(self.promise(row, ahead), row, trial) for row, trial in self.waiting(rung)]
+        promise, row, trial = max(ranked, key=lambda told: told[0], default=(0.0, None, None))
+        return (row, trial) if row is not None and promise else None
+
+    def waiting(self, rung: int) -> list[tuple[TrialRow, Trial | None]]:
+        return [(row, trial) for row, trial in self.paused.values() if row.rungs[-1][0] == rung]
 
     def pause(self, row: TrialRow, trial: Trial | None) -> None:
         """Lets a candidate wait. The sampler is told what to expect of it, where that is known; and
@@ -399,17 +416,20 @@ class _Driver:
         self.tell_watch()
 
     def settle(self, last: bool = False) -> None:
-        """Sends on who waits and promises most, where there is room; stops who promises nothing
-        any more, or too little to wait, and, if this is the last, who is not sent on."""
-        for rung in self.plan.rungs[-2::-1]:
-            here = [(r, t) for r, t in self.paused.values() if r.rungs[-1][0] == rung]
-            ranked = sorted(((self.promise(r), r, t) for r, t in here), key=lambda told: -told[0])
-            for place, (promise, row, trial) in enumerate(ranked):
-                if promise and rungs.room(self.reached.values(), rung):
-                    if self.room():
-                        self.promote(row, trial)
-                elif not promise or last or place >= rungs.WAITING:
+        """Sends on who waits and is next, where there is room; stops who promises nothing any more,
+        or too little to wait, and, if this is the last and nobody is next, all who wait."""
+        below = self.plan.rungs[-2::-1]
+        for rung in below:
+            for row, trial in self.waiting(rung):
+                if not self.promise(row):
                     self.stop(row, trial)
+            while self.room() and (following := self.next_up(rung)):
+                self.promote(*following)
+        over = last and not self.running and not any(map(self.next_up, below))
+        for rung in below:
+            ranked = sorted(self.waiting(rung), key=lambda told: -self.promise(told[0]))
+            for row, trial in ranked[0 if over else rungs.WAITING :]:
+                self.stop(row, trial)
 
     def promote(self, row: TrialRow, trial: Trial | None) -> None:
         del self.paused[row.number]
@@ -434,6 +454,13 @@ class _Driver:
     def estimate(self, row: TrialRow) -> float | None:
         """The accuracy that a paused or stopped candidate would be expected to end with."""
         return rungs.expected(self.trained, *row.rungs[-1])
+
+    def hoped(self, row: TrialRow) -> TrialRow:
+        """A candidate at a rung as it is expected to end, where that is known."""
+        accuracy = self.estimate(row)
+        if accuracy is None:
+            return row
+        return dataclasses.replace(row, metrics={**row.metrics, "accuracy": accuracy})
 
     # -- tell -------------------------------------------------------------------------------------
 
@@ -538,8 +565,8 @@ class _Driver:
     def frozen(self, row: TrialRow) -> optuna.trial.FrozenTrial:
         """A trial of the record as the sampler's study has it: one that is at a rung with what is
         expected of it, as its bare score would say that nothing near it is any good."""
-        if row.state in ("paused", "stopped") and (accuracy := self.estimate(row)) is not None:
-            row = dataclasses.replace(row, metrics={**row.metrics, "accuracy": accuracy})
+        if row.state in ("paused", "stopped"):
+            row = self.hoped(row)
         values = [row.value(name) for name in self.objectives]
         failed = row.state == "failed" or any(value != value for value in values)
         trial = optuna.trial.create_trial(

@@ -232,15 +232,15 @@ def trial(params: int, accuracy: float, latency: float, **told: Any) -> TrialRow
     )
 
 
-def test_one_in_three_goes_on_besides_the_learners() -> None:
-    for came in range(1, 200):
-        reached: list[int] = [2] * came
-        while rungs.learns(reached, 2) or rungs.room(reached, 2):
-            if 2 not in reached:
-                break
-            reached[reached.index(2)] = 6
-        went = reached.count(6)
-        assert went == min(came, 5 + math.ceil(max(0, came - 5) / 3))
+def test_one_in_three_goes_on_from_each_rung_besides_the_learners() -> None:
+    for count in range(1, 200):
+        reached = [2] * count
+        for rung, following, share in ((2, 6, 3), (6, 18, 9)):
+            while rung in reached and rungs.room(reached, RUNGS, rung):
+                reached[reached.index(rung)] = following
+            went = sum(epochs > rung for epochs in reached)
+            assert went == min(count, 3 + math.ceil(max(0, count - 3) / share))
+            assert rungs.learns(reached, rung) == (count < 3)
 
 
 # --- a search ------------------------------------------------------------------------------------
