@@ -67,7 +67,7 @@ def plan(space: Space, count: int, sampler: str) -> Plan:
 
 def fill(store: Store, searched: Plan, count: int) -> None:
     """So many finished trials of different architectures, drawn at random."""
-    space, rng = searched.space, random.Random(0)
+    space, rng = searched.space, random.Random(STUDY)
     texts = {name: distribution_to_json(d) for name, d in distributions(space)}
     asks: dict[str, Ask] = {}
     while len(asks) < count:
@@ -99,17 +99,21 @@ def fill(store: Store, searched: Plan, count: int) -> None:
 
 def timed(sampler: BaseSampler, spent: list[float]) -> BaseSampler:
     """The sampler, which adds what its model takes to ``spent[0]``."""
-    propose = sampler.sample_relative
-
-    @functools.wraps(propose)
-    def sample_relative(*told: Any) -> dict[str, Any]:
-        begun = time.thread_time()
-        proposed = propose(*told)
-        spent[0] += time.thread_time() - begun
-        return proposed
-
-    sampler.sample_relative = sample_relative  # type: ignore[method-assign]
+    for name in ("infer_relative_search_space", "sample_relative", "after_trial"):
+        setattr(sampler, name, counted(getattr(sampler, name), spent))
     return sampler
+
+
+def counted(method: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(*told: Any) -> Any:
+        begun = time.thread_time()
+        try:
+            return method(*told)
+        finally:
+            spent[0] += time.thread_time() - begun
+
+    return call
 
 
 @dataclasses.dataclass(frozen=True)

@@ -134,9 +134,10 @@ class _Driver:
         self.objectives = tuple(self.space.objectives)
         self.directions = tuple(self.space.objectives.values())
         self.row: StudyRow = store.open_study(plan.row())
+        begun = sum(store.counts(self.row.id).values())
         self.study = optuna.create_study(
             directions=["maximize" if d == "max" else "minimize" for d in self.directions],
-            sampler=sampler(plan, begun=sum(store.counts(self.row.id).values())),
+            sampler=sampler(plan, begun),
         )
         self.mirror = Mirror(store, self.row)
         self.news: Iterator[list[TrialRow]] = store.endings(self.row.id)
@@ -144,7 +145,7 @@ class _Driver:
         self.tickets = 0
         self.seen: dict[Key, TrialRow | None] = {}  # None: under way
         self.told: set[int] = set()  # numbers of the trials that the sampler knows
-        self.rng = Random(plan.job.seed)
+        self.rng = Random(plan.job.seed + begun)  # not again the draws of an earlier run
         self.paused: dict[int, tuple[TrialRow, Trial | None]] = {}  # by number
         self.trained: list[rungs.Scores] = []  # of those trained to the end
         self.reached: dict[int, int] = {}  # by number: epochs come to, or on the way to

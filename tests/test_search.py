@@ -409,6 +409,23 @@ def test_an_exhausted_space_ends_the_search(store: Store, sampler: str) -> None:
     assert sum(evaluated().values()) == 12
 
 
+class Stuck(RandomSampler):
+    """A sampler that proposes the first of everything, always."""
+
+    def sample_independent(self, study: Any, trial: Any, name: str, distribution: Any) -> Any:
+        return distribution.to_external_repr(0 if hasattr(distribution, "choices") else 1)
+
+
+def test_a_sampler_that_is_stuck_does_not_end_the_search(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SAMPLERS, "stuck", Stuck)
+    monkeypatch.setattr("nas.search.DRAWS", 60)
+    for trials in (70, 140):  # the second run must not draw what the first has drawn
+        assert not run(store, plan(trials=trials, sampler="stuck")).exhausted
+    assert_whole(store, 140)
+
+
 def test_a_closed_space_is_one_trial(store: Store) -> None:
     status = run(store, plan(space=load_space("linear"), trials=5, sampler="default"))
     assert (status.exhausted, status.done) == (True, 1)
