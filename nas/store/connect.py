@@ -44,6 +44,7 @@ LIBPQ = {
 }
 
 BUSY_SECONDS = 10.0  # one wait for SQLite's lock; Ctrl-C is heard only between two waits
+RESTART_SECONDS = 4.0  # of a server that does not answer when it is first asked
 MIGRATION_LOCK = 0x6E61735F  # PostgreSQL's advisory lock: any number that nobody else uses
 
 # File systems on which SQLite's locks or its shared memory do not hold between machines.
@@ -70,8 +71,9 @@ def connect(url: str, *, create: bool = True) -> Engine:
             f"{shown(parsed)} needs the package psycopg: pip install 'nas-patterns[postgresql]'"
         ) from error
     try:
-        # Only a lock is worth waiting for here: who mistyped a host should hear it at once.
-        patience = 60.0 if parsed.drivername == "sqlite" else 0.0
+        # A lock is worth waiting for, a server only while it restarts: who mistyped a host hears
+        # it at once by the warning, and for good soon after.
+        patience = 60.0 if parsed.drivername == "sqlite" else RESTART_SECONDS
         patiently(lambda _: _bring_up_to_date(engine, create), patience, parsed)
     except BaseException:
         engine.dispose()
