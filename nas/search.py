@@ -9,43 +9,29 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from random import Random
 from typing import Literal
 from urllib.parse import quote
 
-import optuna
-from optuna.distributions import distribution_to_json, json_to_distribution
-from optuna.samplers import BaseSampler
-from optuna.trial import Trial, TrialState
+from optuna.trial import Trial
 
 from nas import rungs
-from nas.architecture import Architecture
-from nas.errors import NasError, ShapeError, StoreError, StudyError
+from nas.asking import Asker
+from nas.errors import StoreError, StudyError
 from nas.failpoints import reach
 from nas.job import Epoch, Failure, Job, Outcome, Recipe, Result
 from nas.mirror import Mirror
 from nas.plan import Plan
 from nas.pool import Done, Pool
-from nas.proposals import problem
 from nas.samplers import SAMPLERS
-from nas.samplers.ehvi import EHVISampler
-from nas.store import Ask, Claim, Store, StudyRow, TrialRow
-from nas.tradeoffs import bar, excess, pareto
+from nas.store import Claim, Store, StudyRow, TrialRow
+from nas.tradeoffs import bar, pareto
 
-PATIENCE = 10  # proposals in a row that cost nothing and bring nothing, before a random one
-DRAWS = 2_000  # random draws without a new feasible architecture, before the space is exhausted
 LOST = 20  # workers that may die under one trial before the trial is what kills them
 POLL = 2.0  # seconds between two looks at what other drivers of the study have finished
-
-
-class Infeasible(NasError):
-    """No architecture of the space meets the constraints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +89,6 @@ def search(plan: Plan, store: Store, pool: Pool, watch: Watch = lambda _: None) 
         driver.close()
 
 
-def sampler(plan: Plan, begun: int = 0) -> BaseSampler:
-    """The plan's sampler, on a study of so many trials; ours is told what arithmetic knows of the
-    space. Ours goes on as it would have; the others would propose again what they did at first, so
-    they go on with another seed."""
-    made = SAMPLERS[plan.sampler](plan.job.seed + begun)
-    if isinstance(made, EHVISampler):
-        return EHVISampler(plan.job.seed, problem(plan.space, tuple(plan.space.objectives)))
-    return made
-
-
 @dataclass(slots=True)
 class _Running:
     """A job under way, up to ``epochs``. ``trial`` is the sampler's; None where that was told
@@ -124,34 +100,25 @@ class _Running:
     curve: list[Epoch] = field(default_factory=list)
 
 
-Key = tuple[str, str]  # fingerprint and Job.key: what is never evaluated twice
-
-
 class _Driver:
     def __init__(self, plan: Plan, store: Store, pool: Pool, watch: Watch) -> None:
         self.plan, self.store, self.pool, self.watch = plan, store, pool, watch
         self.space = plan.space
         self.objectives = tuple(self.space.objectives)
-        self.directions = tuple(self.space.objectives.values())
         self.row: StudyRow = store.open_study(plan.row())
         begun = sum(store.counts(self.row.id).values())
-        self.study = optuna.create_study(
-            directions=["maximize" if d == "max" else "minimize" for d in self.directions],
-            sampler=sampler(plan, begun),
-        )
+        self.asker = Asker(plan, self.row, begun, self.hoped)
         self.mirror = Mirror(store, self.row)
         self.news: Iterator[list[TrialRow]] = store.endings(self.row.id)
         self.running: dict[int, _Running] = {}
         self.tickets = 0
-        self.seen: dict[Key, TrialRow | None] = {}  # None: under way
         self.told: set[int] = set()  # numbers of the trials that the sampler knows
-        self.rng = Random(plan.job.seed + begun)  # not again the draws of an earlier run
         self.paused: dict[int, tuple[TrialRow, Trial | None]] = {}  # by number
         self.trained: list[rungs.Scores] = []  # of those trained to the end
         self.reached: dict[int, int] = {}  # by number: epochs come to, or on the way to
         self.counts = {"finished": 0, "stopped": 0, "failed": 0, "reused": 0}
         self.budget = plan.trials  # and a baseline each
-        self.refused = self.repeated = self.ended = 0
+        self.ended = 0
         self.front: tuple[TrialRow, ...] = ()
         self.latest: TrialRow | None = None
         self.exhausted = False
@@ -223,7 +190,7 @@ class _Driver:
         rows = [row for row in next(self.news) if row.number not in self.told]
         self.take(*rows)
         for row in rows:  # by now it is known what to expect of those that were stopped
-            self.learn(row)
+            self.asker.learn(row)
 
     # -- ask --------------------------------------------------------------------------------------
 
@@ -237,7 +204,7 @@ class _Driver:
         """Gives every free slot a candidate, while the budget lasts: first those that wait."""
         self.settle()
         while self.room() and self.count() < self.budget and not self.exhausted:
-            asked = self.ask()
+            asked = self.asker.ask()
             if asked is None:
                 self.exhausted = True
                 return
@@ -255,75 +222,11 @@ class _Driver:
                 reach("begun")
                 self.submit(claims[0], trial)
                 continue
-            self.study.tell(trial, state=TrialState.FAIL)
+            self.asker.drop(trial)
             if not self.store.has(study, ask):
                 return  # the budget is spent
-            self.repeated += 1  # another driver was faster
-            self.seen.setdefault((ask.fingerprint, ask.job_key), None)
-
-    def ask(self) -> tuple[Trial, Ask] | None:
-        """A feasible candidate that the study has not evaluated; None where there is none left.
-
-        What arithmetic rejects, and what was evaluated before, costs nothing but the asking.
-        """
-        vain = 0
-        while True:
-            if vain >= DRAWS or (vain >= PATIENCE and not self.enqueue()):
-                return None
-            trial = self.study.ask()
-            try:
-                architecture = self.space.suggest(trial)
-            except ShapeError:
-                architecture = None
-            recipe = self.space.suggest_recipe(trial, self.plan.job.recipe)
-            if architecture is None or self.space.excess(architecture):
-                self.refused += 1
-                self.study.tell(trial, state=TrialState.FAIL)
-            else:
-                ask = self.candidate(architecture, recipe, trial)
-                known = self.seen.get((ask.fingerprint, ask.job_key), ask)
-                if known is ask:
-                    return trial, ask
-                self.repeated += 1
-                if isinstance(known, TrialRow):
-                    self.tell_sampler(trial, known)
-                else:
-                    self.study.tell(trial, state=TrialState.FAIL)
-            vain += 1
-
-    def enqueue(self) -> bool:
-        """Makes the next ask a random one that is feasible and new; False where there is none."""
-        for _ in range(DRAWS):
-            params, architecture = self.space.draw(self.rng)
-            if self.space.excess(architecture):
-                continue
-            # With a searched recipe, the same architecture may be evaluated again under another.
-            if self.space.recipe or (architecture.fingerprint, self.plan.job.key) not in self.seen:
-                self.study.enqueue_trial(params)
-                return True
-        if not self.seen:
-            bounds = ", ".join(f"{m} {b}" for m, b in self.space.constraints.items())
-            raise Infeasible(
-                f"none of {DRAWS} draws of {self.space.name} meets the constraints ({bounds}): "
-                f"`nas space check {self.space.name}` shows what the space holds"
-            )
-        return False
-
-    def candidate(self, architecture: Architecture, recipe: Recipe, trial: Trial) -> Ask:
-        job = dataclasses.replace(self.plan.job, recipe=recipe)
-        seed = hashlib.sha256(f"{job.seed} {architecture.fingerprint}".encode()).digest()
-        return Ask(
-            sampled=trial.params,
-            distributions={k: distribution_to_json(d) for k, d in trial.distributions.items()},
-            pattern=str(architecture),
-            fingerprint=architecture.fingerprint,
-            params=architecture.params,
-            macs=architecture.macs,
-            recipe=dataclasses.asdict(recipe),
-            job_key=job.key,
-            epochs=job.epochs,
-            seed=int.from_bytes(seed[:4]) >> 1,
-        )
+            self.asker.repeated += 1  # another driver was faster
+            self.asker.seen.setdefault((ask.fingerprint, ask.job_key), None)
 
     # -- run --------------------------------------------------------------------------------------
 
@@ -333,7 +236,7 @@ class _Driver:
         self.running[self.tickets] = _Running(claim, trial, job.epochs)
         if not row.baseline:
             self.reached[row.number] = job.epochs
-        self.seen[row.fingerprint, row.job_key] = None
+        self.asker.seen[row.fingerprint, row.job_key] = None
         self.pool.submit(self.tickets, job)
         reach("dispatched")
 
@@ -409,9 +312,9 @@ class _Driver:
         """Lets a candidate wait. The sampler is told what to expect of it, where that is known; and
         what came of it, if it is promoted, as of another trial."""
         if self.estimate(row) is not None:
-            self.seen[row.fingerprint, row.job_key] = row
+            self.asker.seen[row.fingerprint, row.job_key] = row
             if trial is not None:
-                self.tell_sampler(trial, row)
+                self.asker.tell(trial, row)
                 trial = None
         self.paused[row.number] = (row, trial)
         self.tell_watch()
@@ -450,7 +353,7 @@ class _Driver:
             if row.number not in self.paused:
                 self.paused[row.number] = (row, None)
                 self.reached[row.number] = row.rungs[-1][0]
-                self.seen[row.fingerprint, row.job_key] = row
+                self.asker.seen[row.fingerprint, row.job_key] = row
 
     def estimate(self, row: TrialRow) -> float | None:
         """The accuracy that a paused or stopped candidate would be expected to end with."""
@@ -498,13 +401,13 @@ class _Driver:
     def forget(self, run: _Running) -> None:
         """Another driver has the trial now: its result will be heard, as of another's trial."""
         if run.trial is not None:
-            self.study.tell(run.trial, state=TrialState.FAIL)
+            self.asker.drop(run.trial)
 
     def conclude(self, row: TrialRow, trial: Trial | None) -> None:
         """A trial of this driver ended, and the record has it."""
         if trial is None:
             self.take(row)
-            self.learn(row)
+            self.asker.learn(row)
         else:
             self.tell(trial, row)
         reach("told")
@@ -533,13 +436,13 @@ class _Driver:
 
     def tell(self, trial: Trial, row: TrialRow) -> None:
         self.take(row)
-        self.tell_sampler(trial, row)
+        self.asker.tell(trial, row)
 
     def take(self, *rows: TrialRow) -> None:
         """Counts ended trials, remembers them and sees to the front."""
         for row in rows:
             self.told.add(row.number)
-            self.seen[row.fingerprint, row.job_key] = row
+            self.asker.seen[row.fingerprint, row.job_key] = row
             self.counts[row.state] += 1
             self.latest = row
             self.budget += bool(row.baseline)
@@ -552,42 +455,14 @@ class _Driver:
         self.front = pareto(self.row, [*self.front, *rows])
         self.mirror.poke()
 
-    def learn(self, row: TrialRow) -> None:
-        """Adds a trial that the sampler's study did not ask for. A baseline is none of its."""
-        if not row.baseline:
-            self.study.add_trial(self.frozen(row))
-
-    def tell_sampler(self, trial: Trial, row: TrialRow) -> None:
-        frozen = self.frozen(row)
-        for name, value in frozen.constraints.items():
-            trial.set_constraint(name, value)
-        self.study.tell(trial, frozen.values, state=frozen.state)
-
-    def frozen(self, row: TrialRow) -> optuna.trial.FrozenTrial:
-        """A trial of the record as the sampler's study has it: one that is at a rung with what is
-        expected of it, as its bare score would say that nothing near it is any good."""
-        if row.state in ("paused", "stopped"):
-            row = self.hoped(row)
-        values = [row.value(name) for name in self.objectives]
-        failed = row.state == "failed" or any(value != value for value in values)
-        trial = optuna.trial.create_trial(
-            state=TrialState.FAIL if failed else TrialState.COMPLETE,
-            values=None if failed else values,
-            params=dict(row.sampled),
-            distributions={name: _distribution(text) for name, text in row.distributions.items()},
-        )
-        for name, value in excess(self.row, row).items():
-            trial.set_constraint(name, value)
-        return trial
-
     def tell_watch(self) -> Status:
         status = Status(
             budget=self.budget,
             **self.counts,
             running=len(self.running),
             paused=len(self.paused),
-            refused=self.refused,
-            repeated=self.repeated,
+            refused=self.asker.refused,
+            repeated=self.asker.repeated,
             front=self.front,
             latest=self.latest,
             ended=self.ended,
@@ -596,6 +471,3 @@ class _Driver:
         )
         self.watch(status)
         return status
-
-
-_distribution = functools.lru_cache(maxsize=4096)(json_to_distribution)

@@ -21,11 +21,12 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from nas.architecture import Architecture, parse
+from nas.asking import Infeasible
 from nas.errors import StudyError
 from nas.job import Failure, Job, Recipe
 from nas.pool import Pool
 from nas.samplers import SAMPLERS
-from nas.search import LOST, Infeasible, Plan, Status, search
+from nas.search import LOST, Plan, Status, search
 from nas.space import Bound, Space, load_space, read_space
 from nas.store import Store, TrialRow, open_store
 from workers.pool import InProcess, open_pool
@@ -420,7 +421,7 @@ def test_a_sampler_that_is_stuck_does_not_end_the_search(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(SAMPLERS, "stuck", Stuck)
-    monkeypatch.setattr("nas.search.DRAWS", 60)
+    monkeypatch.setattr("nas.asking.DRAWS", 60)
     for trials in (70, 140):  # the second run must not draw what the first has drawn
         assert not run(store, plan(trials=trials, sampler="stuck")).exhausted
     assert_whole(store, 140)
