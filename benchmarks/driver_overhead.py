@@ -32,7 +32,7 @@ from optuna.distributions import distribution_to_json
 from optuna.samplers import BaseSampler
 from sqlalchemy import insert, update
 
-import nas.search
+import nas.asking
 from nas.architecture import Architecture
 from nas.job import Job
 from nas.mirror import Mirror, optuna_storage
@@ -150,17 +150,17 @@ def driver(url: str, searched: Plan, pool: Pool) -> str:
     """The last trials of a search on a record that has the others."""
     store, spent = open_store(url), [0.0]
     begun, ends = Moment.now(spent), list[Moment]()
-    made = nas.search.sampler
+    made = nas.asking.sampler
 
     def watch(status: Status) -> None:
         if not status.running:
             ends.append(Moment.now(spent))
 
-    nas.search.sampler = lambda *told, **more: timed(made(*told, **more), spent)
+    nas.asking.sampler = lambda *told, **more: timed(made(*told, **more), spent)
     try:
         search(searched, store, pool, watch)
     finally:
-        nas.search.sampler = made
+        nas.asking.sampler = made
         store.close()
     return row(begun, ends[:-1])  # the last is told twice
 
