@@ -72,9 +72,11 @@ port=$((20000 + SLURM_JOB_ID % 10000))
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \\n')
 export RAY_AUTH_TOKEN
+search= stopped=
 trap 'kill $(jobs -p) 2>/dev/null' EXIT
+trap 'stopped=1; [ -z "$search" ] || kill -INT "$search"' USR1
 srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" \\
-    ray start --head --block --include-dashboard=false \\
+    ray start --head --block --include-dashboard=false --num-cpus={cpus} \\
     --node-ip-address="$(hostname -i | cut -d' ' -f1)" --port="$port" &
 until (exec 3<>"/dev/tcp/$head/$port") 2>/dev/null; do
     kill -0 $! || exit 1
@@ -82,14 +84,13 @@ until (exec 3<>"/dev/tcp/$head/$port") 2>/dev/null; do
 done
 if [ "$SLURM_NNODES" -gt 1 ]; then
     srun --overlap --nodes=$((SLURM_NNODES - 1)) --ntasks=$((SLURM_NNODES - 1)) --exclude="$head" \\
-        ray start --address="$head:$port" --block &
+        ray start --address="$head:$port" --block --num-cpus={cpus} &
 fi
 
 # A shell's background jobs ignore SIGINT; the search needs it, to stop in a state to resume from.
 env --default-signal=INT {command} --address "$head:$port" &
 search=$!
-stopped=
-trap 'stopped=1; kill -INT "$search"' USR1
+[ -z "$stopped" ] || kill -INT "$search" # the time was over before it began
 wait "$search"
 status=$?
 while kill -0 "$search" 2>/dev/null; do
