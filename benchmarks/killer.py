@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -64,6 +65,7 @@ class Scene:
     cluster: Any = None
     driver: subprocess.Popen[bytes] | None = None
     drivers: int = 0
+    joining: threading.Thread | None = None
     failures: list[str] = field(default_factory=list)
 
     def start_driver(self) -> None:
@@ -100,6 +102,11 @@ class Scene:
         for pid in set(descendants(os.getpid())) - self.own():
             if status(pid) == ("Z", os.getpid()):
                 os.waitpid(pid, os.WNOHANG)
+
+    def joined(self) -> None:
+        """Waits for the node that is about to join the cluster."""
+        if self.joining:
+            self.joining.join()
 
     def over(self) -> bool:
         """Whether the search ended; one that failed is told, and started again."""
@@ -155,14 +162,17 @@ def seat(scene: Scene, rng: random.Random) -> bool:
 
 
 def raylet(scene: Scene, rng: random.Random) -> bool:
-    """A node's raylet; a new node joins."""
+    """A node's raylet; a new node joins, beside the kills: it takes 2 to 5 s."""
+    scene.joined()
     nodes = sorted(scene.cluster.worker_nodes, key=lambda node: node.unique_id)
     node = rng.choice(nodes)
     scene.cluster.worker_nodes.discard(node)
     process = node.all_processes["raylet"][0].process
     process.kill()
     process.wait()
-    scene.cluster.add_node(num_cpus=1, wait=False)
+    new = {"num_cpus": 1, "wait": False}
+    scene.joining = threading.Thread(target=scene.cluster.add_node, kwargs=new)
+    scene.joining.start()
     return True
 
 
@@ -271,6 +281,7 @@ def stage(database: str, trials: int, nodes: int, seconds: float) -> Iterator[Sc
         if scene.driver:
             scene.driver.kill()
             scene.driver.wait()
+        scene.joined()
     scene.cluster = scene.driver = None
 
 
