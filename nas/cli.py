@@ -229,12 +229,25 @@ def train(
     epochs: Annotated[int, typer.Option("--epochs", help="How long it is trained.")] = 20,
     dataset: Dataset = "digits",
     data: Data = "",
-    size: Size = 0,
+    size: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            "--size",
+            min=0,
+            help="Resize images to SIZE x SIZE pixels (0: no).  "
+            "[default: as the weights of --init NAME ask, otherwise no]",
+        ),
+    ] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch the data set first.")] = False,
     seed: Seed = 0,
     init: Annotated[
         str,
-        typer.Option("--init", metavar="NAME_OR_FILE", help="Begin with these weights."),
+        typer.Option(
+            "--init",
+            metavar="NAME_OR_FILE",
+            help="Begin with torchvision's weights of NAME or NAME:MEMBER, as "
+            "resnet50:IMAGENET1K_V1, or with a file's.",
+        ),
     ] = "",
     freeze: Annotated[
         int, typer.Option("--freeze", help="Train the head alone for so many epochs first.")
@@ -260,7 +273,9 @@ def train(
         size=size,
         download=download,
         seed=seed,
-        settings=[*(recipe or []), f"init={init}", f"freeze={freeze}"],
+        init=init,
+        freeze=freeze,
+        recipe=recipe or [],
         plugins=plugin or [],
     )
     try:

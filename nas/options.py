@@ -159,16 +159,26 @@ def single_job(
     epochs: int,
     dataset: str,
     data: str,
-    size: int,
+    size: int | None,
     download: bool,
     seed: int,
-    settings: Sequence[str],
+    init: str,
+    freeze: int,
+    recipe: Sequence[str],
     plugins: Iterable[Path],
 ) -> Job:
-    """The job of ``nas train``, on a closed pattern or the name of a closed space."""
+    """The job of ``nas train``, on a closed pattern or the name of a closed space.
+
+    Images are resized to ``size``, or where that is None as pretrained weights ask: a file of
+    weights does not tell.
+    """
     if epochs < 1:
         raise NasError(f"--epochs {epochs}: must be 1 or more")
+    own = {"init": init, "freeze": freeze}
+    settings = _recipe([*recipe, *(f"{name}={value}" for name, value in own.items() if value)])
     files = load_plugins(plugins)
+    if size is None:
+        size = _asked(settings.init) if settings.init else 0
     ref = data_ref(dataset, data, size)
     if download:
         from nas.data import download as fetch
@@ -179,15 +189,21 @@ def single_job(
         raise NasError(
             f"{space.name if space else pattern} is a search space: `nas search` takes it"
         )
-    recipe = _recipe([text for text in settings if not text.endswith("=")])
     return Job(
         pattern=str(architecture),
-        recipe=recipe,
+        recipe=settings,
         data=ref,
         epochs=epochs,
         seed=seed,
         plugins=files,
     )
+
+
+def _asked(init: str) -> int:
+    """The side of the images that pretrained weights ask for; 0 where ``init`` is a file."""
+    from nas import zoo
+
+    return zoo.preprocessing(init).size if zoo.pretrained_name(init) else 0
 
 
 def _split(texts: Sequence[str]) -> list[str]:

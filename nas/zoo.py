@@ -19,7 +19,9 @@ from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 from urllib.parse import urlparse
+from urllib.request import Request, urlopen
 
 import torch
 from torch import Tensor, nn
@@ -41,14 +43,19 @@ Pairs = Mapping[str, str]  # our entry -> the entry of a state dict
 # where it has pretrained weights; ours takes such inputs as they are.
 NORMALS = {"googlenet": Normal((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))}
 
+PATIENCE = 5.0  # seconds for a server's first answer: torch's own download waits without an end
+
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """What pretrained weights ask for: images with the shorter side of ``resize`` pixels, of them
-    the middle ``crop`` x ``crop``, normalised."""
+    """What pretrained weights ask for: images of ``size`` x ``size`` pixels, normalised.
 
-    resize: int
-    crop: int
+    To score, torchvision scales the shorter side to a little more than that (256 or 232 for 224)
+    and cuts the middle out; here the whole image is scaled to the size, for training and scoring
+    alike.
+    """
+
+    size: int
     normal: Normal
 
 
@@ -177,6 +184,8 @@ def _fitted(
             continue
         shape = tuple(expected[ours].shape)
         if theirs in found and found[theirs].shape == shape:
+            if not found[theirs].isfinite().all():  # the heads of torchvision's features alone
+                wrong.append(f"{theirs} holds values that are not finite")
             state[ours] = found[theirs]
         elif theirs in found:
             wrong.append(f"{theirs} has the shape {tuple(found[theirs].shape)}, expected {shape}")
@@ -196,24 +205,26 @@ def _fitted(
 def initial_state(source: str, architecture: Architecture) -> Start:
     """Weights for ``architecture``, and the normalisation that they were trained with.
 
-    ``source`` is a network of the zoo (torchvision's pretrained weights), or a file: a checkpoint
-    or a state dict of ours, or a state dict of torchvision's. For another number of classes the
-    head and the auxiliary classifiers are absent from the result. For grey images a stem's weights
-    are summed over its input channels, as if the grey channel were given to each; the normalisation
-    is then the channels' mean. Raises NasError where the weights are not there, cannot be read or
-    do not fit.
+    ``source`` is a network of the zoo (torchvision's pretrained weights, as NAME or NAME:MEMBER of
+    its weights' enumeration), or a file: a checkpoint or a state dict of ours, or a state dict of
+    torchvision's. For another number of classes the head and the auxiliary classifiers are absent
+    from the result. For grey images a stem's weights are summed over its input channels, as if the
+    grey channel were given to each; the normalisation is then the channels' mean. Raises NasError
+    where the weights are not there, cannot be read or do not fit.
     """
     with torch.device("meta"):
         module = build(architecture)
-    if source in names():
-        name, found, where = source, pretrained(source), f"the pretrained state dict of {source}"
+    weights = source if pretrained_name(source) else ""
+    if weights:
+        found, where = pretrained(weights), f"the pretrained state dict of {weights}"
     else:
-        name, found, where = "", read(Path(source).expanduser()), source
+        found, where = read(Path(source).expanduser()), source
         if not all(key[:1].isdigit() for key in found):  # ours are numbered elements
-            name = identify(architecture)
-    if name:
-        found, pairs = _modern(found), correspondence(name, architecture)
-        normal = preprocessing(name).normal
+            weights = identify(architecture)
+    if weights:
+        found = _modern(found)
+        pairs = correspondence(pretrained_name(weights), architecture)
+        normal = preprocessing(weights).normal
     else:
         pairs = {key: key for key in module.state_dict()}
         normal = None
@@ -231,19 +242,26 @@ def initial_state(source: str, architecture: Architecture) -> Start:
     return Start(state=_fitted(module, found, pairs, where, fresh), normal=normal)
 
 
-def preprocessing(name: str) -> Preprocessing:
+def pretrained_name(source: str) -> str:
+    """The network of the zoo whose weights ``source`` names; empty where it is a file."""
+    name = source.partition(":")[0]
+    return name if name in names() else ""
+
+
+def preprocessing(source: str) -> Preprocessing:
     """What torchvision's pretrained weights of a network ask for. Raises NasError for none."""
-    preset = _weights(name).transforms()
-    normal = NORMALS.get(name) or Normal(tuple(preset.mean), tuple(preset.std))
-    return Preprocessing(preset.resize_size[0], preset.crop_size[0], normal)
+    preset = _weights(source).transforms()
+    normal = NORMALS.get(pretrained_name(source)) or Normal(tuple(preset.mean), tuple(preset.std))
+    return Preprocessing(preset.crop_size[0], normal)
 
 
-def pretrained(name: str) -> State:
+def pretrained(source: str) -> State:
     """torchvision's pretrained weights, from its cache or downloaded into it."""
-    weights = _weights(name)
+    weights = _weights(source)
     path = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(weights.url).path).name)
     if not path.is_file():
         try:
+            urlopen(Request(weights.url, method="HEAD"), timeout=PATIENCE).close()
             with redirect_stdout(sys.stderr):  # torch announces a download on stdout
                 weights.get_state_dict(
                     map_location="cpu",
@@ -252,9 +270,10 @@ def pretrained(name: str) -> State:
                     weights_only=True,
                 )
         except (OSError, HTTPException, RuntimeError) as error:
+            why = error.reason if isinstance(error, URLError) else error
             raise NasError(
-                f"the pretrained weights of {name} are not here and could not be downloaded "
-                f"({error}): put torchvision's file {path.name} into {path.parent}"
+                f"the pretrained weights of {source} are not here and could not be downloaded "
+                f"({why}): put torchvision's file {path.name} into {path.parent}"
             ) from None
     return read(path)
 
@@ -296,11 +315,19 @@ def identify(architecture: Architecture) -> str:
     raise NasError("weights in torchvision's names need one of its networks: this is none of them")
 
 
-def _weights(name: str) -> Any:
+def _weights(source: str) -> Any:
+    """torchvision's weights that NAME (its default) or NAME:MEMBER names. Raises NasError."""
+    name, colon, member = source.partition(":")
     if name not in torchvision_names():
         known = nearest(name, torchvision_names())
         raise NasError(f"there are no pretrained weights of {name}; {known}")
-    return models.get_model_weights(name).DEFAULT
+    weights = models.get_model_weights(name)
+    if not colon:
+        return weights.DEFAULT
+    if member not in weights.__members__:
+        known = ", ".join(weights.__members__)
+        raise NasError(f"there are no pretrained weights {source}; known of {name}: {known}")
+    return weights[member]
 
 
 def _grey(normal: Normal) -> Normal:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import socket
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +58,21 @@ def assert_close(ours: Tensor, expected: Tensor) -> None:
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """torchvision's cache, empty, on a machine without a network."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    for scheme in ("http_proxy", "https_proxy"):
-        monkeypatch.setenv(scheme, "http://127.0.0.1:9")
+    behind(9, monkeypatch)
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     return folder
 
 
-def cache(hub: Path, name: str, state: dict[str, Any]) -> Path:
+def behind(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sends downloads through a proxy on this machine."""
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
+    urllib.request.install_opener(urllib.request.build_opener())  # the proxies are kept in it
+
+
+def cache(hub: Path, name: str, state: dict[str, Any], member: str = "DEFAULT") -> Path:
     """Saves a state dict as torchvision's pretrained weights of ``name``."""
-    path: Path = hub / models.get_model_weights(name).DEFAULT.url.rpartition("/")[2]
+    path: Path = hub / models.get_model_weights(name)[member].url.rpartition("/")[2]
     torch.save(state, path)
     return path
 
@@ -234,11 +241,31 @@ def test_pretrained_weights_come_from_torchvisions_cache(hub: Path) -> None:
     preset = models.get_model_weights("resnet18").DEFAULT.transforms()
     assert start.normal is not None
     assert (list(start.normal.mean), list(start.normal.std)) == (preset.mean, preset.std)
-    told = zoo.preprocessing("resnet18")
-    assert ([told.resize], [told.crop]) == (preset.resize_size, preset.crop_size)
+    assert [zoo.preprocessing("resnet18").size] == preset.crop_size
     ours = started("resnet18", zoo.network("resnet18"))
     with torch.inference_mode():
         assert_close(ours(images(2, 3, 64, 64)), expected(images(2, 3, 64, 64)))
+
+
+def test_any_of_torchvisions_weights_can_be_named(hub: Path) -> None:
+    cache(hub, "mobilenet_v2", theirs("mobilenet_v2").state_dict(), "IMAGENET1K_V1")
+    network = zoo.network("mobilenet_v2")
+    assert zoo.initial_state("mobilenet_v2:IMAGENET1K_V1", network).normal is not None
+    with pytest.raises(NasError, match="not here and could not be downloaded"):
+        zoo.initial_state("mobilenet_v2:IMAGENET1K_V2", network)
+    known = "known of mobilenet_v2: IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT$"
+    for member in ("V1", ""):
+        with pytest.raises(NasError, match=known):
+            zoo.initial_state(f"mobilenet_v2:{member}", network)
+
+
+def test_weights_of_features_alone_are_refused_where_their_head_is_missing(hub: Path) -> None:
+    state = theirs("resnet18").state_dict()
+    state["fc.weight"] = torch.full_like(state["fc.weight"], torch.nan)  # as torchvision tells it
+    cache(hub, "resnet18", state)
+    with pytest.raises(NasError, match=r"fc\.weight holds values that are not finite$"):
+        zoo.initial_state("resnet18", zoo.network("resnet18"))
+    zoo.initial_state("resnet18", zoo.network("resnet18", classes=10))
 
 
 def test_another_number_of_classes_gets_a_fresh_head_on_the_same_features(hub: Path) -> None:
@@ -312,6 +339,16 @@ def test_without_a_network_the_message_says_where_to_put_which_file(hub: Path) -
         zoo.initial_state("lenet5", zoo.network("lenet5"))
     with pytest.raises(NasError, match=r"resnet20: No such file.*; did you mean resnet"):
         zoo.initial_state("resnet20", zoo.network("resnet18"))
+
+
+def test_a_server_that_never_answers_is_not_waited_for(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zoo, "PATIENCE", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        behind(mute.getsockname()[1], monkeypatch)
+        with pytest.raises(NasError, match=r"could not be downloaded \(timed out\): put"):
+            zoo.initial_state("resnet18", zoo.network("resnet18"))
 
 
 class Touch:

@@ -1,0 +1,149 @@
+"""``nas train`` as a person meets it: interrupted and resumed, and from weights of others."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nas import checkpoint
+from nas.cli import main
+from nas.job import Job
+from nas.options import single_job
+from nas.single import train
+
+# With a checkpoint an epoch: those of this test take a fraction of a second.
+NAS = "import nas.cli, nas.train; nas.train.CHECKPOINT_SECONDS = 0; nas.cli.main()"
+# Batch statistics, dropout and augmentation: what a training holds besides weights and momentum.
+ARGUMENTS = [
+    "train",
+    "INPUT -> CONV(8) -> BN -> RELU -> POOL(2) -> CONV(16) -> BN -> RELU -> DROPOUT(0.2) -> FC",
+    "--epochs=12",
+    "--recipe=crop=1",
+    "--recipe=cutout=2",
+]
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", NAS, *ARGUMENTS, f"--output={folder}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Python ignores SIGINT where its parent does, as a shell's background jobs do.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def test_interrupted_and_resumed_gives_the_weights_of_an_uninterrupted_run(
+    tmp_path: Path,
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    uninterrupted = start(whole)
+    for number, epoch in ((signal.SIGINT, 4), (signal.SIGTERM, 8)):
+        run = start(parts)
+        assert run.stderr is not None
+        for line in run.stderr:
+            if line.startswith(f"nas: epoch {epoch} of 12"):
+                break
+        run.send_signal(number)
+        out, told = run.communicate()
+        assert (run.returncode, out) == (130, "")
+        assert told.endswith("interrupted; the same command goes on from the last checkpoint\n")
+        assert not list(parts.glob("*.pt"))
+        # While a checkpoint is being replaced, only the one before it has its name.
+        kept = checkpoint.load(next(parts.glob("*.checkpoint*")))
+        assert kept is not None
+        assert epoch - 2 <= len(kept["curve"]) < 12
+
+    resumed = start(parts)
+    out, told = resumed.communicate()
+    assert resumed.returncode == 0, told
+    expected, expected_told = uninterrupted.communicate()
+    assert list(map(scores, told.splitlines())) == list(map(scores, expected_told.splitlines()))
+    assert figure(out, "test accuracy") == figure(expected, "test accuracy")
+    ours, theirs = (torch.load(next(folder.glob("*.pt"))) for folder in (parts, whole))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def scores(line: str) -> str:
+    """A line of progress without its time."""
+    return line.rpartition(", ")[0]
+
+
+def figure(page: str, name: str) -> str:
+    return next(line for line in page.splitlines() if line.startswith(name))
+
+
+def job(pattern: str = "resnet18", **options: Any) -> Job:
+    told: dict[str, Any] = {
+        "epochs": 2, "dataset": "digits", "data": "", "size": None, "download": False, "seed": 0,
+        "init": "", "freeze": 0, "recipe": [], "plugins": [],
+    }  # fmt: skip
+    return single_job(pattern, **told | options)
+
+
+def test_pretrained_weights_resize_the_images_unless_told_otherwise() -> None:
+    for init in ("resnet18", "resnet18:IMAGENET1K_V1"):
+        asked = job(init=init)
+        assert asked.data.size == 224
+        assert asked.pattern.startswith("INPUT")
+    assert job(init="resnet18", size=32).data.size == 32
+    assert job(init="resnet18", size=0).data.size == 0
+    assert job(init="weights.pth").data.size == job().data.size == 0
+    assert job(recipe=["init=resnet18"]).data.size == 224
+
+
+def test_a_state_dict_of_torchvisions_is_fine_tuned_and_scored(tmp_path: Path) -> None:
+    from torchvision import models
+
+    file = tmp_path / "theirs.pth"
+    torch.save(models.get_model("resnet18", weights=None, num_classes=7).state_dict(), file)
+    weights = tmp_path / "ours.pt"
+    told = train(
+        job(init=str(file), freeze=1, recipe=["lr=0.05"]),
+        lambda epoch: None,
+        checkpoint=tmp_path / "checkpoint",
+        weights=weights,
+    )
+    assert len(told.curve) == 2
+    assert told.test > 0.2
+    assert [value.shape for value in torch.load(weights).values()][-1] == (10,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["resnet18", "--init=resnet18"], "put torchvision's file resnet18-f37072fd.pth into "),
+        (["resnet18", "--init=resnet18:V3"], "known of resnet18: IMAGENET1K_V1, DEFAULT"),
+        (["resnet18", "--init=lenet5"], "there are no pretrained weights of lenet5"),
+        (["resnet18", "--init=nowhere.pth"], "nowhere.pth: No such file or directory"),
+        (["resnet18", "--recipe=lr="], "--recipe lr=: must be of type float"),
+        (["resnet18", "--freeze=20"], "recipe.freeze is 20: must be below the 20 epochs"),
+        (["alexnet"], "POOL(3, stride=2) at column 51: "),
+        (["lenet_like"], "lenet_like is a search space: `nas search` takes it"),
+        (["INPUT -> CONV(8) -> FC", "--init=resnet18", "--size=0"], "resnet18"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_sentence(
+    arguments: list[str],
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # as without a network
+    monkeypatch.setattr(sys, "argv", ["nas", "train", *arguments, f"--output={tmp_path}"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr()
+    assert (ended.value.code, told.out) == (2, "")
+    assert reason in told.err
+    assert told.err.count("\n") == 1
