@@ -21,24 +21,27 @@ from torchvision import models
 from nas import zoo
 from nas.space import load_space
 
-# Parameters and multiply-adds as the papers tell them. ResNet's bottleneck has its stride on the
-# first 1x1 there, and on the 3x3 in torchvision and here, which takes more.
+# Parameters and multiply-adds as the papers tell them: empty where they do not. ResNet's bottleneck
+# has its stride on the first 1x1 there, and on the 3x3 in torchvision and here, which takes more.
 PAPERS = {
-    "lenet5": ("60 k", ""),
-    "alexnet_paper": ("60 M", ""),
-    "vgg11": ("133 M", ""),
+    "lenet5": ("60 k", ""),  # section II.B
+    "alexnet_paper": ("60 M", ""),  # abstract
+    "vgg11": ("133 M", ""),  # table 2, as the next three
     "vgg13": ("133 M", ""),
     "vgg16": ("138 M", ""),
     "vgg19": ("144 M", ""),
-    "googlenet_paper": ("", "1.5 G"),
-    "resnet18": ("", "1.8 G"),
+    "googlenet_paper": ("", "1.5 G"),  # section 1, the budget that it was designed for
+    "resnet18": ("", "1.8 G"),  # table 1, as the next four
     "resnet34": ("", "3.6 G"),
     "resnet50": ("", "3.8 G"),
     "resnet101": ("", "7.6 G"),
     "resnet152": ("", "11.3 G"),
-    "resnext50_32x4d": ("25.0 M", "4.2 G"),
-    "wide_resnet50_2": ("68.9 M", ""),
-    "mobilenet_v2": ("3.4 M", "0.30 G"),
+    "resnext50_32x4d": ("25.0 M", "4.2 G"),  # table 1
+    "resnext101_64x4d": ("", "15 G"),  # above table 4
+    "resnext101_32x8d": ("88 M", "16 G"),  # the authors' model card
+    "wide_resnet50_2": ("68.9 M", ""),  # table 8
+    "densenet201": ("20 M", ""),  # beside figure 3
+    "mobilenet_v2": ("3.4 M", "0.30 G"),  # table 4
 }
 FAMILIES = (
     "alexnet", "vgg11", "vgg11_bn", "googlenet", "resnet18", "resnet50", "resnext50_32x4d",

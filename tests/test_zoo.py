@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import runpy
 import socket
 import urllib.request
 from pathlib import Path
@@ -112,6 +113,12 @@ def test_the_pattern_reads_like_the_papers_table(name: str) -> None:
     assert told["about"]
     network = zoo.network(name)
     assert nas.parse(str(network)) == network
+
+
+def test_the_table_in_the_readme_is_what_its_command_prints() -> None:
+    root = Path(__file__).parent.parent
+    table = runpy.run_path(str(root / "benchmarks" / "zoo.py"))["table"]
+    assert "\n".join(table()) in (root / "README.md").read_text()
 
 
 def test_googlenet_has_two_auxiliary_classifiers_that_deployment_does_not_count() -> None:
