@@ -13,6 +13,9 @@ from typing import Annotated, NoReturn, Optional
 
 import typer
 
+from nas.commands import space, submit, trials
+from nas.commands.arguments import STORAGE, Data, Dataset, Plugin, Seed, Size, Storage, StudyName
+
 app = typer.Typer(
     name="nas",
     help="Neural architecture search over block patterns: which network for your images?",
@@ -21,43 +24,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-space_app = typer.Typer(help="Search spaces: list, show, check, sample.", no_args_is_help=True)
-trials_app = typer.Typer(help="The trials of a study.", no_args_is_help=True)
 db_app = typer.Typer(help="The database.", no_args_is_help=True)
-app.add_typer(space_app, name="space")
-app.add_typer(trials_app, name="trials")
+app.add_typer(space.app, name="space")
+app.add_typer(trials.app, name="trials")
 app.add_typer(db_app, name="db")
-submit_app = typer.Typer(
-    help="Hand a whole search to a batch system: nas submit slurm -- search --space resnet_like",
-    no_args_is_help=True,
-)
-app.add_typer(submit_app, name="submit")
-
-Storage = Annotated[
-    str,
-    typer.Option(
-        envvar=["NAS_STORAGE", "OPTUNA_STORAGE"],
-        metavar="URL",
-        help="The record: sqlite:///FILE or postgresql+psycopg://...",
-        show_envvar=True,
-    ),
-]
-STORAGE = "sqlite:///nas.db"
-Dataset = Annotated[
-    str, typer.Option("--dataset", help="The images; `nas doctor` lists the names.")
-]
-Data = Annotated[str, typer.Option("--data", metavar="DIR", help="The directory they are in.")]
-Size = Annotated[int, typer.Option("--size", help="Resize images to SIZE x SIZE pixels (0: no).")]
-StudyName = Annotated[
-    Optional[str],  # noqa: UP045 - typer reads it at run time
-    typer.Option("--study", help="The study; where there is one only, that one."),
-]
-Plugin = Annotated[
-    Optional[list[Path]],  # noqa: UP045
-    typer.Option("--plugin", metavar="FILE.py", help="Registers blocks and data sets; repeatable."),
-]
-Seed = Annotated[int, typer.Option("--seed", help="The same seed draws the same.")]
-SpaceName = Annotated[str, typer.Argument(metavar="SPACE", help="A shipped space or a file.")]
+app.add_typer(submit.app, name="submit")
 
 
 def main() -> None:
@@ -312,74 +283,6 @@ def show(
         screens.out(screens.space_page(space))
 
 
-@space_app.command("ls")
-def space_ls() -> None:
-    """The shipped spaces and the zoo of closed patterns."""
-    from nas import screens
-
-    screens.out(screens.space_list())
-
-
-@space_app.command("show")
-def space_show(
-    space: SpaceName,
-    dataset: Dataset = "digits",
-    data: Data = "",
-    size: Size = 0,
-    plugin: Plugin = None,
-) -> None:
-    """A space: its pattern, and the domains of what is open."""
-    from nas import screens
-    from nas.options import load_plugins, space_on
-
-    load_plugins(plugin or [])
-    screens.out(screens.space_page(space_on(space, dataset, data, size)))
-
-
-@space_app.command("check")
-def space_check(
-    space: SpaceName,
-    dataset: Dataset = "digits",
-    data: Data = "",
-    size: Size = 0,
-    draws: Annotated[
-        int, typer.Option("--draws", min=10, max=1_000_000, help="How many to look at.")
-    ] = 1000,
-    seed: Seed = 0,
-    plugin: Plugin = None,
-) -> None:
-    """A preflight: how many architectures, how large, what fits, what never matters."""
-    from nas import screens
-    from nas.options import load_plugins, space_on
-    from nas.preflight import check
-
-    load_plugins(plugin or [])
-    loaded = space_on(space, dataset, data, size)
-    screens.out(screens.preflight_page(loaded, check(loaded, draws=draws, seed=seed)))
-
-
-@space_app.command("sample")
-def space_sample(
-    space: SpaceName,
-    count: Annotated[
-        int, typer.Option("--count", "-n", min=1, max=1_000_000, help="How many.")
-    ] = 5,
-    seed: Seed = 0,
-    dataset: Dataset = "digits",
-    data: Data = "",
-    size: Size = 0,
-    plugin: Plugin = None,
-) -> None:
-    """Random architectures of a space: fingerprint, params, MACs and pattern, tab-separated."""
-    from nas.options import load_plugins, space_on
-
-    load_plugins(plugin or [])
-    loaded = space_on(space, dataset, data, size)
-    for i in range(count):
-        drawn = loaded.sample(seed + i)
-        print(drawn.fingerprint, drawn.params, drawn.macs, drawn, sep="\t")
-
-
 # --- what the record has -------------------------------------------------------------------------
 
 
@@ -390,40 +293,6 @@ def status(storage: Storage = STORAGE) -> None:
     from nas.options import open_record
 
     screens.out(screens.studies_table(open_record(storage)))
-
-
-@trials_app.command("ls")
-def trials_ls(
-    study: StudyName = None,
-    storage: Storage = STORAGE,
-    state: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--state", help="finished, stopped, failed, running ...; repeatable."),
-    ] = None,
-    format: Annotated[str, typer.Option("--format", "-f", help="table, json or csv")] = "table",
-) -> None:
-    """The trials of a study."""
-    from nas import screens
-    from nas.options import open_record, study_in
-
-    store = open_record(storage)
-    row = study_in(store, study)
-    screens.rows_out(row, list(store.trials(row.id)), state or [], format)
-
-
-@trials_app.command("show")
-def trials_show(
-    number: Annotated[int, typer.Argument(help="The trial's number.")],
-    study: StudyName = None,
-    storage: Storage = STORAGE,
-) -> None:
-    """One trial: its architecture, recipe, curve and attempts."""
-    from nas import screens
-    from nas.options import open_record, study_in
-
-    store = open_record(storage)
-    row = study_in(store, study)
-    screens.out(screens.trial_page(store, row, store.trial(row.id, number)))
 
 
 @app.command()
@@ -439,84 +308,6 @@ def pareto(
     store = open_record(storage)
     row = study_in(store, study)
     screens.rows_out(row, tradeoffs.pareto(row, list(store.trials(row.id))), [], format)
-
-
-# --- batch jobs ----------------------------------------------------------------------------------
-
-Command = Annotated[
-    list[str], typer.Argument(metavar="-- search ...", help="The nas command to run there.")
-]
-RayAddress = Annotated[
-    str,
-    typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard."),
-]
-RAY = "http://127.0.0.1:8265"
-JobName = Annotated[str, typer.Argument(metavar="JOB", help="As `nas submit ray` printed it.")]
-
-
-@submit_app.command("slurm")
-def submit_slurm(
-    command: Command,
-    nodes: Annotated[int, typer.Option("--nodes", help="How many to ask Slurm for.")] = 1,
-    cpus: Annotated[int, typer.Option("--cpus", help="Of each node.")] = 1,
-    gpus: Annotated[int, typer.Option("--gpus", help="Of each node.")] = 0,
-    minutes: Annotated[int, typer.Option("--minutes", help="Requeued and resumed after.")] = 60,
-    grace: Annotated[int, typer.Option("--grace", help="Seconds to stop cleanly in.")] = 120,
-    partition: Annotated[
-        str, typer.Option("--partition", help="Slurm's.  [default: its own]")
-    ] = "",
-    name: Annotated[str, typer.Option("--name", help="The job's name.")] = "nas",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script only.")] = False,
-) -> None:
-    """Write an sbatch script that starts Ray across the allocation, and submit it."""
-    from workers import submit
-
-    allocation = submit.Allocation(
-        nodes=nodes,
-        cpus=cpus,
-        gpus=gpus,
-        minutes=minutes,
-        grace=grace,
-        partition=partition,
-        name=name,
-    )
-    script = submit.sbatch_script(command, allocation)
-    print(script.rstrip() if dry_run else submit.submit_slurm(script))
-
-
-@submit_app.command("ray")
-def submit_ray(
-    command: Command,
-    address: RayAddress = RAY,
-    follow: Annotated[bool, typer.Option(help="Print its output until it ends.")] = True,
-) -> None:
-    """Submit to a running Ray cluster's jobs; prints the job's name."""
-    from workers import submit
-
-    job = submit.submit_ray(command, address)
-    print(job, flush=True)
-    if follow:
-        for text in submit.follow_ray(job, address):
-            print(text, end="", file=sys.stderr, flush=True)
-        if submit.status_ray(job, address) != "SUCCEEDED":
-            raise typer.Exit(1)
-
-
-@submit_app.command("status")
-def submit_status(job: JobName, address: RayAddress = RAY) -> None:
-    """How a Ray job stands."""
-    from workers import submit
-
-    print(submit.status_ray(job, address))
-
-
-@submit_app.command("stop")
-def submit_stop(job: JobName, address: RayAddress = RAY) -> None:
-    """End a Ray job; the same search resumes."""
-    from workers import submit
-
-    if not submit.stop_ray(job, address):
-        print("nas: it had ended before", file=sys.stderr)
 
 
 # --- elsewhere -----------------------------------------------------------------------------------

@@ -1,0 +1,34 @@
+"""Options that several commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+Storage = Annotated[
+    str,
+    typer.Option(
+        envvar=["NAS_STORAGE", "OPTUNA_STORAGE"],
+        metavar="URL",
+        help="The record: sqlite:///FILE or postgresql+psycopg://...",
+        show_envvar=True,
+    ),
+]
+STORAGE = "sqlite:///nas.db"
+Dataset = Annotated[
+    str, typer.Option("--dataset", help="The images; `nas doctor` lists the names.")
+]
+Data = Annotated[str, typer.Option("--data", metavar="DIR", help="The directory they are in.")]
+Size = Annotated[int, typer.Option("--size", help="Resize images to SIZE x SIZE pixels (0: no).")]
+StudyName = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads it at run time
+    typer.Option("--study", help="The study; where there is one only, that one."),
+]
+Plugin = Annotated[
+    Optional[list[Path]],  # noqa: UP045
+    typer.Option("--plugin", metavar="FILE.py", help="Registers blocks and data sets; repeatable."),
+]
+Seed = Annotated[int, typer.Option("--seed", help="The same seed draws the same.")]
+SpaceName = Annotated[str, typer.Argument(metavar="SPACE", help="A shipped space or a file.")]
