@@ -6,6 +6,7 @@ a ``$`` or a ``;`` in a study's name stays what it is.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import subprocess
@@ -139,42 +140,49 @@ def submit_ray(arguments: Sequence[str], address: str) -> str:
     """Hands ``nas ARGUMENTS`` to the cluster whose dashboard is at ``address``; the job's name.
 
     ``address`` is a URL such as http://127.0.0.1:8265; a token comes from Ray's own variables. The
-    search runs on the cluster's head, where its files and its database must be within reach.
+    search runs on the cluster's head, where its files and its database must be within reach, and
+    has the environment of the head. This and what follows here raise NasError where no Ray Jobs
+    answer, the token is not theirs, or they have no such job.
     """
     command = shlex.join(["nas", *arguments, "--address", "auto"])
-    return str(_client(address).submit_job(entrypoint=command))
+    with _jobs(address) as jobs:
+        return str(jobs.submit_job(entrypoint=command))
 
 
 def follow_ray(name: str, address: str) -> Iterator[str]:
     """The job's output as it comes; ends with the job."""
-    client = _client(address)
     told = 0
-    while True:
-        ended = client.get_job_status(name).is_terminal()  # asked first: the rest is read below
-        output = client.get_job_logs(name)
-        if output[told:]:
-            yield output[told:]
-        told = len(output)
-        if ended:
-            return
-        time.sleep(POLL)
+    with _jobs(address) as jobs:
+        while True:
+            ended = jobs.get_job_status(name).is_terminal()  # asked first: the rest is read below
+            output = jobs.get_job_logs(name)
+            if output[told:]:
+                yield output[told:]
+            told = len(output)
+            if ended:
+                return
+            time.sleep(POLL)
 
 
 def status_ray(name: str, address: str) -> str:
     """PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED."""
-    return str(_client(address).get_job_status(name).value)
+    with _jobs(address) as jobs:
+        return str(jobs.get_job_status(name).value)
 
 
 def stop_ray(name: str, address: str) -> bool:
     """Asks the job to end; False where it had ended before. The same search resumes it."""
-    return bool(_client(address).stop_job(name))
+    with _jobs(address) as jobs:
+        return bool(jobs.stop_job(name))
 
 
-def _client(address: str) -> JobSubmissionClient:
+@contextlib.contextmanager
+def _jobs(address: str) -> Iterator[JobSubmissionClient]:
+    from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 
     try:
-        return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError, ValueError, ImportError) as error:
+        yield JobSubmissionClient(address)
+    except (OSError, RuntimeError, ValueError, ImportError, RayError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise NasError(f"no Ray Jobs at {address!r}: {reason}") from error
+        raise NasError(f"Ray Jobs at {address!r}: {reason}") from error
