@@ -15,8 +15,9 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -34,12 +35,16 @@ def binaries() -> Path | None:
 
 
 class Server:
-    """A running server. Its password holds every character that a URL has to escape."""
+    """A running server. Its password holds every character that a URL has to escape.
+
+    ``listen`` is the address that it listens on; ``within`` begins the commands that start it, such
+    as ``ip netns exec NAME``: a file is its socket for who is not within.
+    """
 
     user = "nas"
     password = "p@ss:w/rd %{}?#&=+" + secrets.token_hex(4)
 
-    def __init__(self) -> None:
+    def __init__(self, listen: str = "127.0.0.1", within: Sequence[str] = ()) -> None:
         found = binaries()
         if found is None:
             raise FileNotFoundError("PostgreSQL is not installed")
@@ -49,10 +54,11 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
         # The server refuses to run as root.
-        self.run_as = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        other = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        self.run_as = [*within, *other]
         password = self.home / "password"
         password.write_text(self.password)
-        if self.run_as:
+        if other:
             shutil.chown(self.home, "postgres", "postgres")
             shutil.chown(password, "postgres", "postgres")
         password.chmod(0o600)
@@ -67,13 +73,15 @@ class Server:
             "--no-sync",
         )
         settings = (
-            f"port={self.port}\nlisten_addresses='127.0.0.1'\n"
+            f"port={self.port}\nlisten_addresses='{listen}'\n"
             f"unix_socket_directories='{self.home}'\n"
             # Processes die in these tests, the machine does not: nothing needs to reach the disk.
             "fsync=off\nmax_connections=60\nshared_buffers=32MB\n"
         )
         with (self.home / "data/postgresql.auto.conf").open("a") as conf:
             conf.write(settings)
+        with (self.home / "data/pg_hba.conf").open("a") as conf:
+            conf.write("host all all all scram-sha-256\n")
 
     def __enter__(self) -> Server:
         self.start()
@@ -97,18 +105,20 @@ class Server:
         secret = quote(self.password, safe="")
         return f"postgresql+psycopg://{self.user}:{secret}@127.0.0.1:{self.port}/{name}"
 
-    def sql(self, statement: str, database: str = "postgres") -> None:
+    def sql(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+        """The rows that it gives, if any."""
         import psycopg
 
         with psycopg.connect(
-            host="127.0.0.1",
+            host=str(self.home),
             port=self.port,
             user=self.user,
             password=self.password,
             dbname=database,
             autocommit=True,
         ) as connection:
-            connection.execute(statement.encode())
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
 
     def _call(self, program: str, *arguments: str) -> None:
         # pg_ctl leaves the server its standard streams: a pipe here would never end.
