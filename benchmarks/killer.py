@@ -272,7 +272,8 @@ def stage(database: str, trials: int, nodes: int, seconds: float) -> Iterator[Sc
 
             running = stack.enter_context(Server())
             os.environ.update(environ(seconds))  # the raylets', and so the candidates'
-            cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+            # Its hooks for an exit want the main thread, and nodes join in another.
+            cluster = Cluster(True, head_node_args={"num_cpus": 0}, shutdown_at_exit=False)
             stack.callback(cluster.shutdown)
             for _ in range(nodes):
                 cluster.add_node(num_cpus=1)
