@@ -26,7 +26,7 @@ TRIALS = 24
 DOWN = float(os.environ.get("NAS_TEST_DOWN", 10))  # seconds that the link is down
 COMPOSE = TESTS.parent / "docker-compose.yml"
 
-# Ray takes a node for dead after 4 s without an answer. NAS_TEST_DOWN=30 leaves it its own settings.
+# Ray takes a node for dead after 4 s without an answer; by its own settings if DOWN is 30 or more.
 HEALTH = {"initial_delay_ms": "1000", "period_ms": "1000", "timeout_ms": "1000"}
 HEALTH |= {"failure_threshold": "3"}
 

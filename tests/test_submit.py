@@ -1,19 +1,28 @@
-"""Batch jobs: what Slurm would run is run by bash, with the cluster's commands played."""
+"""Batch jobs: what Slurm would run is run by bash, with the cluster's commands played (a real Slurm
+is in test_slurm.py); Ray Jobs are real."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import secrets
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from faults_checker import faults
 
 from nas.errors import NasError
+from nas.store import open_store
 from workers.submit import Allocation, sbatch_script, submit_slurm
 
 HOSTILE = [
@@ -118,3 +127,128 @@ def test_the_compose_file_has_no_default_secret_and_publishes_on_loopback() -> N
         ("NAS_DB_PASSWORD", ":?"),
         ("RAY_AUTH_TOKEN", ":?"),
     }
+
+
+# -- Ray Jobs -------------------------------------------------------------------------------------
+
+
+class Head:
+    """The head of a Ray cluster on loopback, with its token."""
+
+    def __init__(self, home: Path) -> None:
+        tests = Path(__file__).parent
+        gcs, dashboard, client = free_ports(3)
+        path = [str(tests.parent), str(tests), os.environ.get("PYTHONPATH", "")]
+        self.url = f"sqlite:///{home}/record.db"
+        self.environ = {
+            **os.environ,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "NAS_STORAGE": self.url,
+            "FAULTS_SECONDS": "0.2",
+            "PYTHONPATH": os.pathsep.join(filter(None, path)),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        }
+        start = ["ray", "start", "--head", "--block", "--num-cpus=1", f"--port={gcs}"]
+        start += [f"--dashboard-port={dashboard}", "--node-ip-address=127.0.0.1"]
+        start += [f"--temp-dir={home}/ray", f"--ray-client-server-port={client}"]
+        with (home / "log").open("ab") as log:
+            self.process = subprocess.Popen(start, env=self.environ, stdout=log, stderr=log)
+
+    def nas(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        code = "from nas.cli import main; main()"
+        return subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            env={**self.environ, **environ},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def submit(self, study: str, trials: int, *options: str) -> subprocess.CompletedProcess[str]:
+        space = Path(__file__).with_name("faults_space.yaml")
+        search = ["search", "--space", str(space), "--study", study, "--trials", str(trials)]
+        search += ["--epochs", "2", "--evaluator", "faults_evaluators:stub", "--sampler", "random"]
+        return self.nas("submit", "ray", *options, "--", *search)
+
+    def states(self, study: str) -> dict[str, int]:
+        with (
+            contextlib.suppress(NasError),
+            contextlib.closing(open_store(self.url, create=False)) as store,
+        ):
+            return dict(store.counts(store.find_study(study).id))
+        return {}
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def wait(what: str, true: Callable[[], object], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    pytest.importorskip("aiohttp_cors", reason="Ray Jobs need ray[default]")
+    # A path of its own: Ray's sockets have names of 107 characters at most.
+    home = Path(tempfile.mkdtemp(prefix="nas-jobs-"))
+    running = Head(home)
+    try:
+        wait("no Ray Jobs", lambda: "does not exist" in running.nas("submit", "status", "x").stderr)
+        yield running
+    finally:
+        running.process.terminate()
+        running.process.wait(60)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def test_a_ray_job_is_followed_to_its_end(head: Head) -> None:
+    told = head.submit("followed", 6)
+    assert told.returncode == 0, told.stderr
+    assert "nas: study followed:" in told.stderr  # its output, as it came
+    name = told.stdout.strip()
+    assert head.nas("submit", "status", name).stdout == "SUCCEEDED\n"
+    assert faults(head.url, "followed", 6) == []
+    again = head.nas("submit", "stop", name)
+    assert (again.returncode, again.stderr) == (0, "nas: it had ended before\n")
+
+
+def test_a_ray_job_that_is_stopped_leaves_nothing_running_and_is_resumed(head: Head) -> None:
+    name = head.submit("stopped", 300, "--no-follow").stdout.strip()
+    wait("no trial", lambda: head.states("stopped").get("finished"))
+    assert head.nas("submit", "status", name).stdout == "RUNNING\n"
+    assert head.nas("submit", "stop", name).returncode == 0
+    wait("not stopped", lambda: head.nas("submit", "status", name).stdout == "STOPPED\n")
+    ended = head.states("stopped")
+    assert "running" not in ended
+    trials = sum(ended.values()) + 2
+    told = head.submit("stopped", trials)
+    assert told.returncode == 0, told.stderr
+    assert faults(head.url, "stopped", trials) == []
+
+
+@pytest.mark.parametrize(
+    ("environ", "sentence"),
+    [
+        ({}, "Job nonesuch does not exist"),
+        ({"RAY_AUTH_TOKEN": "guessed"}, "Invalid authentication token"),
+        ({"RAY_AUTH_MODE": "disabled"}, "Missing authentication token"),
+        ({"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:1"}, "Failed to connect"),
+    ],
+)
+def test_ray_jobs_that_refuse_say_why(head: Head, environ: dict[str, str], sentence: str) -> None:
+    told = head.nas("submit", "status", "nonesuch", **environ)
+    assert told.returncode == 2
+    assert told.stderr.startswith("nas: Ray Jobs at 'http://127.0.0.1:")
+    assert sentence in told.stderr
+    assert told.stderr.count("\n") == 1

@@ -71,6 +71,8 @@ set -u
 head=$(hostname)
 port=$((20000 + SLURM_JOB_ID % 10000))
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
+# Its metrics would be told without: docker-compose.yml says more.
+export RAY_enable_metrics_collection=0 AUTOSCALER_METRIC_PORT=65536 DASHBOARD_METRIC_PORT=65536
 RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \\n')
 export RAY_AUTH_TOKEN
 search= stopped=
