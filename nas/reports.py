@@ -17,6 +17,7 @@ from nas.errors import NasError
 from nas.finalists import random_plan, report
 from nas.job import DataRef, Job
 from nas.plan import Plan
+from nas.progress import Progress
 from nas.search import search
 from nas.space import Space
 from nas.store import Store, StudyRow, TrialRow
@@ -83,7 +84,7 @@ def data_of(study: StudyRow, folder: str) -> DataRef:
 def searched(plan: Plan, store: Store, workers: int | None) -> list[TrialRow]:
     pool = open_pool(workers)
     try:
-        with screens.Progress(plan.study, tuple(plan.space.objectives)) as progress:
+        with Progress(plan.study, tuple(plan.space.objectives)) as progress:
             search(plan, store, pool, progress.update)
     finally:
         pool.close()

@@ -17,6 +17,7 @@ from nas.architecture import parse
 from nas.baselines import architectures, evaluate
 from nas.job import Epoch, Job
 from nas.plan import Plan
+from nas.progress import Progress
 from nas.store import ENDED, open_store
 from workers.pool import open_pool
 from workers.run import evaluator
@@ -64,7 +65,7 @@ def search_and_show(
         try:
             if baselines:
                 evaluate(plan, baselines, store, pool)
-            with screens.Progress(plan.study, tuple(plan.space.objectives)) as progress:
+            with Progress(plan.study, tuple(plan.space.objectives)) as progress:
                 status = search(plan, store, pool, progress.update)
         finally:
             pool.close()

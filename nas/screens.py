@@ -1,4 +1,4 @@
-"""What a person sees: tables, drawings and live progress. Data to stdout, progress to stderr."""
+"""What a person sees on stdout: tables and drawings."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ import csv
 import json
 import math
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -29,11 +25,9 @@ if TYPE_CHECKING:
     from nas.doctor import Finding
     from nas.plan import Plan
     from nas.preflight import Preflight, Spread
-    from nas.search import Status
     from nas.single import Trained
 
 PLAIN_WIDTH = 160  # where stdout is no terminal: a table in a file should not be folded
-EVERY = 2.0  # seconds between two plain progress lines, at most
 
 
 def out(renderable: RenderableType) -> None:
@@ -202,13 +196,13 @@ def studies_table(store: Store) -> RenderableType:
             study.space,
             study.dataset,
             *(str(counts.get(state, 0)) for state in states),  # type: ignore[call-overload]
-            _metric(name, best),
+            metric(name, best),
             datetime.fromtimestamp(study.created).strftime("%Y-%m-%d %H:%M"),
         )
     return listed
 
 
-def _metric(name: str, value: float | None) -> str:
+def metric(name: str, value: float | None) -> str:
     if value is None or math.isnan(value):
         return ""
     if name == "accuracy":
@@ -277,8 +271,8 @@ def trials_table(study: StudyRow, rows: Sequence[TrialRow]) -> Table:
             percent(row.accuracy),
             count(row.params),
             count(row.macs),
-            _metric("latency_ms", row.latency_ms),
-            *(_metric(name, row.value(name)) for name in others),
+            metric("latency_ms", row.latency_ms),
+            *(metric(name, row.value(name)) for name in others),
         ]
         state = [state_of(row)] if plain else []
         listed.add_row(*cells, *state, Text(row.baseline or body_of(row.pattern), overflow="fold"))
@@ -311,7 +305,7 @@ def trial_page(store: Store, study: StudyRow, row: TrialRow) -> RenderableType:
         "state": row.state,
         "failure": f"{row.failure}: {row.reason}" if row.failure else "",
         "accuracy": percent(row.accuracy),
-        "latency": _metric("latency_ms", row.latency_ms) + interval,
+        "latency": metric("latency_ms", row.latency_ms) + interval,
         "measured on": row.latency_device or "",
         "trained on": row.device or "",
         "seconds": f"{row.seconds:.1f}" if row.seconds else "",
@@ -383,72 +377,3 @@ def findings_table(findings: Sequence[Finding]) -> Table:
         mark = Text("ok", style="green") if finding.works else Text("!!", style="bold red")
         listed.add_row(mark, finding.part, Text(finding.found), Text(finding.remedy))
     return listed
-
-
-# --- live progress -------------------------------------------------------------------------------
-
-
-class Progress:
-    """The progress of a search on stderr: live on a terminal, plain lines elsewhere."""
-
-    def __init__(self, study: str, objectives: Sequence[str]) -> None:
-        self.study = study
-        self.objectives = objectives
-        self.console = Console(stderr=True)
-        self.live: Live | None = None
-        self.told = 0.0
-        self.done = -1
-
-    def __enter__(self) -> Progress:
-        if self.console.is_terminal:
-            self.live = Live(console=self.console, refresh_per_second=4, transient=True)
-            self.live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        if self.live:
-            self.live.stop()
-
-    def update(self, status: Status) -> None:
-        if self.live:
-            self.live.update(self.page(status))
-        elif status.done != self.done:
-            last = status.done >= status.budget
-            if last or self.done < 0 or time.monotonic() - self.told >= EVERY:
-                self.told, self.done = time.monotonic(), status.done
-                print(f"nas: {self.line(status)}", file=sys.stderr, flush=True)
-
-    def line(self, status: Status) -> str:
-        best = status.front[0] if status.front else None
-        name = self.objectives[0]
-        told = f", best {name} {_metric(name, best.value(name))}" if best else ""
-        return (
-            f"{status.done} of {status.budget} trials, {status.running} running, "
-            f"{status.stopped} stopped, {status.failed} failed, {status.refused} refused, "
-            f"front of {len(status.front)}"
-            f"{told}, {span(status.seconds_left)} left"
-        )
-
-    def page(self, status: Status) -> RenderableType:
-        bar = ProgressBar(total=status.budget, completed=status.done, width=40)
-        numbers = Text.assemble(
-            (f" {status.done}/{status.budget}", "bold"),
-            f"  {status.running} running  {status.stopped} stopped  {status.failed} failed  "
-            f"{status.refused} refused  "
-            f"{status.reused} reused   {span(status.seconds)} so far, "
-            f"{span(status.seconds_left)} left",
-        )
-        head = Table.grid()
-        head.add_row(Text(f"{self.study}  ", style="bold cyan"), bar, numbers)
-        front = table("trial", *self.objectives, "pattern", numbers=("trial", *self.objectives))
-        room = max(3, self.console.height - 5)
-        for row in status.front[:room]:
-            values = (_metric(name, row.value(name)) for name in self.objectives)
-            pattern = Text(row.baseline or body_of(row.pattern), no_wrap=True, overflow="ellipsis")
-            front.add_row(str(row.number), *values, pattern)
-        return Group(head, Text(f"front ({len(status.front)})", style="dim"), front)
