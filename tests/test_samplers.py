@@ -414,6 +414,29 @@ def test_the_posterior_picks_better_than_one_noisy_evaluation() -> None:
     assert np.mean(by_model) < np.mean(by_value)
 
 
+def test_what_is_told_foretells_what_is_not() -> None:
+    """Costs drawn by lot, and an accuracy that follows from them alone."""
+    rng = np.random.default_rng(0)
+    codes = [dict(zip(CODES, v, strict=True)) for v in itertools.product(PRICE, repeat=6)]
+    drawn = rng.lognormal(size=len(codes)).tolist()
+    lot = {tuple(code.values()): cost for code, cost in zip(codes, drawn, strict=True)}
+    problem = Problem(distributions=CODES, known=lambda p: {1: lot[tuple(p.values())]})
+    sampler = EHVISampler(0, problem)
+    s = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    trials = [
+        optuna.trial.create_trial(
+            params=codes[k], distributions=CODES, values=[math.log(drawn[k]), drawn[k]]
+        )
+        for k in rng.choice(len(codes), 120, replace=False)
+    ]
+    s.add_trials(trials[:20])
+    means, deviations = sampler.posterior(s, trials[20:])
+    true = np.array([t.values for t in trials[20:]])
+    assert np.corrcoef(means[:, 0], true[:, 0])[0, 1] > 0.9
+    assert (means[:, 1] == true[:, 1]).all()
+    assert (deviations[:, 1] == 0).all()
+
+
 def test_the_posterior_of_too_few_trials_is_their_values() -> None:
     s = study("default", 0, "maximize", "minimize")
     s.optimize(grid, n_trials=1)

@@ -6,7 +6,6 @@ a number), NaN where the parameter is inactive.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import re
@@ -71,6 +70,13 @@ class Parameter:
         d = self.distribution
         assert isinstance(d, (IntDistribution, FloatDistribution))
         return (math.log(d.low), math.log(d.high)) if d.log else (float(d.low), float(d.high))
+
+    def code(self, value: Any) -> float:
+        """The internal value; NaN for a value of another kind than the distribution's."""
+        try:
+            return float(self.distribution.to_internal_repr(value))
+        except ValueError:
+            return math.nan
 
     def unit(self, values: Floats) -> Floats:
         """Internal values as positions in [0, 1]; NaN stays."""
@@ -142,13 +148,10 @@ class Domain:
         return math.prod(p.size for p in self.parameters)
 
     def row(self, params: Mapping[str, Any]) -> Floats:
-        """The row of one parameter set. A value of another kind than its distribution's is NaN."""
-        row = np.full(len(self.parameters), np.nan)
-        for k, p in enumerate(self.parameters):
-            if p.name in params:
-                with contextlib.suppress(ValueError):
-                    row[k] = p.distribution.to_internal_repr(params[p.name])
-        return row
+        """The row of one parameter set."""
+        return np.array(
+            [p.code(params[p.name]) if p.name in params else math.nan for p in self.parameters]
+        )
 
     def params(self, row: Floats) -> dict[str, Any]:
         """The active parameters of a row, by name, as the objective function sees them."""

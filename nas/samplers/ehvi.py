@@ -61,6 +61,11 @@ class Problem:
     complete: Callable[[Params, random.Random], Params] | None = None
     proposals: int = PROPOSALS
 
+    @cached_property
+    def settled(self) -> Params:
+        """The parameters that have one value."""
+        return {name: only(d) for name, d in self.distributions.items() if d.single()}
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -91,7 +96,7 @@ class EHVISampler(BaseSampler):
     """
 
     def __init__(
-        self, seed: int | None = None, problem: Problem | None = None, startup: int = 8
+        self, seed: int | None = None, problem: Problem | None = None, startup: int = 10
     ) -> None:
         self._seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         self._problem = problem
@@ -174,8 +179,8 @@ class EHVISampler(BaseSampler):
         if model is None:
             return values, np.full_like(values, np.nan)
         rows = np.array([evidence.domain.row(t.params) for t in trials])
-        means, deviations = model.posterior(rows)
-        return np.where(np.isnan(means), values, means * evidence.signs), np.nan_to_num(deviations)
+        means, deviations = model.posterior(rows, values * evidence.signs)
+        return means * evidence.signs, deviations
 
     def sample_independent(
         self,
@@ -244,8 +249,7 @@ class EHVISampler(BaseSampler):
             return params
         if self._problem.complete is not None:
             return self._problem.complete(params, chance)
-        single = {n: only(d) for n, d in self._problem.distributions.items() if d.single()}
-        return params | single
+        return params | self._problem.settled
 
     def _costs(self, evidence: Evidence, params: Params) -> Floats | None:
         """The known objectives of a set, minimised, NaN for the others; None if it is rejected."""
@@ -267,7 +271,7 @@ class EHVISampler(BaseSampler):
         domain = evidence.domain
         chance = random.Random(int(rng.integers(1 << 62)))
         whole = [self._whole(evidence, row, chance) for row in rows] if self._problem else []
-        if self._problem:
+        if self._problem and self._problem.complete:
             rows = np.array([domain.row(params) for params in whole]).reshape(rows.shape)
         fresh = {key: k for k, key in enumerate(keys(rows)) if key not in evidence.taken}.values()
         if not self._problem:

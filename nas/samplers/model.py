@@ -16,6 +16,7 @@ from nas.samplers.domain import Domain, keys
 from nas.samplers.gp import GP, Settings, Warp
 
 Floats = NDArray[np.float64]
+Scales = NDArray[np.intp]
 
 # Observations a posterior holds: 600 keep an ask at 5,000 trials under a quarter of a second.
 OBSERVATIONS = 600
@@ -24,6 +25,8 @@ FITTED_ON = 200
 # How far the reference may lie beyond the median, in distances from the median to the best: a
 # penalty of 1e9 is no part of the range, the 45% of a network without layers is.
 REACH = 20.0
+# A told objective as a feature: its quartiles, at 1.35 deviations, as far apart as a number's.
+SPREAD = 0.37
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Finished:
 
 
 # Settings for a quantity, from its name, embedded rows, the scales of their columns, warped values.
-Fit = Callable[[str, Floats, NDArray[np.intp], Floats], Settings]
+Fit = Callable[[str, Floats, Scales, Floats], Settings]
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,7 @@ class Surrogate:
     process: GP
 
     @classmethod
-    def of(cls, name: str, domain: Domain, rows: Floats, values: Floats, fit: Fit) -> Surrogate:
-        x, scales = domain.embed(rows)
+    def of(cls, name: str, x: Floats, scales: Scales, values: Floats, fit: Fit) -> Surrogate:
         first = _stage(len(values))
         some = np.linspace(0, first - 1, min(first, FITTED_ON)).astype(int)
         settings = fit(name, x[some], scales, Warp.of(values[:first])(values[some]))
@@ -79,6 +81,24 @@ class Surrogate:
 
 
 @dataclass(frozen=True)
+class Features:
+    """Rows as a kernel compares them: their parameters, and the objectives told of them.
+
+    What a network costs says much of what it can do, and from the first trial on.
+    """
+
+    domain: Domain
+    told: tuple[tuple[int, Warp], ...]
+
+    def __call__(self, rows: Floats, costs: Floats) -> tuple[Floats, Scales]:
+        """As ``Domain.embed``, of rows and their told objectives (n, objectives), minimised."""
+        x, scales = self.domain.embed(rows)
+        extra = [SPREAD * warp(costs[:, k]) for k, warp in self.told]
+        more = np.arange(len(extra)) + scales[-1] + 1
+        return np.column_stack([x, *extra]), np.append(scales, more)
+
+
+@dataclass(frozen=True)
 class Model:
     """The surrogates (None: an objective told beforehand) and the front they predict.
 
@@ -88,7 +108,7 @@ class Model:
     they keep the constraints.
     """
 
-    domain: Domain
+    features: Features
     surrogates: tuple[Surrogate | None, ...]
     limits: tuple[tuple[Surrogate, float], ...]
     rows: Floats
@@ -116,13 +136,15 @@ class Model:
         kept = _representative(values)
         rows, values = np.array([measured[k].row for k in kept]), values[kept]
         feasible = np.array([measured[k].feasible for k in kept])
-        x_pending, _ = domain.embed(pending)
-
-        def learned(name: str, rows: Floats, values: Floats) -> Surrogate:
-            return Surrogate.of(name, domain, rows, values, fit).believing(x_pending)
-
+        features = Features(
+            domain, tuple((k, Warp.of(values[:, k])) for k, known in enumerate(told) if known)
+        )
+        x, scales = features(rows, values)
+        x_pending, _ = features(pending, costs)
         surrogates = tuple(
-            None if known else learned(f"objective {k}", rows, values[:, k])
+            None
+            if known
+            else Surrogate.of(f"objective {k}", x, scales, values[:, k], fit).believing(x_pending)
             for k, known in enumerate(told)
         )
         means = np.vstack([values, costs])
@@ -131,9 +153,9 @@ class Model:
             if surrogate is not None:
                 means[:, k], deviations[:, k] = surrogate.observed()
         return cls(
-            domain,
+            features,
             surrogates,
-            tuple(_limits(finished, learned)),
+            tuple(_limits(finished, domain, pending, fit)),
             np.vstack([rows, pending]),
             means,
             deviations,
@@ -153,20 +175,20 @@ class Model:
             return rows
         return rows[np.argsort(moocore.pareto_rank(values), kind="stable")[:n]]
 
-    def posterior(self, rows: Floats) -> tuple[Floats, Floats]:
+    def posterior(self, rows: Floats, values: Floats) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the objectives at any rows, as ``means`` has them.
 
-        An objective that is told has NaN at rows that the model does not rest on.
+        ``values`` (n, objectives) holds what is told of the rows; its other columns are not read.
         """
         known = {key: k for k, key in enumerate(keys(self.rows))}
         place = np.array([known.get(key, -1) for key in keys(rows)], dtype=int)
         means, deviations = self.means[place], self.deviations[place]
         other = place < 0
         if other.any():
-            x, _ = self.domain.embed(rows[other])
+            x, _ = self.features(rows[other], values[other])
             for k, surrogate in enumerate(self.surrogates):
                 means[other, k], deviations[other, k] = (
-                    (np.nan, np.nan) if surrogate is None else surrogate.predict(x)
+                    (values[other, k], 0.0) if surrogate is None else surrogate.predict(x)
                 )
         return means, deviations
 
@@ -178,7 +200,7 @@ class Model:
         best, middle, worst = np.quantile(self.means, [0.0, 0.5, 1.0], axis=0)
         nadir = self.front.max(axis=0, initial=-np.inf)
         corner: Floats = np.empty_like(worst)
-        x, _ = self.domain.embed(rows)
+        x, _ = self.features(rows, costs)
         for k, surrogate in enumerate(self.surrogates):
             if surrogate is None:
                 corner[k] = max(worst[k], costs[:, k].max())
@@ -194,10 +216,11 @@ class Model:
 
         ``costs`` (m, objectives) holds what is told of the rows, minimised.
         """
-        x, _ = self.domain.embed(rows)
+        x, _ = self.features(rows, costs)
+        plain = x[:, : x.shape[1] - len(self.features.told)]
         chance = np.ones(len(rows))
         for surrogate, level in self.limits:
-            chance *= surrogate.chance_below(level, x)
+            chance *= surrogate.chance_below(level, plain)
         if not len(self.front):
             return chance
         beliefs = [
@@ -210,19 +233,28 @@ class Model:
 
 
 def _limits(
-    finished: Sequence[Finished], learned: Callable[[str, Floats, Floats], Surrogate]
+    finished: Sequence[Finished], domain: Domain, pending: Floats, fit: Fit
 ) -> Iterator[tuple[Surrogate, float]]:
-    """Surrogates of what decides between success and failure, each with the level to stay below."""
+    """Surrogates of what decides between success and failure, each with the level to stay below.
+
+    They see the parameters alone: of a trial that failed no objective is stored.
+    """
     recent = finished[-OBSERVATIONS:]
+
+    def learned(name: str, of: Sequence[Finished], values: Floats) -> Surrogate:
+        x, scales = domain.embed(np.array([f.row for f in of]))
+        surrogate = Surrogate.of(name, x, scales, values, fit)
+        return surrogate.believing(domain.embed(pending)[0])
+
     failed = np.array([f.values is None for f in recent])
     if failed.any() and not failed.all():
         labels = np.where(failed, 1.0, -1.0)
-        yield learned("failure", np.array([f.row for f in recent]), labels), 0.0
+        yield learned("failure", recent, labels), 0.0
     for name in sorted({name for f in recent for name in f.constraints}):
         told = [f for f in recent if name in f.constraints]
         values = np.array([f.constraints[name] for f in told])
         if (values > 0).any() and np.isfinite(values).all():
-            yield learned(f"constraint {name}", np.array([f.row for f in told]), values), 0.0
+            yield learned(f"constraint {name}", told, values), 0.0
 
 
 def _stage(n: int) -> int:
