@@ -12,8 +12,15 @@ from typing import Any
 from nas.job import Epoch
 
 SECONDS = "FAULTS_SECONDS"  # environment variable: how long an epoch takes
+PACE = "FAULTS_PACE"  # environment variable: a file that says so instead, at any moment
 FREEZE = "FAULTS_FREEZE"  # environment variable: whether ``freezes`` does
 FOLDER = "FAULTS_FOLDER"  # environment variable: where checkpoints and the log of epochs are
+
+
+def seconds() -> float:
+    if PACE in os.environ:
+        return float(Path(os.environ[PACE]).read_text())
+    return float(os.environ.get(SECONDS, 0))
 
 
 def accuracy(fingerprint: str) -> float:
@@ -63,7 +70,7 @@ def lingers(architecture: Any, *, fidelity: int, seed: int, report: Any) -> dict
 
 def trained(fingerprint: str, epochs: range, report: Any) -> dict[str, float]:
     for epoch in epochs:
-        time.sleep(float(os.environ.get(SECONDS, 0)))
+        time.sleep(seconds())
         report(Epoch(epoch=epoch, train_loss=1 / epoch, accuracy=0.5, seconds=0.0))
         if fails(fingerprint):
             raise ValueError("an architecture that fails")
