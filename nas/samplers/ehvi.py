@@ -77,14 +77,9 @@ class Evidence:
     signs: Floats
 
     @cached_property
-    def rows(self) -> Floats:
-        """All rows, finished and pending, of shape (n, parameters)."""
-        return np.vstack([*(f.row for f in self.finished), self.pending])
-
-    @cached_property
     def taken(self) -> frozenset[bytes]:
         """What is never proposed again."""
-        return frozenset(keys(self.rows))
+        return frozenset([*(f.key for f in self.finished), *keys(self.pending)])
 
 
 class EHVISampler(BaseSampler):

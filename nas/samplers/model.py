@@ -37,6 +37,10 @@ class Finished:
     values: Floats | None
     constraints: Mapping[str, float]
 
+    @cached_property
+    def key(self) -> bytes:
+        return keys(self.row[None])[0]
+
     @property
     def feasible(self) -> bool:
         return self.values is not None and all(c <= 0 for c in self.constraints.values())

@@ -1,0 +1,251 @@
+"""Samplers of other libraries, asked and told as ours are; each runs where it is installed.
+
+    pip install smac botorch syne-tune neural-pipeline-search
+
+All see the same parameters and the same observations, the metric maximised and, with two
+objectives, the cost minimised. What is said of each is what was chosen for it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+
+Params = dict[str, Any]
+
+
+class Searcher(Protocol):
+    """One search, one evaluation after another."""
+
+    def ask(self) -> Params: ...
+
+    def tell(self, values: list[float] | None) -> None:
+        """The metric and, with two objectives, the cost of what was asked; None: it failed."""
+
+
+def choices(distribution: BaseDistribution) -> list[Any]:
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, IntDistribution)
+    return list(range(distribution.low, distribution.high + 1, distribution.step))
+
+
+# A space as these libraries are told of it: every parameter, and what a parameter needs to be
+# active: another one, at least so great.
+Space = tuple[Mapping[str, BaseDistribution], Mapping[str, tuple[str, int]]]
+
+
+class Smac:
+    """The facade for hyperparameters (a random forest, log expected improvement); ParEGO."""
+
+    def __init__(self, space: Space, objectives: int, seed: int) -> None:
+        from ConfigSpace import (
+            CategoricalHyperparameter,
+            ConfigurationSpace,
+            GreaterThanCondition,
+            UniformIntegerHyperparameter,
+        )
+        from smac import HyperparameterOptimizationFacade as Facade
+        from smac import Scenario
+        from smac.multi_objective.parego import ParEGO
+
+        distributions, needs = space
+        told = ConfigurationSpace(seed=seed)
+        for name, d in distributions.items():
+            told.add(
+                UniformIntegerHyperparameter(name, d.low, d.high)
+                if isinstance(d, IntDistribution)
+                else CategoricalHyperparameter(name, choices(d))
+            )
+        for child, (parent, least) in needs.items():
+            told.add(GreaterThanCondition(told[child], told[parent], least - 1))
+        scenario = Scenario(
+            told,
+            objectives=["loss", "cost"][:objectives],
+            n_trials=100_000,
+            deterministic=True,
+            seed=seed,
+            output_directory=tempfile.mkdtemp(),
+        )
+        self._facade = Facade(
+            scenario,
+            lambda config, seed=0: None,
+            # The design's default size follows from the number of trials, which is not the budget.
+            initial_design=Facade.get_initial_design(scenario, n_configs=25),
+            multi_objective_algorithm=ParEGO(scenario) if objectives == 2 else None,
+            logging_level=False,
+        )
+
+    def ask(self) -> Params:
+        self._asked = self._facade.ask()
+        return dict(self._asked.config)
+
+    def tell(self, values: list[float] | None) -> None:
+        from smac.runhistory.dataclasses import TrialValue
+        from smac.runhistory.enumerations import StatusType
+
+        n = self._facade.scenario.count_objectives()
+        if values is None:
+            worst = [1e12] * n
+            told = TrialValue(cost=worst if n > 1 else worst[0], status=StatusType.CRASHED)
+        else:
+            told = TrialValue(cost=[-values[0], values[1]] if n > 1 else -values[0])
+        self._facade.tell(self._asked, told)
+
+
+class BoTorch:
+    """A Gaussian process an objective on one-hot parameters, noisy expected (hypervolume)
+    improvement in the logarithm, over 1,000 draws and the neighbours of the best."""
+
+    def __init__(self, space: Space, objectives: int, seed: int) -> None:
+        self._domains = {name: choices(d) for name, d in space[0].items()}
+        self._rng = np.random.default_rng(seed)
+        self._seed = seed
+        self._tried: set[tuple[int, ...]] = set()
+        self._rows: list[tuple[int, ...]] = []
+        self._values: list[list[float]] = []
+
+    def ask(self) -> Params:
+        sizes = np.array([len(d) for d in self._domains.values()])
+        drawn = [tuple(row) for row in self._rng.integers(sizes, size=(1000, len(sizes))).tolist()]
+        drawn = [row for row in dict.fromkeys(drawn) if row not in self._tried]
+        self._asked = drawn[0] if len(self._rows) < 10 else self._best(drawn, sizes)
+        self._tried.add(self._asked)
+        return {n: d[k] for (n, d), k in zip(self._domains.items(), self._asked, strict=True)}
+
+    def tell(self, values: list[float] | None) -> None:
+        if values is not None:
+            self._rows.append(self._asked)
+            self._values.append([values[0], *(-v for v in values[1:])])
+
+    def _best(self, drawn: list[tuple[int, ...]], sizes: Any) -> tuple[int, ...]:
+        import torch
+        from botorch.acquisition.logei import qLogNoisyExpectedImprovement as Improvement
+        from botorch.acquisition.multi_objective.logei import (
+            qLogNoisyExpectedHypervolumeImprovement as Hypervolume,
+        )
+        from botorch.fit import fit_gpytorch_mll
+        from botorch.models import ModelListGP, SingleTaskGP
+        from botorch.models.transforms import Standardize
+        from botorch.sampling import SobolQMCNormalSampler
+        from botorch.utils.multi_objective.pareto import is_non_dominated
+        from gpytorch.mlls import SumMarginalLogLikelihood
+
+        def hot(rows: list[tuple[int, ...]]) -> torch.Tensor:
+            code = torch.tensor(rows)
+            columns = [torch.nn.functional.one_hot(code[:, k], n) for k, n in enumerate(sizes)]
+            return torch.cat(columns, dim=1).double()
+
+        torch.manual_seed(self._seed)
+        x, y = hot(self._rows), torch.tensor(self._values).double()
+        models = [
+            SingleTaskGP(x, y[:, k : k + 1], outcome_transform=Standardize(1))
+            for k in range(y.shape[1])
+        ]
+        sampler = SobolQMCNormalSampler(torch.Size([64]), seed=self._seed)
+        model = ModelListGP(*models)
+        fit_gpytorch_mll(SumMarginalLogLikelihood(model.likelihood, model))
+        if y.shape[1] == 1:
+            acquisition = Improvement(model, x, sampler=sampler)
+            front = y[:, 0].topk(min(10, len(y))).indices.tolist()
+        else:
+            worst = y.min(dim=0).values
+            acquisition = Hypervolume(model, worst, x, sampler=sampler, prune_baseline=True)
+            front = is_non_dominated(y).nonzero()[:, 0].tolist()
+        near = [
+            (*self._rows[k][:j], v, *self._rows[k][j + 1 :])
+            for k in front
+            for j, n in enumerate(sizes)
+            for v in range(n)
+        ]
+        rows = list(dict.fromkeys(drawn + [row for row in near if row not in self._tried]))
+        with torch.no_grad():
+            scores = torch.cat([acquisition(part[:, None]) for part in hot(rows).split(256)])
+        return rows[int(scores.argmax())]
+
+
+class SyneTune:
+    """Its EHVI with two objectives, BoTorch's Gaussian process with one. Its EHVI looks only for
+    metrics under -2, so they are told scaled: -2 is the worst seen in the first ten evaluations."""
+
+    def __init__(self, space: Space, objectives: int, seed: int) -> None:
+        from syne_tune.config_space import choice
+        from syne_tune.optimizer.baselines import EHVI, BOTorch
+
+        told = {name: choice(choices(d)) for name, d in space[0].items()}
+        self._scheduler = (
+            EHVI(told, metrics=["loss", "cost"], random_seed=seed)
+            if objectives == 2
+            else BOTorch(told, metric="loss", random_seed=seed)
+        )
+        self._number = -1
+        self._waiting: list[tuple[Any, list[float]]] = []
+        self._scale: Any = None
+
+    def ask(self) -> Params:
+        from syne_tune.backend.trial_status import Trial
+
+        self._number += 1
+        suggestion = self._scheduler.suggest()
+        self._trial = Trial(self._number, suggestion.config, None)
+        return dict(suggestion.config)
+
+    def tell(self, values: list[float] | None) -> None:
+        if values is None:
+            self._scheduler.on_trial_error(self._trial)
+            return
+        if len(values) == 1:
+            self._report(self._trial, {"loss": -values[0]})
+            return
+        self._waiting.append((self._trial, [-values[0], values[1]]))
+        if self._scale is None and len(self._waiting) >= 10:
+            seen = np.array([v for _, v in self._waiting])
+            self._scale = seen.max(axis=0), np.maximum(np.ptp(seen, axis=0), 1e-9)
+        if self._scale is not None:
+            for trial, pair in self._waiting:
+                scaled = (np.array(pair) - self._scale[0]) / self._scale[1] - 2.0
+                self._report(trial, {"loss": scaled[0], "cost": scaled[1]})
+            self._waiting.clear()
+
+    def _report(self, trial: Any, result: dict[str, float]) -> None:
+        self._scheduler.on_trial_complete(trial, result)
+
+
+class Neps:
+    """Its Bayesian optimisation; with two objectives noisy expected hypervolume improvement."""
+
+    def __init__(self, space: Space, objectives: int, seed: int) -> None:
+        import neps
+        import torch
+        from neps.space import SearchSpace
+
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        told = SearchSpace({n: neps.HPOCategorical(choices(d)) for n, d in space[0].items()})
+        optimizer = neps.algorithms.bayesian_optimization(told, initial_design_size=10)
+        self._search = neps.AskAndTell(optimizer)
+
+    def ask(self) -> Params:
+        self._trial = self._search.ask()
+        return dict(self._trial.config)
+
+    def tell(self, values: list[float] | None) -> None:
+        if values is None:
+            self._search.tell(self._trial, ValueError("no network"))
+        else:
+            told = [-values[0], *values[1:]]
+            self._search.tell(
+                self._trial, {"objective_to_minimize": told if len(told) > 1 else told[0]}
+            )
+
+
+OTHERS: dict[str, Callable[[Space, int, int], Searcher]] = {
+    "smac": Smac,
+    "botorch": BoTorch,
+    "syne tune": SyneTune,
+    "neps": Neps,
+}

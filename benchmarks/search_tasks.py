@@ -1,0 +1,204 @@
+"""The problems of ``search_efficiency.py``: tables of trained networks, and a made-up space."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.trial import Trial
+
+import nas
+from nas import pareto, proposals
+from nas.samplers.domain import Domain
+from nas.samplers.ehvi import Problem
+
+DIRECTIONS: tuple[pareto.Direction, ...] = ("max", "min")
+
+Params = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is known of one network: the metric after each of its trainings, and its cost."""
+
+    trainings: tuple[float, ...]
+    cost: float
+
+    @property
+    def truth(self) -> tuple[float, float]:
+        return float(np.mean(self.trainings)), self.cost
+
+
+@dataclass(frozen=True)
+class Task:
+    """A space, and the network of each of its parameter sets (None: the set is no network).
+
+    ``networks`` are all there are, or a fair sample and the best that are known; ``needs`` what a
+    parameter needs to be active: another one, at least so great.
+    """
+
+    name: str
+    suggest: Callable[[Trial], Params]
+    look: Callable[[Params], Network | None]
+    networks: tuple[Network, ...]
+    distributions: Mapping[str, BaseDistribution]
+    complete: Callable[[Params, random.Random], Params] | None = None
+    proposals: int = 1000
+    needs: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+
+    def problem(self, objectives: int) -> Problem:
+        def known(params: Params) -> dict[int, float] | None:
+            network = self.look(params)
+            return None if network is None else {1: network.cost} if objectives == 2 else {}
+
+        return Problem(
+            distributions=self.distributions,
+            known=known,
+            complete=self.complete,
+            proposals=self.proposals,
+        )
+
+
+def table(
+    name: str,
+    networks: Mapping[tuple[Any, ...], Network],
+    suggest: Callable[[Trial], Params],
+    distributions: Mapping[str, BaseDistribution],
+    complete: Callable[[Params, random.Random], Params] | None = None,
+) -> Task:
+    """A task whose networks stand in a table by the values of their parameters."""
+    look = lambda params: networks.get(tuple(params.values()))  # noqa: E731
+    return Task(name, suggest, look, tuple(networks.values()), distributions, complete)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rt") as file:
+        return list(csv.DictReader(file))
+
+
+def flat(name: str, path: Path, choices: list[str], metrics: list[str], cost: str) -> Task:
+    """A table whose rows hold one column a choice."""
+    read = rows(path)
+    domains = {c: CategoricalDistribution(sorted({r[c] for r in read})) for c in choices}
+    networks = {
+        tuple(r[c] for c in choices): Network(tuple(float(r[m]) for m in metrics), float(r[cost]))
+        for r in read
+    }
+    suggest = lambda t: {c: t.suggest_categorical(c, d.choices) for c, d in domains.items()}  # noqa: E731
+    return table(name, networks, suggest, domains)
+
+
+def macro(data: Path, cost: str = "flops") -> Task:
+    domains = {f"layer{k}": CategoricalDistribution([0, 1, 2]) for k in range(8)}
+    networks = {
+        tuple(int(c) for c in r["arch"][1:]): Network(
+            tuple(float(r[f"acc{k}"]) for k in range(3)), float(r[cost])
+        )
+        for r in rows(data / "nasbench_macro" / "nasbench_macro.csv.gz")
+    }
+    suggest = lambda t: {n: t.suggest_categorical(n, d.choices) for n, d in domains.items()}  # noqa: E731
+    return table("macro" if cost == "flops" else f"macro, {cost}", networks, suggest, domains)
+
+
+def transnas(data: Path, task: str, cost: str = "flops_class_scene") -> Task:
+    modules = {f"module{k}": CategoricalDistribution([1, 2, 3, 4]) for k in range(6)}
+
+    def suggest(t: Trial) -> Params:
+        depth = t.suggest_int("depth", 4, 6)
+        names = list(modules)[:depth]
+        return {"depth": depth} | {n: t.suggest_categorical(n, [1, 2, 3, 4]) for n in names}
+
+    def complete(params: Params, rng: random.Random) -> Params:
+        depth = params.get("depth", rng.randint(4, 6))
+        names = list(modules)[:depth]
+        return {"depth": depth} | {n: params.get(n, rng.randint(1, 4)) for n in names}
+
+    networks = {
+        (int(r["depth"]), *(int(c) for c in r["arch"][1:])): Network(
+            (float(r[task]),), float(r[cost])
+        )
+        for r in rows(data / "transnas_macro" / "transnas_macro.csv.gz")
+    }
+    name = task if cost.startswith("flops") else f"{task}, params"
+    made = table(name, networks, suggest, {"depth": IntDistribution(4, 6), **modules}, complete)
+    return replace(made, needs={"module4": ("depth", 5), "module5": ("depth", 6)})
+
+
+def made_up_accuracy(params: Params) -> float:
+    """An accuracy in percent, smooth in depth, width and kernels; each kind of block has its own.
+
+    Plain blocks lose by depth, large kernels help where maps are large, two pools are the best, and
+    every gain is worth less the more of it there is.
+    """
+    depth = plain = pools = 0
+    capacity = 0.3 * np.log2(params["w0"] / 8)
+    for k in range(1, params["M"] + 1):
+        block, n = params[f"BLOCK[{k}]"], params[f"N[{k}]"]
+        if block == "DENSE":
+            width = 3.0 * params[f"DENSE.growth[{k}]"]
+        else:
+            width = params[f"BLOCK.width[{k}]"]
+        kind = {"PLAIN": 0.8, "INCEPTION": 0.95, "RESIDUAL": 1.0, "DENSE": 1.05, "MBCONV": 0.9}
+        gain = kind[block] * np.sqrt(n) * np.log2(width / 4)
+        gain *= 1.0 + 0.2 / k * (params.get(f"BLOCK.kernel[{k}]", 3) == 5)
+        gain *= 0.9 if params.get(f"RESIDUAL.bottleneck[{k}]") == 4 else 1.0
+        gain *= 1.0 + 0.03 * params.get(f"MBCONV.expansion[{k}]", 0)
+        capacity += gain
+        depth += n
+        plain += n * (block == "PLAIN")
+        pools += params.get(f"POOL?[{k}]") == "present"
+    capacity += 0.3 * params["K"]
+    capacity *= (1.0 - 0.1 * abs(pools - 2)) / (1.0 + 0.01 * plain * depth)
+    return float(94.0 - 60.0 * np.exp(-capacity / 6.0))
+
+
+def mixed() -> Task:
+    """The shipped space ``mixed``; its networks are 2,000 draws, and what evolution on the truth
+    has on its front after 15,000 more."""
+    space = nas.load_space("mixed")
+    problem = proposals.problem(space, ("accuracy", "params"))
+    assert problem.complete is not None
+
+    @cache
+    def network(items: tuple[tuple[str, Any], ...]) -> Network | None:
+        params = dict(items)
+        if (known := problem.known(params)) is None:
+            return None
+        noise = random.Random(repr(items))
+        accuracy = made_up_accuracy(params)
+        return Network(tuple(accuracy + noise.gauss(0.0, 0.4) for _ in range(3)), known[1])
+
+    def look(params: Params) -> Network | None:
+        return network(tuple(sorted(params.items())))
+
+    def suggest(t: Trial) -> Params:
+        space.suggest(t)
+        return dict(t.params)
+
+    domain = Domain.of(problem.distributions)
+    chance, rng = random.Random(0), np.random.default_rng(0)
+
+    def those(rows: NDArray[np.float64]) -> list[tuple[NDArray[np.float64], Network]]:
+        whole = [problem.complete(domain.params(row), chance) for row in rows]
+        return [(domain.row(w), n) for w in whole if (n := look(w)) is not None]
+
+    population = those(domain.draw(rng, 2000))
+    sample = [n for _, n in population]
+    for _ in range(30):
+        best = pareto.front([n.truth for _, n in population], DIRECTIONS)
+        population = [population[k] for k in best]
+        parents = np.array([row for row, _ in population])
+        population += those(domain.mutate(rng, parents[rng.integers(len(parents), size=500)]))
+    networks = tuple(sample + [n for _, n in population])
+    return Task(
+        "mixed", suggest, look, networks, problem.distributions, problem.complete, problem.proposals
+    )
