@@ -1,5 +1,4 @@
-"""Checkpoints: everything that the next epoch depends on, written whole or not at all, checked when
-read, the one before kept.
+"""Checkpoints: everything that the next epoch depends on, kept as ``nas.artifacts`` keeps files.
 
 A file is a line with the format and the payload's SHA-256, then the payload as torch saves it.
 """
@@ -11,7 +10,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from nas import artifacts
 from nas.errors import StudyError
-from nas.failpoints import reach
 from nas.job import Epoch, Job
 from nas.schedule import shared
 
@@ -53,8 +51,8 @@ def identity(job: Job) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def keep(training: Training, path: Path) -> None:
-    """Saves the training. A disk that does not take it costs a warning, not the training."""
+def keep(training: Training, path: str | Path) -> None:
+    """Saves the training. Where it cannot be written, that costs a warning, not the training."""
     cuda = training.device.type == "cuda"
     state = {
         "identity": identity(training.job),
@@ -67,16 +65,20 @@ def keep(training: Training, path: Path) -> None:
     }
     try:
         save(path, state)
-    except OSError as error:
-        log.warning("no checkpoint written to %s: %s", path, error)
+    except Exception as error:  # a file system of fsspec's raises what its library raises
+        log.warning("no checkpoint written: %s", error)
 
 
-def resume(training: Training, path: Path) -> None:
-    """Puts back what ``keep`` saved, where there is anything.
+def resume(training: Training, path: str | Path) -> None:
+    """Puts back what ``keep`` saved, where there is anything that can be read.
 
     Raises StudyError for a checkpoint of another training, or past the job's epochs.
     """
-    state = load(path)
+    try:
+        state = load(path)
+    except Exception as error:
+        log.warning("no checkpoint read, the training begins anew: %s", error)
+        return
     if state is None:
         return
     job = training.job
@@ -96,53 +98,22 @@ def resume(training: Training, path: Path) -> None:
     training.curve[:] = [Epoch(**point) for point in state["curve"]]
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Writes ``state`` to ``path``; what was there becomes ``path.previous``.
+def save(path: str | Path, state: dict[str, Any]) -> None:
+    """Writes ``state`` to ``path``, a file or a URL; what was there becomes ``path.previous``.
 
-    Raises OSError where the disk does not take it; the checkpoints that were there stay.
+    Raises OSError, or what fsspec raises, where it cannot be written; what was there stays.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     payload = buffer.getvalue()
-    part = beside(path, f".{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(FORMAT + b" " + hashlib.sha256(payload).hexdigest().encode() + b"\n")
-            file.write(payload[: len(payload) // 2])
-            reach("checkpoint_half")
-            file.write(payload[len(payload) // 2 :])
-            file.flush()
-            os.fsync(file.fileno())
-        reach("checkpoint_whole")
-        # Between these two the previous one is all there is; load() looks for both.
-        if path.exists():
-            path.replace(beside(path, ".previous"))
-        reach("checkpoint_between")
-        part.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        part.unlink(missing_ok=True)
+    digest = hashlib.sha256(payload).hexdigest().encode()
+    artifacts.write(path, FORMAT + b" " + digest + b"\n" + payload)
 
 
-def load(path: Path) -> dict[str, Any] | None:
+def load(path: str | Path) -> dict[str, Any] | None:
     """The newest whole checkpoint at ``path``, or None. One that is torn is renamed to
     ``path.torn`` with a warning, and the one before it is used. No code in a file is run."""
-    for candidate in (path, beside(path, ".previous")):
-        try:
-            return parse(candidate.read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        # torch's reader raises nearly anything on what it cannot read or does not allow.
-        except Exception as error:
-            torn = beside(path, ".torn")
-            candidate.replace(torn)
-            log.warning("%s is no whole checkpoint (%s): set aside as %s", candidate, error, torn)
-    return None
+    return artifacts.newest(path, parse)
 
 
 def parse(data: bytes) -> dict[str, Any]:
@@ -153,7 +124,3 @@ def parse(data: bytes) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise TypeError("it holds no dictionary")
     return state
-
-
-def beside(path: Path, ending: str) -> Path:
-    return path.with_name(path.name + ending)

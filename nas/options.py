@@ -248,9 +248,12 @@ def _setting(name: str, text: str, kind: Any) -> Any:
 
 
 def artifacts_dir(artifacts: str, storage: str) -> str:
-    """The directory for checkpoints: the one given, or ``artifacts`` beside the database."""
+    """The directory for checkpoints, or its URL: the one given, or ``artifacts`` beside the
+    database."""
+    from nas.artifacts import absolute
+
     if artifacts or not storage.startswith("sqlite:///"):
-        return str(Path(artifacts or "artifacts").absolute())
+        return absolute(artifacts or "artifacts")
     return str(Path(storage.removeprefix("sqlite:///")).absolute().parent / "artifacts")
 
 

@@ -17,8 +17,8 @@ class Plan:
     is the search's. ``space`` is bound to the data and holds objectives and constraints.
 
     At each of ``rungs``, in epochs, the last a whole training, a candidate may be stopped.
-    ``artifacts`` is the directory for checkpoints; without (empty), a candidate begins again at
-    each rung. Raises StudyError for rungs that do not fit the rest.
+    ``artifacts`` is the directory (or a URL that fsspec knows) for checkpoints; without (empty), a
+    candidate begins again at each rung. Raises StudyError for rungs that do not fit the rest.
     """
 
     study: str

@@ -12,13 +12,12 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
 from optuna.trial import Trial
 
-from nas import rungs
+from nas import artifacts, rungs
 from nas.asking import Asker
 from nas.errors import StoreError, StudyError
 from nas.failpoints import reach
@@ -255,15 +254,15 @@ class _Driver:
             seed=row.seed,
             epochs=epochs,
             latency=shared.latency and (asked or epochs == shared.epochs),
-            checkpoint=str(self.checkpoint(row) or ""),
+            checkpoint=self.checkpoint(row),
         )
 
-    def checkpoint(self, row: TrialRow) -> Path | None:
+    def checkpoint(self, row: TrialRow) -> str:
         """The file for a trial's checkpoint, named after all that its training depends on."""
         if not self.plan.artifacts or self.plan.job.evaluator:
-            return None
+            return ""
         name = f"{row.fingerprint}-{row.job_key}-{row.seed}.checkpoint"
-        return Path(self.plan.artifacts, quote(self.plan.study, safe=""), name)
+        return "/".join([self.plan.artifacts.rstrip("/"), quote(self.plan.study, safe=""), name])
 
     # -- rungs ------------------------------------------------------------------------------------
 
@@ -412,8 +411,7 @@ class _Driver:
             self.tell(trial, row)
         reach("told")
         if file := self.checkpoint(row):
-            for kept in file.parent.glob(f"{file.name}*"):  # and the one before
-                kept.unlink(missing_ok=True)
+            artifacts.remove(file)
         self.ended += 1
         self.tell_watch()
 

@@ -61,10 +61,11 @@ class Start:
     normal: Normal | None = None
 
 
-def evaluate(job: Job, report: Report, *, checkpoint: Path | None = None) -> Outcome:
+def evaluate(job: Job, report: Report, *, checkpoint: str | Path | None = None) -> Outcome:
     """Builds, trains and measures the job's architecture on the device at hand.
 
-    ``report`` is called with each Epoch; ``checkpoint`` is a file to keep and to resume from.
+    ``report`` is called with each Epoch; ``checkpoint`` is a file (or a URL that fsspec knows) to
+    keep and to resume from.
     Whatever goes wrong with the candidate is a Failure, with the curve so far.
     """
     began = time.perf_counter()
@@ -128,7 +129,7 @@ def fit(
     report: Report,
     *,
     device: torch.device,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     bf16: bool = False,
     normal: Normal | None = None,
     budget: int = RESIDENT,

@@ -66,8 +66,7 @@ def resolve(job: Job) -> Callable[[Job, Report], Any]:
     if not job.evaluator:
         from nas.train import evaluate
 
-        checkpoint = Path(job.checkpoint) if job.checkpoint else None
-        return functools.partial(evaluate, checkpoint=checkpoint)
+        return functools.partial(evaluate, checkpoint=job.checkpoint or None)
     function = evaluator(job.evaluator)
 
     def call(job: Job, report: Report) -> Any:

@@ -1,0 +1,117 @@
+"""Files that outlive a process: written whole or not at all, checked when read, the last two kept.
+
+They are on this machine's disk, or wherever fsspec reaches by a URL: ``s3://bucket/folder`` with
+s3fs installed, ``sftp://``, ``memory://``. No torch: the search removes what it no longer needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from fsspec import AbstractFileSystem, get_filesystem_class
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from nas.errors import NasError
+from nas.failpoints import reach
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+PREVIOUS, TORN = ".previous", ".torn"
+
+
+def absolute(folder: str) -> str:
+    """A folder as every process may name it: the full path, or the URL as it is.
+
+    Raises NasError for a URL whose file system is unknown or not installed, or that is a pattern.
+    """
+    protocol, separator, _ = folder.partition("://")
+    if not separator:
+        return str(Path(folder).absolute())
+    try:
+        get_filesystem_class(protocol)
+    except (ValueError, ImportError) as error:
+        raise NasError(f"artifacts {protocol}://: {error}") from error
+    if set("*?[") & set(folder):
+        raise NasError(f"artifacts {protocol}://: a URL of one folder has no * ? [ in it")
+    return folder
+
+
+def write(location: str | Path, data: bytes) -> None:
+    """Puts a file at ``location``; what was there becomes the one before.
+
+    Raises OSError, or what its file system raises, where it does not take it; the files that were
+    there stay.
+    """
+    files, path = _find(location)
+    part = f"{path}.{os.getpid()}.part"
+    try:
+        files.makedirs(files._parent(path), exist_ok=True)
+        with files.open(part, "wb") as file:
+            file.write(data[: len(data) // 2])
+            reach("checkpoint_half")
+            file.write(data[len(data) // 2 :])
+            if isinstance(files, LocalFileSystem):
+                file.flush()
+                os.fsync(file.fileno())
+        reach("checkpoint_whole")
+        # Between these two the previous one is all there is; newest() looks for both.
+        if files.exists(path):
+            files.mv(path, path + PREVIOUS)
+        reach("checkpoint_between")
+        files.mv(part, path)
+        if isinstance(files, LocalFileSystem):
+            folder = os.open(files._parent(path), os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    finally:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            files.rm_file(part)
+
+
+def newest(location: str | Path, parse: Callable[[bytes], T]) -> T | None:
+    """What ``parse`` makes of the file at ``location``, or of the one before; None without any.
+
+    One at which ``parse`` raises is set aside as ``location.torn``, with a warning. Raises what the
+    file system raises where it cannot be read.
+    """
+    files, path = _find(location)
+    files.invalidate_cache()
+    for candidate in (path, path + PREVIOUS):
+        try:
+            data = files.cat_file(candidate)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        try:
+            return parse(data)
+        except Exception as error:  # torch's reader raises nearly anything
+            files.mv(candidate, path + TORN)
+            log.warning("%s is not whole (%s): set aside as %s", candidate, error, path + TORN)
+    return None
+
+
+def remove(location: str | Path) -> None:
+    """Removes the file, the one before, and what else was left beside it."""
+    files, path = _find(location)
+    files.invalidate_cache()
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for found in files.ls(files._parent(path), detail=False):
+            if f"{files._strip_protocol(found)}.".startswith(f"{path}."):
+                files.rm_file(found)
+
+
+def _find(location: str | Path) -> tuple[AbstractFileSystem, str]:
+    """The file system of a location, and the path there, which has no password in it."""
+    if "://" not in str(location):
+        return LocalFileSystem(), str(Path(location).absolute())
+    files, path = url_to_fs(str(location))
+    return files, str(path)

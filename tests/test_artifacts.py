@@ -1,0 +1,124 @@
+"""Checkpoints on a disk and behind a URL: torn, set aside, resumed from, removed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from nas import artifacts
+from nas.errors import NasError
+from nas.store import open_store
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(params=["a path", "file", "memory"])
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    path = tmp_path / "a folder" / "c"
+    return str(path) if request.param == "a path" else f"{request.param}://{path}"
+
+
+def text(data: bytes) -> str:
+    if not data.endswith(b"."):
+        raise ValueError("its end is missing")
+    return data.decode()
+
+
+def names(location: str) -> set[str]:
+    files, path = fsspec.core.url_to_fs(location)
+    return {Path(found).name for found in files.ls(str(Path(path).parent), detail=False)}
+
+
+def test_the_newest_whole_file_is_read_and_a_torn_one_set_aside(
+    location: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert artifacts.newest(location, text) is None
+    artifacts.write(location, b"first.")
+    artifacts.write(location, b"second.")
+    artifacts.write(f"{location}2", b"another.")
+    assert artifacts.newest(location, text) == "second."
+    artifacts.write(location, b"third, to")
+    assert artifacts.newest(location, text) == "second."
+    assert "its end is missing" in caplog.text
+    assert artifacts.newest(location, text) == "second."
+    assert names(location) == {"c.torn", "c.previous", "c2"}
+    artifacts.write(location, b"fourth.")
+    artifacts.remove(location)
+    assert names(location) == {"c2"}
+    artifacts.remove(location)
+    assert artifacts.newest(f"{location}2", text) == "another."
+
+
+def test_what_cannot_be_written_leaves_what_was_there(
+    location: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifacts.write(location, b"first.")
+
+    def full(name: str) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(artifacts, "reach", full)
+    with pytest.raises(OSError, match="no space left"):
+        artifacts.write(location, b"second.")
+    assert names(location) == {"c"}
+    assert artifacts.newest(location, text) == "first."
+
+
+@pytest.mark.parametrize("url", ["nonesuch://bucket/x", "gdrive://x", "memory://x/*"])
+def test_a_file_system_that_is_not_there_is_named(url: str) -> None:
+    with pytest.raises(NasError, match=url.partition(":")[0]):
+        artifacts.absolute(url)
+
+
+# A search of real trainings that keeps a checkpoint an epoch, and a line for each epoch trained.
+SEARCH = """
+import contextlib, dataclasses, sys
+from faults_search import plan
+from nas import search, train
+from nas.store import open_store
+from workers.pool import open_pool
+
+url, folder, log = sys.argv[1:]
+train.CHECKPOINT_SECONDS = 0
+trained = train.train_epoch
+
+def logged(training, *rest):
+    with open(log, "a") as file:
+        print(training.job.pattern, len(training.curve) + 1, sep="\\t", file=file)
+    return trained(training, *rest)
+
+train.train_epoch = logged
+asked = plan("kept", 2, epochs=3)
+real = dataclasses.replace(asked.job, evaluator="")
+asked = dataclasses.replace(asked, artifacts=folder, job=real)
+with contextlib.closing(open_store(url)) as store:
+    search.search(asked, store, open_pool(0))
+"""
+
+
+def test_a_search_behind_a_url_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    url, folder, log = f"sqlite:///{tmp_path}/r.db", f"file://{tmp_path}/kept", tmp_path / "log"
+    environ = {**os.environ, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
+    command = [sys.executable, "-c", SEARCH, url, folder, str(log)]
+    for place in ("checkpoint_between:2", "checkpoint_half:3", ""):
+        killed = subprocess.run(
+            command, cwd=TESTS, env={**environ, "NAS_FAILPOINT": place}, stderr=subprocess.PIPE
+        )
+        assert killed.returncode == (-signal.SIGKILL if place else 0), killed.stderr.decode()
+    epochs = Counter(log.read_text().splitlines())
+    with contextlib.closing(open_store(url)) as store:
+        rows = list(store.trials(store.find_study("kept").id))
+        assert [row.state for row in rows] == ["finished"] * 2
+        for row in rows:
+            assert [epoch.epoch for epoch in store.curve(row.id)] == [1, 2, 3]
+            assert {epochs[f"{row.pattern}\t{n}"] for n in range(1, 4)} <= {1, 2}
+    assert sum(epochs.values()) <= 2 * 3 + 2  # one epoch was lost to each kill, at most
+    assert not [path for path in (tmp_path / "kept").rglob("*") if path.is_file()]
