@@ -83,6 +83,15 @@ def search(
             "--gpus-per-trial", min=0, help="May be a fraction, as 0.25.  [default: shared]"
         ),
     ] = None,
+    cpus_per_trial: Annotated[
+        float, typer.Option("--cpus-per-trial", metavar="N", help="On a cluster.")
+    ] = 1.0,
+    memory_per_trial: Annotated[
+        float,
+        typer.Option(
+            "--memory-per-trial", metavar="GIB", help="One that holds more fails (0: a fair share)."
+        ),
+    ] = 0.0,
     time_limit: Annotated[
         float, typer.Option("--time-limit", min=0, help="Seconds a trial may take (0: no limit).")
     ] = 0.0,
@@ -116,7 +125,7 @@ def search(
         str,
         typer.Option(
             "--artifacts",
-            metavar="DIR",
+            metavar="DIR|URL",
             help="For checkpoints.  [default: artifacts, beside the database]",
         ),
     ] = "",
@@ -157,6 +166,8 @@ def search(
             workers=workers,
             address=address,
             gpus_per_trial=gpus_per_trial,
+            cpus_per_trial=cpus_per_trial,
+            memory_per_trial=memory_per_trial,
             time_limit=time_limit,
             baselines=[name for text in baseline or [] for name in text.split(",")],
         )

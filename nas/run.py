@@ -39,6 +39,8 @@ def search_and_show(
     workers: int | None,
     address: str | None,
     gpus_per_trial: float | None,
+    cpus_per_trial: float,
+    memory_per_trial: float,
     time_limit: float,
     baselines: Sequence[str] = (),
 ) -> None:
@@ -60,7 +62,8 @@ def search_and_show(
         from nas.search import search
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        pool = open_pool(workers, address, gpus_per_trial, time_limit)
+        memory = memory_per_trial * 2**30
+        pool = open_pool(workers, address, gpus_per_trial, time_limit, memory, cpus_per_trial)
         signal.signal(signal.SIGTERM, _interrupt)  # now: Ray has set its own
         try:
             if baselines:

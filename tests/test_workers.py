@@ -406,6 +406,7 @@ def test_the_slots_of_a_node(share: Share, node: dict[str, float], slots: int) -
         ({"workers": 1, "gpus_per_trial": float("nan")}, "gpus per trial is nan"),
         ({"workers": 1, "time_limit": -3}, "time limit is -3"),
         ({"workers": 1, "memory_limit": -3}, "memory limit is -3"),
+        ({"workers": 1, "memory_limit": float("nan")}, "memory limit is nan"),
         ({"workers": 1, "cpus_per_trial": 0}, "cpus per trial is 0"),
     ],
 )

@@ -18,7 +18,7 @@ def open_pool(
     address: str | None = None,
     gpus_per_trial: float | None = None,
     time_limit: float = 0.0,
-    memory_limit: int = 0,
+    memory_limit: float = 0,
     cpus_per_trial: float = 1.0,
 ) -> Pool:
     """A pool that is ready to take jobs; the caller closes it.
@@ -44,7 +44,11 @@ def open_pool(
             "a fraction from 0 to 1, or a whole number",
         ),
         "time limit": (0 <= time_limit < float("inf"), time_limit, "seconds, 0 (none) or more"),
-        "memory limit": (memory_limit >= 0, memory_limit, "bytes, 0 (an equal share) or more"),
+        "memory limit": (
+            0 <= memory_limit < float("inf"),
+            memory_limit,
+            "bytes, 0 (an equal share) or more",
+        ),
         "cpus per trial": (0 < cpus_per_trial <= 1024, cpus_per_trial, "above 0 and up to 1024"),
     }
     for name, (ok, value, rule) in rules.items():
@@ -60,7 +64,7 @@ def open_pool(
         gpus=gpus_per_trial,
         cpus=cpus_per_trial,
         time_limit=time_limit,
-        memory_limit=memory_limit,
+        memory_limit=int(memory_limit),
     )
 
 
