@@ -32,8 +32,7 @@ NONE: dict[str, str] = {
         SELECT * FROM (SELECT count(*) AS n, min(number) AS low, max(number) AS high
         FROM nas_trials WHERE {MINE}) AS counted WHERE n <> :trials OR low <> 0 OR high <> n - 1""",
     "a counter that went wrong": """
-        SELECT numbers, spent FROM nas_studies
-        WHERE name = :study AND (numbers <> :trials OR spent <> :trials)""",
+        SELECT numbers FROM nas_studies WHERE name = :study AND numbers <> :trials""",
     "a result without the one attempt that delivered it": f"""
         SELECT t.number, count(a.token) FROM nas_trials t
         LEFT JOIN nas_attempts a ON a.trial_id = t.id AND a.state = 'finished'

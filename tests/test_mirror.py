@@ -155,7 +155,6 @@ def test_the_copy_is_what_optuna_itself_would_write(store: Store, study: StudyRo
 def test_states(store: Store, study: StudyRow) -> None:
     unmeasured = dataclasses.replace(RESULT, latency=None)
     run(store, study, DIVERGED, RESULT, unmeasured)
-    store.refuse(study.id, [ASK], "macs is above 1e6")
     store.begin(study.id, [ASK])
     assert Mirror(store, study).catch_up() == 3
     failed, whole, partial = copied(store).trials

@@ -210,18 +210,16 @@ def test_numbers_count_up_and_trials_are_read_from_any(store: Store, study: Stud
 def test_reading_goes_on_past_a_page(
     store: Store, study: StudyRow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nas.store.record.PAGE", 3)
+    monkeypatch.setattr("nas.store.reading.PAGE", 3)
     store.begin(study.id, [ask(n) for n in range(7)])
     assert [trial.number for trial in store.trials(study.id)] == list(range(7))
 
 
 def test_the_budget_is_kept_to_the_trial(store: Store, study: StudyRow) -> None:
-    store.refuse(study.id, [ask(0)], "params is 12: must be <= 10")
     assert len(store.begin(study.id, [ask(1), ask(2)], budget=3)) == 2
     assert len(another(store).begin(study.id, [ask(3), ask(4)], budget=3)) == 1
     assert store.begin(study.id, [ask(5)], budget=3) == []
-    assert store.counts(study.id) == {"refused": 1, "running": 3}
-    assert store.trial(study.id, 0).reason == "params is 12: must be <= 10"
+    assert store.counts(study.id) == {"running": 3}
 
 
 def test_a_result_serves_another_study(store: Store, study: StudyRow) -> None:
@@ -249,16 +247,15 @@ def test_endings_are_told_once_whoever_made_them(store: Store, study: StudyRow) 
     endings = store.endings(study.id)
     other = another(store)
     first, second = begin(store, study), begin(other, study)
-    store.refuse(study.id, [ask()], "too big")
     assert news() == []
     other.finish(second.token, RESULT)
     third = begin(store, study)
     store.finish(third.token, DIVERGED)
-    assert news() == [1, 3]
+    assert news() == [1, 2]
     store.finish(first.token, RESULT)
     assert news() == [0]
     assert news() == []
-    assert [trial.number for trial in next(store.endings(study.id))] == [0, 1, 3]
+    assert [trial.number for trial in next(store.endings(study.id))] == [0, 1, 2]
 
 
 def test_the_view_of_the_tradeoffs(store: Store, study: StudyRow) -> None:
@@ -539,7 +536,7 @@ def test_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
     connection.commit()
     connection.close()
     before = file.read_bytes()
-    with pytest.raises(StoreError, match=r"'9999', newer than .* \('0002'\): update nas"):
+    with pytest.raises(StoreError, match=r"'9999', newer than .* \('0001'\): update nas"):
         open_store(f"sqlite:///{file}")
     assert file.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file]

@@ -1,32 +1,29 @@
-"""The record: what a driver writes, each step in one transaction, and what others read."""
+"""The record as a driver writes it, each step in one transaction."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, func, select, update
+from sqlalchemy import ColumnElement, Connection, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from nas.errors import StudyError, nearest
+from nas.errors import StudyError
 from nas.failpoints import reach
-from nas.job import Epoch, Failure, Outcome, Result
+from nas.job import Failure, Outcome, Result
 from nas.store import driver as drivers
 from nas.store.connect import WRITES, connect, patiently
+from nas.store.reading import STUDY, Record
 from nas.store.rows import (
-    ENDED,
     Ask,
-    AttemptRow,
     AttemptState,
     Claim,
     Study,
     StudyRow,
     TrialRow,
     TrialState,
-    clean,
-    epoch_of,
     finite,
     first_difference,
     study_of,
@@ -39,21 +36,14 @@ from nas.store.steps import (
     claims_of,
     end_attempt,
     ended_in,
-    has,
     running_trial,
     set_state,
     start_attempt,
     write_outcome,
 )
-from nas.store.tables import attempts, curves, now, studies, trials
+from nas.store.tables import attempts, now, studies, trials
 
 T = TypeVar("T")
-
-PAGE = 1000  # trials to a query: resuming holds no transaction open and repeats little after a loss
-
-PENDING: tuple[TrialState, ...] = ("running", "waiting", "paused")
-
-_STUDY = [studies.c[f.name] for f in fields(StudyRow)]
 
 
 def open_store(
@@ -73,23 +63,15 @@ def open_store(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Store:
-    """The record in one database, as one driver sees it. Threads may share it, processes not.
+class Store(Record):
+    """The record as one driver reads and writes it.
 
     Whatever a method does to the database is one transaction, so there is no moment at which a
-    crash leaves half of it. Every method raises StoreError when the database stays away longer
-    than ``patience``.
+    crash leaves half of it.
     """
 
-    engine: Engine
     driver: str
     lease: float
-    patience: float
-
-    def close(self) -> None:
-        self.engine.dispose()
-
-    # -- studies ----------------------------------------------------------------------------------
 
     def open_study(self, study: Study) -> StudyRow:
         """The study of this name, created if there is none.
@@ -99,10 +81,10 @@ class Store:
         name = study.name
         if not 0 < len(name) <= 512 or not name.isprintable():
             raise StudyError(f"study {name[:60]!r}: a name has 1 to 512 printable characters")
-        values = asdict(study) | {"created": now(), "numbers": 0, "spent": 0}
+        values = asdict(study) | {"created": now(), "numbers": 0}
         sql = sqlite if self.engine.dialect.name == "sqlite" else postgresql
         added = sql.insert(studies).values(values).on_conflict_do_nothing()
-        query = select(*_STUDY).where(studies.c.name == name)
+        query = select(*STUDY).where(studies.c.name == name)
 
         def work(connection: Connection, _: bool) -> StudyRow:
             row = connection.execute(query).one_or_none()
@@ -119,29 +101,14 @@ class Store:
             )
         return found
 
-    def find_study(self, name: str) -> StudyRow:
-        """The study of this name. Raises StudyError, with the nearest name, where there is none."""
-        known = {study.name: study for study in self.studies()}
-        if name not in known:
-            hint = nearest(name, known) if known else "this database has no study yet"
-            raise StudyError(f"there is no study {name!r}: {hint}")
-        return known[name]
-
-    def studies(self) -> list[StudyRow]:
-        """All studies, oldest first."""
-        query = select(*_STUDY).order_by(studies.c.id)
-        return [study_of(row) for row in self._all(query)]
-
-    # -- what a driver writes ---------------------------------------------------------------------
-
     def begin(
         self, study_id: int, asks: Sequence[Ask], *, budget: int | None = None, once: bool = False
     ) -> list[Claim]:
         """Records candidates and begins the first attempt of each.
 
-        ``budget`` is the most trials that the study may have, refused ones not counted, over all
-        its drivers: of ``asks`` only as many are taken, first come, as it still allows. ``once``
-        leaves out those that the study ``has``.
+        ``budget`` is the most trials that the study may have, over all its drivers: of ``asks``
+        only as many are taken, first come, as it still allows. ``once`` leaves out those that the
+        study ``has``.
         """
 
         def write(connection: Connection, tokens: Sequence[str]) -> None:
@@ -152,10 +119,6 @@ class Store:
                 self._start(connection, trial_id, token)
 
         return self._claim(write, len(asks))
-
-    def refuse(self, study_id: int, asks: Sequence[Ask], reason: str) -> None:
-        """Records candidates that arithmetic rejected; they cost nothing of the budget."""
-        self._record(study_id, asks, state="refused", reason=clean(reason))
 
     def reuse(
         self,
@@ -353,108 +316,7 @@ class Store:
 
         return self._write(work)
 
-    # -- what anyone reads ------------------------------------------------------------------------
-
-    def trials(
-        self,
-        study_id: int,
-        *,
-        since: int = 0,
-        states: Collection[TrialState] = (),
-        numbers: Collection[int] | None = None,
-    ) -> Iterator[TrialRow]:
-        """The study's trials by number from ``since`` on: those in ``states`` (all, if empty) and
-        of ``numbers`` (all, if None).
-
-        ``distributions`` repeat from trial to trial: parse each text once.
-        """
-        query = select(*TRIAL).where(trials.c.study_id == study_id)
-        if states:
-            query = query.where(trials.c.state.in_(states))
-        if numbers is not None:
-            query = query.where(trials.c.number.in_(numbers))
-        query = query.order_by(trials.c.number).limit(PAGE)
-        while True:
-            rows = self._all(query.where(trials.c.number >= since))
-            yield from map(trial_of, rows)
-            if len(rows) < PAGE:
-                return
-            since = rows[-1].number + 1
-
-    def endings(self, study_id: int) -> Iterator[list[TrialRow]]:
-        """Never stops: each ``next`` gives the trials that ended since the last, each once.
-
-        The first gives all that ended so far. Whichever driver they belong to: so two drivers of
-        one study learn of each other's results.
-        """
-        upcoming, pending = 0, set[int]()
-        while True:
-            known = self.trials(study_id, numbers=pending) if pending else ()
-            rows = [*known, *self.trials(study_id, since=upcoming)]
-            pending = {row.number for row in rows if row.state in PENDING}
-            upcoming = max([upcoming, *(row.number + 1 for row in rows)])
-            yield [row for row in rows if row.state in ENDED]
-
-    def trial(self, study_id: int, number: int) -> TrialRow:
-        """One trial by its number. Raises StudyError where the study has none of that number."""
-        query = select(*TRIAL).where(trials.c.study_id == study_id, trials.c.number == number)
-        rows = self._all(query)
-        if not rows:
-            raise StudyError(f"the study has no trial {number}")
-        return trial_of(rows[0])
-
-    def curve(self, trial_id: int) -> tuple[Epoch, ...]:
-        """The training curve of a trial; empty where it has none. Values not finite are NaN."""
-        query = select(curves.c.epochs).where(curves.c.trial_id == trial_id)
-        points = self._read(lambda connection: connection.scalar(query)) or ()
-        return tuple(epoch_of(point) for point in points)
-
-    def attempts(self, trial_id: int) -> list[AttemptRow]:
-        """The tries of a trial, first to last."""
-        query = select(attempts).where(attempts.c.trial_id == trial_id).order_by(attempts.c.number)
-        return [AttemptRow(**row._asdict()) for row in self._all(query)]
-
-    def counts(self, study_id: int) -> dict[TrialState, int]:
-        """How many trials of the study are in each state; states without one are absent."""
-        query = (
-            select(trials.c.state, func.count())
-            .where(trials.c.study_id == study_id)
-            .group_by(trials.c.state)
-        )
-        return {state: count for state, count in self._all(query)}  # noqa: C416
-
-    def has(self, study_id: int, ask: Ask) -> bool:
-        """Whether the study has a trial of this architecture under this key, begun or ended, by
-        whichever driver."""
-        return self._read(lambda connection: has(connection, study_id, ask))
-
-    def find_result(self, fingerprint: str, job_key: str) -> TrialRow | None:
-        """The first finished evaluation of this architecture under this ``nas.job.Job.key``, in
-        any study."""
-        query = (
-            select(*TRIAL)
-            .where(
-                trials.c.fingerprint == fingerprint,
-                trials.c.job_key == job_key,
-                trials.c.state == "finished",
-            )
-            .order_by(trials.c.id)
-            .limit(1)
-        )
-        rows = self._all(query)
-        return trial_of(rows[0]) if rows else None
-
     # -- within one transaction -------------------------------------------------------------------
-
-    def _read(self, work: Callable[[Connection], T]) -> T:
-        def once(_: bool) -> T:
-            with self.engine.connect() as connection:
-                return work(connection)
-
-        return patiently(once, self.patience, self.engine.url)
-
-    def _all(self, query: Select[*tuple[Any, ...]]) -> Sequence[Row[*tuple[Any, ...]]]:
-        return self._read(lambda connection: connection.execute(query).all())
 
     def _write(self, work: Callable[[Connection, bool], T]) -> T:
         engine = self.engine.execution_options(**WRITES)

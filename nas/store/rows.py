@@ -13,12 +13,10 @@ from nas.job import Epoch, Failure, Outcome
 
 BASELINE = "baseline"  # the one entry of a baseline's sampled values: its name
 
-TrialState = Literal[
-    "running", "waiting", "paused", "finished", "stopped", "failed", "refused", "reused"
-]
+TrialState = Literal["running", "waiting", "paused", "finished", "stopped", "failed", "reused"]
 """``running``: an attempt holds it. ``waiting``: its last attempt was lost, Store.claim takes it.
-``paused``: at a rung, Store.promote takes it. ``stopped``: at a rung, for good. ``refused``:
-arithmetic rejected it. ``reused``: the result is that of an earlier trial."""
+``paused``: at a rung, Store.promote takes it. ``stopped``: at a rung, for good. ``reused``: the
+result is that of an earlier trial."""
 
 ENDED: tuple[TrialState, ...] = ("finished", "stopped", "failed", "reused")
 

@@ -45,31 +45,27 @@ def add_trials(
     """Adds a trial for each of ``asks`` under its unique name, as many as the budget allows, and
     with ``once`` only those that the study does not have."""
     mine = studies.c.id == study_id
-    counters = select(studies.c.numbers, studies.c.spent).where(mine).with_for_update()
-    number, spent = connection.execute(counters).one()
+    counter = select(studies.c.numbers).where(mine).with_for_update()
+    number = connection.scalars(counter).one()
     if once:  # under the study's lock: two drivers may propose the same at the same moment
         asks = [ask for ask in asks if not has(connection, study_id, ask)]
-    granted = len(asks) if budget is None else max(0, min(len(asks), budget - spent))
+    granted = len(asks) if budget is None else max(0, min(len(asks), budget - number))
     added = []
     for place, (ask, name) in enumerate(zip(asks[:granted], names, strict=False)):
         row = {f.name: getattr(ask, f.name) for f in fields(Ask)} | {"metrics": {}} | told
         row |= {"study_id": study_id, "number": number + place, "ask": name}
         row |= {"state": state, "created": now()}
         added.append(connection.scalars(insert(trials).values(row).returning(trials.c.id)).one())
-    spent += 0 if state == "refused" else granted
-    changed = update(studies).where(mine)
-    connection.execute(changed.values(numbers=number + granted, spent=spent))
+    connection.execute(update(studies).where(mine).values(numbers=number + granted))
     return added
 
 
 def has(connection: Connection, study_id: int, ask: Ask) -> bool:
-    """Whether the study has a trial of this architecture under this key, refused ones apart."""
+    """Whether the study has a trial of this architecture under this key."""
     # By the index of reuse: with the study in the condition, SQLite takes another and reads every
     # trial of the study, 35 ms at 5,000.
     found = select(trials.c.study_id).where(
-        trials.c.fingerprint == ask.fingerprint,
-        trials.c.job_key == ask.job_key,
-        trials.c.state != "refused",
+        trials.c.fingerprint == ask.fingerprint, trials.c.job_key == ask.job_key
     )
     return study_id in connection.scalars(found)
 

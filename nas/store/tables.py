@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-HEAD = "0002"  # the newest revision under migrations/versions
+HEAD = "0001"  # the newest revision under migrations/versions
 VERSION_TABLE = "nas_alembic_version"
 
 metadata = MetaData(
@@ -57,9 +57,8 @@ studies = Table(
     Column("seed", BigInteger, nullable=False),
     Column("settings", JSON, nullable=False),
     Column("created", Double, nullable=False),
-    # Counters, not count(*): begin() must cost the same at the first trial and the 10,000th.
-    Column("numbers", Integer, nullable=False),  # trial numbers given out
-    Column("spent", Integer, nullable=False),  # of these, what counts to the budget: not refused
+    # Trial numbers given out. Not count(*): begin() must cost the same at trial 10,000 as at 1.
+    Column("numbers", Integer, nullable=False),
 )
 
 trials = Table(

@@ -9,7 +9,8 @@ down_revision = None
 KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 # One row for each finished evaluation; one that was taken over from an earlier study is a row of
-# the study that asked for it too, told apart by its state, and cost that study no seconds.
+# the study that asked for it too, told apart by its state, and cost that study no seconds. One that
+# was stopped at a rung has the epochs that it reached.
 TRADEOFFS = """
 CREATE VIEW tradeoffs AS
 SELECT s.name AS study, t.number AS trial, t.state AS state, t.pattern AS pattern,
@@ -17,7 +18,7 @@ SELECT s.name AS study, t.number AS trial, t.state AS state, t.pattern AS patter
        t.latency_ms AS latency_ms, COALESCE(t.latency_device, t.device) AS device,
        t.epochs AS epochs, t.seconds AS seconds
 FROM nas_trials t JOIN nas_studies s ON s.id = t.study_id
-WHERE t.state IN ('finished', 'reused')
+WHERE t.state IN ('finished', 'reused', 'stopped')
 """
 
 
@@ -37,7 +38,6 @@ def upgrade() -> None:
         sa.Column("settings", sa.JSON(), nullable=False),
         sa.Column("created", sa.Double(), nullable=False),
         sa.Column("numbers", sa.Integer(), nullable=False),
-        sa.Column("spent", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_nas_studies"),
         sa.UniqueConstraint("name", name="uq_nas_studies_name"),
     )
@@ -58,6 +58,7 @@ def upgrade() -> None:
         sa.Column("job_key", sa.String(64), nullable=False),
         sa.Column("epochs", sa.Integer(), nullable=False),
         sa.Column("seed", sa.BigInteger(), nullable=False),
+        sa.Column("rungs", sa.JSON()),
         sa.Column("accuracy", sa.Double()),
         sa.Column("latency_ms", sa.Double()),
         sa.Column("latency_low", sa.Double()),

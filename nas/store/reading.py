@@ -1,0 +1,160 @@
+"""The record as anyone reads it; ``nas.store.record`` is the driver's, who writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, Row, Select, func, select
+
+from nas.errors import StudyError, nearest
+from nas.job import Epoch
+from nas.store.connect import patiently
+from nas.store.rows import (
+    ENDED,
+    Ask,
+    AttemptRow,
+    StudyRow,
+    TrialRow,
+    TrialState,
+    epoch_of,
+    study_of,
+    trial_of,
+)
+from nas.store.steps import TRIAL, has
+from nas.store.tables import attempts, curves, studies, trials
+
+T = TypeVar("T")
+
+PAGE = 1000  # trials to a query: resuming holds no transaction open and repeats little after a loss
+
+PENDING: tuple[TrialState, ...] = ("running", "waiting", "paused")
+
+STUDY = [studies.c[f.name] for f in fields(StudyRow)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """The record in one database. Threads may share it, processes not.
+
+    Every method raises StoreError when the database stays away longer than ``patience`` seconds.
+    """
+
+    engine: Engine
+    patience: float
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    def find_study(self, name: str) -> StudyRow:
+        """The study of this name. Raises StudyError, with the nearest name, where there is none."""
+        known = {study.name: study for study in self.studies()}
+        if name not in known:
+            hint = nearest(name, known) if known else "this database has no study yet"
+            raise StudyError(f"there is no study {name!r}: {hint}")
+        return known[name]
+
+    def studies(self) -> list[StudyRow]:
+        """All studies, oldest first."""
+        query = select(*STUDY).order_by(studies.c.id)
+        return [study_of(row) for row in self._all(query)]
+
+    def trials(
+        self,
+        study_id: int,
+        *,
+        since: int = 0,
+        states: Collection[TrialState] = (),
+        numbers: Collection[int] | None = None,
+    ) -> Iterator[TrialRow]:
+        """The study's trials by number from ``since`` on: those in ``states`` (all, if empty) and
+        of ``numbers`` (all, if None).
+
+        ``distributions`` repeat from trial to trial: parse each text once.
+        """
+        query = select(*TRIAL).where(trials.c.study_id == study_id)
+        if states:
+            query = query.where(trials.c.state.in_(states))
+        if numbers is not None:
+            query = query.where(trials.c.number.in_(numbers))
+        query = query.order_by(trials.c.number).limit(PAGE)
+        while True:
+            rows = self._all(query.where(trials.c.number >= since))
+            yield from map(trial_of, rows)
+            if len(rows) < PAGE:
+                return
+            since = rows[-1].number + 1
+
+    def endings(self, study_id: int) -> Iterator[list[TrialRow]]:
+        """Never stops: each ``next`` gives the trials that ended since the last, each once.
+
+        The first gives all that ended so far. Whichever driver they belong to: so two drivers of
+        one study learn of each other's results.
+        """
+        upcoming, pending = 0, set[int]()
+        while True:
+            known = self.trials(study_id, numbers=pending) if pending else ()
+            rows = [*known, *self.trials(study_id, since=upcoming)]
+            pending = {row.number for row in rows if row.state in PENDING}
+            upcoming = max([upcoming, *(row.number + 1 for row in rows)])
+            yield [row for row in rows if row.state in ENDED]
+
+    def trial(self, study_id: int, number: int) -> TrialRow:
+        """One trial by its number. Raises StudyError where the study has none of that number."""
+        query = select(*TRIAL).where(trials.c.study_id == study_id, trials.c.number == number)
+        rows = self._all(query)
+        if not rows:
+            raise StudyError(f"the study has no trial {number}")
+        return trial_of(rows[0])
+
+    def curve(self, trial_id: int) -> tuple[Epoch, ...]:
+        """The training curve of a trial; empty where it has none. Values not finite are NaN."""
+        query = select(curves.c.epochs).where(curves.c.trial_id == trial_id)
+        points = self._read(lambda connection: connection.scalar(query)) or ()
+        return tuple(epoch_of(point) for point in points)
+
+    def attempts(self, trial_id: int) -> list[AttemptRow]:
+        """The tries of a trial, first to last."""
+        query = select(attempts).where(attempts.c.trial_id == trial_id).order_by(attempts.c.number)
+        return [AttemptRow(**row._asdict()) for row in self._all(query)]
+
+    def counts(self, study_id: int) -> dict[TrialState, int]:
+        """How many trials of the study are in each state; states without one are absent."""
+        query = (
+            select(trials.c.state, func.count())
+            .where(trials.c.study_id == study_id)
+            .group_by(trials.c.state)
+        )
+        return {state: count for state, count in self._all(query)}  # noqa: C416
+
+    def has(self, study_id: int, ask: Ask) -> bool:
+        """Whether the study has a trial of this architecture under this key, begun or ended, by
+        whichever driver."""
+        return self._read(lambda connection: has(connection, study_id, ask))
+
+    def find_result(self, fingerprint: str, job_key: str) -> TrialRow | None:
+        """The first finished evaluation of this architecture under this ``nas.job.Job.key``, in
+        any study."""
+        query = (
+            select(*TRIAL)
+            .where(
+                trials.c.fingerprint == fingerprint,
+                trials.c.job_key == job_key,
+                trials.c.state == "finished",
+            )
+            .order_by(trials.c.id)
+            .limit(1)
+        )
+        rows = self._all(query)
+        return trial_of(rows[0]) if rows else None
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        def once(_: bool) -> T:
+            with self.engine.connect() as connection:
+                return work(connection)
+
+        return patiently(once, self.patience, self.engine.url)
+
+    def _all(self, query: Select[*tuple[Any, ...]]) -> Sequence[Row[*tuple[Any, ...]]]:
+        return self._read(lambda connection: connection.execute(query).all())
