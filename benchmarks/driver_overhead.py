@@ -93,7 +93,7 @@ def fill(store: Store, searched: Plan, count: int) -> None:
             told |= {"state": "finished", "metrics": metrics, **metrics, "seconds": 0.0}
             connection.execute(insert(trials).values(**told, created=now(), finished=now()))
         counted = update(studies).where(studies.c.id == study.id)
-        connection.execute(counted.values(numbers=count, spent=count))
+        connection.execute(counted.values(numbers=count))
     Mirror(store, study).catch_up()
 
 

@@ -75,7 +75,7 @@ def fill(url: str, count: int) -> None:
     with store.engine.begin() as connection:
         connection.execute(insert(trials), rows)
         counters = update(studies).where(studies.c.id == study.id)
-        connection.execute(counters.values(numbers=count, spent=count))
+        connection.execute(counters.values(numbers=count))
     store.close()
 
 
