@@ -98,8 +98,8 @@ class Smac:
 
 
 class BoTorch:
-    """A Gaussian process an objective on one-hot parameters, noisy expected (hypervolume)
-    improvement in the logarithm, over 1,000 draws and the neighbours of the best."""
+    """A Gaussian process an objective on one-hot parameters, expected (hypervolume) improvement
+    in the logarithm, over 1,000 draws and the neighbours of the best."""
 
     def __init__(self, space: Space, objectives: int, seed: int) -> None:
         self._domains = {name: choices(d) for name, d in space[0].items()}
@@ -124,14 +124,13 @@ class BoTorch:
 
     def _best(self, drawn: list[tuple[int, ...]], sizes: Any) -> tuple[int, ...]:
         import torch
-        from botorch.acquisition.logei import qLogNoisyExpectedImprovement as Improvement
-        from botorch.acquisition.multi_objective.logei import (
-            qLogNoisyExpectedHypervolumeImprovement as Hypervolume,
-        )
+        from botorch.acquisition import LogExpectedImprovement
+        from botorch.acquisition.multi_objective import qLogExpectedHypervolumeImprovement
         from botorch.fit import fit_gpytorch_mll
         from botorch.models import ModelListGP, SingleTaskGP
         from botorch.models.transforms import Standardize
         from botorch.sampling import SobolQMCNormalSampler
+        from botorch.utils.multi_objective.box_decompositions import FastNondominatedPartitioning
         from botorch.utils.multi_objective.pareto import is_non_dominated
         from gpytorch.mlls import SumMarginalLogLikelihood
 
@@ -146,15 +145,20 @@ class BoTorch:
             SingleTaskGP(x, y[:, k : k + 1], outcome_transform=Standardize(1))
             for k in range(y.shape[1])
         ]
-        sampler = SobolQMCNormalSampler(torch.Size([64]), seed=self._seed)
         model = ModelListGP(*models)
         fit_gpytorch_mll(SumMarginalLogLikelihood(model.likelihood, model))
+        acquisition: Any
         if y.shape[1] == 1:
-            acquisition = Improvement(model, x, sampler=sampler)
+            acquisition = LogExpectedImprovement(models[0], y.max())
             front = y[:, 0].topk(min(10, len(y))).indices.tolist()
         else:
             worst = y.min(dim=0).values
-            acquisition = Hypervolume(model, worst, x, sampler=sampler, prune_baseline=True)
+            acquisition = qLogExpectedHypervolumeImprovement(
+                model,
+                worst,
+                FastNondominatedPartitioning(worst, y),
+                SobolQMCNormalSampler(torch.Size([64]), seed=self._seed),
+            )
             front = is_non_dominated(y).nonzero()[:, 0].tolist()
         near = [
             (*self._rows[k][:j], v, *self._rows[k][j + 1 :])
@@ -216,7 +220,8 @@ class SyneTune:
 
 
 class Neps:
-    """Its Bayesian optimisation; with two objectives noisy expected hypervolume improvement."""
+    """Its Bayesian optimisation; with two objectives noisy expected hypervolume improvement, where
+    a failed trial stops it, so that the worst seen is told instead."""
 
     def __init__(self, space: Space, objectives: int, seed: int) -> None:
         import neps
@@ -228,19 +233,24 @@ class Neps:
         told = SearchSpace({n: neps.HPOCategorical(choices(d)) for n, d in space[0].items()})
         optimizer = neps.algorithms.bayesian_optimization(told, initial_design_size=10)
         self._search = neps.AskAndTell(optimizer)
+        self._objectives = objectives
+        self._worst = [-np.inf] * objectives
 
     def ask(self) -> Params:
         self._trial = self._search.ask()
         return dict(self._trial.config)
 
     def tell(self, values: list[float] | None) -> None:
-        if values is None:
-            self._search.tell(self._trial, ValueError("no network"))
-        else:
+        if values is not None:
             told = [-values[0], *values[1:]]
-            self._search.tell(
-                self._trial, {"objective_to_minimize": told if len(told) > 1 else told[0]}
-            )
+            self._worst = np.maximum(self._worst, told).tolist()
+        elif self._objectives == 1:
+            self._search.tell(self._trial, ValueError("no network"))
+            return
+        else:
+            told = self._worst
+        result = told if len(told) > 1 else told[0]
+        self._search.tell(self._trial, {"objective_to_minimize": result})
 
 
 OTHERS: dict[str, Callable[[Space, int, int], Searcher]] = {

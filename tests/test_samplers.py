@@ -236,10 +236,17 @@ def test_threads_share_a_sampler() -> None:
     assert all(t.state == TrialState.COMPLETE for t in s.trials)
 
 
-def test_a_sampler_made_anew_goes_on_as_the_old_one() -> None:
-    s = study("default", 5, "maximize", "minimize")
+GRID = {f"x{k}": IntDistribution(0, 3) for k in range(3)}
+
+
+@pytest.mark.parametrize(
+    "problem", [None, Problem(distributions=GRID, known=lambda p: {1: float(sum(p.values()))})]
+)
+def test_a_sampler_made_anew_goes_on_as_the_old_one(problem: Problem | None) -> None:
+    directions = ["maximize", "minimize"]
+    s = optuna.create_study(directions=directions, sampler=EHVISampler(5, problem))
     s.optimize(grid, n_trials=33)
-    again = optuna.create_study(directions=s.directions, sampler=SAMPLERS["default"](5))
+    again = optuna.create_study(directions=directions, sampler=EHVISampler(5, problem))
     again.add_trials(s.trials[:25])
     again.optimize(grid, n_trials=8)
     assert [t.params for t in again.trials] == [t.params for t in s.trials]

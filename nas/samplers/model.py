@@ -140,8 +140,9 @@ class Model:
         kept = _representative(values)
         rows, values = np.array([measured[k].row for k in kept]), values[kept]
         feasible = np.array([measured[k].feasible for k in kept])
+        early = values[: _stage(len(values))]
         features = Features(
-            domain, tuple((k, Warp.of(values[:, k])) for k, known in enumerate(told) if known)
+            domain, tuple((k, Warp.of(early[:, k])) for k, known in enumerate(told) if known)
         )
         x, scales = features(rows, values)
         x_pending, _ = features(pending, costs)
