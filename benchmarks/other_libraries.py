@@ -234,7 +234,7 @@ class Neps:
         optimizer = neps.algorithms.bayesian_optimization(told, initial_design_size=10)
         self._search = neps.AskAndTell(optimizer)
         self._objectives = objectives
-        self._worst = [-np.inf] * objectives
+        self._worst = [0.0] * objectives
 
     def ask(self) -> Params:
         self._trial = self._search.ask()
