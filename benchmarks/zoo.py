@@ -70,31 +70,34 @@ def table() -> Iterator[str]:
 
 def timing(names: list[str], size: int, rounds: int) -> Iterator[str]:
     """Markdown: milliseconds of a forward and of a backward pass in training, ours and theirs in
-    turn on the same weights and images: the least and the median call, and ours over theirs."""
+    turn on the same weights and images: each one's least, and ours over theirs, of the least and
+    of the two calls of a round (their median and middle half), which met the same neighbours."""
     yield (
         f"batch {BATCH}, {size}x{size}, {torch.get_num_threads()} thread(s), {rounds} rounds, "
         f"torch {torch.__version__}"
     )
     yield ""
-    yield "| network | pass | ours, least | theirs | ratio | ours, median | theirs | ratio |"
-    yield "|---|---|--:|--:|--:|--:|--:|--:|"
+    yield "| network | pass | ours | theirs | ratio | ratio of a round | middle half |"
+    yield "|---|---|--:|--:|--:|--:|--:|"
     for name in names:
-        theirs = models.get_model(name, weights=None)
-        ours = zoo.load_torchvision(name, theirs.state_dict())
+        module = models.get_model(name, weights=None)
         x = torch.randn(BATCH, 3, size, size)
         seconds: dict[str, list[tuple[float, float]]] = {"ours": [], "theirs": []}
-        calls = {"ours": step(ours, x), "theirs": step(theirs, x)}
+        same = zoo.load_torchvision(name, module.state_dict())
+        calls = {"ours": step(same, x), "theirs": step(module, x)}
         for i in range(rounds + 2):
             for who in ("ours", "theirs") if i % 2 else ("theirs", "ours"):
                 taken = calls[who]()
                 if i >= 2:  # the first two make caches and memory ready
                     seconds[who].append(taken)
         for i, part in enumerate(("forward", "backward")):
-            cells = []
-            for figure in (min, statistics.median):
-                a, b = (figure(s[i] for s in seconds[who]) for who in ("ours", "theirs"))
-                cells += [f"{a * 1e3:.1f}", f"{b * 1e3:.1f}", f"{a / b:.3f}"]
-            yield f"| {name} | {part} | {' | '.join(cells)} |"
+            ours, theirs = ([taken[i] for taken in seconds[who]] for who in ("ours", "theirs"))
+            ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            yield (
+                f"| {name} | {part} | {min(ours) * 1e3:.1f} | {min(theirs) * 1e3:.1f} | "
+                f"{min(ours) / min(theirs):.3f} | {middle:.3f} | {low:.3f} to {high:.3f} |"
+            )
 
 
 def step(module: nn.Module, x: Tensor) -> Callable[[], tuple[float, float]]:
