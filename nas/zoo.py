@@ -214,20 +214,19 @@ def initial_state(source: str, architecture: Architecture) -> Start:
     """
     with torch.device("meta"):
         module = build(architecture)
-    weights = source if pretrained_name(source) else ""
-    if weights:
-        found, where = pretrained(weights), f"the pretrained state dict of {weights}"
+    normal: Normal | None = None
+    if name := pretrained_name(source):
+        where, normal = f"the pretrained state dict of {source}", preprocessing(source).normal
+        pairs = correspondence(name, architecture)
+        found = pretrained(source)  # last, as it may be a download
     else:
-        found, where = read(Path(source).expanduser()), source
-        if not all(key[:1].isdigit() for key in found):  # ours are numbered elements
-            weights = identify(architecture)
-    if weights:
-        found = _modern(found)
-        pairs = correspondence(pretrained_name(weights), architecture)
-        normal = preprocessing(weights).normal
-    else:
-        pairs = {key: key for key in module.state_dict()}
-        normal = None
+        where, found = source, read(Path(source).expanduser())
+        if all(key[:1].isdigit() for key in found):  # ours are numbered elements
+            pairs = {key: key for key in module.state_dict()}
+        else:
+            name = identify(architecture)
+            pairs, normal = correspondence(name, architecture), preprocessing(name).normal
+    found = _modern(found)
     stem = next(iter(pairs))
     if architecture.input[0] == 1 and stem.endswith("weight") and pairs[stem] in found:
         weight = found[pairs[stem]]

@@ -133,7 +133,7 @@ def test_a_training_begins_with_the_weights_of_a_file_and_ends_with_a_test_score
         (["resnet18", "--freeze=20"], "recipe.freeze is 20: must be below the 20 epochs"),
         (["alexnet"], "POOL(3, stride=2) at column 51: "),
         (["lenet_like"], "lenet_like is a search space: `nas search` takes it"),
-        (["INPUT -> CONV(8) -> FC", "--init=resnet18", "--size=0"], "resnet18"),
+        (["lenet5", "--init=resnet18"], "the weights of resnet18 do not fit the network: number 2"),
     ],
 )
 def test_what_cannot_be_trained_is_one_sentence(
