@@ -23,6 +23,7 @@ from faults_search import GAVE_UP, plan, run
 from postgres import Server, postgres  # noqa: F401 - the fixture
 
 import nas
+from nas import artifacts
 from nas.errors import NasError
 from nas.failpoints import FAILPOINTS
 from nas.job import Result
@@ -175,6 +176,43 @@ def test_processes_that_end_while_they_are_listed_are_no_error() -> None:
         churn.wait()
 
 
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+
+LEAP = """
+import select, sys, time
+from faults_search import run
+time.sleep = lambda seconds: select.select([], [], [], seconds)  # libfaketime breaks the other
+run(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+"""
+
+
+@pytest.mark.skipif(FAKETIME is None, reason="needs libfaketime (Debian: apt-get install faketime)")
+def test_a_clock_that_is_set_forth_and_back_counts_nothing_twice(tmp_path: Path) -> None:
+    """SQLite's clock is the machine's: it is set by hours, twice, while two drivers work by it."""
+    url, clock = f"sqlite:///{tmp_path}/record.db", tmp_path / "clock"
+    clock.write_text("+0")
+    environ = {"LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(clock)}
+    environ |= {"FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1", SECONDS: "0.1"}
+    environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    command = [sys.executable, "-c", LEAP, url, STUDY, str(3 * TRIALS)]
+    drivers = [subprocess.Popen(command, env={**os.environ, **environ}) for _ in range(2)]
+    try:
+        for hours in ("+3h", "-3h"):
+            before = ended(url)
+            assert eventually(lambda before=before: ended(url) >= before + 8)
+            clock.write_text(hours)
+        assert [driver.wait(60) for driver in drivers] == [0, 0]
+    finally:
+        for driver in drivers:
+            driver.kill()
+    with contextlib.closing(sqlite3.connect(tmp_path / "record.db")) as connection:
+        query = "SELECT max(created) - min(created) FROM nas_trials"
+        assert connection.execute(query).fetchone()[0] > 3600  # it was indeed set
+    by_time = ("an attempt after the trial's end", "two attempts at once")  # as a clock tells it
+    found = faults(url, STUDY, 3 * TRIALS)
+    assert [fault for fault in found if not fault.startswith(by_time)] == []
+
+
 # -- the disk -------------------------------------------------------------------------------------
 
 
@@ -218,6 +256,19 @@ def test_a_full_disk_is_waited_for_and_corrupts_nothing(small_disk: Path, patien
     assert faults(url, STUDY, TRIALS) == []
     with contextlib.closing(sqlite3.connect(file)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_full_disk_leaves_the_checkpoint_that_is_there(small_disk: Path) -> None:
+    file = small_disk / "checkpoint"
+    artifacts.write(file, bytes(2**20))
+    filler = fill(small_disk)
+    with pytest.raises(OSError, match="No space left"):
+        artifacts.write(file, bytes(2**21))
+    assert artifacts.newest(file, len) == 2**20
+    filler.unlink()
+    artifacts.write(file, bytes(2**21))
+    assert artifacts.newest(file, len) == 2**21
+    assert {path.name for path in small_disk.iterdir()} == {"checkpoint", "checkpoint.previous"}
 
 
 def ended(url: str) -> int:

@@ -381,25 +381,37 @@ def test_a_driver_is_gone_only_when_that_is_sure() -> None:
 # -- several writers ------------------------------------------------------------------------------
 
 
-def _work(url: str, study_id: int, count: int) -> list[int]:
+def _work(url: str, study_id: int, count: int) -> tuple[list[int], list[int]]:
+    """The numbers of the trials that it began, and of those that it claimed."""
     store = open_store(url)
-    numbers = []
+    begun, claimed = [], []
     for n in range(count):
         [claim] = store.begin(study_id, [ask(n)])
         assert store.finish(claim.token, RESULT)
-        numbers.append(claim.trial.number)
+        begun.append(claim.trial.number)
+        for claim in store.claim(study_id, 1):
+            assert store.finish(claim.token, RESULT)
+            claimed.append(claim.trial.number)
     store.close()
-    return numbers
+    return begun, claimed
 
 
-def test_sixteen_processes_write_to_one_record(url: str, store: Store, study: StudyRow) -> None:
+def test_sixteen_processes_write_to_one_record_and_claim_from_one_queue(
+    url: str, store: Store, study: StudyRow
+) -> None:
+    lost = another(store, lease=-1.0)
+    lost.begin(study.id, [ask(n) for n in range(40)])
+    assert len(store.recover(study.id)) == 40
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload([__name__])  # imported once, not sixteen times
     with concurrent.futures.ProcessPoolExecutor(16, mp_context=processes) as pool:
-        written = [pool.submit(_work, url, study.id, 10) for _ in range(16)]
-        numbers = sorted(number for done in written for number in done.result())
-    assert numbers == list(range(160))
-    assert store.counts(study.id) == {"finished": 160}
+        shares = [pool.submit(_work, url, study.id, 10) for _ in range(16)]
+        begun, claimed = (
+            sorted(number for share in shares for number in share.result()[kind]) for kind in (0, 1)
+        )
+    assert claimed == list(range(40))
+    assert begun == list(range(40, 200))
+    assert store.counts(study.id) == {"finished": 200}
 
 
 def test_waiting_trials_are_shared_out(url: str, store: Store, study: StudyRow) -> None:
