@@ -6,6 +6,7 @@ import pickle
 import runpy
 import socket
 import urllib.request
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,32 @@ def test_outputs_equal_torchvisions(name: str) -> None:
     for size in ((2, 3, 64, 64), (1, 3, 80, 96)):
         with torch.inference_mode():
             assert_close(ours(images(*size)), expected(images(*size)))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["alexnet", "googlenet", "resnet18", "resnext50_32x4d", "densenet121", "mobilenet_v2"],
+)
+def test_the_backward_pass_has_no_step_that_torchvisions_has_not(name: str) -> None:
+    """So ours costs no more, on any machine (benchmarks/zoo.py has times). torchvision's DenseNet
+    concatenates once more at the end of each of its blocks."""
+    expected = theirs(name)
+    ours = zoo.load_torchvision(name, expected.state_dict()).eval()
+    x = images(2, 3, 64, 64)
+    more, fewer = steps_back(ours(x)), steps_back(expected(x))
+    assert not more - fewer
+    assert (fewer - more).total() == (4 if name == "densenet121" else 0)
+
+
+def steps_back(output: Tensor) -> Counter[str]:
+    """How often each kind of node is in the graph that gradients run through."""
+    seen, left = set(), [output.grad_fn]
+    while left:
+        node = left.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            left += [before for before, _ in node.next_functions]
+    return Counter(node.name() for node in seen)
 
 
 def test_auxiliary_outputs_and_batch_statistics_equal_torchvisions_in_training() -> None:
