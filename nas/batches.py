@@ -25,6 +25,8 @@ RESIDENT = 2 << 30
 # Images augmented and normalised in one go: on digits an epoch is one chunk, which spares each step
 # about ten small kernels.
 CHUNK = 2048
+# Their pixels together (height times width): 2048 images of 3x224x224 would take 4 GB on the way.
+PIXELS = CHUNK * 32 * 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,24 +110,37 @@ class Source:
             )
 
 
-Prepare = Callable[[Tensor], Tensor]
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Turns bytes into normalised floats of ``size``, (height, width)."""
+
+    size: tuple[int, int]
+    images: Callable[[Tensor], Tensor]
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return self.images(pixels)
+
+    def at_once(self, most: int) -> int:
+        """How many images to hold as floats: ``most``, and fewer of large ones."""
+        height, width = self.size
+        return max(1, min(most, PIXELS // (height * width)))
 
 
 def batches(
     source: Source, order: Tensor, batch: int, prepare: Prepare
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(images, labels), ``batch`` at a time in that order; ``prepare`` turns bytes to floats."""
-    for pixels, labels in source.chunks(order, max(1, CHUNK // batch) * batch):
+    """(images, labels), ``batch`` at a time in that order."""
+    for pixels, labels in source.chunks(order, max(1, prepare.at_once(CHUNK) // batch) * batch):
         yield from zip(prepare(pixels).split(batch), labels.split(batch), strict=True)
 
 
 def preparation(normal: Normal, size: tuple[int, int]) -> Prepare:
     """Resizes to (height, width) where needed, and normalises: floats, channels last."""
 
-    def prepare(pixels: Tensor) -> Tensor:
+    def images(pixels: Tensor) -> Tensor:
         return normalise(resize(pixels, size), normal)
 
-    return prepare
+    return Prepare(size, images)
 
 
 def augmentation(
@@ -133,16 +148,16 @@ def augmentation(
 ) -> Prepare:
     """``preparation`` with the recipe's crop, flip and cutout, each image by its own draw."""
 
-    def prepare(pixels: Tensor) -> Tensor:
+    def images(pixels: Tensor) -> Tensor:
         pixels = resize(pixels, size)
         if recipe.crop:
             pixels = crop(pixels, recipe.crop, generator)
         if recipe.flip:
             pixels = flip(pixels, generator)
-        images = normalise(pixels, normal)
-        return cutout(images, recipe.cutout, generator) if recipe.cutout else images
+        floats = normalise(pixels, normal)
+        return cutout(floats, recipe.cutout, generator) if recipe.cutout else floats
 
-    return prepare
+    return Prepare(size, images)
 
 
 def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:

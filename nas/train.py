@@ -313,7 +313,7 @@ def accuracy_of(module: nn.Module, source: Source, prepare: Prepare, bf16: bool)
     finite = torch.ones((), dtype=torch.bool, device=source.device)
     everything = torch.arange(len(source))
     with torch.inference_mode(), torch.autocast(source.device.type, torch.bfloat16, enabled=bf16):
-        for x, y in batches(source, everything, EVALUATION_BATCH, prepare):
+        for x, y in batches(source, everything, prepare.at_once(EVALUATION_BATCH), prepare):
             logits = module(x)
             correct += (logits.argmax(1) == y).sum()
             finite &= logits.isfinite().all()

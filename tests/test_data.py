@@ -508,6 +508,21 @@ def test_streamed_batches_are_the_resident_ones_to_the_bit() -> None:
         assert torch.equal(y, b)
 
 
+def test_large_images_are_prepared_a_few_at_a_time() -> None:
+    images = some_images(count=300)
+    counts: list[int] = []
+
+    def note(pixels: torch.Tensor) -> torch.Tensor:
+        counts.append(len(pixels))
+        return pixels
+
+    source = batches.Source.of(images, torch.device("cpu"))
+    for size, expected in (((32, 32), [300]), ((224, 112), [80, 80, 80, 60])):
+        counts.clear()
+        list(batches.batches(source, torch.arange(300), 20, batches.Prepare(size, note)))
+        assert counts == expected
+
+
 def test_crop_is_a_window_of_the_padded_image() -> None:
     images = torch.from_numpy(some_images().pixels)
     draws = torch.Generator().manual_seed(5)

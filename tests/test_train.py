@@ -22,7 +22,7 @@ from torch import nn
 import nas
 from nas import checkpoint as checkpoints
 from nas import data, schedule, train
-from nas.batches import Source, statistics
+from nas.batches import Prepare, Source, statistics
 from nas.errors import NasError, RecipeError, StudyError
 from nas.job import DataRef, Epoch, Failure, Job, Recipe, Result
 
@@ -382,7 +382,8 @@ def test_logits_that_are_not_finite_are_no_accuracy() -> None:
     source = Source.of(data.load(DataRef(), "validation"), CPU)
     broken = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     nn.init.constant_(broken[1].weight, math.inf)
-    assert math.isnan(train.accuracy_of(broken, source, lambda x: x.float(), False))
+    prepare = Prepare((8, 8), lambda pixels: pixels.float())
+    assert math.isnan(train.accuracy_of(broken, source, prepare, False))
 
 
 @pytest.mark.parametrize(
