@@ -125,10 +125,11 @@ def by_state(store: Store) -> dict[str, list[TrialRow]]:
     [
         (1, ()),
         (2, ()),
-        (5, (2, 5)),
-        (20, (2, 7, 20)),
-        (27, (3, 9, 27)),
-        (100, (4, 11, 33, 100)),
+        (5, ()),
+        (20, (2, 20)),
+        (27, (3, 27)),
+        (100, (2, 12, 100)),
+        (200, (3, 25, 200)),
     ],
 )
 def test_auto_is_geometric_and_ends_with_a_whole_training(
@@ -141,7 +142,7 @@ def test_rungs_are_read_or_refused() -> None:
     assert rungs.read("off", 20) == rungs.read("20", 20) == ()
     assert rungs.read("3,7,20", 20) == (3, 7, 20)
     for text in ("", "3,7", "7,3,20", "3,3,20", "0,20", "3,30", "-1,20", "a", "3;20", "2.5,20"):
-        with pytest.raises(NasError, match=r"--rungs .*up to --epochs 20, such as 2,7,20"):
+        with pytest.raises(NasError, match=r"--rungs .*up to --epochs 20, such as 2,20"):
             rungs.read(text, 20)
 
 
@@ -232,15 +233,19 @@ def trial(params: int, accuracy: float, latency: float, **told: Any) -> TrialRow
     )
 
 
-def test_one_in_three_goes_on_from_each_rung_besides_the_learners() -> None:
+@pytest.mark.parametrize("ladder", [(2, 6, 18), (2, 20), (1, 4, 30)])
+def test_besides_the_learners_every_rung_costs_what_the_first_does(ladder: tuple[int, ...]) -> None:
     for count in range(1, 200):
-        reached = [2] * count
-        for rung, following, share in ((2, 6, 3), (6, 18, 9)):
-            while rung in reached and rungs.room(reached, RUNGS, rung):
+        reached = [ladder[0]] * count
+        for rung, following in itertools.pairwise(ladder):
+            while rung in reached and rungs.room(reached, ladder, rung):
                 reached[reached.index(rung)] = following
             went = sum(epochs > rung for epochs in reached)
-            assert went == min(count, 3 + math.ceil(max(0, count - 3) / share))
-            assert rungs.learns(reached, rung) == (count < 3)
+            apart = max(0, went - rungs.LEARNERS)
+            most = max(0, count - rungs.LEARNERS) * ladder[0]
+            assert apart * following < most + following
+            assert went == count or (apart + 1) * following > most
+            assert rungs.learns(reached, rung) == (count < rungs.LEARNERS)
 
 
 # --- a search ------------------------------------------------------------------------------------
