@@ -7,12 +7,14 @@ stopped; the others wait, and the one that promises most goes on whenever there 
 (Schmucker et al. 2021) ranks the vectors of a rung instead, and promotes the best third of those
 that are there, whether or not the front has better already.
 
-A rung is a number of epochs; the last is a whole training.
+A rung is a number of epochs; the last is a whole training. ``Ladder`` is who stands on which.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import numpy as np
@@ -20,6 +22,8 @@ from numpy.typing import NDArray
 
 from nas.errors import NasError
 from nas.schedule import shared
+from nas.store import StudyRow, TrialRow
+from nas.tradeoffs import bar
 
 ETA = 8  # a rung of "auto" trains so many times longer than the one before. By 3, rungs between
 # took the epochs of five whole trainings of 48 candidates, and chose no better without them.
@@ -106,3 +110,64 @@ def room(reached: Collection[int], rungs: Sequence[int], rung: int) -> bool:
     share = after(rungs, rung) / rungs[0]
     went = sum(epochs > rung for epochs in reached)
     return went < LEARNERS + (len(reached) - LEARNERS) / share
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """Who of a study stands on which of its ``rungs``, and what is to be thought of them.
+
+    ``trained`` are the scores of those that came to the end, ``reached`` the epochs that each
+    candidate, by its number, has come to or is on its way to, ``waiting`` those that are paused.
+    """
+
+    study: StudyRow
+    rungs: Sequence[int]
+    trained: list[Scores] = field(default_factory=list)
+    reached: dict[int, int] = field(default_factory=dict)
+    waiting: dict[int, TrialRow] = field(default_factory=dict)
+
+    def take(self, row: TrialRow) -> None:
+        """Notes a trial that ended."""
+        if not row.rungs:
+            return
+        if row.state in ("finished", "reused") and row.accuracy is not None:
+            self.trained.append({**dict(row.rungs), row.epochs: row.accuracy})
+        if row.state != "reused":
+            self.reached[row.number] = row.epochs if row.state == "finished" else row.rungs[-1][0]
+
+    def learns(self, rung: int) -> bool:
+        """Whether whoever is at ``rung`` goes on for others to learn from."""
+        return learns(self.reached.values(), rung)
+
+    def at(self, rung: int) -> list[TrialRow]:
+        """Those that wait there."""
+        return [row for row in self.waiting.values() if row.rungs[-1][0] == rung]
+
+    def estimate(self, row: TrialRow) -> float | None:
+        """The accuracy that a candidate at a rung would be expected to end with."""
+        return expected(self.trained, *row.rungs[-1])
+
+    def hoped(self, row: TrialRow) -> TrialRow:
+        """A candidate at a rung as it is expected to end, where that is known."""
+        accuracy = self.estimate(row)
+        if accuracy is None:
+            return row
+        return dataclasses.replace(row, metrics={**row.metrics, "accuracy": accuracy})
+
+    def promise(self, row: TrialRow, front: Sequence[TrialRow]) -> float:
+        """By how much a candidate at a rung may come to lie above the front."""
+        return promise(self.trained, *row.rungs[-1], bar(self.study, front, row))
+
+    def next_up(
+        self, rung: int, front: Sequence[TrialRow], running: Iterable[TrialRow]
+    ) -> TrialRow | None:
+        """Who is to go on from a rung: who promises most beside those that are past it, ``running``
+        or waiting, each taken for what is expected of it. None where the rung has sent on as many
+        as it may, or nobody promises anything."""
+        if not room(self.reached.values(), self.rungs, rung):
+            return None
+        past = [*running, *self.waiting.values()]
+        ahead = [self.hoped(row) for row in past if row.rungs and self.reached[row.number] > rung]
+        ranked = [(self.promise(row, [*front, *ahead]), row) for row in self.at(rung)]
+        promised, best = max(ranked, key=lambda told: told[0], default=(0.0, None))
+        return best if promised else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import quote
@@ -27,7 +27,7 @@ from nas.plan import Plan
 from nas.pool import Done, Pool
 from nas.samplers import SAMPLERS
 from nas.store import Claim, Store, StudyRow, TrialRow
-from nas.tradeoffs import bar, pareto
+from nas.tradeoffs import pareto
 
 LOST = 20  # workers that may die under one trial before the trial is what kills them
 POLL = 2.0  # seconds between two looks at what other drivers of the study have finished
@@ -106,15 +106,14 @@ class _Driver:
         self.objectives = tuple(self.space.objectives)
         self.row: StudyRow = store.open_study(plan.row())
         begun = sum(store.counts(self.row.id).values())
-        self.asker = Asker(plan, self.row, begun, self.hoped)
+        self.ladder = rungs.Ladder(self.row, plan.rungs)
+        self.asker = Asker(plan, self.row, begun, self.ladder.hoped)
         self.mirror = Mirror(store, self.row)
         self.news: Iterator[list[TrialRow]] = store.endings(self.row.id)
         self.running: dict[int, _Running] = {}
         self.tickets = 0
         self.told: set[int] = set()  # numbers of the trials that the sampler knows
-        self.paused: dict[int, tuple[TrialRow, Trial | None]] = {}  # by number
-        self.trained: list[rungs.Scores] = []  # of those trained to the end
-        self.reached: dict[int, int] = {}  # by number: epochs come to, or on the way to
+        self.untold: dict[int, Trial] = {}  # by number: of paused ones the sampler's, if not told
         self.counts = {"finished": 0, "stopped": 0, "failed": 0, "reused": 0}
         self.budget = plan.trials  # and a baseline each
         self.ended = 0
@@ -145,7 +144,7 @@ class _Driver:
             if not self.running:
                 if self.exhausted or self.count() >= self.budget:
                     self.settle(last=True)
-                    if not (self.running or self.paused):
+                    if not (self.running or self.ladder.waiting):
                         return self.tell_watch()
                 if not self.running:
                     time.sleep(POLL)  # the rest of the budget is with another driver,
@@ -194,7 +193,7 @@ class _Driver:
     # -- ask --------------------------------------------------------------------------------------
 
     def count(self) -> int:
-        return sum(self.counts.values()) + len(self.running) + len(self.paused)
+        return sum(self.counts.values()) + len(self.running) + len(self.ladder.waiting)
 
     def room(self) -> int:
         return max(0, self.pool.slots - len(self.running))
@@ -234,7 +233,7 @@ class _Driver:
         self.tickets += 1
         self.running[self.tickets] = _Running(claim, trial, job.epochs)
         if not row.baseline:
-            self.reached[row.number] = job.epochs
+            self.ladder.reached[row.number] = job.epochs
         self.asker.seen[row.fingerprint, row.job_key] = None
         self.pool.submit(self.tickets, job)
         reach("dispatched")
@@ -271,10 +270,11 @@ class _Driver:
         wait for its turn."""
         asked = run.claim.trial
         scores = (*asked.rungs, (run.epochs, result.metrics["accuracy"]))
+        scored = dataclasses.replace(asked, metrics=result.metrics, rungs=scores)
         then: Literal["running", "paused", "stopped"] = "paused"
-        if rungs.learns(self.reached.values(), run.epochs):
+        if self.ladder.learns(run.epochs):
             then = "running"
-        elif not self.promise(dataclasses.replace(asked, metrics=result.metrics, rungs=scores)):
+        elif not self.ladder.promise(scored, self.front):
             then = "stopped"
         if not self.store.reach(run.claim.token, run.epochs, result, then):
             return  # another driver has the trial now
@@ -287,35 +287,17 @@ class _Driver:
         else:
             self.pause(row, run.trial)
 
-    def promise(self, row: TrialRow, ahead: Sequence[TrialRow] = ()) -> float:
-        """By how much a candidate may come to lie above the front, and those ``ahead`` of it."""
-        level = bar(self.row, [*self.front, *ahead], row)
-        return rungs.promise(self.trained, *row.rungs[-1], level)
-
-    def next_up(self, rung: int) -> tuple[TrialRow, Trial | None] | None:
-        """Who is to go on from a rung: who promises most beside those that are past it, each taken
-        for what is expected of it. None where the rung has sent on as many as it may."""
-        if not rungs.room(self.reached.values(), self.plan.rungs, rung):
-            return None
-        ahead = [run.claim.trial for run in self.running.values() if run.epochs > rung]
-        ahead += [row for row, _ in self.paused.values() if row.rungs[-1][0] > rung]
-        ahead = [self.hoped(row) for row in ahead if row.rungs]
-        ranked = [(self.promise(row, ahead), row, trial) for row, trial in self.waiting(rung)]
-        promise, row, trial = max(ranked, key=lambda told: told[0], default=(0.0, None, None))
-        return (row, trial) if row is not None and promise else None
-
-    def waiting(self, rung: int) -> list[tuple[TrialRow, Trial | None]]:
-        return [(row, trial) for row, trial in self.paused.values() if row.rungs[-1][0] == rung]
-
     def pause(self, row: TrialRow, trial: Trial | None) -> None:
         """Lets a candidate wait. The sampler is told what to expect of it, where that is known; and
         what came of it, if it is promoted, as of another trial."""
-        if self.estimate(row) is not None:
+        if self.ladder.estimate(row) is not None:
             self.asker.seen[row.fingerprint, row.job_key] = row
             if trial is not None:
                 self.asker.tell(trial, row)
                 trial = None
-        self.paused[row.number] = (row, trial)
+        self.ladder.waiting[row.number] = row
+        if trial is not None:
+            self.untold[row.number] = trial
         self.tell_watch()
 
     def settle(self, last: bool = False) -> None:
@@ -323,47 +305,45 @@ class _Driver:
         or too little to wait, and, if this is the last and nobody is next, all who wait."""
         below = self.plan.rungs[-2::-1]
         for rung in below:
-            for row, trial in self.waiting(rung):
-                if not self.promise(row):
-                    self.stop(row, trial)
+            for row in self.ladder.at(rung):
+                if not self.ladder.promise(row, self.front):
+                    self.stop(row)
             while self.room() and (following := self.next_up(rung)):
-                self.promote(*following)
+                self.promote(following)
         over = last and not self.running and not any(map(self.next_up, below))
         for rung in below:
-            ranked = sorted(self.waiting(rung), key=lambda told: -self.promise(told[0]))
-            for row, trial in ranked[0 if over else rungs.WAITING :]:
-                self.stop(row, trial)
+            ranked = sorted(self.ladder.at(rung), key=lambda r: -self.ladder.promise(r, self.front))
+            for row in ranked[0 if over else rungs.WAITING :]:
+                self.stop(row)
 
-    def promote(self, row: TrialRow, trial: Trial | None) -> None:
-        del self.paused[row.number]
+    def next_up(self, rung: int) -> TrialRow | None:
+        running = [run.claim.trial for run in self.running.values()]
+        return self.ladder.next_up(rung, self.front, running)
+
+    def promote(self, row: TrialRow) -> None:
+        trial = self.leave(row)
         for claim in self.store.promote(self.row.id, [row.number]):
             reach("claimed")
             self.submit(claim, trial)
 
-    def stop(self, row: TrialRow, trial: Trial | None) -> None:
-        del self.paused[row.number]
+    def stop(self, row: TrialRow) -> None:
+        trial = self.leave(row)
         for stopped in self.store.stop(self.row.id, [row.number]):
             reach("recorded")
             self.conclude(stopped, trial)
 
+    def leave(self, row: TrialRow) -> Trial | None:
+        """Ends a candidate's wait; its trial, where the sampler was told nothing yet."""
+        del self.ladder.waiting[row.number]
+        return self.untold.pop(row.number, None)
+
     def adopt(self) -> None:
         """Takes in paused trials of drivers that are gone."""
         for row in self.store.trials(self.row.id, states=["paused"]):
-            if row.number not in self.paused:
-                self.paused[row.number] = (row, None)
-                self.reached[row.number] = row.rungs[-1][0]
+            if row.number not in self.ladder.waiting:
+                self.ladder.waiting[row.number] = row
+                self.ladder.reached[row.number] = row.rungs[-1][0]
                 self.asker.seen[row.fingerprint, row.job_key] = row
-
-    def estimate(self, row: TrialRow) -> float | None:
-        """The accuracy that a paused or stopped candidate would be expected to end with."""
-        return rungs.expected(self.trained, *row.rungs[-1])
-
-    def hoped(self, row: TrialRow) -> TrialRow:
-        """A candidate at a rung as it is expected to end, where that is known."""
-        accuracy = self.estimate(row)
-        if accuracy is None:
-            return row
-        return dataclasses.replace(row, metrics={**row.metrics, "accuracy": accuracy})
 
     # -- tell -------------------------------------------------------------------------------------
 
@@ -444,12 +424,7 @@ class _Driver:
             self.counts[row.state] += 1
             self.latest = row
             self.budget += bool(row.baseline)
-            whole = row.state in ("finished", "reused")
-            if whole and row.rungs and row.accuracy is not None:
-                self.trained.append({**dict(row.rungs), row.epochs: row.accuracy})
-            if row.rungs and row.state != "reused":
-                whole = row.state == "finished"
-                self.reached[row.number] = row.epochs if whole else row.rungs[-1][0]
+            self.ladder.take(row)
         self.front = pareto(self.row, [*self.front, *rows])
         self.mirror.poke()
 
@@ -458,7 +433,7 @@ class _Driver:
             budget=self.budget,
             **self.counts,
             running=len(self.running),
-            paused=len(self.paused),
+            paused=len(self.ladder.waiting),
             refused=self.asker.refused,
             repeated=self.asker.repeated,
             front=self.front,
