@@ -8,6 +8,7 @@ import math
 import os
 import random
 import sqlite3
+import statistics
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -246,6 +247,58 @@ def test_besides_the_learners_every_rung_costs_what_the_first_does(ladder: tuple
             assert apart * following < most + following
             assert went == count or (apart + 1) * following > most
             assert rungs.learns(reached, rung) == (count < rungs.LEARNERS)
+
+
+def test_next_is_who_may_rise_most_above_all_that_are_ahead() -> None:
+    """Against brute force: the mean, over each gain that was seen, of what lies above the best of
+    the front and of those past the rung, for as many parameters or fewer."""
+    rng = random.Random(2)
+    study = StudyRow(
+        id=1, created=0.0, name="s", space="", objectives=(("accuracy", "max"), ("params", "min"))
+    )
+    sent = 0
+    for _ in range(200):
+        ladder = rungs.Ladder(study, RUNGS)
+        places = [2] * 30 + [6] * 3 + [18] * 4
+        candidates = [
+            dataclasses.replace(
+                trial(rng.randint(1, 99), score := rng.uniform(0.3, 0.9), 1, state="paused"),
+                number=number,
+                epochs=place,
+                rungs=tuple((epochs, score) for epochs in RUNGS[:-1] if epochs <= place),
+            )
+            for number, place in enumerate(places)
+        ]
+        front = []
+        for row in candidates:
+            ladder.reached[row.number] = row.epochs
+            if row.epochs < RUNGS[-1]:
+                ladder.waiting[row.number] = row
+            else:
+                accuracy = rng.uniform(row.accuracy or 0, 1)
+                ended = {"state": "finished", "accuracy": accuracy}
+                row = dataclasses.replace(row, metrics={"accuracy": accuracy}, **ended)
+                front.append(row)
+                ladder.take(row)
+
+        def ends(row: TrialRow, ended: list[TrialRow] = front) -> list[float]:
+            left = 1.001 - (row.accuracy or 0)
+            return [
+                1.001 - left * (1.001 - (f.accuracy or 0)) / (1.001 - f.rungs[0][1]) for f in ended
+            ]
+
+        past = [(f.params, f.accuracy or 0) for f in front]
+        past += [(r.params, statistics.median(ends(r))) for r in candidates if r.epochs == 6]
+        promises = {}
+        for row in candidates[:30]:
+            bar = max((best for params, best in past if params <= row.params), default=0.0)
+            promises[row.number] = sum(max(0.0, end - bar) for end in ends(row)) / len(front)
+        best = max(promises, key=lambda number: promises[number])
+        following = ladder.next_up(2, front, [])
+        assert (following.number if following else None) == (best if promises[best] else None)
+        sent += following is not None
+        assert ladder.next_up(2, front, candidates[:1]) == following  # it is at the rung, not past
+    assert sent > 100
 
 
 # --- a search ------------------------------------------------------------------------------------
