@@ -1,6 +1,6 @@
 """Samplers of other libraries, asked and told as ours are; each runs where it is installed.
 
-    pip install smac botorch syne-tune neural-pipeline-search
+    pip install smac neural-pipeline-search syne-tune botorch
 
 All see the same parameters and the same observations, the metric maximised and, with two
 objectives, the cost minimised. What is said of each is what was chosen for it.
@@ -97,81 +97,6 @@ class Smac:
         self._facade.tell(self._asked, told)
 
 
-class BoTorch:
-    """A Gaussian process an objective on one-hot parameters, expected (hypervolume) improvement
-    in the logarithm, over 1,000 draws and the neighbours of the best."""
-
-    def __init__(self, space: Space, objectives: int, seed: int) -> None:
-        self._domains = {name: choices(d) for name, d in space[0].items()}
-        self._rng = np.random.default_rng(seed)
-        self._seed = seed
-        self._tried: set[tuple[int, ...]] = set()
-        self._rows: list[tuple[int, ...]] = []
-        self._values: list[list[float]] = []
-
-    def ask(self) -> Params:
-        sizes = np.array([len(d) for d in self._domains.values()])
-        drawn = [tuple(row) for row in self._rng.integers(sizes, size=(1000, len(sizes))).tolist()]
-        drawn = [row for row in dict.fromkeys(drawn) if row not in self._tried]
-        self._asked = drawn[0] if len(self._rows) < 10 else self._best(drawn, sizes)
-        self._tried.add(self._asked)
-        return {n: d[k] for (n, d), k in zip(self._domains.items(), self._asked, strict=True)}
-
-    def tell(self, values: list[float] | None) -> None:
-        if values is not None:
-            self._rows.append(self._asked)
-            self._values.append([values[0], *(-v for v in values[1:])])
-
-    def _best(self, drawn: list[tuple[int, ...]], sizes: Any) -> tuple[int, ...]:
-        import torch
-        from botorch.acquisition import LogExpectedImprovement
-        from botorch.acquisition.multi_objective import qLogExpectedHypervolumeImprovement
-        from botorch.fit import fit_gpytorch_mll
-        from botorch.models import ModelListGP, SingleTaskGP
-        from botorch.models.transforms import Standardize
-        from botorch.sampling import SobolQMCNormalSampler
-        from botorch.utils.multi_objective.box_decompositions import FastNondominatedPartitioning
-        from botorch.utils.multi_objective.pareto import is_non_dominated
-        from gpytorch.mlls import SumMarginalLogLikelihood
-
-        def hot(rows: list[tuple[int, ...]]) -> torch.Tensor:
-            code = torch.tensor(rows)
-            columns = [torch.nn.functional.one_hot(code[:, k], n) for k, n in enumerate(sizes)]
-            return torch.cat(columns, dim=1).double()
-
-        torch.manual_seed(self._seed)
-        x, y = hot(self._rows), torch.tensor(self._values).double()
-        models = [
-            SingleTaskGP(x, y[:, k : k + 1], outcome_transform=Standardize(1))
-            for k in range(y.shape[1])
-        ]
-        model = ModelListGP(*models)
-        fit_gpytorch_mll(SumMarginalLogLikelihood(model.likelihood, model))
-        acquisition: Any
-        if y.shape[1] == 1:
-            acquisition = LogExpectedImprovement(models[0], y.max())
-            front = y[:, 0].topk(min(10, len(y))).indices.tolist()
-        else:
-            worst = y.min(dim=0).values
-            acquisition = qLogExpectedHypervolumeImprovement(
-                model,
-                worst,
-                FastNondominatedPartitioning(worst, y),
-                SobolQMCNormalSampler(torch.Size([64]), seed=self._seed),
-            )
-            front = is_non_dominated(y).nonzero()[:, 0].tolist()
-        near = [
-            (*self._rows[k][:j], v, *self._rows[k][j + 1 :])
-            for k in front
-            for j, n in enumerate(sizes)
-            for v in range(n)
-        ]
-        rows = list(dict.fromkeys(drawn + [row for row in near if row not in self._tried]))
-        with torch.no_grad():
-            scores = torch.cat([acquisition(part[:, None]) for part in hot(rows).split(256)])
-        return rows[int(scores.argmax())]
-
-
 class SyneTune:
     """Its EHVI with two objectives, BoTorch's Gaussian process with one. Its EHVI looks only for
     metrics under -2, so they are told scaled: -2 is the worst seen in the first ten evaluations."""
@@ -255,7 +180,6 @@ class Neps:
 
 OTHERS: dict[str, Callable[[Space, int, int], Searcher]] = {
     "smac": Smac,
-    "botorch": BoTorch,
     "syne tune": SyneTune,
     "neps": Neps,
 }
