@@ -136,9 +136,7 @@ def audited(
     plugins: Iterable[Path],
 ) -> tuple[Space, Job, tuple[int, ...]]:
     """The space, the job and the rungs of ``nas audit``."""
-    from nas.rungs import read
-
-    levels = read(rungs, epochs)
+    levels = read(rungs, epochs, eta=3)  # finer than a search's: which of them to trust is asked
     if not levels:
         raise NasError(f"--rungs {rungs}: an audit of {epochs} epochs needs a rung below them")
     files = load_plugins(plugins)

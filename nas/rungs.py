@@ -1,4 +1,4 @@
-"""Early stopping with several objectives: pure functions of what candidates scored at their rungs.
+"""Early stopping with several objectives: what to make of scores at rungs.
 
 What a candidate costs (params, MACs, a latency) is known when it comes to a rung; only its final
 accuracy is not. So one number tells what it promises: by how much its accuracy may come to lie
@@ -7,7 +7,8 @@ stopped; the others wait, and the one that promises most goes on whenever there 
 (Schmucker et al. 2021) ranks the vectors of a rung instead, and promotes the best third of those
 that are there, whether or not the front has better already.
 
-A rung is a number of epochs; the last is a whole training. ``Ladder`` is who stands on which.
+A rung is a number of epochs; the last is a whole training. The functions are pure; a ``Ladder``
+keeps who stands on which rung, and asks them.
 """
 
 from __future__ import annotations
@@ -35,24 +36,24 @@ FLOOR = 1e-3  # added to errors, so that none is 0: of 1,000 images one
 Scores = Mapping[int, float]  # accuracy at each rung, in epochs, that a candidate came to
 
 
-def auto(epochs: int) -> tuple[int, ...]:
-    """The rungs of a training of ``epochs``: geometric, the last a whole training. Empty where
-    there is no room for a rung below it."""
-    below = (round(epochs / ETA**n) for n in range(1, 64))
+def auto(epochs: int, eta: int = ETA) -> tuple[int, ...]:
+    """The rungs of a training of ``epochs``: geometric by ``eta``, the last a whole training. Empty
+    where there is no room for a rung below it."""
+    below = (round(epochs / eta**n) for n in range(1, 64))
     rungs = sorted({rung for rung in below if LEAST <= rung < epochs})
     return (*rungs, epochs) if rungs else ()
 
 
-def read(text: str, epochs: int) -> tuple[int, ...]:
-    """The rungs that ``off``, ``auto`` or ``3,7,20`` mean for a training of ``epochs``.
+def read(text: str, epochs: int, eta: int = ETA) -> tuple[int, ...]:
+    """The rungs that ``off``, ``auto`` or ``3,7,20`` mean for ``epochs``; ``eta`` is auto's.
 
     Raises NasError unless they increase from 1 or more to ``epochs``.
     """
     if text == "off":
         return ()
     if text == "auto":
-        return auto(epochs)
-    example = ",".join(map(str, auto(epochs) or (1, epochs)))
+        return auto(epochs, eta)
+    example = ",".join(map(str, auto(epochs, eta) or (1, epochs)))
     rule = f"must be off, auto, or epochs that increase up to --epochs {epochs}, such as {example}"
     try:
         rungs = tuple(int(part) for part in text.split(","))
