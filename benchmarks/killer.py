@@ -288,7 +288,8 @@ def stage(database: str, trials: int, nodes: int, seconds: float) -> Iterator[Sc
             running = stack.enter_context(Server())
             os.environ.update(environ(folder))  # the raylets', and so the candidates'
             # Its hooks for an exit want the main thread, and nodes join in another.
-            cluster = Cluster(True, head_node_args={"num_cpus": 0}, shutdown_at_exit=False)
+            head = {"num_cpus": 0, "include_dashboard": False}
+            cluster = Cluster(True, head_node_args=head, shutdown_at_exit=False)
             stack.callback(cluster.shutdown)
             for _ in range(nodes):
                 cluster.add_node(num_cpus=1)

@@ -69,6 +69,9 @@ set -u
 
 # Ray across the allocation, open to this job alone: the token is in no argument and in no file.
 head=$(hostname)
+ip=$(hostname -i | cut -d' ' -f1)
+case $ip in 127.*) ip=$(hostname -I | cut -d' ' -f1) ;; esac # a name may mean loopback at home
+ip=${{ip:-127.0.0.1}}
 port=$((20000 + SLURM_JOB_ID % 10000))
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 # Its metrics would be told without: docker-compose.yml says more.
@@ -80,18 +83,18 @@ trap 'kill $(jobs -p) 2>/dev/null' EXIT
 trap 'stopped=1; [ -z "$search" ] || kill -INT "$search"' USR1
 srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" \\
     ray start --head --block --include-dashboard=false --num-cpus={cpus} \\
-    --node-ip-address="$(hostname -i | cut -d' ' -f1)" --port="$port" &
-until (exec 3<>"/dev/tcp/$head/$port") 2>/dev/null; do
+    --node-ip-address="$ip" --port="$port" &
+until (exec 3<>"/dev/tcp/$ip/$port") 2>/dev/null; do
     kill -0 $! || exit 1
     sleep 1
 done
 if [ "$SLURM_NNODES" -gt 1 ]; then
     srun --overlap --nodes=$((SLURM_NNODES - 1)) --ntasks=$((SLURM_NNODES - 1)) --exclude="$head" \\
-        ray start --address="$head:$port" --block --num-cpus={cpus} &
+        ray start --address="$ip:$port" --block --num-cpus={cpus} &
 fi
 
 # A shell's background jobs ignore SIGINT; the search needs it, to stop in a state to resume from.
-env --default-signal=INT {command} --address "$head:$port" &
+env --default-signal=INT {command} --address "$ip:$port" &
 search=$!
 [ -z "$stopped" ] || kill -INT "$search" # the time was over before it began
 wait "$search"
