@@ -378,6 +378,42 @@ def test_two_pools_one_after_another_and_nothing_on_stdout() -> None:
     assert eventually(lambda: not driver.family(), 5), driver.family()
 
 
+SHARED = f"""
+import sys, time
+import ray
+from nas.job import Job
+from nas.pool import Done
+from workers import cluster
+from workers.pool import open_pool
+
+cluster.IDLE = 1.0
+job = Job(pattern={PATTERN!r}, evaluator="evaluators:ok")
+ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+first, second = open_pool(None, "auto"), open_pool(None, "auto")
+for ticket, pool in enumerate((first, second, first)):
+    pool.submit(ticket, job)
+    deadline = time.monotonic() + 30
+    while not any(isinstance(event, Done) for event in pool.wait(0.2)):
+        assert time.monotonic() < deadline, f"job {{ticket}} finds no room"
+        (second if pool is first else first).wait(0)
+print("shared")
+"""
+
+
+@linux
+def test_an_idle_seat_makes_room_for_who_waits() -> None:
+    """Two drivers on a cluster of one core; the killer found the same between seats of one."""
+    told = subprocess.run(
+        [sys.executable, "-c", SHARED],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert told.stdout == "shared\n", told.stderr
+
+
 # -- arithmetic and arguments ---------------------------------------------------------------------
 
 

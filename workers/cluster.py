@@ -37,6 +37,7 @@ from ray.exceptions import RayError
 
 ANSWER = 10.0  # seconds that a cluster's head may take to answer
 CENSUS = 2.0  # seconds between two looks at the cluster's nodes
+IDLE = 10.0  # seconds that a seat on a cluster is kept without a job: others may wait for its room
 CONTROL = "control"  # the concurrency group of what must not wait for a job
 FAREWELL = 10.0  # seconds that the seats have to end their children before Ray ends the seats
 
@@ -178,7 +179,8 @@ def _environ(threads: int, gpus: float) -> dict[str, str]:
 class RayPool:
     """A ``nas.pool.Pool`` over Ray actors; ``open_ray`` makes one.
 
-    Seats are taken when they are needed, and kept. On a cluster the slots follow the nodes.
+    Seats are taken when they are needed, and kept; on a cluster while there is work for them, and
+    there the slots follow the nodes.
     """
 
     def __init__(
@@ -208,7 +210,7 @@ class RayPool:
         self._waiting: dict[int, Job] = {}
         self._cancelled: list[int] = []  # tickets that were still waiting
         self._running: dict[Any, tuple[int, Any]] = {}  # a job's stream: its ticket and seat
-        self._idle: list[Any] = []
+        self._idle: list[tuple[float, Any]] = []  # since when, and the seat
         self._counted = (0.0, 0)
 
     @property
@@ -231,12 +233,19 @@ class RayPool:
         while self._waiting and (self._idle or len(self._running) < self.slots):
             ticket, job = next(iter(self._waiting.items()))
             del self._waiting[ticket]
-            seat = self._idle.pop() if self._idle else self._actor.remote(**self._seat)
+            seat = self._idle.pop()[1] if self._idle else self._actor.remote(**self._seat)
             stream = seat.run.options(num_returns="streaming").remote(ticket, job)
             self._running[stream] = ticket, seat
 
+    def _make_room(self) -> None:
+        """Gives up seats that are idle for long: another driver may want their room, or a seat of
+        ours may, that was asked for while a node that had died was still counted."""
+        while not self._fixed and self._idle and time.monotonic() - self._idle[0][0] > IDLE:
+            ray.kill(self._idle.pop(0)[1])
+
     def wait(self, timeout: float) -> list[Event]:
         self._start()
+        self._make_room()
         if self._cancelled:
             failure = Failure(kind="cancelled", reason=CANCELLED)
             cancelled, self._cancelled = self._cancelled, []
@@ -263,7 +272,7 @@ class RayPool:
         if isinstance(item, Epoch):
             return Progress(ticket, item)
         del self._running[stream]
-        self._idle.append(seat)
+        self._idle.append((time.monotonic(), seat))
         return Done(ticket, item)
 
     def cancel(self, ticket: int) -> None:
@@ -274,7 +283,7 @@ class RayPool:
                 seat.cancel.options(concurrency_group=CONTROL).remote(ticket)
 
     def close(self) -> None:
-        seats = [*self._idle, *(seat for _, seat in self._running.values())]
+        seats = [seat for _, seat in [*self._idle, *self._running.values()]]
         self._idle, self._running, self._waiting, self._cancelled = [], {}, {}, []
         if not ray.is_initialized():
             return
