@@ -39,6 +39,9 @@ ANSWER = 10.0  # seconds that a cluster's head may take to answer
 CENSUS = 2.0  # seconds between two looks at the cluster's nodes
 IDLE = 10.0  # seconds that a seat on a cluster is kept without a job: others may wait for its room
 CONTROL = "control"  # the concurrency group of what must not wait for a job
+# Ends the processes of its arguments and their children; stopped first, they have no new ones.
+GUARD = 'read _; kill -STOP "$@"; for p; do set -- "$@" $(cat /proc/$p/task/*/children); done; '
+GUARD += 'kill -9 "$@"'
 FAREWELL = 10.0  # seconds that the seats have to end their children before Ray ends the seats
 
 
@@ -126,10 +129,11 @@ def _start(slots: int) -> ExitStack:
         object_store_memory=100 * 2**20,  # a job's messages are a few hundred bytes
     )
     # Ray's agents outlive a driver that is killed, by 60 s in 2 of 3 tries: they first tell a
-    # server that is dead already. This shell reads a pipe that ends with the driver: 0.05 s.
+    # server that is dead already; so does a worker that was just starting, and which no list has.
+    # This shell reads a pipe that ends with the driver: 0.05 s.
     pids = map(str, set(descendants(os.getpid())).difference(before))
     guard = subprocess.Popen(
-        ["/bin/sh", "-c", 'read _; kill -9 "$@"', "sh", *pids],
+        ["/bin/sh", "-c", GUARD, "sh", *pids],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
