@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from typing import Any
 from nas.errors import NasError
 from nas.job import Epoch, Failure, Job
 from nas.pool import Done, Event, Progress
-from workers.seat import CANCELLED, Seat, descendants, machine_memory
+from workers.seat import CANCELLED, Seat, machine_memory
 
 # Before the import, which reads it: no report of use to Ray's makers that nobody asked for.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -39,9 +40,14 @@ ANSWER = 10.0  # seconds that a cluster's head may take to answer
 CENSUS = 2.0  # seconds between two looks at the cluster's nodes
 IDLE = 10.0  # seconds that a seat on a cluster is kept without a job: others may wait for its room
 CONTROL = "control"  # the concurrency group of what must not wait for a job
-# Ends the processes of its arguments and their children; stopped first, they have no new ones.
-GUARD = 'read _; kill -STOP "$@"; for p; do set -- "$@" $(cat /proc/$p/task/*/children); done; '
-GUARD += 'kill -9 "$@"'
+# Ends, when the pipe it reads ends with the driver, what has the mark in its environment, and the
+# children (Ray's agents overwrite theirs with a title); stopped first, they have no new ones.
+GUARD = """mark=$1; read _
+while set -- $(grep -ls "$mark" /proc/[0-9]*/environ | cut -d/ -f3); [ $# -gt 0 ]; do
+    kill -STOP "$@"; for p; do set -- "$@" $(cat /proc/$p/task/*/children); done; kill -9 "$@"
+    sleep 0.05
+done"""
+MARK = "NAS_DRIVER"
 FAREWELL = 10.0  # seconds that the seats have to end their children before Ray ends the seats
 
 
@@ -119,31 +125,34 @@ def open_ray(
 
 def _start(slots: int) -> ExitStack:
     """Starts Ray on this machine; returns what ends it."""
-    before = descendants(os.getpid())
-    ray.init(
-        address="local",  # never one that RAY_ADDRESS or an earlier `ray start` left behind
-        num_cpus=slots,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=100 * 2**20,  # a job's messages are a few hundred bytes
-    )
-    # Ray's agents outlive a driver that is killed, by 60 s in 2 of 3 tries: they first tell a
-    # server that is dead already; so does a worker that was just starting, and which no list has.
-    # This shell reads a pipe that ends with the driver: 0.05 s.
-    pids = map(str, set(descendants(os.getpid())).difference(before))
-    guard = subprocess.Popen(
-        ["/bin/sh", "-c", GUARD, "sh", *pids],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        process_group=0,  # out of reach of Ctrl-C
-    )
-    end = ExitStack()
-    end.callback(guard.communicate)
-    end.callback(guard.kill)
-    end.callback(ray.shutdown)  # the last one in is the first to be called
-    return end
+    mark = uuid.uuid4().hex
+    with ExitStack() as end:
+        # Ray's agents outlive a driver that is killed, by 60 s in 2 of 3 tries: they first tell a
+        # server that is dead already; so does a worker that was just starting, and which no list
+        # has. So this shell is there before Ray is, and knows Ray's processes by what they inherit.
+        guard = subprocess.Popen(
+            ["/bin/sh", "-c", GUARD, "sh", f"{MARK}={mark}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            process_group=0,  # out of reach of Ctrl-C
+        )
+        end.callback(guard.communicate)
+        end.callback(guard.kill)
+        os.environ[MARK] = mark
+        try:
+            ray.init(
+                address="local",  # never one that RAY_ADDRESS or an earlier `ray start` left behind
+                num_cpus=slots,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=100 * 2**20,  # a job's messages are a few hundred bytes
+            )
+        finally:
+            del os.environ[MARK]
+        end.callback(ray.shutdown)  # the last one in is the first to be called
+        return end.pop_all()
 
 
 def _connect(address: str) -> ExitStack:
