@@ -17,6 +17,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ from typing import Any
 from nas.errors import NasError
 from nas.job import Epoch, Failure, Job
 from nas.pool import Done, Event, Progress
-from workers.seat import CANCELLED, Seat, machine_memory
+from workers.seat import CANCELLED, Seat, descendants, machine_memory
 
 # Before the import, which reads it: no report of use to Ray's makers that nobody asked for.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -40,12 +41,18 @@ ANSWER = 10.0  # seconds that a cluster's head may take to answer
 CENSUS = 2.0  # seconds between two looks at the cluster's nodes
 IDLE = 10.0  # seconds that a seat on a cluster is kept without a job: others may wait for its room
 CONTROL = "control"  # the concurrency group of what must not wait for a job
-# Ends, when the pipe it reads ends with the driver, what has the mark in its environment, and the
-# children (Ray's agents overwrite theirs with a title); stopped first, they have no new ones.
-GUARD = """mark=$1; read _
-while set -- $(grep -ls "$mark" /proc/[0-9]*/environ | cut -d/ -f3); [ $# -gt 0 ]; do
+# Ends, when the pipe it reads ends with the driver, the processes that its last line tells, and what
+# has the mark in its environment; stopped first, they have no new children. Neither would do: a
+# worker that was just starting is in no line, and Ray's agents write their title over the mark.
+GUARD = """
+end() {
     kill -STOP "$@"; for p; do set -- "$@" $(cat /proc/$p/task/*/children); done; kill -9 "$@"
-    sleep 0.05
+}
+mark=$1; shift
+while read told; do set -- $told; done
+end "$@"
+while set -- $(grep -ls "$mark" /proc/[0-9]*/environ | cut -d/ -f3); [ $# -gt 0 ]; do
+    end "$@"; sleep 0.05
 done"""
 MARK = "NAS_DRIVER"
 FAREWELL = 10.0  # seconds that the seats have to end their children before Ray ends the seats
@@ -125,11 +132,10 @@ def open_ray(
 
 def _start(slots: int) -> ExitStack:
     """Starts Ray on this machine; returns what ends it."""
-    mark = uuid.uuid4().hex
+    mark, before = uuid.uuid4().hex, set(descendants(os.getpid()))
     with ExitStack() as end:
         # Ray's agents outlive a driver that is killed, by 60 s in 2 of 3 tries: they first tell a
-        # server that is dead already; so does a worker that was just starting, and which no list
-        # has. So this shell is there before Ray is, and knows Ray's processes by what they inherit.
+        # server that is dead already. So this shell is there before Ray is.
         guard = subprocess.Popen(
             ["/bin/sh", "-c", GUARD, "sh", f"{MARK}={mark}"],
             stdin=subprocess.PIPE,
@@ -139,6 +145,21 @@ def _start(slots: int) -> ExitStack:
         )
         end.callback(guard.communicate)
         end.callback(guard.kill)
+        started = threading.Event()
+
+        def tell() -> None:
+            """Ray's processes as they come, and once more when all are there."""
+            while True:
+                over = started.wait(0.1)
+                pids = set(descendants(os.getpid())) - before - {guard.pid}
+                assert guard.stdin
+                guard.stdin.write(f"{' '.join(map(str, pids))}\n".encode())
+                guard.stdin.flush()
+                if over:
+                    return
+
+        teller = threading.Thread(target=tell)
+        teller.start()
         os.environ[MARK] = mark
         try:
             ray.init(
@@ -149,9 +170,11 @@ def _start(slots: int) -> ExitStack:
                 logging_level=logging.ERROR,
                 object_store_memory=100 * 2**20,  # a job's messages are a few hundred bytes
             )
+            end.callback(ray.shutdown)  # the last one in is the first to be called
         finally:
             del os.environ[MARK]
-        end.callback(ray.shutdown)  # the last one in is the first to be called
+            started.set()
+            teller.join()
         return end.pop_all()
 
 
