@@ -41,7 +41,7 @@ ANSWER = 10.0  # seconds that a cluster's head may take to answer
 CENSUS = 2.0  # seconds between two looks at the cluster's nodes
 IDLE = 10.0  # seconds that a seat on a cluster is kept without a job: others may wait for its room
 CONTROL = "control"  # the concurrency group of what must not wait for a job
-# Ends, when the pipe it reads ends with the driver, the processes that its last line tells, and what
+# Ends, when its pipe ends with the driver, the processes that the last line tells, and what
 # has the mark in its environment; stopped first, they have no new children. Neither would do: a
 # worker that was just starting is in no line, and Ray's agents write their title over the mark.
 GUARD = """
