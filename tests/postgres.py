@@ -12,7 +12,6 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from waiting import free_ports
 
 
 def binaries() -> Path | None:
@@ -50,9 +50,7 @@ class Server:
             raise FileNotFoundError("PostgreSQL is not installed")
         self.bin = found
         self.home = Path(tempfile.mkdtemp(prefix="nas-postgres-"))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        (self.port,) = free_ports(1)
         # The server refuses to run as root.
         other = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
         self.run_as = [*within, *other]

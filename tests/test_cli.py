@@ -17,7 +17,7 @@ import sys
 import termios
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import optuna
 import pytest
 import test_search
 from sqlalchemy import text
+from waiting import eventually
 
 from nas.cli import main
 from nas.search import search
@@ -190,13 +191,6 @@ def start(folder: Path, mark: str, *options: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(true: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def left_over(mark: str) -> list[str]:
     """The commands of the processes that a search has left."""
     found = []
@@ -229,7 +223,7 @@ def test_a_stopped_search_leaves_nothing_and_goes_on(
 ) -> None:
     mark = uuid.uuid4().hex
     running = start(tmp_path, mark, "--workers", workers)
-    wait_for(lambda: evaluated(tmp_path) >= 4)
+    assert eventually(lambda: evaluated(tmp_path) >= 4)
     (os.killpg if group else os.kill)(running.pid, number)
     out, err = running.communicate(timeout=30)
     assert running.returncode == 130, err
@@ -237,7 +231,7 @@ def test_a_stopped_search_leaves_nothing_and_goes_on(
     assert "Traceback" not in err
     told = "nas: interrupted; the same command goes on with study lenet_like-digits"
     assert err.splitlines()[-1] == told
-    wait_for(lambda: not left_over(mark), 10.0)
+    assert eventually(lambda: not left_over(mark), 10.0)
     states = {row[4] for row in trials(tmp_path)}
     assert states <= {"finished", "waiting"}
 
@@ -247,7 +241,7 @@ def test_a_stopped_search_leaves_nothing_and_goes_on(
     found = trials(tmp_path)
     assert len(found) == 40
     assert {row[4] for row in found} == {"finished"}
-    wait_for(lambda: not left_over(mark), 10.0)
+    assert eventually(lambda: not left_over(mark), 10.0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -255,7 +249,8 @@ def test_stopped_while_it_starts_it_shows_no_traceback(tmp_path: Path, number: i
     for delay in (0.0, 0.8, 2.0):
         running = start(tmp_path, "", "--workers", "2")
         # From the moment when the options are read: before, it is Python that starts.
-        wait_for(lambda: "pydantic" in Path(f"/proc/{running.pid}/maps").read_text())  # noqa: B023
+        maps = Path(f"/proc/{running.pid}/maps")
+        assert eventually(lambda maps=maps: "pydantic" in maps.read_text())
         time.sleep(delay)
         running.send_signal(number)
         out, err = running.communicate(timeout=30)

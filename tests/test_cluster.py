@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -20,6 +20,7 @@ import psycopg
 import pytest
 import yaml
 from postgres import Server, binaries
+from waiting import wait
 
 TESTS = Path(__file__).parent
 TRIALS = 24
@@ -142,13 +143,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         again = f"while :; do {start} --address={address} --node-ip-address={worker.address}"
         worker.start("sh", "-c", f"{again} --num-cpus=2; sleep 1; done")
         yield Cluster(head, worker, server)
-
-
-def wait(what: str, true: Callable[[], object], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
 
 
 def listening(host: Host) -> list[int]:

@@ -18,6 +18,7 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
+from waiting import eventually, free_ports
 
 from nas.search import search
 from nas.store import TrialRow, open_store
@@ -65,15 +66,13 @@ def rows(record: Path) -> list[TrialRow]:
 @pytest.fixture(scope="module", params=SERVERS)
 def site(request: pytest.FixtureRequest, record: Path) -> Iterator[str]:
     """The address of a dashboard that is served by a process of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     command = [sys.executable, *SERVERS[request.param], "sqlite:///nas.db", "--port", str(port)]
     path = {"PYTHONPATH": str(Path(__file__).parent.parent)}
     server = subprocess.Popen(
         command, cwd=record, env={**os.environ, **path}, stderr=subprocess.DEVNULL
     )
-    test_search.wait_for(lambda: listens(port))
+    assert eventually(lambda: listens(port), 60)
     yield f"http://127.0.0.1:{port}/dashboard"
     server.terminate()
     server.wait(timeout=20)

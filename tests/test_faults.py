@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from faults_checker import faults
 from faults_evaluators import FOLDER, FREEZE, SECONDS
 from faults_search import GAVE_UP, plan, run
 from postgres import Server, postgres  # noqa: F401 - the fixture
+from waiting import counts, eventually
 
 import nas
 from nas import artifacts
-from nas.errors import NasError
 from nas.failpoints import FAILPOINTS
 from nas.job import Result
 from nas.store import Ask, open_store
@@ -124,7 +124,7 @@ def test_two_drivers_share_the_budget_to_the_trial(url: str) -> None:
 def test_a_driver_that_sleeps_past_its_lease_counts_nothing_twice(url: str) -> None:
     """As a laptop that is closed: its late result is refused, for another has the trial."""
     sleeper = start(url, evaluator="freezes", lease=1.0, environ={FREEZE: "1"})
-    assert eventually(lambda: state(sleeper.pid) == "T")
+    assert eventually(lambda: state(sleeper.pid) == "T", 30)
     assert finish(url, evaluator="freezes", lease=1.0) == 0
     assert faults(url, STUDY, TRIALS) == []
     os.kill(sleeper.pid, signal.SIGCONT)
@@ -149,15 +149,6 @@ def test_a_clock_that_jumps_costs_a_driver_nothing_of_its_own(url: str) -> None:
             assert other.recover(study.id) == [0]
         assert store.beat() == set()
         assert not store.finish(claim.token, Result(metrics={"accuracy": 0.5}))
-
-
-def eventually(true: Callable[[], bool], seconds: float = 30.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def state(pid: int) -> str:
@@ -199,7 +190,7 @@ def test_a_clock_that_is_set_forth_and_back_counts_nothing_twice(tmp_path: Path)
     try:
         for hours in ("+3h", "-3h"):
             before = ended(url)
-            assert eventually(lambda before=before: ended(url) >= before + 8)
+            assert eventually(lambda before=before: ended(url) >= before + 8, 30)
             clock.write_text(hours)
         assert [driver.wait(60) for driver in drivers] == [0, 0]
     finally:
@@ -241,7 +232,7 @@ def test_a_full_disk_is_waited_for_and_corrupts_nothing(small_disk: Path, patien
     file = small_disk / "record.db"
     url = f"sqlite:///{file}"
     search = start(url, patience=patience, environ={SECONDS: "0.05"})
-    assert eventually(lambda: ended(url) >= 3)
+    assert eventually(lambda: ended(url) >= 3, 30)
     filler = fill(small_disk)
     search.join(4)
     if patience > 4:
@@ -273,9 +264,7 @@ def test_a_full_disk_leaves_the_checkpoint_that_is_there(small_disk: Path) -> No
 
 def ended(url: str) -> int:
     """How many trials ended; 0 before there is a study."""
-    with contextlib.suppress(NasError), contextlib.closing(open_store(url, create=False)) as store:
-        return store.counts(store.find_study(STUDY).id).get("finished", 0)
-    return 0
+    return counts(url, STUDY).get("finished", 0)
 
 
 # -- the whole ------------------------------------------------------------------------------------

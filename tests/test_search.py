@@ -19,6 +19,7 @@ import optuna
 import pytest
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
+from waiting import eventually
 
 from nas.architecture import Architecture, parse
 from nas.asking import Infeasible
@@ -313,7 +314,7 @@ def environment() -> dict[str, str]:
 
 def test_killed_it_goes_on_at_once(store: Store, url: str) -> None:
     first = subprocess.Popen(command(url, 24), env=environment(), stderr=subprocess.DEVNULL)
-    wait_for(lambda: len(evaluated()) >= 5)
+    assert eventually(lambda: len(evaluated()) >= 5)
     first.kill()
     first.wait()
     assert 5 <= len(rows(store)) < 24
@@ -340,13 +341,6 @@ def test_two_drivers_share_a_study(store: Store, url: str) -> None:
     assert len(drivers) == 2
     assert min(drivers.values()) >= 5
     assert set(evaluated().values()) == {1}, "both drivers evaluated one architecture"
-
-
-def wait_for(true: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_resumed_the_default_sampler_proposes_what_it_would_have(url: str, store: Store) -> None:

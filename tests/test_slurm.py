@@ -11,16 +11,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from faults_checker import faults
-
-from nas.errors import NasError
-from nas.store import open_store
+from waiting import counts, free_ports, wait
 
 TESTS = Path(__file__).parent
 STUDY, TRIALS = "batch", 12
@@ -133,29 +130,8 @@ def cancel(slurm: Slurm) -> None:
     wait("a job does not end", lambda: not slurm.call("squeue", "--noheader"))
 
 
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
-def wait(what: str, true: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
-
-
-def counts(url: str) -> dict[str, int]:
-    with contextlib.suppress(NasError), contextlib.closing(open_store(url, create=False)) as store:
-        return dict(store.counts(store.find_study(STUDY).id))
-    return {}
-
-
 def ended(url: str) -> int:
-    found = counts(url)
+    found = counts(url, STUDY)
     return found.get("finished", 0) + found.get("failed", 0)
 
 
@@ -170,9 +146,9 @@ def test_a_batch_job_that_is_cut_off_and_put_back_is_whole_in_the_end(slurm: Slu
         wait("no first trial", lambda: ended(url) > 0)
         wait("not cut off by its time limit", lambda: slurm.restarts(job) == 1)
         assert "nas: interrupted" in (slurm.home / "job").read_text()
-        assert "running" not in counts(url)
+        assert "running" not in counts(url, STUDY)
         before = ended(url)
-        wait("not resumed", lambda: counts(url).get("running", 0) > 0)
+        wait("not resumed", lambda: counts(url, STUDY).get("running", 0) > 0)
         slurm.call("scontrol", "requeue", job)
         wait("not put back", lambda: slurm.restarts(job) == 2)
         assert ended(url) >= before

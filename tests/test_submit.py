@@ -3,26 +3,24 @@ is in test_slurm.py); Ray Jobs are real."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from faults_checker import faults
+from waiting import counts, free_ports, wait
 
 from nas.errors import NasError
-from nas.store import open_store
 from workers.submit import Allocation, sbatch_script, submit_slurm
 
 HOSTILE = [
@@ -173,29 +171,6 @@ class Head:
         search += ["--epochs", "2", "--evaluator", "faults_evaluators:stub", "--sampler", "random"]
         return self.nas("submit", "ray", *options, "--", *search)
 
-    def states(self, study: str) -> dict[str, int]:
-        with (
-            contextlib.suppress(NasError),
-            contextlib.closing(open_store(self.url, create=False)) as store,
-        ):
-            return dict(store.counts(store.find_study(study).id))
-        return {}
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
-def wait(what: str, true: Callable[[], object], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
-
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
@@ -225,11 +200,11 @@ def test_a_ray_job_is_followed_to_its_end(head: Head) -> None:
 
 def test_a_ray_job_that_is_stopped_leaves_nothing_running_and_is_resumed(head: Head) -> None:
     name = head.submit("stopped", 300, "--no-follow").stdout.strip()
-    wait("no trial", lambda: head.states("stopped").get("finished"))
+    wait("no trial", lambda: counts(head.url, "stopped").get("finished"))
     assert head.nas("submit", "status", name).stdout == "RUNNING\n"
     assert head.nas("submit", "stop", name).returncode == 0
     wait("not stopped", lambda: head.nas("submit", "status", name).stdout == "STOPPED\n")
-    ended = head.states("stopped")
+    ended = counts(head.url, "stopped")
     assert "running" not in ended
     trials = sum(ended.values()) + 2
     told = head.submit("stopped", trials)

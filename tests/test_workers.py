@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from waiting import eventually
 
 from nas.errors import NasError
 from nas.job import Failure, Job, Result
@@ -91,15 +92,6 @@ def timeless(events: list[Event]) -> list[object]:
 
 def gone(pids: list[int], seconds: float = 5.0) -> bool:
     return eventually(lambda: not any(alive(pid) for pid in pids), seconds)
-
-
-def eventually(true: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def session(pid: int) -> int:

@@ -1,0 +1,42 @@
+"""What tests of several processes need: free ports, patience, and how far a study has come."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable
+
+from nas.errors import NasError
+from nas.store import open_store
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ports of loopback that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def eventually(true: Callable[[], object], seconds: float = 60.0) -> bool:
+    """Whether it comes true within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def wait(what: str, true: Callable[[], object], seconds: float = 60.0) -> None:
+    """Until it is true; an assertion that says ``what`` after so many seconds."""
+    assert eventually(true, seconds), what
+
+
+def counts(url: str, study: str) -> dict[str, int]:
+    """A study's trials by state; none before there is a study."""
+    with contextlib.suppress(NasError), contextlib.closing(open_store(url, create=False)) as store:
+        return dict(store.counts(store.find_study(study).id))
+    return {}
