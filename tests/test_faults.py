@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from faults_checker import faults
-from faults_evaluators import FOLDER, FREEZE, SECONDS
+from faults_evaluators import FOLDER, FREEZE, PACE, SECONDS
 from faults_search import GAVE_UP, plan, run
 from postgres import Server, postgres  # noqa: F401 - the fixture
 from waiting import counts, eventually
@@ -33,6 +33,7 @@ from workers.seat import descendants
 TRIALS = 12
 ASK = Ask(pattern="INPUT(1, 8, 8) -> FLATTEN -> FC(10)", fingerprint="f", params=650, macs=640)
 STUDY = "faults"
+ROOT = Path(__file__).parents[1]
 
 # A server that has imported what a search needs, and forks it in 20 ms instead of 1.5 s.
 FORK = multiprocessing.get_context("forkserver")
@@ -168,25 +169,51 @@ def test_processes_that_end_while_they_are_listed_are_no_error() -> None:
 
 
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+needs_faketime = pytest.mark.skipif(
+    FAKETIME is None, reason="needs libfaketime (Debian: apt-get install faketime)"
+)
 
-LEAP = """
-import select, sys, time
-from faults_search import run
-time.sleep = lambda seconds: select.select([], [], [], seconds)  # libfaketime breaks the other
-run(sys.argv[1], sys.argv[2], int(sys.argv[3]))
-"""
+# What libfaketime 0.9.10 needs to move the wall clock alone. Without the first setting it moves the
+# monotonic clock too, but not the waits by it: each timed wait of Python lasts hours. Without the
+# second, a mend for old C libraries, a timed wait on a condition is over at once: Ray's workers die
+# at their start, and threads fight for the interpreter. And it moves the times that sleeps are to
+# end at, which the kernel refuses: they must not be told as such.
+WALL_CLOCK_ONLY = {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_FORCE_MONOTONIC_FIX": "0"}
+SLEEP = "import select, time\ntime.sleep = lambda seconds: select.select([], [], [], seconds)\n"
 
 
-@pytest.mark.skipif(FAKETIME is None, reason="needs libfaketime (Debian: apt-get install faketime)")
+def by_clock(clock: Path) -> dict[str, str]:
+    """The environment of a process whose wall clock is off by what the file says at any moment."""
+    clock.with_name("sitecustomize.py").write_text(SLEEP)
+    return {
+        "LD_PRELOAD": str(FAKETIME),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(clock.parent)]),
+        **WALL_CLOCK_ONLY,
+    }
+
+
+def command(trials: int, workers: int) -> list[str]:
+    """``nas search`` as its user types it, in the directory of the tests."""
+    told = f"--space faults_space.yaml --study {STUDY} --trials {trials} --epochs 2"
+    told += f" --evaluator faults_evaluators:stub --workers {workers}"
+    return [sys.executable, "-c", "from nas.cli import main; main()", "search", *told.split()]
+
+
+def drive(url: str, trials: int, environ: dict[str, str]) -> subprocess.Popen[bytes]:
+    told = {"PYTHONPATH": str(ROOT), **environ, "NAS_STORAGE": url}
+    folder = Path(__file__).parent
+    return subprocess.Popen(command(trials, workers=0), cwd=folder, env={**os.environ, **told})
+
+
+@needs_faketime
 def test_a_clock_that_is_set_forth_and_back_counts_nothing_twice(tmp_path: Path) -> None:
     """SQLite's clock is the machine's: it is set by hours, twice, while two drivers work by it."""
     url, clock = f"sqlite:///{tmp_path}/record.db", tmp_path / "clock"
     clock.write_text("+0")
-    environ = {"LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(clock)}
-    environ |= {"FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1", SECONDS: "0.1"}
-    environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
-    command = [sys.executable, "-c", LEAP, url, STUDY, str(3 * TRIALS)]
-    drivers = [subprocess.Popen(command, env={**os.environ, **environ}) for _ in range(2)]
+    environ = {**by_clock(clock), SECONDS: "0.1"}
+    drivers = [drive(url, 3 * TRIALS, environ) for _ in range(2)]
     try:
         for hours in ("+3h", "-3h"):
             before = ended(url)
@@ -202,6 +229,40 @@ def test_a_clock_that_is_set_forth_and_back_counts_nothing_twice(tmp_path: Path)
     by_time = ("an attempt after the trial's end", "two attempts at once")  # as a clock tells it
     found = faults(url, STUDY, 3 * TRIALS)
     assert [fault for fault in found if not fault.startswith(by_time)] == []
+
+
+@needs_faketime
+def test_drivers_whose_clocks_are_hours_apart_share_a_study(
+    postgres: Server,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """PostgreSQL's clock is the server's: to a driver that is ahead no lease looks expired, and
+    nobody takes its leases for longer than they are."""
+    url, clock, pace = postgres.database(), tmp_path / "clock", tmp_path / "pace"
+    clock.write_text("+5h")
+    pace.write_text("0.5")
+    ahead = {**by_clock(clock), PACE: str(pace)}
+    told = [sys.executable, "-c", "import time; print(time.time())"]
+    told_by_it = subprocess.check_output(told, env={**os.environ, **ahead})
+    assert float(told_by_it) - time.time() == pytest.approx(5 * 3600, abs=60)
+    drivers = []
+    try:
+        for number, environ in enumerate([{PACE: str(pace)}, ahead], start=1):
+            drivers.append(drive(url, 2 * TRIALS, environ))
+            # Of a driver one trial runs at a time.
+            assert eventually(lambda n=number: counts(url, STUDY).get("running", 0) == n, 30)
+        pace.write_text("0.02")
+        assert [driver.wait(60) for driver in drivers] == [0, 0]
+    finally:
+        for driver in drivers:
+            driver.kill()
+    assert faults(url, STUDY, 2 * TRIALS) == []
+    with contextlib.closing(open_store(url)) as store:
+        study = store.find_study(STUDY)
+        tries = [each for trial in store.trials(study.id) for each in store.attempts(trial.id)]
+    assert len({attempt.driver for attempt in tries}) == 2
+    assert {attempt.state for attempt in tries} == {"finished", "failed"}  # none was fenced
+    assert max(a.lease_until - a.started for a in tries) < 3600
 
 
 # -- the disk -------------------------------------------------------------------------------------
@@ -269,8 +330,6 @@ def ended(url: str) -> int:
 
 # -- the whole ------------------------------------------------------------------------------------
 
-ROOT = Path(__file__).parents[1]
-
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_the_killer_finds_nothing_wrong(database: str, request: pytest.FixtureRequest) -> None:
@@ -293,14 +352,12 @@ def test_a_password_is_seen_nowhere(postgres: Server, tmp_path: Path) -> None:  
     a user, on Ray and with a restart of the server under way."""
     url = postgres.database()
     name = url.rsplit("/", 1)[1]
-    search = ["search", "--space", "faults_space.yaml", "--study", STUDY, "--trials", str(TRIALS)]
-    search += ["--evaluator", "faults_evaluators:stub", "--epochs", "2", "--workers", "1"]
     output = tmp_path / "output"
     seen: list[bytes] = []
     began = time.time()
     with output.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-c", "from nas.cli import main; main()", *search],
+            command(TRIALS, workers=1),
             cwd=Path(__file__).parent,
             env={**os.environ, "NAS_STORAGE": url, SECONDS: "0.2", "PYTHONPATH": str(ROOT)},
             stdout=file,
