@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -102,15 +101,17 @@ def line(found: Finalist, role: str) -> list[str]:
 
 
 def mean(found: Mean) -> str:
-    half = "" if math.isnan(found.half) else f" ± {100 * found.half:.2f}"
-    return f"{100 * found.value:.2f}{half} %"
+    value, low, high = (f"{100 * end:.2f}" for end in (found.value, found.low, found.high))
+    return f"{value} % ({low} to {high})"
 
 
 def remarks(report: Report) -> list[str]:
-    trainings = f"{report.seeds} trainings" if report.seeds > 1 else "one training"
+    trainings, others = "one training", "not of other seeds"
+    if report.seeds > 1:
+        trainings, others = f"{report.seeds} trainings", "of other seeds"
     return [
         f"Validation and test: the mean of {trainings} of {report.epochs} epochs with seeds that "
-        "the search did not use" + (", and its 95 % interval." if report.seeds > 1 else "."),
+        f"the search did not use, and its 95 % interval, of other images and {others}.",
         "Searched: the accuracy for which the search noticed it, with the luck of one training.",
         "The winner was chosen by validation; the test images chose nothing.",
     ]

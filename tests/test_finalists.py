@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import IntDistribution, distribution_to_json
@@ -111,13 +113,37 @@ def test_what_did_not_finish_or_was_not_sampled_is_not_chosen() -> None:
     assert {row.id for row in choose(study, [*others, *rows[3:]], 9)} <= set(range(3, 12))
 
 
-def test_a_mean_has_the_interval_of_student() -> None:
-    values = [0.91, 0.93, 0.95]
-    low, high = stats.t.interval(0.95, 2, loc=0.93, scale=stats.sem(values))
-    found = Mean.of(values)
-    assert found.value == pytest.approx(0.93)
-    assert (found.value - found.half, found.value + found.half) == pytest.approx((low, high))
-    assert math.isnan(Mean.of([0.9]).half)
+def test_the_interval_of_one_training_is_wilsons() -> None:
+    for right in (349, 360, 0):
+        interval = stats.binomtest(right, 360).proportion_ci(method="wilson")
+        for scores in ([right / 360], [right / 360] * 2, [right / 360] * 3):  # agreeing is no proof
+            found = Mean.of(scores, 360)
+            assert (found.low, found.high) == pytest.approx(tuple(interval))
+            assert found.value == pytest.approx(right / 360)
+
+
+def test_the_interval_of_several_trainings_by_hand() -> None:
+    found = Mean.of([0.91, 0.93, 0.95], 1000)
+    # Of the seeds 0.0004 / 3 = 1.3333e-4, of the images 0.93 * 0.07 / 1000 = 6.51e-5: as 1000 *
+    # 6.51e-5 / 1.98433e-4 = 328.07 images; 2 / 0.67193^2 = 4.4297 degrees of freedom.
+    t = stats.t.ppf(0.975, 4.4297)
+    # Wilson's ends are where the score is t of its own standard deviations away.
+    for end in (found.low, found.high):
+        assert abs(0.93 - end) == pytest.approx(t * math.sqrt(end * (1 - end) / 328.07), rel=1e-3)
+    assert found.low < found.value < found.high
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+    """Images from easy to hard, seeds from lucky to unlucky; the truth is over all of both."""
+    rng = np.random.default_rng(0)
+    images, seeds, repeats = 300, 2, 1500
+    hardness = rng.normal(2.0, 1.0, (repeats, 1, images))
+    luck = rng.normal(0.0, 0.15, (repeats, seeds, 1))
+    right = rng.normal(size=(repeats, seeds, images)) < hardness + luck
+    truth = stats.norm.cdf(2.0 / math.sqrt(1 + 1.0**2 + 0.15**2))  # of a sum of normals
+    found = [Mean.of(scores, images) for scores in right.mean(axis=2)]
+    held = np.mean([mean.low <= truth <= mean.high for mean in found])
+    assert 0.94 < held < 0.99
 
 
 # --- the report ----------------------------------------------------------------------------------
@@ -198,7 +224,7 @@ def test_the_command_prints_and_writes(store: Store, study: StudyRow, tmp_path: 
     for text in (result.stdout, written):
         assert "winner" in text
         assert "random search" in text
-        assert "±" in text
+        assert re.search(r"\d\d\.\d\d % \(\d+\.\d\d to \d+\.\d\d\)", text)
     table = [line for line in written.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in table}) == 1
     assert "s-random" in {row.name for row in store.studies()}
