@@ -23,7 +23,7 @@ from nas.elements import (
 )
 from nas.errors import PatternError, ShapeError, nearest
 from nas.layers import Aux, BatchNorm, Conv, Dropout, Flatten, Linear, Node, Shape, seq, show
-from nas.pattern import Call, Chain, Maybe, Repeat, Symbol, Tree, Value, place, read, write
+from nas.pattern import Call, Chain, Maybe, Repeat, Symbol, Tree, Value, fold, place, read, write
 
 MAX_ELEMENTS = 4_096
 
@@ -99,31 +99,6 @@ class Architecture:
             rest = tuple(arg for arg in last.args if arg[0] != "width")
             tree = Chain((*tree.items[:-1], dataclasses.replace(last, args=rest)))
         return close(Chain((Call("INPUT"), *tree.items)), input=input, classes=classes)
-
-
-def fold(texts: Sequence[str]) -> list[tuple[str, int]]:
-    """Repeats as repeats: the outermost parts of a chain, each with the number of elements it
-    stands for. From left to right, the repetition that saves most is taken, the shortest body
-    first."""
-    parts: list[tuple[str, int]] = []
-    n, i = len(texts), 0
-    while i < n:
-        best, period, count = 0, 1, 1
-        for p in range(1, (n - i) // 2 + 1):
-            if texts[i] != texts[i + p]:
-                continue
-            r = 1
-            while texts[i + r * p : i + (r + 1) * p] == texts[i : i + p]:
-                r += 1
-            if p * (r - 1) > best:
-                best, period, count = p * (r - 1), p, r
-        body = texts[i]
-        if period > 1:
-            inner = fold(texts[i : i + period])
-            body = f"[{' -> '.join(text for text, _ in inner)}]"
-        parts.append((f"{body}*{count}" if count > 1 else body, period * count))
-        i += period * count
-    return parts
 
 
 # --- from tree to architecture -------------------------------------------------------------------

@@ -13,6 +13,7 @@ block, a symbol of a space) is not this module's business.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -221,3 +222,30 @@ def _bracket(body: Chain | Call | Repeat) -> str:
 
 def _value(value: Value) -> str:
     return value.name if isinstance(value, Symbol) else repr(value)
+
+
+def fold(texts: Sequence[str]) -> list[tuple[str, int]]:
+    """The texts of a chain's elements, repeats as repeats: its outermost parts, each with the number
+    of elements it stands for.
+
+    From left to right, the repetition that saves most is taken, the shortest body first.
+    """
+    parts: list[tuple[str, int]] = []
+    n, i = len(texts), 0
+    while i < n:
+        best, period, count = 0, 1, 1
+        for p in range(1, (n - i) // 2 + 1):
+            if texts[i] != texts[i + p]:
+                continue
+            r = 1
+            while texts[i + r * p : i + (r + 1) * p] == texts[i : i + p]:
+                r += 1
+            if p * (r - 1) > best:
+                best, period, count = p * (r - 1), p, r
+        body = texts[i]
+        if period > 1:
+            inner = fold(texts[i : i + period])
+            body = f"[{' -> '.join(text for text, _ in inner)}]"
+        parts.append((f"{body}*{count}" if count > 1 else body, period * count))
+        i += period * count
+    return parts
