@@ -225,11 +225,9 @@ def _value(value: Value) -> str:
 
 
 def fold(texts: Sequence[str]) -> list[tuple[str, int]]:
-    """The texts of a chain's elements, repeats as repeats: its outermost parts, each with the number
-    of elements it stands for.
-
-    From left to right, the repetition that saves most is taken, the shortest body first.
-    """
+    """Repeats as repeats: the outermost parts of a chain whose elements have these texts, each with
+    the number of elements it stands for. From left to right, the repetition that saves most is
+    taken, the shortest body first."""
     parts: list[tuple[str, int]] = []
     n, i = len(texts), 0
     while i < n:
