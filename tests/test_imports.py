@@ -18,6 +18,7 @@ CORE = ["pattern", "layers", "blocks", "elements", "architecture", "domains", "s
 RULES = [
     *((f"nas.{name}", {"torch", "ray", "optuna", "sqlalchemy"}) for name in CORE),
     ("nas", {"torch", "ray", "optuna", "sqlalchemy"}),
+    ("nas.footprint", {"torch", "ray", "optuna", "sqlalchemy"}),
     ("nas.search", {"torch", "ray"}),
     ("nas.store", {"torch", "ray"}),
     ("nas.samplers", {"ray"}),

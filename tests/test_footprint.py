@@ -1,0 +1,131 @@
+"""Predicted memory, against what torch says that it keeps and what a real worker holds."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nas import batches, footprint, train
+from nas.architecture import Architecture, parse
+from nas.job import DataRef, Job, Recipe
+from nas.network import build
+from nas.space import load_space, shipped
+from workers.run import Ended
+from workers.seat import Child
+
+BATCH = 4
+RECIPE = Recipe(batch=BATCH)
+SPACES = [name for name in shipped() if not load_space(name).closed]
+ZOO = ["lenet5", "alexnet", "vgg11_bn", "googlenet", "resnet18", "resnext50_32x4d", "densenet121",
+       "mobilenet_v2"]  # fmt: skip
+
+
+def training_step(architecture: Architecture, bf16: bool) -> tuple[int, int]:
+    """Bytes of the storages, parameters apart, that autograd keeps from a forward pass; and those
+    of parameters, gradients and the optimizer's state after the step."""
+    module = build(architecture, seed=0).to(memory_format=torch.channels_last)
+    optimizer = train.sgd(module, RECIPE)
+    own = {p.untyped_storage().data_ptr() for p in module.state_dict().values()}
+    kept: dict[int, Tensor] = {}  # the tensors too: a freed storage's place may be taken again
+
+    def keep(tensor: Tensor) -> Tensor:
+        if (at := tensor.untyped_storage().data_ptr()) not in own:
+            kept[at] = tensor
+        return tensor
+
+    x = torch.rand(BATCH, *architecture.input).to(memory_format=torch.channels_last)
+    y = torch.zeros(BATCH, dtype=torch.int64)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=bf16),
+    ):
+        loss = train.loss_of(module(x), y, RECIPE)
+    loss.backward()
+    optimizer.step()
+    state = [t for of in optimizer.state.values() for t in of.values() if t.ndim or t.numel() > 1]
+    parameters = list(nn.ParameterList(module.parameters()))
+    held = [*parameters, *(p.grad for p in parameters if p.grad is not None), *state]
+    return (
+        sum(tensor.untyped_storage().nbytes() for tensor in kept.values()),
+        sum(tensor.nbytes for tensor in held),
+    )
+
+
+def assert_predicted(architecture: Architecture, bf16: bool) -> None:
+    kept, held = training_step(architecture, bf16)
+    predicted = footprint.training(architecture, RECIPE, bf16=bf16)
+    assert 0.98 * (kept + held) <= predicted <= 1.01 * (kept + held), str(architecture)
+    copies = footprint.HALF * (held // 12) if bf16 else 0
+    maps = BATCH * footprint.kept(architecture, bf16=bf16)
+    assert 0.98 * kept <= maps + copies <= 1.01 * kept, str(architecture)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_zoo_holds_what_torch_counts(name: str) -> None:
+    assert_predicted(load_space(name, (3, 64, 64), 10).sample(0), bf16=False)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("name", SPACES)
+def test_draws_hold_what_torch_counts(name: str, bf16: bool) -> None:
+    space = load_space(name, (3, 32, 32), 10)
+    for seed in range(3):
+        assert_predicted(space.sample(seed), bf16)
+
+
+EVERY = "CONV(8) -> {} -> CONV(8) -> {} -> POOL -> POOL(kind=avg) -> GAP(2) -> FC(9) -> {} -> FC"
+
+
+@pytest.mark.parametrize("kind", ["RELU", "RELU6", "LEAKYRELU", "ELU", "GELU", "SILU", "HARDSWISH",
+                                  "TANH", "SIGMOID", "LRN -> RELU", "DROPOUT(0.3)"])  # fmt: skip
+def test_every_leaf_holds_what_torch_counts(kind: str) -> None:
+    pattern = EVERY.format(kind, "BN -> " + kind, kind.removeprefix("LRN -> "))
+    assert_predicted(parse(f"INPUT(3, 32, 32) -> {pattern}"), bf16=False)
+
+
+def test_without_momentum_there_is_no_third_copy_of_the_weights() -> None:
+    architecture = parse("INPUT -> FC")
+    with_it, without = (
+        footprint.training(architecture, Recipe(momentum=momentum)) for momentum in (0.9, 0.0)
+    )
+    assert with_it - without == 4 * architecture.params
+
+
+def test_the_validation_is_as_the_training_loop_has_it() -> None:
+    assert footprint.EVALUATED == train.EVALUATION_BATCH
+    assert footprint.PIXELS == batches.PIXELS
+
+
+def test_the_greatest_of_a_space_is_one_of_its_feasible_networks() -> None:
+    space = load_space("resnet_like", (3, 32, 32), 10)
+    recipe = Recipe(batch=64)
+    greatest = footprint.greatest(space, recipe)
+    feasible = [a for a in map(space.sample, range(100)) if not space.excess(a)]
+    sizes = sorted(footprint.trial(architecture, recipe) for architecture in feasible)
+    assert sizes[len(sizes) // 2] < greatest < 2 * sizes[-1]
+    large = load_space("vgg16", (3, 224, 224), 1000).sample(0)
+    assert footprint.greatest(space, recipe, [large]) == footprint.trial(large, recipe)
+    # A quarter of the batch, and the weights stay.
+    small = footprint.greatest(space, Recipe(batch=16))
+    assert footprint.PROCESS < small < greatest
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="looks into /proc")
+def test_a_worker_holds_what_was_predicted() -> None:
+    pattern = "INPUT -> [[CONV(32) -> BN -> RELU]*2 -> POOL]*3 -> GAP -> FC"
+    recipe, data = Recipe(batch=256), DataRef(size=32)
+    child = Child(".", [], {"OMP_NUM_THREADS": "1"})
+    try:
+        child.send(Job(pattern=pattern, recipe=recipe, data=data, epochs=1, latency=False))
+        most, message = 0, None
+        while not isinstance(message, Ended):
+            message = child.receive(0.005)
+            most = max(most, child.memory())
+    finally:
+        child.kill()
+    predicted = footprint.trial(parse(pattern, (1, 32, 32), 10), recipe)
+    assert math.isclose(most, predicted, rel_tol=0.35), f"{most >> 20}, not {predicted >> 20} MiB"
