@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -34,12 +35,6 @@ pytestmark = pytest.mark.skipif(
     not (DRIVER and BROWSER), reason="needs chromium and chromedriver (Debian: chromium-driver)"
 )
 
-# Ours first: the note that it writes is in the database, for the plain one as well.
-SERVERS = {
-    "nas dashboard": ("-m", "nas.cli", "dashboard", "--storage"),
-    "optuna-dashboard": ("-m", "optuna_dashboard._cli"),
-}
-
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -63,19 +58,42 @@ def rows(record: Path) -> list[TrialRow]:
     return found
 
 
-@pytest.fixture(scope="module", params=SERVERS)
-def site(request: pytest.FixtureRequest, record: Path) -> Iterator[str]:
+@contextlib.contextmanager
+def served(record: Path, *command: str) -> Iterator[str]:
     """The address of a dashboard that is served by a process of its own."""
     (port,) = free_ports(1)
-    command = [sys.executable, *SERVERS[request.param], "sqlite:///nas.db", "--port", str(port)]
     path = {"PYTHONPATH": str(Path(__file__).parent.parent)}
     server = subprocess.Popen(
-        command, cwd=record, env={**os.environ, **path}, stderr=subprocess.DEVNULL
+        [sys.executable, *command, "sqlite:///nas.db", "--port", str(port)],
+        cwd=record,
+        env={**os.environ, **path},
+        stderr=subprocess.DEVNULL,
     )
-    assert eventually(lambda: listens(port), 60)
-    yield f"http://127.0.0.1:{port}/dashboard"
-    server.terminate()
-    server.wait(timeout=20)
+    try:
+        assert eventually(lambda: listens(port), 60)
+        yield f"http://127.0.0.1:{port}/dashboard"
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def ours(record: Path) -> Iterator[str]:
+    with served(record, "-m", "nas.cli", "dashboard", "--storage") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def plain(record: Path, ours: str) -> Iterator[str]:
+    """Optuna's own, after ours: the note that ours writes is in the database, for both."""
+    with served(record, "-m", "optuna_dashboard._cli") as address:
+        yield address
+
+
+@pytest.fixture(scope="module", params=["ours", "plain"])
+def site(request: pytest.FixtureRequest) -> str:
+    address: str = request.getfixturevalue(request.param)
+    return address
 
 
 def listens(port: int) -> bool:
