@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from nas import screens
+from nas import footprint, screens
 from nas.architecture import parse
 from nas.baselines import architectures, evaluate
 from nas.job import Epoch, Job
@@ -50,7 +50,7 @@ def search_and_show(
     """
     logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
     # What is unknown is refused before anything begins.
-    architectures(plan, baselines)
+    networks = architectures(plan, baselines)
     if plan.job.evaluator:
         evaluator(plan.job.evaluator)
     store = open_store(storage)
@@ -62,8 +62,10 @@ def search_and_show(
         from nas.search import search
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        memory = memory_per_trial * 2**30
-        pool = open_pool(workers, address, gpus_per_trial, time_limit, memory, cpus_per_trial)
+        limit, need = memory_per_trial * 2**30, 0
+        if not (limit or plan.job.evaluator):
+            need = footprint.greatest(plan.space, plan.job.recipe, networks.values())
+        pool = open_pool(workers, address, gpus_per_trial, time_limit, limit, cpus_per_trial, need)
         signal.signal(signal.SIGTERM, _interrupt)  # now: Ray has set its own
         try:
             if baselines:

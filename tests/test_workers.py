@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -17,11 +18,15 @@ from waiting import eventually
 
 from nas.errors import NasError
 from nas.job import Failure, Job, Result
+from nas.plan import Plan
 from nas.pool import Done, Event, Pool, Progress
+from nas.search import search
+from nas.space import read_space
+from nas.store import open_store
 from workers.cluster import Share
 from workers.pool import InProcess, open_pool
 from workers.run import evaluator, run
-from workers.seat import descendants
+from workers.seat import descendants, machine_memory
 
 PATTERN = "INPUT(1, 8, 8) -> FLATTEN -> FC(10)"
 TIME_LIMIT = 5.0
@@ -251,6 +256,35 @@ def test_a_job_that_allocates_without_end_is_out_of_memory(pool: Pool) -> None:
 
 
 @linux
+def test_a_candidate_out_of_memory_is_a_failed_trial_that_is_not_tried_again(
+    pool: Pool, tmp_path: Path
+) -> None:
+    space = {
+        "name": "widths",
+        "pattern": "INPUT -> FC(w) -> RELU -> FC",
+        "where": {"w": {"choice": [4, 64]}},  # 310 and 4,810 parameters
+    }
+    plan = Plan(
+        study="widths",
+        space=read_space(space, "widths", (1, 8, 8), 10),
+        job=Job(pattern="", evaluator="evaluators:allocates_if_wide"),
+        trials=4,
+        sampler="random",
+    )
+    with contextlib.closing(open_store(f"sqlite:///{tmp_path}/nas.db")) as store:
+        for began in (True, False):  # the second time it is resumed
+            status = search(plan, store, pool)
+            assert (status.finished, status.failed, status.exhausted) == (1, 1, True)
+            assert status.ended == (2 if began else 0)
+            study = store.find_study("widths").id
+            (failed,) = store.trials(study, states=["failed"])
+            assert (failed.params, failed.failure) == (4810, "out_of_memory")
+            (attempt,) = store.attempts(failed.id)
+            assert attempt.failure == "out_of_memory"
+            assert "limit of 1024 MiB" in (attempt.reason or "")
+
+
+@linux
 def test_cancel_ends_a_running_job(pool: Pool) -> None:
     (ticket,) = submit(pool, job("waits"))
     events = collect(pool, lambda events: len(events) == 1)
@@ -404,6 +438,62 @@ def test_an_idle_seat_makes_room_for_who_waits() -> None:
         timeout=120,
     )
     assert told.stdout == "shared\n", told.stderr
+
+
+PREDICTED = f"""
+import ray
+from nas.job import Job
+from nas.pool import Done
+from waiting import wait
+from workers.pool import open_pool
+
+GIB = 2**30
+
+def held():
+    return ray.cluster_resources()["memory"] - ray.available_resources().get("memory", 0)
+
+ray.init("local", num_cpus=4, num_gpus=1, _memory=3 * GIB,
+         include_dashboard=False, log_to_driver=False)
+for need, limit, gpus, slots, holds in (
+    (0, 0, 0, 4, 0),
+    (GIB, 0, 0, 3, GIB),
+    (2 * GIB, 0, 0, 1, 2 * GIB),
+    (2 * GIB, GIB, 0, 3, GIB),  # what is told comes before what is predicted
+    (99 * GIB, 0, 0, 1, 3 * GIB),  # more than any node has: all of one
+    (99 * GIB, 0, 0.25, 4, 430 * 2**20),  # on a GPU the process alone is in the node's memory
+):
+    pool = open_pool(None, "auto", gpus, memory_limit=limit, memory_need=need)
+    assert pool.slots == slots, pool.slots
+    pool.submit(1, Job(pattern={PATTERN!r}, evaluator="evaluators:ok"))
+    while not any(isinstance(event, Done) for event in pool.wait(30)):
+        pass
+    wait(f"the seat holds {{holds}}", lambda: held() == holds, 20)
+    pool.close()
+print("fits")
+"""
+
+
+@linux
+def test_a_slot_on_a_cluster_asks_for_the_memory_that_is_predicted() -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", PREDICTED],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert told.stdout == "fits\n", told.stderr
+
+
+def test_a_machine_runs_as_many_as_its_memory_holds(pool: Pool) -> None:
+    cores, room = os.cpu_count() or 1, int(0.9 * machine_memory())
+    assert open_pool(None).slots == cores
+    assert open_pool(None, memory_need=room // cores).slots == cores
+    assert open_pool(None, memory_need=room // 2 + 1).slots == 1
+    assert open_pool(None, memory_need=2 * room).slots == 1
+    assert open_pool(None, memory_limit=room).slots == 1
+    assert open_pool(2, memory_need=2 * room).slots == 2
 
 
 # -- arithmetic and arguments ---------------------------------------------------------------------

@@ -22,10 +22,11 @@ import time
 import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nas.errors import NasError
+from nas.footprint import PROCESS
 from nas.job import Epoch, Failure, Job
 from nas.pool import Done, Event, Progress
 from workers.seat import CANCELLED, Seat, descendants, machine_memory
@@ -36,6 +37,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import ray
 from ray._private.services import canonicalize_bootstrap_address_or_die
 from ray.exceptions import RayError
+
+log = logging.getLogger(__name__)
 
 ANSWER = 10.0  # seconds that a cluster's head may take to answer
 CENSUS = 2.0  # seconds between two looks at the cluster's nodes
@@ -89,6 +92,7 @@ def open_ray(
     cpus: float,
     time_limit: float,
     memory_limit: int,
+    memory_need: int,
 ) -> RayPool:
     """The pool behind ``workers.pool.open_pool``, which explains and checks the arguments."""
     leave = ExitStack()  # empty: a Ray that the caller has started is the caller's to end
@@ -100,16 +104,19 @@ def open_ray(
         if gpus is None:
             gpus = min(1.0, _gpus())
         share = Share(cpus=cpus, gpus=gpus, memory=memory_limit)
+        if not memory_limit:
+            share = replace(share, memory=_request(share, memory_need))
         threads, most = max(1, int(cpus)), workers
     else:
-        most = workers or cores
+        room = int(0.9 * machine_memory())
+        most = workers or _side_by_side(cores, room, memory_limit or memory_need)
         if ours:
             leave = _start(most)
         have = _gpus()
         # Ray counts resources to four decimals
         share = Share(cpus=1, gpus=min(1.0, int(have / most * 1e4) / 1e4) if gpus is None else gpus)
         threads = max(1, cores // most)
-        memory_limit = memory_limit or int(0.9 * machine_memory() / most)
+        memory_limit = memory_limit or room // most
         if share.slots({"CPU": most, "GPU": have}) < most:
             leave.close()
             raise NasError(
@@ -193,6 +200,24 @@ def _connect(address: str) -> ExitStack:
     leave = ExitStack()
     leave.callback(ray.shutdown)
     return leave
+
+
+def _request(share: Share, need: int) -> int:
+    """The memory that a slot asks of its node for a predicted ``need``: its process alone where
+    the training is in a GPU's, and no more than the roomiest node has: what is merely predicted
+    leaves no cluster without a slot."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    roomiest = max((n.get("memory", 0.0) for n in nodes if share.slots(n)), default=0.0)
+    return int(min(need, PROCESS if share.gpus else need, roomiest))
+
+
+def _side_by_side(cores: int, room: int, need: int) -> int:
+    """How many workers a machine runs unless told: one a core, if each has the memory it needs."""
+    most = max(1, min(cores, room // need)) if need else cores
+    if most < cores:
+        held = f"a trial may hold {need / 2**30:.1f} of {room / 2**30:.1f} GiB"
+        log.warning("%d at once on %d cores: %s (--workers N runs N)", most, cores, held)
+    return most
 
 
 def _gpus() -> float:

@@ -20,16 +20,19 @@ def open_pool(
     time_limit: float = 0.0,
     memory_limit: float = 0,
     cpus_per_trial: float = 1.0,
+    memory_need: int = 0,
 ) -> Pool:
     """A pool that is ready to take jobs; the caller closes it.
 
     ``workers``: how many jobs may run at once; 0 runs them in this process, without Ray, and None
-    takes one for each core here or as many as fit into the cluster. ``address`` is ``host:port`` of
-    a running cluster (``auto``: the one of this machine); without it Ray is started here and ends
-    with the pool. ``gpus_per_trial`` may be a fraction; None shares this machine's GPUs evenly, and
-    takes one a trial on a cluster that has any. ``time_limit`` is in seconds a trial, 0 for none;
-    ``memory_limit`` in bytes a trial, 0 for an equal share of this machine's, or all of a node's.
-    ``cpus_per_trial`` counts on a cluster only.
+    takes one for each core here, as far as memory goes, or as many as fit into the cluster.
+    ``address`` is ``host:port`` of a running cluster (``auto``: the one of this machine); without
+    it Ray is started here and ends with the pool. ``gpus_per_trial`` may be a fraction; None
+    shares this machine's GPUs evenly, and takes one a trial on a cluster that has any.
+    ``time_limit`` is in seconds a trial, 0 for none; ``memory_limit`` in bytes a trial, 0 for an
+    equal share of this machine's, or all of a node's. ``cpus_per_trial`` counts on a cluster only.
+    ``memory_need``, in bytes, is what a trial is predicted to hold (``nas.footprint``; 0: unknown):
+    without a ``memory_limit`` it tells how many fit, and limits none.
 
     Raises NasError for a number outside its domain, more than the machine has, or a cluster that
     does not answer.
@@ -65,6 +68,7 @@ def open_pool(
         cpus=cpus_per_trial,
         time_limit=time_limit,
         memory_limit=int(memory_limit),
+        memory_need=memory_need,
     )
 
 
