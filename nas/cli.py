@@ -70,7 +70,9 @@ def search(
     workers: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(
-            "--workers", min=0, help="Jobs at once; 0: in this process.  [default: one a core]"
+            "--workers",
+            min=0,
+            help="Jobs at once; 0: in this process.  [default: one a core, if memory allows]",
         ),
     ] = None,
     address: Annotated[
@@ -89,7 +91,9 @@ def search(
     memory_per_trial: Annotated[
         float,
         typer.Option(
-            "--memory-per-trial", metavar="GIB", help="One that holds more fails (0: a fair share)."
+            "--memory-per-trial",
+            metavar="GIB",
+            help="Its room, and its limit (0: as predicted; a fair share).",
         ),
     ] = 0.0,
     time_limit: Annotated[

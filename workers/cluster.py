@@ -212,10 +212,11 @@ def _request(share: Share, need: int) -> int:
 
 
 def _side_by_side(cores: int, room: int, need: int) -> int:
-    """How many workers a machine runs unless told: one a core, if each has the memory it needs."""
+    """How many workers a machine runs unless told: one a core, if each has the memory it needs.
+    On a machine with GPUs too: fewer workers have larger shares of them."""
     most = max(1, min(cores, room // need)) if need else cores
     if most < cores:
-        held = f"a trial may hold {need / 2**30:.1f} of {room / 2**30:.1f} GiB"
+        held = f"a trial may hold {need / 2**30:.1f} GiB, and {room / 2**30:.1f} are here"
         log.warning("%d at once on %d cores: %s (--workers N runs N)", most, cores, held)
     return most
 
