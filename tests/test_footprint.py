@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 
 import pytest
@@ -116,8 +115,9 @@ def test_the_greatest_of_a_space_is_one_of_its_feasible_networks() -> None:
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="looks into /proc")
 def test_a_worker_holds_what_was_predicted() -> None:
-    pattern = "INPUT -> [[CONV(32) -> BN -> RELU]*2 -> POOL]*3 -> GAP -> FC"
-    recipe, data = Recipe(batch=256), DataRef(size=32)
+    # In float32 on every machine: depthwise kernels of 5 are slow in bf16 (nas.train.profits).
+    pattern = "INPUT -> CONV(8) -> BN -> RELU -> [MBCONV(8, kernel=5) -> POOL]*2 -> GAP -> FC"
+    recipe, data = Recipe(), DataRef(size=32)
     child = Child(".", [], {"OMP_NUM_THREADS": "1"})
     try:
         child.send(Job(pattern=pattern, recipe=recipe, data=data, epochs=1, latency=False))
@@ -128,4 +128,4 @@ def test_a_worker_holds_what_was_predicted() -> None:
     finally:
         child.kill()
     predicted = footprint.trial(parse(pattern, (1, 32, 32), 10), recipe)
-    assert math.isclose(most, predicted, rel_tol=0.35), f"{most >> 20}, not {predicted >> 20} MiB"
+    assert 0.7 < predicted / most < 1.6, f"{most >> 20}, not {predicted >> 20} MiB"
