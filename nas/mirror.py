@@ -29,6 +29,7 @@ from optuna.study import StudyDirection
 from optuna.study.study import _SYSTEM_ATTR_METRIC_NAMES
 from optuna.trial import TrialState
 from sqlalchemy import Connection, Table, event, func, insert, select, update
+from sqlalchemy.exc import DBAPIError
 
 from nas.errors import StudyError
 from nas.failpoints import reach
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 BATCH = 100  # trials to a transaction: SQLite's one write lock is held for 0.1 s at most
 PAUSE = 0.5  # seconds between two looks at the record, however often poked
 RETRY = 15.0  # seconds until the next look after one that failed
+RACES = 5  # drivers that may make the tables at once, each before one more try
 
 MARK = "record"  # user attribute of the Optuna study: the id of the study it follows
 
@@ -58,7 +60,13 @@ def optuna_storage(store: Store) -> RDBStorage:
     options = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
     # Optuna formats the URL: braces stand for themselves only when doubled.
     text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
-    storage = RDBStorage(text, engine_kwargs=options)
+    for tries_left in range(RACES, -1, -1):
+        try:
+            storage = RDBStorage(text, engine_kwargs=options)
+            break
+        except DBAPIError:  # another driver made the tables between its look and its own making
+            if not tries_left:
+                raise
     if sqlite:
         # As in the record: the copy need not be safer than what it is made from.
         @event.listens_for(storage.engine, "connect")

@@ -223,6 +223,18 @@ def test_a_break_between_two_batches_loses_and_repeats_nothing(
     assert numbers(store) == list(range(7))
 
 
+def test_drivers_that_start_at_once_make_optunas_tables_once(store: Store) -> None:
+    together = threading.Barrier(6)
+
+    def start(_: int) -> optuna.storages.RDBStorage:
+        together.wait()
+        return mirrors.optuna_storage(store)
+
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        for storage in pool.map(start, range(6)):
+            assert storage.get_all_studies() == []
+
+
 def test_two_drivers_copy_each_trial_once(
     store: Store, study: StudyRow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
