@@ -2,18 +2,21 @@
 
     python benchmarks/rungs.py [--images cifar10_jpeg.tar.gz] [--seeds 0 1] [--trials 48]
 
-On digits, or on an archive of train/CLASS/*.jpg (CIFAR-10's as JPEG files were used), of which
-2,000 train and 2,000 validate, at 16x16. Three arms a seed, on one core:
+On digits, or on an archive of train/CLASS/*.jpg and test/CLASS/*.jpg (CIFAR-10's as JPEG files were
+used), of which 2,000 each train, validate and test, at 16x16. Three arms a seed, on one core:
 
     off     the default sampler, every candidate trained whole under the default recipe
     rungs   the same sampler and recipe with --rungs auto, and more trials for fewer epochs
     random  uniform draws, trained whole, as many as the epochs of the arm with rungs allow
 
-Printed: the hypervolume of each arm, and what the arm with rungs had of it after a third of the
-epochs of the arm without. --output is a JSON file that holds, by data set, arm and seed, a pair for
-each candidate that was trained to the end: the epochs trained so far by the whole search (what a
-rung's tail repeats is counted), and the hypervolume of validation accuracy and log10 of the
-parameters, from accuracy 0.1 and the space's largest network. --figure draws all that it holds.
+Printed: what each arm had after a third of the epochs of the arm off, over what that had in the
+end. It is told twice, as the more trainings the more of them are lucky: "found", by the validation
+accuracies that were seen, and "again", by the mean test accuracy of each network of the front when
+it is trained anew, --again times. --output is a JSON file that holds, by data set, arm and seed,
+"found", a pair for each candidate that was trained to the end: the epochs trained so far by the
+whole search (what a rung's tail repeats is counted), and the hypervolume of accuracy and log10 of
+the parameters, from accuracy 0.1 and the space's largest network; and "again", that share.
+--figure draws all that it holds.
 """
 
 from __future__ import annotations
@@ -25,79 +28,121 @@ import math
 import tarfile
 import tempfile
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
 
-from nas import pareto, rungs
+from nas import pareto, rungs, tradeoffs
 from nas.data import describe
-from nas.finalists import trained_epochs
+from nas.finalists import again, trained_epochs
 from nas.job import DataRef, Job, Recipe
 from nas.search import Plan, search
 from nas.space import Bound, load_space
-from nas.store import TrialRow, open_store
+from nas.store import StudyRow, TrialRow, open_store
 from workers.pool import open_pool
 
-PER_CLASS = 200  # of train and of validation each
+PER_CLASS = 200  # of train, of validation and of test each
 PARAMS, MACS = 200_000, 3_000_000
 DIRECTIONS: tuple[pareto.Direction, ...] = ("max", "min")
 
 
 def unpack(archive: Path, folder: Path) -> DataRef:
-    """The first images of each class: half to train on, half to validate on."""
-    counts: dict[str, int] = {}
+    """The first images of each class: to train, to validate and to test on."""
+    counts: Counter[tuple[str, ...]] = Counter()
     with tarfile.open(archive) as tar:
         for member in tar:
-            parts = Path(member.name).parts[-3:]
-            if not member.isfile() or len(parts) < 3 or parts[0] != "train":
+            part, *path = Path(member.name).parts[-3:]
+            if not member.isfile() or len(path) < 2 or part not in ("train", "test"):
                 continue
-            place = counts[parts[1]] = counts.get(parts[1], 0) + 1
-            if place <= 2 * PER_CLASS:
-                part = "train" if place <= PER_CLASS else "val"
-                member.name = str(Path(part, *parts[1:]))
+            counts[part, path[0]] += 1
+            if part == "train" and counts[part, path[0]] > PER_CLASS:
+                part = "val"
+                counts[part, path[0]] += 1
+            if counts[part, path[0]] <= PER_CLASS:
+                member.name = str(Path(part, *path))
                 tar.extract(member, folder, filter="data")
-                if place == 1:  # a test image, which nothing here reads
-                    member.name = str(Path("test", *parts[1:]))
-                    tar.extract(member, folder, filter="data")
     return DataRef(name="imagefolder", dir=str(folder), size=16)
 
 
-def volume(rows: Sequence[TrialRow]) -> float:
-    points = [(row.accuracy or 0.0, math.log10(row.params)) for row in rows]
-    return pareto.hypervolume(points, (0.1, math.log10(PARAMS)), DIRECTIONS)
+def volume(points: Iterable[tuple[float, int]]) -> float:
+    """Of accuracies and parameters."""
+    told = [(accuracy, math.log10(params)) for accuracy, params in points]
+    return pareto.hypervolume(told, (0.1, math.log10(PARAMS)), DIRECTIONS)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A search: its study, and its trials in the order of their ends, each with the epochs that the
+    whole search had trained by then."""
+
+    study: StudyRow
+    trials: list[tuple[int, TrialRow]]
+
+    @classmethod
+    def run(cls, plan: Plan, folder: Path, name: str) -> Arm:
+        store = open_store(f"sqlite:///{folder}/{name}-{plan.job.seed}.db")
+        pool = open_pool(0)
+        began = time.perf_counter()
+        try:
+            search(plan, store, pool)
+            study = store.find_study(plan.study)
+            rows = sorted(store.trials(study.id), key=lambda r: r.finished or 0)
+        finally:
+            pool.close()
+            store.close()
+        arm = cls(study, list(zip(accumulate(map(trained_epochs, rows)), rows, strict=True)))
+        print(
+            f"seed {plan.job.seed}  {name:7} {len(rows):3} trials, {arm.epochs:4} epochs, "
+            f"{time.perf_counter() - began:5.0f} s, hypervolume {arm.found(math.inf):.4f}",
+            flush=True,
+        )
+        return arm
+
+    @property
+    def epochs(self) -> int:
+        return self.trials[-1][0]
+
+    def finished(self, epochs: float) -> list[TrialRow]:
+        """Those that were trained to the end within so many epochs."""
+        return [row for spent, row in self.trials if spent <= epochs and row.state == "finished"]
+
+    def found(self, epochs: float) -> float:
+        return volume((row.accuracy or 0.0, row.params) for row in self.finished(epochs))
+
+    def lines(self) -> list[Line]:
+        ends = [spent for spent, row in self.trials if row.state == "finished"]
+        return [(spent, self.found(spent)) for spent in [*ends, self.epochs]]
+
+
+class Again:
+    """Networks trained anew with seeds that no search has used, each once."""
+
+    def __init__(self, data: DataRef, seeds: int) -> None:
+        self.data, self.seeds = data, seeds
+        self.scores: dict[str, float] = {}
+
+    def score(self, study: StudyRow, row: TrialRow) -> float:
+        """The mean test accuracy of a network under the default recipe."""
+        if row.fingerprint not in self.scores:
+            row = dataclasses.replace(row, recipe=dataclasses.asdict(Recipe()))
+            told = [again(study, row, self.data, k, lambda *_: None) for k in range(self.seeds)]
+            self.scores[row.fingerprint] = float(np.mean([test for _, test in told]))
+        return self.scores[row.fingerprint]
+
+    def volume(self, arm: Arm, epochs: float) -> float:
+        """The hypervolume of an arm's front after so many epochs."""
+        front = tradeoffs.pareto(arm.study, arm.finished(epochs))
+        return volume((self.score(arm.study, row), row.params) for row in front)
 
 
 Line = tuple[int, float]  # epochs, hypervolume
-Results = dict[str, dict[str, dict[str, list[Line]]]]  # by data set, arm and seed
-
-
-def run(plan: Plan, folder: Path, arm: str) -> list[Line]:
-    """Runs a search; its line after each candidate that was trained to the end."""
-    store = open_store(f"sqlite:///{folder}/{arm}-{plan.job.seed}.db")
-    pool = open_pool(0)
-    began = time.perf_counter()
-    try:
-        search(plan, store, pool)
-        rows = sorted(store.trials(store.find_study(plan.study).id), key=lambda r: r.finished or 0)
-    finally:
-        pool.close()
-        store.close()
-    spent, done = 0, []
-    lines: list[Line] = []
-    for row in rows:
-        spent += trained_epochs(row)
-        if row.state == "finished":
-            done.append(row)
-            lines.append((spent, volume(done)))
-    lines.append((spent, lines[-1][1]))
-    print(
-        f"seed {plan.job.seed}  {arm:7} {len(rows):3} trials, {len(rows) - len(done):3} stopped, "
-        f"{spent:4} epochs, {time.perf_counter() - began:5.0f} s, hypervolume {lines[-1][1]:.4f}",
-        flush=True,
-    )
-    return lines
+Results = dict[str, dict[str, dict[str, dict[str, Any]]]]  # by data set, arm and seed
 
 
 def after(lines: Sequence[Line], epochs: float) -> float:
@@ -113,9 +158,9 @@ def draw(results: Results, file: Path) -> None:
     panels = figure.subplots(1, len(results), squeeze=False)[0]
     for panel, (name, arms) in zip(panels, results.items(), strict=True):
         for arm, seeds in arms.items():
-            most = min(lines[-1][0] for lines in seeds.values())
-            spent = range(20, most + 1, 4)
-            found = np.array([[after(lines, e) for e in spent] for lines in seeds.values()])
+            searches = [told["found"] for told in seeds.values()]
+            spent = range(20, min(lines[-1][0] for lines in searches) + 1, 4)
+            found = np.array([[after(lines, e) for e in spent] for lines in searches])
             panel.plot(spent, found.mean(axis=0), label=arm)
             panel.fill_between(spent, found.min(axis=0), found.max(axis=0), alpha=0.15)
         panel.set(title=name, xlabel="epochs trained", ylabel="hypervolume")
@@ -130,6 +175,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=48)
     parser.add_argument("--more", type=float, default=1.5, help="trials with rungs, as a factor")
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--again", type=int, default=2, help="trainings of each front's networks")
     parser.add_argument("--output", type=Path, default=Path("rungs.json"))
     parser.add_argument("--figure", type=Path)
     told = parser.parse_args()
@@ -153,20 +199,23 @@ def main() -> None:
                 rungs=rungs.auto(told.epochs),
                 artifacts=str(folder / "artifacts"),
             )
-            some = run(stopping, folder, "rungs")
-            whole = run(off, folder, "off")
-            draws = max(1, round(some[-1][0] / told.epochs))
+            some = Arm.run(stopping, folder, "rungs")
+            whole = Arm.run(off, folder, "off")
+            draws = max(1, round(some.epochs / told.epochs))
             drawn = dataclasses.replace(off, sampler="random", trials=draws)
-            found = {"off": whole, "rungs": some, "random": run(drawn, folder, "random")}
-            epochs, level = whole[-1]
-            third = [after(found[arm], epochs / 3) / level for arm in found]
-            print(
-                f"seed {seed}  with a third of the {epochs} epochs, of what the arm off had in the "
-                "end: off {:.3f}, rungs {:.3f}, random {:.3f}".format(*third),
-                flush=True,
-            )
-            for arm, lines in found.items():
-                results.setdefault(name, {}).setdefault(arm, {})[str(seed)] = lines
+            arms = {"off": whole, "rungs": some, "random": Arm.run(drawn, folder, "random")}
+            anew = Again(ref, told.again)
+            third, found = whole.epochs / 3, whole.found(math.inf)
+            level = anew.volume(whole, math.inf)
+            for arm, made in arms.items():
+                shares = made.found(third) / found, anew.volume(made, third) / level
+                print(
+                    f"seed {seed}  {arm:7} after a third of the {whole.epochs} epochs of off, over "
+                    f"its end: found {shares[0]:.3f}, again {shares[1]:.3f}",
+                    flush=True,
+                )
+                entry = {"found": made.lines(), "again": round(shares[1], 4)}
+                results.setdefault(name, {}).setdefault(arm, {})[str(seed)] = entry
             told.output.write_text(json.dumps(results))
     if told.figure:
         draw(results, told.figure)
