@@ -42,7 +42,8 @@ from nas import pareto, rungs, tradeoffs
 from nas.data import describe
 from nas.finalists import again, trained_epochs
 from nas.job import DataRef, Job, Recipe
-from nas.search import Plan, search
+from nas.plan import Plan
+from nas.search import search
 from nas.space import Bound, load_space
 from nas.store import StudyRow, TrialRow, open_store
 from workers.pool import open_pool

@@ -50,7 +50,7 @@ from nas.samplers.ehvi import EHVISampler
 COUNTS = (10, 25, 50, 75, 100, 150, 200, 300, 400, 500)
 # Where asks are slow, or nothing is left to find, a sampler is given fewer evaluations.
 LIMITS = {"ehvi, told": 200, "ehvi": 100, "optuna tpe": 200, "optuna tpe, multivariate": 200}
-LIMITS |= {"optuna gp": 50, "smac": 100, "neps": 100, "syne tune": 50}
+LIMITS |= {"optuna gp": 200, "smac": 100, "neps": 100, "syne tune": 50}
 
 
 class Study:

