@@ -24,7 +24,7 @@ from nas.proposals import problem
 from nas.samplers import SAMPLERS
 from nas.samplers.ehvi import EHVISampler
 from nas.store import Ask, StudyRow, TrialRow
-from nas.tradeoffs import excess
+from nas.tradeoffs import excess, scaled
 
 PATIENCE = 10  # proposals in a row that cost nothing and bring nothing, before a random one
 DRAWS = 2_000  # random draws without a new feasible architecture, before the space is exhausted
@@ -150,7 +150,7 @@ class Asker:
         of it, as its bare score would say that nothing near it is any good."""
         if row.state in ("paused", "stopped"):
             row = self.hoped(row)
-        values = [row.value(name) for name, _ in self.row.objectives]
+        values = [scaled(name, row.value(name)) for name, _ in self.row.objectives]
         failed = row.state == "failed" or any(value != value for value in values)
         trial = optuna.trial.create_trial(
             state=TrialState.FAIL if failed else TrialState.COMPLETE,

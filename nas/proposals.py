@@ -19,6 +19,7 @@ from nas.domains import Choice, Domain, Floats, Ints, Progression
 from nas.errors import NasError
 from nas.samplers.ehvi import Problem
 from nas.space import PRESENCE, Draw, Space
+from nas.tradeoffs import scaled
 
 # Sets weighed by an ask: drawing and costing one takes about 0.4 ms.
 PROPOSALS = 400
@@ -26,7 +27,7 @@ PROPOSALS = 400
 
 def problem(space: Space, objectives: Sequence[str]) -> Problem:
     """The sampler's problem: every parameter's distribution, params and macs of a parameter set by
-    arithmetic, and the completion of a partial set."""
+    arithmetic, scaled as the trade-offs are weighed, and the completion of a partial set."""
     costs: dict[tuple[Any, ...], Mapping[int, float] | None] = {}
 
     def complete(params: Mapping[str, Any], rng: random.Random) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def _known(
     if architecture is None or space.excess(architecture):
         return None
     told = {"params": float(architecture.params), "macs": float(architecture.macs)}
-    return {i: told[name] for i, name in enumerate(objectives) if name in told}
+    return {i: scaled(name, told[name]) for i, name in enumerate(objectives) if name in told}
 
 
 def distributions(space: Space) -> Iterator[tuple[str, BaseDistribution]]:

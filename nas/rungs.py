@@ -3,9 +3,10 @@
 What a candidate costs (params, MACs, a latency) is known when it comes to a rung; only its final
 accuracy is not. So one number tells what it promises: by how much its accuracy may come to lie
 above the ``bar``, the best that the front has at this cost or less. Who promises nothing is
-stopped; the others wait, and the one that promises most goes on whenever there is room. MO-ASHA
-(Schmucker et al. 2021) ranks the vectors of a rung instead, and promotes the best third of those
-that are there, whether or not the front has better already.
+stopped; the others wait, and whenever there is room the one goes on that is expected to add most to
+the front's hypervolume: that is what the sampler proposes for, too. MO-ASHA (Schmucker et al. 2021)
+ranks the vectors of a rung instead, and promotes the best third of those that are there, whether or
+not the front has better already.
 
 A rung is a number of epochs; the last is a whole training. The functions are pure; a ``Ladder``
 keeps who stands on which rung, and asks them.
@@ -24,12 +25,13 @@ from numpy.typing import NDArray
 from nas.errors import NasError
 from nas.schedule import shared
 from nas.store import StudyRow, TrialRow
-from nas.tradeoffs import bar
+from nas.tradeoffs import bar, gains
 
 ETA = 8  # a rung of "auto" trains so many times longer than the one before. By 3, rungs between
 # took the epochs of five whole trainings of 48 candidates, and chose no better without them.
 LEAST = 2  # epochs of its first rung: after one alone, the rate has hardly risen and fallen
-LEARNERS = 5  # the first so many candidates go on to the end, for there to be gains to learn from
+LEARNERS = 5  # of the first candidates one in two goes on, up to so many: to learn gains from
+SAMPLES = 8  # gains that are weighed of those that were seen
 WAITING = 50  # candidates that may wait at a rung; each keeps a checkpoint
 FLOOR = 1e-3  # added to errors, so that none is 0: of 1,000 images one
 
@@ -99,18 +101,13 @@ def promise(trained: Iterable[Scores], rung: int, accuracy: float, bar: float) -
     return float(np.maximum(possible - bar, 0).mean()) if len(possible) else np.inf
 
 
-def learns(reached: Collection[int], rung: int) -> bool:
-    """Whether whoever is at ``rung`` goes on for others to learn from; ``reached`` are the epochs
-    that each candidate has come to or is on its way to."""
-    return sum(epochs > rung for epochs in reached) < LEARNERS
-
-
 def room(reached: Collection[int], rungs: Sequence[int], rung: int) -> bool:
-    """Whether one more may go on from ``rung``: besides the learners, so few that every rung costs
-    as many epochs as the first, which all come to."""
+    """Whether one more may go on from ``rung``: besides those to learn from, so few that every rung
+    costs as many epochs as the first, which all come to. ``reached`` are the epochs that each
+    candidate has come to or is on its way to."""
     share = after(rungs, rung) / rungs[0]
-    went = sum(epochs > rung for epochs in reached)
-    return went < LEARNERS + (len(reached) - LEARNERS) / share
+    went, count = sum(epochs > rung for epochs in reached), len(reached)
+    return went < min(LEARNERS, count / 2) + max(0, count - LEARNERS) / share
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +133,6 @@ class Ladder:
         if row.state != "reused":
             self.reached[row.number] = row.epochs if row.state == "finished" else row.rungs[-1][0]
 
-    def learns(self, rung: int) -> bool:
-        """Whether whoever is at ``rung`` goes on for others to learn from."""
-        return learns(self.reached.values(), rung)
-
     def at(self, rung: int) -> list[TrialRow]:
         """Those that wait there."""
         return [row for row in self.waiting.values() if row.rungs[-1][0] == rung]
@@ -159,16 +152,28 @@ class Ladder:
         """By how much a candidate at a rung may come to lie above the front."""
         return promise(self.trained, *row.rungs[-1], bar(self.study, front, row))
 
+    def ends(self, row: TrialRow) -> NDArray[np.float64]:
+        """Accuracies that a candidate at a rung may end with, each as likely; as long as nothing
+        was trained to the end, its score."""
+        possible = finals(self.trained, *row.rungs[-1])
+        if not len(possible):
+            return np.array([row.rungs[-1][1]])
+        levels = (np.arange(SAMPLES) + 0.5) / SAMPLES
+        return possible if len(possible) <= SAMPLES else np.quantile(possible, levels)
+
     def next_up(
         self, rung: int, front: Sequence[TrialRow], running: Iterable[TrialRow]
     ) -> TrialRow | None:
-        """Who is to go on from a rung: who promises most beside those that are past it, ``running``
-        or waiting, each taken for what is expected of it. None where the rung has sent on as many
-        as it may, or nobody promises anything."""
+        """Who is to go on from a rung: who is expected to add most hypervolume to the front and to
+        those that are past the rung, ``running`` or waiting, each taken for what is expected of it.
+        None where the rung has sent on as many as it may, or nobody promises anything."""
         if not room(self.reached.values(), self.rungs, rung):
             return None
         past = [*running, *self.waiting.values()]
         ahead = [self.hoped(row) for row in past if row.rungs and self.reached[row.number] > rung]
-        ranked = [(self.promise(row, [*front, *ahead]), row) for row in self.at(rung)]
-        promised, best = max(ranked, key=lambda told: told[0], default=(0.0, None))
-        return best if promised else None
+        ahead = [*front, *ahead]
+        hopeful = [row for row in self.at(rung) if self.promise(row, ahead)]
+        if not hopeful:
+            return None
+        added = gains(self.study, ahead, [(row, self.ends(row)) for row in hopeful])
+        return hopeful[int(np.argmax(added))]

@@ -266,13 +266,16 @@ class _Driver:
     # -- rungs ------------------------------------------------------------------------------------
 
     def at_rung(self, run: _Running, result: Result) -> None:
-        """Sends a candidate on to be learned from, stops it if it promises nothing, or lets it
-        wait for its turn."""
+        """Sends a candidate on if it is next, stops it if it promises nothing, or lets it wait for
+        its turn."""
         asked = run.claim.trial
         scores = (*asked.rungs, (run.epochs, result.metrics["accuracy"]))
         scored = dataclasses.replace(asked, metrics=result.metrics, rungs=scores)
         then: Literal["running", "paused", "stopped"] = "paused"
-        if self.ladder.learns(run.epochs):
+        self.ladder.waiting[asked.number] = scored
+        following = self.next_up(run.epochs)
+        del self.ladder.waiting[asked.number]
+        if following is scored:
             then = "running"
         elif not self.ladder.promise(scored, self.front):
             then = "stopped"

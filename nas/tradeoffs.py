@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from nas.pareto import Direction, front
+import numpy as np
+
+from nas.pareto import Direction, front, hypervolume
 from nas.space import read_bound
 from nas.store import StudyRow, TrialRow
+
+COSTS = frozenset({"params", "macs", "latency_ms"})
+LEAST = 1e-6  # of a cost that is 0
+MARGIN = 0.1  # of an objective's range
 
 
 def excess(study: StudyRow, row: TrialRow) -> dict[str, float]:
@@ -41,6 +47,38 @@ def bar(study: StudyRow, front: Sequence[TrialRow], row: TrialRow) -> float:
         if all(sign * member.value(name) >= sign * row.value(name) for name, sign in signs):
             best = max(best, member.value("accuracy"))
     return best
+
+
+def scaled(objective: str, value: float) -> float:
+    """An objective as its trade-offs are weighed: a cost by its logarithm, so that half the
+    parameters are worth as much to a small network as to a large one (as in LEMONADE, Elsken et al.
+    2019). In plain units all below a tenth of the largest network would be a tenth of the front."""
+    return math.log10(max(value, LEAST)) if objective in COSTS else value
+
+
+def gains(
+    study: StudyRow, ahead: Sequence[TrialRow], rows: Sequence[tuple[TrialRow, Collection[float]]]
+) -> list[float]:
+    """The hypervolume that each of ``rows`` is expected to add to those ``ahead``, where it comes
+    to one of its accuracies as likely as to another."""
+    directions: list[Direction] = ["max" if d == "max" else "min" for _, d in study.objectives]
+
+    def point(row: TrialRow, accuracy: float | None = None) -> list[float]:
+        values = {n: scaled(n, row.value(n)) for n, _ in study.objectives}
+        return list((values if accuracy is None else values | {"accuracy": accuracy}).values())
+
+    before = [point(row) for row in ahead]
+    possible = [[point(row, accuracy) for accuracy in some] for row, some in rows]
+    seen = np.array([*before, *(p for some in possible for p in some)])
+    signs = np.array([1 if d == "min" else -1 for d in directions])
+    worst, best = (seen * signs).max(axis=0), (seen * signs).min(axis=0)
+    # Behind all that was seen, or the ends of the front would add nothing.
+    reference = signs * (worst + np.where(worst > best, MARGIN * (worst - best), 1))
+    level = hypervolume(before, reference, directions)
+    return [
+        sum(hypervolume([*before, p], reference, directions) - level for p in some) / len(some)
+        for some in possible
+    ]
 
 
 def pareto(study: StudyRow, rows: Sequence[TrialRow]) -> tuple[TrialRow, ...]:
