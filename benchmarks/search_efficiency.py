@@ -200,6 +200,8 @@ def draw(scores: Mapping[str, Any], to: Path) -> None:
 
     shown = {tuple(k.split(" | ")): v for k, v in scores.items() if k.split(" | ")[1] == "2"}
     problems = [p for p in ("macro", "class_scene", "mixed") if any(p == k[0] for k in shown)]
+    if not problems:
+        return
     names = sorted({k[2] for k in shown if k[0] in problems}, key=lambda n: (n[:4] != "ehvi", n))
     colours = dict(zip(names, plt.get_cmap("tab20").colors[::2] * 2, strict=False))
     figure, axes = plt.subplots(1, len(problems), figsize=(4.6 * len(problems), 4.4), squeeze=False)
