@@ -18,9 +18,9 @@ range": of what was evaluated, with the worst of the table in both). With one it
 the pick. Means and standard errors go to ``docs/search_efficiency.json`` after every seed (a run
 adds to what stands there and replaces what it measured anew), and the figure beside it.
 
-``ehvi, told`` is the sampler as ``nas search`` uses it, but for the logarithm of costs: it knows the
-cost and which codes are networks. Every other sampler is asked on the same study without that. Samplers of other libraries
-are in ``other_libraries.py`` and run where those are installed.
+``ehvi, told`` is the sampler as ``nas search`` uses it, but for the logarithm of costs: it knows
+the cost and which codes are networks. Every other sampler is asked on the same study without that.
+Samplers of other libraries are in ``other_libraries.py`` and run where those are installed.
 """
 
 from __future__ import annotations

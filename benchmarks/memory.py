@@ -1,0 +1,106 @@
+"""What a trial is predicted to hold in memory, beside what its process held at its peak.
+
+    python benchmarks/memory.py [--spaces vgg_like resnet18 ...] [--size 32] [--batch 64]
+
+Each network is trained for two epochs on random images, in a process of its own on one thread in
+float32, while another thread looks at the process's private memory every 3 ms. Printed: both in
+MiB, and the prediction (``nas.footprint.trial``) over the peak.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from nas.architecture import Architecture
+from nas.data import DATASETS, Dataset, Images, Info
+from nas.footprint import trial
+from nas.job import DataRef, Failure, Job, Recipe
+from nas.space import load_space
+
+PARTS = {"train": 2, "validation": 512}  # the first in batches
+
+
+def private() -> int:
+    """Bytes of this process that are no mapped files."""
+    resident, shared = Path("/proc/self/statm").read_text().split()[1:3]
+    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak(architecture: Architecture, recipe: Recipe) -> int:
+    """What this process, which trains nothing else, holds at most."""
+    import torch
+
+    from nas import train
+
+    torch.set_num_threads(1)
+    train.profits = lambda *_: False  # float32, as is predicted where the node is unknown
+    channels, height, width = architecture.input
+    names = tuple(map(str, range(architecture.classes)))
+    info = Info(channels=channels, height=height, width=width, classes=names, parts=tuple(PARTS))
+
+    def images(_: DataRef, part: str) -> Images:
+        n = PARTS[part] * (recipe.batch if part == "train" else 1)
+        pixels = np.random.default_rng(0).integers(0, 255, (n, *architecture.input), np.uint8)
+        return Images.of(pixels, np.arange(n) % architecture.classes)
+
+    DATASETS["random"] = Dataset(about="random", describe=lambda _: info, read=images)
+    most, over = private(), threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not over.wait(0.003):
+            most = max(most, private())
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    job = Job(
+        pattern=str(architecture),
+        recipe=recipe,
+        data=DataRef(name="random"),
+        epochs=2,
+        latency=False,
+    )
+    outcome = train.evaluate(job, lambda _: None)
+    over.set()
+    watching.join()
+    if isinstance(outcome, Failure) and outcome.kind != "diverged":
+        raise SystemExit(outcome.reason)
+    return most
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--spaces", nargs="+", default=["vgg_like", "mixed", "resnet18"])
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--draws", type=int, default=2, help="feasible ones of each open space")
+    told = parser.parse_args()
+    recipe, ratios = Recipe(batch=told.batch), []
+    for name in told.spaces:
+        space = load_space(name, (3, told.size, told.size), 10)
+        drawn = (space.sample(seed) for seed in range(1_000))
+        feasible = (a for a in drawn if not space.excess(a))
+        for _ in range(1 if space.closed else told.draws):
+            architecture = next(feasible)
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                held = pool.apply(peak, (architecture, recipe))
+            predicted = trial(architecture, recipe)
+            ratios.append(predicted / held)
+            print(
+                f"{name:16} {architecture.params:11,} params  predicted {predicted >> 20:6,} MiB, "
+                f"held {held >> 20:6,} MiB, {ratios[-1]:.2f}",
+                flush=True,
+            )
+    ends = f"{min(ratios):.2f} to {max(ratios):.2f}, median {statistics.median(ratios):.2f}"
+    print(f"predicted / held of {len(ratios)} networks: {ends}")
+
+
+if __name__ == "__main__":
+    main()
