@@ -31,7 +31,6 @@ from nas.layers import (
     Shape,
     SqueezeExcite,
     Sum,
-    leaves,
 )
 from nas.space import Draw, Space
 
@@ -88,11 +87,26 @@ def trial(architecture: Architecture, recipe: Recipe) -> int:
     """
     pixels = math.prod(architecture.input[1:])
     images = max(1, min(EVALUATED, PIXELS // pixels))
-    passing = max(
-        math.prod(x) + math.prod(leaf.cost(x).shape)
-        for leaf, x in leaves(architecture.expression, architecture.input)
-    )
-    return PROCESS + training(architecture, recipe) * 3 // 2 + images * passing * FLOAT
+    passing = images * FLOAT * _passing(architecture.expression, architecture.input)
+    return PROCESS + training(architecture, recipe) * 3 // 2 + passing
+
+
+def _passing(node: Node, x: Shape) -> int:
+    """The most numbers an image that are there at once while it passes a node, nothing being kept
+    for a way back: what reaches a layer, what leaves it, and what earlier branches have made."""
+    here = math.prod(x) + math.prod(node.cost(x).shape)
+    match node:
+        case Seq(items):
+            peaks = []
+            for item in items:
+                peaks.append(_passing(item, x))
+                x = item.cost(x).shape
+            return max(peaks, default=here)
+        case Sum(items) | Concat(items):
+            made = [math.prod(item.cost(x).shape) for item in items]
+            peaks = [_passing(item, x) + sum(made[:k]) for k, item in enumerate(items)]
+            return max(*peaks, here + sum(made))
+    return here
 
 
 def training(architecture: Architecture, recipe: Recipe, *, bf16: bool = False) -> int:

@@ -99,6 +99,16 @@ def test_the_validation_is_as_the_training_loop_has_it() -> None:
     assert footprint.PIXELS == batches.PIXELS
 
 
+def test_a_validation_holds_what_branches_have_made() -> None:
+    """By hand, in maps of 8x8: beside the 4 that came, which the concatenation keeps, BN in front
+    of the dense layer's second convolution has 4*2 and makes 4*2."""
+    architecture = parse("INPUT(4, 8, 8) -> DENSE(growth=2) -> GAP -> FC(3)")
+    recipe = Recipe()
+    passing = (4 + 8 + 8) * 8 * 8 * footprint.FLOAT * footprint.EVALUATED
+    training = footprint.training(architecture, recipe) * 3 // 2
+    assert footprint.trial(architecture, recipe) == footprint.PROCESS + training + passing
+
+
 def test_the_greatest_of_a_space_is_one_of_its_feasible_networks() -> None:
     space = load_space("resnet_like", (3, 32, 32), 10)
     recipe = Recipe(batch=64)
