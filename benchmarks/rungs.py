@@ -6,7 +6,7 @@ On digits, or on an archive of train/CLASS/*.jpg and test/CLASS/*.jpg (CIFAR-10'
 used), of which 2,000 each train, validate and test, at 16x16. Three arms a seed, on one core:
 
     off     the default sampler, every candidate trained whole under the default recipe
-    rungs   the same sampler and recipe with --rungs auto, and more trials for fewer epochs
+    rungs   the same sampler and recipe with --rungs auto; fewer trials, most of them short
     random  uniform draws, trained whole, as many as the epochs of the arm with rungs allow
 
 Printed: what each arm had after a third of the epochs of the arm off, over what that had in the
@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="an archive; digits, if not given")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--trials", type=int, default=48)
-    parser.add_argument("--more", type=float, default=1.5, help="trials with rungs, as a factor")
+    parser.add_argument("--more", type=float, default=0.625, help="trials with rungs, as a factor")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--again", type=int, default=2, help="trainings of each front's networks")
     parser.add_argument("--output", type=Path, default=Path("rungs.json"))

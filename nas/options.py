@@ -13,7 +13,7 @@ from nas.architecture import Architecture, parse
 from nas.errors import NasError, RecipeError, StudyError, nearest
 from nas.job import DataRef, Job, Recipe
 from nas.plan import Plan
-from nas.rungs import read
+from nas.rungs import geometric, read
 from nas.samplers import SAMPLERS
 from nas.space import Bound, Space, load_space, read_bound, read_direction, shipped
 from nas.store import Store, StudyRow, open_store
@@ -136,7 +136,7 @@ def audited(
     plugins: Iterable[Path],
 ) -> tuple[Space, Job, tuple[int, ...]]:
     """The space, the job and the rungs of ``nas audit``."""
-    levels = read(rungs, epochs, eta=3)  # finer than a search's: which of them to trust is asked
+    levels = read(rungs, epochs, geometric)  # which of them to trust is asked
     if not levels:
         raise NasError(f"--rungs {rungs}: an audit of {epochs} epochs needs a rung below them")
     files = load_plugins(plugins)

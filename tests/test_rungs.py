@@ -126,24 +126,29 @@ def by_state(store: Store) -> dict[str, list[TrialRow]]:
     [
         (1, ()),
         (2, ()),
-        (5, ()),
-        (20, (2, 20)),
-        (27, (3, 27)),
-        (100, (2, 12, 100)),
-        (200, (3, 25, 200)),
+        (4, ()),
+        (5, (2, 5)),
+        (20, (7, 20)),
+        (100, (33, 100)),
     ],
 )
-def test_auto_is_geometric_and_ends_with_a_whole_training(
+def test_auto_is_a_rung_at_a_third_and_a_whole_training(
     epochs: int, expected: tuple[int, ...]
 ) -> None:
     assert rungs.auto(epochs) == rungs.read("auto", epochs) == expected
+
+
+def test_an_audits_rungs_are_geometric() -> None:
+    assert rungs.read("auto", 100, rungs.geometric) == (4, 11, 33, 100)
+    assert rungs.geometric(20) == (2, 7, 20)
+    assert rungs.geometric(3) == ()
 
 
 def test_rungs_are_read_or_refused() -> None:
     assert rungs.read("off", 20) == rungs.read("20", 20) == ()
     assert rungs.read("3,7,20", 20) == (3, 7, 20)
     for text in ("", "3,7", "7,3,20", "3,3,20", "0,20", "3,30", "-1,20", "a", "3;20", "2.5,20"):
-        with pytest.raises(NasError, match=r"--rungs .*up to --epochs 20, such as 2,20"):
+        with pytest.raises(NasError, match=r"--rungs .*up to --epochs 20, such as 7,20"):
             rungs.read(text, 20)
 
 
