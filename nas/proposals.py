@@ -78,7 +78,8 @@ def _known(
 
 def distributions(space: Space) -> Iterator[tuple[str, BaseDistribution]]:
     """Every parameter that a draw of the space may ask for, with its distribution."""
-    options = {key: PRESENCE for key in space.open_keys() if key.endswith("?")}
+    # Sorted: the draws go by the order, which of a set is another in every process.
+    options = {key: PRESENCE for key in sorted(space.open_keys()) if key.endswith("?")}
     domains = {**options, **space.domains}
     for key, domain in domains.items():
         turns = [range(1, _most(space, name) + 1) for name in domain.per]

@@ -343,6 +343,32 @@ def test_two_drivers_share_a_study(store: Store, url: str) -> None:
     assert set(evaluated().values()) == {1}, "both drivers evaluated one architecture"
 
 
+def test_a_seed_draws_the_same_in_every_process() -> None:
+    """The order of a set of names is another in each process, unless PYTHONHASHSEED says."""
+    code = """
+import optuna
+from nas.asking import Asker
+from nas.job import Job
+from nas.plan import Plan
+from nas.space import load_space
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+plan = Plan(study="s", space=load_space("vgg_like", (1, 8, 8), 10), job=Job(pattern=""), trials=9)
+asker = Asker(plan, plan.row(), 0, lambda row: row)
+print([asker.ask()[1].pattern for _ in range(9)])
+"""
+    drawn = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in "123"
+    }
+    assert len(drawn) == 1
+
+
 def test_resumed_the_default_sampler_proposes_what_it_would_have(url: str, store: Store) -> None:
     whole = plan(study="whole", sampler="default", trials=16)
     run(store, whole)
