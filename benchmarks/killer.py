@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import random
@@ -39,6 +40,7 @@ sys.path[:0] = [str(ROOT), str(TESTS)]
 
 from faults_checker import faults  # noqa: E402
 from postgres import Server  # noqa: E402
+from waiting import eventually  # noqa: E402
 
 from workers.run import _adopt_orphans  # noqa: E402
 from workers.seat import descendants  # noqa: E402
@@ -241,12 +243,13 @@ def kill_through(scene: Scene, kinds: list[str], rng: random.Random) -> Counter[
     for place, kind in enumerate(kinds):
         due = int(SPREAD * scene.trials * place / len(kinds))
         moment = rng.uniform(0, 0.1)
-        if not wait(lambda due=due: scene.over() or reached(scene, due)):
+        if not eventually(lambda due=due: scene.over() or reached(scene, due), PATIENCE):
             scene.failures.append(f"no progress to {due} trials in {PATIENCE:.0f} s")
             break
         time.sleep(moment)
         turn = random.Random(f"{place} {kind} {moment}")
-        if not wait(lambda kind=kind, turn=turn: scene.over() or VICTIMS[kind](scene, turn)):
+        killing = functools.partial(VICTIMS[kind], scene, turn)
+        if not eventually(lambda killing=killing: scene.over() or killing(), PATIENCE):
             scene.failures.append(f"no {kind} to kill in {PATIENCE:.0f} s")
             break
         if scene.over():
@@ -256,7 +259,7 @@ def kill_through(scene: Scene, kinds: list[str], rng: random.Random) -> Counter[
         if sum(killed.values()) % 50 == 0:
             print(f"{sum(killed.values())} kills, {scene.ended()} trials", flush=True)
     scene.pace(0)
-    if not wait(scene.over, 3 * PATIENCE):
+    if not eventually(scene.over, 3 * PATIENCE):
         scene.failures.append("the search did not end")
     return killed
 
@@ -265,15 +268,6 @@ def reached(scene: Scene, due: int) -> bool:
     ended = scene.ended()
     scene.pace(ended - due)
     return ended >= due
-
-
-def wait(true: Callable[[], bool], seconds: float = PATIENCE) -> bool:
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 @contextlib.contextmanager
@@ -342,7 +336,7 @@ def main() -> None:
         killed = kill_through(scene, kinds, rng)
         wrong = scene.failures + faults(scene.url, STUDY, told.trials)
         [attempts] = scene.ask(text("SELECT count(*) FROM nas_attempts"))
-    wait(lambda: not left_over(scene), 15)
+    eventually(lambda: not left_over(scene), 15)
     wrong += [f"left over: {name}" for name in left_over(scene)]
     print(json.dumps({
         "database": told.database,

@@ -14,23 +14,18 @@ import multiprocessing
 import os
 import statistics
 import threading
-from pathlib import Path
 
 import numpy as np
 
 from nas.architecture import Architecture
+from nas.audit import drawn
 from nas.data import DATASETS, Dataset, Images, Info
 from nas.footprint import trial
 from nas.job import DataRef, Failure, Job, Recipe
 from nas.space import load_space
+from workers.seat import private_memory
 
 PARTS = {"train": 2, "validation": 512}  # the first in batches
-
-
-def private() -> int:
-    """Bytes of this process that are no mapped files."""
-    resident, shared = Path("/proc/self/statm").read_text().split()[1:3]
-    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
 
 
 def peak(architecture: Architecture, recipe: Recipe) -> int:
@@ -51,12 +46,12 @@ def peak(architecture: Architecture, recipe: Recipe) -> int:
         return Images.of(pixels, np.arange(n) % architecture.classes)
 
     DATASETS["random"] = Dataset(about="random", describe=lambda _: info, read=images)
-    most, over = private(), threading.Event()
+    most, over = 0, threading.Event()
 
     def watch() -> None:
         nonlocal most
         while not over.wait(0.003):
-            most = max(most, private())
+            most = max(most, private_memory(os.getpid()))
 
     watching = threading.Thread(target=watch)
     watching.start()
@@ -85,10 +80,7 @@ def main() -> None:
     recipe, ratios = Recipe(batch=told.batch), []
     for name in told.spaces:
         space = load_space(name, (3, told.size, told.size), 10)
-        drawn = (space.sample(seed) for seed in range(1_000))
-        feasible = (a for a in drawn if not space.excess(a))
-        for _ in range(1 if space.closed else told.draws):
-            architecture = next(feasible)
+        for architecture in drawn(space, 1 if space.closed else told.draws, seed=0):
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 held = pool.apply(peak, (architecture, recipe))
             predicted = trial(architecture, recipe)

@@ -80,7 +80,7 @@ def _feasible(space: Space, base: Recipe) -> Iterator[tuple[Architecture, Recipe
 def trial(architecture: Architecture, recipe: Recipe) -> int:
     """Bytes that the process of a trial holds on the CPU at its peak, its images left out.
 
-    Of 20 networks (draws of the shipped spaces and the zoo at 64 pixels) it is 0.75 to 1.29 times
+    Of 20 networks (draws of the shipped spaces and the zoo at 64 pixels) it is 0.78 to 1.42 times
     the private memory that was measured (``benchmarks/memory.py``), in float32: which node a trial
     goes to, and whether bf16 pays there, is not known before. The heap gives back a part only of
     what a step has freed, hence the half; the validation comes on top of that, with more images.

@@ -49,8 +49,12 @@ def hypervolume(points: ArrayLike, reference: ArrayLike, directions: Sequence[Di
     return float(moocore.hypervolume(minimised[inside], ref=bound))
 
 
-def reference_point(points: ArrayLike, directions: Sequence[Direction]) -> Floats:
-    """The worst finite value of each objective: the corner that spans the whole range seen.
+def reference_point(
+    points: ArrayLike, directions: Sequence[Direction], margin: float = 0.0
+) -> Floats:
+    """The worst finite value of each objective: the corner that spans the whole range seen, or lies
+    beyond it by ``margin`` times the range, so that the ends of the front add something, too (by 1
+    where an objective has one value).
 
     A narrower reference makes the ends of the front worth nothing, and a search that maximises
     hypervolume then never goes there.
@@ -59,8 +63,11 @@ def reference_point(points: ArrayLike, directions: Sequence[Direction]) -> Float
     finite = minimised[np.isfinite(minimised).all(axis=1)]
     if not len(finite):
         raise NasError(f"a reference point needs a finite point: none among {len(minimised)} given")
-    corner: Floats = finite.max(axis=0) * _signs(directions)
-    return corner
+    corner: Floats = finite.max(axis=0)
+    if margin:
+        wide = corner - finite.min(axis=0)
+        corner = corner + np.where(wide > 0, margin * wide, 1.0)
+    return corner * _signs(directions)
 
 
 def _signs(directions: Sequence[Direction]) -> Floats:

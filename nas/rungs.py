@@ -41,16 +41,15 @@ Scores = Mapping[int, float]  # accuracy at each rung, in epochs, that a candida
 
 
 def auto(epochs: int) -> tuple[int, ...]:
-    """One rung, and a whole training of ``epochs``; empty where there is no room for a rung. Rungs
-    before it cost more than they saved: each has candidates that go on to be learned from."""
-    rung = round(epochs / ETA)
-    return (rung, epochs) if LEAST <= rung < epochs else ()
+    """The last rung of ``geometric``, and a whole training. Rungs before it cost more than they
+    saved: each has candidates that go on to be learned from."""
+    return geometric(epochs)[-2:]
 
 
 def geometric(epochs: int) -> tuple[int, ...]:
-    """Rungs each three times the one before, the last a whole training of ``epochs``; empty where
+    """Rungs each ``ETA`` times the one before, the last a whole training of ``epochs``; empty where
     there is no room for a rung below it."""
-    below = (round(epochs / 3**n) for n in range(1, 64))
+    below = (round(epochs / ETA**n) for n in range(1, 64))
     rungs = sorted({rung for rung in below if LEAST <= rung < epochs})
     return (*rungs, epochs) if rungs else ()
 
@@ -171,17 +170,22 @@ class Ladder:
         return possible if len(possible) <= SAMPLES else np.quantile(possible, levels)
 
     def next_up(
-        self, rung: int, front: Sequence[TrialRow], running: Iterable[TrialRow]
+        self,
+        rung: int,
+        front: Sequence[TrialRow],
+        running: Iterable[TrialRow],
+        arriving: Iterable[TrialRow] = (),
     ) -> TrialRow | None:
-        """Who is to go on from a rung: who is expected to add most hypervolume to the front and to
-        those that are past the rung, ``running`` or waiting, each taken for what is expected of it.
-        None where the rung has sent on as many as it may, or nobody promises anything."""
+        """Who is to go on from a rung, of those that wait there or are just ``arriving``: who is
+        expected to add most hypervolume to the front and to those that are past the rung,
+        ``running`` or waiting, each taken for what is expected of it. None where the rung has sent
+        on as many as it may, or nobody promises anything."""
         if not room(self.reached.values(), self.rungs, rung):
             return None
         past = [*running, *self.waiting.values()]
         ahead = [self.hoped(row) for row in past if row.rungs and self.reached[row.number] > rung]
         ahead = [*front, *ahead]
-        hopeful = [row for row in self.at(rung) if self.promise(row, ahead)]
+        hopeful = [row for row in [*self.at(rung), *arriving] if self.promise(row, ahead)]
         if not hopeful:
             return None
         added = gains(self.study, ahead, [(row, self.ends(row)) for row in hopeful])

@@ -272,10 +272,7 @@ class _Driver:
         scores = (*asked.rungs, (run.epochs, result.metrics["accuracy"]))
         scored = dataclasses.replace(asked, metrics=result.metrics, rungs=scores)
         then: Literal["running", "paused", "stopped"] = "paused"
-        self.ladder.waiting[asked.number] = scored
-        following = self.next_up(run.epochs)
-        del self.ladder.waiting[asked.number]
-        if following is scored:
+        if self.next_up(run.epochs, scored) is scored:
             then = "running"
         elif not self.ladder.promise(scored, self.front):
             then = "stopped"
@@ -319,9 +316,9 @@ class _Driver:
             for row in ranked[0 if over else rungs.WAITING :]:
                 self.stop(row)
 
-    def next_up(self, rung: int) -> TrialRow | None:
+    def next_up(self, rung: int, *arriving: TrialRow) -> TrialRow | None:
         running = [run.claim.trial for run in self.running.values()]
-        return self.ladder.next_up(rung, self.front, running)
+        return self.ladder.next_up(rung, self.front, running, arriving)
 
     def promote(self, row: TrialRow) -> None:
         trial = self.leave(row)

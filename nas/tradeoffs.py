@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 
-import numpy as np
-
-from nas.pareto import Direction, front, hypervolume
+from nas.pareto import Direction, front, hypervolume, reference_point
 from nas.space import read_bound
 from nas.store import StudyRow, TrialRow
 
@@ -61,7 +59,7 @@ def gains(
 ) -> list[float]:
     """The hypervolume that each of ``rows`` is expected to add to those ``ahead``, where it comes
     to one of its accuracies as likely as to another."""
-    directions: list[Direction] = ["max" if d == "max" else "min" for _, d in study.objectives]
+    directions = _directions(study)
 
     def point(row: TrialRow, accuracy: float | None = None) -> list[float]:
         values = {n: scaled(n, row.value(n)) for n, _ in study.objectives}
@@ -69,11 +67,8 @@ def gains(
 
     before = [point(row) for row in ahead]
     possible = [[point(row, accuracy) for accuracy in some] for row, some in rows]
-    seen = np.array([*before, *(p for some in possible for p in some)])
-    signs = np.array([1 if d == "min" else -1 for d in directions])
-    worst, best = (seen * signs).max(axis=0), (seen * signs).min(axis=0)
-    # Behind all that was seen, or the ends of the front would add nothing.
-    reference = signs * (worst + np.where(worst > best, MARGIN * (worst - best), 1))
+    seen = [*before, *(p for some in possible for p in some)]
+    reference = reference_point(seen, directions, MARGIN)
     level = hypervolume(before, reference, directions)
     return [
         sum(hypervolume([*before, p], reference, directions) - level for p in some) / len(some)
@@ -87,7 +82,10 @@ def pareto(study: StudyRow, rows: Sequence[TrialRow]) -> tuple[TrialRow, ...]:
         return ()
     rows = [row for row in rows if feasible(study, row)]
     points = [[row.value(name) for name, _ in study.objectives] for row in rows]
-    directions: list[Direction] = ["max" if d == "max" else "min" for _, d in study.objectives]
-    best = [rows[i] for i in front(points, directions)]
+    best = [rows[i] for i in front(points, _directions(study))]
     name, direction = study.objectives[0]
     return tuple(sorted(best, key=lambda r: r.value(name), reverse=direction == "max"))
+
+
+def _directions(study: StudyRow) -> list[Direction]:
+    return ["max" if direction == "max" else "min" for _, direction in study.objectives]

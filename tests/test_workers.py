@@ -404,6 +404,18 @@ def test_two_pools_one_after_another_and_nothing_on_stdout() -> None:
     assert eventually(lambda: not driver.family(), 5), driver.family()
 
 
+def alone(code: str) -> subprocess.CompletedProcess[str]:
+    """A script in a process of its own, for this one has a Ray already."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
 SHARED = f"""
 import sys, time
 import ray
@@ -429,14 +441,7 @@ print("shared")
 @linux
 def test_an_idle_seat_makes_room_for_who_waits() -> None:
     """Two drivers on a cluster of one core; the killer found the same between seats of one."""
-    told = subprocess.run(
-        [sys.executable, "-c", SHARED],
-        cwd=Path(__file__).parent,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    told = alone(SHARED)
     assert told.stdout == "shared\n", told.stderr
 
 
@@ -475,14 +480,7 @@ print("fits")
 
 @linux
 def test_a_slot_on_a_cluster_asks_for_the_memory_that_is_predicted() -> None:
-    told = subprocess.run(
-        [sys.executable, "-c", PREDICTED],
-        cwd=Path(__file__).parent,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    told = alone(PREDICTED)
     assert told.stdout == "fits\n", told.stderr
 
 

@@ -206,8 +206,7 @@ def _request(share: Share, need: int) -> int:
     """The memory that a slot asks of its node for a predicted ``need``: its process alone where
     the training is in a GPU's, and no more than the roomiest node has: what is merely predicted
     leaves no cluster without a slot."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    roomiest = max((n.get("memory", 0.0) for n in nodes if share.slots(n)), default=0.0)
+    roomiest = max((n.get("memory", 0.0) for n in _nodes() if share.slots(n)), default=0.0)
     return int(min(need, PROCESS if share.gpus else need, roomiest))
 
 
@@ -219,6 +218,12 @@ def _side_by_side(cores: int, room: int, need: int) -> int:
         held = f"a trial may hold {need / 2**30:.1f} GiB, and {room / 2**30:.1f} are here"
         log.warning("%d at once on %d cores: %s (--workers N runs N)", most, cores, held)
     return most
+
+
+def _nodes() -> list[Mapping[str, float]]:
+    """What each node of the cluster has, as Ray names it."""
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in nodes if node["Alive"]]
 
 
 def _gpus() -> float:
@@ -281,8 +286,7 @@ class RayPool:
             return self._most
         when, count = self._counted
         if time.monotonic() - when > CENSUS or not when:
-            nodes = ray.nodes()  # type: ignore[no-untyped-call]
-            count = sum(self._share.slots(node["Resources"]) for node in nodes if node["Alive"])
+            count = sum(map(self._share.slots, _nodes()))
             self._counted = time.monotonic(), count
         return min(count, self._most) if self._most else count
 

@@ -185,12 +185,7 @@ class Child:
         Mapped files are left out: torch's libraries alone would be some 500 MiB a child, which all
         children share. A page that forked processes share counts once for each of them.
         """
-        pages = 0
-        for pid in descendants(self._process.pid):
-            with contextlib.suppress(OSError, ValueError):
-                _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text().split()
-                pages += int(resident) - int(shared)
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        return sum(map(private_memory, descendants(self._process.pid)))
 
     def exact_memory(self) -> int:
         """As ``memory``, each shared page counted once; dearer: 30 ms a process with torch."""
@@ -212,6 +207,14 @@ class Child:
                 os.kill(pid, signal.SIGKILL)
         self._process.communicate()
         self._pipe.close()
+
+
+def private_memory(pid: int) -> int:
+    """Bytes that a process holds without its mapped files; 0 where unknown (or over)."""
+    with contextlib.suppress(OSError, ValueError):
+        _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text().split()
+        return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
+    return 0
 
 
 def descendants(pid: int) -> list[int]:
