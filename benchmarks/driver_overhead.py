@@ -32,19 +32,19 @@ from optuna.distributions import distribution_to_json
 from optuna.samplers import BaseSampler
 from sqlalchemy import insert, update
 
-import nas.asking
-from nas.architecture import Architecture
+import nas.driver.asking
+from nas.driver.loop import Status, search
+from nas.driver.plan import Plan
+from nas.driver.proposals import distributions
 from nas.job import Job
-from nas.mirror import Mirror, optuna_storage
-from nas.plan import Plan
-from nas.pool import Pool
-from nas.proposals import distributions
+from nas.job.pool import Pool
+from nas.language.architecture import Architecture
 from nas.samplers import SAMPLERS
-from nas.search import Status, search
-from nas.space import Space, load_space
+from nas.spaces.space import Space, load_space
 from nas.store import Ask, Store, open_store
+from nas.store.mirror import Mirror, optuna_storage
 from nas.store.tables import now, studies, trials
-from workers.pool import open_pool
+from nas.workers import open_pool
 
 STUDY = "overhead"
 WARM = 20  # trials before those that count: at first the dashboard's copy compares itself
@@ -150,17 +150,17 @@ def driver(url: str, searched: Plan, pool: Pool) -> str:
     """The last trials of a search on a record that has the others."""
     store, spent = open_store(url), [0.0]
     begun, ends = Moment.now(spent), list[Moment]()
-    made = nas.asking.sampler
+    made = nas.driver.asking.sampler
 
     def watch(status: Status) -> None:
         if not status.running:
             ends.append(Moment.now(spent))
 
-    nas.asking.sampler = lambda *told, **more: timed(made(*told, **more), spent)
+    nas.driver.asking.sampler = lambda *told, **more: timed(made(*told, **more), spent)
     try:
         search(searched, store, pool, watch)
     finally:
-        nas.asking.sampler = made
+        nas.driver.asking.sampler = made
         store.close()
     return row(begun, ends[:-1])  # the last is told twice
 

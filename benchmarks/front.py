@@ -9,8 +9,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from nas.driver.tradeoffs import pareto
 from nas.store import TrialRow, open_store
-from nas.tradeoffs import pareto
 
 INK, PALE, ACCENT = "#1f2933", "#b8c4ce", "#c2410c"
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nas.errors import NasError
-from nas.space import load_space, shipped
+from nas.spaces.space import load_space, shipped
 
 SECONDS = 1.0
 MEGABYTES = 200

@@ -42,8 +42,8 @@ from faults_checker import faults  # noqa: E402
 from postgres import Server  # noqa: E402
 from waiting import eventually  # noqa: E402
 
-from workers.run import _adopt_orphans  # noqa: E402
-from workers.seat import descendants  # noqa: E402
+from nas.workers.run import _adopt_orphans  # noqa: E402
+from nas.workers.seat import descendants  # noqa: E402
 
 STUDY = "killed"
 PATIENCE = 120.0  # seconds without progress, or without a victim, that are taken for a hang
@@ -163,7 +163,7 @@ def driver(scene: Scene, rng: random.Random) -> bool:
 
 def candidate(scene: Scene, rng: random.Random) -> bool:
     """The process in which a candidate is evaluated."""
-    return one_of(found("workers.run import serve"), rng)
+    return one_of(found("nas.workers.run import serve"), rng)
 
 
 def seat(scene: Scene, rng: random.Random) -> bool:

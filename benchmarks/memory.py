@@ -4,7 +4,7 @@
 
 Each network is trained for two epochs on random images, in a process of its own on one thread in
 float32, while another thread looks at the process's private memory every 3 ms. Printed: both in
-MiB, and the prediction (``nas.footprint.trial``) over the peak.
+MiB, and the prediction (``nas.training.footprint.trial``) over the peak.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import threading
 
 import numpy as np
 
-from nas.architecture import Architecture
-from nas.audit import drawn
 from nas.data import DATASETS, Dataset, Images, Info
-from nas.footprint import trial
+from nas.driver.audit import drawn
 from nas.job import DataRef, Failure, Job, Recipe
-from nas.space import load_space
-from workers.seat import private_memory
+from nas.language.architecture import Architecture
+from nas.spaces.space import load_space
+from nas.training.footprint import trial
+from nas.workers.seat import private_memory
 
 PARTS = {"train": 2, "validation": 512}  # the first in batches
 
@@ -32,7 +32,7 @@ def peak(architecture: Architecture, recipe: Recipe) -> int:
     """What this process, which trains nothing else, holds at most."""
     import torch
 
-    from nas import train
+    from nas.training import train
 
     torch.set_num_threads(1)
     train.profits = lambda *_: False  # float32, as is predicted where the node is unknown

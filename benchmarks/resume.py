@@ -27,10 +27,10 @@ sys.path[:0] = [str(ROOT), str(TESTS)]
 
 from faults_evaluators import accuracy  # noqa: E402
 
+from nas.driver.plan import Plan  # noqa: E402
+from nas.driver.proposals import distributions  # noqa: E402
 from nas.job import DataRef, Job  # noqa: E402
-from nas.plan import Plan  # noqa: E402
-from nas.proposals import distributions  # noqa: E402
-from nas.space import load_space  # noqa: E402
+from nas.spaces.space import load_space  # noqa: E402
 from nas.store import open_store  # noqa: E402
 from nas.store.tables import attempts, studies, trials  # noqa: E402
 

@@ -38,15 +38,16 @@ from typing import Any
 import numpy as np
 import optuna
 
-from nas import pareto, rungs, tradeoffs
+from nas import pareto
 from nas.data import describe
-from nas.finalists import again, trained_epochs
+from nas.driver import rungs, tradeoffs
+from nas.driver.finalists import again, trained_epochs
+from nas.driver.loop import search
+from nas.driver.plan import Plan
 from nas.job import DataRef, Job, Recipe
-from nas.plan import Plan
-from nas.search import search
-from nas.space import Bound, load_space
+from nas.spaces.space import Bound, load_space
 from nas.store import StudyRow, TrialRow, open_store
-from workers.pool import open_pool
+from nas.workers import open_pool
 
 PER_CLASS = 200  # of train, of validation and of test each
 PARAMS, MACS = 200_000, 3_000_000

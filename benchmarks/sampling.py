@@ -12,7 +12,7 @@ import random
 import sys
 import time
 
-from nas.space import load_space, shipped
+from nas.spaces.space import load_space, shipped
 
 INPUTS = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 224, 224)]
 

@@ -17,7 +17,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.trial import Trial
 
 import nas
-from nas import pareto, proposals
+from nas import pareto
+from nas.driver import proposals
 from nas.samplers.domain import Domain
 from nas.samplers.ehvi import Problem
 

@@ -20,10 +20,10 @@ from torchvision.transforms import v2
 
 import nas
 from nas import data
-from nas.batches import statistics
-from nas.checkpoint import Training
+from nas.data.batches import statistics
 from nas.job import DataRef, Epoch, Job, Recipe
-from nas.train import fit, sgd, train_epoch
+from nas.training.checkpoint import Training
+from nas.training.train import fit, sgd, train_epoch
 
 CPU = torch.device("cpu")
 EPOCHS = 20

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from nas import zoo
-from nas.space import load_space
+from nas.spaces import zoo
+from nas.spaces.space import load_space
+from nas.training import weights
 
 # Parameters and multiply-adds as the papers tell them: empty where they do not. ResNet's bottleneck
 # has its stride on the first 1x1 there, and on the 3x3 in torchvision and here, which takes more.
@@ -57,7 +58,7 @@ def table() -> Iterator[str]:
     for name in zoo.names():
         network = zoo.network(name)
         params = macs = ""
-        if name in zoo.torchvision_names():
+        if name in weights.torchvision_names():
             meta = models.get_model_weights(name).DEFAULT.meta
             params, macs = f"{meta['num_params']:,}", f"{meta['_ops']:.3f}"
         told = PAPERS.get(name, ("", ""))
@@ -83,7 +84,7 @@ def timing(names: list[str], size: int, rounds: int) -> Iterator[str]:
         module = models.get_model(name, weights=None)
         x = torch.randn(BATCH, 3, size, size)
         seconds: dict[str, list[tuple[float, float]]] = {"ours": [], "theirs": []}
-        same = zoo.load_torchvision(name, module.state_dict())
+        same = weights.load_torchvision(name, module.state_dict())
         calls = {"ours": step(same, x), "theirs": step(module, x)}
         for i in range(rounds + 2):
             for who in ("ours", "theirs") if i % 2 else ("theirs", "ours"):

@@ -15,21 +15,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nas.architecture import Architecture, parse
-    from nas.network import build
-    from nas.space import Space, load_space
-    from nas.zoo import load_torchvision
+    from nas.language.architecture import Architecture, parse
+    from nas.spaces.space import Space, load_space
+    from nas.training.network import build
+    from nas.training.weights import load_torchvision
 
 __version__ = "0.1.0"
 
 # Imported when asked for: `nas --help` needs none of it, and only `build` needs torch.
 _HOME = {
-    "Architecture": "nas.architecture",
-    "Space": "nas.space",
-    "build": "nas.network",
-    "load_space": "nas.space",
-    "load_torchvision": "nas.zoo",
-    "parse": "nas.architecture",
+    "Architecture": "nas.language.architecture",
+    "Space": "nas.spaces.space",
+    "build": "nas.training.network",
+    "load_space": "nas.spaces.space",
+    "load_torchvision": "nas.training.weights",
+    "parse": "nas.language.architecture",
 }
 
 __all__ = ["Architecture", "Space", "build", "load_space", "load_torchvision", "parse"]

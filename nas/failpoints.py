@@ -10,7 +10,7 @@ import os
 import signal
 
 FAILPOINTS: tuple[str, ...] = (
-    # nas.search, in the order of a trial's life
+    # nas.driver.loop, in the order of a trial's life
     "asked",
     "begun",
     "dispatched",
@@ -25,11 +25,12 @@ FAILPOINTS: tuple[str, ...] = (
     # nas.store: around the end of any transaction that writes
     "writing",
     "written",
-    # nas.mirror
+    # nas.store.mirror
     "copy_made",
     "copying",
     "copied",
-    # nas.checkpoint: half of a file, a whole one, the one before set aside and the new not yet in
+    # nas.training.checkpoint: half of a file, a whole one, the one before set aside and the new
+    # not yet in
     "checkpoint_half",
     "checkpoint_whole",
     "checkpoint_between",

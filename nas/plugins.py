@@ -1,8 +1,8 @@
 """Plug-in files: Python that registers blocks and data sets in the same dicts as the built-in ones.
 
     # my_blocks.py
-    from nas.blocks import BLOCKS
-    from nas.layers import BN, RELU, Conv, Node, Shape, Width
+    from nas.language.blocks import BLOCKS
+    from nas.language.layers import BN, RELU, Conv, Node, Shape, Width
 
     def wide(x: Shape, *, width: Width) -> Node:
         return Conv(width, 5) >> BN >> RELU

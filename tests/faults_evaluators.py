@@ -38,7 +38,7 @@ def stub(architecture: Any, *, fidelity: int, seed: int, report: Any) -> dict[st
 
 def keeps(architecture: Any, *, fidelity: int, seed: int, report: Any) -> dict[str, float]:
     """As ``stub``, with a checkpoint an epoch, and a line in a log for each one trained."""
-    from nas.checkpoint import load, save
+    from nas.training.checkpoint import load, save
 
     fingerprint = architecture.fingerprint
     path = Path(os.environ[FOLDER]) / fingerprint

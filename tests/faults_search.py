@@ -11,12 +11,12 @@ from typing import Any
 
 import optuna
 
+from nas.driver.loop import Plan, search
 from nas.errors import StoreError
 from nas.job import DataRef, Job
-from nas.search import Plan, search
-from nas.space import load_space
+from nas.spaces.space import load_space
 from nas.store import open_store
-from workers.pool import open_pool
+from nas.workers import open_pool
 
 GAVE_UP = 9  # exit status of a search whose database did not answer in time
 SPACE = Path(__file__).with_name("faults_space.yaml")

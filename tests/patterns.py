@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 import nas
-from nas.architecture import Architecture
-from nas.elements import CLASSES, Parameter, parameters
+from nas.language.architecture import Architecture
+from nas.language.elements import CLASSES, Parameter, parameters
 
 INPUTS = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 224, 224)]
 SPACES = [

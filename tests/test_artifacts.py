@@ -82,9 +82,10 @@ def test_a_file_system_that_is_not_there_is_named(url: str) -> None:
 SEARCH = """
 import contextlib, dataclasses, sys
 from faults_search import plan
-from nas import search, train
+from nas.driver import loop as search
+from nas.training import train
 from nas.store import open_store
-from workers.pool import open_pool
+from nas.workers import open_pool
 
 url, folder, log = sys.argv[1:]
 train.CHECKPOINT_SECONDS = 0

@@ -13,12 +13,12 @@ from scipy import stats
 from torch import nn
 
 import nas
-from nas import audit as audits
-from nas.audit import Subject, audit, judge
+from nas.driver import audit as audits
+from nas.driver.audit import Subject, audit, judge
 from nas.errors import StudyError
-from nas.indicators import INDICATORS, gradient_norm, naswot, synflow
 from nas.job import Job, Recipe
-from nas.space import read_space
+from nas.spaces.space import read_space
+from nas.training.indicators import INDICATORS, gradient_norm, naswot, synflow
 
 LINEAR = nas.parse("INPUT(1, 4, 4) -> FLATTEN -> FC(5) -> FC(3)")
 RELU = nas.parse("INPUT(1, 4, 4) -> FLATTEN -> FC(5) -> RELU -> FC(3)")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nas.errors import SpaceError
-from nas.space import load_space
+from nas.spaces.space import load_space
 
 FUZZ = Path(__file__).parent.parent / "benchmarks" / "fuzz_spaces.py"
 

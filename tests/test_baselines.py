@@ -9,12 +9,12 @@ import optuna
 import pytest
 
 import nas
-from nas import baselines
+from nas.driver import baselines
+from nas.driver.loop import Plan, search
 from nas.errors import NasError
 from nas.job import Job
-from nas.search import Plan, search
 from nas.store import open_store
-from workers.pool import open_pool
+from nas.workers import open_pool
 
 
 def plan(trials: int) -> Plan:

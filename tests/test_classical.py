@@ -12,10 +12,11 @@ from skimage.transform import resize
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from nas import classical, data
+from nas import data
+from nas.data.images import Images, Info
 from nas.errors import DataError, NasError
-from nas.images import Images, Info
 from nas.job import DataRef
+from nas.training import classical
 
 DIGITS = DataRef()
 

@@ -28,9 +28,9 @@ from sqlalchemy import text
 from waiting import eventually
 
 from nas.cli import main
-from nas.search import search
+from nas.driver.loop import search
 from nas.store import open_store
-from workers.pool import InProcess
+from nas.workers.in_process import InProcess
 
 TESTS = Path(__file__).parent
 MARK = "NAS_TEST_MARK"  # in the environment of a search and so of all that it starts

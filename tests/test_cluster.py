@@ -204,6 +204,6 @@ def candidates(host: Host) -> list[int]:
     found = []
     for pid in host.pids():
         with contextlib.suppress(OSError):
-            if b"workers.run import serve" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if b"nas.workers.run import serve" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.append(pid)
     return found

@@ -21,9 +21,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 from waiting import eventually, free_ports
 
-from nas.search import search
+from nas.driver.loop import search
 from nas.store import TrialRow, open_store
-from workers.pool import InProcess
+from nas.workers.in_process import InProcess
 
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "

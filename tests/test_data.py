@@ -19,9 +19,10 @@ import torchvision
 from PIL import Image
 from scipy.io import savemat
 
-from nas import batches, data, imagefolder
+from nas import data
+from nas.data import batches, imagefolder
+from nas.data.images import Images
 from nas.errors import DataError
-from nas.images import Images
 from nas.job import DataRef, Recipe
 
 RNG = np.random.RandomState(7)

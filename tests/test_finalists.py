@@ -18,15 +18,17 @@ from optuna.distributions import IntDistribution, distribution_to_json
 from scipy import stats
 from typer.testing import CliRunner
 
-from nas import cli, finalists, train
+from nas import cli
+from nas.driver import finalists
+from nas.driver.finalists import Mean, choose, random_plan, report, trained_epochs
+from nas.driver.loop import search
+from nas.driver.plan import Plan
 from nas.errors import StudyError
-from nas.finalists import Mean, choose, random_plan, report, trained_epochs
 from nas.job import DataRef, Job, Recipe
-from nas.plan import Plan
-from nas.search import search
-from nas.space import Space, read_space
+from nas.spaces.space import Space, read_space
 from nas.store import Store, StudyRow, TrialRow, open_store
-from workers.pool import InProcess
+from nas.training import train
+from nas.workers.in_process import InProcess
 
 SPACE = {
     "name": "perceptron",

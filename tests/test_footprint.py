@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas import batches, footprint, train
-from nas.architecture import Architecture, parse
+from nas.data import batches
 from nas.job import DataRef, Job, Recipe
-from nas.network import build
-from nas.space import load_space, shipped
-from workers.run import Ended
-from workers.seat import Child
+from nas.language.architecture import Architecture, parse
+from nas.spaces.space import load_space, shipped
+from nas.training import footprint, train
+from nas.training.network import build
+from nas.workers.run import Ended
+from nas.workers.seat import Child
 
 BATCH = 4
 RECIPE = Recipe(batch=BATCH)
@@ -125,7 +126,7 @@ def test_the_greatest_of_a_space_is_one_of_its_feasible_networks() -> None:
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="looks into /proc")
 def test_a_worker_holds_what_was_predicted() -> None:
-    # In float32 on every machine: depthwise kernels of 5 are slow in bf16 (nas.train.profits).
+    # In float32 on every machine: depthwise kernels of 5 are slow in bf16 (train.profits).
     pattern = "INPUT -> CONV(8) -> BN -> RELU -> [MBCONV(8, kernel=5) -> POOL]*2 -> GAP -> FC"
     recipe, data = Recipe(), DataRef(size=32)
     child = Child(".", [], {"OMP_NUM_THREADS": "1"})

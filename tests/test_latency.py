@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas import latency
+from nas.training import latency
 
 CPU = torch.device("cpu")
 SHAPE = (16, 16, 16)

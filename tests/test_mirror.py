@@ -26,11 +26,11 @@ from optuna.trial import TrialState, create_trial
 from postgres import Server, postgres  # noqa: F401 - the fixture
 from sqlalchemy import text
 
-from nas import mirror as mirrors
 from nas.errors import StudyError
 from nas.job import Failure, Latency, Outcome, Result
-from nas.mirror import Mirror
 from nas.store import Ask, Store, Study, StudyRow, open_store
+from nas.store import mirror as mirrors
+from nas.store.mirror import Mirror
 
 DOMAINS = {
     "M": IntDistribution(2, 4),
@@ -286,14 +286,14 @@ def test_a_failure_warns_once_and_is_made_good(
     with store.engine.begin() as connection:
         connection.execute(text("ALTER TABLE trial_params RENAME param_value TO hidden"))
     run(store, study, RESULT)
-    with caplog.at_level(logging.WARNING, "nas.mirror"):
+    with caplog.at_level(logging.WARNING, "nas.store.mirror"):
         mirror = Mirror(store, study).start()
         time.sleep(0.5)
         run(store, study, RESULT)  # the search goes on
         with store.engine.begin() as connection:
             connection.execute(text("ALTER TABLE trial_params RENAME hidden TO param_value"))
         assert mirror.close()
-    [record] = [record for record in caplog.records if record.name == "nas.mirror"]
+    [record] = [record for record in caplog.records if record.name == "nas.store.mirror"]
     assert "'digits' falls behind" in record.getMessage()
     assert "\n" not in record.getMessage()
     assert numbers(store) == [0, 1]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import nas
 from nas.errors import PatternError
-from nas.pattern import MAX_NESTING, Call, Chain, Maybe, Repeat, Symbol, read, write
+from nas.language.pattern import MAX_NESTING, Call, Chain, Maybe, Repeat, Symbol, read, write
 
 many = settings(max_examples=300, deadline=None, derandomize=True)
 

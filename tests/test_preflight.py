@@ -8,8 +8,8 @@ import pytest
 from patterns import INPUTS, SPACES
 
 from nas.errors import SpaceError
-from nas.preflight import ENUMERATED, Preflight, check
-from nas.space import load_space, read_space
+from nas.spaces.preflight import ENUMERATED, Preflight, check
+from nas.spaces.space import load_space, read_space
 
 
 def preflight(where: dict, pattern: str, **more: object) -> Preflight:

@@ -18,15 +18,16 @@ import optuna
 import pytest
 from optuna.samplers import RandomSampler
 
-from nas import rungs, tradeoffs, train
-from nas.architecture import Architecture
+from nas.driver import rungs, tradeoffs
+from nas.driver.loop import Plan, search
 from nas.errors import NasError, StudyError
 from nas.job import Failure, Job, Recipe, Result
+from nas.language.architecture import Architecture
 from nas.samplers import SAMPLERS
-from nas.search import Plan, search
-from nas.space import Space, read_space
+from nas.spaces.space import Space, read_space
 from nas.store import ENDED, Ask, Store, StudyRow, TrialRow, open_store
-from workers.pool import InProcess
+from nas.training import train
+from nas.workers.in_process import InProcess
 
 LOG = "NAS_TEST_RUNGS"  # names the file to which the evaluator adds a line an evaluation
 RUNGS = (2, 6, 18)

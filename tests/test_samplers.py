@@ -25,8 +25,8 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 from nas.pareto import hypervolume
 from nas.samplers import SAMPLERS
 from nas.samplers.acquisition import Belief, improvement
-from nas.samplers.domain import Domain, keys, learn_rules
 from nas.samplers.ehvi import EHVISampler, Problem
+from nas.samplers.encoding import Encoding, keys, learn_rules
 from nas.samplers.gp import GP, OWN, Settings, Warp, fit
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -148,7 +148,7 @@ def test_warp_is_yeo_johnson_and_has_an_inverse() -> None:
     np.testing.assert_allclose(warp.inverse(warp(values)), values, rtol=1e-6)
 
 
-# The domain.
+# The encoding.
 
 MIXED = {
     "M": IntDistribution(1, 3),
@@ -162,29 +162,29 @@ MIXED = {
 
 
 def test_rows_hold_parameter_sets() -> None:
-    domain = Domain.of(MIXED)
+    encoding = Encoding.of(MIXED)
     rng = np.random.default_rng(0)
-    rows = domain.draw(rng, 200)
+    rows = encoding.draw(rng, 200)
     rows[::3, 3] = np.nan
-    for row in np.vstack([rows, domain.mutate(rng, rows)]):
-        params = domain.params(row)
+    for row in np.vstack([rows, encoding.mutate(rng, rows)]):
+        params = encoding.params(row)
         assert all(MIXED[n]._contains(MIXED[n].to_internal_repr(v)) for n, v in params.items())
-        assert keys(domain.row(params)[None]) == keys(row[None])
+        assert keys(encoding.row(params)[None]) == keys(row[None])
 
 
 def test_choices_that_are_numbers_are_ordered() -> None:
-    domain = Domain.of({"width": CategoricalDistribution([16, 64, 32])})
-    x, scales = domain.embed(np.array([[0.0], [1.0], [2.0]]))
+    encoding = Encoding.of({"width": CategoricalDistribution([16, 64, 32])})
+    x, scales = encoding.embed(np.array([[0.0], [1.0], [2.0]]))
     assert x[:, scales == 0].ravel().tolist() == [0.0, 1.0, 0.5]
 
 
 def test_a_mutation_changes_little() -> None:
-    domain = Domain.of(MIXED)
+    encoding = Encoding.of(MIXED)
     rng = np.random.default_rng(1)
-    rows = domain.draw(rng, 2000)
-    changed = (domain.mutate(rng, rows) != rows).sum(axis=1)
+    rows = encoding.draw(rng, 2000)
+    changed = (encoding.mutate(rng, rows) != rows).sum(axis=1)
     assert 0.5 < changed.mean() < 2.0
-    assert changed.max() <= len(domain.parameters)
+    assert changed.max() <= len(encoding.parameters)
 
 
 def test_rules_of_activity_are_learned_from_rows() -> None:
@@ -192,11 +192,11 @@ def test_rules_of_activity_are_learned_from_rows() -> None:
     s.optimize(network, n_trials=60)
     names = ["M", *(f"{n}[{k}]" for k in (1, 2, 3) for n in ("block", "width", "growth"))]
     found = {n: d for t in s.trials for n, d in t.distributions.items()}
-    domain = Domain.of({n: found[n] for n in names})
-    rows = np.array([domain.row(t.params) for t in s.trials])
+    encoding = Encoding.of({n: found[n] for n in names})
+    rows = np.array([encoding.row(t.params) for t in s.trials])
     rules = learn_rules(rows[:40])
     whole = np.where(np.isnan(rows), 0.5, rows)
-    masked = Domain(domain.parameters, rules).masked(np.where(np.isnan(rows), 0.0, whole))
+    masked = Encoding(encoding.parameters, rules).masked(np.where(np.isnan(rows), 0.0, whole))
     assert (np.isnan(masked) == np.isnan(rows)).mean() > 0.99
 
 

@@ -21,16 +21,16 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 from waiting import eventually
 
-from nas.architecture import Architecture, parse
-from nas.asking import Infeasible
+from nas.driver.asking import Infeasible
+from nas.driver.loop import LOST, Plan, Status, search
 from nas.errors import StudyError
 from nas.job import Failure, Job, Recipe
-from nas.pool import Pool
+from nas.job.pool import Pool
+from nas.language.architecture import Architecture, parse
 from nas.samplers import SAMPLERS
-from nas.search import LOST, Plan, Status, search
-from nas.space import Bound, Space, load_space, read_space
+from nas.spaces.space import Bound, Space, load_space, read_space
 from nas.store import Store, TrialRow, open_store
-from workers.pool import InProcess, open_pool
+from nas.workers.in_process import InProcess, open_pool
 
 TESTS = Path(__file__).parent
 LOG = "NAS_TEST_EVALUATED"  # names the file to which the evaluators add a line an evaluation
@@ -347,10 +347,10 @@ def test_a_seed_draws_the_same_in_every_process() -> None:
     """The order of a set of names is another in each process, unless PYTHONHASHSEED says."""
     code = """
 import optuna
-from nas.asking import Asker
+from nas.driver.asking import Asker
 from nas.job import Job
-from nas.plan import Plan
-from nas.space import load_space
+from nas.driver.plan import Plan
+from nas.spaces.space import load_space
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 plan = Plan(study="s", space=load_space("vgg_like", (1, 8, 8), 10), job=Job(pattern=""), trials=9)
 asker = Asker(plan, plan.row(), 0, lambda row: row)
@@ -441,7 +441,7 @@ def test_a_sampler_that_is_stuck_does_not_end_the_search(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(SAMPLERS, "stuck", Stuck)
-    monkeypatch.setattr("nas.asking.DRAWS", 60)
+    monkeypatch.setattr("nas.driver.asking.DRAWS", 60)
     for trials in (70, 140):  # the second run must not draw what the first has drawn
         assert not run(store, plan(trials=trials, sampler="stuck")).exhausted
     assert_whole(store, 140)

@@ -12,14 +12,16 @@ import pytest
 import torch
 from torchvision import models
 
-from nas import checkpoint
 from nas.cli import main
+from nas.cli.options import single_job
 from nas.job import Job
-from nas.options import single_job
-from nas.single import train
+from nas.training import checkpoint
+from nas.training.single import train
 
 # With a checkpoint an epoch: those of this test take a fraction of a second.
-NAS = "import nas.cli, nas.train; nas.train.CHECKPOINT_SECONDS = 0; nas.cli.main()"
+NAS = (
+    "import nas.cli, nas.training.train; nas.training.train.CHECKPOINT_SECONDS = 0; nas.cli.main()"
+)
 # Batch statistics, dropout and augmentation: what a training holds besides weights and momentum.
 ARGUMENTS = [
     "train",

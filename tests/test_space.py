@@ -12,7 +12,7 @@ from patterns import INPUTS, SPACES
 
 import nas
 from nas.errors import ShapeError, SpaceError
-from nas.space import Draw, Space, load_space, read_space, shipped
+from nas.spaces.space import Draw, Space, load_space, read_space, shipped
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

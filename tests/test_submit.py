@@ -21,7 +21,7 @@ from faults_checker import faults
 from waiting import counts, free_ports, wait
 
 from nas.errors import NasError
-from workers.submit import Allocation, sbatch_script, submit_slurm
+from nas.workers.submit import Allocation, sbatch_script, submit_slurm
 
 HOSTILE = [
     "search",

@@ -20,11 +20,12 @@ import torch
 from torch import nn
 
 import nas
-from nas import checkpoint as checkpoints
-from nas import data, schedule, train
-from nas.batches import Prepare, Source, statistics
+from nas import data
+from nas.data.batches import Prepare, Source, statistics
 from nas.errors import NasError, RecipeError, StudyError
-from nas.job import DataRef, Epoch, Failure, Job, Recipe, Result
+from nas.job import DataRef, Epoch, Failure, Job, Recipe, Result, schedule
+from nas.training import checkpoint as checkpoints
+from nas.training import train
 
 CPU = torch.device("cpu")
 SMALL = (
@@ -406,7 +407,7 @@ def test_a_candidate_out_of_memory_is_told_from_other_errors() -> None:
     code = """
 import resource
 from nas.job import Job
-from nas.train import evaluate
+from nas.training.train import evaluate
 resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))  # the weights alone take 17 GB
 print(evaluate(Job(pattern="INPUT -> FLATTEN -> [FC(65536)]*2 -> FC"), print).kind)
 """

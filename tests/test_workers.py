@@ -16,17 +16,17 @@ from pathlib import Path
 import pytest
 from waiting import eventually
 
+from nas.driver.loop import search
+from nas.driver.plan import Plan
 from nas.errors import NasError
 from nas.job import Failure, Job, Result
-from nas.plan import Plan
-from nas.pool import Done, Event, Pool, Progress
-from nas.search import search
-from nas.space import read_space
+from nas.job.pool import Done, Event, Pool, Reported
+from nas.spaces.space import read_space
 from nas.store import open_store
-from workers.cluster import Share
-from workers.pool import InProcess, open_pool
-from workers.run import evaluator, run
-from workers.seat import descendants, machine_memory
+from nas.workers.cluster import Share
+from nas.workers.in_process import InProcess, open_pool
+from nas.workers.run import evaluator, run
+from nas.workers.seat import descendants, machine_memory
 
 PATTERN = "INPUT(1, 8, 8) -> FLATTEN -> FC(10)"
 TIME_LIMIT = 5.0
@@ -90,7 +90,7 @@ def metrics(pool: Pool, told: Job) -> dict[str, float]:
 def timeless(events: list[Event]) -> list[object]:
     """The events without what differs from run to run: tickets and seconds."""
     return [
-        e.epoch if isinstance(e, Progress) else dataclasses.replace(e.outcome, seconds=0.0)
+        e.epoch if isinstance(e, Reported) else dataclasses.replace(e.outcome, seconds=0.0)
         for e in events
     ]
 
@@ -118,7 +118,7 @@ def alive(pid: int) -> bool:
 
 def test_epochs_arrive_in_order_before_the_result(pool: Pool) -> None:
     events = finish(pool, job("ok", epochs=5, seed=11))
-    assert [e.epoch.epoch for e in events if isinstance(e, Progress)] == [1, 2, 3, 4, 5]
+    assert [e.epoch.epoch for e in events if isinstance(e, Reported)] == [1, 2, 3, 4, 5]
     last = events[-1]
     assert isinstance(last, Done)
     assert isinstance(last.outcome, Result)
@@ -138,12 +138,12 @@ def test_slots_work_side_by_side(pool: Pool) -> None:
     assert pool.slots == 2
     events = finish(pool, job("slow_reports", epochs=10), job("slow_reports", epochs=10))
     first = next(i for i, e in enumerate(events) if isinstance(e, Done))
-    assert len({e.ticket for e in events[:first] if isinstance(e, Progress)}) == 2
+    assert len({e.ticket for e in events[:first] if isinstance(e, Reported)}) == 2
 
 
 def test_training_runs_in_a_worker(pool: Pool) -> None:
     events = finish(pool, Job(pattern=PATTERN, epochs=2, latency=False))
-    assert [e.epoch.epoch for e in events if isinstance(e, Progress)] == [1, 2]
+    assert [e.epoch.epoch for e in events if isinstance(e, Reported)] == [1, 2]
     assert isinstance(events[-1], Done)
     assert isinstance(events[-1].outcome, Result), events[-1]
     assert events[-1].outcome.metrics["accuracy"] > 0.3
@@ -294,7 +294,7 @@ def test_cancel_ends_a_running_job(pool: Pool) -> None:
     assert isinstance(last, Done)
     assert isinstance(last.outcome, Failure)
     assert (last.ticket, last.outcome.kind) == (ticket, "cancelled")
-    assert isinstance(events[0], Progress)
+    assert isinstance(events[0], Reported)
     assert gone([events[0].epoch.epoch])
 
 
@@ -327,7 +327,7 @@ def test_an_idle_pool_answers_at_once(pool: Pool) -> None:
 DRIVER = f"""
 import sys
 from nas.job import Job
-from workers.pool import open_pool
+from nas.workers import open_pool
 
 job = Job(pattern={PATTERN!r}, evaluator="evaluators:" + sys.argv[1])
 pool = open_pool(2)
@@ -420,9 +420,9 @@ SHARED = f"""
 import sys, time
 import ray
 from nas.job import Job
-from nas.pool import Done
-from workers import cluster
-from workers.pool import open_pool
+from nas.job.pool import Done
+from nas.workers import cluster
+from nas.workers import open_pool
 
 cluster.IDLE = 1.0
 job = Job(pattern={PATTERN!r}, evaluator="evaluators:ok")
@@ -448,9 +448,9 @@ def test_an_idle_seat_makes_room_for_who_waits() -> None:
 PREDICTED = f"""
 import ray
 from nas.job import Job
-from nas.pool import Done
+from nas.job.pool import Done
 from waiting import wait
-from workers.pool import open_pool
+from nas.workers import open_pool
 
 GIB = 2**30
 
@@ -534,7 +534,7 @@ def test_numbers_outside_their_domain_are_named(arguments: dict[str, float], wor
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nonsense"])
 def test_a_cluster_that_does_not_answer_is_named_at_once(address: str) -> None:
     # in a process of its own: the one of the tests has a Ray already
-    code = f"from workers.pool import open_pool; open_pool(1, address={address!r})"
+    code = f"from nas.workers import open_pool; open_pool(1, address={address!r})"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
     assert "NasError" in told.stderr
     assert f"Ray cluster {address!r} cannot be joined" in told.stderr

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torchvision import models
 
 import nas
-from nas import checkpoint, zoo
 from nas.errors import NasError, ShapeError
 from nas.job import Job, Recipe
 from nas.layers import Aux
-from nas.space import shipped
-from nas.train import evaluate
+from nas.spaces import zoo
+from nas.spaces.space import shipped
+from nas.training import checkpoint, weights
+from nas.training.train import evaluate
 
 PUBLISHED = {  # parameters of the networks that torchvision has not, and where they are told
     "linear_classifier": 28 * 28 * 10 + 10,
@@ -88,11 +89,11 @@ def test_the_zoo_has_the_literature() -> None:
     told += [f"vgg{depth}{bn}" for depth in (11, 13, 16, 19) for bn in ("", "_bn")]
     told += [f"resnet{depth}" for depth in (18, 34, 50, 101, 152)]
     told += [f"densenet{depth}" for depth in (121, 161, 169, 201)]
-    assert set(told) <= set(zoo.torchvision_names())
-    assert set(zoo.names()) == set(zoo.torchvision_names()) | set(PUBLISHED)
+    assert set(told) <= set(weights.torchvision_names())
+    assert set(zoo.names()) == set(weights.torchvision_names()) | set(PUBLISHED)
 
 
-@pytest.mark.parametrize("name", zoo.torchvision_names())
+@pytest.mark.parametrize("name", weights.torchvision_names())
 def test_params_and_macs_are_those_that_torchvision_publishes(name: str) -> None:
     meta = models.get_model_weights(name).DEFAULT.meta
     network = zoo.network(name)
@@ -143,10 +144,10 @@ def test_an_unknown_network_gets_the_nearest_name() -> None:
 # --- torchvision's weights -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", zoo.torchvision_names())
+@pytest.mark.parametrize("name", weights.torchvision_names())
 def test_outputs_equal_torchvisions(name: str) -> None:
     expected = theirs(name)
-    ours = zoo.load_torchvision(name, expected.state_dict()).eval()
+    ours = weights.load_torchvision(name, expected.state_dict()).eval()
     for size in ((2, 3, 64, 64), (1, 3, 80, 96)):
         with torch.inference_mode():
             assert_close(ours(images(*size)), expected(images(*size)))
@@ -160,7 +161,7 @@ def test_the_backward_pass_has_no_step_that_torchvisions_has_not(name: str) -> N
     """So ours costs no more, on any machine (benchmarks/zoo.py has times). torchvision's DenseNet
     concatenates once more at the end of each of its blocks."""
     expected = theirs(name)
-    ours = zoo.load_torchvision(name, expected.state_dict()).eval()
+    ours = weights.load_torchvision(name, expected.state_dict()).eval()
     x = images(2, 3, 64, 64)
     more, fewer = steps_back(ours(x)), steps_back(expected(x))
     assert not more - fewer
@@ -180,7 +181,7 @@ def steps_back(output: Tensor) -> Counter[str]:
 
 def test_auxiliary_outputs_and_batch_statistics_equal_torchvisions_in_training() -> None:
     expected = theirs("googlenet").train()
-    ours = zoo.load_torchvision("googlenet", expected.state_dict()).train()
+    ours = weights.load_torchvision("googlenet", expected.state_dict()).train()
     x = images(2, 3, 96, 96)
     torch.manual_seed(2)  # dropout draws in the order in which the layers run
     logits, auxiliary = ours(x)
@@ -197,10 +198,10 @@ def test_auxiliary_outputs_and_batch_statistics_equal_torchvisions_in_training()
 def test_pretrained_googlenet_takes_images_as_its_preprocessing_says() -> None:
     """torchvision's module renormalises within (transform_input) where it has such weights."""
     expected = theirs("googlenet", transform_input=True)
-    ours = zoo.load_torchvision("googlenet", expected.state_dict()).eval()
+    ours = weights.load_torchvision("googlenet", expected.state_dict()).eval()
     pixels = images(2, 3, 64, 64).sigmoid()
     preset = models.get_model_weights("googlenet").DEFAULT.transforms()
-    normal = zoo.preprocessing("googlenet").normal
+    normal = weights.preprocessing("googlenet").normal
     with torch.inference_mode():
         assert_close(
             ours(normalised(pixels, normal.mean, normal.std)),
@@ -221,12 +222,12 @@ def test_state_dicts_of_other_ages_and_heads_load() -> None:
         if not key.endswith("num_batches_tracked")
     }  # fmt: skip
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
-    ours = zoo.load_torchvision("densenet121", dict(sorted(old.items()))).eval()
+    ours = weights.load_torchvision("densenet121", dict(sorted(old.items()))).eval()
     with torch.inference_mode():
         assert_close(ours(images(2, 3, 64, 64)), expected(images(2, 3, 64, 64)))
 
     deployed = theirs("googlenet", aux_logits=False)
-    ours = zoo.load_torchvision("googlenet", deployed.state_dict()).eval()
+    ours = weights.load_torchvision("googlenet", deployed.state_dict()).eval()
     with torch.inference_mode():
         assert_close(ours(images(2, 3, 64, 64)), deployed(images(2, 3, 64, 64)))
 
@@ -249,14 +250,14 @@ def test_a_state_dict_that_does_not_fit_is_refused_by_name(
 ) -> None:
     state = {**theirs("resnet18").state_dict(), **change}
     with pytest.raises(NasError, match=told):
-        zoo.load_torchvision("resnet18", {k: v for k, v in state.items() if v is not None})
+        weights.load_torchvision("resnet18", {k: v for k, v in state.items() if v is not None})
 
 
 def test_a_state_dict_of_another_network_is_refused_in_one_sentence() -> None:
     with pytest.raises(NasError, match=r"for resnet34 does not fit: .*; and \d+ more$"):
-        zoo.load_torchvision("resnet34", theirs("resnet18").state_dict())
+        weights.load_torchvision("resnet34", theirs("resnet18").state_dict())
     with pytest.raises(NasError, match="torchvision has no lenet5"):
-        zoo.load_torchvision("lenet5", {})
+        weights.load_torchvision("lenet5", {})
 
 
 # --- where a training starts ---------------------------------------------------------------------
@@ -264,18 +265,18 @@ def test_a_state_dict_of_another_network_is_refused_in_one_sentence() -> None:
 
 def started(source: str, network: nas.Architecture) -> nn.Module:
     module = nas.build(network, seed=0)
-    module.load_state_dict(zoo.initial_state(source, network).state, strict=False)
+    module.load_state_dict(weights.initial_state(source, network).state, strict=False)
     return module.eval()
 
 
 def test_pretrained_weights_come_from_torchvisions_cache(hub: Path) -> None:
     expected = theirs("resnet18")
     cache(hub, "resnet18", expected.state_dict())
-    start = zoo.initial_state("resnet18", zoo.network("resnet18"))
+    start = weights.initial_state("resnet18", zoo.network("resnet18"))
     preset = models.get_model_weights("resnet18").DEFAULT.transforms()
     assert start.normal is not None
     assert (list(start.normal.mean), list(start.normal.std)) == (preset.mean, preset.std)
-    assert [zoo.preprocessing("resnet18").size] == preset.crop_size
+    assert [weights.preprocessing("resnet18").size] == preset.crop_size
     ours = started("resnet18", zoo.network("resnet18"))
     with torch.inference_mode():
         assert_close(ours(images(2, 3, 64, 64)), expected(images(2, 3, 64, 64)))
@@ -284,13 +285,13 @@ def test_pretrained_weights_come_from_torchvisions_cache(hub: Path) -> None:
 def test_any_of_torchvisions_weights_can_be_named(hub: Path) -> None:
     cache(hub, "mobilenet_v2", theirs("mobilenet_v2").state_dict(), "IMAGENET1K_V1")
     network = zoo.network("mobilenet_v2")
-    assert zoo.initial_state("mobilenet_v2:IMAGENET1K_V1", network).normal is not None
+    assert weights.initial_state("mobilenet_v2:IMAGENET1K_V1", network).normal is not None
     with pytest.raises(NasError, match="not here and could not be downloaded"):
-        zoo.initial_state("mobilenet_v2:IMAGENET1K_V2", network)
+        weights.initial_state("mobilenet_v2:IMAGENET1K_V2", network)
     known = "known of mobilenet_v2: IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT$"
     for member in ("V1", ""):
         with pytest.raises(NasError, match=known):
-            zoo.initial_state(f"mobilenet_v2:{member}", network)
+            weights.initial_state(f"mobilenet_v2:{member}", network)
 
 
 def test_weights_of_features_alone_are_refused_where_their_head_is_missing(hub: Path) -> None:
@@ -298,8 +299,8 @@ def test_weights_of_features_alone_are_refused_where_their_head_is_missing(hub: 
     state["fc.weight"] = torch.full_like(state["fc.weight"], torch.nan)  # as torchvision tells it
     cache(hub, "resnet18", state)
     with pytest.raises(NasError, match=r"fc\.weight holds values that are not finite$"):
-        zoo.initial_state("resnet18", zoo.network("resnet18"))
-    zoo.initial_state("resnet18", zoo.network("resnet18", classes=10))
+        weights.initial_state("resnet18", zoo.network("resnet18"))
+    weights.initial_state("resnet18", zoo.network("resnet18", classes=10))
 
 
 def test_another_number_of_classes_gets_a_fresh_head_on_the_same_features(hub: Path) -> None:
@@ -307,7 +308,7 @@ def test_another_number_of_classes_gets_a_fresh_head_on_the_same_features(hub: P
     cache(hub, "resnet18", expected.state_dict())
     network = zoo.network("resnet18", (3, 64, 64), 10)
     fresh = nas.build(network, seed=0).state_dict()
-    state = zoo.initial_state("resnet18", network).state
+    state = weights.initial_state("resnet18", network).state
     head = fresh.keys() - state.keys()
     assert {tuple(fresh[key].shape) for key in head} == {(10, 512), (10,)}
     ours = started("resnet18", network)
@@ -320,21 +321,21 @@ def test_grey_images_give_what_their_copies_in_colour_give(hub: Path) -> None:
     expected = theirs("mobilenet_v2")
     cache(hub, "mobilenet_v2", expected.state_dict())
     network = zoo.network("mobilenet_v2", (1, 64, 64), 1000)
-    start = zoo.initial_state("mobilenet_v2", network)
+    start = weights.initial_state("mobilenet_v2", network)
     assert start.normal is not None
     assert start.normal.mean == pytest.approx([(0.485 + 0.456 + 0.406) / 3])
     x = images(2, 1, 64, 64)
     with torch.inference_mode():
         assert_close(started("mobilenet_v2", network)(x), expected(x.expand(2, 3, 64, 64)))
     with pytest.raises(NasError, match=r"features\.0\.0\.weight has the shape \(32, 3, 3, 3\)"):
-        zoo.initial_state("mobilenet_v2", zoo.network("mobilenet_v2", (2, 64, 64)))
+        weights.initial_state("mobilenet_v2", zoo.network("mobilenet_v2", (2, 64, 64)))
 
 
 def test_googlenets_auxiliary_classifiers_are_fresh_for_other_classes(hub: Path) -> None:
     cache(hub, "googlenet", theirs("googlenet").state_dict())
     network = zoo.network("googlenet", (3, 64, 64), 5)
     fresh = nas.build(network, seed=0).state_dict()
-    absent = fresh.keys() - zoo.initial_state("googlenet", network).state.keys()
+    absent = fresh.keys() - weights.initial_state("googlenet", network).state.keys()
     assert len({key.partition(".")[0] for key in absent}) == 3
     assert sum(
         fresh[key].numel() for key in absent if not key.endswith(("mean", "var", "tracked"))
@@ -344,7 +345,7 @@ def test_googlenets_auxiliary_classifiers_are_fresh_for_other_classes(hub: Path)
 def test_files_of_three_kinds_start_a_training(tmp_path: Path) -> None:
     network = zoo.network("resnet18", (3, 32, 32), 10)
     expected = theirs("resnet18", num_classes=10)
-    ours = zoo.load_torchvision("resnet18", expected.state_dict()).eval()
+    ours = weights.load_torchvision("resnet18", expected.state_dict()).eval()
     x = images(2, 3, 32, 32)
     torch.save(expected.state_dict(), tmp_path / "theirs.pth")
     torch.save(ours.state_dict(), tmp_path / "ours.pth")
@@ -352,27 +353,29 @@ def test_files_of_three_kinds_start_a_training(tmp_path: Path) -> None:
     for name in ("theirs.pth", "ours.pth", "training"):
         with torch.inference_mode():
             assert_close(started(str(tmp_path / name), network)(x), expected(x))
-    assert zoo.initial_state(str(tmp_path / "training"), network).normal is None
+    assert weights.initial_state(str(tmp_path / "training"), network).normal is None
     with pytest.raises(NasError, match=r"this is none of them|does not fit"):
-        zoo.initial_state(str(tmp_path / "theirs.pth"), zoo.network("resnet34", (3, 32, 32), 10))
+        weights.initial_state(
+            str(tmp_path / "theirs.pth"), zoo.network("resnet34", (3, 32, 32), 10)
+        )
     with pytest.raises(NasError, match=r"ours\.pth does not fit"):
-        zoo.initial_state(str(tmp_path / "ours.pth"), zoo.network("lenet5"))
+        weights.initial_state(str(tmp_path / "ours.pth"), zoo.network("lenet5"))
 
 
 def test_weights_of_another_network_are_refused(hub: Path) -> None:
     cache(hub, "resnet18", theirs("resnet18").state_dict())
     with pytest.raises(NasError, match=r"weights of resnet18 do not fit the network: number 2 is"):
-        zoo.initial_state("resnet18", zoo.network("vgg11"))
+        weights.initial_state("resnet18", zoo.network("vgg11"))
 
 
 def test_without_a_network_the_message_says_where_to_put_which_file(hub: Path) -> None:
     with pytest.raises(NasError) as told:
-        zoo.initial_state("resnet18", zoo.network("resnet18"))
+        weights.initial_state("resnet18", zoo.network("resnet18"))
     assert f"put torchvision's file resnet18-f37072fd.pth into {hub}" in str(told.value)
     with pytest.raises(NasError, match="no pretrained weights of lenet5"):
-        zoo.initial_state("lenet5", zoo.network("lenet5"))
+        weights.initial_state("lenet5", zoo.network("lenet5"))
     with pytest.raises(NasError, match=r"resnet20: No such file.*; did you mean resnet"):
-        zoo.initial_state("resnet20", zoo.network("resnet18"))
+        weights.initial_state("resnet20", zoo.network("resnet18"))
 
 
 def test_a_server_that_never_answers_is_not_waited_for(
@@ -382,7 +385,7 @@ def test_a_server_that_never_answers_is_not_waited_for(
     with socket.create_server(("127.0.0.1", 0)) as mute:
         behind(mute.getsockname()[1], monkeypatch)
         with pytest.raises(NasError, match=r"could not be downloaded \(timed out\): put"):
-            zoo.initial_state("resnet18", zoo.network("resnet18"))
+            weights.initial_state("resnet18", zoo.network("resnet18"))
 
 
 class Touch:
@@ -410,7 +413,7 @@ def test_torn_and_hostile_files_are_refused_and_nothing_in_them_is_run(
     kept.write_bytes(kept.read_bytes()[:-1])
     for source in ("resnet18", *map(str, (torn, bare, tmp_path / "empty", kept))):
         with pytest.raises(NasError, match="not a whole file of nothing but tensors"):
-            zoo.initial_state(source, network)
+            weights.initial_state(source, network)
     assert not trap.exists()
     pickle.loads(bare.read_bytes())
     assert trap.exists()  # the trap works

@@ -7,7 +7,7 @@ dies fails its own stream. A job that does nothing takes 1.9 ms there and back; 
 
 Actors are not restarted and calls not retried by Ray: a worker that died is told to the search,
 which requeues. ``max_calls``, Ray's way to give GPU memory back, is for tasks; here the seat's
-child is ended instead (see ``workers.seat``). Actors belong to the driver and end with it.
+child is ended instead (see ``nas.workers.seat``). Actors belong to the driver and end with it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nas.errors import NasError
-from nas.footprint import PROCESS
 from nas.job import Epoch, Failure, Job
-from nas.pool import Done, Event, Progress
-from workers.seat import CANCELLED, Seat, descendants, machine_memory
+from nas.job.pool import Done, Event, Reported
+from nas.training.footprint import PROCESS
+from nas.workers.seat import CANCELLED, Seat, descendants, machine_memory
 
 # Before the import, which reads it: no report of use to Ray's makers that nobody asked for.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -94,7 +94,7 @@ def open_ray(
     memory_limit: int,
     memory_need: int,
 ) -> RayPool:
-    """The pool behind ``workers.pool.open_pool``, which explains and checks the arguments."""
+    """The pool behind ``nas.workers.open_pool``, which explains and checks the arguments."""
     leave = ExitStack()  # empty: a Ray that the caller has started is the caller's to end
     ours = not ray.is_initialized()
     cores = os.cpu_count() or 1
@@ -244,7 +244,7 @@ def _environ(threads: int, gpus: float) -> dict[str, str]:
 
 
 class RayPool:
-    """A ``nas.pool.Pool`` over Ray actors; ``open_ray`` makes one.
+    """A ``nas.job.pool.Pool`` over Ray actors; ``open_ray`` makes one.
 
     Seats are taken when they are needed, and kept; on a cluster while there is work for them, and
     there the slots follow the nodes.
@@ -336,7 +336,7 @@ class RayPool:
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             return Done(ticket, Failure(kind="worker_died", reason=reason))
         if isinstance(item, Epoch):
-            return Progress(ticket, item)
+            return Reported(ticket, item)
         del self._running[stream]
         self._idle.append((time.monotonic(), seat))
         return Done(ticket, item)

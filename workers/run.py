@@ -64,7 +64,7 @@ def resolve(job: Job) -> Callable[[Job, Report], Any]:
     for path in job.plugins:
         _register(path)
     if not job.evaluator:
-        from nas.train import evaluate
+        from nas.training.train import evaluate
 
         return functools.partial(evaluate, checkpoint=job.checkpoint or None)
     function = evaluator(job.evaluator)

@@ -34,7 +34,7 @@ from pathlib import Path
 
 from nas.failpoints import reach
 from nas.job import Epoch, Failure, FailureKind, Job, Outcome
-from workers.run import Ended, Message, Started
+from nas.workers.run import Ended, Message, Started
 
 TICK = 0.05  # seconds between two looks at limits and cancels; a look costs 0.06 ms
 IMPORTS = 300.0  # seconds that importing a job's modules may take before its own time begins
@@ -133,13 +133,13 @@ class Seat:
 
 
 class Child:
-    """A process that serves jobs (``workers.run.serve``), the leader of all that it starts."""
+    """A process that serves jobs (``nas.workers.run.serve``), the leader of all that it starts."""
 
     def __init__(self, directory: str, path: Sequence[str], environ: Mapping[str, str]) -> None:
         self._pipe, theirs = Pipe()
         modules = [entry or os.getcwd() for entry in sys.path]
         modules += [entry for entry in path if entry and entry not in modules]
-        code = f"import sys; sys.path[:] = {modules!r}; from workers.run import serve; serve"
+        code = f"import sys; sys.path[:] = {modules!r}; from nas.workers.run import serve; serve"
         with theirs:
             self._process = subprocess.Popen(
                 ["/bin/sh", "-c", LIFELINE, sys.executable, "-c", f"{code}({theirs.fileno()})"],

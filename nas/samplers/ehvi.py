@@ -21,7 +21,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.samplers.domain import Domain, keys, learn_rules, only, union
+from nas.samplers.encoding import Encoding, keys, learn_rules, only, union
 from nas.samplers.gp import Settings, fit
 from nas.samplers.model import Finished, Model
 
@@ -32,7 +32,7 @@ Params = dict[str, Any]
 PROPOSALS = 1500
 # The latest trials that tell which parameters are active when.
 LEARNED_FROM = 300
-# A domain of up to this many rows is weighed whole instead of by draws.
+# An encoding of up to this many rows is weighed whole instead of by draws.
 WHOLE = 2048
 # The local search: so many of the best proposals are changed and weighed again, so many times.
 BEST, ROUNDS = 20, 3
@@ -71,7 +71,7 @@ class Problem:
 class Evidence:
     """What a study holds: finished trials, the rows being evaluated, and the directions' signs."""
 
-    domain: Domain
+    encoding: Encoding
     finished: tuple[Finished, ...]
     pending: Floats
     signs: Floats
@@ -131,31 +131,31 @@ class EHVISampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> Params:
         """The proposal for a trial: a value for each parameter that it is expected to ask for."""
-        evidence = self._evidence(study, Domain.of(search_space), trial.number)
-        domain = evidence.domain
-        if not domain.parameters:
+        evidence = self._evidence(study, Encoding.of(search_space), trial.number)
+        encoding = evidence.encoding
+        if not encoding.parameters:
             return {}
         rng = np.random.default_rng([self._seed, trial.number])
         budget = self._problem.proposals if self._problem else PROPOSALS
-        drawn = domain.every() if domain.size <= WHOLE else domain.draw(rng, budget // 3)
+        drawn = encoding.every() if encoding.size <= WHOLE else encoding.draw(rng, budget // 3)
         rows, costs = self._admitted(evidence, drawn, rng)
         if not len(rows):  # every set was tried: a repeat at least tells of the noise
             fresh = replace(evidence, finished=(), pending=evidence.pending[:0])
-            rows, _ = self._admitted(fresh, domain.draw(rng, budget // 3), rng)
-            return domain.params(rows[rng.integers(len(rows))]) if len(rows) else {}
+            rows, _ = self._admitted(fresh, encoding.draw(rng, budget // 3), rng)
+            return encoding.params(rows[rng.integers(len(rows))]) if len(rows) else {}
         model = self._model(evidence)
         if model is None:
-            return domain.params(rows[rng.integers(len(rows))])
+            return encoding.params(rows[rng.integers(len(rows))])
         reference = model.reference(rows, costs)
         scores = model.score(rows, costs, reference)
         parents = np.vstack([model.best(BEST), rows[np.argsort(-scores)[:BEST]]])
         for _ in range(ROUNDS):
             copies = np.repeat(parents, budget * 2 // (3 * ROUNDS * len(parents)) + 1, axis=0)
-            more, costs = self._admitted(evidence, domain.mutate(rng, copies), rng)
+            more, costs = self._admitted(evidence, encoding.mutate(rng, copies), rng)
             rows = np.vstack([rows, more])
             scores = np.concatenate([scores, model.score(more, costs, reference)])
             parents = rows[np.argsort(-scores)[:BEST]]
-        return domain.params(parents[0])
+        return encoding.params(parents[0])
 
     def posterior(self, study: Study, trials: Sequence[FrozenTrial]) -> tuple[Floats, Floats]:
         """What the model believes of finished trials, apart from the luck of their evaluation.
@@ -168,12 +168,12 @@ class EHVISampler(BaseSampler):
         if not trials:
             return np.empty((0, len(study.directions))), np.empty((0, len(study.directions)))
         distributions = self.infer_relative_search_space(study, trials[0])
-        evidence = self._evidence(study, Domain.of(distributions), -1)
+        evidence = self._evidence(study, Encoding.of(distributions), -1)
         values = np.array([t.values for t in trials], dtype=float)
         model = self._model(evidence)
         if model is None:
             return values, np.full_like(values, np.nan)
-        rows = np.array([evidence.domain.row(t.params) for t in trials])
+        rows = np.array([evidence.encoding.row(t.params) for t in trials])
         means, deviations = model.posterior(rows, values * evidence.signs)
         return means * evidence.signs, deviations
 
@@ -187,27 +187,27 @@ class EHVISampler(BaseSampler):
         """A uniform draw, for a parameter that no trial has asked for yet."""
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
 
-    def _evidence(self, study: Study, domain: Domain, asking: int) -> Evidence:
-        """The study's trials by ``domain``; each finished one is read once."""
+    def _evidence(self, study: Study, encoding: Encoding, asking: int) -> Evidence:
+        """The study's trials by ``encoding``; each finished one is read once."""
         trials = study.get_trials(deepcopy=False)
         signs = [1.0 if d == StudyDirection.MINIMIZE else -1.0 for d in study.directions]
-        source = (_source(study, trials), domain)
+        source = (_source(study, trials), encoding)
         read = dict(self._read[1]) if self._read[0] == source else {}
         pending = []
         for t in trials:
             if t.state.is_finished() and t.number not in read:
-                read[t.number] = _finished(t, domain, np.array(signs))
+                read[t.number] = _finished(t, encoding, np.array(signs))
             elif t.state == TrialState.RUNNING and t.number != asking and t.params:
-                pending.append(domain.row(t.params))
+                pending.append(encoding.row(t.params))
         self._read = (source, read)
         finished = tuple(read[number] for number in sorted(read))
         met = [f.row for f in finished[-LEARNED_FROM:]]
         return Evidence(
-            replace(domain, rules=learn_rules(np.array(met)))
+            replace(encoding, rules=learn_rules(np.array(met)))
             if met and not self._problem
-            else domain,
+            else encoding,
             finished,
-            np.array(pending).reshape(len(pending), len(domain.parameters)),
+            np.array(pending).reshape(len(pending), len(encoding.parameters)),
             np.array(signs),
         )
 
@@ -221,7 +221,7 @@ class EHVISampler(BaseSampler):
         possible = [k for k, costs in enumerate(known) if costs is not None]
         example = self._costs(evidence, self._whole(evidence, measured[-1], chance))
         return Model.of(
-            evidence.domain,
+            evidence.encoding,
             evidence.finished,
             evidence.pending[possible],
             np.array([known[k] for k in possible]).reshape(-1, len(evidence.signs)),
@@ -239,7 +239,7 @@ class EHVISampler(BaseSampler):
 
     def _whole(self, evidence: Evidence, row: Floats, chance: random.Random) -> Params:
         """The parameter set of a row, completed by the problem, as its functions see it."""
-        params = evidence.domain.params(row)
+        params = evidence.encoding.params(row)
         if self._problem is None:
             return params
         if self._problem.complete is not None:
@@ -263,11 +263,11 @@ class EHVISampler(BaseSampler):
 
         Completed by the problem; neither rejected by its arithmetic nor tried before.
         """
-        domain = evidence.domain
+        encoding = evidence.encoding
         chance = random.Random(int(rng.integers(1 << 62)))
         whole = [self._whole(evidence, row, chance) for row in rows] if self._problem else []
         if self._problem and self._problem.complete:
-            rows = np.array([domain.row(params) for params in whole]).reshape(rows.shape)
+            rows = np.array([encoding.row(params) for params in whole]).reshape(rows.shape)
         fresh = {key: k for k, key in enumerate(keys(rows)) if key not in evidence.taken}.values()
         if not self._problem:
             return rows[list(fresh)], np.full((len(fresh), len(evidence.signs)), np.nan)
@@ -282,9 +282,9 @@ def _source(study: Study, trials: Sequence[FrozenTrial]) -> Any:
     return study.study_name, trials[0].datetime_start if trials else None
 
 
-def _finished(trial: FrozenTrial, domain: Domain, signs: Floats) -> Finished:
+def _finished(trial: FrozenTrial, encoding: Encoding, signs: Floats) -> Finished:
     """A trial that gave no values, or values that are no numbers, has failed."""
     values = None
     if trial.state == TrialState.COMPLETE and np.isfinite(trial.values).all():
         values = np.array(trial.values) * signs
-    return Finished(domain.row(trial.params), values, trial.constraints)
+    return Finished(encoding.row(trial.params), values, trial.constraints)

@@ -15,7 +15,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas import pareto
-from nas.samplers.domain import Domain, union
+from nas.samplers.encoding import Encoding, union
 
 
 class EvolutionSampler(BaseSampler):
@@ -40,9 +40,9 @@ class EvolutionSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        domain = Domain.of(search_space)
+        encoding = Encoding.of(search_space)
         living = self._living(study)
-        if not domain.parameters or not living:
+        if not encoding.parameters or not living:
             return {}
         size = min(self._sample, len(living))
         sample = [living[k] for k in self._rng.choice(len(living), size, replace=False)]
@@ -52,8 +52,8 @@ class EvolutionSampler(BaseSampler):
         front = pareto.front([t.values for t in sample], directions)
         if not len(front):
             return {}
-        parent = domain.row(sample[self._rng.choice(front)].params)
-        return domain.params(domain.mutate(self._rng, parent[None, :])[0])
+        parent = encoding.row(sample[self._rng.choice(front)].params)
+        return encoding.params(encoding.mutate(self._rng, parent[None, :])[0])
 
     def sample_independent(
         self,

@@ -54,7 +54,7 @@ def squared(a: Floats, b: Floats) -> Floats:
 def fit(x: Floats, scales: NDArray[np.intp], y: Floats) -> Settings:
     """The settings of the greatest posterior density.
 
-    ``x`` (n, columns) from ``Domain.embed``, ``scales`` (columns,) the feature of each column,
+    ``x`` (n, columns) from ``Encoding.embed``, ``scales`` (columns,) the feature of each column,
     ``y`` (n,) of mean 0 and variance about 1.
     """
     features = int(scales.max()) + 1

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from nas.samplers.acquisition import Belief, improvement
-from nas.samplers.domain import Domain, keys
+from nas.samplers.encoding import Encoding, keys
 from nas.samplers.gp import GP, Settings, Warp
 
 Floats = NDArray[np.float64]
@@ -91,12 +91,12 @@ class Features:
     What a network costs says much of what it can do, and from the first trial on.
     """
 
-    domain: Domain
+    encoding: Encoding
     told: tuple[tuple[int, Warp], ...]
 
     def __call__(self, rows: Floats, costs: Floats) -> tuple[Floats, Scales]:
-        """As ``Domain.embed``, of rows and their told objectives (n, objectives), minimised."""
-        x, scales = self.domain.embed(rows)
+        """As ``Encoding.embed``, of rows and their told objectives (n, objectives), minimised."""
+        x, scales = self.encoding.embed(rows)
         extra = [SPREAD * warp(costs[:, k]) for k, warp in self.told]
         more = np.arange(len(extra)) + scales[-1] + 1
         return np.column_stack([x, *extra]), np.append(scales, more)
@@ -123,7 +123,7 @@ class Model:
     @classmethod
     def of(
         cls,
-        domain: Domain,
+        encoding: Encoding,
         finished: Sequence[Finished],
         pending: Floats,
         costs: Floats,
@@ -142,7 +142,7 @@ class Model:
         feasible = np.array([measured[k].feasible for k in kept])
         early = values[: _stage(len(values))]
         features = Features(
-            domain, tuple((k, Warp.of(early[:, k])) for k, known in enumerate(told) if known)
+            encoding, tuple((k, Warp.of(early[:, k])) for k, known in enumerate(told) if known)
         )
         x, scales = features(rows, values)
         x_pending, _ = features(pending, costs)
@@ -160,7 +160,7 @@ class Model:
         return cls(
             features,
             surrogates,
-            tuple(_limits(finished, domain, pending, fit)),
+            tuple(_limits(finished, encoding, pending, fit)),
             np.vstack([rows, pending]),
             means,
             deviations,
@@ -238,7 +238,7 @@ class Model:
 
 
 def _limits(
-    finished: Sequence[Finished], domain: Domain, pending: Floats, fit: Fit
+    finished: Sequence[Finished], encoding: Encoding, pending: Floats, fit: Fit
 ) -> Iterator[tuple[Surrogate, float]]:
     """Surrogates of what decides between success and failure, each with the level to stay below.
 
@@ -247,9 +247,9 @@ def _limits(
     recent = finished[-OBSERVATIONS:]
 
     def learned(name: str, of: Sequence[Finished], values: Floats) -> Surrogate:
-        x, scales = domain.embed(np.array([f.row for f in of]))
+        x, scales = encoding.embed(np.array([f.row for f in of]))
         surrogate = Surrogate.of(name, x, scales, values, fit)
-        return surrogate.believing(domain.embed(pending)[0])
+        return surrogate.believing(encoding.embed(pending)[0])
 
     failed = np.array([f.values is None for f in recent])
     if failed.any() and not failed.all():

@@ -113,7 +113,7 @@ class TrialRow(Ask):
 
     @property
     def baseline(self) -> str:
-        """The name of a network that nobody sampled (``nas.baselines``); empty for a candidate."""
+        """The name of a network that nobody sampled (``nas.driver.baselines``); else empty."""
         return "" if self.distributions else str(self.sampled.get(BASELINE, ""))
 
     def value(self, objective: str) -> float:

@@ -1,0 +1,112 @@
+"""``nas doctor``: what works on this machine, and what to do about what does not."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from nas.errors import NasError
+
+PACKAGES = ("torch", "torchvision", "optuna", "ray", "sqlalchemy", "optuna-dashboard")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A part of the installation: what was found, and the remedy where it does not work."""
+
+    part: str
+    works: bool
+    found: str
+    remedy: str = ""
+
+
+def examine(storage: str) -> list[Finding]:
+    """Looks at everything that a search needs; takes a few seconds, as it starts Ray."""
+    findings = [Finding("python", True, f"{platform.python_version()} at {sys.executable}")]
+    for part, look in _LOOKS.items():
+        try:
+            findings += look(storage)
+        except Exception as error:  # a doctor reports whatever is broken
+            reason = " ".join(str(error).split())[:300]
+            told = f"{type(error).__name__}: {reason}"
+            findings.append(Finding(part, False, told, _REMEDY[part]))
+    return findings
+
+
+def _packages(storage: str) -> Iterator[Finding]:
+    for name in PACKAGES:
+        yield Finding(name, True, importlib.metadata.version(name))
+
+
+def _device(storage: str) -> Iterator[Finding]:
+    import torch
+
+    cores = len(os.sched_getaffinity(0))
+    yield Finding("processor", True, f"{cores} cores, torch uses {torch.get_num_threads()} threads")
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            device = torch.cuda.get_device_properties(i)
+            memory = device.total_memory / 2**30
+            torch.ones(8, device=f"cuda:{i}").sum().item()
+            yield Finding(f"GPU {i}", True, f"{device.name}, {memory:.0f} GiB")
+    else:
+        yield Finding("GPU", True, "none: candidates train on the processor")
+
+
+def _database(storage: str) -> Iterator[Finding]:
+    from sqlalchemy import make_url
+
+    from nas.store import open_store
+
+    shown = make_url(storage).render_as_string(hide_password=True)
+    try:
+        store = open_store(storage, create=False, patience=2.0)
+    except NasError as error:
+        path = make_url(storage).database
+        if make_url(storage).get_backend_name() == "sqlite" and path and not os.path.exists(path):
+            free = shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free / 2**30
+            yield Finding("database", True, f"{shown}: not there yet; {free:.0f} GiB free")
+            return
+        yield Finding("database", False, str(error), _REMEDY["database"])
+        return
+    yield Finding("database", True, f"{shown}: {len(store.studies())} studies")
+    store.close()
+
+
+def _data(storage: str) -> Iterator[Finding]:
+    from nas.data import DATASETS, describe
+    from nas.job import DataRef
+
+    info = describe(DataRef())
+    yield Finding("data", True, f"digits is here: {len(info.classes)} classes")
+    yield Finding("datasets", True, ", ".join(DATASETS))
+
+
+def _ray(storage: str) -> Iterator[Finding]:
+    from nas.workers import open_pool
+
+    pool = open_pool(1)
+    slots = pool.slots
+    pool.close()
+    yield Finding("ray starts", True, f"a local worker came up ({slots} slot)")
+
+
+_LOOKS: dict[str, Callable[[str], Iterator[Finding]]] = {
+    "packages": _packages,
+    "device": _device,
+    "database": _database,
+    "data": _data,
+    "ray starts": _ray,
+}
+_REMEDY = {
+    "packages": "install the package again in this environment: pip install nas-patterns",
+    "device": "check the driver with nvidia-smi, or hide the GPUs: CUDA_VISIBLE_DEVICES=",
+    "database": "check --storage or NAS_STORAGE, and `nas db upgrade`",
+    "data": "pip install scikit-learn",
+    "ray starts": "search in this process with --workers 0; look in /tmp/ray/session_latest/logs",
+}

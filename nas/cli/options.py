@@ -1,0 +1,291 @@
+"""What the command line's options mean: a plan, a space on its data, a study in its record."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from nas import plugins
+from nas.driver.plan import Plan
+from nas.driver.rungs import geometric, read
+from nas.errors import NasError, RecipeError, StudyError, nearest
+from nas.job import DataRef, Job, Recipe
+from nas.language.architecture import Architecture, parse
+from nas.samplers import SAMPLERS
+from nas.spaces.space import Bound, Space, load_space, read_bound, read_direction, shipped
+from nas.store import Store, StudyRow, open_store
+
+
+def load_plugins(paths: Iterable[Path]) -> tuple[str, ...]:
+    """Registers what plug-in files have; their full paths, for the workers."""
+    files = tuple(str(path.resolve()) for path in paths)
+    for file in files:
+        plugins.load(file)
+    return files
+
+
+def data_ref(dataset: str, data: str, size: int) -> DataRef:
+    return DataRef(name=dataset, dir=str(Path(data).resolve()) if data else "", size=size)
+
+
+def space_on(space: str, dataset: str, data: str, size: int) -> Space:
+    """A space on the shape and the classes of a data set."""
+    from nas.data import describe
+
+    info = describe(data_ref(dataset, data, size))
+    return load_space(space, (info.channels, info.height, info.width), len(info.classes))
+
+
+def closed_or_space(
+    text: str, dataset: str | None, data: str, size: int
+) -> tuple[Architecture | None, Space | None]:
+    """What ``nas show`` is given: an architecture (with its space where it has a name), or an open
+    space alone."""
+    if text not in shipped() and not text.endswith((".yaml", ".yml")):
+        if "->" not in text and "(" not in text:
+            raise NasError(f"unknown network or space {text}; {nearest(text, shipped())}")
+        if dataset is None:
+            return parse(text), None
+        from nas.data import describe
+
+        info = describe(data_ref(dataset, data, size))
+        return parse(text, (info.channels, info.height, info.width), len(info.classes)), None
+    space = load_space(text) if dataset is None else space_on(text, dataset, data, size)
+    return (space.sample(0) if space.closed else None), space
+
+
+def plan(
+    *,
+    space: str,
+    study: str | None,
+    trials: int,
+    epochs: int,
+    dataset: str,
+    data: str,
+    size: int,
+    download: bool,
+    seed: int,
+    sampler: str,
+    objectives: Sequence[str],
+    constraints: Sequence[str],
+    recipe: Sequence[str],
+    plugins: Iterable[Path],
+    evaluator: str,
+    rungs: str,
+    artifacts: str,
+) -> Plan:
+    """The plan that the options of ``nas search`` describe, checked before anything is written."""
+    if trials < 1:
+        raise NasError(f"--trials {trials}: must be 1 or more")
+    if epochs < 1:
+        raise NasError(f"--epochs {epochs}: must be 1 or more")
+    if not 0 <= seed < 1 << 32:
+        raise NasError(f"--seed {seed}: must be from 0 to 4294967295")
+    if evaluator and not re.fullmatch(r"[\w.]+:[\w.]+", evaluator):
+        raise NasError(f"--evaluator {evaluator!r}: must be MODULE:FUNCTION")
+    files = load_plugins(plugins)
+    ref = data_ref(dataset, data, size)
+    if download:
+        from nas.data import download as fetch
+
+        fetch(ref)
+    loaded = space_on(space, dataset, data, size)
+    loaded = dataclasses.replace(
+        loaded,
+        objectives=dict(map(_objective, _split(objectives))) or loaded.objectives,
+        constraints={**loaded.constraints, **dict(map(_constraint, constraints))},
+    )
+    levels = read(rungs, epochs)
+    if levels and not evaluator and not any(text.startswith("schedule=") for text in recipe):
+        recipe = [*recipe, "schedule=rungs"]
+    if sampler not in SAMPLERS:
+        raise NasError(f"--sampler: unknown sampler {sampler}; {nearest(sampler, SAMPLERS)}")
+    job = Job(
+        pattern="",
+        recipe=_recipe(recipe),
+        data=ref,
+        epochs=epochs,
+        seed=seed,
+        evaluator=evaluator,
+        plugins=files,
+    )
+    name = study or f"{loaded.name}-{dataset}"
+    return Plan(
+        study=name,
+        space=loaded,
+        job=job,
+        trials=trials,
+        sampler=sampler,
+        rungs=levels,
+        artifacts=artifacts,
+    )
+
+
+def audited(
+    space: str,
+    epochs: int,
+    rungs: str,
+    dataset: str,
+    data: str,
+    size: int,
+    seed: int,
+    recipe: Sequence[str],
+    plugins: Iterable[Path],
+) -> tuple[Space, Job, tuple[int, ...]]:
+    """The space, the job and the rungs of ``nas audit``."""
+    levels = read(rungs, epochs, geometric)  # which of them to trust is asked
+    if not levels:
+        raise NasError(f"--rungs {rungs}: an audit of {epochs} epochs needs a rung below them")
+    files = load_plugins(plugins)
+    job = Job(
+        pattern="",
+        recipe=_recipe(recipe),
+        data=data_ref(dataset, data, size),
+        epochs=epochs,
+        seed=seed,
+        plugins=files,
+    )
+    return space_on(space, dataset, data, size), job, levels
+
+
+def single_job(
+    pattern: str,
+    *,
+    epochs: int,
+    dataset: str,
+    data: str,
+    size: int | None,
+    download: bool,
+    seed: int,
+    init: str,
+    freeze: int,
+    recipe: Sequence[str],
+    plugins: Iterable[Path],
+) -> Job:
+    """The job of ``nas train``, on a closed pattern or the name of a closed space.
+
+    Images are resized to ``size``, or where that is None as pretrained weights ask: a file of
+    weights does not tell.
+    """
+    if epochs < 1:
+        raise NasError(f"--epochs {epochs}: must be 1 or more")
+    own = {"init": init, "freeze": freeze}
+    settings = _recipe([*recipe, *(f"{name}={value}" for name, value in own.items() if value)])
+    files = load_plugins(plugins)
+    if size is None:
+        size = _asked(settings.init) if settings.init else 0
+    ref = data_ref(dataset, data, size)
+    if download:
+        from nas.data import download as fetch
+
+        fetch(ref)
+    architecture, space = closed_or_space(pattern, dataset, data, size)
+    if architecture is None:
+        raise NasError(
+            f"{space.name if space else pattern} is a search space: `nas search` takes it"
+        )
+    return Job(
+        pattern=str(architecture),
+        recipe=settings,
+        data=ref,
+        epochs=epochs,
+        seed=seed,
+        plugins=files,
+    )
+
+
+def _asked(init: str) -> int:
+    """The side of the images that pretrained weights ask for; 0 where ``init`` is a file."""
+    from nas.training import weights
+
+    return weights.preprocessing(init).size if weights.pretrained_name(init) else 0
+
+
+def _split(texts: Sequence[str]) -> list[str]:
+    return [part.strip() for text in texts for part in text.split(",") if part.strip()]
+
+
+def _objective(text: str) -> tuple[str, str]:
+    name, colon, direction = text.partition(":")
+    if not colon or not name:
+        raise NasError(f"--objective {text!r}: must be NAME:max or NAME:min")
+    return name, read_direction(direction, f"--objective {text}")
+
+
+def _constraint(text: str) -> tuple[str, Bound]:
+    match = re.fullmatch(r"\s*(\w+)\s*([<>]=.*)", text)
+    if not match:
+        raise NasError(f"--constraint {text!r}: must be as 'params<=1e6' or 'accuracy>=0.9'")
+    return match[1], read_bound(match[2], f"--constraint {text!r}")
+
+
+def _recipe(settings: Sequence[str]) -> Recipe:
+    kinds: dict[str, Any] = {f.name: type(f.default) for f in dataclasses.fields(Recipe)}
+    told: dict[str, Any] = {}
+    for text in settings:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise RecipeError(f"--recipe {text!r}: must be NAME=VALUE, such as lr=0.05")
+        if name not in kinds:
+            raise RecipeError(f"--recipe {name}: unknown setting; {nearest(name, kinds)}")
+        told[name] = _setting(name, value, kinds[name])
+    return Recipe.of(told)
+
+
+def _setting(name: str, text: str, kind: Any) -> Any:
+    try:
+        if kind is bool:
+            return {"yes": True, "no": False, "true": True, "false": False}[text.lower()]
+        return kind(text)
+    except (KeyError, ValueError):
+        rule = "yes or no" if kind is bool else f"of type {kind.__name__}"
+        raise RecipeError(f"--recipe {name}={text}: must be {rule}") from None
+
+
+def artifacts_dir(artifacts: str, storage: str) -> str:
+    """The directory for checkpoints, or its URL: the one given, or ``artifacts`` beside the
+    database."""
+    from nas.artifacts import absolute
+
+    if artifacts or not storage.startswith("sqlite:///"):
+        return absolute(artifacts or "artifacts")
+    return str(Path(storage.removeprefix("sqlite:///")).absolute().parent / "artifacts")
+
+
+def open_record(storage: str, *, create: bool = False) -> Store:
+    return open_store(storage, create=create)
+
+
+def study_in(store: Store, name: str | None) -> StudyRow:
+    """The named study, or the only one."""
+    if name is not None:
+        return store.find_study(name)
+    known = store.studies()
+    if len(known) != 1:
+        told = ", ".join(study.name for study in known) or "none"
+        raise StudyError(f"--study is needed: the database has {told}")
+    return known[0]
+
+
+def exported(what: str, study: str | None, storage: str, format: str) -> str:
+    """A trial (by its number), a zoo network or a pattern, as text."""
+    if format not in ("python", "pattern"):
+        raise NasError(f"--format {format}: must be python or pattern")
+    if what.isdigit():
+        store = open_record(storage)
+        architecture = parse(store.trial(study_in(store, study).id, int(what)).pattern)
+    else:
+        closed, space = closed_or_space(what, None, "", 0)
+        if closed is None:
+            raise NasError(
+                f"{space.name if space else what} is a search space: it is not one network"
+            )
+        architecture = closed
+    if format == "pattern":
+        return str(architecture)
+    from nas.training.export import python_source
+
+    return python_source(architecture).rstrip()

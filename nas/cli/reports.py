@@ -1,0 +1,93 @@
+"""``nas audit`` and ``nas report``: run, with progress on stderr, and show on stdout."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+
+from nas.data import describe
+from nas.driver.audit import Subject, audit
+from nas.driver.finalists import random_plan, report
+from nas.driver.loop import search
+from nas.driver.plan import Plan
+from nas.errors import NasError
+from nas.job import DataRef, Job
+from nas.report import pages, screens
+from nas.report.progress import Progress
+from nas.spaces.space import Space
+from nas.store import Store, StudyRow, TrialRow
+from nas.training import footprint
+from nas.workers import open_pool
+
+
+def audit_and_show(space: Space, job: Job, levels: Sequence[int], count: int) -> None:
+    """Trains what the audit needs, a line each on stderr; at the end its page."""
+
+    def tell(number: int, subject: Subject) -> None:
+        scores = ", ".join(f"{screens.percent(a)} at {e}" for e, a in subject.scores.items())
+        size = screens.count(subject.architecture.params)
+        print(f"nas: {number + 1} of {count}, {size} params: {scores}", file=sys.stderr, flush=True)
+
+    screens.out(pages.audit_page(audit(space, job, levels, count, tell)))
+
+
+def report_and_show(
+    store: Store,
+    study: StudyRow,
+    data: str,
+    *,
+    seeds: int,
+    top: int,
+    compare: str,
+    workers: int | None,
+    output: Path | None,
+) -> None:
+    """Trains the finalists again, and with ``compare`` "random" first searches at random for as
+    many epochs as the study; shows the report and writes it to ``output`` as Markdown."""
+    if compare not in ("", "random"):
+        raise NasError(f"--compare {compare}: must be random")
+    if output and not output.absolute().parent.is_dir():
+        raise NasError(f"--output {output}: there is no directory {output.absolute().parent}")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    ref = data_of(study, data)
+    rows = list(store.trials(study.id))
+    random: list[TrialRow] = []
+    if compare:
+        random = searched(random_plan(study, rows, ref), store, workers)
+
+    def tell(row: TrialRow, number: int, accuracy: float) -> None:
+        told = f"trial {row.number}, training {number + 1} of {seeds}"
+        print(f"nas: {told}: {screens.percent(accuracy)}", file=sys.stderr, flush=True)
+
+    found = report(study, rows, ref, seeds=seeds, top=top, random=random, tell=tell)
+    screens.out(pages.report_page(found))
+    if output:
+        output.write_text(pages.report_markdown(found))
+        print(f"nas: written to {output}", file=sys.stderr)
+
+
+def data_of(study: StudyRow, folder: str) -> DataRef:
+    """The data of a study; the record holds no directories. Raises DataError."""
+    path = str(Path(folder).resolve()) if folder else ""
+    ref = DataRef(name=study.dataset, dir=path, split_seed=study.settings["split_seed"])
+    channels, height, width = study.settings["input"]
+    info = describe(ref)
+    same = (info.channels, info.height, info.width) == (channels, height, width)
+    return ref if same else dataclasses.replace(ref, size=height)
+
+
+def searched(plan: Plan, store: Store, workers: int | None) -> list[TrialRow]:
+    need = footprint.greatest(plan.space, plan.job.recipe)
+    pool = open_pool(workers, memory_need=need)
+    try:
+        with Progress(plan.study, tuple(plan.space.objectives)) as progress:
+            search(plan, store, pool, progress.update)
+    finally:
+        pool.close()
+    return list(store.trials(store.find_study(plan.study).id))

@@ -1,0 +1,138 @@
+"""``nas search`` and ``nas train`` from a plan to the screen: open what is needed, run, show."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from nas.driver.baselines import architectures, evaluate
+from nas.driver.plan import Plan
+from nas.job import Epoch, Job
+from nas.language.architecture import parse
+from nas.report import screens
+from nas.report.progress import Progress
+from nas.store import ENDED, open_store
+from nas.training import footprint
+from nas.workers import open_pool
+from nas.workers.run import evaluator
+
+if TYPE_CHECKING:
+    from nas.driver.loop import Status
+
+
+def rehearse(plan: Plan, storage: str) -> None:
+    """What a search would do, with everything checked that can be without running it."""
+    screens.out(screens.space_page(plan.space))
+    screens.out(screens.plan_table(plan, storage))
+
+
+def search_and_show(
+    plan: Plan,
+    storage: str,
+    *,
+    workers: int | None,
+    address: str | None,
+    gpus_per_trial: float | None,
+    cpus_per_trial: float,
+    memory_per_trial: float,
+    time_limit: float,
+    baselines: Sequence[str] = (),
+) -> None:
+    """Runs the search with live progress on stderr; at the end the front on stdout.
+
+    SIGTERM (a batch job's end) stops it as Ctrl-C does: nothing is lost, the same command resumes.
+    """
+    logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    # What is unknown is refused before anything begins.
+    networks = architectures(plan, baselines)
+    if plan.job.evaluator:
+        evaluator(plan.job.evaluator)
+    store = open_store(storage)
+    try:
+        store.open_study(plan.row())  # a study with other settings is refused before Ray starts
+        # Only now, as they take half a second: wrong input is answered at once.
+        import optuna
+
+        from nas.driver.loop import search
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        limit, need = memory_per_trial * 2**30, 0
+        if not (limit or plan.job.evaluator):
+            need = footprint.greatest(plan.space, plan.job.recipe, networks.values())
+        pool = open_pool(workers, address, gpus_per_trial, time_limit, limit, cpus_per_trial, need)
+        signal.signal(signal.SIGTERM, _interrupt)  # now: Ray has set its own
+        try:
+            if baselines:
+                evaluate(plan, baselines, store, pool)
+            with Progress(plan.study, tuple(plan.space.objectives)) as progress:
+                status = search(plan, store, pool, progress.update)
+        finally:
+            pool.close()
+        study = store.find_study(plan.study)
+        beside = [row for row in store.trials(study.id, states=ENDED) if row.baseline]
+    finally:
+        store.close()
+    _tell_end(plan, status)
+    screens.rows_out(study, status.front, [], "table")
+    if beaten := [row for row in beside if row.number not in {r.number for r in status.front}]:
+        print("\nbaselines that are not on the front:")
+        screens.rows_out(study, beaten, [], "table")
+    _tell_next(plan, storage, status)
+
+
+def train_and_show(job: Job, folder: Path) -> None:
+    """Trains one architecture with a line an epoch on stderr; at the end the scores on stdout."""
+    from nas.training.single import train
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    name = f"{job.data.name}-{parse(job.pattern).fingerprint}-{job.seed}"
+
+    def report(point: Epoch) -> None:
+        told = f"epoch {point.epoch} of {job.epochs}, loss {point.train_loss:.4f}"
+        scored = f"validation accuracy {screens.percent(point.accuracy)}"
+        print(f"nas: {told}, {scored}, {screens.span(point.seconds)}", file=sys.stderr, flush=True)
+
+    checkpoint, weights = folder / f"{name}.checkpoint", folder / f"{name}.pt"
+    screens.out(screens.trained_page(train(job, report, checkpoint=checkpoint, weights=weights)))
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _tell_end(plan: Plan, status: Status) -> None:
+    told = [f"{status.finished} evaluated", f"{status.reused} reused", f"{status.failed} failed"]
+    if plan.rungs:
+        told.insert(1, f"{status.stopped} stopped at a rung")
+    print(f"nas: study {plan.study}: {', '.join(told)}", file=sys.stderr)
+    if status.exhausted:
+        print("nas: every architecture that was drawn has been evaluated", file=sys.stderr)
+    if not status.front:
+        print("nas: no finished candidate meets the constraints", file=sys.stderr)
+
+
+def _tell_next(plan: Plan, storage: str, status: Status) -> None:
+    given = "" if os.environ.get("NAS_STORAGE") == storage else _option("--storage", storage)
+    study = _option("--study", plan.study)
+    print("\nnext:", file=sys.stderr)
+    if status.front:
+        print(f"  nas trials show {status.front[0].number}{study}{given}", file=sys.stderr)
+    print(f"  nas pareto{study}{given} -f csv", file=sys.stderr)
+    if not status.exhausted:
+        print(f"  the same command with --trials {2 * plan.trials} goes on", file=sys.stderr)
+
+
+def _option(name: str, value: str) -> str:
+    if value == "sqlite:///nas.db":
+        return ""
+    from sqlalchemy import make_url
+
+    shown = value if name != "--storage" else make_url(value).render_as_string(hide_password=True)
+    return f" {name} {shlex.quote(shown)}"

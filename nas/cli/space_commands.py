@@ -1,0 +1,79 @@
+"""``nas space``: search spaces."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from nas.cli.arguments import Data, Dataset, Plugin, Seed, Size, SpaceName
+
+app = typer.Typer(help="Search spaces: list, show, check, sample.", no_args_is_help=True)
+
+
+@app.command()
+def ls() -> None:
+    """The shipped spaces and the zoo of closed patterns."""
+    from nas.report import screens
+
+    screens.out(screens.space_list())
+
+
+@app.command()
+def show(
+    space: SpaceName,
+    dataset: Dataset = "digits",
+    data: Data = "",
+    size: Size = 0,
+    plugin: Plugin = None,
+) -> None:
+    """A space: its pattern, and the domains of what is open."""
+    from nas.cli.options import load_plugins, space_on
+    from nas.report import screens
+
+    load_plugins(plugin or [])
+    screens.out(screens.space_page(space_on(space, dataset, data, size)))
+
+
+@app.command()
+def check(
+    space: SpaceName,
+    dataset: Dataset = "digits",
+    data: Data = "",
+    size: Size = 0,
+    draws: Annotated[
+        int, typer.Option("--draws", min=10, max=1_000_000, help="How many to look at.")
+    ] = 1000,
+    seed: Seed = 0,
+    plugin: Plugin = None,
+) -> None:
+    """A preflight: how many architectures, how large, what fits, what never matters."""
+    from nas.cli.options import load_plugins, space_on
+    from nas.report import screens
+    from nas.spaces.preflight import check
+
+    load_plugins(plugin or [])
+    loaded = space_on(space, dataset, data, size)
+    screens.out(screens.preflight_page(loaded, check(loaded, draws=draws, seed=seed)))
+
+
+@app.command()
+def sample(
+    space: SpaceName,
+    count: Annotated[
+        int, typer.Option("--count", "-n", min=1, max=1_000_000, help="How many.")
+    ] = 5,
+    seed: Seed = 0,
+    dataset: Dataset = "digits",
+    data: Data = "",
+    size: Size = 0,
+    plugin: Plugin = None,
+) -> None:
+    """Random architectures of a space: fingerprint, params, MACs and pattern, tab-separated."""
+    from nas.cli.options import load_plugins, space_on
+
+    load_plugins(plugin or [])
+    loaded = space_on(space, dataset, data, size)
+    for i in range(count):
+        drawn = loaded.sample(seed + i)
+        print(drawn.fingerprint, drawn.params, drawn.macs, drawn, sep="\t")

@@ -1,0 +1,88 @@
+"""``nas submit``: a whole search as a batch job."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Hand a whole search to a batch system: nas submit slurm -- search --space resnet_like",
+    no_args_is_help=True,
+)
+
+Command = Annotated[
+    list[str], typer.Argument(metavar="-- search ...", help="The nas command to run there.")
+]
+RayAddress = Annotated[
+    str,
+    typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard."),
+]
+RAY = "http://127.0.0.1:8265"
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="As `nas submit ray` printed it.")]
+
+
+@app.command()
+def slurm(
+    command: Command,
+    nodes: Annotated[int, typer.Option("--nodes", help="How many to ask Slurm for.")] = 1,
+    cpus: Annotated[int, typer.Option("--cpus", help="Of each node.")] = 1,
+    gpus: Annotated[int, typer.Option("--gpus", help="Of each node.")] = 0,
+    minutes: Annotated[int, typer.Option("--minutes", help="Requeued and resumed after.")] = 60,
+    grace: Annotated[int, typer.Option("--grace", help="Seconds to stop cleanly in.")] = 120,
+    partition: Annotated[
+        str, typer.Option("--partition", help="Slurm's.  [default: its own]")
+    ] = "",
+    name: Annotated[str, typer.Option("--name", help="The job's name.")] = "nas",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script only.")] = False,
+) -> None:
+    """Write an sbatch script that starts Ray across the allocation, and submit it."""
+    from nas.workers import submit
+
+    allocation = submit.Allocation(
+        nodes=nodes,
+        cpus=cpus,
+        gpus=gpus,
+        minutes=minutes,
+        grace=grace,
+        partition=partition,
+        name=name,
+    )
+    script = submit.sbatch_script(command, allocation)
+    print(script.rstrip() if dry_run else submit.submit_slurm(script))
+
+
+@app.command()
+def ray(
+    command: Command,
+    address: RayAddress = RAY,
+    follow: Annotated[bool, typer.Option(help="Print its output until it ends.")] = True,
+) -> None:
+    """Submit to a running Ray cluster's jobs; prints the job's name."""
+    from nas.workers import submit
+
+    job = submit.submit_ray(command, address)
+    print(job, flush=True)
+    if follow:
+        for text in submit.follow_ray(job, address):
+            print(text, end="", file=sys.stderr, flush=True)
+        if submit.status_ray(job, address) != "SUCCEEDED":
+            raise typer.Exit(1)
+
+
+@app.command()
+def status(job: JobName, address: RayAddress = RAY) -> None:
+    """How a Ray job stands."""
+    from nas.workers import submit
+
+    print(submit.status_ray(job, address))
+
+
+@app.command()
+def stop(job: JobName, address: RayAddress = RAY) -> None:
+    """End a Ray job; the same search resumes."""
+    from nas.workers import submit
+
+    if not submit.stop_ray(job, address):
+        print("nas: it had ended before", file=sys.stderr)

@@ -1,0 +1,9 @@
+"""Data sets: what images are, and their train, validation and test parts (``nas.data.datasets``).
+
+No torch here but in ``nas.data.batches``, which carries the images to the device for a training.
+"""
+
+from nas.data.datasets import DATASETS, Dataset, describe, download, load
+from nas.data.images import Images, Info, Part
+
+__all__ = ["DATASETS", "Dataset", "Images", "Info", "Part", "describe", "download", "load"]

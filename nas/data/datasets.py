@@ -1,0 +1,192 @@
+"""Data sets: what they are (``describe``), and their train, validation and test images (``load``).
+
+A search is led by the validation images; the test images are read by nothing but a final score. No
+torch here: ``nas.data.batches`` carries the images to the device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from nas.data import formats, imagefolder
+from nas.data.images import Images, Info, Part
+from nas.errors import DataError, nearest
+from nas.job import DataRef
+
+__all__ = ["DATASETS", "Dataset", "Images", "Info", "Part", "describe", "download", "load"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """A kind of data set.
+
+    ``describe`` checks the files and tells the shape, in under a second and without torch; ``read``
+    gives one of the parts that ``describe`` named. Both raise DataError. ``torchvision`` is the
+    class there that can download it.
+    """
+
+    about: str
+    describe: Callable[[DataRef], Info]
+    read: Callable[[DataRef, Part], Images]
+    torchvision: str = ""
+
+
+DATASETS: dict[str, Dataset] = {
+    "digits": Dataset(
+        about="1,797 handwritten digits, 1x8x8, with scikit-learn",
+        describe=formats.digits_info,
+        read=formats.digits,
+    ),
+    "mnist": Dataset(
+        about="70,000 handwritten digits, 1x28x28",
+        describe=formats.idx_info("MNIST", formats.TEN),
+        read=formats.idx("MNIST"),
+        torchvision="MNIST",
+    ),
+    "fashion_mnist": Dataset(
+        about="70,000 pictures of clothes, 1x28x28",
+        describe=formats.idx_info("FashionMNIST", formats.CLOTHES),
+        read=formats.idx("FashionMNIST"),
+        torchvision="FashionMNIST",
+    ),
+    "cifar10": Dataset(
+        about="60,000 photographs in 10 classes, 3x32x32",
+        describe=formats.cifar_info(
+            "cifar-10-batches-py", formats.CIFAR10, "label_names", "batches.meta"
+        ),
+        read=formats.cifar("cifar-10-batches-py", formats.CIFAR10, "labels"),
+        torchvision="CIFAR10",
+    ),
+    "cifar100": Dataset(
+        about="60,000 photographs in 100 classes, 3x32x32",
+        describe=formats.cifar_info(
+            "cifar-100-python", formats.CIFAR100, "fine_label_names", "meta"
+        ),
+        read=formats.cifar("cifar-100-python", formats.CIFAR100, "fine_labels"),
+        torchvision="CIFAR100",
+    ),
+    "svhn": Dataset(
+        about="99,289 house-number digits, 3x32x32",
+        describe=formats.svhn_info,
+        read=formats.svhn,
+        torchvision="SVHN",
+    ),
+    "imagefolder": Dataset(
+        about="a directory of class folders, with or without train/, val/ and test/ above them",
+        describe=imagefolder.describe,
+        read=imagefolder.read,
+    ),
+}
+
+
+def describe(ref: DataRef) -> Info:
+    """The shape and the classes of the images as they reach a network.
+
+    Raises DataError where the name is unknown or the files are missing, half there or of another
+    form; reads headers rather than images, and nothing of torch.
+    """
+    info = dataset(ref.name).describe(ref)
+    if ref.size:
+        return dataclasses.replace(info, height=ref.size, width=ref.size)
+    return info
+
+
+@functools.lru_cache(maxsize=4)
+def load(ref: DataRef, part: Part) -> Images:
+    """The images of one part: train, validation or test.
+
+    A set's own test (and validation) images are taken as they are. A part that it lacks is held
+    out from its train images: a fifth of them, at most 10,000, drawn by ``ref.split_seed`` in
+    proportion to the classes. Raises DataError.
+    """
+    parts = dataset(ref.name).describe(ref).parts
+    unsplit = dataclasses.replace(ref, split_seed=0)
+    if part in parts and part != "train":
+        return read(unsplit, part)
+    images = read(unsplit, "train")
+    count = min(len(images) // 5, 10_000)
+    held_out: tuple[Part, ...] = ("test", "validation")
+    for held in held_out:
+        if held in parts:
+            continue
+        if not count:
+            raise DataError(f"{ref.dir or ref.name} holds {len(images)} images: too few to split")
+        rest, chosen = holdout(images.labels[images.rows], count, ref.split_seed)
+        if held == part:
+            return dataclasses.replace(images, rows=images.rows[chosen])
+        images = dataclasses.replace(images, rows=images.rows[rest])
+    return images
+
+
+def download(ref: DataRef) -> None:
+    """Fetches the data set into ``ref.dir`` by torchvision, which checks its MD5.
+
+    Raises DataError where that cannot be done.
+    """
+    kind = dataset(ref.name)
+    if not kind.torchvision:
+        raise DataError(f"the data set {ref.name} is not one that can be downloaded")
+    if not ref.dir:
+        raise DataError(f"downloading {ref.name} needs a directory to put it in (--data)")
+    import torchvision
+
+    make = getattr(torchvision.datasets, kind.torchvision)
+    try:
+        if ref.name == "svhn":
+            for split in ("train", "test"):
+                make(Path(ref.dir), split=split, download=True)
+        else:
+            make(Path(ref.dir), download=True)
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{ref.name} could not be downloaded to {ref.dir}: {error}") from error
+
+
+def dataset(name: str) -> Dataset:
+    """Raises DataError where the name is not in DATASETS."""
+    if name not in DATASETS:
+        raise DataError(f"the data set {name!r} is unknown: {nearest(name, DATASETS)}")
+    return DATASETS[name]
+
+
+@functools.lru_cache(maxsize=4)
+def read(ref: DataRef, part: Part) -> Images:
+    """A part as the source has it, checked to be what the rest relies on. Raises DataError."""
+    kind = dataset(ref.name)
+    info, images = kind.describe(ref), kind.read(ref, part)
+    where = f"the {part} part of {ref.dir or ref.name}"
+    expected = (len(images.labels), info.channels, info.height, info.width)
+    if images.pixels.dtype != np.uint8 or images.pixels.shape != expected:
+        found = f"{images.pixels.dtype} {images.pixels.shape}"
+        raise DataError(f"{where} holds images of {found}: must be uint8 {expected}")
+    if not len(images):
+        raise DataError(f"{where} holds no images")
+    low, high = int(images.labels.min()), int(images.labels.max())
+    if low < 0 or high >= len(info.classes):
+        wrong = low if low < 0 else high
+        raise DataError(f"{where} has the label {wrong}: must be 0 to {len(info.classes) - 1}")
+    return images
+
+
+def holdout(
+    labels: npt.NDArray[np.int64], count: int, seed: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Splits positions into (rest, ``count`` of them), each class in proportion.
+
+    Each image has a place among those of its class, in an order drawn from ``seed``; the lowest
+    places, as fractions of the class, are held out. So every class keeps an image in the rest.
+    """
+    # RandomState, not Generator: numpy promises that its stream never changes.
+    order = np.random.RandomState(seed).permutation(len(labels))
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        (of_class,) = np.nonzero(labels[order] == label)
+        place[order[of_class]] = (np.arange(len(of_class)) + 0.5) / len(of_class)
+    ranked = order[np.argsort(place[order], kind="stable")]
+    return np.sort(ranked[count:]), np.sort(ranked[:count])

@@ -1,0 +1,265 @@
+"""The files of the well-known data sets, read without torch.
+
+torchvision downloads them (``nas.data.download``), but does not read them here: its classes take
+only files of a known MD5, and tell what is wrong with any other by a traceback. Here a file that
+is missing, cut short or of another kind is a DataError that names it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+import pickle
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nas.data.images import Images, Info, Part
+from nas.errors import DataError
+from nas.job import DataRef
+
+TEN = tuple("0123456789")
+CLOTHES = (
+    *("T-shirt/top", "trouser", "pullover", "dress", "coat"),
+    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+)
+
+
+def directory(ref: DataRef) -> Path:
+    """The directory that ``ref`` names. Raises DataError where there is none."""
+    if not ref.dir:
+        raise DataError(
+            f"the data set {ref.name} is read from files: give their directory (--data)"
+        )
+    path = Path(ref.dir)
+    if not path.is_dir():
+        state = "is not a directory" if path.exists() else "does not exist"
+        raise DataError(f"{path} {state}: the data set {ref.name} is read from there")
+    return path
+
+
+def present(ref: DataRef, files: Iterable[Path]) -> None:
+    """Raises DataError for the first of ``files`` that is not there."""
+    for path in files:
+        if not path.is_file():
+            raise DataError(f"{path} is missing: the data set {ref.name} needs it")
+
+
+# digits: 1,797 images of 8x8 in 17 greys, with scikit-learn (Alpaydin and Kaynak 1998).
+
+
+def digits_info(ref: DataRef) -> Info:
+    return Info(channels=1, height=8, width=8, classes=TEN)
+
+
+def digits(ref: DataRef, part: Part) -> Images:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    pixels = np.rint(bunch.images[:, None] * (255 / 16)).astype(np.uint8)
+    return Images.of(pixels, bunch.target)
+
+
+# MNIST and its kin: IDX files. A header of big-endian 32-bit integers (0x800 + dimensions, then the
+# length of each) before the bytes.
+
+IDX = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+
+
+def idx_info(folder: str, classes: tuple[str, ...]) -> Callable[[DataRef], Info]:
+    def describe(ref: DataRef) -> Info:
+        shapes = {}
+        for part in IDX:
+            images, labels = idx_files(ref, folder, part)
+            shapes[part] = idx_shape(images, 3)
+            if shapes[part][0] != idx_shape(labels, 1)[0]:
+                raise DataError(f"{labels} has not one label for each image of {images.name}")
+        height, width = shapes["train"][1:]
+        if shapes["test"][1:] != (height, width):
+            raise DataError(f"{images} has images of another size than {height}x{width}")
+        return Info(
+            channels=1, height=height, width=width, classes=classes, parts=("train", "test")
+        )
+
+    return describe
+
+
+def idx(folder: str) -> Callable[[DataRef, Part], Images]:
+    def read(ref: DataRef, part: Part) -> Images:
+        images, labels = idx_files(ref, folder, part)
+        return Images.of(idx_array(images, 3)[:, None], idx_array(labels, 1))
+
+    return read
+
+
+def idx_files(ref: DataRef, folder: str, part: str) -> list[Path]:
+    """The images' and the labels' file: in torchvision's layout or in the directory itself."""
+    root = directory(ref)
+    every = [name for pair in IDX.values() for name in pair]
+    for place in (root / folder / "raw", root / "raw", root):
+        plain = any((place / name).is_file() for name in every)
+        ending = "" if plain else ".gz"
+        if plain or any((place / f"{name}.gz").is_file() for name in every):
+            present(ref, [place / (name + ending) for name in every])
+            return [place / (name + ending) for name in IDX[part]]
+    raise DataError(
+        f"{root} holds no {IDX['train'][0]}, with or without .gz, nor does {folder}/raw in it: "
+        f"the data set {ref.name} is read from there"
+    )
+
+
+def idx_shape(path: Path, dimensions: int) -> tuple[int, ...]:
+    """The shape that the header tells, checked against the file's length without reading it."""
+    length = 4 * (1 + dimensions)
+    try:
+        with path.open("rb") as file:
+            size = file.seek(-4, io.SEEK_END) + 4
+            if path.suffix == ".gz":  # its last four bytes: the length of what is inside
+                size = int.from_bytes(file.read(4), "little")
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            magic, *shape = np.frombuffer(file.read(length), ">i4").tolist()
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise DataError(f"{path} is not a whole IDX file: {error}") from error
+    if magic != 0x800 + dimensions or len(shape) != dimensions or min(shape) < 1:
+        raise DataError(f"{path} is not an IDX file of bytes in {dimensions} dimensions")
+    if size != length + math.prod(shape):
+        expected = length + math.prod(shape)
+        raise DataError(f"{path} holds {size} bytes where its header tells of {expected}")
+    return tuple(shape)
+
+
+def idx_array(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
+    shape = idx_shape(path, dimensions)
+    try:
+        data = path.read_bytes()
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is not a whole IDX file: {error}") from error
+    return np.frombuffer(data, np.uint8, math.prod(shape), 4 * (1 + dimensions)).reshape(shape)
+
+
+# CIFAR: pickled dictionaries of rows of 3,072 bytes (channel, row, column) and of labels.
+
+CIFAR10 = {"train": [f"data_batch_{n}" for n in range(1, 6)], "test": ["test_batch"]}
+CIFAR100 = {"train": ["train"], "test": ["test"]}
+
+
+def cifar_info(folder: str, files: dict[str, list[str]], names: str, meta: str) -> Any:
+    def describe(ref: DataRef) -> Info:
+        root = cifar_root(ref, folder)
+        paths = [root / name for part in files.values() for name in part]
+        present(ref, [*paths, root / meta])
+        for path in paths:
+            if not ends_with(path, b"."):  # a pickle's last byte
+                raise DataError(f"{path} is cut short or no pickle: CIFAR's files are")
+        told = unpickle(root / meta).get(names)
+        if not isinstance(told, list) or not all(isinstance(name, str) for name in told):
+            raise DataError(f"{root / meta} has no list {names!r} of class names")
+        return Info(channels=3, height=32, width=32, classes=tuple(told), parts=("train", "test"))
+
+    return describe
+
+
+def cifar(folder: str, files: dict[str, list[str]], key: str) -> Callable[[DataRef, Part], Images]:
+    def read(ref: DataRef, part: Part) -> Images:
+        pixels, labels = [], []
+        for name in files[part]:
+            path = cifar_root(ref, folder) / name
+            told = unpickle(path)
+            data, numbers = told.get("data"), told.get(key)
+            if not isinstance(data, np.ndarray) or data.dtype != np.uint8:
+                raise DataError(f"{path} has no array of bytes under 'data'")
+            if not isinstance(numbers, list) or data.shape != (len(numbers), 3072):
+                raise DataError(f"{path} has not a row of 3072 bytes under 'data' for each {key!r}")
+            pixels.append(data.reshape(-1, 3, 32, 32))
+            labels += numbers
+        return Images.of(np.concatenate(pixels), np.asarray(labels))
+
+    return read
+
+
+def cifar_root(ref: DataRef, folder: str) -> Path:
+    root = directory(ref)
+    return root if root.name == folder else root / folder
+
+
+class _Arrays(pickle.Unpickler):
+    """Unpickles arrays and plain data: a pickle can name any function to be called, and a file
+    from elsewhere is not to be trusted with that."""
+
+    ALLOWED = frozenset(
+        {("_codecs", "encode"), ("numpy", "ndarray"), ("numpy", "dtype")}
+        | {("numpy._core.multiarray", "_reconstruct"), ("numpy._core.numeric", "_frombuffer")}
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        module = module.replace("numpy.core", "numpy._core")  # as numpy 1 called it
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return super().find_class(module, name)
+
+
+def unpickle(path: Path) -> dict[str, Any]:
+    """The dictionary in a pickle of arrays and plain data. Raises DataError for anything else."""
+    try:
+        with path.open("rb") as file:
+            told = _Arrays(file, encoding="latin1").load()
+        return {k.decode() if isinstance(k, bytes) else k: v for k, v in told.items()}
+    # A pickle that is none can make the unpickler raise nearly anything.
+    except Exception as error:
+        raise DataError(f"{path} is not a pickle of arrays: {error}") from error
+
+
+# SVHN: MATLAB 5 files with X (row, column, channel, image) and y, where the digit 0 is labelled 10.
+
+SVHN = {"train": "train_32x32.mat", "test": "test_32x32.mat"}
+
+
+def svhn_info(ref: DataRef) -> Info:
+    root = directory(ref)
+    present(ref, [root / name for name in SVHN.values()])
+    for name in SVHN.values():
+        mat_elements(root / name)
+    return Info(channels=3, height=32, width=32, classes=TEN, parts=("train", "test"))
+
+
+def svhn(ref: DataRef, part: Part) -> Images:
+    from scipy.io import loadmat
+
+    path = directory(ref) / SVHN[part]
+    mat_elements(path)
+    try:
+        told = loadmat(path, variable_names=["X", "y"])
+        pixels, labels = told["X"], told["y"].ravel() % 10
+        return Images.of(np.ascontiguousarray(pixels.transpose(3, 2, 0, 1)), labels)
+    except Exception as error:
+        raise DataError(f"{path} holds no images X and labels y: {error}") from error
+
+
+def mat_elements(path: Path) -> None:
+    """Walks the elements' tags (kind and length, from byte 128 on): a file that was cut short
+    shows without being read. Raises DataError."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if not file.read(128).startswith(b"MATLAB 5.0"):
+            raise DataError(f"{path} is not a MATLAB 5 file")
+        while (place := file.tell()) < size:
+            length = int.from_bytes(file.read(8)[4:], "little")
+            if place + 8 + length > size:
+                raise DataError(f"{path} is cut short: {size} bytes of {place + 8 + length}")
+            file.seek(length, io.SEEK_CUR)
+
+
+def ends_with(path: Path, tail: bytes) -> bool:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - len(tail)))
+        return file.read() == tail

@@ -1,0 +1,232 @@
+"""``nas audit``: what can be trusted before a training ends, on this space and this data.
+
+A few architectures are drawn and trained whole, by way of the rungs. Then every rung's accuracy,
+and every number that is free (params, MACs, training-free scores), is held against the accuracies
+at the end by rank correlation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+
+from nas import data
+from nas.data.batches import Source, batches, preparation, statistics
+from nas.driver import rungs
+from nas.errors import NasError, StudyError
+from nas.job import Failure, Job
+from nas.language.architecture import Architecture
+from nas.spaces.space import ARITHMETIC, Space
+from nas.training import train
+from nas.training.indicators import INDICATORS
+
+RESAMPLES = 1000
+LEVEL = 0.95
+TRUSTED = 0.5  # Kendall's tau: of two networks the better one is told in three cases of four
+BATCH = 64  # images that a training-free score sees
+DRAWS = 1000  # random draws in a row without a new feasible architecture, before giving up
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """An audited architecture: its accuracy at each rung, the last the final one, and what is free.
+    ``seconds`` are those that each training-free score took."""
+
+    architecture: Architecture
+    scores: rungs.Scores
+    free: Mapping[str, float]
+    seconds: Mapping[str, float]
+
+    @property
+    def final(self) -> float:
+        return self.scores[max(self.scores)]
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """A rank correlation with the final accuracy, and the bounds of its 95% bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A number that may tell of the final accuracy: ``rung`` in epochs (0: it is free), the
+    ``epochs`` of training up to it, and how well it ranks."""
+
+    name: str
+    rung: int
+    epochs: int
+    kendall: Rank
+    spearman: Rank
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """``trusted`` is the cheapest rung to trust (None: none but a whole training); ``better`` are
+    the training-free scores that beat both params and MACs, beyond doubt at 95%."""
+
+    subjects: tuple[Subject, ...]
+    signals: tuple[Signal, ...]
+    trusted: int | None
+    better: tuple[str, ...]
+
+
+def audit(
+    space: Space,
+    job: Job,
+    levels: Sequence[int],
+    count: int,
+    tell: Callable[[int, Subject], None] = lambda *_: None,
+) -> Audit:
+    """Trains ``count`` architectures of the space under ``job`` to each of ``levels``, in epochs.
+
+    ``tell`` is called with each as it is done. Raises StudyError where the space has too few that
+    meet its constraints, and NasError where the trainings fail.
+    """
+    if count < 4:
+        raise StudyError(f"count is {count}: a rank correlation needs 4 architectures or more")
+    job = dataclasses.replace(
+        job, latency=False, recipe=dataclasses.replace(job.recipe, schedule="rungs")
+    )
+    subjects = []
+    for number, architecture in enumerate(drawn(space, count, job.seed)):
+        subjects.append(examine(architecture, job, levels))
+        tell(number, subjects[-1])
+    return judge(subjects)
+
+
+def drawn(space: Space, count: int, seed: int) -> list[Architecture]:
+    """Different feasible architectures, by uniform draws."""
+    rng = random.Random(seed)
+    found: dict[str, Architecture] = {}
+    for _ in range(count * DRAWS):
+        _, architecture = space.draw(rng)
+        if not space.excess(architecture):
+            found[architecture.fingerprint] = architecture
+        if len(found) == count:
+            return list(found.values())
+    raise StudyError(
+        f"{space.name} gave {len(found)} architectures that meet its constraints: "
+        f"the audit needs {count}"
+    )
+
+
+def examine(architecture: Architecture, job: Job, levels: Sequence[int]) -> Subject:
+    """Trains one architecture to each rung, each time on from the rung before."""
+    job = dataclasses.replace(job, pattern=str(architecture))
+    free, seconds = free_scores(architecture, job)
+    scores = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for epochs in levels:
+            rung = dataclasses.replace(job, epochs=epochs)
+            outcome = train.evaluate(rung, lambda _: None, checkpoint=Path(folder, "checkpoint"))
+            if isinstance(outcome, Failure):
+                raise NasError(f"{architecture} cannot be audited: {outcome.reason}")
+            scores[epochs] = outcome.metrics["accuracy"]
+    return Subject(architecture, scores, free, seconds)
+
+
+def free_scores(architecture: Architecture, job: Job) -> tuple[dict[str, float], dict[str, float]]:
+    """What is known of an architecture without training, and the seconds that it took."""
+    device = train.available()
+    _, module, normal = train.begin(job, device)
+    module.to(device)
+    images = data.load(job.data, "train")
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(job.seed))
+    plain = preparation(normal or statistics(images), data.describe(job.data).shape[1:])
+    x, y = next(batches(Source.of(images, device), order[:BATCH], BATCH, plain))
+    scores = {"params": float(architecture.params), "macs": float(architecture.macs)}
+    seconds = dict.fromkeys(scores, 0.0)
+    for name, indicator in INDICATORS.items():
+        began = time.perf_counter()
+        scores[name] = indicator(module, x, y)
+        seconds[name] = time.perf_counter() - began
+    return scores, seconds
+
+
+# --- what the numbers say ------------------------------------------------------------------------
+
+
+def judge(subjects: Sequence[Subject]) -> Audit:
+    """What the subjects tell of every signal. Pure."""
+    final = np.array([subject.final for subject in subjects])
+    columns = {name: [s.free[name] for s in subjects] for name in subjects[0].free}
+    levels = sorted(subjects[0].scores)[:-1]
+    signals = [
+        Signal(name, 0, 0, *ranks(np.array(values), final)) for name, values in columns.items()
+    ]
+    for rung, epochs in zip(levels, rungs.costs(levels), strict=True):
+        values = np.array([subject.scores[rung] for subject in subjects])
+        signals.append(Signal(f"{rung} epochs", rung, epochs, *ranks(values, final)))
+    sure = [s for s in signals if s.kendall.value >= TRUSTED and s.kendall.low > 0]
+    trusted = [s.rung for s in sure if s.rung]
+    size = [np.array(columns[name]) for name in ARITHMETIC]
+    better = tuple(
+        name
+        for name in INDICATORS
+        if all(beats(np.array(columns[name]), other, final) for other in size)
+    )
+    return Audit(tuple(subjects), tuple(signals), min(trusted, default=None), better)
+
+
+Numbers = NDArray[np.float64]
+
+
+def ranks(values: Numbers, final: Numbers) -> tuple[Rank, Rank]:
+    """Kendall's tau-b and Spearman's rho with their intervals."""
+    return interval(kendall, values, final), interval(spearman, values, final)
+
+
+def kendall(x: Numbers, y: Numbers) -> Numbers:
+    return _correlation(np.sign(_differences(x)), np.sign(_differences(y)))
+
+
+def spearman(x: Numbers, y: Numbers) -> Numbers:
+    return _correlation(_differences(x), _differences(y))
+
+
+def _differences(values: Numbers) -> Numbers:
+    """The differences of the ranks of all pairs, of shape (..., n, n)."""
+    ranked = stats.rankdata(values, axis=-1)
+    return np.asarray(ranked[..., :, None] - ranked[..., None, :])
+
+
+def _correlation(a: Numbers, b: Numbers) -> Numbers:
+    """Daniels' coefficient, of which tau-b and rho are two cases (Kendall 1948, section 2.2); for
+    many resamples at once, which scipy's own do not take. A constant ranks nothing: 0."""
+    pairs = (-2, -1)
+    size = np.sqrt((a * a).sum(pairs) * (b * b).sum(pairs))
+    return np.asarray((a * b).sum(pairs) / np.where(size, size, 1.0))
+
+
+def beats(values: Numbers, other: Numbers, final: Numbers) -> bool:
+    """Whether ``values`` rank better than ``other``, by the interval of the difference."""
+
+    def difference(a: Numbers, b: Numbers, c: Numbers) -> Numbers:
+        return kendall(a, c) - kendall(b, c)
+
+    return interval(difference, values, other, final).low > 0
+
+
+def interval(statistic: Callable[..., Numbers], *columns: Numbers) -> Rank:
+    """The statistic with its interval over resampled subjects, by percentiles: with few subjects,
+    many of the corrections that scipy knows have no value."""
+    resamples = np.random.default_rng(0).integers(
+        len(columns[0]), size=(RESAMPLES, len(columns[0]))
+    )
+    values = statistic(*(column[resamples] for column in columns))
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Rank(float(statistic(*columns)), float(low), float(high))

@@ -1,0 +1,73 @@
+"""What a search is to do. Apart from the loop, which needs optuna: wrong input is told at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from nas.errors import StudyError
+from nas.job import Job
+from nas.spaces.space import Space
+from nas.store import Study
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A search. ``job`` is what every candidate shares: recipe, data, epochs, evaluator; its seed
+    is the search's. ``space`` is bound to the data and holds objectives and constraints.
+
+    At each of ``rungs``, in epochs, the last a whole training, a candidate may be stopped.
+    ``artifacts`` is the directory (or a URL that fsspec knows) for checkpoints; without (empty), a
+    candidate begins again at each rung. Raises StudyError for rungs that do not fit the rest.
+    """
+
+    study: str
+    space: Space
+    job: Job
+    trials: int
+    sampler: str = "default"
+    rungs: tuple[int, ...] = ()
+    artifacts: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.rungs:
+            return
+        recipe = self.job.recipe
+        if self.space.objectives.get("accuracy") != "max":
+            raise StudyError("rungs judge by accuracy: they need the objective accuracy:max")
+        if self.rungs[-1] != self.job.epochs:
+            raise StudyError(f"the last rung is {self.rungs[-1]}: must be {self.job.epochs} epochs")
+        if not self.job.evaluator and (
+            recipe.schedule != "rungs" or "schedule" in self.space.recipe
+        ):
+            raise StudyError(
+                f"recipe.schedule is {recipe.schedule!r}: with rungs it must be 'rungs', under "
+                "which a longer training goes on from a shorter one"
+            )
+        if recipe.freeze >= self.rungs[0]:
+            raise StudyError(
+                f"recipe.freeze is {recipe.freeze}: must be below the first rung, {self.rungs[0]}"
+            )
+
+    def row(self) -> Study:
+        """What the record keeps, and what must be the same when the study is resumed."""
+        space, job = self.space, self.job
+        return Study(
+            name=self.study,
+            space=space.name,
+            space_text=space.text,
+            objectives=tuple(space.objectives.items()),
+            constraints={metric: str(bound) for metric, bound in space.constraints.items()},
+            recipe=dataclasses.asdict(job.recipe),
+            dataset=job.data.name,
+            sampler=self.sampler,
+            seed=job.seed,
+            settings={
+                "epochs": job.epochs,
+                "evaluator": job.evaluator,
+                "input": list(space.input),
+                "classes": space.classes,
+                "split_seed": job.data.split_seed,
+                **({"rungs": list(self.rungs)} if self.rungs else {}),
+            },
+        )

@@ -1,0 +1,19 @@
+"""What passes between the rooms: Recipe, Job, Result, Failure. Everyone may enter; no torch, no
+database."""
+
+from nas.job.job import DataRef, Job
+from nas.job.outcome import Epoch, Failure, FailureKind, Latency, Outcome, Report, Result
+from nas.job.recipe import Recipe
+
+__all__ = [
+    "DataRef",
+    "Epoch",
+    "Failure",
+    "FailureKind",
+    "Job",
+    "Latency",
+    "Outcome",
+    "Recipe",
+    "Report",
+    "Result",
+]

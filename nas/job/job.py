@@ -1,0 +1,52 @@
+"""Job: one evaluation, and the images that it is made on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+
+from nas.job.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataRef:
+    """Which images: a name in DATASETS, a directory, the seed of the split, and the side in pixels
+    that the images are resized to (0: as they are)."""
+
+    name: str = "digits"
+    dir: str = ""
+    split_seed: int = 0
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One evaluation: what a worker needs to build, train and measure a candidate.
+
+    ``pattern`` is the canonical closed pattern; ``epochs`` the fidelity. ``evaluator`` names a
+    user's function as ``module:function``, called as
+    ``f(architecture, *, fidelity, seed, report) -> metrics``; empty: ``nas.training.train``.
+    ``plugins`` are files registered before the pattern is read; ``checkpoint`` is a file that the
+    training keeps and goes on from (none, if empty).
+    """
+
+    pattern: str
+    recipe: Recipe = field(default_factory=Recipe)
+    data: DataRef = field(default_factory=DataRef)
+    epochs: int = 20
+    seed: int = 0
+    evaluator: str = ""
+    latency: bool = True
+    plugins: tuple[str, ...] = ()
+    checkpoint: str = ""
+
+    @property
+    def key(self) -> str:
+        """Identifies recipe, data, evaluator and fidelity (not architecture, not seed): results
+        under one key may stand for each other."""
+        told = dataclasses.asdict(self)
+        for name in ("pattern", "seed", "plugins", "latency", "checkpoint"):
+            told.pop(name)
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,69 @@
+"""What comes of a job: epochs while it runs, then a Result or a Failure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """One point of a training curve. Accuracies are fractions; ``seconds`` since training began."""
+
+    epoch: int
+    train_loss: float
+    accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """Measured latency at batch 1, in milliseconds, and where it was measured.
+
+    ``ms`` is the least call's, ``low`` and ``high`` its interval: see ``nas.training.latency``.
+    ``device`` is the fingerprint.
+    """
+
+    ms: float
+    low: float
+    high: float
+    device: str
+
+
+Report = Callable[[Epoch], None]
+
+FailureKind = Literal["diverged", "error", "timeout", "out_of_memory", "worker_died", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A finished evaluation. ``metrics`` holds at least what the objectives name (``accuracy`` is
+    validation accuracy as a fraction); ``device`` is where it was trained."""
+
+    metrics: Mapping[str, float]
+    curve: tuple[Epoch, ...] = ()
+    latency: Latency | None = None
+    seconds: float = 0.0
+    device: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A candidate that could not be evaluated. A value, not an exception.
+
+    ``ours`` tells a fault of the machinery (a worker that died: requeued) from one of the
+    candidate's.
+    """
+
+    kind: FailureKind
+    reason: str
+    seconds: float = 0.0
+    curve: tuple[Epoch, ...] = ()
+
+    @property
+    def ours(self) -> bool:
+        return self.kind == "worker_died"
+
+
+Outcome = Result | Failure

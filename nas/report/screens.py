@@ -1,0 +1,379 @@
+"""What a person sees on stdout: tables and drawings."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from nas.errors import NasError
+from nas.language.architecture import Architecture
+from nas.language.domains import Choice, Domain, Floats, Ints, Progression
+from nas.language.layers import show as shape_text
+from nas.spaces.space import Space, load_space, shipped
+from nas.store import Store, StudyRow, TrialRow
+
+if TYPE_CHECKING:
+    from nas.cli.doctor import Finding
+    from nas.driver.plan import Plan
+    from nas.spaces.preflight import Preflight, Spread
+    from nas.training.single import Trained
+
+PLAIN_WIDTH = 160  # where stdout is no terminal: a table in a file should not be folded
+
+
+def out(renderable: RenderableType) -> None:
+    """Prints data to stdout."""
+    terminal = sys.stdout.isatty()
+    Console(width=None if terminal else PLAIN_WIDTH, soft_wrap=not terminal).print(renderable)
+
+
+def table(*columns: str, numbers: Iterable[str] = (), title: str | None = None) -> Table:
+    """A table without borders; the columns named in ``numbers`` are aligned to the right."""
+    made = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    for column in columns:
+        right = column in set(numbers)
+        made.add_column(column, justify="right" if right else "left", no_wrap=right)
+    return made
+
+
+def count(value: float) -> str:
+    """1,234 as 1,234; 1,234,567 as 1.23M."""
+    for unit, size in (("G", 1e9), ("M", 1e6)):
+        if abs(value) >= size:
+            return f"{value / size:.2f}{unit}"
+    return f"{value:,.0f}"
+
+
+def percent(fraction: float | None) -> str:
+    return "" if fraction is None or math.isnan(fraction) else f"{100 * fraction:.2f} %"
+
+
+def span(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+# --- architectures and spaces --------------------------------------------------------------------
+
+
+def drawing(architecture: Architecture, space: Space | None = None) -> RenderableType:
+    """An architecture stage by stage: the map that leaves each, its params and MACs, and a bar for
+    its share of the params."""
+    drawn = table("element", "out", "params", "MACs", "", numbers=("out", "params", "MACs"))
+    drawn.columns[0].overflow = "fold"
+    drawn.add_row("INPUT", shape_text(architecture.input), "", "", "")
+    most = max(1, max(step.cost.params for step in architecture.steps))
+    whole = max(1, architecture.params)
+    for text, steps in architecture.stages():
+        params = sum(step.cost.params for step in steps)
+        macs = sum(step.cost.macs for step in steps)
+        bar = "█" * math.ceil(24 * params / max(whole, most))
+        drawn.add_row(
+            Text(text),
+            shape_text(steps[-1].cost.shape),
+            count(params) if params else "",
+            count(macs) if macs else "",
+            Text(bar, style="cyan"),
+        )
+    total = [
+        f"{architecture.params:,} params, {architecture.macs:,} MACs, "
+        f"{len(architecture.steps)} elements, fingerprint {architecture.fingerprint}"
+    ]
+    if architecture.aux_params:
+        total.append(f"besides {architecture.aux_params:,} params of auxiliary classifiers")
+    head = [Text(f"{space.name}: {space.about}", style="bold"), Text("")] if space else []
+    return Group(*head, drawn, Text(""), *map(Text, total))
+
+
+def space_page(space: Space) -> RenderableType:
+    """A space: its pattern, and the domain of each open symbol."""
+    opened = table("symbol", "values", "a value for each")
+    for key, domain in space.domains.items():
+        first = f"{', '.join(domain.per)} (first {domain.first} only)" if domain.first else ""
+        opened.add_row(Text(key), Text(domain_text(domain)), first or ", ".join(domain.per))
+    for key, domain in space.recipe.items():
+        opened.add_row(Text(f"recipe.{key}"), Text(domain_text(domain)), "")
+    lines = [Text(f"{space.name}: {space.about}", style="bold"), Text(""), Text(space.pattern)]
+    goals = [f"{name} {direction}" for name, direction in space.objectives.items()]
+    bounds = [f"{metric} {bound}" for metric, bound in space.constraints.items()]
+    tail = [
+        Text(f"data         {shape_text(space.input)}, {space.classes} classes"),
+        Text(f"objectives   {', '.join(goals)}"),
+        Text(f"constraints  {', '.join(bounds) or 'none'}"),
+    ]
+    return Group(*lines, Text(""), opened, Text(""), *tail)
+
+
+def domain_text(domain: Domain) -> str:
+    match domain.values:
+        case Choice(values):
+            return ", ".join(map(str, values))
+        case Ints(low, high, step, log):
+            return f"{low} to {high}{f' by {step}' * (step > 1)}{', logarithmic' * log}"
+        case Floats(low, high, log):
+            return f"{low:g} to {high:g}{', logarithmic' * log}"
+        case Progression(start, times, most):
+            first, factors = ", ".join(map(str, start)), ", ".join(f"{t:g}" for t in times)
+            return f"{first}; then times {factors}; at most {most}"
+
+
+def space_list() -> RenderableType:
+    listed = table("name", "about")
+    for name in shipped():
+        listed.add_row(name, Text(load_space(name).about))
+    return listed
+
+
+def preflight_page(space: Space, result: Preflight) -> RenderableType:
+    """What a preflight found: how many networks, how large they are, what fits, what is idle."""
+    facts = table("", "")
+    facts.show_header = False
+    settings, error = result.settings.value, result.settings.error
+    if result.networks is not None:
+        size = f"{result.networks:,} ({settings:,.0f} settings of the parameters), counted"
+    else:
+        most = f"at most {settings:.3g} (standard error {error:.2g})"
+        size = f"{most}, estimated; at least {result.seen:,}"
+    bounds = ", ".join(f"{metric} {percent(share)}" for metric, share in result.shares.items())
+    for name, text in {
+        "draws": f"{result.draws:,}, {percent(result.valid)} valid",
+        "networks": size,
+        "parameters": f"{result.asked[0]} to {result.asked[1]} asked for in a draw",
+        "fit": f"{percent(result.fits)}{f'  ({bounds})' if bounds else ''}",
+        "never matter": ", ".join(result.idle) or "none",
+        "never asked": ", ".join(result.unasked) or "none",
+    }.items():
+        facts.add_row(name, Text(text))
+    sizes = [
+        spread_table(name, s) for name, s in (("params", result.params), ("MACs", result.macs))
+    ]
+    warnings = [Text(f"warning: {text}", style="yellow") for text in result.warnings]
+    head = Text(f"{space.name} on {shape_text(space.input)}", style="bold")
+    return Group(head, Text(""), facts, *sizes, *warnings)
+
+
+def spread_table(name: str, spread: Spread) -> RenderableType:
+    """A histogram by half decades, and the quantiles under it."""
+    bars = table("", "", "")
+    bars.show_header = False
+    most = max(spread.histogram.values(), default=1)
+    for exponent, draws in sorted(spread.histogram.items()):
+        span = f"{count(10**exponent)} to {count(10 ** (exponent + 0.5))}"
+        bars.add_row(f"  {span}", Text("█" * max(1, round(40 * draws / most)), "cyan"), str(draws))
+    least, _, low, median, high, _, top = map(count, spread.quantiles)
+    told = f"{name}: {least} to {top}, median {median}, half of them {low} to {high}"
+    return Group(Text(""), Text(told), bars)
+
+
+# --- studies and trials --------------------------------------------------------------------------
+
+
+def studies_table(store: Store) -> RenderableType:
+    states = ("finished", "stopped", "reused", "failed", "running", "paused", "waiting")
+    listed = table(
+        "study", "space", "dataset", *states, "best", "created", numbers=(*states, "best")
+    )
+    for study in store.studies():
+        counts = store.counts(study.id)
+        name, direction = study.objectives[0]
+        values = [row.value(name) for row in store.trials(study.id, states=("finished", "reused"))]
+        known = [value for value in values if not math.isnan(value)]
+        best = (max(known) if direction == "max" else min(known)) if known else None
+        listed.add_row(
+            study.name,
+            study.space,
+            study.dataset,
+            *(str(counts.get(state, 0)) for state in states),  # type: ignore[call-overload]
+            metric(name, best),
+            datetime.fromtimestamp(study.created).strftime("%Y-%m-%d %H:%M"),
+        )
+    return listed
+
+
+def metric(name: str, value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return ""
+    if name == "accuracy":
+        return percent(value)
+    if name in ("params", "macs"):
+        return count(value)
+    return f"{value:.3f} ms" if name == "latency_ms" else f"{value:.4g}"
+
+
+def trial_dict(study: StudyRow, row: TrialRow) -> dict[str, Any]:
+    """A trial as plain data, for JSON and CSV: the view ``tradeoffs`` and what was sampled."""
+    told: dict[str, Any] = {
+        "study": study.name,
+        "trial": row.number,
+        "state": row.state,
+        "baseline": row.baseline or None,
+        "pattern": row.pattern,
+        "fingerprint": row.fingerprint,
+        "accuracy": row.accuracy,
+        "params": row.params,
+        "macs": row.macs,
+        "latency_ms": row.latency_ms,
+        "latency_low": row.latency_low,
+        "latency_high": row.latency_high,
+        "device": row.device,
+        "epochs": row.epochs,
+        "seconds": row.seconds,
+    }
+    more = {k: None if v != v else v for k, v in row.metrics.items() if k not in told}
+    return told | more | {"failure": row.failure, "reason": row.reason}
+
+
+def rows_out(study: StudyRow, rows: Sequence[TrialRow], states: Sequence[str], format: str) -> None:
+    """Prints trials to stdout as a table, as JSON (a list) or as CSV."""
+    known = ("finished", "stopped", "failed", "reused", "running", "paused", "waiting")
+    for state in states:
+        if state not in known:
+            raise NasError(f"--state {state}: must be one of {', '.join(known)}")
+    rows = [row for row in rows if not states or row.state in states]
+    if format == "json":
+        told = [trial_dict(study, r) | {"sampled": dict(r.sampled)} for r in rows]
+        print(json.dumps(told, indent=1, allow_nan=False))
+    elif format == "csv":
+        dicts = [trial_dict(study, row) for row in rows]
+        names = list(dict.fromkeys(name for told in dicts for name in told))
+        writer = csv.DictWriter(sys.stdout, names or ["study", "trial"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(dicts)
+    elif format == "table":
+        out(trials_table(study, rows))
+    else:
+        raise NasError(f"--format {format}: must be table, json or csv")
+
+
+def trials_table(study: StudyRow, rows: Sequence[TrialRow]) -> Table:
+    """Trials with accuracy, params, MACs and latency, other objectives, and the pattern."""
+    others = [
+        n for n, _ in study.objectives if n not in ("accuracy", "params", "macs", "latency_ms")
+    ]
+    numbers = ("trial", "accuracy", "params", "MACs", "latency", *others)
+    plain = any(row.state not in ("finished", "reused") for row in rows)
+    listed = table(*numbers, *(["state"] if plain else []), "pattern", numbers=numbers)
+    for row in rows:
+        cells = [
+            str(row.number),
+            percent(row.accuracy),
+            count(row.params),
+            count(row.macs),
+            metric("latency_ms", row.latency_ms),
+            *(metric(name, row.value(name)) for name in others),
+        ]
+        state = [state_of(row)] if plain else []
+        listed.add_row(*cells, *state, Text(row.baseline or body_of(row.pattern), overflow="fold"))
+    return listed
+
+
+def state_of(row: TrialRow) -> str:
+    if row.state == "failed":
+        return f"failed: {row.failure}"
+    at_rung = row.state in ("stopped", "paused")
+    return f"{row.state} at {row.rungs[-1][0]} epochs" if at_rung else row.state
+
+
+def body_of(pattern: str) -> str:
+    """A canonical pattern without what all of a study share: INPUT and the last FC."""
+    parts = pattern.split(" -> ")
+    return " -> ".join(parts[1:-1]) if len(parts) > 2 else pattern
+
+
+def trial_page(store: Store, study: StudyRow, row: TrialRow) -> RenderableType:
+    """One trial: what was sampled, the architecture, the recipe, the curve, the attempts."""
+    from nas.language.architecture import parse
+
+    told = table("", "")
+    told.show_header = False
+    low, high = row.latency_low, row.latency_high
+    interval = f"  ({low:.3f} to {high:.3f})" if low is not None and high is not None else ""
+    facts: Mapping[str, str] = {
+        "study": study.name,
+        "state": row.state,
+        "failure": f"{row.failure}: {row.reason}" if row.failure else "",
+        "accuracy": percent(row.accuracy),
+        "latency": metric("latency_ms", row.latency_ms) + interval,
+        "measured on": row.latency_device or "",
+        "trained on": row.device or "",
+        "seconds": f"{row.seconds:.1f}" if row.seconds else "",
+        "epochs": str(row.epochs),
+        "rungs": ", ".join(f"{percent(accuracy)} at {epochs}" for epochs, accuracy in row.rungs),
+        "sampled": ", ".join(f"{k}={v}" for k, v in row.sampled.items()),
+        "recipe": ", ".join(f"{k}={v}" for k, v in row.recipe.items() if v not in ("", 0, False)),
+        "pattern": row.pattern,
+    }
+    for name, text in facts.items():
+        if text:
+            told.add_row(name, Text(text))
+    parts: list[RenderableType] = [Text(f"trial {row.number}", style="bold"), told, Text("")]
+    try:
+        parts.append(drawing(parse(row.pattern)))
+    except NasError:
+        why = "a classical method, no network" if row.baseline else "its plug-in is not loaded"
+        parts.append(Text(f"no drawing: {why}"))
+    curve = store.curve(row.id)
+    if curve:
+        spots = "▁▂▃▄▅▆▇█"
+        line = "".join(
+            spots[min(7, max(0, int(8 * e.accuracy)))] for e in curve if e.accuracy == e.accuracy
+        )
+        parts += [Text(""), Text(f"accuracy by epoch  {line}  {percent(curve[-1].accuracy)}")]
+    for attempt in store.attempts(row.id):
+        if attempt.failure:
+            parts.append(Text(f"attempt {attempt.number}: {attempt.failure}: {attempt.reason}"))
+    return Group(*parts)
+
+
+def trained_page(trained: Trained) -> RenderableType:
+    """What ``nas train`` ends with."""
+    told = table("", "")
+    told.show_header = False
+    last, measured = trained.curve[-1], trained.latency
+    for name, text in {
+        "validation accuracy": percent(last.accuracy),
+        "test accuracy": percent(trained.test),
+        "latency": f"{measured.ms:.3f} ms  ({measured.low:.3f} to {measured.high:.3f})",
+        "params": f"{trained.architecture.params:,}",
+        "MACs": f"{trained.architecture.macs:,}",
+        "weights": str(trained.weights),
+        "pattern": str(trained.architecture),
+    }.items():
+        told.add_row(name, Text(text))
+    return told
+
+
+def plan_table(plan: Plan, storage: str) -> Table:
+    told = table("", "")
+    told.show_header = False
+    for name, text in {
+        "study": plan.study,
+        "trials": str(plan.trials),
+        "epochs": str(plan.job.epochs),
+        "rungs": ", ".join(map(str, plan.rungs)) or "off",
+        "dataset": plan.job.data.name,
+        "sampler": plan.sampler,
+        "seed": str(plan.job.seed),
+    }.items():
+        told.add_row(name, text)
+    return told
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    listed = table("", "part", "found", "what to do")
+    for finding in findings:
+        mark = Text("ok", style="green") if finding.works else Text("!!", style="bold red")
+        listed.add_row(mark, finding.part, Text(finding.found), Text(finding.remedy))
+    return listed

@@ -1,0 +1,386 @@
+"""Search spaces: a pattern plus the domains of its open symbols, from a declarative file."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import random
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from nas.errors import NasError, ShapeError, SpaceError, brief, nearest
+from nas.job import Recipe
+from nas.language.architecture import (
+    DEFAULT_CLASSES,
+    DEFAULT_INPUT,
+    Architecture,
+    Argument,
+    Scope,
+    StillOpen,
+    close,
+)
+from nas.language.domains import Choice, Domain, Progression, Trial, read_domain
+from nas.language.elements import Args, Scalar, expression, recipe
+from nas.language.layers import Node, Shape
+from nas.language.pattern import Chain, Tree, read
+from nas.language.symbols import alternatives, check, symbols
+from nas.spaces.plain import load_mapping, write_mapping
+
+KEYS = ("name", "about", "pattern", "where", "constraints", "objectives", "recipe", "input",
+        "classes", "large")  # fmt: skip
+LARGE = 96  # pixels of the smaller side from which the domains under large hold
+ARITHMETIC = ("params", "macs")  # known before any training
+OBJECTIVES: Mapping[str, str] = {"accuracy": "max", "params": "min"}
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A constraint on a metric: ``<= 1_000_000`` or ``>= 0.9``."""
+
+    upper: bool
+    limit: float
+
+    def excess(self, value: float) -> float:
+        """How far the value is on the wrong side; 0 or less where the constraint holds."""
+        return value - self.limit if self.upper else self.limit - value
+
+    def __str__(self) -> str:
+        return f"{'<=' if self.upper else '>='} {self.limit:g}"
+
+
+def read_bound(text: object, where: str) -> Bound:
+    match = re.fullmatch(r"\s*(<=|>=)\s*([\d_.]+(?:[eE][+-]?\d+)?)\s*", str(text))
+    try:
+        if match:
+            return Bound(match[1] == "<=", float(match[2]))
+    except ValueError:
+        pass
+    raise SpaceError(f"{where}: {text!r}: must be a bound such as '<= 1_000_000' or '>= 0.9'")
+
+
+def read_direction(text: object, where: str) -> str:
+    if text not in ("max", "min"):
+        raise SpaceError(f"{where}: {text!r}: must be max or min")
+    return str(text)
+
+
+@dataclass(frozen=True)
+class Space:
+    """A search space on data of one shape. Closed (nothing left to choose), it is one network."""
+
+    name: str
+    pattern: str
+    about: str = ""
+    domains: Mapping[str, Domain] = field(default_factory=dict)
+    elements: Mapping[str, Mapping[str, Tree]] = field(default_factory=dict)
+    constraints: Mapping[str, Bound] = field(default_factory=dict)
+    objectives: Mapping[str, str] = field(default_factory=lambda: OBJECTIVES)
+    recipe: Mapping[str, Domain] = field(default_factory=dict)
+    input: Shape = DEFAULT_INPUT
+    classes: int = DEFAULT_CLASSES
+    source: str = ""
+    text: str = ""  # the file's content, as the record keeps it
+
+    def suggest(self, trial: Trial) -> Architecture:
+        """Asks the trial for every value that matters. Raises ShapeError for a draw that does not
+        fit the data."""
+        return close(
+            read_cached(self.pattern),
+            _Chosen(self, trial),
+            input=self.input,
+            classes=self.classes,
+            text=self.pattern,
+        )
+
+    def suggest_recipe(self, trial: Trial, base: Recipe | None = None) -> Recipe:
+        """``base`` with the settings that the space fixes or searches."""
+        told = {key: d.values.ask(trial, f"recipe.{key}") for key, d in self.recipe.items()}  # type: ignore[call-arg]
+        return dataclasses.replace(base or Recipe(), **told)  # type: ignore[arg-type]
+
+    def sample(self, seed: int) -> Architecture:
+        """A valid architecture drawn at random."""
+        return self.draw(random.Random(seed))[1]
+
+    def draw(self, rng: random.Random) -> tuple[dict[str, Scalar], Architecture]:
+        """Parameters and architecture of a valid draw."""
+        return self.complete({}, rng)
+
+    def complete(
+        self, params: Mapping[str, Scalar], rng: random.Random
+    ) -> tuple[dict[str, Scalar], Architecture]:
+        """The draw nearest to some given parameters: those that apply are kept, what is missing is
+        drawn, what does not matter is left out. Raises SpaceError where 100 draws do not fit."""
+        for _ in range(100):
+            trial = Draw(rng, params)
+            try:
+                return trial.params, self.suggest(trial)
+            except ShapeError as error:
+                reason = error
+                params = {}
+        raise SpaceError(f"{self.source or self.name}: no draw in 100 fits; the last: {reason}")
+
+    def excess(self, architecture: Architecture) -> dict[str, float]:
+        """The constraints of arithmetic that the architecture breaks, each with by how much."""
+        known = {"params": architecture.params, "macs": architecture.macs}
+        over = {m: b.excess(known[m]) for m, b in self.constraints.items() if m in known}
+        return {metric: by for metric, by in over.items() if by > 0}
+
+    @property
+    def closed(self) -> bool:
+        return not self.open_keys()
+
+    def open_keys(self) -> frozenset[str]:
+        """The names of all that is open in the pattern; optional elements may have no domain."""
+        found = symbols(read_cached(self.pattern), self.elements)
+        return frozenset(
+            name
+            for symbol in found
+            for name in symbol.names
+            if symbol.kind != "argument" or name in self.domains
+        )
+
+
+class Draw:
+    """A trial that draws uniformly with ``rng``, except for the parameters that are given. It
+    remembers what was asked, in ``params``, and how unlikely the values were to be drawn one after
+    the other: ``odds`` is one over that probability, infinite where a real number was drawn."""
+
+    def __init__(self, rng: random.Random, given: Mapping[str, Scalar] | None = None) -> None:
+        self.rng = rng
+        self.given = given or {}
+        self.params: dict[str, Any] = {}
+        self.odds = 1.0
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        given = self.given.get(name)
+        value = given if given in choices else choices[self.rng.randrange(len(choices))]
+        return self._told(name, value, len(choices))
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
+        given = self.given.get(name)
+        values = range(low, high + 1, step)
+        if type(given) is int and given in values:
+            value = given
+        elif log:
+            value = min(high, int(low * ((high + 1) / low) ** self.rng.random()))
+        else:
+            value = values[self.rng.randrange(len(values))]
+        odds = math.log((high + 1) / low) / math.log((value + 1) / value) if log else len(values)
+        return int(self._told(name, value, odds))
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        given = self.given.get(name)
+        u = self.rng.random()
+        value = low * (high / low) ** u if log else low + (high - low) * u
+        if isinstance(given, float) and low <= given <= high:
+            value = given
+        return float(self._told(name, value, math.inf))
+
+    def _told(self, name: str, value: Any, odds: float) -> Any:
+        self.params[name] = value
+        self.odds *= odds
+        return value
+
+
+@lru_cache(maxsize=256)
+def read_cached(pattern: str) -> Chain:
+    return read(pattern)
+
+
+class _Chosen:
+    """The chooser of one draw: each open symbol's value, asked of the trial once."""
+
+    def __init__(self, space: Space, trial: Trial) -> None:
+        self.space = space
+        self.trial = trial
+        self.values: dict[tuple[str, tuple[int, ...]], Scalar] = {}
+        self.last: dict[str, int] = {}
+
+    def value(self, key: str, domain: Domain, scope: Scope) -> Scalar:
+        index = tuple([scope[name] for name in domain.per])
+        known = self.values.get((key, index))
+        if known is not None:
+            return known
+        name = f"{key}[{','.join(map(str, index))}]" if index else key
+        value: Scalar
+        if isinstance(domain.values, Progression):
+            value = self.last[key] = domain.values.ask(self.trial, name, self.last.get(key))
+        else:
+            value = domain.values.ask(self.trial, name)
+        self.values[key, index] = value
+        return value
+
+    def symbol(self, name: str, scope: Scope) -> Scalar:
+        domain = self.space.domains.get(name)
+        if domain is None:
+            raise StillOpen(f"{name} is open and has no domain under where")
+        return self.value(name, domain, scope)
+
+    def argument(self, argument: Argument, known: Args, x: Shape, scope: Scope) -> Scalar | None:
+        key = next((name for name in argument.names if name in self.space.domains), None)
+        if key is None:
+            return None
+        domain = self.space.domains[key]
+        if scope.get(domain.first, 1) != 1:
+            return None
+        if argument.parameter.required or _offered(argument, domain, known, x):
+            return self.value(key, domain, scope)
+        return None
+
+    def present(self, name: str, scope: Scope) -> bool:
+        domain = self.space.domains.get(name, PRESENCE)
+        return self.value(name, domain, scope) == "present"
+
+    def element(self, name: str, scope: Scope) -> Tree | None:
+        domain = self.space.domains.get(name)
+        alternatives = self.space.elements.get(name)
+        if domain is None or alternatives is None:
+            return None
+        return alternatives[str(self.value(name, domain, scope))]
+
+
+PRESENCE = Domain(Choice(("present", "absent")))
+
+
+def _offered(argument: Argument, domain: Domain, known: Args, x: Shape) -> bool:
+    """Whether an optional argument is asked for here: each of its values must fit the map, and they
+    must make a difference. The expansion of a block without a bottleneck, say, makes none."""
+    values = domain.values.some()
+    if values == (argument.parameter.default,):
+        return False
+    make = recipe(argument.owner)
+    assert make is not None
+    return _choosable(make, argument.parameter.name, values, known, x)
+
+
+@lru_cache(maxsize=65_536)
+def _choosable(
+    make: Callable[..., Node], name: str, values: tuple[Scalar, ...], known: Args, x: Shape
+) -> bool:
+    try:
+        nodes = [expression(make, (*known, (name, value)), x)[0] for value in values]
+    except ShapeError:
+        return False
+    return len(nodes) == 1 or any(node != nodes[0] for node in nodes)
+
+
+# --- space files ---------------------------------------------------------------------------------
+
+
+def spaces_dir() -> Path:
+    """Where the shipped spaces are, in a checkout and in an installed wheel alike."""
+    import nas.search_spaces
+
+    return Path(nas.search_spaces.__path__[0])
+
+
+def shipped() -> dict[str, Path]:
+    """The shipped spaces by name, the zoo's closed patterns after the others."""
+    root = spaces_dir()
+    files = [*sorted(root.glob("*.yaml")), *sorted(root.glob("zoo/*.yaml"))]
+    return {path.stem: path for path in files}
+
+
+def load_space(
+    name_or_path: str | Path, input: Shape | None = None, classes: int | None = None
+) -> Space:
+    """A shipped space by its name, or a space file, on data of a shape and a number of classes.
+
+    Where those are not given, the file's own are taken, or else those of the digits data set.
+    Raises SpaceError that names the file, the place and the rule.
+    """
+    known = shipped()
+    path = known.get(str(name_or_path), Path(name_or_path))
+    if not os.path.isfile(path):  # Path.is_file raises where the name is too long
+        if path.suffix or "/" in str(name_or_path):
+            raise SpaceError(brief(f"{path}: no such space file"))
+        near = nearest(str(name_or_path), known)
+        raise SpaceError(brief(f"unknown space {name_or_path}; {near}"))
+    return read_space(load_mapping(path), str(path), input, classes)
+
+
+def read_space(
+    data: Mapping[str, Any], source: str, input: Shape | None = None, classes: int | None = None
+) -> Space:
+    """The space that a file's data describes; everything is checked here, before any trial."""
+    try:
+        space = _read_space(data, input, classes)
+        return dataclasses.replace(space, source=source, text=write_mapping(data))
+    except NasError as error:
+        raise SpaceError(brief(f"{source}: {error}")) from None
+
+
+def _section(data: Mapping[str, Any], key: str, where: str = "") -> Mapping[str, Any]:
+    section = data.get(key)
+    if section is not None and not isinstance(section, dict):
+        raise SpaceError(f"{where}{key}: {section!r}: must be a mapping")
+    return section or {}
+
+
+def _read_space(data: Mapping[str, Any], input: Shape | None, classes: int | None) -> Space:
+    for key in data:
+        if key not in KEYS:
+            raise SpaceError(f"unknown key {key}; {nearest(key, KEYS)}")
+    for key in ("name", "pattern"):
+        if not isinstance(data.get(key), str):
+            raise SpaceError(f"{key}: must be there, as text")
+    input = input or _own_input(data)
+    own_classes = data.get("classes", DEFAULT_CLASSES)
+    if type(own_classes) is not int or not 1 <= own_classes <= 65_536:
+        raise SpaceError(f"classes: {own_classes!r}: must be a whole number from 1 to 65536")
+    where, bounds = dict(_section(data, "where")), dict(_section(data, "constraints"))
+    large = _section(data, "large")
+    for key in large:
+        if key not in ("pixels", "where", "constraints"):
+            raise SpaceError(f"large.{key}: unknown key; known: constraints, pixels, where")
+    pixels = large.get("pixels", LARGE)
+    if type(pixels) is not int:
+        raise SpaceError(f"large.pixels: {pixels!r}: must be a whole number")
+    if large and min(input[1:]) >= pixels:
+        where |= _section(large, "where", "large.")
+        bounds |= _section(large, "constraints", "large.")
+    pattern = " ".join(data["pattern"].split())
+    tree = read(pattern)
+    domains = {key: read_domain(spec, f"where.{key}") for key, spec in where.items()}
+    objectives = _section(data, "objectives") or OBJECTIVES
+    kinds = {f.name: f for f in dataclasses.fields(Recipe)}
+    recipe_section = _section(data, "recipe")
+    space = Space(
+        name=data["name"],
+        about=" ".join(str(data.get("about", "")).split()),
+        pattern=pattern,
+        domains=domains,
+        elements=alternatives(tree, domains),
+        constraints={k: read_bound(v, f"constraints.{k}") for k, v in bounds.items()},
+        objectives={k: read_direction(v, f"objectives.{k}") for k, v in objectives.items()},
+        recipe={k: read_domain(v, f"recipe.{k}") for k, v in recipe_section.items()},
+        input=input,
+        classes=classes or own_classes,
+    )
+    for key in space.recipe:
+        if key not in kinds:
+            raise SpaceError(f"recipe.{key}: unknown setting; {nearest(key, kinds)}")
+        domain = space.recipe[key]
+        if isinstance(domain.values, Progression) or domain.per or domain.first:
+            raise SpaceError(f"recipe.{key}: a setting has one value for the whole network")
+        for value in domain.values.some():
+            Recipe.of({key: value})
+    check(tree, space.elements, domains)
+    if space.closed:
+        close(tree, input=space.input, classes=space.classes, text=pattern)
+    return space
+
+
+def _own_input(data: Mapping[str, Any]) -> Shape:
+    own = data.get("input", list(DEFAULT_INPUT))
+    fits = isinstance(own, list) and len(own) == 3
+    if not fits or any(type(size) is not int or not 1 <= size <= 65_536 for size in own):
+        raise SpaceError(f"input: {own!r}: must be [channels, height, width]")
+    return tuple(own)

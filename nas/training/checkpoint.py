@@ -1,0 +1,126 @@
+"""Checkpoints: everything that the next epoch depends on, kept as ``nas.artifacts`` keeps files.
+
+A file is a line with the format and the payload's SHA-256, then the payload as torch saves it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nas import artifacts
+from nas.errors import StudyError
+from nas.job import Epoch, Job
+from nas.job.schedule import shared
+
+log = logging.getLogger(__name__)
+
+FORMAT = b"nas-checkpoint-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A training under way. ``generator`` draws its order and augmentation."""
+
+    job: Job
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    device: torch.device
+    curve: list[Epoch]
+
+
+def identity(job: Job) -> str:
+    """What a checkpoint belongs to. The number of epochs is part of it only where the schedule
+    depends on it from the start."""
+    told = dataclasses.asdict(job)
+    for name in ("evaluator", "latency", "plugins", "checkpoint"):
+        told.pop(name)
+    told["data"].pop("dir")
+    if job.recipe.schedule == "rungs":
+        told.pop("epochs")
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def keep(training: Training, path: str | Path) -> None:
+    """Saves the training. Where it cannot be written, that costs a warning, not the training."""
+    cuda = training.device.type == "cuda"
+    state = {
+        "identity": identity(training.job),
+        "module": training.module.state_dict(),
+        "optimizer": training.optimizer.state_dict(),
+        "generator": training.generator.get_state(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(training.device) if cuda else None,
+        "curve": [dataclasses.asdict(point) for point in training.curve],
+    }
+    try:
+        save(path, state)
+    except Exception as error:  # a file system of fsspec's raises what its library raises
+        log.warning("no checkpoint written: %s", error)
+
+
+def resume(training: Training, path: str | Path) -> None:
+    """Puts back what ``keep`` saved, where there is anything that can be read.
+
+    Raises StudyError for a checkpoint of another training, or past the job's epochs.
+    """
+    try:
+        state = load(path)
+    except Exception as error:
+        log.warning("no checkpoint read, the training begins anew: %s", error)
+        return
+    if state is None:
+        return
+    job = training.job
+    if state["identity"] != identity(job):
+        raise StudyError(f"{path} belongs to another training: name another file or remove it")
+    epoch, most = len(state["curve"]), shared(job.recipe.schedule, job.recipe.freeze, job.epochs)
+    if epoch > most:
+        raise StudyError(
+            f"{path} is at epoch {epoch}: {job.epochs} epochs go on from {most} at most"
+        )
+    training.module.load_state_dict(state["module"])
+    training.optimizer.load_state_dict(state["optimizer"])
+    training.generator.set_state(state["generator"])
+    torch.set_rng_state(state["torch"])
+    if training.device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], training.device)
+    training.curve[:] = [Epoch(**point) for point in state["curve"]]
+
+
+def save(path: str | Path, state: dict[str, Any]) -> None:
+    """Writes ``state`` to ``path``, a file or a URL; what was there becomes ``path.previous``.
+
+    Raises OSError, or what fsspec raises, where it cannot be written; what was there stays.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getvalue()
+    digest = hashlib.sha256(payload).hexdigest().encode()
+    artifacts.write(path, FORMAT + b" " + digest + b"\n" + payload)
+
+
+def load(path: str | Path) -> dict[str, Any] | None:
+    """The newest whole checkpoint at ``path``, or None. One that is torn is renamed to
+    ``path.torn`` with a warning, and the one before it is used. No code in a file is run."""
+    return artifacts.newest(path, parse)
+
+
+def parse(data: bytes) -> dict[str, Any]:
+    line, _, payload = data.partition(b"\n")
+    if line != FORMAT + b" " + hashlib.sha256(payload).hexdigest().encode():
+        raise ValueError("its checksum does not fit")
+    state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
+        raise TypeError("it holds no dictionary")
+    return state

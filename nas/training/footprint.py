@@ -1,0 +1,172 @@
+"""The memory that a trial takes, in bytes, from the same tree that counts its parameters.
+
+A training step holds most when its forward pass ends: the weights, their last gradients, the
+optimizer's momentum, and of each image what autograd keeps for the way back. That last is most of
+it, and a forward pass of sizes instead of numbers finds it. No torch here.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from nas.errors import ShapeError
+from nas.job import Recipe
+from nas.language.architecture import Architecture
+from nas.language.layers import (
+    Activation,
+    Aux,
+    BatchNorm,
+    Concat,
+    Conv,
+    Dropout,
+    Gap,
+    Linear,
+    LocalResponseNorm,
+    Node,
+    Pool,
+    Seq,
+    Shape,
+    SqueezeExcite,
+    Sum,
+)
+from nas.spaces.space import Draw, Space
+
+FLOAT, HALF, INDEX = 4, 2, 8  # bytes of a number; max pooling keeps places, as int64
+PROCESS = 430 << 20  # of a worker with torch 2.14 by itself: 413 to 433 MiB with the least networks
+# Images of a validation batch, and their pixels: as the loop and its batches have them (a test).
+EVALUATED, PIXELS = 512, 2048 * 32 * 32
+DRAWS = 200  # feasible ones, among at most:
+TRIES = 1_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tensor:
+    """What one image has of a tensor. Equal to itself alone: what two layers keep
+    is kept once."""
+
+    shape: Shape
+    size: int
+
+    @property
+    def bytes(self) -> int:
+        return self.size * math.prod(self.shape)
+
+
+def greatest(space: Space, recipe: Recipe, others: Iterable[Architecture] = ()) -> int:
+    """``trial`` at its most over 200 random feasible draws of a space, and ``others``; 0 without
+    any. No bound: a sampler may find larger ones. Takes 0.1 to 0.6 s, 1.6 s at 224 pixels."""
+    found = [trial(architecture, recipe) for architecture in others]
+    return max((*found, *(trial(*draw) for draw in _feasible(space, recipe))), default=0)
+
+
+def _feasible(space: Space, base: Recipe) -> Iterator[tuple[Architecture, Recipe]]:
+    rng, found = random.Random(0), 0
+    for _ in range(TRIES):
+        draw = Draw(rng)
+        try:
+            architecture = space.suggest(draw)
+        except ShapeError:
+            continue
+        if not space.excess(architecture):
+            yield architecture, space.suggest_recipe(draw, base)
+            found += 1
+            if found == DRAWS:
+                return
+
+
+def trial(architecture: Architecture, recipe: Recipe) -> int:
+    """Bytes that the process of a trial holds on the CPU at its peak, its images left out.
+
+    Of 20 networks (draws of the shipped spaces and the zoo at 64 pixels) it is 0.78 to 1.42 times
+    the private memory that was measured (``benchmarks/memory.py``), in float32: which node a trial
+    goes to, and whether bf16 pays there, is not known before. The heap gives back a part only of
+    what a step has freed, hence the half; the validation comes on top of that, with more images.
+    """
+    pixels = math.prod(architecture.input[1:])
+    images = max(1, min(EVALUATED, PIXELS // pixels))
+    passing = images * FLOAT * _passing(architecture.expression, architecture.input)
+    return PROCESS + training(architecture, recipe) * 3 // 2 + passing
+
+
+def _passing(node: Node, x: Shape) -> int:
+    """The most numbers an image that are there at once while it passes a node, nothing being kept
+    for a way back: what reaches a layer, what leaves it, and what earlier branches have made."""
+    here = math.prod(x) + math.prod(node.cost(x).shape)
+    match node:
+        case Seq(items):
+            peaks = []
+            for item in items:
+                peaks.append(_passing(item, x))
+                x = item.cost(x).shape
+            return max(peaks, default=here)
+        case Sum(items) | Concat(items):
+            made = [math.prod(item.cost(x).shape) for item in items]
+            peaks = [_passing(item, x) + sum(made[:k]) for k, item in enumerate(items)]
+            return max(*peaks, here + sum(made))
+    return here
+
+
+def training(architecture: Architecture, recipe: Recipe, *, bf16: bool = False) -> int:
+    """Bytes of the tensors that live when a step's forward pass ends: less is not possible.
+
+    What autograd keeps is 0.99 to 1.01 times torch's own count (``saved_tensors_hooks``, each
+    storage once, from a batch of 4 on), in float32 and under bf16 autocast, for the draws of the
+    shipped spaces and the zoo.
+    """
+    weight = FLOAT * (3 if recipe.momentum else 2) + (HALF if bf16 else 0)  # autocast's copy
+    params = architecture.params + architecture.aux_params
+    return weight * params + recipe.batch * kept(architecture, bf16=bf16)
+
+
+def kept(architecture: Architecture, *, bf16: bool = False) -> int:
+    """Bytes an image that autograd keeps from the forward to the backward pass.
+
+    Left out is what does not grow with the map: BN's statistics, squeeze-excitation's gates.
+    """
+    tape: set[_Tensor] = set()
+    x = _Tensor(architecture.input, HALF if bf16 else FLOAT)
+    _classify(architecture.expression, x, tape)
+    return sum(tensor.bytes for tensor in tape)
+
+
+def _classify(node: Node, x: _Tensor, tape: set[_Tensor]) -> None:
+    """The network or an auxiliary classifier: its loss keeps the log-softmax, in float32."""
+    tape.add(_Tensor(_forward(node, x, tape).shape, FLOAT))
+
+
+def _forward(node: Node, x: _Tensor, tape: set[_Tensor]) -> _Tensor:
+    """The tensor that leaves a node that ``x`` reaches; what the backward pass reads of the node
+    goes to the tape."""
+    if isinstance(node, Seq):
+        for item in node.items:
+            x = _forward(item, x, tape)
+        return x
+    y = replace(x, shape=node.cost(x.shape).shape)
+    match node:
+        case Sum(items) | Concat(items):
+            for item in items:
+                _forward(item, x, tape)
+        case Aux(head):
+            _classify(head, x, tape)
+            return x
+        case Conv() | BatchNorm() | Pool(kind="avg") | SqueezeExcite():
+            tape.add(x)
+        case Activation("relu" | "tanh" | "sigmoid"):  # their gradient needs the output alone
+            tape.add(y)
+        case Activation():
+            tape.add(x)
+        case Pool():
+            tape |= {x, replace(y, size=INDEX)}
+        case Gap(size) if size > 1:  # size 1 is a mean, which keeps nothing
+            tape.add(x)
+        case Linear():  # maps lie channels last: flattening copies them
+            tape.add(x if len(x.shape) == 1 else replace(x))
+        case Dropout():  # the mask, in floats on the CPU
+            tape.add(replace(x))
+        case LocalResponseNorm(size):  # the squares, padded; their sums; the power of these
+            squares = replace(x, shape=(x.shape[0] + size - 1, *x.shape[1:]))
+            tape |= {x, squares, replace(x), replace(x)}
+    return y
