@@ -19,8 +19,8 @@ import torchvision
 from PIL import Image
 from scipy.io import savemat
 
-from nas import data
 from nas.data import batches, imagefolder
+from nas.data import datasets as data
 from nas.data.images import Images
 from nas.errors import DataError
 from nas.job import DataRef, Recipe
@@ -299,7 +299,7 @@ def test_images_are_decoded_once_and_again_when_they_change(tmp_path: Path) -> N
 def load_elsewhere(root: Path) -> str:
     """The sum of the images' bytes, read in another process."""
     code = (
-        "import sys; from nas import data; from nas.job import DataRef;"
+        "import sys; from nas.data import datasets as data; from nas.job import DataRef;"
         "print(data.read(DataRef(name='imagefolder', dir=sys.argv[1]), 'train').pixels.sum())"
     )
     run = subprocess.run(
@@ -311,7 +311,7 @@ def load_elsewhere(root: Path) -> str:
 def test_describing_and_loading_need_no_torch(tmp_path: Path) -> None:
     write_folder(tmp_path / "d", {"a": 5, "b": 5})
     code = (
-        "import sys; from nas import data; from nas.job import DataRef;"
+        "import sys; from nas.data import datasets as data; from nas.job import DataRef;"
         "data.load(DataRef(name='imagefolder', dir=sys.argv[1]), 'validation');"
         "assert not {'torch', 'torchvision'} & {*sys.modules}"
     )

@@ -3,7 +3,18 @@
 No torch here but in ``nas.data.batches``, which carries the images to the device for a training.
 """
 
-from nas.data.datasets import DATASETS, Dataset, describe, download, load
+from nas.data.datasets import DATASETS, Dataset, describe, download, identity, load, summary
 from nas.data.images import Images, Info, Part
 
-__all__ = ["DATASETS", "Dataset", "Images", "Info", "Part", "describe", "download", "load"]
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "Images",
+    "Info",
+    "Part",
+    "describe",
+    "download",
+    "identity",
+    "load",
+    "summary",
+]

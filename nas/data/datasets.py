@@ -15,12 +15,23 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nas.data import formats, imagefolder
-from nas.data.images import Images, Info, Part
+from nas.data import digests, formats, imagefolder
+from nas.data.images import Images, Info, Labels, Part
 from nas.errors import DataError, nearest
 from nas.job import DataRef
 
-__all__ = ["DATASETS", "Dataset", "Images", "Info", "Part", "describe", "download", "load"]
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "Images",
+    "Info",
+    "Part",
+    "describe",
+    "download",
+    "identity",
+    "load",
+    "summary",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,13 +39,17 @@ class Dataset:
     """A kind of data set.
 
     ``describe`` checks the files and tells the shape, in under a second and without torch; ``read``
-    gives one of the parts that ``describe`` named. Both raise DataError. ``torchvision`` is the
-    class there that can download it.
+    gives one of the parts that ``describe`` named. All raise DataError. What may be left out:
+    ``labels`` gives a part's class numbers where that takes no decoding; ``identity`` is a digest
+    of the images (without it the arrays' bytes are digested); ``torchvision`` is the class there
+    that can download them.
     """
 
     about: str
     describe: Callable[[DataRef], Info]
     read: Callable[[DataRef, Part], Images]
+    labels: Callable[[DataRef, Part], Labels] | None = None
+    identity: Callable[[DataRef], str] | None = None
     torchvision: str = ""
 
 
@@ -48,12 +63,14 @@ DATASETS: dict[str, Dataset] = {
         about="70,000 handwritten digits, 1x28x28",
         describe=formats.idx_info("MNIST", formats.TEN),
         read=formats.idx("MNIST"),
+        identity=formats.identity(formats.idx_paths("MNIST"), formats.TEN),
         torchvision="MNIST",
     ),
     "fashion_mnist": Dataset(
         about="70,000 pictures of clothes, 1x28x28",
         describe=formats.idx_info("FashionMNIST", formats.CLOTHES),
         read=formats.idx("FashionMNIST"),
+        identity=formats.identity(formats.idx_paths("FashionMNIST"), formats.CLOTHES),
         torchvision="FashionMNIST",
     ),
     "cifar10": Dataset(
@@ -62,6 +79,9 @@ DATASETS: dict[str, Dataset] = {
             "cifar-10-batches-py", formats.CIFAR10, "label_names", "batches.meta"
         ),
         read=formats.cifar("cifar-10-batches-py", formats.CIFAR10, "labels"),
+        identity=formats.identity(
+            formats.cifar_paths("cifar-10-batches-py", formats.CIFAR10, "batches.meta"), ()
+        ),
         torchvision="CIFAR10",
     ),
     "cifar100": Dataset(
@@ -70,18 +90,24 @@ DATASETS: dict[str, Dataset] = {
             "cifar-100-python", formats.CIFAR100, "fine_label_names", "meta"
         ),
         read=formats.cifar("cifar-100-python", formats.CIFAR100, "fine_labels"),
+        identity=formats.identity(
+            formats.cifar_paths("cifar-100-python", formats.CIFAR100, "meta"), ()
+        ),
         torchvision="CIFAR100",
     ),
     "svhn": Dataset(
         about="99,289 house-number digits, 3x32x32",
         describe=formats.svhn_info,
         read=formats.svhn,
+        identity=formats.identity(formats.svhn_paths, formats.TEN),
         torchvision="SVHN",
     ),
     "imagefolder": Dataset(
         about="a directory of class folders, with or without train/, val/ and test/ above them",
         describe=imagefolder.describe,
         read=imagefolder.read,
+        labels=imagefolder.labels,
+        identity=imagefolder.identity,
     ),
 }
 
@@ -123,6 +149,37 @@ def load(ref: DataRef, part: Part) -> Images:
             return dataclasses.replace(images, rows=images.rows[chosen])
         images = dataclasses.replace(images, rows=images.rows[rest])
     return images
+
+
+def identity(ref: DataRef) -> str:
+    """32 hexadecimal digits that tell these images from any others, wherever they lie.
+
+    A digest of the classes and of each image's part, class and bytes in the order in which they are
+    read. One image changed, added, removed, relabelled or moved to another part, or a class
+    renamed, gives another; a copy elsewhere the same. Not part of it is what ``ref`` itself tells:
+    the size that images are resized to, and the split. A later look costs a stat a file: a file
+    overwritten in place with as many bytes and its old time of change restored goes unseen, and
+    nothing else does. Raises DataError.
+    """
+    kind = dataset(ref.name)
+    info = kind.describe(ref)
+    if kind.identity:
+        return kind.identity(ref)
+    parts = []
+    for part in info.parts:
+        images = read(dataclasses.replace(ref, split_seed=0), part)
+        rows = [digests.digest(images.pixels[n].tobytes()) for n in images.rows]
+        found = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), -1)
+        parts.append((part, images.labels[images.rows], found))
+    return digests.identity(info.classes, parts)
+
+
+def summary(ref: DataRef) -> str:
+    """What a person calls these images: "400 images in 2 classes (cat, dog)". Raises DataError."""
+    info = dataset(ref.name).describe(ref)
+    count = sum(len(labels(ref, part)) for part in info.parts)
+    shown = ", ".join([*info.classes[:5], *(["..."] if len(info.classes) > 5 else [])])
+    return f"{count:,} images in {len(info.classes):,} classes ({shown})"
 
 
 def download(ref: DataRef) -> None:
@@ -172,6 +229,15 @@ def read(ref: DataRef, part: Part) -> Images:
         wrong = low if low < 0 else high
         raise DataError(f"{where} has the label {wrong}: must be 0 to {len(info.classes) - 1}")
     return images
+
+
+def labels(ref: DataRef, part: Part) -> Labels:
+    """The class number of each image of a part that the set has. Raises DataError."""
+    kind = dataset(ref.name)
+    if kind.labels:
+        return kind.labels(ref, part)
+    images = read(dataclasses.replace(ref, split_seed=0), part)
+    return images.labels[images.rows]
 
 
 def holdout(

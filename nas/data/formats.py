@@ -12,13 +12,15 @@ import io
 import math
 import pickle
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from nas.data import digests
 from nas.data.images import Images, Info, Part
 from nas.errors import DataError
 from nas.job import DataRef
@@ -41,6 +43,19 @@ def directory(ref: DataRef) -> Path:
         state = "is not a directory" if path.exists() else "does not exist"
         raise DataError(f"{path} {state}: the data set {ref.name} is read from there")
     return path
+
+
+def identity(
+    files: Callable[[DataRef], Sequence[Path]], classes: Sequence[str]
+) -> Callable[[DataRef], str]:
+    """A digest of a set that is a few files: of their bytes, in that order, and of the classes."""
+
+    def told(ref: DataRef) -> str:
+        paths = files(ref)
+        found = digests.of_files(directory(ref), paths)
+        return digests.identity(classes, [("all", np.arange(len(paths)), found)])
+
+    return told
 
 
 def present(ref: DataRef, files: Iterable[Path]) -> None:
@@ -90,6 +105,10 @@ def idx_info(folder: str, classes: tuple[str, ...]) -> Callable[[DataRef], Info]
         )
 
     return describe
+
+
+def idx_paths(folder: str) -> Callable[[DataRef], list[Path]]:
+    return lambda ref: [path for part in IDX for path in idx_files(ref, folder, part)]
 
 
 def idx(folder: str) -> Callable[[DataRef, Part], Images]:
@@ -169,6 +188,12 @@ def cifar_info(folder: str, files: dict[str, list[str]], names: str, meta: str) 
     return describe
 
 
+def cifar_paths(
+    folder: str, files: dict[str, list[str]], meta: str
+) -> Callable[[DataRef], list[Path]]:
+    return lambda ref: [cifar_root(ref, folder) / name for name in [meta, *chain(*files.values())]]
+
+
 def cifar(folder: str, files: dict[str, list[str]], key: str) -> Callable[[DataRef, Part], Images]:
     def read(ref: DataRef, part: Part) -> Images:
         pixels, labels = [], []
@@ -230,6 +255,10 @@ def svhn_info(ref: DataRef) -> Info:
     for name in SVHN.values():
         mat_elements(root / name)
     return Info(channels=3, height=32, width=32, classes=TEN, parts=("train", "test"))
+
+
+def svhn_paths(ref: DataRef) -> list[Path]:
+    return [directory(ref) / name for name in SVHN.values()]
 
 
 def svhn(ref: DataRef, part: Part) -> Images:

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
+from nas.data import cache, digests
 from nas.data.formats import directory
-from nas.data.images import Images, Info, Part
+from nas.data.images import Images, Info, Labels, Part
 from nas.errors import DataError
 from nas.job import DataRef
 
@@ -92,10 +93,30 @@ def describe(ref: DataRef) -> Info:
     )
 
 
+def labels(ref: DataRef, part: Part) -> Labels:
+    """The class number of each image of a part, without decoding."""
+    return np.array([file.label for file in listing(directory(ref)).files[part]], np.int64)
+
+
 def read(ref: DataRef, part: Part) -> Images:
     """The images of a part, decoded. Raises DataError for one that cannot be."""
     files = listing(directory(ref)).files[part]
     return Images.of(decoded(files, describe(ref).shape), np.array([f.label for f in files]))
+
+
+def identity(ref: DataRef) -> str:
+    """A digest of the classes and of each image's bytes, class and part."""
+    listing.cache_clear()  # the files as they are now
+    root = directory(ref)
+    folder = listing(root)
+    files = [file for part in folder.files.values() for file in part]
+    found = digests.of_files(root, [file.path for file in files])
+    ends = np.cumsum([len(part) for part in folder.files.values()])[:-1]
+    labels = np.array([file.label for file in files])
+    return digests.identity(
+        folder.classes,
+        zip(folder.files, np.split(labels, ends), np.split(found, ends), strict=True),
+    )
 
 
 @functools.lru_cache(maxsize=4)
@@ -192,7 +213,7 @@ def decoded(files: tuple[File, ...], shape: tuple[int, int, int]) -> Any:
     decoded anew. Raises DataError where the cache cannot be written.
     """
     told = repr((shape, [(str(f.path), f.size, f.mtime) for f in files]))
-    path = cache() / f"{hashlib.sha256(told.encode()).hexdigest()[:32]}.npy"
+    path = cache.folder() / f"{hashlib.sha256(told.encode()).hexdigest()[:32]}.npy"
     bytes_needed = len(files) * int(np.prod(shape))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -207,12 +228,6 @@ def decoded(files: tuple[File, ...], shape: tuple[int, int, int]) -> Any:
             f"{path.parent} cannot take the decoded images ({bytes_needed / 1e6:.0f} MB): "
             f"{error.strerror or error} (NAS_CACHE names another directory)"
         ) from error
-
-
-def cache() -> Path:
-    """Where decoded images are kept: NAS_CACHE, or ``nas`` in the user's cache directory."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nas"
-    return Path(os.environ.get("NAS_CACHE") or default)
 
 
 def fill(path: Path, files: tuple[File, ...], shape: tuple[int, int, int]) -> None:

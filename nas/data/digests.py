@@ -1,0 +1,102 @@
+"""What images are, told by their content: a digest that moves with them and changes with them.
+
+The digest is over the class names and, in the order in which the images are read, each one's part,
+class and bytes. The order counts because it drives how images are split and shuffled; a path does
+not, nor a file's name beyond the order that it makes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from nas.data import cache
+from nas.errors import DataError
+
+log = logging.getLogger(__name__)
+
+LENGTH = 16  # bytes of a file's digest
+Digests = npt.NDArray[np.uint8]  # N x LENGTH
+
+
+def digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=LENGTH).digest()
+
+
+def identity(
+    classes: Sequence[str], parts: Iterable[tuple[str, npt.NDArray[np.int64], Digests]]
+) -> str:
+    """32 hexadecimal digits for the classes and, of each part, its name, labels and digests."""
+    told = hashlib.blake2b(json.dumps(list(classes)).encode(), digest_size=LENGTH)
+    for name, labels, digests in parts:
+        told.update(json.dumps([name, len(labels)]).encode())
+        told.update(labels.astype("<i8").tobytes())
+        told.update(digests.tobytes())
+    return told.hexdigest()
+
+
+def of_files(root: Path, paths: Sequence[Path]) -> Digests:
+    """The digest of each file's bytes, unzipped where it ends in .gz.
+
+    Remembered in the cache directory by path, length and time of change: a later look costs a stat
+    a file. So a file overwritten in place with as many bytes and its old time restored goes unseen,
+    and nothing else does. Raises DataError for a file that cannot be read.
+    """
+    keys = [_key(path) for path in paths]
+    memory = (
+        cache.folder()
+        / f"{hashlib.sha256(str(root.absolute()).encode()).hexdigest()[:32]}.digests.npz"
+    )
+    known = _known(memory)
+    new = [n for n, key in enumerate(keys) if key not in known]
+    if new:
+        with ThreadPoolExecutor() as pool:  # hashing and reading are outside Python's lock
+            found = pool.map(_of_file, [paths[n] for n in new])
+            known.update(zip([keys[n] for n in new], found, strict=True))
+        _remember(memory, {key: known[key] for key in keys})
+    return np.frombuffer(b"".join(known[key] for key in keys), np.uint8).reshape(-1, LENGTH)
+
+
+def _key(path: Path) -> bytes:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    return digest(f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
+
+
+def _of_file(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+        return digest(gzip.decompress(data) if path.suffix == ".gz" else data)
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def _known(memory: Path) -> dict[bytes, bytes]:
+    try:
+        with np.load(memory) as told:
+            rows = told["keys"], told["digests"]
+        return {key.tobytes(): value.tobytes() for key, value in zip(*rows, strict=True)}
+    except (OSError, ValueError, KeyError, EOFError):  # none yet, or of another version
+        return {}
+
+
+def _remember(memory: Path, known: dict[bytes, bytes]) -> None:
+    keys, digests = (
+        np.frombuffer(b"".join(each), np.uint8).reshape(-1, LENGTH)
+        for each in (known, known.values())
+    )
+    try:
+        with cache.whole(memory) as part, part.open("wb") as file:
+            np.savez(file, keys=keys, digests=digests)
+    except OSError as error:  # costs time only: the files are read again at the next look
+        log.warning("%s cannot be written (%s): NAS_CACHE names another directory", memory, error)

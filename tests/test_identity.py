@@ -1,0 +1,167 @@
+"""The identity of images: the same wherever they lie, another after any change of one of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_data import write
+
+from nas import data
+from nas.data.images import Images
+from nas.job import DataRef
+
+FILES = ["cifar10", "cifar100", "fashion_mnist", "imagefolder", "mnist", "svhn"]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
+
+
+def folder(root: Path) -> DataRef:
+    """Three parts, two classes, three images of each."""
+    rng = np.random.RandomState(0)
+    for part in ("train", "val", "test"):
+        for name in ("cat", "dog"):
+            (root / part / name).mkdir(parents=True)
+            for n in range(3):
+                pixels = rng.randint(0, 256, (8, 8, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(root / part / name / f"{n}.png")
+    return DataRef(name="imagefolder", dir=str(root))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_copy_elsewhere_is_the_same(name: str, tmp_path: Path) -> None:
+    ref = write(name, tmp_path / "here")
+    first = data.identity(ref)
+    assert len(first) == 32
+    shutil.copytree(tmp_path / "here", tmp_path / "there" / "deep")
+    assert data.identity(dataclasses.replace(ref, dir=str(tmp_path / "there/deep"))) == first
+
+
+@pytest.mark.parametrize("name", [n for n in FILES if n != "imagefolder"])
+def test_any_byte_of_any_file_counts(name: str, tmp_path: Path) -> None:
+    ref = write(name, tmp_path / "here")
+    seen = {data.identity(ref)}
+    files = [path for path in (tmp_path / "here").rglob("*") if path.is_file()]
+    for path in files:
+        if path.suffix == ".gz" or "meta" in path.name:
+            continue
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+        seen.add(data.identity(ref))
+        path.write_bytes(whole)
+    assert len(seen) == 1 + sum(path.suffix != ".gz" and "meta" not in path.name for path in files)
+
+
+def test_all_sets_differ(tmp_path: Path) -> None:
+    refs = [write(name, tmp_path / name) for name in data.DATASETS]
+    assert len({data.identity(ref) for ref in refs}) == len(data.DATASETS)
+
+
+def test_zipped_or_not_is_the_same(tmp_path: Path) -> None:
+    ref = write("mnist", tmp_path)
+    zipped = data.identity(ref)
+    for path in (tmp_path / "MNIST" / "raw").iterdir():
+        path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+        path.unlink()
+    assert data.identity(ref) == zipped
+
+
+def changed(path: Path) -> None:
+    pixels = np.asarray(Image.open(path)).copy()
+    pixels[3, 3, 0] ^= 1
+    Image.fromarray(pixels).save(path)
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "one pixel": lambda root: changed(root / "train/cat/1.png"),
+    "one pixel of test": lambda root: changed(root / "test/dog/2.png"),
+    "one added": lambda root: shutil.copy(root / "train/cat/1.png", root / "train/cat/9.png"),
+    "one removed": lambda root: (root / "train/dog/0.png").unlink(),
+    "one relabelled": lambda root: (root / "train/dog/0.png").rename(root / "train/cat/9.png"),
+    "two exchanged": lambda root: (
+        (root / "train/dog/0.png").rename(root / "x.png"),
+        (root / "train/cat/0.png").rename(root / "train/dog/0.png"),
+        (root / "x.png").rename(root / "train/cat/0.png"),
+    ),
+    "one in another part": lambda root: (root / "train/dog/0.png").rename(root / "val/dog/9.png"),
+    "a class renamed": lambda root: [
+        (root / part / "dog").rename(root / part / "hound") for part in ("train", "val", "test")
+    ],
+    "a part gone": lambda root: shutil.rmtree(root / "val"),
+    "another order": lambda root: (root / "train/dog/0.png").rename(root / "train/dog/9.png"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_any_change_is_another_set_and_taken_back_the_same(change: str, tmp_path: Path) -> None:
+    ref = folder(tmp_path / "d")
+    shutil.copytree(tmp_path / "d", tmp_path / "kept")
+    first = data.identity(ref)
+    CHANGES[change](tmp_path / "d")
+    assert data.identity(ref) != first
+    shutil.rmtree(tmp_path / "d")
+    shutil.copytree(tmp_path / "kept", tmp_path / "d")
+    assert data.identity(ref) == first
+
+
+def test_a_name_that_keeps_the_order_and_the_parts_own_do_not_count(tmp_path: Path) -> None:
+    ref = folder(tmp_path / "d")
+    first = data.identity(ref)
+    (tmp_path / "d/train/dog/2.png").rename(tmp_path / "d/train/dog/some name.png")
+    (tmp_path / "d/val").rename(tmp_path / "d/valid")
+    assert data.identity(ref) == first
+
+
+def test_a_later_look_reads_no_file_again(tmp_path: Path) -> None:
+    """What is said to go unseen does, so the bytes were not read."""
+    ref = folder(tmp_path / "d")
+    first = data.identity(ref)
+    file = tmp_path / "d/train/cat/1.png"
+    stat, content = file.stat(), file.read_bytes()
+    file.write_bytes(bytes(len(content)))
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert data.identity(ref) == first
+    os.utime(file)
+    assert data.identity(ref) != first
+
+
+def test_size_and_split_are_no_part_of_it(tmp_path: Path) -> None:
+    ref = folder(tmp_path / "d")
+    assert data.identity(dataclasses.replace(ref, size=20, split_seed=3)) == data.identity(ref)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_plugged_in_set_is_its_arrays_or_what_it_says(
+    own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plug(value: int, name: str) -> None:
+        pixels = np.zeros((10, 2, 3, 4), np.uint8)
+        pixels[7, 1, 2, 3] = value
+        kind = data.Dataset(
+            about="noise",
+            describe=lambda ref: data.Info(channels=2, height=3, width=4, classes=("a", name)),
+            read=lambda ref, part: Images.of(pixels, np.arange(10) % 2),
+            identity=(lambda ref: "mine") if own else None,
+        )
+        monkeypatch.setitem(data.DATASETS, f"noise{value}{name}", kind)
+
+    told = []
+    for value, name in ((0, "b"), (1, "b"), (0, "c")):
+        plug(value, name)
+        told.append(data.identity(DataRef(name=f"noise{value}{name}")))
+    assert told == ["mine"] * 3 if own else len({*told}) == 3
+
+
+def test_a_summary_is_what_a_person_calls_them(tmp_path: Path) -> None:
+    assert data.summary(folder(tmp_path / "d")) == "18 images in 2 classes (cat, dog)"
+    assert data.summary(DataRef()) == "1,797 images in 10 classes (0, 1, 2, 3, 4, ...)"
