@@ -7,7 +7,8 @@ NasError                    the root; the command line prints it as one sentence
 ├── DataError               a data set that is missing, half there, or of the wrong form
 ├── RecipeError             a training setting outside its domain
 ├── StoreError              a database that is none, is newer than the code, or does not answer
-└── StudyError              a study that exists with other settings, or does not exist
+├── StudyError              a study that exists with other settings, or does not exist
+└── NothingFound            a search that ends with nothing to show: exit status 3
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ class StoreError(NasError):
 
 class StudyError(NasError):
     """The study does not exist, or exists with other settings."""
+
+
+class NothingFound(NasError):
+    """No candidate finished, or none that is feasible."""
 
 
 def brief(message: str, most: int = 400) -> str:

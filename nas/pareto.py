@@ -6,14 +6,16 @@ A point is a row with one value an objective; a direction is ``"max"`` or ``"min
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nas.errors import NasError
 
-Direction = Literal["max", "min"]
+if TYPE_CHECKING:
+    from nas.metrics import Direction
+
 Floats = NDArray[np.float64]
 
 

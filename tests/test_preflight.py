@@ -96,9 +96,9 @@ def test_constraints_are_told_one_by_one():
     assert result.shares["macs"] == pytest.approx(0.2, abs=0.05)
     assert result.fits == result.shares["macs"]
     assert set(result.shares) == {"params", "macs"}
-    assert result.params.quantiles[0] == 652
-    assert result.params.quantiles[-1] == 6430
-    assert sum(result.params.histogram.values()) == 1000
+    assert result.sizes["params"].quantiles[0] == 652
+    assert result.sizes["params"].quantiles[-1] == 6430
+    assert sum(result.sizes["params"].histogram.values()) == 1000
 
 
 def test_a_domain_that_is_never_asked_is_told():

@@ -21,9 +21,8 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 from waiting import eventually
 
-from nas.driver.asking import Infeasible
 from nas.driver.loop import LOST, Plan, Status, search
-from nas.errors import StudyError
+from nas.errors import NothingFound, StudyError
 from nas.job import Failure, Job, Recipe
 from nas.job.pool import Pool
 from nas.language.architecture import Architecture, parse
@@ -415,7 +414,7 @@ def test_what_arithmetic_rejects_costs_no_trial(store: Store) -> None:
 
 
 def test_where_nothing_fits_the_search_says_so(store: Store) -> None:
-    with pytest.raises(Infeasible, match=r"none of 2000 draws of stack .*params <= 10\b"):
+    with pytest.raises(NothingFound, match=r"none of 2000 draws of stack .*params <= 10\b"):
         run(store, plan(space=wide_space(constraints={"params": "<= 10"})))
     assert rows(store) == []
     assert not evaluated()

@@ -160,7 +160,7 @@ def test_a_finished_trial_comes_back_whole(store: Store, study: StudyRow) -> Non
     assert (trial.device, trial.latency_device, trial.seconds) == ("gpu/h", "cpu/4", 3.5)
     assert trial.finished is not None
     assert trial.finished >= trial.created
-    assert trial == store.trial(study.id, 0) == store.find_result("fingerprint7", "key")
+    assert trial == store.trial(study.id, 0) == store.find_result(ask(7))
     first, second = store.curve(trial.id)
     assert first == RESULT.curve[0]
     assert math.isnan(second.train_loss)
@@ -184,7 +184,7 @@ def test_a_failed_trial_keeps_its_reason_whatever_is_in_it(store: Store, study: 
     assert trial.reason is not None
     assert trial.reason.startswith(r"bad \0 and \udcff xxx")
     assert store.curve(trial.id) == curve
-    assert store.find_result("fingerprint0", "key") is None
+    assert store.find_result(ask()) is None
 
 
 def test_metrics_that_are_not_finite_come_back_as_nan(store: Store, study: StudyRow) -> None:
@@ -224,15 +224,68 @@ def test_the_budget_is_kept_to_the_trial(store: Store, study: StudyRow) -> None:
 
 def test_a_result_serves_another_study(store: Store, study: StudyRow) -> None:
     store.finish(begin(store, study).token, RESULT)
-    source = store.find_result("fingerprint0", "key")
+    source = store.find_result(ask())
     assert source is not None
-    assert store.find_result("fingerprint0", "other recipe") is None
+    for other in ({"job_key": "other recipe"}, {"seed": 1}, {"fingerprint": "another"}):
+        assert store.find_result(dataclasses.replace(ask(), **other)) is None
+    assert store.find_result(ask(), ["f1", "params"]) == source
+    assert store.find_result(ask(), ["energy"]) is None  # it was never measured
     later = store.open_study(dataclasses.replace(STUDY, name="later"))
     trial = store.reuse(later.id, ask(0), source, budget=1)
     assert trial is not None
     assert (trial.state, trial.reused_from, trial.seconds) == ("reused", source.id, 0.0)
     assert (trial.accuracy, trial.metrics) == (source.accuracy, source.metrics)
     assert store.reuse(later.id, ask(0), source, budget=1) is None
+    assert trial.latency_ms is None  # no device was named: nobody knows what it is there
+
+
+def test_one_architecture_on_one_device_has_one_latency(store: Store, study: StudyRow) -> None:
+    """However often it is trained; and another on another device."""
+    again = dataclasses.replace(ask(), job_key="another recipe")
+    claims = store.begin(study.id, [ask(), again, dataclasses.replace(again, seed=9)])
+    later = dataclasses.replace(RESULT, latency=Latency(ms=9, low=8, high=10, device="cpu/4"))
+    elsewhere = dataclasses.replace(RESULT, latency=Latency(ms=7, low=6, high=8, device="gpu"))
+    for claim, result in zip(claims, (RESULT, later, elsewhere), strict=True):
+        assert store.finish(claim.token, result)
+    found = [(t.latency_ms, t.latency_low, t.latency_device) for t in store.trials(study.id)]
+    assert found == [(1.5, 1.25, "cpu/4"), (1.5, 1.25, "cpu/4"), (7.0, 6.0, "gpu")]
+    assert store.measured("fingerprint0", {"gpu", "tpu"}) == "gpu"
+    assert store.measured("fingerprint0", {"tpu"}) == store.measured("other", {"gpu"}) == ""
+    with store.engine.connect() as connection:
+        query = text("SELECT latency_ms, device FROM tradeoffs ORDER BY trial")
+        assert [tuple(row) for row in connection.execute(query)] == [
+            (1.5, "cpu/4"), (1.5, "cpu/4"), (7.0, "gpu")
+        ]  # fmt: skip
+
+
+def test_an_accuracy_is_taken_over_and_a_latency_measured_here(
+    store: Store, study: StudyRow
+) -> None:
+    store.finish(begin(store, study).token, RESULT)
+    source = store.find_result(ask())
+    later = store.open_study(dataclasses.replace(STUDY, name="on a laptop"))
+    [claim] = store.begin(later.id, [ask()])
+    here = Result(metrics={}, latency=Latency(ms=40, low=39, high=41, device="laptop"), seconds=1)
+    assert store.finish(claim.token, here, source)
+    [trial] = store.trials(later.id)
+    assert source is not None
+    assert (trial.state, trial.reused_from, trial.accuracy) == ("reused", source.id, 0.75)
+    assert (trial.latency_ms, trial.latency_device, trial.seconds) == (40.0, "laptop", 1.0)
+    assert store.trial(study.id, 0).latency_ms == 1.5
+    assert trial.value("latency_ms") == 40.0
+    assert trial.value("f1") == 0.5
+
+
+def test_an_evaluators_own_latency_is_a_metric_of_its_evaluation(
+    store: Store, study: StudyRow
+) -> None:
+    told = Result(metrics={"accuracy": 0.5, "latency_ms": 3.0})
+    store.finish(begin(store, study).token, told)
+    [trial] = store.trials(study.id)
+    assert (trial.latency_ms, trial.value("latency_ms"), trial.latency_device) == (3.0, 3.0, None)
+    reused = store.reuse(study.id, ask(), trial)
+    assert reused is not None
+    assert reused.value("latency_ms") == reused.latency_ms == 3.0
 
 
 def test_counts_beyond_64_bits_are_refused() -> None:
@@ -527,6 +580,51 @@ def test_the_migrations_make_the_tables(url: str, store: Store) -> None:
     assert ScriptDirectory(str(folder)).get_current_head() == HEAD
 
 
+# A study of the schema before this one: two trainings of one architecture on one device.
+OLD = (
+    "INSERT INTO nas_studies VALUES (1, 'old', 's', '', '[[\"accuracy\", \"max\"]]', "
+    """'{"params": "<= 1e+06"}', '{}', 'digits', 'default', 0, '{}', 5.0, 2)""",
+    *(
+        f"INSERT INTO nas_trials VALUES ({n + 1}, 1, {n}, 'ask{n}', 'finished', '{{}}', '{{}}', 'p', "
+        f"'fp', 10, 20, '{{}}', 'k{n}', 3, 0, NULL, 0.5, {ms}, {ms}, {ms + 1}, 'cpu', "
+        """'{"latency_ms": 7.5}', NULL, NULL, 1.0, 'cpu', 1.0, 2.0, NULL)"""
+        for n, ms in enumerate((0.25, 0.375))
+    ),
+)
+
+
+def test_a_record_of_the_old_schema_loses_nothing(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    engine = create_engine(connect.parse(url))
+    config = Config()
+    config.set_main_option("script_location", str(Path(connect.__file__).with_name("migrations")))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        for row in OLD:
+            connection.exec_driver_sql(row)
+    engine.dispose()
+    store = open_store(url)
+    assert [r.getMessage()[:38] for r in caplog.records] == [
+        "2 evaluations were made before nas tol"
+    ]
+    [study] = store.studies()
+    rows = list(store.trials(study.id))
+    assert [(t.latency_ms, t.latency_low, t.latency_high) for t in rows] == [(0.25, 0.25, 1.25)] * 2
+    assert {t.value("latency_ms") for t in rows} == {0.25}
+    assert (study.images, rows[0].accuracy, rows[1].job_key) == ("", 0.5, "k1")
+    now = Study(**{f.name: getattr(study, f.name) for f in dataclasses.fields(Study)})
+    same = dataclasses.replace(now, constraints={"params": "<= 1000000"})
+    assert store.open_study(same).id == 1
+    with pytest.raises(StudyError, match="images that nas did not tell apart then, and now they"):
+        store.open_study(dataclasses.replace(now, images="0f", images_about="9 images"))
+    store.close()
+
+
 def test_opening_again_needs_no_alembic(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/record.db"
     open_store(url).close()
@@ -548,7 +646,7 @@ def test_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
     connection.commit()
     connection.close()
     before = file.read_bytes()
-    with pytest.raises(StoreError, match=r"'9999', newer than .* \('0001'\): update nas"):
+    with pytest.raises(StoreError, match=r"'9999', newer than .* \('0002'\): update nas"):
         open_store(f"sqlite:///{file}")
     assert file.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file]

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import functools
 import gc
+import hashlib
 import importlib
 import math
 import numbers
@@ -68,6 +69,11 @@ def resolve(job: Job) -> Callable[[Job, Report], Any]:
 
         return functools.partial(evaluate, checkpoint=job.checkpoint or None)
     function = evaluator(job.evaluator)
+    if job.source and (here := source(job.evaluator)) != job.source:
+        raise NasError(
+            f"evaluator {job.evaluator!r}: its module is another ({here}) than where the search "
+            f"was started ({job.source})"
+        )
 
     def call(job: Job, report: Report) -> Any:
         import nas
@@ -99,6 +105,15 @@ def evaluator(name: str) -> Callable[..., Any]:
         raise NasError(f"evaluator {name!r}: {module.__file__} has no function {path!r}")
     named: Callable[..., Any] = function
     return named
+
+
+@functools.cache
+def source(name: str) -> str:
+    """A digest of the file of the module that ``module:function`` is in, as it was when this
+    process imported it; empty where the module has none. Raises NasError as ``evaluator``."""
+    evaluator(name)
+    file = sys.modules[name.partition(":")[0]].__file__
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else ""
 
 
 @functools.cache

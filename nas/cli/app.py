@@ -33,12 +33,12 @@ app.add_typer(submit_commands.app, name="submit")
 
 def main() -> None:
     """The entry point: bad input becomes one sentence and an exit status."""
-    from nas.errors import NasError
+    from nas.errors import NasError, NothingFound
 
     try:
         app()
     except NasError as error:
-        fail(str(error), 3 if type(error).__name__ == "Infeasible" else 2)
+        fail(str(error), 3 if isinstance(error, NothingFound) else 2)
     except KeyboardInterrupt:
         fail("interrupted", 130)
 
@@ -57,11 +57,11 @@ def search(
     storage: Storage = STORAGE,
     study: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--study", help="Its name; the same name resumes.  [default: SPACE-DATASET]"),
+        typer.Option("--study", help="Its name; the same name resumes.  [default: SPACE-IMAGES]"),
     ] = None,
     trials: Annotated[int, typer.Option("--trials", help="How many to have in all.")] = 40,
     epochs: Annotated[int, typer.Option("--epochs", help="How long each is trained.")] = 20,
-    dataset: Dataset = "digits",
+    dataset: Dataset = None,
     data: Data = "",
     size: Size = 0,
     download: Annotated[bool, typer.Option("--download", help="Fetch the data set first.")] = False,
@@ -187,7 +187,7 @@ def audit(
     rungs: Annotated[
         str, typer.Option("--rungs", metavar="auto|3,7,20", help="Epochs to score at.")
     ] = "auto",
-    dataset: Dataset = "digits",
+    dataset: Dataset = None,
     data: Data = "",
     size: Size = 0,
     seed: Seed = 0,
@@ -213,7 +213,7 @@ def train(
         str, typer.Argument(metavar="PATTERN_OR_NAME", help="A closed pattern or a zoo network.")
     ],
     epochs: Annotated[int, typer.Option("--epochs", help="How long it is trained.")] = 20,
-    dataset: Dataset = "digits",
+    dataset: Dataset = None,
     data: Data = "",
     size: Annotated[
         Optional[int],  # noqa: UP045
@@ -287,11 +287,12 @@ def show(
     plugin: Plugin = None,
 ) -> None:
     """Draw an architecture, stage by stage; or a space, with the domains of what is open."""
-    from nas.cli.options import closed_or_space, load_plugins
+    from nas.cli.options import closed_or_space, data_ref, load_plugins
     from nas.report import screens
 
     load_plugins(plugin or [])
-    architecture, space = closed_or_space(pattern, dataset, data, size)
+    named = data_ref(dataset, data, size).name if dataset or data else None
+    architecture, space = closed_or_space(pattern, named, data, size)
     if architecture is not None:
         screens.out(screens.drawing(architecture, space))
     elif space is not None:

@@ -18,7 +18,12 @@ Storage = Annotated[
 ]
 STORAGE = "sqlite:///nas.db"
 Dataset = Annotated[
-    str, typer.Option("--dataset", help="The images; `nas doctor` lists the names.")
+    Optional[str],  # noqa: UP045 - typer reads it at run time
+    typer.Option(
+        "--dataset",
+        help="The images; `nas doctor` lists the names.  [default: imagefolder with --data, "
+        "otherwise digits]",
+    ),
 ]
 Data = Annotated[str, typer.Option("--data", metavar="DIR", help="The directory they are in.")]
 Size = Annotated[int, typer.Option("--size", help="Resize images to SIZE x SIZE pixels (0: no).")]

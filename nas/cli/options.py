@@ -14,9 +14,11 @@ from nas.driver.rungs import geometric, read
 from nas.errors import NasError, RecipeError, StudyError, nearest
 from nas.job import DataRef, Job, Recipe
 from nas.language.architecture import Architecture, parse
+from nas.metrics import METRICS, Direction
 from nas.samplers import SAMPLERS
 from nas.spaces.space import Bound, Space, load_space, read_bound, read_direction, shipped
 from nas.store import Store, StudyRow, open_store
+from nas.workers.run import source
 
 
 def load_plugins(paths: Iterable[Path]) -> tuple[str, ...]:
@@ -27,11 +29,21 @@ def load_plugins(paths: Iterable[Path]) -> tuple[str, ...]:
     return files
 
 
-def data_ref(dataset: str, data: str, size: int) -> DataRef:
-    return DataRef(name=dataset, dir=str(Path(data).resolve()) if data else "", size=size)
+def data_ref(dataset: str | None, data: str, size: int) -> DataRef:
+    """A directory alone is a folder of images; without one, digits are."""
+    name = dataset or ("imagefolder" if data else DataRef().name)
+    return DataRef(name=name, dir=str(Path(data).resolve()) if data else "", size=size)
 
 
-def space_on(space: str, dataset: str, data: str, size: int) -> Space:
+def identified(ref: DataRef) -> tuple[DataRef, str]:
+    """The images with their identity, and what people are told of them. Reads new ones whole."""
+    from nas.data import identity, summary
+
+    place = f" of {ref.dir}" if ref.dir else ""
+    return dataclasses.replace(ref, identity=identity(ref)), f"{summary(ref)}{place}"
+
+
+def space_on(space: str, dataset: str | None, data: str, size: int) -> Space:
     """A space on the shape and the classes of a data set."""
     from nas.data import describe
 
@@ -63,7 +75,7 @@ def plan(
     study: str | None,
     trials: int,
     epochs: int,
-    dataset: str,
+    dataset: str | None,
     data: str,
     size: int,
     download: bool,
@@ -98,6 +110,9 @@ def plan(
         objectives=dict(map(_objective, _split(objectives))) or loaded.objectives,
         constraints={**loaded.constraints, **dict(map(_constraint, constraints))},
     )
+    images = ""
+    if not evaluator:
+        ref, images = identified(ref)
     levels = read(rungs, epochs)
     if levels and not evaluator and not any(text.startswith("schedule=") for text in recipe):
         recipe = [*recipe, "schedule=rungs"]
@@ -110,25 +125,34 @@ def plan(
         epochs=epochs,
         seed=seed,
         evaluator=evaluator,
+        source=source(evaluator) if evaluator else "",
         plugins=files,
     )
-    name = study or f"{loaded.name}-{dataset}"
     return Plan(
-        study=name,
+        study=study or f"{loaded.name}-{called(ref)}",
         space=loaded,
         job=job,
         trials=trials,
         sampler=sampler,
         rungs=levels,
         artifacts=artifacts,
+        images=images,
     )
+
+
+def called(ref: DataRef) -> str:
+    """The images in a study's name: the name of their kind, or of a folder with a part of its
+    identity, as many folders are called "train"."""
+    if ref.name != "imagefolder":
+        return ref.name
+    return "-".join(filter(None, [Path(ref.dir).name, ref.identity[:6]]))
 
 
 def audited(
     space: str,
     epochs: int,
     rungs: str,
-    dataset: str,
+    dataset: str | None,
     data: str,
     size: int,
     seed: int,
@@ -155,7 +179,7 @@ def single_job(
     pattern: str,
     *,
     epochs: int,
-    dataset: str,
+    dataset: str | None,
     data: str,
     size: int | None,
     download: bool,
@@ -182,7 +206,7 @@ def single_job(
         from nas.data import download as fetch
 
         fetch(ref)
-    architecture, space = closed_or_space(pattern, dataset, data, size)
+    architecture, space = closed_or_space(pattern, ref.name, data, size)
     if architecture is None:
         raise NasError(
             f"{space.name if space else pattern} is a search space: `nas search` takes it"
@@ -190,7 +214,7 @@ def single_job(
     return Job(
         pattern=str(architecture),
         recipe=settings,
-        data=ref,
+        data=identified(ref)[0],
         epochs=epochs,
         seed=seed,
         plugins=files,
@@ -208,11 +232,12 @@ def _split(texts: Sequence[str]) -> list[str]:
     return [part.strip() for text in texts for part in text.split(",") if part.strip()]
 
 
-def _objective(text: str) -> tuple[str, str]:
+def _objective(text: str) -> tuple[str, Direction]:
     name, colon, direction = text.partition(":")
-    if not colon or not name:
+    if not name or not (colon or name in METRICS):
         raise NasError(f"--objective {text!r}: must be NAME:max or NAME:min")
-    return name, read_direction(direction, f"--objective {text}")
+    return name, read_direction(direction if colon else METRICS[name].direction,
+                                f"--objective {text}")  # fmt: skip
 
 
 def _constraint(text: str) -> tuple[str, Bound]:

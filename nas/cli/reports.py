@@ -10,12 +10,14 @@ from pathlib import Path
 
 import optuna
 
+from nas import metrics
+from nas.cli.options import identified
 from nas.data import describe
 from nas.driver.audit import Subject, audit
 from nas.driver.finalists import random_plan, report
 from nas.driver.loop import search
 from nas.driver.plan import Plan
-from nas.errors import NasError
+from nas.errors import NasError, StudyError
 from nas.job import DataRef, Job
 from nas.report import pages, screens
 from nas.report.progress import Progress
@@ -29,8 +31,8 @@ def audit_and_show(space: Space, job: Job, levels: Sequence[int], count: int) ->
     """Trains what the audit needs, a line each on stderr; at the end its page."""
 
     def tell(number: int, subject: Subject) -> None:
-        scores = ", ".join(f"{screens.percent(a)} at {e}" for e, a in subject.scores.items())
-        size = screens.count(subject.architecture.params)
+        scores = ", ".join(f"{metrics.percent(a)} at {e}" for e, a in subject.scores.items())
+        size = metrics.count(subject.architecture.params)
         print(f"nas: {number + 1} of {count}, {size} params: {scores}", file=sys.stderr, flush=True)
 
     screens.out(pages.audit_page(audit(space, job, levels, count, tell)))
@@ -63,7 +65,7 @@ def report_and_show(
 
     def tell(row: TrialRow, number: int, accuracy: float) -> None:
         told = f"trial {row.number}, training {number + 1} of {seeds}"
-        print(f"nas: {told}: {screens.percent(accuracy)}", file=sys.stderr, flush=True)
+        print(f"nas: {told}: {metrics.percent(accuracy)}", file=sys.stderr, flush=True)
 
     found = report(study, rows, ref, seeds=seeds, top=top, random=random, tell=tell)
     screens.out(pages.report_page(found))
@@ -73,13 +75,19 @@ def report_and_show(
 
 
 def data_of(study: StudyRow, folder: str) -> DataRef:
-    """The data of a study; the record holds no directories. Raises DataError."""
-    path = str(Path(folder).resolve()) if folder else ""
+    """The images of a study, where they were or in another folder. Raises DataError, and StudyError
+    where they are others."""
+    path = str(Path(folder).resolve()) if folder else study.directory
     ref = DataRef(name=study.dataset, dir=path, split_seed=study.settings["split_seed"])
     channels, height, width = study.settings["input"]
     info = describe(ref)
-    same = (info.channels, info.height, info.width) == (channels, height, width)
-    return ref if same else dataclasses.replace(ref, size=height)
+    if (info.channels, info.height, info.width) != (channels, height, width):
+        ref = dataclasses.replace(ref, size=height)
+    ref, about = identified(ref)
+    if ref.identity != study.images:
+        earlier = study.images_about or "images that nas did not tell apart then"
+        raise StudyError(f"study {study.name!r} was made on {earlier}, and these are {about}")
+    return ref
 
 
 def searched(plan: Plan, store: Store, workers: int | None) -> list[TrialRow]:

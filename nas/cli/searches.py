@@ -7,18 +7,22 @@ import os
 import shlex
 import signal
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from nas.cli.options import called
 from nas.driver.baselines import architectures, evaluate
 from nas.driver.plan import Plan
+from nas.errors import NothingFound
 from nas.job import Epoch, Job
 from nas.language.architecture import parse
+from nas.metrics import percent
 from nas.report import screens
 from nas.report.progress import Progress
-from nas.store import ENDED, open_store
+from nas.store import ENDED, StudyRow, TrialRow, open_store
 from nas.training import footprint
 from nas.workers import open_pool
 from nas.workers.run import evaluator
@@ -76,10 +80,13 @@ def search_and_show(
         finally:
             pool.close()
         study = store.find_study(plan.study)
-        beside = [row for row in store.trials(study.id, states=ENDED) if row.baseline]
+        ended = list(store.trials(study.id, states=ENDED))
     finally:
         store.close()
+    beside = [row for row in ended if row.baseline]
     _tell_end(plan, status)
+    if not status.front:
+        raise NothingFound(_why_nothing(study, ended))
     screens.rows_out(study, status.front, [], "table")
     if beaten := [row for row in beside if row.number not in {r.number for r in status.front}]:
         print("\nbaselines that are not on the front:")
@@ -92,11 +99,12 @@ def train_and_show(job: Job, folder: Path) -> None:
     from nas.training.single import train
 
     signal.signal(signal.SIGTERM, _interrupt)
-    name = f"{job.data.name}-{parse(job.pattern).fingerprint}-{job.seed}"
+    # All that the weights depend on: whatever is another gives another file.
+    name = f"{called(job.data)}-{parse(job.pattern).fingerprint}-{job.key}-{job.seed}"
 
     def report(point: Epoch) -> None:
         told = f"epoch {point.epoch} of {job.epochs}, loss {point.train_loss:.4f}"
-        scored = f"validation accuracy {screens.percent(point.accuracy)}"
+        scored = f"validation accuracy {percent(point.accuracy)}"
         print(f"nas: {told}, {scored}, {screens.span(point.seconds)}", file=sys.stderr, flush=True)
 
     checkpoint, weights = folder / f"{name}.checkpoint", folder / f"{name}.pt"
@@ -114,16 +122,23 @@ def _tell_end(plan: Plan, status: Status) -> None:
     print(f"nas: study {plan.study}: {', '.join(told)}", file=sys.stderr)
     if status.exhausted:
         print("nas: every architecture that was drawn has been evaluated", file=sys.stderr)
-    if not status.front:
-        print("nas: no finished candidate meets the constraints", file=sys.stderr)
+
+
+def _why_nothing(study: StudyRow, ended: Sequence[TrialRow]) -> str:
+    """Why a study that has come to its end has no front."""
+    if any(row.state in ("finished", "reused") for row in ended):
+        bounds = ", ".join(f"{name} {text}" for name, text in study.constraints.items())
+        return f"no finished candidate of study {study.name} meets the constraints ({bounds})"
+    reasons = Counter(f"{row.failure}: {row.reason}" for row in ended if row.failure)
+    reason, times = next(iter(reasons.most_common(1)), ("nothing was tried", 0))
+    return f"no candidate of study {study.name} finished; {times} of {len(ended)} by {reason}"
 
 
 def _tell_next(plan: Plan, storage: str, status: Status) -> None:
     given = "" if os.environ.get("NAS_STORAGE") == storage else _option("--storage", storage)
     study = _option("--study", plan.study)
     print("\nnext:", file=sys.stderr)
-    if status.front:
-        print(f"  nas trials show {status.front[0].number}{study}{given}", file=sys.stderr)
+    print(f"  nas trials show {status.front[0].number}{study}{given}", file=sys.stderr)
     print(f"  nas pareto{study}{given} -f csv", file=sys.stderr)
     if not status.exhausted:
         print(f"  the same command with --trials {2 * plan.trials} goes on", file=sys.stderr)

@@ -22,7 +22,7 @@ def ls() -> None:
 @app.command()
 def show(
     space: SpaceName,
-    dataset: Dataset = "digits",
+    dataset: Dataset = None,
     data: Data = "",
     size: Size = 0,
     plugin: Plugin = None,
@@ -38,7 +38,7 @@ def show(
 @app.command()
 def check(
     space: SpaceName,
-    dataset: Dataset = "digits",
+    dataset: Dataset = None,
     data: Data = "",
     size: Size = 0,
     draws: Annotated[
@@ -64,7 +64,7 @@ def sample(
         int, typer.Option("--count", "-n", min=1, max=1_000_000, help="How many.")
     ] = 5,
     seed: Seed = 0,
-    dataset: Dataset = "digits",
+    dataset: Dataset = None,
     data: Data = "",
     size: Size = 0,
     plugin: Plugin = None,

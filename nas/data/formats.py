@@ -69,6 +69,10 @@ def present(ref: DataRef, files: Iterable[Path]) -> None:
 
 
 def digits_info(ref: DataRef) -> Info:
+    if ref.dir:
+        raise DataError(
+            f"the data set digits comes with scikit-learn: it is not read from {ref.dir}"
+        )
     return Info(channels=1, height=8, width=8, classes=TEN)
 
 

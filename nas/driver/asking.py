@@ -18,20 +18,17 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas.driver.plan import Plan
 from nas.driver.proposals import problem
-from nas.driver.tradeoffs import excess, scaled
-from nas.errors import NasError, ShapeError
+from nas.driver.tradeoffs import excess
+from nas.errors import NothingFound, ShapeError
 from nas.job import Recipe
 from nas.language.architecture import Architecture
+from nas.metrics import scaled
 from nas.samplers import SAMPLERS
 from nas.samplers.ehvi import EHVISampler
 from nas.store import Ask, StudyRow, TrialRow
 
 PATIENCE = 10  # proposals in a row that cost nothing and bring nothing, before a random one
 DRAWS = 2_000  # random draws without a new feasible architecture, before the space is exhausted
-
-
-class Infeasible(NasError):
-    """No architecture of the space meets the constraints."""
 
 
 def sampler(plan: Plan, begun: int = 0) -> BaseSampler:
@@ -69,7 +66,7 @@ class Asker:
     def ask(self) -> tuple[Trial, Ask] | None:
         """A candidate; None where there is none left.
 
-        Raises Infeasible where there never was one.
+        Raises NothingFound where there never was one.
         """
         vain = 0
         while vain < DRAWS and (vain < PATIENCE or self._enqueue()):
@@ -107,7 +104,7 @@ class Asker:
                 return True
         if not self.seen:
             bounds = ", ".join(f"{m} {b}" for m, b in self.space.constraints.items())
-            raise Infeasible(
+            raise NothingFound(
                 f"none of {DRAWS} draws of {self.space.name} meets the constraints ({bounds}): "
                 f"`nas space check {self.space.name}` shows what the space holds"
             )

@@ -26,7 +26,8 @@ from nas.driver import rungs
 from nas.errors import NasError, StudyError
 from nas.job import Failure, Job
 from nas.language.architecture import Architecture
-from nas.spaces.space import ARITHMETIC, Space
+from nas.metrics import ACCURACY, METRICS, arithmetic
+from nas.spaces.space import Space
 from nas.training import train
 from nas.training.indicators import INDICATORS
 
@@ -135,7 +136,7 @@ def examine(architecture: Architecture, job: Job, levels: Sequence[int]) -> Subj
             outcome = train.evaluate(rung, lambda _: None, checkpoint=Path(folder, "checkpoint"))
             if isinstance(outcome, Failure):
                 raise NasError(f"{architecture} cannot be audited: {outcome.reason}")
-            scores[epochs] = outcome.metrics["accuracy"]
+            scores[epochs] = outcome.metrics[ACCURACY]
     return Subject(architecture, scores, free, seconds)
 
 
@@ -148,7 +149,7 @@ def free_scores(architecture: Architecture, job: Job) -> tuple[dict[str, float],
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(job.seed))
     plain = preparation(normal or statistics(images), data.describe(job.data).shape[1:])
     x, y = next(batches(Source.of(images, device), order[:BATCH], BATCH, plain))
-    scores = {"params": float(architecture.params), "macs": float(architecture.macs)}
+    scores = arithmetic(architecture)
     seconds = dict.fromkeys(scores, 0.0)
     for name, indicator in INDICATORS.items():
         began = time.perf_counter()
@@ -173,7 +174,7 @@ def judge(subjects: Sequence[Subject]) -> Audit:
         signals.append(Signal(f"{rung} epochs", rung, epochs, *ranks(values, final)))
     sure = [s for s in signals if s.kendall.value >= TRUSTED and s.kendall.low > 0]
     trusted = [s.rung for s in sure if s.rung]
-    size = [np.array(columns[name]) for name in ARITHMETIC]
+    size = [np.array(columns[name]) for name, metric in METRICS.items() if metric.arithmetic]
     better = tuple(
         name
         for name in INDICATORS

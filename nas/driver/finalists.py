@@ -25,6 +25,7 @@ from nas.driver.plan import Plan
 from nas.driver.tradeoffs import pareto
 from nas.errors import NasError, StudyError
 from nas.job import DataRef, Epoch, Job, Recipe
+from nas.metrics import ACCURACY, on_device
 from nas.samplers.ehvi import EHVISampler
 from nas.spaces.plain import parse_mapping
 from nas.spaces.space import read_bound, read_space
@@ -114,8 +115,8 @@ def report(
         raise StudyError(f"seeds is {seeds} and top is {top}: each must be 1 or more")
     if evaluator := study.settings.get("evaluator"):
         raise StudyError(f"study {study.name!r} was run by {evaluator}: nothing to train again")
-    if dict(study.objectives).get("accuracy") != "max":
-        raise StudyError(f"study {study.name!r} has no objective accuracy:max to choose by")
+    if dict(study.objectives).get(ACCURACY) != "max":
+        raise StudyError(f"study {study.name!r} has no objective {ACCURACY}:max to choose by")
     entered = [(row, "") for row in choose(study, rows, top)]
     if not entered:
         raise StudyError(f"study {study.name!r} has no finished candidate: nothing to report on")
@@ -147,9 +148,7 @@ def choose(study: StudyRow, rows: Iterable[TrialRow], top: int) -> list[TrialRow
         return []
     believed = dict(zip((r.id for r in rows), posterior(study, rows), strict=True))
     measured = {row.id: row for row in rows}
-    better = [
-        dataclasses.replace(r, metrics={**r.metrics, "accuracy": believed[r.id]}) for r in rows
-    ]
+    better = [dataclasses.replace(r, metrics={**r.metrics, ACCURACY: believed[r.id]}) for r in rows]
     best = sorted(pareto(study, better), key=lambda r: -believed[r.id])
     return [measured[row.id] for row in best[:top]]
 
@@ -170,7 +169,7 @@ def posterior(study: StudyRow, rows: Sequence[TrialRow]) -> list[float]:
     ]
     rebuilt.add_trials(trials)
     means, _ = EHVISampler(study.seed).posterior(rebuilt, rebuilt.get_trials(deepcopy=False))
-    return [float(mean) for mean in means[:, names.index("accuracy")]]
+    return [float(mean) for mean in means[:, names.index(ACCURACY)]]
 
 
 def again(
@@ -236,8 +235,9 @@ def random_plan(study: StudyRow, rows: Iterable[TrialRow], data: DataRef) -> Pla
             data=data,
             epochs=settings["epochs"],
             seed=study.seed,
-            latency="latency_ms" in {*dict(study.objectives), *study.constraints},
+            latency=bool(on_device([*dict(study.objectives), *study.constraints])),
         ),
         trials=max(1, round(spent / settings["epochs"])),
         sampler="random",
+        images=study.images_about,
     )

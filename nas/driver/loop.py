@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import quote
@@ -26,8 +26,9 @@ from nas.errors import StoreError, StudyError
 from nas.failpoints import reach
 from nas.job import Epoch, Failure, Job, Outcome, Recipe, Result
 from nas.job.pool import Done, Pool
+from nas.metrics import ACCURACY, METRICS, on_device
 from nas.samplers import SAMPLERS
-from nas.store import Claim, Store, StudyRow, TrialRow
+from nas.store import Ask, Claim, Store, StudyRow, TrialRow
 from nas.store.mirror import Mirror
 
 LOST = 20  # workers that may die under one trial before the trial is what kills them
@@ -74,7 +75,7 @@ def search(plan: Plan, store: Store, pool: Pool, watch: Watch = lambda _: None) 
     """Runs or resumes a study until it has ``plan.trials`` trials, or its space is exhausted.
 
     ``watch`` is told after everything that happens. Raises StudyError where the study exists with
-    other settings, and Infeasible where nothing meets the constraints. Interrupted, it leaves the
+    other settings, and NothingFound where nothing meets the constraints. Interrupted, it leaves the
     trials under way to be claimed by the next run.
     """
     if plan.trials < 1:
@@ -92,11 +93,13 @@ def search(plan: Plan, store: Store, pool: Pool, watch: Watch = lambda _: None) 
 @dataclass(slots=True)
 class _Running:
     """A job under way, up to ``epochs``. ``trial`` is the sampler's; None where that was told
-    already, or an earlier driver had asked it."""
+    already, or an earlier driver had asked it. ``source`` is an earlier evaluation that stands for
+    this one, of which no more than the latency is measured."""
 
     claim: Claim
     trial: Trial | None
     epochs: int
+    source: TrialRow | None = None
     curve: list[Epoch] = field(default_factory=list)
 
 
@@ -113,6 +116,7 @@ class _Driver:
         self.news: Iterator[list[TrialRow]] = store.endings(self.row.id)
         self.running: dict[int, _Running] = {}
         self.tickets = 0
+        self.devices: set[str] = set()  # those that measured a latency in this run
         self.told: set[int] = set()  # numbers of the trials that the sampler knows
         self.untold: dict[int, Trial] = {}  # by number: of paused ones the sampler's, if not told
         self.counts = {"finished": 0, "stopped": 0, "failed": 0, "reused": 0}
@@ -209,17 +213,18 @@ class _Driver:
                 return
             trial, ask = asked
             reach("asked")
-            source = self.store.find_result(ask.fingerprint, ask.job_key)
+            source, device = self.known(ask)
             study, budget = self.row.id, self.budget
-            if source is not None:
-                if row := self.store.reuse(study, ask, source, budget=budget, once=True):
+            if source is not None and device is not None:
+                row = self.store.reuse(study, ask, source, device=device, budget=budget, once=True)
+                if row:
                     reach("reused")
                     self.tell(trial, row)
                     self.tell_watch()
                     continue
             elif claims := self.store.begin(study, [ask], budget=budget, once=True):
                 reach("begun")
-                self.submit(claims[0], trial)
+                self.submit(claims[0], trial, source)
                 continue
             self.asker.drop(trial)
             if not self.store.has(study, ask):
@@ -227,12 +232,25 @@ class _Driver:
             self.asker.repeated += 1  # another driver was faster
             self.asker.seen.setdefault((ask.fingerprint, ask.job_key), None)
 
+    def known(self, ask: Ask) -> tuple[TrialRow | None, str | None]:
+        """An earlier evaluation that may stand for this one, in whatever study; and the device that
+        its latency is taken from (empty: it needs none), None where that is to be measured here."""
+        measured, evaluator = self.plan.measured, self.plan.job.evaluator
+        devices = [] if evaluator else on_device(measured)
+        source = self.store.find_result(ask, [n for n in measured if n not in devices])
+        if source is None or not devices:
+            return source, (source.latency_device or "") if source and evaluator else ""
+        return source, self.store.measured(ask.fingerprint, self.devices) or None
+
     # -- run --------------------------------------------------------------------------------------
 
-    def submit(self, claim: Claim, trial: Trial | None) -> None:
+    def submit(self, claim: Claim, trial: Trial | None, source: TrialRow | None = None) -> None:
+        """Runs a claimed trial. With a ``source`` its latency alone is measured."""
         row, job = claim.trial, self.job(claim.trial)
+        if source:
+            job = dataclasses.replace(job, epochs=0, latency=True, checkpoint="")
         self.tickets += 1
-        self.running[self.tickets] = _Running(claim, trial, job.epochs)
+        self.running[self.tickets] = _Running(claim, trial, job.epochs, source)
         if not row.baseline:
             self.ladder.reached[row.number] = job.epochs
         self.asker.seen[row.fingerprint, row.job_key] = None
@@ -246,7 +264,7 @@ class _Driver:
         whole = row.baseline or not self.plan.rungs
         epochs = shared.epochs if whole else rungs.after(self.plan.rungs, reached)
         # A verdict needs what the objectives and constraints are about; anything else can wait.
-        asked = "latency_ms" in self.space.objectives or "latency_ms" in self.space.constraints
+        asked = bool(on_device(self.plan.measured))
         return dataclasses.replace(
             shared,
             pattern=row.pattern,
@@ -270,7 +288,7 @@ class _Driver:
         """Sends a candidate on if it is next, stops it if it promises nothing, or lets it wait for
         its turn."""
         asked = run.claim.trial
-        scores = (*asked.rungs, (run.epochs, result.metrics["accuracy"]))
+        scores = (*asked.rungs, (run.epochs, result.metrics[ACCURACY]))
         scored = dataclasses.replace(asked, metrics=result.metrics, rungs=scores)
         then: Literal["running", "paused", "stopped"] = "paused"
         if self.next_up(run.epochs, scored) is scored:
@@ -353,30 +371,36 @@ class _Driver:
         if run is None:
             return
         reach("received")
-        outcome = self.judged(outcome)
+        missing = self.missing(outcome, run.source)
+        outcome = self.judged(outcome, missing)
         claim = run.claim
         again = isinstance(outcome, Failure) and (
             (outcome.ours and claim.attempt < LOST)
-            or (outcome.kind == "error" and claim.faults < 1)
+            or (outcome.kind == "error" and claim.faults < 1 and not missing)
         )
         if again and isinstance(outcome, Failure):
             reach("failed")
             if retry := self.store.requeue(claim.token, outcome):
                 reach("requeued")
-                self.submit(retry, run.trial)
+                self.submit(retry, run.trial, run.source)
             else:
                 self.forget(run)
             return
-        if isinstance(outcome, Result) and run.epochs < self.plan.job.epochs:
+        if isinstance(outcome, Result) and outcome.latency:
+            self.devices.add(outcome.latency.device)
+        if isinstance(outcome, Result) and not run.source and run.epochs < self.plan.job.epochs:
             self.at_rung(run, outcome)
             return
         if isinstance(outcome, Failure) and not outcome.curve:
             outcome = dataclasses.replace(outcome, curve=tuple(run.curve))
-        if not self.store.finish(claim.token, outcome):
+        if not self.store.finish(claim.token, outcome, run.source):
             self.forget(run)
             return
         reach("recorded")
         self.conclude(self.store.trial(self.row.id, claim.trial.number), run.trial)
+        if missing and not (self.counts["finished"] or self.counts["reused"]):
+            assert isinstance(outcome, Failure)
+            raise StudyError(f"the search cannot go on: {outcome.reason}")
 
     def forget(self, run: _Running) -> None:
         """Another driver has the trial now: its result will be heard, as of another's trial."""
@@ -396,22 +420,28 @@ class _Driver:
         self.ended += 1
         self.tell_watch()
 
-    def judged(self, outcome: Outcome) -> Outcome:
-        """A result without a number for an objective is a failure of the evaluator."""
+    def missing(self, outcome: Outcome, source: TrialRow | None) -> list[str]:
+        """What a result lacks of the metrics that objectives and constraints need."""
+        if isinstance(outcome, Failure):
+            return []
+        given = {*outcome.metrics, *(on_device(METRICS) if outcome.latency else ())}
+        given |= {*source.metrics} if source else set()
+        return [name for name in self.plan.measured if name not in given]
+
+    def judged(self, outcome: Outcome, missing: Sequence[str]) -> Outcome:
+        """A result without a number that the search needs is a failure of the evaluator."""
         if isinstance(outcome, Failure):
             return outcome
-        given = {"params", "macs", *outcome.metrics}
-        given |= {"latency_ms"} if outcome.latency else set()
-        missing = [name for name in self.objectives if name not in given]
+        reason = ""
         if missing:
-            reason = (
-                f"the evaluator gave no {', '.join(missing)}: it gave {sorted(outcome.metrics)}"
-            )
-            return Failure(kind="error", reason=reason, seconds=outcome.seconds)
-        if self.plan.rungs and not 0 <= (accuracy := outcome.metrics["accuracy"]) <= 1:
-            reason = f"accuracy is {accuracy}: with rungs it must be a fraction from 0 to 1"
-            return Failure(kind="error", reason=reason, seconds=outcome.seconds)
-        return outcome
+            gave = ", ".join(sorted(outcome.metrics)) or "nothing"
+            who = self.plan.job.evaluator or "the training"
+            reason = f"{who} gave no {', '.join(missing)}: it gave {gave}"
+        elif self.plan.rungs and ACCURACY in outcome.metrics:
+            accuracy = outcome.metrics[ACCURACY]
+            if not 0 <= accuracy <= 1:
+                reason = f"accuracy is {accuracy}: with rungs it must be a fraction from 0 to 1"
+        return Failure(kind="error", reason=reason, seconds=outcome.seconds) if reason else outcome
 
     def tell(self, trial: Trial, row: TrialRow) -> None:
         self.take(row)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from nas.errors import StudyError
 from nas.job import Job
+from nas.metrics import ACCURACY, check, metric
 from nas.spaces.space import Space
 from nas.store import Study
 
@@ -18,7 +19,9 @@ class Plan:
 
     At each of ``rungs``, in epochs, the last a whole training, a candidate may be stopped.
     ``artifacts`` is the directory (or a URL that fsspec knows) for checkpoints; without (empty), a
-    candidate begins again at each rung. Raises StudyError for rungs that do not fit the rest.
+    candidate begins again at each rung. ``images`` is what people are told of the images. Raises
+    StudyError for rungs that do not fit the rest, and for an objective or constraint that nothing
+    measures: a training those of ``nas.metrics``, an evaluator what it will give.
     """
 
     study: str
@@ -28,13 +31,17 @@ class Plan:
     sampler: str = "default"
     rungs: tuple[int, ...] = ()
     artifacts: str = ""
+    images: str = ""
 
     def __post_init__(self) -> None:
+        if not self.job.evaluator:
+            check(self.space.objectives, "objective")
+            check(self.space.constraints, "constraint on")
         if not self.rungs:
             return
         recipe = self.job.recipe
-        if self.space.objectives.get("accuracy") != "max":
-            raise StudyError("rungs judge by accuracy: they need the objective accuracy:max")
+        if self.space.objectives.get(ACCURACY) != "max":
+            raise StudyError(f"rungs judge by accuracy: they need the objective {ACCURACY}:max")
         if self.rungs[-1] != self.job.epochs:
             raise StudyError(f"the last rung is {self.rungs[-1]}: must be {self.job.epochs} epochs")
         if not self.job.evaluator and (
@@ -49,6 +56,12 @@ class Plan:
                 f"recipe.freeze is {recipe.freeze}: must be below the first rung, {self.rungs[0]}"
             )
 
+    @property
+    def measured(self) -> list[str]:
+        """The metrics that objectives and constraints need of an evaluation."""
+        named = dict.fromkeys([*self.space.objectives, *self.space.constraints])
+        return [name for name in named if not metric(name).arithmetic]
+
     def row(self) -> Study:
         """What the record keeps, and what must be the same when the study is resumed."""
         space, job = self.space, self.job
@@ -60,11 +73,15 @@ class Plan:
             constraints={metric: str(bound) for metric, bound in space.constraints.items()},
             recipe=dataclasses.asdict(job.recipe),
             dataset=job.data.name,
+            images=job.data.identity,
+            images_about=self.images,
+            directory=job.data.dir,
             sampler=self.sampler,
             seed=job.seed,
             settings={
                 "epochs": job.epochs,
                 "evaluator": job.evaluator,
+                **({"evaluator_source": job.source} if job.source else {}),
                 "input": list(space.input),
                 "classes": space.classes,
                 "split_seed": job.data.split_seed,

@@ -14,10 +14,10 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from nas.driver.tradeoffs import scaled
 from nas.errors import NasError
 from nas.language.architecture import Architecture
 from nas.language.domains import Choice, Domain, Floats, Ints, Progression
+from nas.metrics import arithmetic, scaled
 from nas.samplers.ehvi import Problem
 from nas.spaces.space import PRESENCE, Draw, Space
 
@@ -26,8 +26,8 @@ PROPOSALS = 400
 
 
 def problem(space: Space, objectives: Sequence[str]) -> Problem:
-    """The sampler's problem: every parameter's distribution, params and macs of a parameter set by
-    arithmetic, scaled as the trade-offs are weighed, and the completion of a partial set."""
+    """The sampler's problem: every parameter's distribution, the metrics of a parameter set that
+    arithmetic knows, scaled as the trade-offs are weighed, and the completion of a partial set."""
     costs: dict[tuple[Any, ...], Mapping[int, float] | None] = {}
 
     def complete(params: Mapping[str, Any], rng: random.Random) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def _known(
 ) -> Mapping[int, float] | None:
     if architecture is None or space.excess(architecture):
         return None
-    told = {"params": float(architecture.params), "macs": float(architecture.macs)}
+    told = arithmetic(architecture, objectives)
     return {i: scaled(name, told[name]) for i, name in enumerate(objectives) if name in told}
 
 

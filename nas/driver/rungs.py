@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from nas.driver.tradeoffs import bar, gains
 from nas.errors import NasError
 from nas.job.schedule import shared
+from nas.metrics import ACCURACY
 from nas.store import StudyRow, TrialRow
 
 # "auto" scores a candidate after one in so many of its epochs. With a third of a search's epochs,
@@ -154,7 +155,7 @@ class Ladder:
         accuracy = self.estimate(row)
         if accuracy is None:
             return row
-        return dataclasses.replace(row, metrics={**row.metrics, "accuracy": accuracy})
+        return dataclasses.replace(row, metrics={**row.metrics, ACCURACY: accuracy})
 
     def promise(self, row: TrialRow, front: Sequence[TrialRow]) -> float:
         """By how much a candidate at a rung may come to lie above the front."""

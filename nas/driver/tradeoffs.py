@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 
-from nas.pareto import Direction, front, hypervolume, reference_point
+from nas.metrics import ACCURACY, Direction, scaled
+from nas.pareto import front, hypervolume, reference_point
 from nas.spaces.space import read_bound
 from nas.store import StudyRow, TrialRow
 
-COSTS = frozenset({"params", "macs", "latency_ms"})
-LEAST = 1e-6  # of a cost that is 0
 MARGIN = 0.1  # of an objective's range
 
 
 def excess(study: StudyRow, row: TrialRow) -> dict[str, float]:
     """By how much a finished trial is on the wrong side of each constraint; 0 or less: it holds.
 
-    A metric that was not measured holds no constraint.
+    A metric that was not measured is left out.
     """
     bounds = {metric: read_bound(text, metric) for metric, text in study.constraints.items()}
     over = {metric: bound.excess(row.value(metric)) for metric, bound in bounds.items()}
@@ -25,9 +24,12 @@ def excess(study: StudyRow, row: TrialRow) -> dict[str, float]:
 
 
 def feasible(study: StudyRow, row: TrialRow) -> bool:
-    return row.state in ("finished", "reused") and all(
-        by <= 0 for by in excess(study, row).values()
-    )
+    """Whether a trial was trained to its end and meets every constraint, as far as is known: what
+    was not measured meets none."""
+    if row.state not in ("finished", "reused"):
+        return False
+    over = excess(study, row)
+    return over.keys() == study.constraints.keys() and all(by <= 0 for by in over.values())
 
 
 def bar(study: StudyRow, front: Sequence[TrialRow], row: TrialRow) -> float:
@@ -36,22 +38,15 @@ def bar(study: StudyRow, front: Sequence[TrialRow], row: TrialRow) -> float:
     that is not about the accuracy."""
     best = 0.0
     for metric, by in excess(study, row).items():
-        if metric == "accuracy":
+        if metric == ACCURACY:
             best = max(best, row.value(metric) + by)
         elif by > 0:
             return math.inf
-    signs = [(n, 1 if d == "max" else -1) for n, d in study.objectives if n != "accuracy"]
+    signs = [(n, 1 if d == "max" else -1) for n, d in study.objectives if n != ACCURACY]
     for member in front:
         if all(sign * member.value(name) >= sign * row.value(name) for name, sign in signs):
-            best = max(best, member.value("accuracy"))
+            best = max(best, member.value(ACCURACY))
     return best
-
-
-def scaled(objective: str, value: float) -> float:
-    """An objective as its trade-offs are weighed: a cost by its logarithm, so that half the
-    parameters are worth as much to a small network as to a large one (as in LEMONADE, Elsken et al.
-    2019). In plain units all below a tenth of the largest network would be a tenth of the front."""
-    return math.log10(max(value, LEAST)) if objective in COSTS else value
 
 
 def gains(
@@ -63,7 +58,7 @@ def gains(
 
     def point(row: TrialRow, accuracy: float | None = None) -> list[float]:
         values = {n: scaled(n, row.value(n)) for n, _ in study.objectives}
-        return list((values if accuracy is None else values | {"accuracy": accuracy}).values())
+        return list((values if accuracy is None else values | {ACCURACY: accuracy}).values())
 
     before = [point(row) for row in ahead]
     possible = [[point(row, accuracy) for accuracy in some] for row, some in rows]
@@ -88,4 +83,4 @@ def pareto(study: StudyRow, rows: Sequence[TrialRow]) -> tuple[TrialRow, ...]:
 
 
 def _directions(study: StudyRow) -> list[Direction]:
-    return ["max" if direction == "max" else "min" for _, direction in study.objectives]
+    return [direction for _, direction in study.objectives]

@@ -13,21 +13,24 @@ from nas.job.recipe import Recipe
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataRef:
     """Which images: a name in DATASETS, a directory, the seed of the split, and the side in pixels
-    that the images are resized to (0: as they are)."""
+    that the images are resized to (0: as they are). ``identity`` is what they are, wherever they
+    lie (``nas.data.identity``); empty where nobody has looked."""
 
     name: str = "digits"
     dir: str = ""
     split_seed: int = 0
     size: int = 0
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One evaluation: what a worker needs to build, train and measure a candidate.
 
-    ``pattern`` is the canonical closed pattern; ``epochs`` the fidelity. ``evaluator`` names a
-    user's function as ``module:function``, called as
+    ``pattern`` is the canonical closed pattern; ``epochs`` the fidelity, 0 for a measurement of the
+    latency alone. ``evaluator`` names a user's function as ``module:function``, called as
     ``f(architecture, *, fidelity, seed, report) -> metrics``; empty: ``nas.training.train``.
+    ``source`` is the digest of the evaluator's module, where the search was started.
     ``plugins`` are files registered before the pattern is read; ``checkpoint`` is a file that the
     training keeps and goes on from (none, if empty).
     """
@@ -38,15 +41,21 @@ class Job:
     epochs: int = 20
     seed: int = 0
     evaluator: str = ""
+    source: str = ""
     latency: bool = True
     plugins: tuple[str, ...] = ()
     checkpoint: str = ""
 
     @property
     def key(self) -> str:
-        """Identifies recipe, data, evaluator and fidelity (not architecture, not seed): results
-        under one key may stand for each other."""
+        """Identifies recipe, images, evaluator and fidelity (not architecture, not seed): results
+        of one architecture and seed under one key may stand for each other. Images are what they
+        are, not where they lie; an evaluator is given none."""
         told = dataclasses.asdict(self)
         for name in ("pattern", "seed", "plugins", "latency", "checkpoint"):
             told.pop(name)
+        if self.evaluator:
+            told.pop("data")
+        elif self.data.identity:
+            told["data"] = {k: v for k, v in told["data"].items() if k not in ("name", "dir")}
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]

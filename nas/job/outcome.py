@@ -19,7 +19,7 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """Measured latency at batch 1, in milliseconds, and where it was measured.
+    """Measured latency of a batch, in milliseconds, and where it was measured.
 
     ``ms`` is the least call's, ``low`` and ``high`` its interval: see ``nas.training.latency``.
     ``device`` is the fingerprint.
@@ -29,6 +29,8 @@ class Latency:
     low: float
     high: float
     device: str
+    runtime: str = "eager"
+    batch: int = 1
 
 
 Report = Callable[[Epoch], None]

@@ -24,7 +24,8 @@ from rich.console import Console
 from nas.driver.tradeoffs import pareto
 from nas.errors import NasError
 from nas.language.architecture import parse
-from nas.report.screens import count, drawing, percent
+from nas.metrics import METRICS, metric, shown
+from nas.report.screens import drawing
 from nas.store import Store, StudyRow, TrialRow
 from nas.store.mirror import Mirror, optuna_storage
 
@@ -85,15 +86,13 @@ def decorate(
 
 def note(study: StudyRow, best: tuple[TrialRow, ...]) -> str:
     """The front as a Markdown table."""
-    lines = [
-        f"## The front of {study.name}",
-        "",
-        "| trial | accuracy | params | MACs | latency | pattern |",
-        "|---|---|---|---|---|---|",
-    ]
+    usual = [name for name in METRICS if metric(name).column]
+    names = list(dict.fromkeys([*usual, *dict(study.objectives)]))
+    titles = ["trial", *(metric(name).title for name in names), "pattern"]
+    lines = [f"## The front of {study.name}", "", f"| {' | '.join(titles)} |"]
+    lines.append("|---" * len(titles) + "|")
     for row in best:
-        latency = f"{row.latency_ms:.3f} ms" if row.latency_ms is not None else ""
-        cells = [percent(row.accuracy), count(row.params), count(row.macs), latency]
+        cells = [shown(name, row.value(name)) for name in names]
         lines.append(f"| {row.number} | {' | '.join(cells)} | `{row.pattern}` |")
     return "\n".join(lines)
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from nas.report.screens import body_of, count, table
+from nas.metrics import count
+from nas.report.screens import body_of, table
 
 if TYPE_CHECKING:
     from nas.driver.audit import Audit, Rank

@@ -14,7 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from nas.report.screens import body_of, metric, span, table
+from nas.metrics import shown
+from nas.report.screens import body_of, span, table
 
 if TYPE_CHECKING:
     from nas.driver.loop import Status
@@ -60,7 +61,7 @@ class Progress:
     def line(self, status: Status) -> str:
         best = status.front[0] if status.front else None
         name = self.objectives[0]
-        told = f", best {name} {metric(name, best.value(name))}" if best else ""
+        told = f", best {name} {shown(name, best.value(name))}" if best else ""
         return (
             f"{status.done} of {status.budget} trials, {status.running} running, "
             f"{status.stopped} stopped, {status.failed} failed, {status.refused} refused, "
@@ -82,7 +83,7 @@ class Progress:
         front = table("trial", *self.objectives, "pattern", numbers=("trial", *self.objectives))
         room = max(3, self.console.height - 5)
         for row in status.front[:room]:
-            values = (metric(name, row.value(name)) for name in self.objectives)
+            values = (shown(name, row.value(name)) for name in self.objectives)
             pattern = Text(row.baseline or body_of(row.pattern), no_wrap=True, overflow="ellipsis")
             front.add_row(str(row.number), *values, pattern)
         return Group(head, Text(f"front ({len(status.front)})", style="dim"), front)

@@ -18,6 +18,7 @@ from nas.errors import NasError
 from nas.language.architecture import Architecture
 from nas.language.domains import Choice, Domain, Floats, Ints, Progression
 from nas.language.layers import show as shape_text
+from nas.metrics import ACCURACY, METRICS, count, metric, on_device, percent, shown
 from nas.spaces.space import Space, load_space, shipped
 from nas.store import Store, StudyRow, TrialRow
 
@@ -43,18 +44,6 @@ def table(*columns: str, numbers: Iterable[str] = (), title: str | None = None) 
         right = column in set(numbers)
         made.add_column(column, justify="right" if right else "left", no_wrap=right)
     return made
-
-
-def count(value: float) -> str:
-    """1,234 as 1,234; 1,234,567 as 1.23M."""
-    for unit, size in (("G", 1e9), ("M", 1e6)):
-        if abs(value) >= size:
-            return f"{value / size:.2f}{unit}"
-    return f"{value:,.0f}"
-
-
-def percent(fraction: float | None) -> str:
-    return "" if fraction is None or math.isnan(fraction) else f"{100 * fraction:.2f} %"
 
 
 def span(seconds: float | None) -> str:
@@ -156,24 +145,23 @@ def preflight_page(space: Space, result: Preflight) -> RenderableType:
         "never asked": ", ".join(result.unasked) or "none",
     }.items():
         facts.add_row(name, Text(text))
-    sizes = [
-        spread_table(name, s) for name, s in (("params", result.params), ("MACs", result.macs))
-    ]
+    sizes = [spread_table(name, spread) for name, spread in result.sizes.items()]
     warnings = [Text(f"warning: {text}", style="yellow") for text in result.warnings]
     head = Text(f"{space.name} on {shape_text(space.input)}", style="bold")
     return Group(head, Text(""), facts, *sizes, *warnings)
 
 
 def spread_table(name: str, spread: Spread) -> RenderableType:
-    """A histogram by half decades, and the quantiles under it."""
+    """A histogram of a metric by half decades, and the quantiles under it."""
+    title, print = metric(name).title, metric(name).shown
     bars = table("", "", "")
     bars.show_header = False
     most = max(spread.histogram.values(), default=1)
     for exponent, draws in sorted(spread.histogram.items()):
-        span = f"{count(10**exponent)} to {count(10 ** (exponent + 0.5))}"
+        span = f"{print(10**exponent)} to {print(10 ** (exponent + 0.5))}"
         bars.add_row(f"  {span}", Text("█" * max(1, round(40 * draws / most)), "cyan"), str(draws))
-    least, _, low, median, high, _, top = map(count, spread.quantiles)
-    told = f"{name}: {least} to {top}, median {median}, half of them {low} to {high}"
+    least, _, low, median, high, _, top = map(print, spread.quantiles)
+    told = f"{title}: {least} to {top}, median {median}, half of them {low} to {high}"
     return Group(Text(""), Text(told), bars)
 
 
@@ -196,20 +184,10 @@ def studies_table(store: Store) -> RenderableType:
             study.space,
             study.dataset,
             *(str(counts.get(state, 0)) for state in states),  # type: ignore[call-overload]
-            metric(name, best),
+            shown(name, best),
             datetime.fromtimestamp(study.created).strftime("%Y-%m-%d %H:%M"),
         )
     return listed
-
-
-def metric(name: str, value: float | None) -> str:
-    if value is None or math.isnan(value):
-        return ""
-    if name == "accuracy":
-        return percent(value)
-    if name in ("params", "macs"):
-        return count(value)
-    return f"{value:.3f} ms" if name == "latency_ms" else f"{value:.4g}"
 
 
 def trial_dict(study: StudyRow, row: TrialRow) -> dict[str, Any]:
@@ -221,18 +199,30 @@ def trial_dict(study: StudyRow, row: TrialRow) -> dict[str, Any]:
         "baseline": row.baseline or None,
         "pattern": row.pattern,
         "fingerprint": row.fingerprint,
-        "accuracy": row.accuracy,
-        "params": row.params,
-        "macs": row.macs,
-        "latency_ms": row.latency_ms,
+        **{name: _plain(row.value(name)) for name in METRICS if metric(name).column},
         "latency_low": row.latency_low,
         "latency_high": row.latency_high,
-        "device": row.device,
+        "device": row.latency_device or row.device,
         "epochs": row.epochs,
         "seconds": row.seconds,
     }
-    more = {k: None if v != v else v for k, v in row.metrics.items() if k not in told}
-    return told | more | {"failure": row.failure, "reason": row.reason}
+    others = [name for name in (*dict(study.objectives), *row.metrics) if name not in told]
+    told |= {name: _plain(row.value(name)) for name in others}
+    told |= {f"recipe.{name}": row.recipe[name] for name in searched([row])}
+    return told | {"failure": row.failure, "reason": row.reason}
+
+
+def _plain(value: float) -> float | int | None:
+    """A number for JSON and CSV: counts as whole numbers, nothing where there is none."""
+    if math.isnan(value):
+        return None
+    return int(value) if value.is_integer() and abs(value) > 1 else value
+
+
+def searched(rows: Iterable[TrialRow]) -> list[str]:
+    """The settings of the recipe that the sampler chose for some of the trials."""
+    names = (name.removeprefix("recipe.") for r in rows for name in r.sampled if "recipe." in name)
+    return list(dict.fromkeys(names))
 
 
 def rows_out(study: StudyRow, rows: Sequence[TrialRow], states: Sequence[str], format: str) -> None:
@@ -253,26 +243,27 @@ def rows_out(study: StudyRow, rows: Sequence[TrialRow], states: Sequence[str], f
         writer.writerows(dicts)
     elif format == "table":
         out(trials_table(study, rows))
+        devices = {row.latency_device for row in rows if row.latency_device}
+        if len(devices) > 1:
+            print(f"latencies are of {len(devices)} devices: {'; '.join(sorted(devices))}")
     else:
         raise NasError(f"--format {format}: must be table, json or csv")
 
 
 def trials_table(study: StudyRow, rows: Sequence[TrialRow]) -> Table:
-    """Trials with accuracy, params, MACs and latency, other objectives, and the pattern."""
-    others = [
-        n for n, _ in study.objectives if n not in ("accuracy", "params", "macs", "latency_ms")
-    ]
-    numbers = ("trial", "accuracy", "params", "MACs", "latency", *others)
+    """Trials with the usual metrics and the study's other ones, the settings that were searched,
+    and the pattern."""
+    usual = [name for name in METRICS if metric(name).column]
+    names = list(dict.fromkeys([*usual, *dict(study.objectives), *study.constraints]))
+    settings = searched(rows)
+    numbers = ("trial", *(metric(name).title for name in names), *settings)
     plain = any(row.state not in ("finished", "reused") for row in rows)
     listed = table(*numbers, *(["state"] if plain else []), "pattern", numbers=numbers)
     for row in rows:
         cells = [
             str(row.number),
-            percent(row.accuracy),
-            count(row.params),
-            count(row.macs),
-            metric("latency_ms", row.latency_ms),
-            *(metric(name, row.value(name)) for name in others),
+            *(shown(name, row.value(name)) for name in names),
+            *(str(row.recipe.get(name, "")) for name in settings),
         ]
         state = [state_of(row)] if plain else []
         listed.add_row(*cells, *state, Text(row.baseline or body_of(row.pattern), overflow="fold"))
@@ -304,8 +295,11 @@ def trial_page(store: Store, study: StudyRow, row: TrialRow) -> RenderableType:
         "study": study.name,
         "state": row.state,
         "failure": f"{row.failure}: {row.reason}" if row.failure else "",
-        "accuracy": percent(row.accuracy),
-        "latency": metric("latency_ms", row.latency_ms) + interval,
+        **{
+            metric(name).title: shown(name, row.value(name)) + interval * metric(name).device
+            for name in dict.fromkeys([ACCURACY, *row.metrics, *on_device(METRICS)])
+            if not metric(name).arithmetic
+        },
         "measured on": row.latency_device or "",
         "trained on": row.device or "",
         "seconds": f"{row.seconds:.1f}" if row.seconds else "",

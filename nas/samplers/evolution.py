@@ -15,6 +15,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas import pareto
+from nas.metrics import Direction
 from nas.samplers.encoding import Encoding, union
 
 
@@ -46,7 +47,7 @@ class EvolutionSampler(BaseSampler):
             return {}
         size = min(self._sample, len(living))
         sample = [living[k] for k in self._rng.choice(len(living), size, replace=False)]
-        directions: list[pareto.Direction] = [
+        directions: list[Direction] = [
             "max" if d == StudyDirection.MAXIMIZE else "min" for d in study.directions
         ]
         front = pareto.front([t.values for t in sample], directions)

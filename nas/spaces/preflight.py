@@ -13,7 +13,8 @@ from typing import Any
 
 from nas.errors import ShapeError
 from nas.language.architecture import Architecture
-from nas.spaces.space import ARITHMETIC, Draw, Space
+from nas.metrics import arithmetic
+from nas.spaces.space import Draw, Space
 
 ENUMERATED = 20_000  # up to so many settings are counted one by one
 FLIPS = 40  # so many changes of a parameter without effect, and it is called idle
@@ -33,7 +34,7 @@ class Spread:
     """How a size is spread over the draws: its quantiles at ``LEVELS``, and how many draws lie in
     each half decade, by the exponent of ten at which that begins."""
 
-    quantiles: tuple[int, ...]
+    quantiles: tuple[float, ...]
     histogram: Mapping[float, int]
 
 
@@ -46,7 +47,8 @@ class Preflight:
     ``networks`` is the exact number of networks where all settings were tried, else None, and then
     it lies between ``seen``, the different networks among the draws, and ``settings``.
 
-    ``asked`` is the fewest and the most parameters of a draw. ``fits`` is the share of valid draws
+    ``asked`` is the fewest and the most parameters of a draw. ``sizes`` spreads each metric that
+    arithmetic knows. ``fits`` is the share of valid draws
     within all constraints of arithmetic, ``shares`` within each. ``idle`` are parameters whose
     change never changed the network; ``unasked`` domains with a choice that no draw came to.
     """
@@ -57,8 +59,7 @@ class Preflight:
     networks: int | None
     seen: int
     asked: tuple[int, int]
-    params: Spread
-    macs: Spread
+    sizes: Mapping[str, Spread]
     fits: float
     shares: Mapping[str, float]
     idle: tuple[str, ...]
@@ -85,7 +86,8 @@ def check(space: Space, draws: int = 1_000, seed: int = 0) -> Preflight:
         settings, networks = Estimate(known[0]), known[1]
     seen = len(set(architectures)) if networks is None else networks
     excesses = [space.excess(architecture) for architecture in architectures]
-    bounds = [metric for metric in space.constraints if metric in ARITHMETIC]
+    sizes = [arithmetic(architecture) for architecture in architectures]
+    bounds = [metric for metric in space.constraints if metric in sizes[0]]
     asked = [len(draw.params) for draw, _ in valid]
     told = {name for draw, _ in valid for name in draw.params}
     result = Preflight(
@@ -95,8 +97,7 @@ def check(space: Space, draws: int = 1_000, seed: int = 0) -> Preflight:
         networks=networks,
         seen=seen,
         asked=(min(asked), max(asked)),
-        params=_spread([architecture.params for architecture in architectures]),
-        macs=_spread([architecture.macs for architecture in architectures]),
+        sizes={metric: _spread([size[metric] for size in sizes]) for metric in sizes[0]},
         fits=_share([not excess for excess in excesses]),
         shares={metric: _share([metric not in e for e in excesses]) for metric in bounds},
         idle=tuple(_idle(space, valid, rng)),
@@ -191,7 +192,7 @@ def _enumerate(space: Space) -> tuple[int, int] | None:
 # --- what it takes -------------------------------------------------------------------------------
 
 
-def _spread(sizes: Sequence[int]) -> Spread:
+def _spread(sizes: Sequence[float]) -> Spread:
     ordered = sorted(sizes)
     bins = Counter(math.floor(2 * math.log10(max(1, size))) / 2 for size in sizes)
     return Spread(

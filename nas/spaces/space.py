@@ -29,13 +29,12 @@ from nas.language.elements import Args, Scalar, expression, recipe
 from nas.language.layers import Node, Shape
 from nas.language.pattern import Chain, Tree, read
 from nas.language.symbols import alternatives, check, symbols
+from nas.metrics import OBJECTIVES, Direction, arithmetic
 from nas.spaces.plain import load_mapping, write_mapping
 
 KEYS = ("name", "about", "pattern", "where", "constraints", "objectives", "recipe", "input",
         "classes", "large")  # fmt: skip
 LARGE = 96  # pixels of the smaller side from which the domains under large hold
-ARITHMETIC = ("params", "macs")  # known before any training
-OBJECTIVES: Mapping[str, str] = {"accuracy": "max", "params": "min"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,10 @@ class Bound:
         return value - self.limit if self.upper else self.limit - value
 
     def __str__(self) -> str:
-        return f"{'<=' if self.upper else '>='} {self.limit:g}"
+        exact = (
+            int(self.limit) if self.limit.is_integer() and abs(self.limit) < 2**53 else self.limit
+        )
+        return f"{'<=' if self.upper else '>='} {exact!r}"
 
 
 def read_bound(text: object, where: str) -> Bound:
@@ -63,10 +65,10 @@ def read_bound(text: object, where: str) -> Bound:
     raise SpaceError(f"{where}: {text!r}: must be a bound such as '<= 1_000_000' or '>= 0.9'")
 
 
-def read_direction(text: object, where: str) -> str:
-    if text not in ("max", "min"):
-        raise SpaceError(f"{where}: {text!r}: must be max or min")
-    return str(text)
+def read_direction(text: object, where: str) -> Direction:
+    if text == "max" or text == "min":
+        return text
+    raise SpaceError(f"{where}: {text!r}: must be max or min")
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Space:
     domains: Mapping[str, Domain] = field(default_factory=dict)
     elements: Mapping[str, Mapping[str, Tree]] = field(default_factory=dict)
     constraints: Mapping[str, Bound] = field(default_factory=dict)
-    objectives: Mapping[str, str] = field(default_factory=lambda: OBJECTIVES)
+    objectives: Mapping[str, Direction] = field(default_factory=lambda: OBJECTIVES)
     recipe: Mapping[str, Domain] = field(default_factory=dict)
     input: Shape = DEFAULT_INPUT
     classes: int = DEFAULT_CLASSES
@@ -126,8 +128,8 @@ class Space:
 
     def excess(self, architecture: Architecture) -> dict[str, float]:
         """The constraints of arithmetic that the architecture breaks, each with by how much."""
-        known = {"params": architecture.params, "macs": architecture.macs}
-        over = {m: b.excess(known[m]) for m, b in self.constraints.items() if m in known}
+        known = arithmetic(architecture, self.constraints)
+        over = {m: self.constraints[m].excess(value) for m, value in known.items()}
         return {metric: by for metric, by in over.items() if by > 0}
 
     @property

@@ -263,6 +263,7 @@ def _migrate(engine: Engine) -> None:
     folder = Path(__file__).with_name("migrations")
     config.set_main_option("script_location", str(folder).replace("%", "%%"))
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    unidentified = 0
     with _alone(engine) as connection:
         version = _version(connection)
         if version not in known | {None}:
@@ -273,6 +274,18 @@ def _migrate(engine: Engine) -> None:
         if version != HEAD:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+            unidentified = _unidentified(connection) if version == "0001" else 0
+    if unidentified:
+        log.warning(
+            "%d evaluations were made before nas told images apart: they are kept as they are, and "
+            "stand for nothing new",
+            unidentified,
+        )
+
+
+def _unidentified(connection: Connection) -> int:
+    query = "SELECT count(*) FROM nas_trials WHERE state IN ('finished', 'reused', 'stopped')"
+    return int(connection.scalar(text(query)) or 0)
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ from sqlalchemy.exc import DBAPIError
 
 from nas.errors import StudyError
 from nas.failpoints import reach
+from nas.metrics import METRICS
 from nas.store import Store, StudyRow, TrialRow
 
 log = logging.getLogger(__name__)
@@ -282,17 +283,14 @@ def _attributes(trial: TrialRow) -> list[dict[str, Any]]:
         "baseline": trial.baseline,
         "pattern": trial.pattern,
         "fingerprint": trial.fingerprint,
-        "params": trial.params,
-        "macs": trial.macs,
-        "accuracy": trial.accuracy,
-        "latency_ms": trial.latency_ms,
+        **{name: trial.value(name) for name in METRICS},
         "device": trial.latency_device or trial.device,
         "epochs": trial.epochs,
         "seconds": trial.seconds,
         "failure": trial.failure,
         "reason": trial.reason,
     }
-    known = {key: value for key, value in told.items() if value not in (None, "")}
+    known = {k: v for k, v in told.items() if v not in (None, "") and v == v}  # NaN is not itself
     return [{"key": key, "value_json": json.dumps(value)} for key, value in known.items()]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
@@ -22,8 +23,8 @@ from nas.store.rows import (
     study_of,
     trial_of,
 )
-from nas.store.steps import TRIAL, has
-from nas.store.tables import attempts, curves, studies, trials
+from nas.store.steps import has, select_trials
+from nas.store.tables import attempts, curves, latencies, studies, trials
 
 T = TypeVar("T")
 
@@ -73,7 +74,7 @@ class Record:
 
         ``distributions`` repeat from trial to trial: parse each text once.
         """
-        query = select(*TRIAL).where(trials.c.study_id == study_id)
+        query = select_trials().where(trials.c.study_id == study_id)
         if states:
             query = query.where(trials.c.state.in_(states))
         if numbers is not None:
@@ -102,7 +103,7 @@ class Record:
 
     def trial(self, study_id: int, number: int) -> TrialRow:
         """One trial by its number. Raises StudyError where the study has none of that number."""
-        query = select(*TRIAL).where(trials.c.study_id == study_id, trials.c.number == number)
+        query = select_trials().where(trials.c.study_id == study_id, trials.c.number == number)
         rows = self._all(query)
         if not rows:
             raise StudyError(f"the study has no trial {number}")
@@ -133,21 +134,30 @@ class Record:
         whichever driver."""
         return self._read(lambda connection: has(connection, study_id, ask))
 
-    def find_result(self, fingerprint: str, job_key: str) -> TrialRow | None:
-        """The first finished evaluation of this architecture under this ``nas.job.Job.key``, in
-        any study."""
+    def find_result(self, ask: Ask, needed: Collection[str] = ()) -> TrialRow | None:
+        """The first finished evaluation of this architecture under this ``nas.job.Job.key`` with
+        this seed, in any study, that has all metrics that are ``needed``."""
         query = (
-            select(*TRIAL)
+            select_trials()
             .where(
-                trials.c.fingerprint == fingerprint,
-                trials.c.job_key == job_key,
+                trials.c.fingerprint == ask.fingerprint,
+                trials.c.job_key == ask.job_key,
+                trials.c.seed == ask.seed,
                 trials.c.state == "finished",
             )
             .order_by(trials.c.id)
-            .limit(1)
         )
-        rows = self._all(query)
-        return trial_of(rows[0]) if rows else None
+        rows = map(trial_of, self._all(query))
+        whole = (row for row in rows if all(math.isfinite(row.value(name)) for name in needed))
+        return next(whole, None)
+
+    def measured(self, fingerprint: str, devices: Collection[str]) -> str:
+        """Of ``devices``, one on which the latency of this architecture is known; else empty."""
+        query = select(latencies.c.device).where(
+            latencies.c.fingerprint == fingerprint, latencies.c.device.in_(devices)
+        )
+        rows = self._all(query.order_by(latencies.c.device).limit(1))
+        return str(rows[0].device) if rows else ""
 
     def _read(self, work: Callable[[Connection], T]) -> T:
         def once(_: bool) -> T:

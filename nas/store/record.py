@@ -24,19 +24,19 @@ from nas.store.rows import (
     StudyRow,
     TrialRow,
     TrialState,
-    finite,
     first_difference,
+    reused,
     study_of,
     trial_of,
 )
 from nas.store.steps import (
     RUNNING,
-    TRIAL,
     add_trials,
     claims_of,
     end_attempt,
     ended_in,
     running_trial,
+    select_trials,
     set_state,
     start_attempt,
     write_outcome,
@@ -126,35 +126,34 @@ class Store(Record):
         ask: Ask,
         source: TrialRow,
         *,
+        device: str = "",
         budget: int | None = None,
         once: bool = False,
     ) -> TrialRow | None:
-        """Records a candidate with the result of ``source``, an earlier trial of any study.
+        """Records a candidate with the result of ``source``, an earlier trial of any study, and
+        its latency on ``device``, where that is known (``measured``).
 
         None where the budget allows no more trials, or ``once`` and the study ``has`` it already.
         ``seconds`` is 0: it cost this study nothing.
         """
-        taken = ("accuracy", "latency_ms", "latency_low", "latency_high", "latency_device")
         rows = self._record(
             study_id,
             [ask],
             state="reused",
             budget=budget,
             once=once,
-            reused_from=source.id,
-            metrics=finite(source.metrics),
-            device=source.device,
             seconds=0.0,
-            rungs=source.rungs,
-            **{name: getattr(source, name) for name in taken},
+            **reused(source),
+            latency_device=device or None,
         )
         return rows[0] if rows else None
 
-    def finish(self, token: str, outcome: Outcome) -> bool:
+    def finish(self, token: str, outcome: Outcome, source: TrialRow | None = None) -> bool:
         """Delivers an attempt's outcome; whether it was accepted.
 
-        False, with nothing changed, for the late result of an attempt that was given to another
-        driver or requeued, and for a result that was delivered before.
+        With a ``source`` the attempt measured no more than the latency, and the trial has the
+        result of that earlier one. False, with nothing changed, for the late result of an attempt
+        that was given to another driver or requeued, and for a result that was delivered before.
         """
         state: AttemptState = "failed" if isinstance(outcome, Failure) else "finished"
 
@@ -163,7 +162,10 @@ class Store(Record):
             if trial_id is None:
                 # Tried before and ended so: the commit arrived, only its answer was lost.
                 return again and ended_in(connection, token, state)
-            write_outcome(connection, trial_id, outcome, state=state, finished=now())
+            told: dict[str, Any] = {"state": state, "finished": now()}
+            if source and isinstance(outcome, Result):
+                told |= {"state": "reused", **reused(source)}
+            write_outcome(connection, trial_id, outcome, **told)
             return True
 
         return self._write(work)
@@ -220,7 +222,7 @@ class Store(Record):
                 told = {"state": "stopped", "epochs": rungs[-1][0], "finished": now()}
                 connection.execute(update(trials).where(trials.c.id == trial_id).values(told))
                 names.add(trial_id)
-            stopped = select(*TRIAL).where(trials.c.id.in_(names)).order_by(trials.c.number)
+            stopped = select_trials().where(trials.c.id.in_(names)).order_by(trials.c.number)
             return [trial_of(row) for row in connection.execute(stopped)]
 
         return self._write(work)
@@ -378,7 +380,7 @@ class Store(Record):
     ) -> list[TrialRow]:
         """Records trials that end as they begin, once, in the way of ``_claim``."""
         names = [_token() for _ in asks]
-        query = select(*TRIAL).where(trials.c.ask.in_(names)).order_by(trials.c.number)
+        query = select_trials().where(trials.c.ask.in_(names)).order_by(trials.c.number)
 
         def work(connection: Connection, again: bool) -> list[TrialRow]:
             if again and (rows := connection.execute(query).all()):

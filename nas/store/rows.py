@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from nas.errors import StoreError
-from nas.job import Epoch, Failure, Outcome
+from nas.job import Epoch, Failure, Latency, Outcome
+from nas.metrics import METRICS, Direction, metric, of_pattern, on_device
 
 BASELINE = "baseline"  # the one entry of a baseline's sampled values: its name
 
@@ -29,19 +30,24 @@ class Study:
     """What a study is about. The same study can be opened again only with the same values.
 
     ``objectives`` are (name, "max" or "min") in the order of the sampler's values; ``settings``
-    is any further plain data that must not change between runs.
+    is any further plain data that must not change between runs. ``images`` is what they are
+    (``nas.data.identity``); how people are told of them, and the ``directory`` that they were in
+    when the study was made, may change.
     """
 
     name: str
     space: str
     space_text: str = ""
-    objectives: tuple[tuple[str, str], ...]
+    objectives: tuple[tuple[str, Direction], ...]
     constraints: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     dataset: str = ""
     sampler: str = ""
     seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
+    images: str = ""
+    images_about: str = ""
+    directory: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +90,8 @@ class Ask:
 class TrialRow(Ask):
     """A trial of the record.
 
-    ``latency_low`` and ``latency_high`` bound ``latency_ms``, measured on ``latency_device``;
+    ``latency_low`` and ``latency_high`` bound ``latency_ms``, which is the architecture's on
+    ``latency_device``, whoever measured it there;
     ``device`` is where it was trained, for ``seconds``. ``rungs`` are (epochs, accuracy) at those
     that it came to, in their order; the last is what ``accuracy`` and ``metrics`` tell of a paused
     or stopped trial. ``failure`` is a nas.job.FailureKind.
@@ -116,12 +123,14 @@ class TrialRow(Ask):
         """The name of a network that nobody sampled (``nas.driver.baselines``); else empty."""
         return "" if self.distributions else str(self.sampled.get(BASELINE, ""))
 
-    def value(self, objective: str) -> float:
-        """The objective's value: a metric, or what arithmetic knows; NaN where there is none."""
-        if objective in self.metrics:
-            return self.metrics[objective]
-        known = {"params": self.params, "macs": self.macs, "latency_ms": self.latency_ms}
-        found = known.get(objective)
+    def value(self, name: str) -> float:
+        """A metric as it was measured, or as arithmetic knows it; NaN where it has no value."""
+        told = metric(name)
+        if name in self.metrics and not (told.device and self.latency_device):
+            return self.metrics[name]
+        found: float | None = getattr(self, name) if name in _OWN else None
+        if found is None and told.arithmetic:
+            return of_pattern(name, self.pattern)
         return math.nan if found is None else float(found)
 
 
@@ -156,6 +165,9 @@ class Claim:
 
 def first_difference(was: Study, now: Study) -> str | None:
     """A clause with the first setting in which two studies differ and both its values."""
+    if was.images != now.images:
+        earlier = was.images_about or "images that nas did not tell apart then"
+        return f"it was made on {earlier}, and now they are {now.images_about or 'none'}"
     old, new = dict(_leaves(was)), dict(_leaves(now))
     for key in old | new:
         a, b = old.get(key), new.get(key)
@@ -170,7 +182,7 @@ def _leaves(study: Study) -> Iterator[tuple[str, Any]]:
         if name == "space_text":
             lines = enumerate(value.splitlines(), start=1)
             yield from ((f"the space's line {n}", line) for n, line in lines)
-        else:
+        elif name not in ("images", "images_about", "directory"):
             yield from _flat(name, value)
 
 
@@ -178,6 +190,9 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping) and value:
         for key in sorted(value):
             yield from _flat(f"{name}.{key}", value[key])
+    elif name.startswith("constraints."):
+        sign, _, limit = str(value).partition(" ")
+        yield name, f"{sign} {float(limit):.15g}"  # however many digits it was written with
     else:
         # As the record gives it back: a tuple is a list there.
         yield name, json.loads(json.dumps(value))
@@ -200,6 +215,8 @@ def trial_of(row: Sequence[Any]) -> TrialRow:
 
 
 _TRIAL_NAMES = [f.name for f in fields(TrialRow)]
+_OWN = frozenset(_TRIAL_NAMES) & METRICS.keys()  # metrics that are fields of every trial
+_MEASURED = [name for name in sorted(_OWN) if not METRICS[name].arithmetic]
 
 
 def columns_of(outcome: Outcome) -> dict[str, Any]:
@@ -210,21 +227,40 @@ def columns_of(outcome: Outcome) -> dict[str, Any]:
             "reason": clean(outcome.reason),
             "seconds": _number(outcome.seconds),
         }
-    told = {
+    own = {name: _number(outcome.metrics.get(name)) for name in _MEASURED}
+    device = {"latency_device": clean(outcome.latency.device)} if outcome.latency else {}
+    return {
+        **own,
         "metrics": finite(outcome.metrics),
-        "accuracy": _number(outcome.metrics.get("accuracy")),
-        "latency_ms": _number(outcome.metrics.get("latency_ms")),
         "seconds": _number(outcome.seconds),
         "device": clean(outcome.device),
+        **device,
     }
-    if latency := outcome.latency:
-        told |= {
-            "latency_ms": _number(latency.ms),
-            "latency_low": _number(latency.low),
-            "latency_high": _number(latency.high),
-            "latency_device": clean(latency.device),
-        }
-    return told
+
+
+def reused(source: TrialRow) -> dict[str, Any]:
+    """What a trial takes over from an earlier one: all but what was measured on a device."""
+    left = on_device(METRICS) if source.latency_device else []
+    return {
+        **{name: _number(getattr(source, name)) for name in _MEASURED if name not in left},
+        "reused_from": source.id,
+        "metrics": finite({k: v for k, v in source.metrics.items() if k not in left}),
+        "device": source.device,
+        "rungs": source.rungs,
+    }
+
+
+def latency_of(fingerprint: str, latency: Latency) -> dict[str, Any]:
+    """A measurement as a row of its own."""
+    return {
+        "fingerprint": fingerprint,
+        "device": clean(latency.device),
+        "runtime": latency.runtime,
+        "batch": latency.batch,
+        "ms": float(latency.ms),
+        "low": float(latency.low),
+        "high": float(latency.high),
+    }
 
 
 def point_of(epoch: Epoch) -> list[float | None]:

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, literal_column, select, update
+from sqlalchemy import Connection, Select, func, insert, literal_column, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
-from nas.job import Failure, Outcome
+from nas.job import Failure, Latency, Outcome, Result
 from nas.store.rows import (
     Ask,
     AttemptState,
@@ -20,15 +21,33 @@ from nas.store.rows import (
     TrialState,
     clean,
     columns_of,
+    latency_of,
     point_of,
     trial_of,
 )
-from nas.store.tables import attempts, curves, now, studies, trials
+from nas.store.tables import attempts, curves, latencies, now, studies, trials
 
 # Written out, not a parameter: only so SQLite sees that the index of running attempts serves.
 RUNNING = attempts.c.state == literal_column("'running'")
 
-TRIAL = [trials.c[f.name] for f in fields(TrialRow)]
+# A trial's latency is that of its architecture on the device that it names.
+_HERE = (
+    (latencies.c.fingerprint == trials.c.fingerprint)
+    & (latencies.c.device == trials.c.latency_device)
+    & (latencies.c.runtime == literal_column("'eager'"))
+    & (latencies.c.batch == literal_column("1"))
+)
+_JOINED = {
+    "latency_ms": func.coalesce(latencies.c.ms, trials.c.latency_ms).label("latency_ms"),
+    "latency_low": latencies.c.low.label("latency_low"),
+    "latency_high": latencies.c.high.label("latency_high"),
+}
+TRIAL = [_JOINED[f.name] if f.name in _JOINED else trials.c[f.name] for f in fields(TrialRow)]
+
+
+def select_trials(*more: Any) -> Select[Any]:
+    """A query for what ``trial_of`` takes, after ``more`` columns."""
+    return select(*more, *TRIAL).select_from(trials.outerjoin(latencies, _HERE))
 
 
 def add_trials(
@@ -109,12 +128,22 @@ def write_outcome(connection: Connection, trial_id: int, outcome: Outcome, **tol
     the newest curve, which begins with the first epoch, stands for all."""
     columns = columns_of(outcome)
     columns["seconds"] = func.coalesce(trials.c.seconds, 0.0) + (columns["seconds"] or 0.0)
-    connection.execute(update(trials).where(trials.c.id == trial_id).values(columns | told))
+    changed = update(trials).where(trials.c.id == trial_id).values(columns | told)
+    fingerprint = connection.scalar(changed.returning(trials.c.fingerprint))
+    if isinstance(outcome, Result) and outcome.latency:
+        add_latency(connection, str(fingerprint), outcome.latency)
     if outcome.curve:
         points = [point_of(epoch) for epoch in outcome.curve]
-        changed = update(curves).where(curves.c.trial_id == trial_id).values(epochs=points)
-        if not connection.execute(changed).rowcount:
+        drawn = update(curves).where(curves.c.trial_id == trial_id).values(epochs=points)
+        if not connection.execute(drawn).rowcount:
             connection.execute(insert(curves).values(trial_id=trial_id, epochs=points))
+
+
+def add_latency(connection: Connection, fingerprint: str, latency: Latency) -> None:
+    """Keeps a measurement; the first of an architecture on a device stands."""
+    sql = sqlite if connection.dialect.name == "sqlite" else postgresql
+    row = latency_of(fingerprint, latency) | {"measured": now()}
+    connection.execute(sql.insert(latencies).values(row).on_conflict_do_nothing())
 
 
 def running_trial(connection: Connection, token: str) -> int | None:
@@ -142,8 +171,8 @@ def claims_of(connection: Connection, tokens: Sequence[str]) -> list[Claim]:
         .scalar_subquery()
     )
     query = (
-        select(attempts.c.token, attempts.c.number, faults, *TRIAL)
-        .join(trials, attempts.c.trial_id == trials.c.id)
+        select_trials(attempts.c.token, attempts.c.number, faults)
+        .join(attempts, attempts.c.trial_id == trials.c.id)
         .where(attempts.c.token.in_(tokens))
         .order_by(trials.c.number)
     )

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-HEAD = "0001"  # the newest revision under migrations/versions
+HEAD = "0002"  # the newest revision under migrations/versions
 VERSION_TABLE = "nas_alembic_version"
 
 metadata = MetaData(
@@ -56,6 +56,10 @@ studies = Table(
     Column("sampler", Text, nullable=False),
     Column("seed", BigInteger, nullable=False),
     Column("settings", JSON, nullable=False),
+    # What the images are (nas.data.identity), how people are told of them, and where they were.
+    Column("images", Text, nullable=False, server_default=text("''")),
+    Column("images_about", Text, nullable=False, server_default=text("''")),
+    Column("directory", Text, nullable=False, server_default=text("''")),
     Column("created", Double, nullable=False),
     # Trial numbers given out. Not count(*): begin() must cost the same at trial 10,000 as at 1.
     Column("numbers", Integer, nullable=False),
@@ -81,10 +85,8 @@ trials = Table(
     Column("seed", BigInteger, nullable=False),
     Column("rungs", JSON),  # [[epochs, accuracy], ...] at those it came to
     Column("accuracy", Double),
-    Column("latency_ms", Double),
-    Column("latency_low", Double),
-    Column("latency_high", Double),
-    Column("latency_device", Text),
+    Column("latency_ms", Double),  # as an evaluator gave it, of no device that is known
+    Column("latency_device", Text),  # see nas_latencies
     Column("metrics", JSON, nullable=False),
     Column("failure", String(32)),
     Column("reason", Text),
@@ -120,6 +122,21 @@ attempts = Table(
         sqlite_where=text("state = 'running'"),
         postgresql_where=text("state = 'running'"),
     ),
+)
+
+# A latency is of an architecture on a device, not of an evaluation: however often a network was
+# trained, by whatever recipe, on one device it has one latency, the first that was measured.
+latencies = Table(
+    "nas_latencies",
+    metadata,
+    Column("fingerprint", String(64), primary_key=True),
+    Column("device", Text, primary_key=True),
+    Column("runtime", String(32), primary_key=True),
+    Column("batch", Integer, primary_key=True, autoincrement=False),
+    Column("ms", Double, nullable=False),
+    Column("low", Double, nullable=False),
+    Column("high", Double, nullable=False),
+    Column("measured", Double, nullable=False),
 )
 
 # One row a trial, not one an epoch: a curve is written once, with its result, and read whole. At

@@ -43,9 +43,9 @@ def identity(job: Job) -> str:
     """What a checkpoint belongs to. The number of epochs is part of it only where the schedule
     depends on it from the start."""
     told = dataclasses.asdict(job)
-    for name in ("evaluator", "latency", "plugins", "checkpoint"):
+    for name in ("evaluator", "source", "latency", "plugins", "checkpoint"):
         told.pop(name)
-    told["data"].pop("dir")
+    told["data"].pop("dir")  # the identity says more
     if job.recipe.schedule == "rungs":
         told.pop("epochs")
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

@@ -9,6 +9,7 @@ from a checkpoint or not. On a GPU cuDNN's choice of kernels leaves the last bit
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
@@ -31,11 +32,12 @@ from nas.data.batches import (
     preparation,
     statistics,
 )
-from nas.errors import NasError, RecipeError
+from nas.errors import DataError, NasError, RecipeError
 from nas.job import DataRef, Epoch, Failure, FailureKind, Job, Outcome, Recipe, Report, Result
 from nas.job.schedule import SCHEDULES, cycle, shared
 from nas.language.architecture import Architecture, parse
 from nas.language.layers import Conv, Shape, leaves
+from nas.metrics import ACCURACY
 from nas.training import latency
 from nas.training.checkpoint import Training, keep, resume
 from nas.training.network import build
@@ -55,7 +57,8 @@ def evaluate(job: Job, report: Report, *, checkpoint: str | Path | None = None) 
 
     ``report`` is called with each Epoch; ``checkpoint`` is a file (or a URL that fsspec knows) to
     keep and to resume from.
-    Whatever goes wrong with the candidate is a Failure, with the curve so far.
+    Without epochs the latency alone is measured. Whatever goes wrong with the candidate is a
+    Failure, with the curve so far.
     """
     began = time.perf_counter()
     curve: list[Epoch] = []
@@ -70,9 +73,11 @@ def evaluate(job: Job, report: Report, *, checkpoint: str | Path | None = None) 
 
     device = available()
     try:
+        check_images(job.data)
         architecture, module, normal = begin(job, device)
         bf16 = profits(architecture, device)
-        fit(module, job, told, checkpoint=checkpoint, device=device, bf16=bf16, normal=normal)
+        if job.epochs:
+            fit(module, job, told, checkpoint=checkpoint, device=device, bf16=bf16, normal=normal)
         measured = latency.measure(module, architecture.input, device) if job.latency else None
     except Diverged as error:
         return failure("diverged", str(error))
@@ -85,20 +90,24 @@ def evaluate(job: Job, report: Report, *, checkpoint: str | Path | None = None) 
             return failure("out_of_memory", str(error).partition("\n")[0])
         log.info("the candidate failed", exc_info=True)
         return failure("error", f"{type(error).__name__}: {error}")
-    metrics = {
-        "accuracy": curve[-1].accuracy,
-        "params": float(architecture.params),
-        "macs": float(architecture.macs),
-    }
-    if measured:
-        metrics["latency_ms"] = measured.ms
     return Result(
-        metrics=metrics,
+        metrics={ACCURACY: curve[-1].accuracy} if curve else {},
         curve=tuple(curve),
         latency=measured,
         seconds=time.perf_counter() - began,
         device=latency.fingerprint(device),
     )
+
+
+@functools.lru_cache(maxsize=4)
+def check_images(ref: DataRef) -> None:
+    """Raises DataError where the images here are others than those that ``ref`` is about: those of
+    another node, or overwritten since the search began. Once a process: it looks at each file."""
+    if ref.identity and (here := data.identity(ref)) != ref.identity:
+        raise DataError(
+            f"the images of {ref.dir or ref.name} on this machine are others ({here}) than those "
+            f"of the search ({ref.identity})"
+        )
 
 
 def begin(job: Job, device: torch.device) -> tuple[Architecture, nn.Module, Normal | None]:

@@ -1,0 +1,146 @@
+"""Metrics: what can be an objective or a constraint, and all that is known of each.
+
+Whoever names a metric asks this table. A new arithmetic metric is one entry here; a measured one
+is one entry and the code that measures it. An evaluator of a user's may give metrics of other
+names, of which nothing is known but their values.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from nas.errors import NasError, nearest
+from nas.language.architecture import Architecture, parse
+
+Direction = Literal["max", "min"]
+
+LEAST = 1e-6  # of a metric that is weighed by its logarithm and is 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """``direction`` is the usual one. ``arithmetic`` gives the value from the architecture alone;
+    without, it is measured, and with ``device`` belongs to the device that it was measured on.
+
+    ``logarithmic`` metrics are weighed so that half of them is worth as much to a small network as
+    to a large one (as in LEMONADE, Elsken et al. 2019); in plain units all networks below a tenth
+    of the largest would be a tenth of the front. ``shown`` prints a value, under ``title``; in
+    tables that leave a choice it is a ``column`` even where it is no objective.
+    """
+
+    about: str
+    direction: Direction
+    title: str
+    shown: Callable[[float], str]
+    arithmetic: Callable[[Architecture], float] | None = None
+    logarithmic: bool = False
+    device: bool = False
+    column: bool = False
+
+
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f} %"
+
+
+def count(value: float) -> str:
+    """1,234 as 1,234; 1,234,567 as 1.23M."""
+    for unit, size in (("G", 1e9), ("M", 1e6)):
+        if abs(value) >= size:
+            return f"{value / size:.2f}{unit}"
+    return f"{value:,.0f}"
+
+
+def milliseconds(value: float) -> str:
+    return f"{value:.3f} ms"
+
+
+ACCURACY = "accuracy"  # what a training is led by: rungs, baselines and finalists are about it
+
+METRICS: dict[str, Metric] = {
+    ACCURACY: Metric(
+        about="share of the validation images that are classified right",
+        direction="max",
+        title="accuracy",
+        shown=percent,
+        column=True,
+    ),
+    "params": Metric(
+        about="weights of the network as deployed",
+        direction="min",
+        title="params",
+        shown=count,
+        arithmetic=lambda architecture: float(architecture.params),
+        logarithmic=True,
+        column=True,
+    ),
+    "macs": Metric(
+        about="multiply-adds of one image, as deployed",
+        direction="min",
+        title="MACs",
+        shown=count,
+        arithmetic=lambda architecture: float(architecture.macs),
+        logarithmic=True,
+        column=True,
+    ),
+    "latency_ms": Metric(
+        about="milliseconds for one image on the device",
+        direction="min",
+        title="latency",
+        shown=milliseconds,
+        logarithmic=True,
+        device=True,
+        column=True,
+    ),
+}
+
+OBJECTIVES: Mapping[str, Direction] = {ACCURACY: "max", "params": "min"}  # unless a space says
+
+
+def metric(name: str) -> Metric:
+    """The metric of this name; one that the table does not have is an evaluator's own."""
+    return METRICS.get(name) or Metric(
+        about="as the evaluator gives it", direction="max", title=name, shown="{:.4g}".format
+    )
+
+
+def check(names: Iterable[str], where: str) -> None:
+    """Raises NasError for a name that nothing here can measure, with the nearest known."""
+    for name in names:
+        if name not in METRICS:
+            raise NasError(f"{where} {name}: there is no such metric; {nearest(name, METRICS)}")
+
+
+def shown(name: str, value: float | None) -> str:
+    """A value as people read it; empty where there is none."""
+    return "" if value is None or math.isnan(value) else metric(name).shown(value)
+
+
+def scaled(name: str, value: float) -> float:
+    """A value as a trade-off weighs it."""
+    return math.log10(max(value, LEAST)) if metric(name).logarithmic else value
+
+
+def arithmetic(architecture: Architecture, names: Iterable[str] = METRICS) -> dict[str, float]:
+    """Those of ``names`` that are known of an architecture before any training."""
+    known = {name: METRICS[name].arithmetic for name in names if name in METRICS}
+    return {name: f(architecture) for name, f in known.items() if f is not None}
+
+
+def on_device(names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that belong to the device on which they are measured."""
+    return [name for name in names if metric(name).device]
+
+
+@functools.lru_cache(maxsize=100_000)  # a resumed study asks for each of its trials
+def of_pattern(name: str, pattern: str) -> float:
+    """An arithmetic metric of a canonical pattern; NaN where it is measured, or the pattern is of
+    a plug-in that is not loaded, or of no network."""
+    known = metric(name).arithmetic
+    try:
+        return math.nan if known is None else known(parse(pattern))
+    except NasError:
+        return math.nan
