@@ -63,7 +63,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """A clause for an error message: the nearest known name, or all of them where none is near."""
     known = sorted(known)
     folded = {k.lower(): k for k in known}
-    close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
+    begun = [k for k in folded if len(name) > 1 and k.startswith(name.lower())]
+    close = begun or difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
     if close:
         return f"did you mean {folded[close[0]]}?"
     return "known: " + ", ".join(known)

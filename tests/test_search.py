@@ -29,7 +29,8 @@ from nas.language.architecture import Architecture, parse
 from nas.samplers import SAMPLERS
 from nas.spaces.space import Bound, Space, load_space, read_space
 from nas.store import Store, TrialRow, open_store
-from nas.workers.in_process import InProcess, open_pool
+from nas.workers import open_pool
+from nas.workers.in_process import InProcess
 
 TESTS = Path(__file__).parent
 LOG = "NAS_TEST_EVALUATED"  # names the file to which the evaluators add a line an evaluation

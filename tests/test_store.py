@@ -585,8 +585,8 @@ OLD = (
     "INSERT INTO nas_studies VALUES (1, 'old', 's', '', '[[\"accuracy\", \"max\"]]', "
     """'{"params": "<= 1e+06"}', '{}', 'digits', 'default', 0, '{}', 5.0, 2)""",
     *(
-        f"INSERT INTO nas_trials VALUES ({n + 1}, 1, {n}, 'ask{n}', 'finished', '{{}}', '{{}}', 'p', "
-        f"'fp', 10, 20, '{{}}', 'k{n}', 3, 0, NULL, 0.5, {ms}, {ms}, {ms + 1}, 'cpu', "
+        f"INSERT INTO nas_trials VALUES ({n + 1}, 1, {n}, 'ask{n}', 'finished', '{{}}', '{{}}', "
+        f"'p', 'fp', 10, 20, '{{}}', 'k{n}', 3, 0, NULL, 0.5, {ms}, {ms}, {ms + 1}, 'cpu', "
         """'{"latency_ms": 7.5}', NULL, NULL, 1.0, 'cpu', 1.0, 2.0, NULL)"""
         for n, ms in enumerate((0.25, 0.375))
     ),

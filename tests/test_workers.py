@@ -23,8 +23,9 @@ from nas.job import Failure, Job, Result
 from nas.job.pool import Done, Event, Pool, Reported
 from nas.spaces.space import read_space
 from nas.store import open_store
+from nas.workers import open_pool
 from nas.workers.cluster import Share
-from nas.workers.in_process import InProcess, open_pool
+from nas.workers.in_process import InProcess
 from nas.workers.run import evaluator, run
 from nas.workers.seat import descendants, machine_memory
 

@@ -1,0 +1,264 @@
+"""What may stand for what: two evaluations that differ in one thing are two, wherever one looks."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nas import metrics
+from nas.cli.options import plan
+from nas.driver.asking import Asker
+from nas.driver.loop import search
+from nas.errors import NasError, StudyError
+from nas.language.architecture import Architecture
+from nas.metrics import METRICS, Metric
+from nas.spaces.space import read_bound
+from nas.store import Ask, open_store
+from nas.training.checkpoint import identity
+from nas.workers.in_process import InProcess
+
+SPACE = """
+name: small
+pattern: INPUT -> CONV(w) -> RELU -> GAP -> FC
+where: {w: {choice: [2, 4, 6, 8]}}
+objectives: {accuracy: max, params: min}
+"""
+EVALUATOR = """
+def table(architecture, *, fidelity, seed, report):
+    return {"accuracy": 1 / architecture.params, "energy": 2.0}
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a space, an evaluator and a folder of images."""
+    (tmp_path / "small.yaml").write_text(SPACE)
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for n in range(10):
+            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{n}.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def planned(**told: Any) -> Any:
+    asked: dict[str, Any] = {
+        "space": "small.yaml", "study": None, "trials": 4, "epochs": 1, "dataset": None,
+        "data": "images", "size": 0, "download": False, "seed": 0, "sampler": "random",
+        "objectives": [], "constraints": [], "recipe": [], "plugins": [], "evaluator": "",
+        "rungs": "off", "artifacts": "",
+    }  # fmt: skip
+    return plan(**(asked | told))
+
+
+def asked(planned: Any) -> Ask:
+    """The first candidate, which is the same for every plan of one seed but for what it stands
+    for."""
+    store = open_store("sqlite:///asked.db")
+    row = store.open_study(dataclasses.replace(planned.row(), name=uuid.uuid4().hex))
+    found = Asker(planned, row, 0, lambda row: row).ask()
+    store.close()
+    assert found is not None
+    return found[1]
+
+
+def stands_for(ask: Ask) -> tuple[str, int]:
+    return ask.job_key, ask.seed
+
+
+# --- evaluations ---------------------------------------------------------------------------------
+
+
+def copied(here: Path, change: Callable[[Path], None]) -> str:
+    folder = here / "copy"
+    shutil.copytree(here / "images", folder)
+    change(folder)
+    return str(folder)
+
+
+def one_pixel(folder: Path) -> None:
+    image = Image.open(folder / "cat" / "3.png")
+    image.putpixel((0, 0), (1, 2, 3))
+    image.save(folder / "cat" / "3.png")
+
+
+def relabelled(folder: Path) -> None:
+    (folder / "cat" / "3.png").rename(folder / "dog" / "new.png")
+
+
+CHANGES: dict[str, Callable[[Path], None]] = {
+    "one pixel": one_pixel,
+    "one image less": lambda folder: (folder / "dog" / "9.png").unlink(),
+    "one label": relabelled,
+    "a class renamed": lambda folder: (folder / "dog").rename(folder / "wolf"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_other_images_are_another_evaluation(here: Path, change: str) -> None:
+    before = asked(planned())
+    after = asked(planned(data=copied(here, CHANGES[change])))
+    assert after.fingerprint == before.fingerprint
+    assert stands_for(after) != stands_for(before)
+
+
+def test_the_same_images_elsewhere_are_the_same_evaluation(here: Path) -> None:
+    assert stands_for(asked(planned(data=copied(here, lambda _: None)))) == stands_for(
+        asked(planned())
+    )
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{"size": 6}, {"epochs": 2}, {"recipe": ["lr=0.05"]}, {"seed": 1}],
+    ids=["size", "epochs", "recipe", "seed"],
+)
+def test_another_setting_is_another_evaluation(here: Path, told: dict[str, Any]) -> None:
+    assert stands_for(asked(planned(**told))) != stands_for(asked(planned()))
+
+
+def test_another_source_is_another_evaluator(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nas.workers import run
+
+    keys = []
+    for n, text in enumerate([EVALUATOR, EVALUATOR, EVALUATOR.replace("2.0", "3.0")]):
+        (here / f"told{n}.py").write_text(text)
+        keys.append(run.source(f"told{n}:table"))
+    assert keys[0] == keys[1] != keys[2]
+    first = planned(evaluator="told0:table", data="")
+    assert first.job.source == keys[0]
+    other = dataclasses.replace(first.job, source=keys[2])
+    assert other.key != first.job.key
+
+
+def test_checkpoints_know_their_images(here: Path) -> None:
+    job, moved = planned().job, planned(data=copied(here, lambda _: None)).job
+    changed = dataclasses.replace(job.data, identity="another")
+    assert identity(moved) == identity(job) != identity(dataclasses.replace(job, data=changed))
+
+
+# --- studies -------------------------------------------------------------------------------------
+
+
+def test_the_default_name_tells_folders_apart(here: Path) -> None:
+    other = here / "elsewhere" / "images"
+    shutil.copytree(here / "images", other)
+    one_pixel(other)
+    names = {planned().study, planned(data=str(other)).study}
+    assert len(names) == 2
+    assert all(name.startswith("small-images-") for name in names)
+    assert planned(dataset="digits", data="").study == "small-digits"
+
+
+def test_a_study_is_not_resumed_on_other_images(here: Path) -> None:
+    store = open_store("sqlite:///nas.db")
+    store.open_study(planned(study="mine").row())
+    other = planned(study="mine", data=copied(here, relabelled))
+    with pytest.raises(StudyError, match=r"made on 20 images in 2 classes \(cat, dog\) of .*images,"
+                       r" and now they are 20 images in 2 classes .*copy"):  # fmt: skip
+        store.open_study(other.row())
+    store.close()
+
+
+def test_a_second_study_takes_over_what_is_the_same_alone(here: Path) -> None:
+    store = open_store("sqlite:///nas.db")
+
+    def run(**told: Any) -> tuple[int, int]:
+        status = search(planned(**told), store, InProcess())
+        return status.finished, status.reused
+
+    assert run(study="one") == (4, 0)
+    assert run(study="again") == (0, 4)
+    assert run(study="another seed", seed=7) == (4, 0)
+    one_pixel(here / "images")
+    assert run(study="overwritten in place") == (4, 0)
+    store.close()
+
+
+def test_a_result_without_the_metric_that_is_asked_for_does_not_stand(here: Path) -> None:
+    (here / "half.py").write_text(
+        EVALUATOR.replace("2.0", "2.0 if architecture.params > 60 else 1.0")
+    )
+    store = open_store("sqlite:///nas.db")
+    told = {"evaluator": "half:table", "data": "", "objectives": ["accuracy:max"]}
+    assert search(planned(study="one", **told), store, InProcess()).finished == 4
+    with store.engine.begin() as connection:  # as if an earlier version had given no energy
+        connection.exec_driver_sql("UPDATE nas_trials SET metrics = '{\"accuracy\": 0.5}'")
+    told["objectives"] = ["accuracy:max", "energy:min"]
+    status = search(planned(study="two", **told), store, InProcess())
+    assert (status.finished, status.reused, len(status.front)) == (4, 0, 1)
+    store.close()
+
+
+# --- metrics -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"objectives": ["accuracy:max,latency:min"]}, "objective latency: .*mean latency_ms"),
+        ({"objectives": ["acc:max"]}, "objective acc: .*did you mean accuracy"),
+        ({"constraints": ["parms<=1e6"]}, "constraint on parms: .*did you mean params"),
+        ({"constraints": ["latency<=0.0001"]}, "constraint on latency: .*mean latency_ms"),
+    ],
+)
+def test_what_nothing_measures_is_refused_before_anything_runs(
+    here: Path, told: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(NasError, match=message):
+        planned(**told)
+
+
+@pytest.mark.parametrize("named", [{"objectives": ["accuracy:max,speed:max"]},
+                                   {"constraints": ["speed>=3"]}])  # fmt: skip
+def test_what_an_evaluator_does_not_give_stops_the_search_once(
+    here: Path, named: dict[str, Any]
+) -> None:
+    (here / "told.py").write_text(EVALUATOR)
+    store = open_store("sqlite:///nas.db")
+    told = planned(study="s", evaluator="told:table", data="", **named)
+    with pytest.raises(StudyError, match=r"told:table gave no speed: it gave accuracy, energy"):
+        search(told, store, InProcess())
+    assert store.counts(store.find_study("s").id) == {"failed": 1}
+    store.close()
+
+
+def depth(architecture: Architecture) -> float:
+    return float(len(architecture.steps))
+
+
+def test_an_arithmetic_metric_is_one_entry(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = Metric(about="elements", direction="min", title="depth", shown="{:.0f}".format,
+                   arithmetic=depth)  # fmt: skip
+    monkeypatch.setitem(METRICS, "depth", entry)
+    metrics.of_pattern.cache_clear()
+    (here / "deep.yaml").write_text(
+        "name: deep\npattern: INPUT -> [CONV(4) -> RELU]*N -> GAP -> FC\n"
+        "where: {N: {int: [1, 4]}}\nobjectives: {accuracy: max, depth: min}\n"
+        "constraints: {depth: '<= 8'}\n"
+    )
+    store = open_store("sqlite:///nas.db")
+    told = planned(space="deep.yaml", study="s", trials=3, sampler="default")
+    status = search(told, store, InProcess())
+    depths = sorted(row.value("depth") for row in store.trials(store.find_study("s").id))
+    store.close()
+    assert depths == [4, 6, 8]  # of N from 1 to 3: the fourth has 10 elements
+    assert {row.value("depth") for row in status.front} <= {4, 6, 8}
+
+
+@pytest.mark.parametrize("text", ["<= 1_234_564", ">= 0.9123456789", "<= 1e6", "<= 0.1"])
+def test_a_bound_comes_back_as_it_was(text: str) -> None:
+    bound = read_bound(text, "x")
+    assert read_bound(str(bound), "x") == bound
