@@ -22,17 +22,19 @@ from nas.language.elements import (
     recipe,
     unknown,
 )
-from nas.language.layers import (
+from nas.language.expression import (
     Aux,
+    Node,
+    Shape,
+    seq,
+    show,
+)
+from nas.language.layers import (
     BatchNorm,
     Conv,
     Dropout,
     Flatten,
     Linear,
-    Node,
-    Shape,
-    seq,
-    show,
 )
 from nas.language.pattern import (
     Call,

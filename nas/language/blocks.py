@@ -11,12 +11,19 @@ from collections.abc import Callable
 from typing import Annotated, Literal
 
 from nas.errors import ShapeError
+from nas.language.expression import (
+    Aux,
+    Node,
+    Shape,
+    concat,
+    identity,
+    seq,
+)
 from nas.language.layers import (
     BN,
     RELU,
     Activation,
     ActivationKind,
-    Aux,
     BatchNorm,
     Conv,
     Count,
@@ -25,16 +32,11 @@ from nas.language.layers import (
     Gap,
     Kernel,
     Linear,
-    Node,
     Pool,
     Range,
-    Shape,
     SqueezeExcite,
     Stride,
     Width,
-    concat,
-    identity,
-    seq,
 )
 
 Ratio = Annotated[int, Range(0, 1_024)]

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from nas.errors import PatternError, ShapeError, nearest
 from nas.language.blocks import BLOCKS
-from nas.language.layers import LAYERS, Activation, Cost, Node, Range, Seq, Shape
+from nas.language.expression import Cost, Node, Seq, Shape
+from nas.language.layers import LAYERS, Activation, Range
 from nas.language.pattern import Symbol
 
 Scalar = int | float | str

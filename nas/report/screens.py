@@ -17,7 +17,7 @@ from rich.text import Text
 from nas.errors import NasError
 from nas.language.architecture import Architecture
 from nas.language.domains import Choice, Domain, Floats, Ints, Progression
-from nas.language.layers import show as shape_text
+from nas.language.expression import show as shape_text
 from nas.metrics import ACCURACY, METRICS, count, metric, on_device, percent, shown
 from nas.spaces.space import Space, load_space, shipped
 from nas.store import Store, StudyRow, TrialRow

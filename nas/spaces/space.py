@@ -26,7 +26,7 @@ from nas.language.architecture import (
 )
 from nas.language.domains import Choice, Domain, Progression, Trial, read_domain
 from nas.language.elements import Args, Scalar, expression, recipe
-from nas.language.layers import Node, Shape
+from nas.language.expression import Node, Shape
 from nas.language.pattern import Chain, Tree, read
 from nas.language.symbols import alternatives, check, symbols
 from nas.metrics import OBJECTIVES, Direction, arithmetic

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nas.errors import NasError, nearest
 from nas.language.architecture import Architecture
-from nas.language.layers import Shape
+from nas.language.expression import Shape
 from nas.spaces.space import load_space, shipped
 
 

@@ -15,22 +15,24 @@ from dataclasses import dataclass, replace
 from nas.errors import ShapeError
 from nas.job import Recipe
 from nas.language.architecture import Architecture
+from nas.language.expression import (
+    Aux,
+    Concat,
+    Node,
+    Seq,
+    Shape,
+    Sum,
+)
 from nas.language.layers import (
     Activation,
-    Aux,
     BatchNorm,
-    Concat,
     Conv,
     Dropout,
     Gap,
     Linear,
     LocalResponseNorm,
-    Node,
     Pool,
-    Seq,
-    Shape,
     SqueezeExcite,
-    Sum,
 )
 from nas.spaces.space import Draw, Space
 

@@ -10,23 +10,25 @@ from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
 from nas.language.architecture import Architecture
+from nas.language.expression import (
+    Aux,
+    Concat,
+    Node,
+    Seq,
+    Shape,
+    Sum,
+)
 from nas.language.layers import (
     Activation,
-    Aux,
     BatchNorm,
-    Concat,
     Conv,
     Dropout,
     Flatten,
     Gap,
     Linear,
     LocalResponseNorm,
-    Node,
     Pool,
-    Seq,
-    Shape,
     SqueezeExcite,
-    Sum,
 )
 
 ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {

@@ -30,7 +30,7 @@ from torchvision import models
 from nas.data.batches import Normal
 from nas.errors import NasError, ShapeError, nearest
 from nas.language.architecture import Architecture
-from nas.language.layers import Shape
+from nas.language.expression import Shape
 from nas.spaces.zoo import names, network
 from nas.training import checkpoint
 from nas.training.network import AuxHead, build

@@ -1,0 +1,144 @@
+"""Expressions: the tree that an architecture is, of leaf layers and a few combinators.
+
+A node knows its ``cost``: given the shape that reaches it, the shape that leaves it, its parameters
+and its multiply-adds. The leaf layers are in ``nas.language.layers``.
+
+Shapes are ``(channels, height, width)`` for a map and ``(features,)`` after GAP, FLATTEN or FC.
+Parameters and MACs are those of the network as deployed: an auxiliary classifier counts nothing
+here (see ``Aux``). One multiply-add is one MAC; activations, pooling and normalisation count none,
+as in torch's FlopCounterMode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from nas.errors import ShapeError
+
+Shape = tuple[int, ...]
+
+
+class Cost(NamedTuple):
+    """What a node does to the shape that reaches it, and what that takes."""
+
+    shape: Shape
+    params: int
+    macs: int
+
+
+def show(shape: Shape) -> str:
+    """``64x8x8`` for a map, ``10`` for features."""
+    return "x".join(map(str, shape))
+
+
+class Node:
+    """An expression. ``a >> b`` is sequence and ``a + b`` is sum."""
+
+    __slots__ = ()
+
+    def cost(self, x: Shape) -> Cost:
+        """Raises ShapeError where the node cannot take ``x``."""
+        raise NotImplementedError
+
+    def before(self, following: Node) -> Node:
+        """The node as it is where ``following`` comes straight after."""
+        return self
+
+    def __rshift__(self, other: Node) -> Node:
+        return seq(self, other)
+
+    def __add__(self, other: Node) -> Node:
+        return Sum((self, other))
+
+
+# --- combinators ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Seq(Node):
+    items: tuple[Node, ...]
+
+    def cost(self, x: Shape) -> Cost:
+        params = macs = 0
+        for item in self.items:
+            x, p, m = item.cost(x)
+            params += p
+            macs += m
+        return Cost(x, params, macs)
+
+
+@dataclass(frozen=True, slots=True)
+class Sum(Node):
+    """Elementwise sum of branches that agree in shape (ResNet: He et al. 2015, equation 1)."""
+
+    items: tuple[Node, ...]
+
+    def cost(self, x: Shape) -> Cost:
+        costs = [item.cost(x) for item in self.items]
+        shapes = [c.shape for c in costs]
+        if len(set(shapes)) > 1:
+            raise ShapeError(f"a sum of unequal shapes {' and '.join(map(show, shapes))}")
+        return Cost(shapes[0], sum(c.params for c in costs), sum(c.macs for c in costs))
+
+
+@dataclass(frozen=True, slots=True)
+class Concat(Node):
+    """Branches side by side in the channels (GoogLeNet, figure 2; DenseNet, equation 2)."""
+
+    items: tuple[Node, ...]
+
+    def cost(self, x: Shape) -> Cost:
+        costs = [item.cost(x) for item in self.items]
+        shapes = [c.shape for c in costs]
+        if len({s[1:] for s in shapes}) > 1:
+            raise ShapeError(f"a concatenation of unequal maps {' and '.join(map(show, shapes))}")
+        shape = (sum(s[0] for s in shapes), *shapes[0][1:])
+        return Cost(shape, sum(c.params for c in costs), sum(c.macs for c in costs))
+
+
+@dataclass(frozen=True, slots=True)
+class Aux(Node):
+    """An auxiliary classifier on the map that passes (GoogLeNet, section 5). Its loss helps the
+    gradient in training; afterwards it is gone, so it counts no parameters and no MACs here."""
+
+    head: Node
+
+    def cost(self, x: Shape) -> Cost:
+        self.head.cost(x)
+        return Cost(x, 0, 0)
+
+
+def seq(*items: Node) -> Node:
+    """A sequence, flattened."""
+    flat: list[Node] = []
+    for item in items:
+        parts = item.items if isinstance(item, Seq) else (item,)
+        if parts and flat:
+            flat[-1] = flat[-1].before(parts[0])
+        flat += parts
+    return flat[0] if len(flat) == 1 else Seq(tuple(flat))
+
+
+def concat(*items: Node) -> Node:
+    return Concat(items)
+
+
+identity = Seq(())
+
+
+def leaves(node: Node, x: Shape) -> Iterator[tuple[Node, Shape]]:
+    """Every leaf of an expression with the shape that reaches it, in the order of computation."""
+    match node:
+        case Seq(items):
+            for item in items:
+                yield from leaves(item, x)
+                x = item.cost(x).shape
+        case Sum(items) | Concat(items):
+            for item in items:
+                yield from leaves(item, x)
+        case Aux(head):
+            yield from leaves(head, x)
+        case _:
+            yield node, x
