@@ -22,20 +22,8 @@ from nas.language.elements import (
     recipe,
     unknown,
 )
-from nas.language.expression import (
-    Aux,
-    Node,
-    Shape,
-    seq,
-    show,
-)
-from nas.language.layers import (
-    BatchNorm,
-    Conv,
-    Dropout,
-    Flatten,
-    Linear,
-)
+from nas.language.expression import Aux, Node, Shape, seq, show
+from nas.language.layers import BatchNorm, Conv, Dropout, Flatten, Linear
 from nas.language.pattern import (
     Call,
     Chain,

@@ -11,14 +11,7 @@ from collections.abc import Callable
 from typing import Annotated, Literal
 
 from nas.errors import ShapeError
-from nas.language.expression import (
-    Aux,
-    Node,
-    Shape,
-    concat,
-    identity,
-    seq,
-)
+from nas.language.expression import Aux, Node, Shape, concat, identity, seq
 from nas.language.layers import (
     BN,
     RELU,

@@ -15,14 +15,7 @@ from dataclasses import dataclass, replace
 from nas.errors import ShapeError
 from nas.job import Recipe
 from nas.language.architecture import Architecture
-from nas.language.expression import (
-    Aux,
-    Concat,
-    Node,
-    Seq,
-    Shape,
-    Sum,
-)
+from nas.language.expression import Aux, Concat, Node, Seq, Shape, Sum
 from nas.language.layers import (
     Activation,
     BatchNorm,

@@ -10,14 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
 from nas.language.architecture import Architecture
-from nas.language.expression import (
-    Aux,
-    Concat,
-    Node,
-    Seq,
-    Shape,
-    Sum,
-)
+from nas.language.expression import Aux, Concat, Node, Seq, Shape, Sum
 from nas.language.layers import (
     Activation,
     BatchNorm,
