@@ -1,14 +1,16 @@
-"""Plug-in files: Python that registers blocks and data sets in the same dicts as the built-in ones.
+"""Plug-in files: Python that registers layers, blocks and data sets in the same dicts as the
+built-in ones.
 
     # my_blocks.py
-    from nas.language.blocks import BLOCKS
-    from nas.language.layers import BN, RELU, Conv, Node, Shape, Width
+    from nas.blocks import BLOCKS
+    from nas.layers import BN, RELU, Conv, Node, Shape, Width
 
     def wide(x: Shape, *, width: Width) -> Node:
         return Conv(width, 5) >> BN >> RELU
 
     BLOCKS["WIDE"] = wide
 
+A layer is a class such as those of ``nas.language.layers``, with its name in ``LAYERS``.
 Driver and workers each run a file once.
 """
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from nas.errors import PatternError, ShapeError, nearest
 from nas.language.blocks import BLOCKS
 from nas.language.expression import Cost, Node, Seq, Shape
-from nas.language.layers import LAYERS, Activation, Range
+from nas.language.layers import LAYERS, Range
 from nas.language.pattern import Symbol
 
 Scalar = int | float | str
@@ -147,17 +147,21 @@ def _text(value: Scalar) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-_LAYERS = frozenset(LAYERS.values())
-
 # Stages repeat and draws resemble one another: the caches make a draw of 40 elements 4x faster.
 _cached = lru_cache(maxsize=65_536)
 
 
 @_cached
 def expression(make: Callable[..., Node], args: Args, x: Shape) -> tuple[Node, Cost]:
-    """The node that a recipe makes for ``x``, and what it does to it. Raises ShapeError."""
-    node = make(**dict(args)) if make in _LAYERS else make(x, **dict(args))
-    return node, node.cost(x)
+    """The node that a recipe makes for ``x``, and what it does to it. Raises ShapeError, and
+    PatternError where a plug-in's makes none."""
+    node = make(**dict(args)) if make in LAYERS.values() else make(x, **dict(args))
+    if not isinstance(node, Node):
+        raise PatternError(f"it makes {node!r}: must be a layer or an expression of layers")
+    cost = node.cost(x)
+    if not isinstance(cost, Cost):
+        raise PatternError(f"its cost is {cost!r}: must be Cost(shape, params, macs)")
+    return node, cost
 
 
 def realise(name: str, args: Args, x: Shape) -> tuple[Step, ...]:
@@ -199,16 +203,14 @@ def _says_nothing(make: Callable[..., Node], key: str, args: Args, x: Shape, nod
         return False
 
 
-_NAMES = {make: name for name, make in LAYERS.items() if inspect.isclass(make)}
-_ACTIVATIONS = {make(): name for name, make in LAYERS.items() if not inspect.isclass(make)}
-
-
 def _layer(node: Node) -> tuple[str, Args] | None:
     """Name and written arguments of a leaf layer; None for what has no name in the language."""
-    if isinstance(node, Activation):
-        return _ACTIVATIONS[node], ()
-    name = _NAMES.get(type(node))
-    return None if name is None else (name, layer_args(node))
+    for name, make in LAYERS.items():
+        if make is type(node):
+            return name, layer_args(node)
+        if not inspect.isclass(make) and make() == node:
+            return name, ()
+    return None
 
 
 def layer_args(node: Node) -> Args:

@@ -1,7 +1,9 @@
 """Expressions: the tree that an architecture is, of leaf layers and a few combinators.
 
 A node knows its ``cost``: given the shape that reaches it, the shape that leaves it, its parameters
-and its multiply-adds. The leaf layers are in ``nas.language.layers``.
+and its multiply-adds. All else that there is to know of a leaf layer is in its class too (see
+``Leaf``; the layers are in ``nas.language.layers``), so that who needs it, ``nas.training.network``
+and ``nas.training.footprint``, walks the combinators only.
 
 Shapes are ``(channels, height, width)`` for a map and ``(features,)`` after GAP, FLATTEN or FC.
 Parameters and MACs are those of the network as deployed: an auxiliary classifier counts nothing
@@ -13,9 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from nas.errors import ShapeError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Shape = tuple[int, ...]
 
@@ -28,15 +33,38 @@ class Cost(NamedTuple):
     macs: int
 
 
+class Kept(NamedTuple):
+    """What autograd keeps of a layer, of each image, from the forward to the backward pass.
+
+    The tensor that reaches it and the one that leaves it are kept once, however many layers read
+    them. ``numbers`` counts those that the layer makes for itself, as wide as the map's; ``bytes``
+    what has a width of its own, such as places.
+    """
+
+    input: bool = False
+    output: bool = False
+    numbers: int = 0
+    bytes: int = 0
+
+
 def show(shape: Shape) -> str:
     """``64x8x8`` for a map, ``10`` for features."""
     return "x".join(map(str, shape))
 
 
 class Node:
-    """An expression. ``a >> b`` is sequence and ``a + b`` is sum."""
+    """An expression: a leaf layer, or one of this file's combinators. ``a >> b`` is sequence and
+    ``a + b`` is sum."""
 
     __slots__ = ()
+
+    def __init_subclass__(cls) -> None:
+        if cls.__module__ != __name__:  # what walks the tree knows those alone
+            raise TypeError(f"{cls.__name__}: a layer is a subclass of Leaf")
+
+    # Whether what leaves it is a new tensor that its own gradient does not need, so that an
+    # activation may overwrite it.
+    spare: ClassVar[bool] = False
 
     def cost(self, x: Shape) -> Cost:
         """Raises ShapeError where the node cannot take ``x``."""
@@ -51,6 +79,34 @@ class Node:
 
     def __add__(self, other: Node) -> Node:
         return Sum((self, other))
+
+
+class Leaf(Node):
+    """A layer: shape, params and MACs (``cost``), the torch module, and what autograd keeps of it.
+
+    A subclass is a frozen dataclass whose fields are the arguments that a pattern may give it; an
+    entry in ``LAYERS`` gives it its name. Torch is imported where a module is made, not before.
+    """
+
+    __slots__ = ()
+
+    def __init_subclass__(cls) -> None:
+        untold = [name for name in ("cost", "module", "keeps") if name not in _defined(cls)]
+        if untold:
+            raise TypeError(f"the layer {cls.__name__} has no {' and no '.join(untold)}")
+
+    def module(self, x: Shape, fresh: bool) -> nn.Module:
+        """The module for maps of shape ``x``, without the batch. Where ``fresh``, it may overwrite
+        what reaches it: nobody else reads that."""
+        raise NotImplementedError
+
+    def keeps(self, x: Shape) -> Kept:
+        """What autograd keeps of the layer where ``x`` reaches it."""
+        raise NotImplementedError
+
+
+def _defined(cls: type[Leaf]) -> set[str]:
+    return {name for base in cls.__mro__[: cls.__mro__.index(Leaf)] for name in vars(base)}
 
 
 # --- combinators ---------------------------------------------------------------------------------
@@ -73,6 +129,7 @@ class Seq(Node):
 class Sum(Node):
     """Elementwise sum of branches that agree in shape (ResNet: He et al. 2015, equation 1)."""
 
+    spare = True
     items: tuple[Node, ...]
 
     def cost(self, x: Shape) -> Cost:
@@ -87,6 +144,7 @@ class Sum(Node):
 class Concat(Node):
     """Branches side by side in the channels (GoogLeNet, figure 2; DenseNet, equation 2)."""
 
+    spare = True
     items: tuple[Node, ...]
 
     def cost(self, x: Shape) -> Cost:
@@ -128,7 +186,7 @@ def concat(*items: Node) -> Node:
 identity = Seq(())
 
 
-def leaves(node: Node, x: Shape) -> Iterator[tuple[Node, Shape]]:
+def leaves(node: Node, x: Shape) -> Iterator[tuple[Leaf, Shape]]:
     """Every leaf of an expression with the shape that reaches it, in the order of computation."""
     match node:
         case Seq(items):
@@ -141,4 +199,5 @@ def leaves(node: Node, x: Shape) -> Iterator[tuple[Node, Shape]]:
         case Aux(head):
             yield from leaves(head, x)
         case _:
+            assert isinstance(node, Leaf)
             yield node, x

@@ -10,44 +10,20 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from nas.errors import ShapeError
+from nas.errors import NasError, ShapeError
 from nas.job import Recipe
 from nas.language.architecture import Architecture
-from nas.language.expression import Aux, Concat, Node, Seq, Shape, Sum
-from nas.language.layers import (
-    Activation,
-    BatchNorm,
-    Conv,
-    Dropout,
-    Gap,
-    Linear,
-    LocalResponseNorm,
-    Pool,
-    SqueezeExcite,
-)
+from nas.language.expression import Aux, Concat, Kept, Leaf, Node, Seq, Shape, Sum
 from nas.spaces.space import Draw, Space
 
-FLOAT, HALF, INDEX = 4, 2, 8  # bytes of a number; max pooling keeps places, as int64
+FLOAT, HALF = 4, 2  # bytes of a number
 PROCESS = 430 << 20  # of a worker with torch 2.14 by itself: 413 to 433 MiB with the least networks
 # Images of a validation batch, and their pixels: as the loop and its batches have them (a test).
 EVALUATED, PIXELS = 512, 2048 * 32 * 32
 DRAWS = 200  # feasible ones, among at most:
 TRIES = 1_000
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Tensor:
-    """What one image has of a tensor. Equal to itself alone: what two layers keep
-    is kept once."""
-
-    shape: Shape
-    size: int
-
-    @property
-    def bytes(self) -> int:
-        return self.size * math.prod(self.shape)
 
 
 def greatest(space: Space, recipe: Recipe, others: Iterable[Architecture] = ()) -> int:
@@ -121,47 +97,60 @@ def kept(architecture: Architecture, *, bf16: bool = False) -> int:
 
     Left out is what does not grow with the map: BN's statistics, squeeze-excitation's gates.
     """
-    tape: set[_Tensor] = set()
-    x = _Tensor(architecture.input, HALF if bf16 else FLOAT)
-    _classify(architecture.expression, x, tape)
-    return sum(tensor.bytes for tensor in tape)
+    tape = _Tape(HALF if bf16 else FLOAT)
+    _classify(architecture.expression, _Tensor(architecture.input), tape)
+    return tape.bytes
 
 
-def _classify(node: Node, x: _Tensor, tape: set[_Tensor]) -> None:
+@dataclass(eq=False, slots=True)
+class _Tensor:
+    """Passes from layer to layer: whoever keeps it, it is kept once."""
+
+    shape: Shape
+    kept: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class _Tape:
+    """What is kept, in bytes, where a number of a map has ``width`` bytes."""
+
+    width: int
+    bytes: int = 0
+
+    def keep(self, tensor: _Tensor) -> None:
+        if not tensor.kept:
+            tensor.kept = True
+            self.bytes += self.width * math.prod(tensor.shape)
+
+
+def _classify(node: Node, x: _Tensor, tape: _Tape) -> None:
     """The network or an auxiliary classifier: its loss keeps the log-softmax, in float32."""
-    tape.add(_Tensor(_forward(node, x, tape).shape, FLOAT))
+    logits = _forward(node, x, tape)
+    tape.bytes += FLOAT * math.prod(logits.shape)
 
 
-def _forward(node: Node, x: _Tensor, tape: set[_Tensor]) -> _Tensor:
+def _forward(node: Node, x: _Tensor, tape: _Tape) -> _Tensor:
     """The tensor that leaves a node that ``x`` reaches; what the backward pass reads of the node
     goes to the tape."""
-    if isinstance(node, Seq):
-        for item in node.items:
-            x = _forward(item, x, tape)
-        return x
-    y = replace(x, shape=node.cost(x.shape).shape)
     match node:
+        case Seq(items):
+            for item in items:
+                x = _forward(item, x, tape)
+            return x
         case Sum(items) | Concat(items):
             for item in items:
                 _forward(item, x, tape)
+            return _Tensor(node.cost(x.shape).shape)
         case Aux(head):
             _classify(head, x, tape)
             return x
-        case Conv() | BatchNorm() | Pool(kind="avg") | SqueezeExcite():
-            tape.add(x)
-        case Activation("relu" | "tanh" | "sigmoid"):  # their gradient needs the output alone
-            tape.add(y)
-        case Activation():
-            tape.add(x)
-        case Pool():
-            tape |= {x, replace(y, size=INDEX)}
-        case Gap(size) if size > 1:  # size 1 is a mean, which keeps nothing
-            tape.add(x)
-        case Linear():  # maps lie channels last: flattening copies them
-            tape.add(x if len(x.shape) == 1 else replace(x))
-        case Dropout():  # the mask, in floats on the CPU
-            tape.add(replace(x))
-        case LocalResponseNorm(size):  # the squares, padded; their sums; the power of these
-            squares = replace(x, shape=(x.shape[0] + size - 1, *x.shape[1:]))
-            tape |= {x, squares, replace(x), replace(x)}
+    assert isinstance(node, Leaf)
+    y = _Tensor(node.cost(x.shape).shape)
+    kept = node.keeps(x.shape)
+    if not isinstance(kept, Kept):  # a plug-in's
+        raise NasError(f"{node!r} keeps {kept!r}: must be Kept(...)")
+    for tensor, read in ((x, kept.input), (y, kept.output)):
+        if read:
+            tape.keep(tensor)
+    tape.bytes += tape.width * kept.numbers + kept.bytes
     return y
