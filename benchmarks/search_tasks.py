@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nas.samplers.domain import Domain
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import Trial
@@ -19,7 +20,6 @@ from optuna.trial import Trial
 import nas
 from nas import pareto
 from nas.driver import proposals
-from nas.samplers.domain import Domain
 from nas.samplers.ehvi import Problem
 
 DIRECTIONS: tuple[pareto.Direction, ...] = ("max", "min")

@@ -36,13 +36,9 @@ from nas.errors import DataError, NasError, RecipeError
 from nas.job import DataRef, Epoch, Failure, FailureKind, Job, Outcome, Recipe, Report, Result
 from nas.job.schedule import SCHEDULES, cycle, shared
 from nas.language.architecture import Architecture, parse
-<<<<<<< HEAD
-from nas.language.layers import Conv, Shape, leaves
-from nas.metrics import ACCURACY
-=======
 from nas.language.expression import Shape, leaves
 from nas.language.layers import Conv
->>>>>>> fd88d54 (The expression and its combinators in a file of their own, apart from the leaf layers)
+from nas.metrics import ACCURACY
 from nas.training import latency
 from nas.training.checkpoint import Training, keep, resume
 from nas.training.network import build
