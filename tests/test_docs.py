@@ -15,7 +15,7 @@ from typing import Any
 import typer
 from typer.testing import CliRunner
 
-from nas.cli import app
+from nas.cli.app import app
 
 ROOT = Path(__file__).parent.parent
 HEAD = """# The command line

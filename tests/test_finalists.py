@@ -18,7 +18,7 @@ from optuna.distributions import IntDistribution, distribution_to_json
 from scipy import stats
 from typer.testing import CliRunner
 
-from nas import cli
+from nas.cli import app as cli
 from nas.driver import finalists
 from nas.driver.finalists import Mean, choose, random_plan, report, trained_epochs
 from nas.driver.loop import search

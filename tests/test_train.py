@@ -75,8 +75,8 @@ def test_the_default_recipe_learns_the_digits() -> None:
     result = train.evaluate(Job(pattern=LEARNER), points.append)
     assert isinstance(result, Result), result
     assert result.metrics["accuracy"] >= 0.97
-    assert result.metrics["params"] == nas.parse(LEARNER).params
-    assert result.metrics["latency_ms"] == result.latency.ms > 0  # type: ignore[union-attr]
+    assert result.latency is not None
+    assert result.latency.ms > 0
     assert list(result.curve) == points
     assert [p.epoch for p in points] == list(range(1, 21))
     assert points[-1].train_loss < points[0].train_loss
