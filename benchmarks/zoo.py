@@ -1,4 +1,4 @@
-"""The zoo beside torchvision and the papers: README's table, and the time of both modules.
+"""The zoo beside torchvision and the papers: the table of docs/networks.md, both modules' times.
 
 python benchmarks/zoo.py                             the table, a second
 python benchmarks/zoo.py --time                      one network of each family, minutes
