@@ -33,9 +33,10 @@ from optuna.samplers import BaseSampler
 from sqlalchemy import insert, update
 
 import nas.driver.asking
-from nas.driver.loop import Status, search
+from nas.driver.loop import search
 from nas.driver.plan import Plan
 from nas.driver.proposals import distributions
+from nas.driver.tally import Status
 from nas.job import Job
 from nas.job.pool import Pool
 from nas.language.architecture import Architecture

@@ -11,7 +11,8 @@ from typing import Any
 
 import optuna
 
-from nas.driver.loop import Plan, search
+from nas.driver.loop import search
+from nas.driver.plan import Plan
 from nas.errors import StoreError
 from nas.job import DataRef, Job
 from nas.spaces.space import load_space

@@ -10,7 +10,8 @@ import pytest
 
 import nas
 from nas.driver import baselines
-from nas.driver.loop import Plan, search
+from nas.driver.loop import search
+from nas.driver.plan import Plan
 from nas.errors import NasError
 from nas.job import Job
 from nas.store import open_store
@@ -31,7 +32,7 @@ def test_a_baseline_is_trained_once_and_costs_no_trial(tmp_path: Path) -> None:
     names = ["linear_classifier", "resnet18"]
     store, pool = open_store(url), open_pool(0)
     for trials in (3, 5):
-        baselines.evaluate(plan(trials), names, store, pool)
+        baselines.enter(plan(trials), names, store)
         status = search(plan(trials), store, pool)
         assert status.done == status.budget == trials + len(names)
     rows = list(store.trials(store.find_study("s").id))
@@ -47,9 +48,9 @@ def test_a_baseline_is_trained_once_and_costs_no_trial(tmp_path: Path) -> None:
 
 
 def test_a_classical_method_is_fitted_on_the_study_s_images(tmp_path: Path) -> None:
-    store, pool = open_store(f"sqlite:///{tmp_path}/s.db"), open_pool(0)
+    store = open_store(f"sqlite:///{tmp_path}/s.db")
     for _ in range(2):
-        baselines.evaluate(plan(1), ["logistic", "hog_svm"], store, pool)
+        baselines.enter(plan(1), ["logistic", "hog_svm"], store)
     rows = {row.baseline: row for row in store.trials(store.find_study("s").id)}
     assert list(rows) == ["logistic", "hog_svm"]
     assert rows["logistic"].params == 64 * 10 + 10

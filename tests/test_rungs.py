@@ -19,7 +19,9 @@ import pytest
 from optuna.samplers import RandomSampler
 
 from nas.driver import rungs, tradeoffs
-from nas.driver.loop import Plan, search
+from nas.driver.ladder import Ladder
+from nas.driver.loop import search
+from nas.driver.plan import Plan
 from nas.errors import NasError, StudyError
 from nas.job import Failure, Job, Recipe, Result
 from nas.language.architecture import Architecture
@@ -31,6 +33,9 @@ from nas.workers.in_process import InProcess
 
 LOG = "NAS_TEST_RUNGS"  # names the file to which the evaluator adds a line an evaluation
 RUNGS = (2, 6, 18)
+STUDY = StudyRow(
+    id=1, created=0.0, name="s", space="", objectives=(("accuracy", "max"), ("params", "min"))
+)
 
 
 # --- evaluators whose learning curves are known --------------------------------------------------
@@ -180,10 +185,20 @@ def test_epochs_up_to_a_rung_count_what_its_tail_repeats() -> None:
 
 def test_errors_are_expected_to_shrink_as_others_did() -> None:
     trained = [{2: 0.5, 18: 0.8}, {2: 0.6, 18: 0.8}, {2: 0.2, 6: 0.5, 18: 0.84}]
-    assert rungs.expected(trained, 2, 0.7) == pytest.approx(1 - 0.3 * 0.4, abs=1e-3)
-    assert rungs.expected(trained, 6, 0.5) == pytest.approx(0.84, abs=1e-3)
-    assert rungs.expected(trained, 9, 0.5) is None
-    assert rungs.expected([{2: 1.0, 18: 1.0}], 2, 1.0) == pytest.approx(1.0)
+    assert expected(trained, 2, 0.7) == pytest.approx(1 - 0.3 * 0.4, abs=1e-3)
+    assert expected(trained, 6, 0.5) == pytest.approx(0.84, abs=1e-3)
+    assert expected(trained, 9, 0.5) is None
+    assert expected([{2: 1.0, 18: 1.0}], 2, 1.0) == pytest.approx(1.0)
+
+
+def expected(trained: list[dict[int, float]], rung: int, accuracy: float) -> float | None:
+    """What is expected of a candidate that is at the rung with this accuracy."""
+    ladder = Ladder(STUDY, RUNGS)
+    for number, scores in enumerate(trained):
+        below = tuple((epochs, score) for epochs, score in scores.items() if epochs < 18)
+        ladder.take(trial(1, scores[18], 1, number=number, rungs=below, epochs=18))
+    hoped = ladder.hoped(trial(1, accuracy, 1, rungs=((rung, accuracy),), state="paused"))
+    return hoped.value("accuracy") if hoped else None
 
 
 def test_a_promise_is_the_mean_of_what_may_lie_above_the_bar() -> None:
@@ -195,11 +210,15 @@ def test_a_promise_is_the_mean_of_what_may_lie_above_the_bar() -> None:
         for scores in trained:  # one by one, in plain words
             shrunk = (1.001 - scores[18]) / (1.001 - scores[2])
             gains.append(max(0.0, 1.001 - (1.001 - accuracy) * shrunk - bar))
-        promise = rungs.promise(trained, 2, accuracy, bar)
+        shrunk = rungs.shrinkage(trained, 2)
+        promise = rungs.promise(shrunk, accuracy, bar)
         assert promise == pytest.approx(sum(gains) / len(gains))
-        assert promise <= rungs.promise(trained, 2, min(1.0, accuracy + 0.1), bar)
-        assert rungs.promise(trained, 2, accuracy, math.inf) == 0
-    assert rungs.promise([], 2, 0.5, 0.9) == math.inf
+        assert promise <= rungs.promise(shrunk, min(1.0, accuracy + 0.1), bar)
+        assert rungs.promise(shrunk, accuracy, math.inf) == 0
+        assert rungs.promise(shrunk, [0.0, accuracy], [math.inf, bar]) == pytest.approx(
+            [0, float(promise)]
+        )
+    assert rungs.promise(rungs.shrinkage([], 2), 0.5, 0.9) == math.inf
 
 
 def test_the_bar_is_where_the_front_begins() -> None:
@@ -214,21 +233,20 @@ def test_the_bar_is_where_the_front_begins() -> None:
         front = tradeoffs.pareto(study, [trial(*p) for p in points])
         params, _, latency = points[0]
         asked = trial(params, 0.0, latency, state="paused")
-        bar = tradeoffs.bar(study, front, asked)
+        (bar,) = tradeoffs.bars(study, front, [asked])
         for accuracy in (bar + 1e-9, bar - 1e-9):
             beaten = any(p[0] <= params and p[2] <= latency and p[1] >= accuracy for p in points)
             assert beaten == (accuracy < bar), (points, accuracy)
-    assert tradeoffs.bar(study, [], trial(1, 0.0, 1, macs=10)) == math.inf
+    assert tradeoffs.bars(study, [], [trial(1, 0.0, 1, macs=10)]) == [math.inf]
     needy = dataclasses.replace(study, constraints={"accuracy": ">= 0.9"})
-    assert tradeoffs.bar(needy, [], trial(1, 0.5, 1)) == pytest.approx(0.9)
+    assert tradeoffs.bars(needy, [], [trial(1, 0.5, 1)]) == pytest.approx([0.9])
 
 
 def trial(params: int, accuracy: float, latency: float, **told: Any) -> TrialRow:
-    values = {"state": "finished", "macs": 1} | told
+    values = {"number": 0, "state": "finished", "macs": 1} | told
     return TrialRow(
         id=1,
         study_id=1,
-        number=0,
         pattern="",
         fingerprint="",
         params=params,
@@ -245,7 +263,7 @@ def test_besides_the_learners_every_rung_costs_what_the_first_does(ladder: tuple
     for count in range(1, 200):
         reached = [ladder[0]] * count
         for rung, following in itertools.pairwise(ladder):
-            while rung in reached and rungs.room(reached, ladder, rung):
+            while rung in reached and rungs.room(Counter(reached), ladder, rung):
                 reached[reached.index(rung)] = following
             went = sum(epochs > rung for epochs in reached)
             learners = min(rungs.LEARNERS, count / 2)
@@ -271,12 +289,9 @@ def test_next_is_who_adds_most_to_all_that_are_ahead() -> None:
     """Against brute force: the mean, over each gain that was seen, of the area added to that of
     the front and of those past the rung, over the logarithm of the parameters."""
     rng = random.Random(2)
-    study = StudyRow(
-        id=1, created=0.0, name="s", space="", objectives=(("accuracy", "max"), ("params", "min"))
-    )
     sent = 0
     for _ in range(60):
-        ladder = rungs.Ladder(study, RUNGS)
+        ladder = Ladder(STUDY, RUNGS)
         places = [2] * 30 + [6] * 3 + [18] * 4
         candidates = [
             dataclasses.replace(
@@ -289,9 +304,8 @@ def test_next_is_who_adds_most_to_all_that_are_ahead() -> None:
         ]
         front = []
         for row in candidates:
-            ladder.reached[row.number] = row.epochs
             if row.epochs < RUNGS[-1]:
-                ladder.waiting[row.number] = row
+                ladder.pause(row)
             else:
                 accuracy = rng.uniform(row.accuracy or 0, 1)
                 ended = {"state": "finished", "accuracy": accuracy}
@@ -320,12 +334,14 @@ def test_next_is_who_adds_most_to_all_that_are_ahead() -> None:
             number: statistics.mean(area([*past, e], *corner) - area(past, *corner) for e in ends)
             for number, ends in hopeful.items()
         }
-        following = ladder.next_up(2, front, [])
+        following = ladder.next_up(2, tuple(front))
         assert (following is None) == (not added)
         if following:
             assert added[following.number] == pytest.approx(max(added.values()))
             sent += 1
-        assert ladder.next_up(2, front, candidates[:1]) == following  # it is at the rung, not past
+        ladder.send(candidates[0], 2)  # it is on its way to the rung, not past
+        if following != candidates[0]:
+            assert ladder.next_up(2, tuple(front)) == following
     assert sent > 30
 
 

@@ -21,7 +21,9 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 from waiting import eventually
 
-from nas.driver.loop import LOST, Plan, Status, search
+from nas.driver.loop import LOST, search
+from nas.driver.plan import Plan
+from nas.driver.tally import Status
 from nas.errors import NothingFound, StudyError
 from nas.job import Failure, Job, Recipe
 from nas.job.pool import Pool

@@ -13,7 +13,8 @@ from nas.workers.seat import CANCELLED, over_time
 
 
 class InProcess:
-    """The twin without Ray, for tests and for a debugger: ``wait`` runs the next job to its end.
+    """The twin without Ray, for tests and for a debugger: ``wait`` runs the next job to its end,
+    unless it is given no time.
 
     The time limit is looked at when the job reports; a job that crashes takes this process along.
     """
@@ -28,7 +29,7 @@ class InProcess:
         self._jobs[ticket] = job
 
     def wait(self, timeout: float) -> list[Event]:
-        if not self._jobs:
+        if not self._jobs or timeout <= 0:
             return []
         ticket = next(iter(self._jobs))
         job = self._jobs.pop(ticket)

@@ -389,7 +389,7 @@ def report(
     """The winner, honestly: the best trained again with other seeds, scored once on test."""
     from nas.cli.options import load_plugins, open_record, study_in
 
-    load_plugins(plugin or [])
+    plugins = load_plugins(plugin or [])
     store = open_record(storage)
     row = study_in(store, study)
     from nas.cli.reports import report_and_show
@@ -403,6 +403,7 @@ def report(
         compare=compare,
         workers=workers,
         output=output,
+        plugins=plugins,
     )
 
 

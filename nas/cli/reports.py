@@ -48,6 +48,7 @@ def report_and_show(
     compare: str,
     workers: int | None,
     output: Path | None,
+    plugins: tuple[str, ...],
 ) -> None:
     """Trains the finalists again, and with ``compare`` "random" first searches at random for as
     many epochs as the study; shows the report and writes it to ``output`` as Markdown."""
@@ -61,7 +62,7 @@ def report_and_show(
     rows = list(store.trials(study.id))
     random: list[TrialRow] = []
     if compare:
-        random = searched(random_plan(study, rows, ref), store, workers)
+        random = searched(random_plan(study, rows, ref, plugins), store, workers)
 
     def tell(row: TrialRow, number: int, accuracy: float) -> None:
         told = f"trial {row.number}, training {number + 1} of {seeds}"

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from nas.cli.options import called
-from nas.driver.baselines import architectures, evaluate
+from nas.driver.baselines import architectures, enter
 from nas.driver.plan import Plan
 from nas.errors import NothingFound
 from nas.job import Epoch, Job
@@ -28,7 +28,7 @@ from nas.workers import open_pool
 from nas.workers.run import evaluator
 
 if TYPE_CHECKING:
-    from nas.driver.loop import Status
+    from nas.driver.tally import Status
 
 
 def rehearse(plan: Plan, storage: str) -> None:
@@ -74,7 +74,7 @@ def search_and_show(
         signal.signal(signal.SIGTERM, _interrupt)  # now: Ray has set its own
         try:
             if baselines:
-                evaluate(plan, baselines, store, pool)
+                enter(plan, baselines, store)
             with Progress(plan.study, tuple(plan.space.objectives)) as progress:
                 status = search(plan, store, pool, progress.update)
         finally:

@@ -1,6 +1,8 @@
 """The sampler's side of a search: a study in memory, asked for candidates and told of trials.
 
-It is rebuilt from the record on start: Optuna's own storage would cost 20 ms a trial and more.
+It is rebuilt from the record on start: Optuna's own storage would cost 20 ms a trial and more. Each
+candidate of the record, whichever driver runs it, is one trial of it: running as long as nothing is
+known, then with what is believed, then with what came of it.
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ from collections.abc import Callable
 from random import Random
 
 import optuna
-from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.samplers import BaseSampler
+from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas.driver.plan import Plan
@@ -24,94 +27,120 @@ from nas.job import Recipe
 from nas.language.architecture import Architecture
 from nas.metrics import scaled
 from nas.samplers import SAMPLERS
-from nas.samplers.ehvi import EHVISampler
+from nas.samplers.ehvi import DROPPED, EHVISampler
 from nas.store import Ask, StudyRow, TrialRow
 
 PATIENCE = 10  # proposals in a row that cost nothing and bring nothing, before a random one
 DRAWS = 2_000  # random draws without a new feasible architecture, before the space is exhausted
 
 
-def sampler(plan: Plan, begun: int = 0) -> BaseSampler:
+class Memory(InMemoryStorage):
+    """Optuna's storage in memory, where what was told of a trial may be corrected."""
+
+    def check_trial_is_updatable(self, trial_id: int, trial_state: TrialState) -> None:
+        pass
+
+
+def sampler(plan: Plan, seed: int, begun: int = 0) -> BaseSampler:
     """The plan's sampler, on a study of so many trials; ours is told what arithmetic knows of the
     space. Ours goes on as it would have; the others would propose again what they did at first, so
     they go on with another seed."""
-    made = SAMPLERS[plan.sampler](plan.job.seed + begun)
+    made = SAMPLERS[plan.sampler](seed + begun)
     if isinstance(made, EHVISampler):
-        return EHVISampler(plan.job.seed, problem(plan.space, tuple(plan.space.objectives)))
+        return EHVISampler(seed, problem(plan.space, tuple(plan.space.objectives)))
     return made
 
 
 class Asker:
     """Candidates that are feasible and new to the study.
 
-    ``begun`` trials were there before. ``hoped`` gives a trial that is at a rung the accuracy that
-    is expected of it. ``refused`` counts what arithmetic rejected, ``repeated`` what was evaluated
-    before: neither costs more than the asking.
+    ``begun`` trials were there before. ``hoped`` gives a trial that is at a rung as it is expected
+    to end, None where nothing is expected yet. ``driver`` tells this driver from others of the
+    study. ``refused`` counts what arithmetic rejected, ``repeated`` what was evaluated before:
+    neither costs more than the asking.
     """
 
     def __init__(
-        self, plan: Plan, row: StudyRow, begun: int, hoped: Callable[[TrialRow], TrialRow]
+        self,
+        plan: Plan,
+        row: StudyRow,
+        begun: int,
+        hoped: Callable[[TrialRow], TrialRow | None],
+        driver: str = "",
     ) -> None:
-        self.plan, self.space, self.row, self.hoped = plan, plan.space, row, hoped
-        directions = plan.space.objectives.values()
-        self.study = optuna.create_study(
-            directions=["maximize" if d == "max" else "minimize" for d in directions],
-            sampler=sampler(plan, begun),
-        )
-        self.rng = Random(plan.job.seed + begun)  # not again the draws of an earlier run
-        # By fingerprint and Job.key, what is never evaluated twice; None: under way.
-        self.seen: dict[tuple[str, str], TrialRow | None] = {}
         self.refused = self.repeated = 0
+        self._plan, self._space, self._row, self._hoped = plan, plan.space, row, hoped
+        self._driver, self._parted = driver, False
+        directions = plan.space.objectives.values()
+        self._memory = Memory()
+        self._study = optuna.create_study(
+            storage=self._memory,
+            directions=["maximize" if d == "max" else "minimize" for d in directions],
+            sampler=sampler(plan, plan.job.seed, begun),
+        )
+        self._study_id = self._memory.get_study_id_from_name(self._study.study_name)
+        self._rng = Random(plan.job.seed + begun)  # not again the draws of an earlier run
+        self._ids: dict[int, int] = {}  # by a trial's number in the record: its id here
+        # By fingerprint and Job.key, what is never evaluated twice; None: under way.
+        self._seen: dict[tuple[str, str], TrialRow | None] = {}
 
-    def ask(self) -> tuple[Trial, Ask] | None:
-        """A candidate; None where there is none left.
+    def __contains__(self, row: TrialRow) -> bool:
+        """Whether the study here has the trial."""
+        return row.number in self._ids
+
+    def ask(self) -> tuple[int, Ask] | None:
+        """A candidate, with its trial's number here: to ``begin`` or to ``drop``. None where there
+        is none left.
 
         Raises NothingFound where there never was one.
         """
         vain = 0
         while vain < DRAWS and (vain < PATIENCE or self._enqueue()):
             vain += 1
-            trial = self.study.ask()
+            trial = self._study.ask()
             try:
-                architecture = self.space.suggest(trial)
+                architecture = self._space.suggest(trial)
             except ShapeError:
                 architecture = None
-            recipe = self.space.suggest_recipe(trial, self.plan.job.recipe)
-            if architecture is None or self.space.excess(architecture):
+            recipe = self._space.suggest_recipe(trial, self._plan.job.recipe)
+            if architecture is None or self._space.excess(architecture):
                 self.refused += 1
-                self.drop(trial)
+                self.drop(trial.number)
                 continue
             ask = self._candidate(architecture, recipe, trial)
-            known = self.seen.get((ask.fingerprint, ask.job_key), ask)
+            known = self._seen.get((ask.fingerprint, ask.job_key), ask)
             if known is ask:
-                return trial, ask
+                return trial.number, ask
             self.repeated += 1
             if isinstance(known, TrialRow):
-                self.tell(trial, known)
+                self._put(self._id_of(trial.number), known)
             else:
-                self.drop(trial)
+                self.drop(trial.number)
         return None
 
     def _enqueue(self) -> bool:
         """Makes the next ask a random one that is feasible and new; False where there is none."""
         for _ in range(DRAWS):
-            params, architecture = self.space.draw(self.rng)
-            if self.space.excess(architecture):
+            params, architecture = self._space.draw(self._rng)
+            if self._space.excess(architecture):
                 continue
             # With a searched recipe, the same architecture may be evaluated again under another.
-            if self.space.recipe or (architecture.fingerprint, self.plan.job.key) not in self.seen:
-                self.study.enqueue_trial(params)
+            if (
+                self._space.recipe
+                or (architecture.fingerprint, self._plan.job.key) not in self._seen
+            ):
+                self._study.enqueue_trial(params)
                 return True
-        if not self.seen:
-            bounds = ", ".join(f"{m} {b}" for m, b in self.space.constraints.items())
+        if not self._seen:
+            bounds = ", ".join(f"{m} {b}" for m, b in self._space.constraints.items())
             raise NothingFound(
-                f"none of {DRAWS} draws of {self.space.name} meets the constraints ({bounds}): "
-                f"`nas space check {self.space.name}` shows what the space holds"
+                f"none of {DRAWS} draws of {self._space.name} meets the constraints ({bounds}): "
+                f"`nas space check {self._space.name}` shows what the space holds"
             )
         return False
 
     def _candidate(self, architecture: Architecture, recipe: Recipe, trial: Trial) -> Ask:
-        job = dataclasses.replace(self.plan.job, recipe=recipe)
+        job = dataclasses.replace(self._plan.job, recipe=recipe)
         seed = hashlib.sha256(f"{job.seed} {architecture.fingerprint}".encode()).digest()
         return Ask(
             sampled=trial.params,
@@ -126,38 +155,85 @@ class Asker:
             seed=int.from_bytes(seed[:4]) >> 1,
         )
 
-    def drop(self, trial: Trial) -> None:
-        """Nothing came of an ask: it costs the study no trial."""
-        self.study.tell(trial, state=TrialState.FAIL)
+    # -- what comes of it -------------------------------------------------------------------------
 
-    def tell(self, trial: Trial, row: TrialRow) -> None:
-        """What came of an ask."""
-        frozen = self._frozen(row)
-        for name, value in frozen.constraints.items():
-            trial.set_constraint(name, value)
-        self.study.tell(trial, frozen.values, state=frozen.state)
+    def begin(self, trial: int, row: TrialRow) -> None:
+        """What was asked as ``trial`` is a trial of the record now."""
+        self._ids[row.number] = self._id_of(trial)
+        self._seen[row.fingerprint, row.job_key] = None
 
-    def learn(self, row: TrialRow) -> None:
-        """Adds a trial that this study did not ask for. A baseline is none of its."""
-        if not row.baseline:
-            self.study.add_trial(self._frozen(row))
+    def drop(self, trial: int) -> None:
+        """Nothing came of an ask: it costs the study no trial, and teaches nothing."""
+        self._memory.set_trial_user_attr(self._id_of(trial), DROPPED, True)
+        self._study.tell(trial, state=TrialState.FAIL)
+
+    def miss(self, trial: int, ask: Ask) -> None:
+        """Another driver was faster with what was asked."""
+        self.repeated += 1
+        self._seen.setdefault((ask.fingerprint, ask.job_key), None)
+        self.drop(trial)
+        self.part()
+
+    def part(self) -> None:
+        """Another driver asks for the same study: from now on by draws of this driver's own, as
+        with one seed both would ask for the same."""
+        if self._parted:
+            return
+        self._parted = True
+        told = f"{self._plan.job.seed} {self._driver}"
+        seed = int.from_bytes(hashlib.sha256(told.encode()).digest()[:4]) >> 1
+        self._study.sampler, self._rng = sampler(self._plan, seed), Random(seed)
+
+    def tell(self, row: TrialRow) -> None:
+        """A trial of the record as it stands, whoever runs it; again where more is known of it. A
+        baseline is not the sampler's: it is only never asked for."""
+        waits = row.state == "paused" and not row.baseline and self._hoped(row) is None
+        known = not waits and row.state not in ("running", "waiting")
+        self._seen[row.fingerprint, row.job_key] = row if known else None
+        if row.baseline:
+            return
+        if row in self and known:
+            self._put(self._ids[row.number], row)
+        elif row not in self:
+            template = self._frozen(row) if known else self._running(row)
+            self._ids[row.number] = self._memory.create_new_trial(self._study_id, template)
+
+    def _put(self, trial_id: int, row: TrialRow) -> None:
+        """Tells the study of a trial that it has, or corrects what was told."""
+        frozen, was = self._frozen(row), self._memory.get_trial(trial_id)
+        for name, value in frozen.system_attrs.items():  # where Optuna keeps constraints
+            self._memory.set_trial_system_attr(trial_id, name, value)
+        if was.state == TrialState.RUNNING:
+            self._study.tell(was.number, frozen.values, state=frozen.state)
+        else:
+            self._memory.set_trial_state_values(trial_id, frozen.state, frozen.values)
+
+    def _id_of(self, trial: int) -> int:
+        return self._memory.get_trial_id_from_study_id_trial_number(self._study_id, trial)
+
+    def _running(self, row: TrialRow) -> FrozenTrial:
+        return optuna.trial.create_trial(
+            state=TrialState.RUNNING, params=dict(row.sampled), distributions=_domains(row)
+        )
 
     def _frozen(self, row: TrialRow) -> FrozenTrial:
         """A trial of the record as the study has it: one that is at a rung with what is expected
         of it, as its bare score would say that nothing near it is any good."""
         if row.state in ("paused", "stopped"):
-            row = self.hoped(row)
-        values = [scaled(name, row.value(name)) for name, _ in self.row.objectives]
+            row = self._hoped(row) or row
+        values = [scaled(name, row.value(name)) for name, _ in self._row.objectives]
         failed = row.state == "failed" or any(value != value for value in values)
-        trial = optuna.trial.create_trial(
+        return optuna.trial.create_trial(
             state=TrialState.FAIL if failed else TrialState.COMPLETE,
             values=None if failed else values,
             params=dict(row.sampled),
-            distributions={name: _distribution(text) for name, text in row.distributions.items()},
+            distributions=_domains(row),
+            constraints=excess(self._row, row),
         )
-        for name, value in excess(self.row, row).items():
-            trial.set_constraint(name, value)
-        return trial
+
+
+def _domains(row: TrialRow) -> dict[str, BaseDistribution]:
+    return {name: _distribution(text) for name, text in row.distributions.items()}
 
 
 _distribution = functools.lru_cache(maxsize=4096)(json_to_distribution)

@@ -2,7 +2,8 @@
 and classical methods, for which no network is trained at all.
 
 A baseline is a trial that nobody sampled: the sampler is not told of it and the budget does not
-count it, but the front is measured against it.
+count it, but the front is measured against it. A network waits in the record like a candidate whose
+worker was lost, and the search trains it like one, with the same second chances.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ from collections.abc import Sequence
 
 from nas.driver.plan import Plan
 from nas.errors import NasError, nearest
-from nas.job import Failure, Job
-from nas.job.pool import Done, Pool
+from nas.job import Job
 from nas.language.architecture import Architecture
 from nas.spaces.space import load_space, shipped
-from nas.store import BASELINE, Ask, Claim, Store
+from nas.store import BASELINE, Ask, Store
 from nas.training.classical import METHODS, fit
 
 
@@ -38,33 +38,15 @@ def architectures(plan: Plan, names: Sequence[str]) -> dict[str, Architecture]:
     return found
 
 
-def evaluate(plan: Plan, names: Sequence[str], store: Store, pool: Pool) -> None:
-    """Trains those that the study does not have yet, and records them."""
+def enter(plan: Plan, names: Sequence[str], store: Store) -> None:
+    """Puts those that the study does not have yet into the record: networks for the search to
+    train, classical methods with their result."""
     study = store.open_study(plan.row())
     known = {row.baseline for row in store.trials(study.id)}
     wanted = {n: a for n, a in architectures(plan, names).items() if n not in known}
-    asks = [ask(plan.job, name, architecture) for name, architecture in wanted.items()]
-    running = dict(enumerate(store.begin(study.id, asks)))
-    try:
-        for name in (name for name in names if name in METHODS and name not in known):
-            _classical(name, plan.job, study.id, store)
-        for ticket, claim in running.items():
-            told = dataclasses.replace(plan.job, pattern=claim.trial.pattern, seed=claim.trial.seed)
-            pool.submit(-1 - ticket, told)
-        _collect(store, pool, running)
-    finally:
-        stopped = Failure(kind="worker_died", reason="the driver was stopped")
-        for claim in running.values():
-            store.release(claim.token, stopped)
-
-
-def _collect(store: Store, pool: Pool, running: dict[int, Claim]) -> None:
-    while running:
-        for event in pool.wait(store.lease / 4):
-            if isinstance(event, Done):
-                claim = running.pop(-1 - event.ticket)
-                store.finish(claim.token, event.outcome)
-        store.beat()
+    store.enqueue(study.id, [ask(plan.job, name, found) for name, found in wanted.items()])
+    for name in (name for name in names if name in METHODS and name not in known):
+        _classical(name, plan.job, study.id, store)
 
 
 def _classical(name: str, job: Job, study_id: int, store: Store) -> None:
@@ -78,8 +60,8 @@ def _classical(name: str, job: Job, study_id: int, store: Store) -> None:
         macs=fitted.macs,
         job_key=job.key,
     )
-    (claim,) = store.begin(study_id, [found])
-    store.finish(claim.token, fitted.result)
+    for claim in store.begin(study_id, [found], once=True):  # none, where another driver was faster
+        store.finish(claim.token, fitted.result)
 
 
 def ask(job: Job, name: str, architecture: Architecture) -> Ask:

@@ -208,9 +208,12 @@ def trained_epochs(row: TrialRow) -> int:
     return rungs.costs(steps, int(row.recipe.get("freeze", 0)))[-1] if steps else 0
 
 
-def random_plan(study: StudyRow, rows: Iterable[TrialRow], data: DataRef) -> Plan:
+def random_plan(
+    study: StudyRow, rows: Iterable[TrialRow], data: DataRef, plugins: tuple[str, ...] = ()
+) -> Plan:
     """The plan of a random search that trains every candidate whole and for as many epochs in all
-    as the study did; beside it in the record, under its name with ``-random``."""
+    as the study did; beside it in the record, under its name with ``-random``. Its workers load
+    ``plugins``, as the study's did."""
     settings = study.settings
     source = f"the space of study {study.name}"
     channels, height, width = settings["input"]
@@ -236,6 +239,7 @@ def random_plan(study: StudyRow, rows: Iterable[TrialRow], data: DataRef) -> Pla
             epochs=settings["epochs"],
             seed=study.seed,
             latency=bool(on_device([*dict(study.objectives), *study.constraints])),
+            plugins=plugins,
         ),
         trials=max(1, round(spent / settings["epochs"])),
         sampler="random",

@@ -8,25 +8,21 @@ the front's hypervolume: that is what the sampler proposes for, too. MO-ASHA (Sc
 ranks the vectors of a rung instead, and promotes the best third of those that are there, whether or
 not the front has better already.
 
-A rung is a number of epochs; the last is a whole training. The functions are pure; a ``Ladder``
-keeps who stands on which rung, and asks them.
+A rung is a number of epochs; the last is a whole training. The functions are pure;
+``nas.driver.ladder`` keeps who stands on which rung, and asks them.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from nas.driver.tradeoffs import bar, gains
 from nas.errors import NasError
 from nas.job.schedule import shared
-from nas.metrics import ACCURACY
-from nas.store import StudyRow, TrialRow
 
 # "auto" scores a candidate after one in so many of its epochs. With a third of a search's epochs,
 # after 2, 4 and 7 epochs of 20, .85, .91 and .97 of its hypervolume was found on CIFAR-10 (1 seed),
@@ -34,10 +30,9 @@ from nas.store import StudyRow, TrialRow
 ETA = 3
 LEAST = 2  # epochs of a first rung: after one alone, the rate has hardly risen and fallen
 LEARNERS = 5  # of the first candidates one in two goes on, up to so many: to learn gains from
-SAMPLES = 8  # gains that are weighed of those that were seen
-WAITING = 50  # candidates that may wait at a rung; each keeps a checkpoint
 FLOOR = 1e-3  # added to errors, so that none is 0: of 1,000 images one
 
+Floats = NDArray[np.float64]
 Scores = Mapping[int, float]  # accuracy at each rung, in epochs, that a candidate came to
 
 
@@ -86,108 +81,38 @@ def costs(rungs: Sequence[int], freeze: int = 0) -> list[int]:
     return list(accumulate(rung - start for start, rung in zip(begun, rungs, strict=False)))
 
 
-def finals(trained: Iterable[Scores], rung: int, accuracy: float) -> NDArray[np.float64]:
-    """The accuracies at the end that ``accuracy`` at ``rung`` may grow to: one for each of those
-    ``trained`` to the end, if the error shrinks as its error did from there."""
+def shrinkage(trained: Iterable[Scores], rung: int) -> Floats:
+    """By what the error at ``rung`` was multiplied up to the end, of each of those ``trained`` to
+    the end that came by it."""
     errors = np.array([(s[rung], s[max(s)]) for s in trained if rung in s]).reshape(-1, 2)
     before, after = (1 + FLOOR - errors).T
-    possible: NDArray[np.float64] = 1 + FLOOR - (1 + FLOOR - accuracy) * after / before
+    shrunk: Floats = after / before
+    return shrunk
+
+
+def finals(shrunk: Floats, accuracy: ArrayLike) -> Floats:
+    """The accuracies at the end that each ``accuracy`` at a rung may grow to, if its error shrinks
+    as others did from there; of the shape (..., len(shrunk))."""
+    possible: Floats = 1 + FLOOR - np.multiply.outer(1 + FLOOR - np.asarray(accuracy), shrunk)
     return possible
 
 
-def expected(trained: Iterable[Scores], rung: int, accuracy: float) -> float | None:
-    """The accuracy at the end to expect from ``accuracy`` at ``rung``; None before anything was
-    trained to the end."""
-    possible = finals(trained, rung, accuracy)
-    return float(np.median(possible)) if len(possible) else None
-
-
-def promise(trained: Iterable[Scores], rung: int, accuracy: float, bar: float) -> float:
+def promise(shrunk: Floats, accuracy: ArrayLike, bar: ArrayLike) -> Floats:
     """By how much the accuracy at the end is expected to lie above ``bar``, where below counts as
     0: so 0 if it does not come to lie above with any gain that was seen. Infinite before anything
-    was trained to the end."""
-    possible = finals(trained, rung, accuracy)
-    return float(np.maximum(possible - bar, 0).mean()) if len(possible) else np.inf
+    was trained to the end. Of the shape of ``accuracy`` and ``bar``."""
+    if not len(shrunk):
+        return np.full(np.shape(accuracy), np.inf)
+    above = finals(shrunk, accuracy) - np.asarray(bar)[..., None]
+    mean: Floats = np.asarray(np.maximum(above, 0).mean(axis=-1))
+    return mean
 
 
-def room(reached: Collection[int], rungs: Sequence[int], rung: int) -> bool:
+def room(reached: Counter[int], rungs: Sequence[int], rung: int) -> bool:
     """Whether one more may go on from ``rung``: besides those to learn from, so few that every rung
-    costs as many epochs as the first, which all come to. ``reached`` are the epochs that each
-    candidate has come to or is on its way to."""
+    costs as many epochs as the first, which all come to. ``reached`` counts the candidates by the
+    epochs that they have come to or are on their way to."""
     share = after(rungs, rung) / rungs[0]
-    went, count = sum(epochs > rung for epochs in reached), len(reached)
+    went = sum(count for epochs, count in reached.items() if epochs > rung)
+    count = reached.total()
     return went < min(LEARNERS, count / 2) + max(0, count - LEARNERS) / share
-
-
-@dataclass(frozen=True, slots=True)
-class Ladder:
-    """Who of a study stands on which of its ``rungs``, and what is to be thought of them.
-
-    ``trained`` are the scores of those that came to the end, ``reached`` the epochs that each
-    candidate, by its number, has come to or is on its way to, ``waiting`` those that are paused.
-    """
-
-    study: StudyRow
-    rungs: Sequence[int]
-    trained: list[Scores] = field(default_factory=list)
-    reached: dict[int, int] = field(default_factory=dict)
-    waiting: dict[int, TrialRow] = field(default_factory=dict)
-
-    def take(self, row: TrialRow) -> None:
-        """Notes a trial that ended."""
-        if not row.rungs:
-            return
-        if row.state in ("finished", "reused") and row.accuracy is not None:
-            self.trained.append({**dict(row.rungs), row.epochs: row.accuracy})
-        if row.state != "reused":
-            self.reached[row.number] = row.epochs if row.state == "finished" else row.rungs[-1][0]
-
-    def at(self, rung: int) -> list[TrialRow]:
-        """Those that wait there."""
-        return [row for row in self.waiting.values() if row.rungs[-1][0] == rung]
-
-    def estimate(self, row: TrialRow) -> float | None:
-        """The accuracy that a candidate at a rung would be expected to end with."""
-        return expected(self.trained, *row.rungs[-1])
-
-    def hoped(self, row: TrialRow) -> TrialRow:
-        """A candidate at a rung as it is expected to end, where that is known."""
-        accuracy = self.estimate(row)
-        if accuracy is None:
-            return row
-        return dataclasses.replace(row, metrics={**row.metrics, ACCURACY: accuracy})
-
-    def promise(self, row: TrialRow, front: Sequence[TrialRow]) -> float:
-        """By how much a candidate at a rung may come to lie above the front."""
-        return promise(self.trained, *row.rungs[-1], bar(self.study, front, row))
-
-    def ends(self, row: TrialRow) -> NDArray[np.float64]:
-        """Accuracies that a candidate at a rung may end with, each as likely; as long as nothing
-        was trained to the end, its score."""
-        possible = finals(self.trained, *row.rungs[-1])
-        if not len(possible):
-            return np.array([row.rungs[-1][1]])
-        levels = (np.arange(SAMPLES) + 0.5) / SAMPLES
-        return possible if len(possible) <= SAMPLES else np.quantile(possible, levels)
-
-    def next_up(
-        self,
-        rung: int,
-        front: Sequence[TrialRow],
-        running: Iterable[TrialRow],
-        arriving: Iterable[TrialRow] = (),
-    ) -> TrialRow | None:
-        """Who is to go on from a rung, of those that wait there or are just ``arriving``: who is
-        expected to add most hypervolume to the front and to those that are past the rung,
-        ``running`` or waiting, each taken for what is expected of it. None where the rung has sent
-        on as many as it may, or nobody promises anything."""
-        if not room(self.reached.values(), self.rungs, rung):
-            return None
-        past = [*running, *self.waiting.values()]
-        ahead = [self.hoped(row) for row in past if row.rungs and self.reached[row.number] > rung]
-        ahead = [*front, *ahead]
-        hopeful = [row for row in [*self.at(rung), *arriving] if self.promise(row, ahead)]
-        if not hopeful:
-            return None
-        added = gains(self.study, ahead, [(row, self.ends(row)) for row in hopeful])
-        return hopeful[int(np.argmax(added))]

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from nas.metrics import ACCURACY, Direction, scaled
-from nas.pareto import front, hypervolume, reference_point
+from nas.pareto import front, reference_point
 from nas.spaces.space import read_bound
 from nas.store import StudyRow, TrialRow
+
+Floats = NDArray[np.float64]
 
 MARGIN = 0.1  # of an objective's range
 
@@ -32,43 +38,66 @@ def feasible(study: StudyRow, row: TrialRow) -> bool:
     return over.keys() == study.constraints.keys() and all(by <= 0 for by in over.values())
 
 
-def bar(study: StudyRow, front: Sequence[TrialRow], row: TrialRow) -> float:
-    """The accuracy that a trial must surpass to be part of the front, its other objectives being
-    as they are: the best of the front that costs no more. Infinite where it breaks a constraint
-    that is not about the accuracy."""
-    best = 0.0
+def bars(study: StudyRow, front: Sequence[TrialRow], rows: Sequence[TrialRow]) -> Floats:
+    """The accuracy that each of ``rows`` must surpass to be part of the front, its other objectives
+    being as they are: the best of the front that costs no more. Infinite where it breaks a
+    constraint that is not about the accuracy."""
+    signs = {name: 1 if d == "max" else -1 for name, d in study.objectives if name != ACCURACY}
+
+    def merits(of: Sequence[TrialRow]) -> Floats:
+        values = [[sign * row.value(name) for name, sign in signs.items()] for row in of]
+        return np.array(values).reshape(len(of), len(signs))
+
+    least = np.array([_least(study, row) for row in rows])
+    if not front:
+        return least
+    no_dearer = (merits(front)[None] >= merits(rows)[:, None]).all(axis=2)
+    accuracies = np.array([member.value(ACCURACY) for member in front])
+    best: Floats = np.where(no_dearer, accuracies, 0.0).max(axis=1)
+    return np.asarray(np.maximum(least, best))
+
+
+def _least(study: StudyRow, row: TrialRow) -> float:
+    """The accuracy that the constraints ask of a trial."""
+    least = 0.0
     for metric, by in excess(study, row).items():
         if metric == ACCURACY:
-            best = max(best, row.value(metric) + by)
+            least = max(least, row.value(metric) + by)
         elif by > 0:
             return math.inf
-    signs = [(n, 1 if d == "max" else -1) for n, d in study.objectives if n != ACCURACY]
-    for member in front:
-        if all(sign * member.value(name) >= sign * row.value(name) for name, sign in signs):
-            best = max(best, member.value(ACCURACY))
-    return best
+    return least
 
 
 def gains(
-    study: StudyRow, ahead: Sequence[TrialRow], rows: Sequence[tuple[TrialRow, Collection[float]]]
-) -> list[float]:
+    study: StudyRow, ahead: Sequence[TrialRow], rows: Sequence[tuple[TrialRow, ArrayLike]]
+) -> Floats:
     """The hypervolume that each of ``rows`` is expected to add to those ``ahead``, where it comes
-    to one of its accuracies as likely as to another."""
+    to one of its accuracies, as many for each, as likely as to another."""
+    from nas.samplers.acquisition import gain
+
     directions = _directions(study)
+    signs = np.array([1.0 if direction == "min" else -1.0 for direction in directions])
+    names = [name for name, _ in study.objectives]
 
-    def point(row: TrialRow, accuracy: float | None = None) -> list[float]:
-        values = {n: scaled(n, row.value(n)) for n, _ in study.objectives}
-        return list((values if accuracy is None else values | {ACCURACY: accuracy}).values())
+    def points(of: Sequence[TrialRow]) -> Floats:
+        values = [[scaled(name, row.value(name)) for name in names] for row in of]
+        return np.array(values).reshape(len(of), len(names))
 
-    before = [point(row) for row in ahead]
-    possible = [[point(row, accuracy) for accuracy in some] for row, some in rows]
-    seen = [*before, *(p for some in possible for p in some)]
-    reference = reference_point(seen, directions, MARGIN)
-    level = hypervolume(before, reference, directions)
-    return [
-        sum(hypervolume([*before, p], reference, directions) - level for p in some) / len(some)
-        for some in possible
-    ]
+    before, asked = points(ahead), points([row for row, _ in rows])
+    ends = np.array([some for _, some in rows], dtype=float)
+    place = names.index(ACCURACY)
+    possible = np.repeat(asked, ends.shape[1], axis=0)
+    possible[:, place] = ends.ravel()
+    reference = reference_point([*before, *possible], directions, MARGIN) * signs
+    possible = (possible * signs).reshape(*ends.shape, len(names))
+
+    def under(levels: Floats, objective: int) -> Floats:
+        short: Floats = np.maximum(levels - possible[:, :, objective, None], 0.0).mean(axis=1)
+        return short
+
+    shortfalls = [partial(under, objective=k) for k in range(len(names))]
+    added = gain(before[front(before, directions)] * signs, reference, shortfalls)
+    return np.nan_to_num(added)  # who has no value of an objective adds nothing
 
 
 def pareto(study: StudyRow, rows: Sequence[TrialRow]) -> tuple[TrialRow, ...]:

@@ -18,7 +18,7 @@ from nas.metrics import shown
 from nas.report.screens import body_of, span, table
 
 if TYPE_CHECKING:
-    from nas.driver.loop import Status
+    from nas.driver.tally import Status
 
 EVERY = 2.0  # seconds between two plain progress lines, at most
 

@@ -10,7 +10,9 @@ An objective known beforehand is a normal of deviation 0. All objectives are min
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from scipy.special import ndtr
 from nas.samplers.gp import Warp
 
 Floats = NDArray[np.float64]
+Shortfall = Callable[[Floats], Floats]  # of levels (k,), ascending; (m, k)
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,18 @@ def shortfall(levels: Floats, belief: Belief) -> Floats:
     return np.cumsum(np.diff(under, axis=1, prepend=0.0) * units, axis=1)
 
 
-def improvement(front: Floats, reference: Floats, beliefs: list[Belief]) -> Floats:
+def improvement(front: Floats, reference: Floats, beliefs: Sequence[Belief]) -> Floats:
     """Expected gain of hypervolume of each candidate over ``front`` (k, objectives), shape (m,)."""
+    return gain(front, reference, [partial(shortfall, belief=belief) for belief in beliefs])
+
+
+def gain(front: Floats, reference: Floats, shortfalls: Sequence[Shortfall]) -> Floats:
+    """As ``improvement``, of candidates whose objectives are told by how much each is expected to
+    lie under given levels: ``shortfall``, or another."""
     front = front[(front < reference).all(axis=1)]
     grids = [np.unique(np.append(front[:, k], reference[k])) for k in range(len(reference))]
     ranks = np.stack([np.searchsorted(g, front[:, k]) for k, g in enumerate(grids)], axis=1)
-    tables = [shortfall(g, b) for g, b in zip(grids, beliefs, strict=True)]
-    return _volume(tables, ranks)
+    return _volume([under(grid) for grid, under in zip(grids, shortfalls, strict=True)], ranks)
 
 
 def _volume(tables: list[Floats], ranks: NDArray[np.intp]) -> Floats:

@@ -28,6 +28,10 @@ from nas.samplers.model import Finished, Model
 Floats = NDArray[np.float64]
 Params = dict[str, Any]
 
+# The user attribute of a trial that was given up before it was evaluated: it tells nothing, but is
+# not proposed again. Its state would be that of a failure.
+DROPPED = "dropped"
+
 # Sets weighed by an ask where the problem does not say.
 PROPOSALS = 1500
 # The latest trials that tell which parameters are active when.
@@ -69,17 +73,19 @@ class Problem:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a study holds: finished trials, the rows being evaluated, and the directions' signs."""
+    """What a study holds: finished trials, the rows being evaluated, the keys of those that were
+    given up, and the directions' signs."""
 
     encoding: Encoding
     finished: tuple[Finished, ...]
     pending: Floats
     signs: Floats
+    dropped: frozenset[bytes] = frozenset()
 
     @cached_property
     def taken(self) -> frozenset[bytes]:
         """What is never proposed again."""
-        return frozenset([*(f.key for f in self.finished), *keys(self.pending)])
+        return self.dropped.union((f.key for f in self.finished), keys(self.pending))
 
 
 class EHVISampler(BaseSampler):
@@ -103,7 +109,7 @@ class EHVISampler(BaseSampler):
             frozenset(),
             {},
         )
-        self._read: tuple[Any, dict[int, Finished]] = (None, {})
+        self._read: tuple[Any, dict[int, tuple[FrozenTrial, Finished]]] = (None, {})
         self._fitted: dict[Any, Settings] = {}
 
     def reseed_rng(self) -> None:
@@ -140,7 +146,9 @@ class EHVISampler(BaseSampler):
         drawn = encoding.every() if encoding.size <= WHOLE else encoding.draw(rng, budget // 3)
         rows, costs = self._admitted(evidence, drawn, rng)
         if not len(rows):  # every set was tried: a repeat at least tells of the noise
-            fresh = replace(evidence, finished=(), pending=evidence.pending[:0])
+            fresh = replace(
+                evidence, finished=(), pending=evidence.pending[:0], dropped=frozenset()
+            )
             rows, _ = self._admitted(fresh, encoding.draw(rng, budget // 3), rng)
             return encoding.params(rows[rng.integers(len(rows))]) if len(rows) else {}
         model = self._model(evidence)
@@ -188,19 +196,21 @@ class EHVISampler(BaseSampler):
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
 
     def _evidence(self, study: Study, encoding: Encoding, asking: int) -> Evidence:
-        """The study's trials by ``encoding``; each finished one is read once."""
+        """The study's trials by ``encoding``; each finished one is read once, and again where the
+        study has another in its place: what was told of it may have been corrected."""
         trials = study.get_trials(deepcopy=False)
         signs = [1.0 if d == StudyDirection.MINIMIZE else -1.0 for d in study.directions]
         source = (_source(study, trials), encoding)
         read = dict(self._read[1]) if self._read[0] == source else {}
         pending = []
         for t in trials:
-            if t.state.is_finished() and t.number not in read:
-                read[t.number] = _finished(t, encoding, np.array(signs))
+            if t.state.is_finished() and (t.number not in read or read[t.number][0] is not t):
+                read[t.number] = t, _finished(t, encoding, np.array(signs))
             elif t.state == TrialState.RUNNING and t.number != asking and t.params:
                 pending.append(encoding.row(t.params))
         self._read = (source, read)
-        finished = tuple(read[number] for number in sorted(read))
+        given_up = {number for number, (t, _) in read.items() if DROPPED in t.user_attrs}
+        finished = tuple(read[number][1] for number in sorted(read.keys() - given_up))
         met = [f.row for f in finished[-LEARNED_FROM:]]
         return Evidence(
             replace(encoding, rules=learn_rules(np.array(met)))
@@ -209,6 +219,7 @@ class EHVISampler(BaseSampler):
             finished,
             np.array(pending).reshape(len(pending), len(encoding.parameters)),
             np.array(signs),
+            frozenset(read[number][1].key for number in given_up),
         )
 
     def _model(self, evidence: Evidence) -> Model | None:

@@ -87,19 +87,39 @@ class Record:
                 return
             since = rows[-1].number + 1
 
-    def endings(self, study_id: int) -> Iterator[list[TrialRow]]:
-        """Never stops: each ``next`` gives the trials that ended since the last, each once.
+    def changes(self, study_id: int) -> Iterator[list[TrialRow]]:
+        """Never stops: each ``next`` gives the trials that are new since the last, as they are, and
+        those that ended, each of them once; the first gives all.
 
-        The first gives all that ended so far. Whichever driver they belong to: so two drivers of
-        one study learn of each other's results.
+        Whichever driver they belong to: so two drivers of one study learn of each other's trials.
+        Of what is still under way a look reads numbers alone, from the index: 1,000 whole rows took
+        65 ms.
         """
+        under_way = select(trials.c.number).where(
+            trials.c.study_id == study_id, trials.c.state.in_(PENDING)
+        )
         upcoming, pending = 0, set[int]()
         while True:
-            known = self.trials(study_id, numbers=pending) if pending else ()
+            # In this order: what begins or ends in between is told now or the next time.
+            ended = pending - {number for (number,) in self._all(under_way)}
+            known = self.trials(study_id, numbers=ended) if ended else ()
             rows = [*known, *self.trials(study_id, since=upcoming)]
-            pending = {row.number for row in rows if row.state in PENDING}
+            pending -= ended
+            pending |= {row.number for row in rows if row.state in PENDING}
             upcoming = max([upcoming, *(row.number + 1 for row in rows)])
+            yield rows
+
+    def endings(self, study_id: int) -> Iterator[list[TrialRow]]:
+        """Never stops: each ``next`` gives the trials that ended since the last, each once."""
+        for rows in self.changes(study_id):
             yield [row for row in rows if row.state in ENDED]
+
+    def begun(self, study_id: int) -> int:
+        """How many trials the study has, over all its drivers: what ``Store.begin`` holds against
+        a budget."""
+        query = select(studies.c.numbers).where(studies.c.id == study_id)
+        number: int = self._read(lambda connection: connection.scalars(query).one())
+        return number
 
     def trial(self, study_id: int, number: int) -> TrialRow:
         """One trial by its number. Raises StudyError where the study has none of that number."""

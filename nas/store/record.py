@@ -120,6 +120,10 @@ class Store(Record):
 
         return self._claim(write, len(asks))
 
+    def enqueue(self, study_id: int, asks: Sequence[Ask]) -> list[TrialRow]:
+        """Records those of ``asks`` that the study does not have, for any driver to ``claim``."""
+        return self._record(study_id, asks, state="waiting", once=True)
+
     def reuse(
         self,
         study_id: int,
@@ -142,6 +146,7 @@ class Store(Record):
             state="reused",
             budget=budget,
             once=once,
+            finished=now(),
             seconds=0.0,
             **reused(source),
             latency_device=device or None,
@@ -378,7 +383,7 @@ class Store(Record):
         once: bool = False,
         **told: Any,
     ) -> list[TrialRow]:
-        """Records trials that end as they begin, once, in the way of ``_claim``."""
+        """Records trials without an attempt, once, in the way of ``_claim``."""
         names = [_token() for _ in asks]
         query = select_trials().where(trials.c.ask.in_(names)).order_by(trials.c.number)
 
@@ -386,15 +391,7 @@ class Store(Record):
             if again and (rows := connection.execute(query).all()):
                 return [trial_of(row) for row in rows]
             add_trials(
-                connection,
-                study_id,
-                asks,
-                names,
-                state=state,
-                budget=budget,
-                once=once,
-                finished=now(),
-                **told,
+                connection, study_id, asks, names, state=state, budget=budget, once=once, **told
             )
             return [trial_of(row) for row in connection.execute(query)]
 

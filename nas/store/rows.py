@@ -15,7 +15,8 @@ from nas.metrics import METRICS, Direction, metric, of_pattern, on_device
 BASELINE = "baseline"  # the one entry of a baseline's sampled values: its name
 
 TrialState = Literal["running", "waiting", "paused", "finished", "stopped", "failed", "reused"]
-"""``running``: an attempt holds it. ``waiting``: its last attempt was lost, Store.claim takes it.
+"""``running``: an attempt holds it. ``waiting``: its last attempt was lost, or it has had none yet,
+Store.claim takes it.
 ``paused``: at a rung, Store.promote takes it. ``stopped``: at a rung, for good. ``reused``: the
 result is that of an earlier trial."""
 
@@ -85,6 +86,11 @@ class Ask:
                     f"{name} is {getattr(self, name)}: the record holds counts from 0 up to 2^63"
                 )
 
+    @property
+    def baseline(self) -> str:
+        """The name of a network that nobody sampled (``nas.driver.baselines``); else empty."""
+        return "" if self.distributions else str(self.sampled.get(BASELINE, ""))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRow(Ask):
@@ -117,11 +123,6 @@ class TrialRow(Ask):
     created: float
     finished: float | None = None
     reused_from: int | None = None
-
-    @property
-    def baseline(self) -> str:
-        """The name of a network that nobody sampled (``nas.driver.baselines``); else empty."""
-        return "" if self.distributions else str(self.sampled.get(BASELINE, ""))
 
     def value(self, name: str) -> float:
         """A metric as it was measured, or as arithmetic knows it; NaN where it has no value."""

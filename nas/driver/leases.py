@@ -1,0 +1,69 @@
+"""Keeps the leases of a driver, however long it thinks."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from types import TracebackType
+
+from nas.errors import StoreError
+from nas.store import Store
+
+log = logging.getLogger(__name__)
+
+FAREWELL = 1.0  # seconds that the end waits for a beat under way
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A renewal that began at ``since`` by time.monotonic(): the ``tokens`` that it renewed."""
+
+    since: float
+    tokens: Collection[str]
+
+
+class Leases:
+    """Renews, every quarter of a lease, all that ``store``'s driver runs, in a thread with a
+    connection of its own: for as long as it is entered.
+
+    An ask takes seconds with a large model, and 64 of them a minute: between two of them the leases
+    would run out, and another driver take what is alive. The price: a driver whose ask never
+    returns keeps what it has until its process ends.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._last = Beat(-math.inf, ())
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="nas-leases", daemon=True)
+
+    def __enter__(self) -> Leases:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._closing.set()
+        self._thread.join(FAREWELL)
+
+    def lost(self, token: str, since: float) -> bool:
+        """Whether an attempt that was this driver's at ``since``, by time.monotonic(), has been
+        given to another: its result would be refused."""
+        last = self._last
+        return since < last.since and token not in last.tokens
+
+    def _follow(self) -> None:
+        while not self._closing.wait(self._store.lease / 4):
+            since = time.monotonic()
+            try:
+                self._last = Beat(since, self._store.beat())
+            except StoreError as error:  # the loop meets it too, and ends by it or goes on
+                log.warning("the leases of this driver are not renewed: %s", error)

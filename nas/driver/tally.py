@@ -1,0 +1,124 @@
+"""How a search stands: what came of its trials, the budget, the front. Pure: it asks nobody.
+
+A trial is taken once, by its number, whoever ran it; so the loop may hear of it as often as it
+likes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from nas.driver.tradeoffs import pareto
+from nas.store import ENDED, StudyRow, TrialRow
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a search stands. ``seconds`` and ``ended`` count this run only; ``refused`` are proposals
+    that arithmetic rejected and ``repeated`` those that were evaluated before: neither costs.
+    ``stopped`` and ``paused`` trials came to a rung, not to the end. ``failures`` counts the failed
+    ones by their reason, the commonest first."""
+
+    budget: int
+    finished: int
+    stopped: int
+    failed: int
+    reused: int
+    running: int
+    paused: int
+    refused: int
+    repeated: int
+    front: tuple[TrialRow, ...]
+    latest: TrialRow | None
+    ended: int
+    seconds: float
+    exhausted: bool
+    failures: Mapping[str, int]
+
+    @property
+    def done(self) -> int:
+        return self.finished + self.stopped + self.failed + self.reused
+
+    @property
+    def seconds_left(self) -> float | None:
+        """A forecast from the pace of this run."""
+        if not self.ended:
+            return None
+        return (self.budget - self.done) * self.seconds / self.ended
+
+
+class Tally:
+    """The ended trials of ``study``, which is to have so many ``trials`` and its baselines."""
+
+    def __init__(self, study: StudyRow, trials: int) -> None:
+        self._study = study
+        self.front: tuple[TrialRow, ...] = ()
+        self._trials = trials
+        self._latest: TrialRow | None = None
+        self._taken: set[int] = set()
+        self._baselines: set[int] = set()
+        self._counts: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()
+        self._ended = 0
+        self._begun = time.monotonic()
+
+    def __contains__(self, row: TrialRow) -> bool:
+        return row.number in self._taken
+
+    @property
+    def done(self) -> int:
+        return self._counts.total()
+
+    @property
+    def results(self) -> int:
+        """How many trials have a result."""
+        return self._counts["finished"] + self._counts["reused"]
+
+    @property
+    def budget(self) -> int:
+        """The trials that the study may have: a baseline counts beside those that are searched,
+        from when it is known of."""
+        return self._trials + len(self._baselines)
+
+    def take(self, rows: Iterable[TrialRow]) -> list[TrialRow]:
+        """Notes trials; those that ended and were not taken before."""
+        rows = list(rows)
+        self._baselines.update(row.number for row in rows if row.baseline)
+        new = {row.number: row for row in rows if row.state in ENDED and row not in self}
+        for row in new.values():
+            self._taken.add(row.number)
+            self._counts[row.state] += 1
+            self._latest = row
+            if row.state == "failed":
+                self._failures[row.reason or row.failure or ""] += 1
+        if new:
+            front = pareto(self._study, [*self.front, *new.values()])
+            if [row.number for row in front] != [row.number for row in self.front]:
+                self.front = front  # the same tuple as long as it is the same front: see Ladder
+        return list(new.values())
+
+    def end(self) -> None:
+        """Counts a trial that ended by this run."""
+        self._ended += 1
+
+    def status(
+        self, *, running: int, paused: int, refused: int, repeated: int, exhausted: bool
+    ) -> Status:
+        states = {state: self._counts[state] for state in ENDED}
+        return Status(
+            budget=self.budget,
+            **states,
+            running=running,
+            paused=paused,
+            refused=refused,
+            repeated=repeated,
+            front=self.front,
+            latest=self._latest,
+            ended=self._ended,
+            seconds=time.monotonic() - self._begun,
+            exhausted=exhausted,
+            failures=dict(self._failures.most_common()),
+        )
