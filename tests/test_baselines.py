@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -13,9 +14,11 @@ from nas.driver import baselines
 from nas.driver.loop import search
 from nas.driver.plan import Plan
 from nas.errors import NasError
-from nas.job import Job
+from nas.job import Failure, Job
+from nas.job.pool import Done, Event
 from nas.store import open_store
 from nas.workers import open_pool
+from nas.workers.in_process import InProcess
 
 
 def plan(trials: int) -> Plan:
@@ -67,3 +70,74 @@ def test_what_is_no_network_or_does_not_fit_is_refused_by_name() -> None:
     wide = dataclasses.replace(plan(1), space=nas.load_space("linear", (1, 8, 8), 10))
     with pytest.raises(NasError, match=r"lenet5.*4x4"):
         baselines.architectures(wide, ["lenet5"])
+
+
+def test_a_baseline_whose_worker_dies_is_tried_again_like_a_candidate(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/s.db")
+
+    class Mortal(InProcess):
+        """The worker of the first job dies."""
+
+        died = 0
+
+        def wait(self, timeout: float) -> list[Event]:
+            events = super().wait(timeout)
+            if events and not self.died:
+                self.died = events[-1].ticket
+                return [Done(self.died, Failure(kind="worker_died", reason="the node went away"))]
+            return events
+
+    baselines.enter(plan(2), ["linear_classifier"], store)
+    pool = Mortal()
+    status = search(plan(2), store, pool)
+    (row,) = (row for row in store.trials(store.find_study("s").id) if row.baseline)
+    assert (row.state, row.number, pool.died) == ("finished", 0, 1)
+    assert [attempt.state for attempt in store.attempts(row.id)] == ["lost", "finished"]
+    assert (status.finished, status.failed, status.budget) == (3, 0, 3)
+    store.close()
+
+
+def test_a_baseline_of_a_study_that_is_done_is_trained(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/s.db")
+    search(plan(3), store, InProcess())
+    baselines.enter(plan(3), ["linear_classifier"], store)
+    status = search(plan(3), store, InProcess())
+    assert (status.done, status.ended) == (4, 1)
+    store.close()
+
+
+def test_two_drivers_that_start_together_have_each_baseline_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one does it all between what the first reads and what it writes."""
+    url = f"sqlite:///{tmp_path}/s.db"
+    names = ["linear_classifier", "logistic"]
+    store, other = open_store(url), open_store(url)
+    real = baselines.architectures
+
+    def rival(*told: Any) -> Any:
+        monkeypatch.setattr(baselines, "architectures", real)
+        baselines.enter(plan(2), names, other)
+        return real(*told)
+
+    monkeypatch.setattr(baselines, "architectures", rival)
+    baselines.enter(plan(2), names, store)
+    search(plan(2), store, InProcess())
+    rows = list(store.trials(store.find_study("s").id))
+    assert sorted(row.baseline for row in rows) == ["", "", *names]
+    assert {row.state for row in rows} == {"finished"}
+    store.close()
+    other.close()
+
+
+def test_a_baseline_that_is_a_candidate_too_is_there_as_both(tmp_path: Path) -> None:
+    """The front is measured against it by its name, whoever else proposed it."""
+    store = open_store(f"sqlite:///{tmp_path}/s.db")
+    closed = dataclasses.replace(plan(1), space=nas.load_space("linear_classifier", (1, 8, 8), 10))
+    search(closed, store, InProcess())
+    baselines.enter(closed, ["linear_classifier"], store)
+    baselines.enter(closed, ["linear_classifier"], store)
+    rows = list(store.trials(store.find_study("s").id))
+    assert [row.baseline for row in rows] == ["", "linear_classifier"]
+    assert rows[0].fingerprint == rows[1].fingerprint
+    store.close()

@@ -230,3 +230,23 @@ def test_the_command_prints_and_writes(store: Store, study: StudyRow, tmp_path: 
     table = [line for line in written.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in table}) == 1
     assert "s-random" in {row.name for row in store.studies()}
+
+
+def test_a_random_search_loads_the_plug_ins_that_the_command_was_given(
+    store: Store, study: StudyRow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its workers are processes of their own: what this one has loaded is not there."""
+    plans: list[Plan] = []
+
+    def searched(plan: Plan, *_: object) -> list[TrialRow]:
+        plans.append(plan)
+        return []
+
+    monkeypatch.setattr("nas.cli.reports.searched", searched)
+    file = tmp_path / "mine.py"
+    file.write_text("MINE = 1\n")
+    told = ["--storage", str(store.engine.url), "--study", "s", "--seeds", "1", "--top", "1"]
+    told += ["--compare", "random", "--plugin", str(file)]
+    result = CliRunner().invoke(cli.app, ["report", *told])
+    assert result.exit_code == 0, result.output
+    assert [plan.job.plugins for plan in plans] == [(str(file),)]

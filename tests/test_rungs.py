@@ -18,12 +18,13 @@ import optuna
 import pytest
 from optuna.samplers import RandomSampler
 
-from nas.driver import rungs, tradeoffs
+from nas.driver import ladder, rungs, tradeoffs
 from nas.driver.ladder import Ladder
 from nas.driver.loop import search
 from nas.driver.plan import Plan
 from nas.errors import NasError, StudyError
-from nas.job import Failure, Job, Recipe, Result
+from nas.job import Epoch, Failure, Job, Recipe, Result
+from nas.job.pool import Event, Reported
 from nas.language.architecture import Architecture
 from nas.samplers import SAMPLERS
 from nas.spaces.space import Space, read_space
@@ -541,3 +542,95 @@ def test_a_promoted_candidate_ends_as_if_it_had_never_been_stopped(
             (e.epoch, e.train_loss, e.accuracy) for e in result.curve
         ]
     assert not [*(tmp_path / "artifacts").rglob("*.checkpoint*")]  # nothing can go on from them
+
+
+# --- what is told, and what is worked out --------------------------------------------------------
+
+
+class Spy(RandomSampler):
+    """A sampler that keeps the study which it was asked for."""
+
+    study: optuna.Study
+
+    def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
+        self.study = study
+        return super().infer_relative_search_space(study, trial)
+
+
+@pytest.mark.parametrize("stops", [(), (15,)])
+def test_a_candidate_is_one_trial_of_the_samplers_study(
+    store: Store, monkeypatch: pytest.MonkeyPatch, stops: tuple[int, ...]
+) -> None:
+    """However often it paused, and whatever came of it; the last thing told is what it came to."""
+    spies: list[Spy] = []
+
+    def spy(seed: int | None) -> Spy:
+        spies.append(Spy(seed))
+        return spies[-1]
+
+    monkeypatch.setitem(SAMPLERS, "spy", spy)
+    pool = InProcess()
+    pool.slots = 4
+    for trials in (*stops, 40):
+        status = search(plan("crossing", trials=trials, sampler="spy"), store, pool)
+    told = spies[-1].study.get_trials(deepcopy=False)
+    states = by_state(store)
+    promoted = [row for row in states["finished"] if len(store.attempts(row.id)) > 1]
+    assert promoted
+    assert states["stopped"]
+    # The same asked for again is told as what it is known to be, or dropped while it is under way.
+    times = Counter(str(trial.params) for trial in told)
+    assert len(times) == 40
+    assert len(told) == 40 + status.repeated
+    values = {str(t.params): t.values for t in told if t.state == optuna.trial.TrialState.COMPLETE}
+    for row in states["finished"]:
+        accuracy, params = values[str(dict(row.sampled))]
+        assert (accuracy, params) == (row.accuracy, math.log10(row.params))
+    for row in states["stopped"]:
+        accuracy, _ = values[str(dict(row.sampled))]
+        assert accuracy > row.rungs[-1][1]  # what it was expected to end with
+
+
+def test_an_epoch_that_changes_nothing_makes_nothing_be_worked_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two searches, in one of which each job reports 30 epochs, each by an event of its own."""
+
+    class Reporting(InProcess):
+        slots = 8
+
+        def __init__(self, epochs: int) -> None:
+            super().__init__()
+            self.epochs, self.due, self.events = epochs, list[Event](), 0
+
+        def wait(self, timeout: float) -> list[Event]:
+            if not self.due and timeout:
+                for event in super().wait(timeout):
+                    epoch = Epoch(epoch=1, train_loss=1.0, accuracy=0.5, seconds=0.0)
+                    self.due += [*[Reported(event.ticket, epoch)] * self.epochs, event]
+            self.events += bool(self.due)
+            return [self.due.pop(0)] if self.due else []
+
+    counts = Counter[str]()
+    for module, name in ((rungs, "promise"), (rungs, "shrinkage"), (ladder, "gains")):
+        monkeypatch.setattr(module, name, counted(getattr(module, name), name, counts))
+    worked: list[dict[str, int]] = []
+    for epochs in (0, 30):
+        counts.clear()
+        pool = Reporting(epochs)
+        opened = open_store(f"sqlite:///{tmp_path}/{epochs}.db")
+        status = search(plan("crossing", trials=80), opened, pool)
+        opened.close()
+        assert status.done == 80
+        assert pool.events >= 80 * (epochs + 1)
+        worked.append(dict(counts))
+    assert worked[0] == worked[1]
+    assert worked[0]["promise"] > 80
+
+
+def counted(function: Any, name: str, counts: Counter[str]) -> Any:
+    def call(*told: Any) -> Any:
+        counts[name] += 1
+        return function(*told)
+
+    return call

@@ -16,10 +16,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from postgres import Server, postgres  # noqa: F401 - the fixture
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
 
 from nas.errors import StoreError, StudyError
 from nas.job import Epoch, Failure, Latency, Result
@@ -309,6 +310,54 @@ def test_endings_are_told_once_whoever_made_them(store: Store, study: StudyRow) 
     assert news() == [0]
     assert news() == []
     assert [trial.number for trial in next(store.endings(study.id))] == [0, 1, 2]
+
+
+def test_changes_tell_a_trial_when_it_begins_and_when_it_ended(
+    store: Store, study: StudyRow
+) -> None:
+    def news() -> list[tuple[int, str]]:
+        return [(trial.number, trial.state) for trial in next(changes)]
+
+    changes = store.changes(study.id)
+    other = another(store)
+    first, second = begin(store, study), begin(other, study)
+    assert news() == [(0, "running"), (1, "running")]
+    assert store.reach(first.token, 2, RESULT, "paused")
+    assert news() == []
+    other.finish(second.token, DIVERGED)
+    third = begin(store, study)
+    assert news() == [(1, "failed"), (2, "running")]
+    store.finish(third.token, RESULT)
+    assert store.stop(study.id, [0])
+    assert news() == [(0, "stopped"), (2, "finished")]
+    assert news() == []
+    assert store.begun(study.id) == 3
+
+
+def test_a_look_at_changes_reads_no_row_of_what_goes_on(store: Store, study: StudyRow) -> None:
+    """At 1,000 pending trials whole rows took 65 ms a look."""
+    store.begin(study.id, [ask(n) for n in range(50)])
+    changes = store.changes(study.id)
+    assert len(next(changes)) == 50
+    read: list[int] = []
+
+    @event.listens_for(store.engine, "after_cursor_execute")
+    def _rows(_: object, cursor: Any, statement: str, *__: object) -> None:
+        if "sampled" in statement:
+            read.append(statement.count("?") + statement.count("%("))
+
+    assert next(changes) == []
+    assert len(read) == 1  # those that are new, of which there are none
+    begin(store, study, 50)
+    assert [trial.number for trial in next(changes)] == [50]
+
+
+def test_a_trial_may_wait_before_its_first_attempt(store: Store, study: StudyRow) -> None:
+    assert [row.state for row in store.enqueue(study.id, [ask(1), ask(2)])] == ["waiting"] * 2
+    assert store.enqueue(study.id, [ask(2)]) == []  # the study has it
+    [claim] = another(store).claim(study.id, 1)
+    assert (claim.trial.number, claim.attempt, claim.trial.finished) == (0, 1, None)
+    assert [claim.trial.number for claim in store.claim(study.id, 9)] == [1]
 
 
 def test_the_view_of_the_tradeoffs(store: Store, study: StudyRow) -> None:
