@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import nas
-from nas.training.export import python_source
+from nas.training.plain import python_source
 
 NETWORKS = [
     "INPUT(3, 16, 16) -> CONV(8) -> BN -> RELU -> RESIDUAL(8, se=4) -> DENSE(4)*2 -> FC(5)",
