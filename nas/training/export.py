@@ -87,7 +87,7 @@ def deployed(model: Model) -> Model:
     for name, part in list(network.named_children()):
         if isinstance(part, AuxHead):
             setattr(network, name, nn.Identity())
-    return Model(network, model.card).eval()
+    return Model(network.to(memory_format=torch.contiguous_format), model.card).eval()
 
 
 def compare(model: Model, run: Run) -> float:

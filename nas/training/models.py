@@ -248,7 +248,8 @@ def model_of(data: bytes, where: str) -> Model:
     with torch.device("meta"):
         network = build(card.architecture)
     _fill(network, state, where)
-    return Model(network, card).eval()
+    # As in the training: for convolutions on a CPU up to twice as fast.
+    return Model(network.to(memory_format=torch.channels_last), card).eval()
 
 
 def read(file: str | Path) -> bytes:

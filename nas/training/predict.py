@@ -121,7 +121,7 @@ def _of_array(pixels: Tensor, shape: Shape) -> Tensor:
 
 
 def _decoded(file: Any, shape: Shape) -> Pixels:
-    pixels: Pixels = np.ascontiguousarray(decode(file, shape))
+    pixels: Pixels = np.array(decode(file, shape), order="C")  # a copy: Pillow's is read-only
     return pixels
 
 
