@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import logging
 import os
 import shlex
 import signal
@@ -51,6 +52,7 @@ def train_and_show(job: Job, folder: Path) -> None:
     """Trains one architecture with a line an epoch on stderr; at the end the scores on stdout."""
     from nas.training.single import train
 
+    logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
     signal.signal(signal.SIGTERM, _interrupt)
     # All that the weights depend on: whatever is another gives another file.
     name = f"{called(job.data)}-{parse(job.pattern).fingerprint}-{job.key}-{job.seed}"

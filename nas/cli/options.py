@@ -191,8 +191,8 @@ def single_job(
 ) -> Job:
     """The job of ``nas train``, on a closed pattern or the name of a closed space.
 
-    Images are resized to ``size``, or where that is None as pretrained weights ask: a file of
-    weights does not tell.
+    Images are resized to ``size``, or where that is None as pretrained weights or a model to begin
+    with ask.
     """
     if epochs < 1:
         raise NasError(f"--epochs {epochs}: must be 1 or more")
@@ -279,10 +279,14 @@ def data_of(study: StudyRow, folder: str) -> DataRef:
 
 
 def _asked(init: str) -> int:
-    """The side of the images that pretrained weights ask for; 0 where ``init`` is a file."""
-    from nas.training import weights
+    """The side of the images that pretrained weights or a model ask for; 0 where ``init`` is a file
+    of weights alone."""
+    from nas.training import states, weights
 
-    return weights.preprocessing(init).size if weights.pretrained_name(init) else 0
+    if weights.pretrained_name(init):
+        return weights.preprocessing(init).size
+    card = states.card_in(Path(init).expanduser())
+    return card.input[1] if card and card.input[1] == card.input[2] else 0
 
 
 def _split(texts: Sequence[str]) -> list[str]:
