@@ -127,7 +127,6 @@ def reserve(path: Path, room: int) -> None:
         raise NasError(f"{path} is a directory: a file is to be written there")
     part = _part(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, max(1, room))
     except OSError as error:
@@ -141,7 +140,6 @@ def replace(path: Path, data: bytes) -> None:
     """Puts a file at ``path``, whole or not at all. Raises NasError; what was there stays then."""
     part = _part(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             file.write(data)
             file.flush()
@@ -154,6 +152,12 @@ def replace(path: Path, data: bytes) -> None:
 
 
 def _part(path: Path) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NasError(f"{path} cannot be written: {path.parent} is no directory") from None
+    except OSError as error:
+        raise NasError(f"{path} cannot be written: {error.strerror or error}") from error
     return path.with_name(f"{path.name}.{os.getpid()}.part")
 
 

@@ -121,7 +121,8 @@ def predict_and_show(file: Path, paths: Sequence[Path], format: str, top: int) -
         return
     if others:
         print(
-            f"nas: {others:,} files that are no images by their ending, or hidden", file=sys.stderr
+            f"nas: {others:,} files left out: hidden, or no images by their ending",
+            file=sys.stderr,
         )
     if failed:
         raise DataError(f"{failed:,} of {told:,} images could not be read")

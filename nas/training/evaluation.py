@@ -144,12 +144,13 @@ def evaluate(model: Predictor, ref: DataRef, part: str = "test") -> Evaluation:
     ref = fitting(ref, model.input)
     info = data.describe(ref)
     where = ref.dir or ref.name
-    if missing := sorted({*info.classes} ^ {*model.classes}):
-        side = "the model does not know" if missing[0] in info.classes else "are not in the data"
-        raise DataError(
-            f"the classes of {where} are not the model's: {', '.join(missing[:5])}"
-            f"{' ...' if len(missing) > 5 else ''} {side}"
-        )
+    sides = {
+        "data": {*info.classes} - {*model.classes},
+        "model": {*model.classes} - {*info.classes},
+    }
+    if any(sides.values()):
+        told = [f"{_few(names)} are the {side}'s alone" for side, names in sides.items() if names]
+        raise DataError(f"the classes of {where} are not the model's: {', '.join(told)}")
     images = parts(ref, part)
     numbers = np.array([model.classes.index(name) for name in info.classes])
     labels = np.concatenate([numbers[i.labels[i.rows]] for i in images])
@@ -157,6 +158,10 @@ def evaluate(model: Predictor, ref: DataRef, part: str = "test") -> Evaluation:
     if not np.isfinite(found).all():
         raise NasError("the model's answers are not finite: nothing to score")
     return Evaluation(model.classes, part, labels, found, images)
+
+
+def _few(names: set[str]) -> str:
+    return ", ".join([*sorted(names)[:5], *(["..."] if len(names) > 5 else [])])
 
 
 def parts(ref: DataRef, part: str) -> tuple[Images, ...]:
