@@ -6,13 +6,16 @@ With a model's card, the source reads the model's own file, prepares images as t
 
 from __future__ import annotations
 
+import inspect
 import textwrap
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 from torchvision.ops import SqueezeExcitation
 
 import nas
+from nas.errors import NasError
 from nas.language.architecture import Architecture
 from nas.training.models import Card
 from nas.training.network import AuxHead, ConcatOf, Network, SumOf, build
@@ -116,7 +119,8 @@ def python_source(architecture: Architecture, card: Card | None = None, weights:
 
     Its state dict has the keys of ``nas.build``'s, so that trained weights load. With a ``card``
     it has also ``load()``, which reads the model's file ``weights`` (a path from the source's
-    folder), ``predict(module, pixels)`` and ``decode(path)``.
+    folder), ``predict(module, pixels)`` and ``decode(path)``. Raises NasError for a layer, of a
+    plug-in, that is none of torch's own.
     """
     with torch.device("meta"):
         network = build(architecture)
@@ -168,11 +172,30 @@ def _source(module: nn.Module) -> str:
         return f"{name}([\n{_lines(list(module.children()))}\n])"
     if isinstance(module, (Network, nn.Sequential)):
         return f"nn.Sequential(\n{_lines(list(module.children()))}\n)"
-    # torch prints a layer as the arguments that make it; but for this one it leaves one out.
-    told = module.extra_repr()
-    if isinstance(module, nn.AvgPool2d):
-        told += f", ceil_mode={module.ceil_mode}"
-    return f"nn.{type(module).__name__}({told})"
+    made = type(module)
+    if getattr(nn, made.__name__, None) is not made or next(module.children(), None):
+        raise NasError(
+            f"{made.__name__} is no layer of torch.nn: plain PyTorch source cannot have it"
+        )
+    return f"nn.{made.__name__}({', '.join(_arguments(module))})"
+
+
+def _arguments(module: nn.Module) -> Iterator[str]:
+    """What makes a layer of torch, which keeps its arguments as attributes of the same names.
+    (``extra_repr`` leaves some out: the ceil_mode of average pooling.) Raises NasError."""
+    for p in inspect.signature(type(module)).parameters.values():
+        if p.name in ("device", "dtype") or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            continue
+        value = getattr(module, p.name, p.empty)
+        if isinstance(value, nn.Parameter) or (value is None and isinstance(p.default, bool)):
+            value = value is not None  # a bias
+        if not isinstance(value, (bool, int, float, str, tuple, type(None))):
+            name = type(module).__name__
+            raise NasError(f"{name} does not tell its {p.name}: plain PyTorch source needs it")
+        if p.default is p.empty:
+            yield repr(value)
+        elif value != p.default and value != (p.default, p.default):  # for height and width
+            yield f"{p.name}={value!r}"
 
 
 def _lines(children: list[nn.Module]) -> str:
