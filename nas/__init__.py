@@ -7,6 +7,11 @@
     space = nas.load_space("resnet_like")
     architecture = space.sample(seed=0)
 
+    study = nas.search("resnet_like", data="photos", trials=40)
+    model = nas.train(study.best, data="photos", output="photos.safetensors")
+    model.predict("new.jpg")
+    nas.evaluate(model, data="photos").accuracy
+
 Each name is imported when it is asked for.
 """
 
@@ -15,24 +20,45 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nas.api import Study, evaluate, search, train
     from nas.language.architecture import Architecture, parse
     from nas.spaces.space import Space, load_space
+    from nas.training.models import Model, load_model
     from nas.training.network import build
     from nas.training.weights import load_torchvision
 
 __version__ = "0.1.0"
 
-# Imported when asked for: `nas --help` needs none of it, and only `build` needs torch.
+# Imported when asked for: `nas --help` needs none of it, and only some need torch.
 _HOME = {
     "Architecture": "nas.language.architecture",
+    "Model": "nas.training.models",
+    "Study": "nas.api",
     "Space": "nas.spaces.space",
     "build": "nas.training.network",
+    "evaluate": "nas.api",
+    "load_model": "nas.training.models",
     "load_space": "nas.spaces.space",
     "load_torchvision": "nas.training.weights",
     "parse": "nas.language.architecture",
+    "search": "nas.api",
+    "train": "nas.api",
 }
 
-__all__ = ["Architecture", "Space", "build", "load_space", "load_torchvision", "parse"]
+__all__ = [
+    "Architecture",
+    "Model",
+    "Space",
+    "Study",
+    "build",
+    "evaluate",
+    "load_model",
+    "load_space",
+    "load_torchvision",
+    "parse",
+    "search",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -42,5 +68,13 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(_HOME[name]), name)
     try:
         return import_module(f"nas.{name}")
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        if error.name != f"nas.{name}":  # the module is there, and lacks a package
+            raise
         raise AttributeError(f"module 'nas' has no attribute {name!r}") from None
+
+
+def __dir__() -> list[str]:
+    """What there is: the names above, and the modules that plug-ins import."""
+    modules = ("blocks", "data", "errors", "layers", "samplers")
+    return sorted({*__all__, *modules, *(name for name in globals() if name.startswith("__"))})

@@ -115,3 +115,52 @@ def _find(location: str | Path) -> tuple[AbstractFileSystem, str]:
         return LocalFileSystem(), str(Path(location).absolute())
     files, path = url_to_fs(str(location))
     return files, str(path)
+
+
+# --- files for a person: no version before is kept ------------------------------------------------
+
+
+def reserve(path: Path, room: int) -> None:
+    """Asked before long work: raises NasError where ``room`` bytes could not be written to ``path``
+    now. Makes its directory."""
+    if path.is_dir():
+        raise NasError(f"{path} is a directory: a file is to be written there")
+    part = _part(path)
+    try:
+        with part.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, max(1, room))
+    except OSError as error:
+        told = f"{room / 1e6:.1f} MB cannot be written to {path}: {error.strerror or error}"
+        raise NasError(told) from error
+    finally:
+        _drop(part)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Puts a file at ``path``, whole or not at all. Raises NasError; what was there stays then."""
+    part = _part(path)
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise NasError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        _drop(part)
+
+
+def _part(path: Path) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NasError(f"{path} cannot be written: {path.parent} is no directory") from None
+    except OSError as error:
+        raise NasError(f"{path} cannot be written: {error.strerror or error}") from error
+    return path.with_name(f"{path.name}.{os.getpid()}.part")
+
+
+def _drop(part: Path) -> None:
+    with contextlib.suppress(OSError):
+        part.unlink()

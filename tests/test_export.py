@@ -1,39 +1,289 @@
-"""Exported source stands alone and computes what the built module computes."""
+"""What is exported stands alone and answers what the model answers."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import nn
 
 import nas
-from nas.training.export import python_source
+from nas.cli import main
+from nas.data.batches import Normal
+from nas.data.imagefolder import decode
+from nas.errors import NasError
+from nas.spaces.space import load_space
+from nas.training.export import FORMATS, TOLERANCE, Format, export
+from nas.training.models import Card, Model, save_model
+from nas.training.onnx import load_onnx
+from nas.training.plain import python_source
 
+# Every layer among them, and what exporters have trouble with: rounding up, maps that do not
+# divide, an odd size, an auxiliary classifier, depthwise and grouped convolutions.
 NETWORKS = [
-    "INPUT(3, 16, 16) -> CONV(8) -> BN -> RELU -> RESIDUAL(8, se=4) -> DENSE(4)*2 -> FC(5)",
+    "INPUT(3, 16, 16) -> CONV(8) -> BN -> RELU -> RESIDUAL(8, se=4) -> DENSE(4)*2 -> AUX -> FC(5)",
     "INPUT(3, 15, 17) -> CONV(8, 5, pad=0) -> LRN -> POOL(3, 2, kind=avg, ceil=yes) -> FC(7)",
+    "INPUT(3, 15, 17) -> CONV(8) -> ELU -> POOL(3, 2, ceil=yes) -> GAP(4) -> FC(7)",
     "INPUT(3, 16, 16) -> MBCONV(8) -> TRANSITION -> TANH -> DROPOUT -> FC(5)",
-    "INPUT(3, 16, 16) -> INCEPTION(width=16) -> GAP(2) -> FLATTEN -> GELU -> FC(5)",
+    "INPUT(1, 16, 16) -> INCEPTION(width=16) -> GAP(2) -> FLATTEN -> GELU -> FC(5) -> BN -> FC(2)",
 ]
 
 
+def model(architecture: nas.Architecture) -> Model:
+    """With random weights, statistics and scales, as a training might leave them."""
+    network = nas.build(architecture, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            assert layer.running_mean is not None
+            assert layer.running_var is not None
+            layer.running_mean.normal_(0, 0.1, generator=generator)
+            layer.running_var.uniform_(0.5, 2, generator=generator)
+    channels = architecture.input[0]
+    card = Card(
+        architecture=architecture,
+        classes=tuple(f"class {i}" for i in range(architecture.classes)),
+        normal=Normal((0.4, 0.5, 0.6)[:channels], (0.2, 0.25, 0.3)[:channels]),
+    )
+    return Model(network, card).eval()
+
+
+def saved(made: Model, folder: Path) -> Path:
+    file = folder / "model.safetensors"
+    save_model(file, made.network, made.card)
+    return file
+
+
 @pytest.mark.parametrize("pattern", NETWORKS)
-def test_the_source_alone_makes_the_same_network(pattern: str) -> None:
-    architecture = nas.parse(pattern)
-    ours = nas.build(architecture, seed=1).eval()
-    source = python_source(architecture)
-    assert "nas" not in source.split('"""')[2]
-    names: dict[str, Any] = {}
-    exec(compile(source, "exported.py", "exec"), names)
-    theirs = names["network"]().eval()
-    theirs.load_state_dict(ours.state_dict())
-    x = torch.randn(2, *architecture.input, generator=torch.Generator().manual_seed(2))
-    torch.testing.assert_close(theirs(x), ours(x), rtol=0, atol=1e-6)
+def test_every_format_answers_as_torch_does(pattern: str, tmp_path: Path) -> None:
+    made = model(nas.parse(pattern))
+    weights = saved(made, tmp_path)
+    for name, kind in FORMATS.items():
+        done = export(made, name, tmp_path / f"out{kind.ending}", weights)
+        assert done.file.stat().st_size
+        assert done.difference is not None
+        assert done.difference <= (2e-6 if name == "onnx" else 1e-6), name
+    # Other images than the check's, any number of them.
+    for count in (1, 3):
+        pixels = torch.randint(0, 256, (count, *made.input), dtype=torch.uint8)
+        expected = made.probabilities(pixels)
+        found = load_onnx(tmp_path / "out.onnx").probabilities(pixels)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        program = torch.export.load(tmp_path / "out.pt2").module()
+        np.testing.assert_allclose(program(pixels).softmax(1).detach(), expected, atol=1e-6)
+        found = nas.load_model(tmp_path / "out.safetensors").probabilities(pixels)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_auxiliary_classifiers_are_left_out() -> None:
-    architecture = nas.parse("INPUT(3, 16, 16) -> CONV(8) -> AUX -> GAP -> FC(5)")
-    names: dict[str, Any] = {}
-    exec(compile(python_source(architecture), "exported.py", "exec"), names)
-    assert sum(p.numel() for p in names["network"]().parameters()) == architecture.params
+@pytest.mark.parametrize("name", ["mixed", "mobilenet_like", "densenet_like"])
+def test_samples_of_shipped_spaces_as_onnx(name: str, tmp_path: Path) -> None:
+    """benchmarks/exports.py does 20 of each space and the zoo, in all formats."""
+    space = load_space(name, (3, 32, 32), 10)
+    done = export(model(space.sample(1)), "onnx", tmp_path / "sample.onnx")
+    assert done.difference is not None
+    assert done.difference <= 1e-5
+
+
+ALONE = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def alone(code: str, *blocked: str) -> dict[str, Any]:
+    """What code prints as JSON in a process that cannot import what is blocked."""
+    run = [sys.executable, "-I", "-c", ALONE.format(blocked=blocked) + code]
+    ended = subprocess.run(run, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    told: dict[str, Any] = json.loads(ended.stdout)
+    return told
+
+
+def test_the_source_needs_torch_alone(tmp_path: Path) -> None:
+    made = model(nas.parse(NETWORKS[0]))
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "code").mkdir()
+    weights = saved(made, tmp_path / "weights")
+    source = tmp_path / "code" / "network.py"
+    export(made, "python", source, weights)
+    code = f"""
+import json, runpy
+held = runpy.run_path({str(source)!r})
+import torch
+pixels = torch.arange(2 * 3 * 16 * 16).remainder(256).view(2, 3, 16, 16)
+print(json.dumps(dict(classes=held["CLASSES"], p=held["predict"](held["load"](), pixels).tolist())))
+"""
+    told = alone(code, "nas", "torchvision", "safetensors", "numpy", "PIL")
+    pixels = torch.arange(2 * 3 * 16 * 16).remainder(256).view(2, 3, 16, 16)
+    assert tuple(told["classes"]) == made.classes
+    np.testing.assert_allclose(told["p"], made.probabilities(pixels), atol=1e-6)
+
+
+def test_the_source_is_a_command_that_prepares_files_as_the_training_did(tmp_path: Path) -> None:
+    made = model(nas.parse(NETWORKS[0]))
+    source = tmp_path / "network.py"
+    export(made, "python", source, saved(made, tmp_path))
+    random = np.random.default_rng(3)
+    picture = Image.fromarray(random.integers(0, 256, (40, 70, 3), np.uint8))
+    exif = picture.getexif()
+    exif[0x0112] = 6  # turned by a quarter
+    picture.save(tmp_path / "phone.jpg", exif=exif)
+    picture.convert("RGBA").save(tmp_path / "clear.png")
+    picture.convert("L").save(tmp_path / "grey.png")
+    paths = [tmp_path / name for name in ("phone.jpg", "clear.png", "grey.png")]
+    run = [sys.executable, source, *paths]
+    told = subprocess.run(run, capture_output=True, text=True, check=True, timeout=120).stdout
+    for line, prediction in zip(told.splitlines(), made.predict(paths), strict=True):
+        assert line.split("\t")[1:] == [prediction.label, f"{prediction.probability:.4f}"]
+
+
+def test_the_onnx_file_needs_onnxruntime_alone(tmp_path: Path) -> None:
+    made = model(nas.parse(NETWORKS[1]))
+    export(made, "onnx", tmp_path / "model.onnx")
+    code = f"""
+import json, numpy as np, onnxruntime
+session = onnxruntime.InferenceSession({str(tmp_path / "model.onnx")!r})
+told = session.get_modelmeta().custom_metadata_map
+given = session.get_inputs()[0]
+pixels = np.arange(2 * 3 * 15 * 17).reshape(2, 3, 15, 17).astype(np.uint8)
+(logits,) = session.run(None, {{given.name: pixels}})
+print(json.dumps(dict(logits=logits.tolist(), shape=given.shape, type=given.type, card=told)))
+"""
+    told = alone(code, "nas", "torch", "torchvision", "safetensors", "onnx", "onnxscript")
+    pixels = torch.arange(2 * 3 * 15 * 17).view(2, 3, 15, 17).to(torch.uint8)
+    expected = made(pixels).detach()
+    np.testing.assert_allclose(told["logits"], expected, atol=1e-5 * float(expected.abs().max()))
+    assert told["shape"][1:] == [3, 15, 17]
+    assert isinstance(told["shape"][0], str)  # any number
+    assert told["type"] == "tensor(uint8)"
+    assert tuple(json.loads(told["card"]["classes"])) == made.classes
+    assert json.loads(told["card"]["input"]) == [3, 15, 17]
+
+
+def test_what_answers_otherwise_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = model(nas.parse(NETWORKS[3]))
+    kind = FORMATS["safetensors"]
+
+    def spoilt(model: Model, weights: str) -> bytes:
+        other = Model(nas.build(model.architecture, seed=9), model.card).eval()
+        return kind.make(other, weights)
+
+    monkeypatch.setitem(FORMATS, "safetensors", Format("", kind.ending, spoilt, kind.run))
+    there = tmp_path / "there.safetensors"
+    there.write_text("mine")
+    with pytest.raises(NasError, match=f"not written: .* more than {TOLERANCE:g}"):
+        export(made, "safetensors", there)
+    assert there.read_text() == "mine"
+    assert os.listdir(tmp_path) == ["there.safetensors"]
+
+
+def test_without_its_packages_onnx_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    monkeypatch.setattr("nas.training.onnx.find_spec", lambda name: None)
+    with pytest.raises(NasError, match=r"not installed here: pip install 'nas-patterns\[onnx\]'"):
+        export(model(nas.parse(NETWORKS[3])), "onnx", tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+
+def ran(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object
+) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["nas", "export", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr()
+    return int(ended.value.code or 0), told.out, told.err
+
+
+def test_the_command_writes_beside_the_model_and_says_how_near_it_is(
+    tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    made = model(nas.parse(NETWORKS[3]))
+    file = saved(made, tmp_path)
+    status, out, err = ran(capsys, monkeypatch, file, "-f", "pt2")
+    assert (status, out) == (0, "")
+    assert "model.pt2" in err
+    assert "differs from torch by 0.0e+00 of the output's scale" in err
+    status, out, _ = ran(capsys, monkeypatch, file, "-f", "pattern")
+    assert (status, out) == (0, f"{made.architecture}\n")
+    status, out, _ = ran(capsys, monkeypatch, file)
+    assert status == 0
+    compile(out, "printed.py", "exec")
+    assert "def load(" in out
+    status, out, _ = ran(capsys, monkeypatch, "lenet5", "-o", tmp_path / "lenet.py")
+    assert (status, out) == (0, "")
+    assert "def network()" in (tmp_path / "lenet.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["lenet5", "-f", "onnx"], "--format onnx: a pattern has no weights: `nas train` makes"),
+        (["nowhere.safetensors", "-f", "onnx"], "nowhere.safetensors: No such file"),
+        (["MODEL", "-f", "tflite"], "--format tflite: must be one of pattern, python, onnx, pt2"),
+        (["MODEL", "-f", "safetensors"], "is the model itself; name another file"),
+        (["MODEL", "-f", "pt2", "-o", "MODEL/x.pt2"], "x.pt2 cannot be written: "),
+        (["lenet_like"], "lenet_like is a search space: it is not one network"),
+        ([], "give a model, a pattern or a network's name, or --trial N"),
+        (["lenet5", "--trial", "3"], "give a model, a pattern or a network's name, or --trial N"),
+    ],
+)
+def test_wrong_input_is_one_sentence(
+    arguments: list[str], reason: str, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    file = str(saved(model(nas.parse("INPUT(1, 4, 4) -> FC(2)")), tmp_path))
+    told = [argument.replace("MODEL", file) for argument in arguments]
+    status, out, err = ran(capsys, monkeypatch, *told)
+    assert (status, out) == (2, "")
+    assert reason in err
+    assert err.count("\n") == 1
+
+
+# --- the source alone ----------------------------------------------------------------------------
+
+
+def test_a_pattern_alone_is_its_network_with_the_entries_of_ours() -> None:
+    for pattern in NETWORKS:
+        architecture = nas.parse(pattern)
+        ours = nas.build(architecture, seed=1).eval()
+        names: dict[str, Any] = {}
+        exec(compile(python_source(architecture), "exported.py", "exec"), names)
+        theirs = names["network"]().eval()
+        assert sum(p.numel() for p in theirs.parameters()) == architecture.params
+        state = ours.state_dict()
+        theirs.load_state_dict({key: state[key] for key in theirs.state_dict()})
+        x = torch.randn(2, *architecture.input, generator=torch.Generator().manual_seed(2))
+        torch.testing.assert_close(theirs(x), ours(x), rtol=0, atol=1e-6)
+
+
+def test_decoding_in_the_source_is_ours(tmp_path: Path) -> None:
+    made = model(nas.parse("INPUT(3, 12, 20) -> CONV(4) -> GAP -> FC(2)"))
+    source = tmp_path / "network.py"
+    export(made, "python", source, saved(made, tmp_path))
+    names: dict[str, Any] = {"__file__": str(source), "__name__": "exported"}
+    exec(compile(source.read_text(), str(source), "exec"), names)
+    random = np.random.default_rng(4)
+    for size, mode in (((50, 31), "RGB"), ((20, 12), "RGB"), ((64, 64), "L"), ((33, 90), "P")):
+        path = tmp_path / f"{mode}-{size[0]}.png"
+        pixels = random.integers(0, 256, (size[1], size[0], 3), np.uint8)
+        Image.fromarray(pixels).convert(mode).save(path)
+        np.testing.assert_array_equal(names["decode"](path).numpy(), decode(path, made.input))

@@ -90,7 +90,7 @@ def room(module: str) -> int:
 
 
 def test_every_module_is_in_a_room():
-    doors = {"", "layers", "blocks"}  # what plug-ins and users import
+    doors = {"", "api", "layers", "blocks"}  # what plug-ins and users import
     outside = {name.partition(".")[2] for name in KNOWN if not room(name)} - doors
     assert outside - {n for n in outside if n.startswith("search_spaces")} == {*GROUND}
 
@@ -100,7 +100,7 @@ def test_arrows_between_rooms_go_one_way():
         f"{name} -> {other}"
         for name, others in GRAPH.items()
         for other in others
-        if name not in ("nas", "nas.layers", "nas.blocks") and room(other) > room(name)
+        if name not in ("nas", "nas.api", "nas.layers", "nas.blocks") and room(other) > room(name)
     ]
     assert back == []
 

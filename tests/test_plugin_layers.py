@@ -19,7 +19,7 @@ from nas import plugins
 from nas.errors import NasError, ShapeError
 from nas.layers import LAYERS
 from nas.training import footprint
-from nas.training.export import python_source
+from nas.training.plain import python_source
 from nas.training.indicators import naswot
 
 # Three that the language does not have: one with weights, which normalises; one that changes the

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torchvision import models
 
+import nas
 from nas.cli import main
 from nas.cli.options import single_job
 from nas.job import Job
@@ -58,7 +60,7 @@ def test_interrupted_and_resumed_gives_the_weights_of_an_uninterrupted_run(
         out, told = run.communicate()
         assert (run.returncode, out) == (130, "")
         assert told.endswith("interrupted; the same command goes on from the last checkpoint\n")
-        assert not list(parts.glob("*.pt"))
+        assert not list(parts.glob("*.safetensors*"))
         # While a checkpoint is being replaced, only the one before it has its name.
         kept = checkpoint.load(next(parts.glob("*.checkpoint*")))
         assert kept is not None
@@ -70,7 +72,7 @@ def test_interrupted_and_resumed_gives_the_weights_of_an_uninterrupted_run(
     expected, expected_told = uninterrupted.communicate()
     assert list(map(scores, told.splitlines())) == list(map(scores, expected_told.splitlines()))
     assert figure(out, "test accuracy") == figure(expected, "test accuracy")
-    ours, theirs = (torch.load(next(folder.glob("*.pt"))) for folder in (parts, whole))
+    ours, theirs = (load_file(next(folder.glob("*.safetensors"))) for folder in (parts, whole))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
@@ -108,16 +110,16 @@ def test_a_training_begins_with_the_weights_of_a_file_and_ends_with_a_test_score
 ) -> None:
     theirs = models.get_model("resnet18", weights=None, num_classes=7).state_dict()
     torch.save(theirs, tmp_path / "theirs.pth")
-    weights = tmp_path / "ours.pt"
+    file = tmp_path / "ours.safetensors"
     told = train(
         job(init=str(tmp_path / "theirs.pth"), freeze=1, recipe=["lr=1e-6"]),
         lambda epoch: None,
         checkpoint=tmp_path / "checkpoint",
-        weights=weights,
+        file=file,
     )
     assert len(told.curve) == 2
     assert 0 <= told.test <= 1
-    ours = list(torch.load(weights).values())
+    ours = list(nas.load_model(file).network.state_dict().values())
     stem, last = theirs["conv1.weight"].sum(1, keepdim=True), theirs["layer4.1.conv2.weight"]
     torch.testing.assert_close(ours[0], stem, atol=1e-4, rtol=0)
     assert any(v.shape == last.shape and torch.allclose(v, last, atol=1e-4) for v in ours)

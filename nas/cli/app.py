@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn, Optional
 
 import typer
 
-from nas.cli import space_commands, submit_commands, trial_commands
+from nas.cli import model_commands, space_commands, submit_commands, trial_commands
 from nas.cli.arguments import STORAGE, Data, Dataset, Plugin, Seed, Size, Storage, StudyName
 
 app = typer.Typer(
@@ -207,67 +207,10 @@ def audit(
     )
 
 
-@app.command()
-def train(
-    pattern: Annotated[
-        str, typer.Argument(metavar="PATTERN_OR_NAME", help="A closed pattern or a zoo network.")
-    ],
-    epochs: Annotated[int, typer.Option("--epochs", help="How long it is trained.")] = 20,
-    dataset: Dataset = None,
-    data: Data = "",
-    size: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(
-            "--size",
-            min=0,
-            help="Resize images to SIZE x SIZE pixels (0: no).  "
-            "[default: as the weights of --init NAME ask, otherwise no]",
-        ),
-    ] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch the data set first.")] = False,
-    seed: Seed = 0,
-    init: Annotated[
-        str,
-        typer.Option(
-            "--init",
-            metavar="NAME_OR_FILE",
-            help="Begin with torchvision's weights of NAME or NAME:MEMBER, as "
-            "resnet50:IMAGENET1K_V1, or with a file's.",
-        ),
-    ] = "",
-    freeze: Annotated[
-        int, typer.Option("--freeze", help="Train the head alone for so many epochs first.")
-    ] = 0,
-    recipe: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--recipe", metavar="lr=0.05", help="A training setting; repeatable."),
-    ] = None,
-    plugin: Plugin = None,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="For checkpoint and weights.")
-    ] = Path("nas-train"),
-) -> None:
-    """Train one architecture, and score it once on the test images; the same command resumes."""
-    from nas.cli import searches as run
-    from nas.cli.options import single_job
-
-    job = single_job(
-        pattern,
-        epochs=epochs,
-        dataset=dataset,
-        data=data,
-        size=size,
-        download=download,
-        seed=seed,
-        init=init,
-        freeze=freeze,
-        recipe=recipe or [],
-        plugins=plugin or [],
-    )
-    try:
-        run.train_and_show(job, output)
-    except KeyboardInterrupt:
-        fail("interrupted; the same command goes on from the last checkpoint", 130)
+app.command()(model_commands.train)
+app.command()(model_commands.predict)
+app.command()(model_commands.evaluate)
+app.command()(model_commands.export)
 
 
 # --- architectures and spaces --------------------------------------------------------------------
@@ -328,23 +271,6 @@ def pareto(
 
 
 # --- elsewhere -----------------------------------------------------------------------------------
-
-
-@app.command()
-def export(
-    what: Annotated[
-        str, typer.Argument(metavar="TRIAL_OR_PATTERN", help="A trial's number, or a pattern.")
-    ],
-    study: StudyName = None,
-    storage: Storage = STORAGE,
-    format: Annotated[str, typer.Option("--format", "-f", help="python or pattern")] = "python",
-    plugin: Plugin = None,
-) -> None:
-    """Print a network as PyTorch source that stands alone, or as its canonical pattern."""
-    from nas.cli.options import exported, load_plugins
-
-    load_plugins(plugin or [])
-    print(exported(what, study, storage, format))
 
 
 @app.command()

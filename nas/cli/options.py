@@ -17,7 +17,7 @@ from nas.language.architecture import Architecture, parse
 from nas.metrics import METRICS, Direction
 from nas.samplers import SAMPLERS
 from nas.spaces.space import Bound, Space, load_space, read_bound, read_direction, shipped
-from nas.store import Store, StudyRow, open_store
+from nas.store import Store, StudyRow, TrialRow, open_store
 from nas.workers.run import source
 
 
@@ -191,8 +191,8 @@ def single_job(
 ) -> Job:
     """The job of ``nas train``, on a closed pattern or the name of a closed space.
 
-    Images are resized to ``size``, or where that is None as pretrained weights ask: a file of
-    weights does not tell.
+    Images are resized to ``size``, or where that is None as pretrained weights or a model to begin
+    with ask.
     """
     if epochs < 1:
         raise NasError(f"--epochs {epochs}: must be 1 or more")
@@ -221,11 +221,72 @@ def single_job(
     )
 
 
-def _asked(init: str) -> int:
-    """The side of the images that pretrained weights ask for; 0 where ``init`` is a file."""
-    from nas.training import weights
+def trial_job(
+    storage: str,
+    study: str | None,
+    number: int,
+    *,
+    epochs: int | None,
+    dataset: str | None,
+    data: str,
+    size: int | None,
+    seed: int | None,
+    init: str,
+    freeze: int,
+    recipe: Sequence[str],
+    plugins: Iterable[Path],
+) -> Job:
+    """The job of ``nas train --trial``: the record has everything but the directory of the images,
+    and what is told here goes before it. Raises StudyError, DataError."""
+    files = load_plugins(plugins)
+    store = open_record(storage)
+    row = study_in(store, study)
+    trial = store.trial(row.id, number)
+    if dataset not in (None, row.dataset):
+        raise StudyError(f"--dataset {dataset}: study {row.name!r} is on {row.dataset}")
+    if epochs is not None and epochs < 1:
+        raise NasError(f"--epochs {epochs}: must be 1 or more")
+    own = {"init": init, "freeze": freeze}
+    told = [*recipe, *(f"{name}={value}" for name, value in own.items() if value)]
+    settings = {**trial.recipe, **_settings(told)}
+    ref = data_of(row, data)
+    return Job(
+        pattern=_network_of(trial),
+        recipe=Recipe.of(settings),
+        data=ref if size is None else dataclasses.replace(ref, size=size),
+        epochs=epochs or row.settings["epochs"],
+        seed=trial.seed if seed is None else seed,
+        plugins=files,
+    )
 
-    return weights.preprocessing(init).size if weights.pretrained_name(init) else 0
+
+def data_of(study: StudyRow, folder: str) -> DataRef:
+    """The images of a study, where they were or in another folder. Raises DataError, and StudyError
+    where they are others."""
+    from nas.data import describe
+
+    path = str(Path(folder).resolve()) if folder else study.directory
+    ref = DataRef(name=study.dataset, dir=path, split_seed=study.settings["split_seed"])
+    channels, height, width = study.settings["input"]
+    info = describe(ref)
+    if (info.channels, info.height, info.width) != (channels, height, width):
+        ref = dataclasses.replace(ref, size=height)
+    ref, about = identified(ref)
+    if ref.identity != study.images:
+        earlier = study.images_about or "images that nas did not tell apart then"
+        raise StudyError(f"study {study.name!r} was made on {earlier}, and these are {about}")
+    return ref
+
+
+def _asked(init: str) -> int:
+    """The side of the images that pretrained weights or a model ask for; 0 where ``init`` is a file
+    of weights alone."""
+    from nas.training import states, weights
+
+    if weights.pretrained_name(init):
+        return weights.preprocessing(init).size
+    card = states.card_in(Path(init).expanduser())
+    return card.input[1] if card and card.input[1] == card.input[2] else 0
 
 
 def _split(texts: Sequence[str]) -> list[str]:
@@ -248,6 +309,10 @@ def _constraint(text: str) -> tuple[str, Bound]:
 
 
 def _recipe(settings: Sequence[str]) -> Recipe:
+    return Recipe.of(_settings(settings))
+
+
+def _settings(settings: Sequence[str]) -> dict[str, Any]:
     kinds: dict[str, Any] = {f.name: type(f.default) for f in dataclasses.fields(Recipe)}
     told: dict[str, Any] = {}
     for text in settings:
@@ -257,7 +322,7 @@ def _recipe(settings: Sequence[str]) -> Recipe:
         if name not in kinds:
             raise RecipeError(f"--recipe {name}: unknown setting; {nearest(name, kinds)}")
         told[name] = _setting(name, value, kinds[name])
-    return Recipe.of(told)
+    return told
 
 
 def _setting(name: str, text: str, kind: Any) -> Any:
@@ -295,22 +360,21 @@ def study_in(store: Store, name: str | None) -> StudyRow:
     return known[0]
 
 
-def exported(what: str, study: str | None, storage: str, format: str) -> str:
-    """A trial (by its number), a zoo network or a pattern, as text."""
-    if format not in ("python", "pattern"):
-        raise NasError(f"--format {format}: must be python or pattern")
-    if what.isdigit():
-        store = open_record(storage)
-        architecture = parse(store.trial(study_in(store, study).id, int(what)).pattern)
-    else:
-        closed, space = closed_or_space(what, None, "", 0)
-        if closed is None:
-            raise NasError(
-                f"{space.name if space else what} is a search space: it is not one network"
-            )
-        architecture = closed
-    if format == "pattern":
-        return str(architecture)
-    from nas.training.export import python_source
+def trial_pattern(storage: str, study: str | None, number: int) -> str:
+    """The pattern of a trial. Raises StudyError where it is no network."""
+    store = open_record(storage)
+    return _network_of(store.trial(study_in(store, study).id, number))
 
-    return python_source(architecture).rstrip()
+
+def _network_of(row: TrialRow) -> str:
+    if row.baseline and "->" not in row.pattern:
+        raise StudyError(f"trial {row.number} is {row.baseline}, a classical method: no network")
+    return row.pattern
+
+
+def closed_pattern(text: str) -> str:
+    """The pattern of a zoo network's name, or of a closed pattern. Raises NasError for a space."""
+    closed, space = closed_or_space(text, None, "", 0)
+    if closed is None:
+        raise NasError(f"{space.name if space else text} is a search space: it is not one network")
+    return str(closed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import sys
 from collections.abc import Sequence
@@ -11,14 +10,13 @@ from pathlib import Path
 import optuna
 
 from nas import metrics
-from nas.cli.options import identified
-from nas.data import describe
+from nas.cli.options import data_of
 from nas.driver.audit import Subject, audit
 from nas.driver.finalists import random_plan, report
 from nas.driver.loop import search
 from nas.driver.plan import Plan
-from nas.errors import NasError, StudyError
-from nas.job import DataRef, Job
+from nas.errors import NasError
+from nas.job import Job
 from nas.report import pages, screens
 from nas.report.progress import Progress
 from nas.spaces.space import Space
@@ -73,22 +71,6 @@ def report_and_show(
     if output:
         output.write_text(pages.report_markdown(found))
         print(f"nas: written to {output}", file=sys.stderr)
-
-
-def data_of(study: StudyRow, folder: str) -> DataRef:
-    """The images of a study, where they were or in another folder. Raises DataError, and StudyError
-    where they are others."""
-    path = str(Path(folder).resolve()) if folder else study.directory
-    ref = DataRef(name=study.dataset, dir=path, split_seed=study.settings["split_seed"])
-    channels, height, width = study.settings["input"]
-    info = describe(ref)
-    if (info.channels, info.height, info.width) != (channels, height, width):
-        ref = dataclasses.replace(ref, size=height)
-    ref, about = identified(ref)
-    if ref.identity != study.images:
-        earlier = study.images_about or "images that nas did not tell apart then"
-        raise StudyError(f"study {study.name!r} was made on {earlier}, and these are {about}")
-    return ref
 
 
 def searched(plan: Plan, store: Store, workers: int | None) -> list[TrialRow]:

@@ -1,25 +1,22 @@
-"""``nas search`` and ``nas train`` from a plan to the screen: open what is needed, run, show."""
+"""``nas search`` from a plan to the screen: open what is needed, run, show."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shlex
 import signal
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from nas.cli.options import called
 from nas.driver.baselines import architectures, enter
 from nas.driver.plan import Plan
 from nas.errors import NothingFound
-from nas.job import Epoch, Job
-from nas.language.architecture import parse
-from nas.metrics import percent
+from nas.job.pool import Pool
 from nas.report import screens
 from nas.report.progress import Progress
 from nas.store import ENDED, StudyRow, TrialRow, open_store
@@ -54,6 +51,42 @@ def search_and_show(
     SIGTERM (a batch job's end) stops it as Ctrl-C does: nothing is lost, the same command resumes.
     """
     logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    limit = memory_per_trial * 2**30
+
+    def opened(need: int) -> Pool:
+        pool = open_pool(
+            workers,
+            address,
+            gpus_per_trial,
+            time_limit,
+            limit,
+            cpus_per_trial,
+            0 if limit else need,
+        )
+        signal.signal(signal.SIGTERM, _interrupt)  # now: Ray has set its own
+        return pool
+
+    study, ended, status = run(plan, storage, opened, baselines)
+    beside = [row for row in ended if row.baseline]
+    _tell_end(plan, status)
+    if not status.front:
+        raise NothingFound(_why_nothing(study, ended))
+    screens.rows_out(study, status.front, [], "table")
+    if beaten := [row for row in beside if row.number not in {r.number for r in status.front}]:
+        print("\nbaselines that are not on the front:")
+        screens.rows_out(study, beaten, [], "table")
+    _tell_next(plan, storage, status)
+
+
+def run(
+    plan: Plan,
+    storage: str,
+    opened: Callable[[int], Pool],
+    baselines: Sequence[str] = (),
+    progress: bool = True,
+) -> tuple[StudyRow, list[TrialRow], Status]:
+    """Runs the search in the pool that ``opened`` gives, told what a trial is predicted to hold
+    (bytes; 0: unknown). Returns the study, the trials that have ended, and how it stands."""
     # What is unknown is refused before anything begins.
     networks = architectures(plan, baselines)
     if plan.job.evaluator:
@@ -67,48 +100,22 @@ def search_and_show(
         from nas.driver.loop import search
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        limit, need = memory_per_trial * 2**30, 0
-        if not (limit or plan.job.evaluator):
+        need = 0
+        if not plan.job.evaluator:
             need = footprint.greatest(plan.space, plan.job.recipe, networks.values())
-        pool = open_pool(workers, address, gpus_per_trial, time_limit, limit, cpus_per_trial, need)
-        signal.signal(signal.SIGTERM, _interrupt)  # now: Ray has set its own
+        pool = opened(need)
         try:
             if baselines:
                 enter(plan, baselines, store)
-            with Progress(plan.study, tuple(plan.space.objectives)) as progress:
-                status = search(plan, store, pool, progress.update)
+            shown = Progress(plan.study, tuple(plan.space.objectives)) if progress else None
+            with shown or contextlib.nullcontext():
+                status = search(plan, store, pool, shown.update if shown else lambda _: None)
         finally:
             pool.close()
         study = store.find_study(plan.study)
-        ended = list(store.trials(study.id, states=ENDED))
+        return study, list(store.trials(study.id, states=ENDED)), status
     finally:
         store.close()
-    beside = [row for row in ended if row.baseline]
-    _tell_end(plan, status)
-    if not status.front:
-        raise NothingFound(_why_nothing(study, ended))
-    screens.rows_out(study, status.front, [], "table")
-    if beaten := [row for row in beside if row.number not in {r.number for r in status.front}]:
-        print("\nbaselines that are not on the front:")
-        screens.rows_out(study, beaten, [], "table")
-    _tell_next(plan, storage, status)
-
-
-def train_and_show(job: Job, folder: Path) -> None:
-    """Trains one architecture with a line an epoch on stderr; at the end the scores on stdout."""
-    from nas.training.single import train
-
-    signal.signal(signal.SIGTERM, _interrupt)
-    # All that the weights depend on: whatever is another gives another file.
-    name = f"{called(job.data)}-{parse(job.pattern).fingerprint}-{job.key}-{job.seed}"
-
-    def report(point: Epoch) -> None:
-        told = f"epoch {point.epoch} of {job.epochs}, loss {point.train_loss:.4f}"
-        scored = f"validation accuracy {percent(point.accuracy)}"
-        print(f"nas: {told}, {scored}, {screens.span(point.seconds)}", file=sys.stderr, flush=True)
-
-    checkpoint, weights = folder / f"{name}.checkpoint", folder / f"{name}.pt"
-    screens.out(screens.trained_page(train(job, report, checkpoint=checkpoint, weights=weights)))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -342,7 +342,7 @@ def trained_page(trained: Trained) -> RenderableType:
         "latency": f"{measured.ms:.3f} ms  ({measured.low:.3f} to {measured.high:.3f})",
         "params": f"{trained.architecture.params:,}",
         "MACs": f"{trained.architecture.macs:,}",
-        "weights": str(trained.weights),
+        "model": str(trained.file),
         "pattern": str(trained.architecture),
     }.items():
         told.add_row(name, Text(text))

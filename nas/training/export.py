@@ -1,95 +1,184 @@
-"""An architecture as plain PyTorch source that does not need this package."""
+"""A model for elsewhere: each format with what makes it and what runs it again.
+
+Before a file is written, what was made is run beside torch, on random pixels and on photographs: a
+file that answers otherwise is refused.
+"""
 
 from __future__ import annotations
 
-import inspect
-import textwrap
-from collections.abc import Iterator
+import copy
+import io
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
+import safetensors.torch
 import torch
-from torch import nn
-from torchvision.ops import SqueezeExcitation
+from torch import Tensor, nn
 
-from nas.errors import NasError
-from nas.language.architecture import Architecture
-from nas.training.network import AuxHead, ConcatOf, Network, SumOf, build
+from nas import artifacts
+from nas.data.batches import resize
+from nas.errors import NasError, brief
+from nas.training.models import Model, model_of, state_of
+from nas.training.network import AuxHead
+from nas.training.onnx import OnnxModel, to_onnx
+from nas.training.plain import python_source
+from nas.training.predict import Shape
 
-SUM = '''
+TOLERANCE = 1e-4  # of the output's scale: float32 in another order differs by about 1e-6
 
-class Sum(nn.ModuleList):
-    """The elementwise sum of its branches."""
-
-    def forward(self, x):
-        return sum(branch(x) for branch in self)
-'''
-
-CONCAT = '''
-
-class Concat(nn.ModuleList):
-    """Its branches side by side in the channels."""
-
-    def forward(self, x):
-        return torch.cat([branch(x) for branch in self], 1)
-'''
+Run = Callable[[Tensor], Tensor]  # pixels to logits
 
 
-def python_source(architecture: Architecture) -> str:
-    """A module with ``network()``: the deployed network, without auxiliary classifiers.
+@dataclass(frozen=True, slots=True)
+class Format:
+    """``make`` gives the file, of a model and the path from the file's folder to the model's
+    weights; ``run`` what answers logits, of that file and the folder; None: it needs a package
+    that is not here."""
 
-    Without those, its state dict has the keys of ``nas.build``'s, so that trained weights load.
-    Raises NasError for a layer, of a plug-in, that is none of torch's own.
+    about: str
+    ending: str
+    make: Callable[[Model, str], bytes]
+    run: Callable[[bytes, Path], Run | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """``difference`` is the largest from torch's logits, of the largest of those; None where
+    nothing here could run the file."""
+
+    file: Path
+    difference: float | None
+
+
+def export(model: Model, format: str, file: Path, weights: Path | None = None) -> Exported:
+    """Writes a model to ``file`` in a format of FORMATS, once it answers as torch does.
+
+    ``weights`` is the model's own file, which plain Python reads. Raises NasError.
     """
-    with torch.device("meta"):
-        network = build(architecture)
-    body = _source(network)
-    parts = [
-        f'"""{architecture}\n\n{architecture.params:,} params, {architecture.macs:,} MACs."""\n'
-    ]
-    imports = ["", "import torch" if "Concat(" in body else "", "from torch import nn"]
-    if "SqueezeExcitation(" in body:
-        imports.append("from torchvision.ops import SqueezeExcitation")
-    parts.append("\n".join(line for line in imports if line) + "\n")
-    parts += [SUM] * ("Sum(" in body) + [CONCAT] * ("Concat(" in body)
-    parts.append(f"\n\ndef network():\n    return {textwrap.indent(body, '    ').strip()}\n")
-    return "\n".join(parts[:2]) + "".join(parts[2:])
-
-
-def _source(module: nn.Module) -> str:
-    if isinstance(module, SqueezeExcitation):
-        kind = type(module.activation).__name__
-        conv = module.fc1
-        return f"SqueezeExcitation({conv.in_channels}, {conv.out_channels}, nn.{kind})"
-    children = [child for child in module.children() if not isinstance(child, AuxHead)]
-    if isinstance(module, (SumOf, ConcatOf)):
-        name = "Sum" if isinstance(module, SumOf) else "Concat"
-        return f"{name}([\n{_lines(children)}\n])"
-    if isinstance(module, (Network, nn.Sequential)):
-        return f"nn.Sequential(\n{_lines(children)}\n)"
-    made = type(module)
-    if getattr(nn, made.__name__, None) is not made or children:
+    kind = FORMATS[format]
+    artifacts.reserve(file, sum(v.nbytes for v in model.state_dict().values()))
+    plain = deployed(model)
+    data = made(plain, format, file, weights)
+    run = kind.run(data, file.absolute().parent)
+    difference = None if run is None else compare(plain, run)
+    if difference is not None and not difference <= TOLERANCE:
         raise NasError(
-            f"{made.__name__} is no layer of torch.nn: plain PyTorch source cannot have it"
+            f"{file} was not written: as {format} the network answers {difference:.1g} of the "
+            f"output's scale otherwise than in torch, more than {TOLERANCE:g}"
         )
-    return f"nn.{made.__name__}({', '.join(_arguments(module))})"
+    artifacts.replace(file, data)
+    return Exported(file, difference)
 
 
-def _arguments(module: nn.Module) -> Iterator[str]:
-    """What makes a layer of torch, which keeps its arguments as attributes of the same names.
-    (``extra_repr`` leaves some out: the ceil_mode of average pooling.) Raises NasError."""
-    for p in inspect.signature(type(module)).parameters.values():
-        if p.name in ("device", "dtype") or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
-            continue
-        value = getattr(module, p.name, p.empty)
-        if isinstance(value, nn.Parameter) or (value is None and isinstance(p.default, bool)):
-            value = value is not None  # a bias
-        if not isinstance(value, (bool, int, float, str, tuple, type(None))):
-            name = type(module).__name__
-            raise NasError(f"{name} does not tell its {p.name}: plain PyTorch source needs it")
-        if p.default is p.empty:
-            yield repr(value)
-        elif value != p.default and value != (p.default, p.default):  # for height and width
-            yield f"{p.name}={value!r}"
+def made(model: Model, format: str, file: Path, weights: Path | None = None) -> bytes:
+    """What ``file`` is to hold."""
+    beside = "" if weights is None else _relative(weights, file.absolute().parent)
+    return FORMATS[format].make(model, beside)
 
 
-def _lines(children: list[nn.Module]) -> str:
-    return textwrap.indent("".join(f"{_source(child)},\n" for child in children), "    ").rstrip()
+def deployed(model: Model) -> Model:
+    """A copy on the CPU, in evaluation, without auxiliary classifiers."""
+    network = copy.deepcopy(model.network).cpu()
+    for name, part in list(network.named_children()):
+        if isinstance(part, AuxHead):
+            setattr(network, name, nn.Identity())
+    return Model(network.to(memory_format=torch.contiguous_format), model.card).eval()
+
+
+def compare(model: Model, run: Run) -> float:
+    """The largest difference of ``run`` from the model, of the model's largest logit. One image
+    alone and several at once, random ones and photographs."""
+    pixels = torch.cat([noise(model.input), photographs(model.input)])
+    with torch.inference_mode():
+        pairs = [(run(x), model(x)) for x in (pixels, pixels[-1:])]
+    scale = max(float(expected.abs().max()) for _, expected in pairs)
+    if any(found.shape != expected.shape for found, expected in pairs):
+        return float("inf")
+    return max(float((found - expected).abs().max()) for found, expected in pairs) / scale
+
+
+def noise(shape: Shape) -> Tensor:
+    """Two images of random pixels."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (2, *shape), dtype=torch.uint8, generator=generator)
+
+
+def photographs(shape: Shape) -> Tensor:
+    """The two that come with scikit-learn, in the model's shape."""
+    from sklearn.datasets import load_sample_images
+
+    pixels = torch.stack([torch.tensor(image) for image in load_sample_images().images])
+    colours = resize(pixels.permute(0, 3, 1, 2), shape[1:]).round().clamp(0, 255).byte()
+    return colours[:, [channel % 3 for channel in range(shape[0])]]
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return os.path.relpath(path.absolute(), folder)
+
+
+# --- the formats ---------------------------------------------------------------------------------
+
+
+def _python(model: Model, weights: str) -> bytes:
+    return python_source(model.architecture, model.card, weights).encode()
+
+
+def _run_python(data: bytes, folder: Path) -> Run:
+    # As from its file, but that is not there yet: the folder is all that it takes from its name.
+    names: dict[str, Any] = {"__file__": str(folder / "model.py"), "__name__": "exported"}
+    exec(compile(data, names["__file__"], "exec"), names)
+    module = names["load"]()
+    run: Run = lambda pixels: names["logits"](module, pixels)  # noqa: E731
+    return run
+
+
+def _pt2(model: Model, weights: str) -> bytes:
+    example = torch.zeros(2, *model.input, dtype=torch.uint8)
+    try:
+        program = torch.export.export(
+            model, (example,), dynamic_shapes={"pixels": {0: torch.export.Dim("images")}}
+        )
+        buffer = io.BytesIO()
+        card = json.dumps(model.card.metadata(), ensure_ascii=False)
+        torch.export.save(program, buffer, extra_files={"card.json": card})
+    except Exception as error:  # torch.export raises nearly anything
+        told = brief(str(error))
+        raise NasError(f"the network cannot be exported by torch.export: {told}") from error
+    return buffer.getvalue()
+
+
+def _run_pt2(data: bytes, folder: Path) -> Run:
+    run: Run = torch.export.load(io.BytesIO(data)).module()
+    return run
+
+
+def _onnx(model: Model, weights: str) -> bytes:
+    return to_onnx(model)
+
+
+def _run_onnx(data: bytes, folder: Path) -> Run | None:
+    if find_spec("onnxruntime") is None:
+        return None
+    session = OnnxModel(data, "what was exported")
+    return lambda pixels: torch.from_numpy(session.logits(pixels))
+
+
+def _safetensors(model: Model, weights: str) -> bytes:
+    return safetensors.torch.save(state_of(model.network), model.card.metadata())
+
+
+def _run_safetensors(data: bytes, folder: Path) -> Run:
+    return model_of(data, "what was exported")
+
+
+FORMATS: dict[str, Format] = {
+    "python": Format("source that needs torch alone", ".py", _python, _run_python),
+    "onnx": Format("ONNX, by torch's exporter", ".onnx", _onnx, _run_onnx),
+    "pt2": Format("torch.export's program", ".pt2", _pt2, _run_pt2),
+    "safetensors": Format("the weights", ".safetensors", _safetensors, _run_safetensors),
+}

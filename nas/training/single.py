@@ -5,34 +5,47 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
+from nas import artifacts, data
+from nas.data.batches import statistics
 from nas.errors import NasError
 from nas.job import Epoch, Job, Latency, Report
 from nas.language.architecture import Architecture
 from nas.training import latency
+from nas.training.models import Card, Model, room_for, save_model
 from nas.training.train import Diverged, available, begin, fit, profits, score
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A finished training. ``test`` is the accuracy on images that nothing was chosen by."""
+    """A finished training. ``test`` is the accuracy on images that nothing was chosen by; ``file``
+    has the model, where it was to be written."""
 
     architecture: Architecture
     curve: tuple[Epoch, ...]
     test: float
     latency: Latency
-    weights: Path
+    model: Model
+    file: Path | None
 
 
-def train(job: Job, report: Report, *, checkpoint: Path, weights: Path) -> Trained:
-    """Trains, or goes on from ``checkpoint``, and writes the state dict to ``weights``.
+def train(
+    job: Job,
+    report: Report,
+    *,
+    checkpoint: Path | None = None,
+    file: Path | None = None,
+) -> Trained:
+    """Trains, or goes on from ``checkpoint``, and writes the model to ``file``.
 
     Interrupted at any moment, it goes on from the last checkpoint; on the CPU to the same weights
-    as an uninterrupted training. Raises NasError, also where the training diverges.
+    as an uninterrupted training. Raises NasError, before the training
+    where the file could not be written, and where the training diverges.
     """
     device = available()
     architecture, module, normal = begin(job, device)
+    if file is not None:
+        artifacts.reserve(file, room_for(architecture))
+    normal = normal or statistics(data.load(job.data, "train"))
     bf16 = profits(architecture, device)
     try:
         curve = fit(
@@ -41,9 +54,16 @@ def train(job: Job, report: Report, *, checkpoint: Path, weights: Path) -> Train
     except Diverged as error:
         raise NasError(f"the training diverged: {error}; try a smaller --recipe lr=") from None
     test = score(module, job.data, device=device, normal=normal)
-    weights.parent.mkdir(parents=True, exist_ok=True)
-    part = weights.with_name(weights.name + ".part")
-    torch.save({k: v.cpu() for k, v in module.state_dict().items()}, part)
-    part.replace(weights)
     measured = latency.measure(module, architecture.input, device)
-    return Trained(architecture, curve, test, measured, weights)
+    metrics = {
+        "accuracy": curve[-1].accuracy,
+        "test_accuracy": test,
+        "params": architecture.params,
+        "macs": architecture.macs,
+        "latency_ms": measured.ms,
+    }
+    card = Card.of_job(job, data.describe(job.data), normal, metrics)
+    model = Model(module, card).to(device).eval()
+    if file is not None:
+        save_model(file, module, card)
+    return Trained(architecture, curve, test, measured, model, file)

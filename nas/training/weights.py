@@ -8,7 +8,7 @@ weights pair up in the order in which they ran.
 
 from __future__ import annotations
 
-import io
+import logging
 import re
 import sys
 import warnings
@@ -32,11 +32,11 @@ from nas.errors import NasError, ShapeError, nearest
 from nas.language.architecture import Architecture
 from nas.language.expression import Shape
 from nas.spaces.zoo import names, network
-from nas.training import checkpoint
+from nas.training import states
 from nas.training.network import AuxHead, build
+from nas.training.states import Pairs, State
 
-State = Mapping[str, Tensor]
-Pairs = Mapping[str, str]  # our entry -> the entry of a state dict
+log = logging.getLogger(__name__)
 
 # torchvision's module makes inputs from -1 to 1 out of ImageNet's normalisation (transform_input)
 # where it has pretrained weights; ours takes such inputs as they are.
@@ -85,7 +85,7 @@ def load_torchvision(name: str, state_dict: State) -> nn.Module:
     networks: ours are then fresh. Raises NasError that names the entries that do not fit.
     """
     where = f"the state dict for {name}"
-    found = _modern(_checked(state_dict, where))
+    found = _modern(states.checked(state_dict, where))
     pairs = correspondence(name, network(name))
     module = build(network(name, classes=_classes(found, pairs)))
     module.load_state_dict(_fitted(module, found, pairs, where), strict=False)
@@ -137,15 +137,6 @@ def _difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
         if our != their:
             return f"number {i} is {our} here and {their} there"
     return f"there are {len(ours)} here and {len(theirs)} there"
-
-
-def _checked(state_dict: object, where: str) -> State:
-    if not isinstance(state_dict, Mapping):
-        raise NasError(f"{where} is a {type(state_dict).__name__}: must map names to tensors")
-    for key, value in state_dict.items():
-        if not (isinstance(key, str) and isinstance(value, Tensor)):
-            raise NasError(f"{where} has a {type(value).__name__} at {key!r}: must be a tensor")
-    return state_dict
 
 
 def _modern(found: State) -> State:
@@ -200,11 +191,12 @@ def initial_state(source: str, architecture: Architecture) -> Start:
     """Weights for ``architecture``, and the normalisation that they were trained with.
 
     ``source`` is a network of the zoo (torchvision's pretrained weights, as NAME or NAME:MEMBER of
-    its weights' enumeration), or a file: a checkpoint or a state dict of ours, or a state dict of
-    torchvision's. For another number of classes the head and the auxiliary classifiers are absent
-    from the result. For grey images a stem's weights are summed over its input channels, as if the
-    grey channel were given to each; the normalisation is then the channels' mean. Raises NasError
-    where the weights are not there, cannot be read or do not fit.
+    its weights' enumeration), or a file of any kind that ``nas.training.states`` reads, in our
+    names, torchvision's, or others for layers of the same shapes (told by a warning). For another
+    number of classes the head and the auxiliary classifiers are absent from the result. For grey
+    images a stem's weights are summed over its input channels, as if the grey channel were given to
+    each; the normalisation is then the channels' mean. Raises NasError where the weights are not
+    there, cannot be read or do not fit.
     """
     with torch.device("meta"):
         module = build(architecture)
@@ -214,12 +206,13 @@ def initial_state(source: str, architecture: Architecture) -> Start:
         pairs = correspondence(name, architecture)
         found = pretrained(source)  # last, as it may be a download
     else:
-        where, found = source, read(Path(source).expanduser())
-        if all(key[:1].isdigit() for key in found):  # ours are numbered elements
-            pairs = {key: key for key in module.state_dict()}
-        else:
-            name = identify(architecture)
-            pairs, normal = correspondence(name, architecture), preprocessing(name).normal
+        where = source
+        found, card = states.read(Path(source).expanduser())
+        pairs, name = _names(module, architecture, found, where)
+        if name:
+            normal = preprocessing(name).normal
+        if card:
+            normal = card.normal
     found = _modern(found)
     stem = next(iter(pairs))
     if architecture.input[0] == 1 and stem.endswith("weight") and pairs[stem] in found:
@@ -233,6 +226,22 @@ def initial_state(source: str, architecture: Architecture) -> Start:
         auxiliary = [key for key, part in module.named_modules() if isinstance(part, AuxHead)]
         fresh = tuple(f"{key}." for key in (head, *auxiliary))
     return Start(state=_fitted(module, found, pairs, where, fresh), normal=normal)
+
+
+def _names(
+    module: nn.Module, architecture: Architecture, found: State, where: str
+) -> tuple[Pairs, str]:
+    """Our entries with those of a file, and the network where they are torchvision's names."""
+    ours = {key: key for key in module.state_dict()}
+    if found.keys() <= ours.keys() and list(ours)[-1] in found:
+        return ours, ""
+    if name := identify(architecture):
+        pairs = correspondence(name, architecture)
+        if not set(pairs.values()).isdisjoint(_modern(found)):
+            return pairs, name
+    pairs = states.by_structure(module, found, where)
+    log.warning("%s has other names: its layers were matched by their shapes and order", where)
+    return pairs, ""
 
 
 def pretrained_name(source: str) -> str:
@@ -268,44 +277,18 @@ def pretrained(source: str) -> State:
                 f"the pretrained weights of {source} are not here and could not be downloaded "
                 f"({why}): put torchvision's file {path.name} into {path.parent}"
             ) from None
-    return read(path)
-
-
-def read(path: Path) -> State:
-    """The state dict in a file: a checkpoint of ours, or what torch saved. No code in it is run.
-
-    Raises NasError.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        known = nearest(str(path), names())
-        raise NasError(
-            f"{path}: {error.strerror}: must be a file, or a network of the zoo; {known}"
-        ) from None
-    try:
-        if data.startswith(checkpoint.FORMAT):
-            held = checkpoint.parse(data)["module"]
-        else:
-            held = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    # torch's reader raises nearly anything on what it cannot read or does not allow.
-    except Exception as error:
-        raise NasError(
-            f"{path} is not a whole file of nothing but tensors ({type(error).__name__}): "
-            "it was not loaded, and nothing in it was run"
-        ) from None
-    return _checked(held, str(path))
+    return states.read(path)[0]
 
 
 def identify(architecture: Architecture) -> str:
-    """The name of a network that torchvision has. Raises NasError where it is none."""
+    """The name of a network that torchvision has; empty where it is none."""
     for name in torchvision_names():
         try:
             if network(name, architecture.input, architecture.classes) == architecture:
                 return name
         except ShapeError:
             continue
-    raise NasError("weights in torchvision's names need one of its networks: this is none of them")
+    return ""
 
 
 def _weights(source: str) -> Any:

@@ -1,0 +1,206 @@
+"""What the command line does, as functions: ``nas.search``, ``nas.train``, ``nas.evaluate``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.cli import options
+from nas.errors import NasError, StudyError
+from nas.job import Report
+from nas.language.architecture import Architecture
+from nas.store import StudyRow, TrialRow
+from nas.training.evaluation import Evaluation, data_for
+from nas.training.models import Model
+
+if TYPE_CHECKING:
+    import pandas
+
+STORAGE = "sqlite:///nas.db"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as the record has it now. Its trials are rows: ``number``, ``state``, ``pattern``,
+    ``params``, ``macs``, ``accuracy``, ``latency_ms``, ``metrics``, ``recipe`` and more."""
+
+    name: str
+    storage: str = STORAGE
+
+    @cached_property
+    def _read(self) -> tuple[StudyRow, tuple[TrialRow, ...]]:
+        store = options.open_record(self.storage)
+        try:
+            row = store.find_study(self.name)
+            return row, tuple(store.trials(row.id))
+        finally:
+            store.close()
+
+    @property
+    def objectives(self) -> dict[str, str]:
+        """Each objective's direction, "max" or "min"."""
+        return dict(self._read[0].objectives)
+
+    @property
+    def trials(self) -> tuple[TrialRow, ...]:
+        """All of them, by their number."""
+        return self._read[1]
+
+    @property
+    def front(self) -> tuple[TrialRow, ...]:
+        """The finished trials that no other beats in all objectives."""
+        from nas.driver.tradeoffs import pareto
+
+        return pareto(self._read[0], list(self.trials))
+
+    @property
+    def best(self) -> TrialRow:
+        """That of the front which is best by the first objective. Raises StudyError for none."""
+        front = self.front
+        if not front:
+            raise StudyError(f"study {self.name!r} has no finished trial within its constraints")
+        name, direction = next(iter(self.objectives.items()))
+        return (max if direction == "max" else min)(front, key=lambda row: row.value(name))
+
+    def trials_dataframe(self) -> pandas.DataFrame:
+        """A row for each trial, with what was sampled. Raises NasError without pandas."""
+        from nas.report.screens import trial_dict
+
+        try:
+            import pandas
+        except ImportError:
+            raise NasError("a DataFrame needs pandas: pip install pandas") from None
+        study, rows = self._read
+        return pandas.DataFrame([trial_dict(study, row) | dict(row.sampled) for row in rows])
+
+    def __repr__(self) -> str:
+        return f"Study({self.name!r}: {len(self.trials)} trials, {len(self.front)} on the front)"
+
+
+def search(
+    space: str | Path,
+    *,
+    data: str | Path = "",
+    dataset: str = "",
+    trials: int = 40,
+    epochs: int = 20,
+    objectives: Mapping[str, str] | None = None,
+    constraints: Iterable[str] = (),
+    storage: str = STORAGE,
+    study: str | None = None,
+    size: int = 0,
+    seed: int = 0,
+    sampler: str = "default",
+    recipe: Mapping[str, Any] | None = None,
+    baselines: Iterable[str] = (),
+    rungs: str = "off",
+    evaluator: str = "",
+    plugins: Iterable[str | Path] = (),
+    workers: int | None = None,
+    progress: bool = True,
+) -> Study:
+    """Searches a space, or goes on with the study of that name, and returns it.
+
+    ``data`` is a directory of images; ``dataset`` what is in it (class folders, where it is not
+    said; without a directory the digits). ``objectives`` are as ``{"accuracy": "max", "params":
+    "min"}``, ``constraints`` as "params<=1e6". ``workers``: jobs at once, 0 in this process, None
+    as many as there is room for. ``progress`` is shown on stderr. Raises
+    NasError.
+    """
+    from nas.cli.searches import run
+    from nas.workers import open_pool
+
+    plan = options.plan(
+        space=str(space),
+        study=study,
+        trials=trials,
+        epochs=epochs,
+        dataset=dataset or None,
+        data=str(data),
+        size=size,
+        download=False,
+        seed=seed,
+        sampler=sampler,
+        objectives=[f"{name}:{direction}" for name, direction in (objectives or {}).items()],
+        constraints=list(constraints),
+        recipe=_settings(recipe),
+        plugins=[Path(path) for path in plugins],
+        evaluator=evaluator,
+        rungs=rungs,
+        artifacts=options.artifacts_dir("", storage),
+    )
+    run(
+        plan,
+        storage,
+        lambda need: open_pool(workers, memory_need=need),
+        tuple(baselines),
+        progress,
+    )
+    return Study(plan.study, storage)
+
+
+def train(
+    network: str | Architecture | TrialRow,
+    *,
+    data: str | Path = "",
+    dataset: str = "",
+    epochs: int = 20,
+    size: int | None = None,
+    seed: int = 0,
+    init: str | Path = "",
+    freeze: int = 0,
+    recipe: Mapping[str, Any] | None = None,
+    plugins: Iterable[str | Path] = (),
+    output: str | Path | None = None,
+    report: Report = lambda _: None,
+) -> Model:
+    """Trains a pattern, a network of the zoo or a trial of a search (by the recipe that it had),
+    and returns the model; ``output`` is a file to write it to.
+
+    ``data`` and ``dataset`` are as in ``search``; ``report`` is called with each epoch. Raises
+    NasError.
+    """
+    from nas.training import single
+
+    settings = dict(recipe or {})
+    if isinstance(network, TrialRow):
+        settings = {**network.recipe, **settings}
+        network = network.pattern
+    job = options.single_job(
+        str(network),
+        epochs=epochs,
+        dataset=dataset or None,
+        data=str(data),
+        size=size,
+        download=False,
+        seed=seed,
+        init=str(init),
+        freeze=freeze,
+        recipe=_settings(settings),
+        plugins=[Path(path) for path in plugins],
+    )
+    return single.train(job, report, file=None if output is None else Path(output)).model
+
+
+def evaluate(
+    model: Model | str | Path,
+    *,
+    data: str | Path = "",
+    dataset: str = "",
+    part: str = "test",
+) -> Evaluation:
+    """Scores a model, or the one in a file, on a part of the data: "test", "validation", "train" or
+    "all". Raises NasError where its classes are not the data's."""
+    from nas.cli.models import predictor
+    from nas.training import evaluation
+
+    found = predictor(Path(model)) if isinstance(model, str | Path) else model
+    folder = str(Path(data).resolve()) if data else ""
+    return evaluation.evaluate(found, data_for(found.card, dataset, folder), part)
+
+
+def _settings(recipe: Mapping[str, Any] | None) -> list[str]:
+    return [f"{name}={value}" for name, value in (recipe or {}).items()]

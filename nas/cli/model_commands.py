@@ -1,0 +1,220 @@
+"""``nas train``, ``predict``, ``evaluate`` and ``export``: from a pattern or a trial to a model in
+use."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from nas.cli.arguments import STORAGE, Data, Dataset, Plugin, Storage, StudyName
+
+ModelFile = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A file of `nas train`, or of `nas export -f onnx`.")
+]
+Trial = Annotated[
+    Optional[int],  # noqa: UP045 - typer reads it at run time
+    typer.Option("--trial", metavar="N", help="A trial of the record, by its number."),
+]
+
+MODELS = (".safetensors", ".onnx", ".pt", ".pth")  # of files; what else a model might be called
+
+
+def train(
+    pattern: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(metavar="PATTERN_OR_NAME", help="A closed pattern or a zoo network."),
+    ] = None,
+    trial: Trial = None,
+    study: StudyName = None,
+    storage: Storage = STORAGE,
+    epochs: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--epochs", help="How long it is trained.  [default: as the study, or 20]"),
+    ] = None,
+    dataset: Dataset = None,
+    data: Data = "",
+    size: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            "--size",
+            min=0,
+            help="Resize images to SIZE x SIZE pixels (0: no).  "
+            "[default: as the weights of --init ask, otherwise no]",
+        ),
+    ] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch the data set first.")] = False,
+    seed: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--seed", help="The same seed draws the same.  [default: the trial's, or 0]"),
+    ] = None,
+    init: Annotated[
+        str,
+        typer.Option(
+            "--init",
+            metavar="NAME_OR_FILE",
+            help="Begin with torchvision's weights of NAME or NAME:MEMBER, as "
+            "resnet50:IMAGENET1K_V1, or with a file's.",
+        ),
+    ] = "",
+    freeze: Annotated[
+        int, typer.Option("--freeze", help="Train the head alone for so many epochs first.")
+    ] = 0,
+    recipe: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--recipe", metavar="lr=0.05", help="A training setting; repeatable."),
+    ] = None,
+    plugin: Plugin = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="For checkpoint and model.")
+    ] = Path("nas-train"),
+) -> None:
+    """Train one architecture to a model, and score it once on the test images; --trial takes data,
+    recipe and size from the record. The same command resumes."""
+    from nas.cli.models import train_and_show
+    from nas.cli.options import single_job, trial_job
+    from nas.errors import NasError
+
+    if (pattern is None) == (trial is None):
+        raise NasError("give a pattern or a network's name, or --trial N: one of them")
+    job = (
+        single_job(
+            pattern,
+            epochs=20 if epochs is None else epochs,
+            dataset=dataset,
+            data=data,
+            size=size,
+            download=download,
+            seed=seed or 0,
+            init=init,
+            freeze=freeze,
+            recipe=recipe or [],
+            plugins=plugin or [],
+        )
+        if pattern is not None
+        else trial_job(
+            storage,
+            study,
+            trial or 0,
+            epochs=epochs,
+            dataset=dataset,
+            data=data,
+            size=size,
+            seed=seed,
+            init=init,
+            freeze=freeze,
+            recipe=recipe or [],
+            plugins=plugin or [],
+        )
+    )
+    try:
+        train_and_show(job, output)
+    except KeyboardInterrupt:
+        told = "interrupted; the same command goes on from the last checkpoint"
+        print(f"nas: {told}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def predict(
+    model: ModelFile,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH...", help="Images, and directories with images at any depth."),
+    ],
+    format: Annotated[str, typer.Option("--format", "-f", help="table, csv or json")] = "table",
+    top: Annotated[int, typer.Option("--top", help="How many classes to tell of each.")] = 1,
+    plugin: Plugin = None,
+) -> None:
+    """The class of each image, and its probability."""
+    from nas.cli.models import predict_and_show
+    from nas.cli.options import load_plugins
+
+    load_plugins(plugin or [])
+    predict_and_show(model, paths, format, top)
+
+
+def evaluate(
+    model: ModelFile,
+    other: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(metavar="[MODEL]", help="Another, to compare on the same images."),
+    ] = None,
+    dataset: Annotated[
+        str, typer.Option("--dataset", help="The kind of images.  [default: as it was trained on]")
+    ] = "",
+    data: Data = "",
+    part: Annotated[
+        str, typer.Option("--part", help="test, validation, train or all of the images.")
+    ] = "test",
+    format: Annotated[str, typer.Option("--format", "-f", help="table or json")] = "table",
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="For confusion.csv, confusion.png and mistakes.png.",
+        ),
+    ] = None,
+    plugin: Plugin = None,
+) -> None:
+    """How good a model is on images with labels, class by class; of two, whether they differ."""
+    from nas.cli.models import evaluate_and_show
+    from nas.cli.options import load_plugins
+
+    load_plugins(plugin or [])
+    evaluate_and_show(
+        model, other, dataset=dataset, data=data, part=part, format=format, output=output
+    )
+
+
+def export(
+    what: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(
+            metavar="PATTERN_OR_MODEL",
+            help="A model's file; without weights a pattern, a network or a trial's number.",
+        ),
+    ] = None,
+    trial: Trial = None,
+    study: StudyName = None,
+    storage: Storage = STORAGE,
+    format: Annotated[
+        str,
+        typer.Option("--format", "-f", help="python, pattern, onnx, pt2 or safetensors"),
+    ] = "python",
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where to.  [default: text to stdout, others beside the model]",
+        ),
+    ] = None,
+    plugin: Plugin = None,
+) -> None:
+    """A model for elsewhere, checked to answer as it does in torch; of a pattern the network alone.
+
+    ONNX takes pixels, uint8 (images, channels, height, width) as decoded, and answers logits; the
+    normalisation is inside, classes and size are metadata.
+    """
+    from nas.cli.models import export_model, export_pattern
+    from nas.cli.options import closed_pattern, load_plugins, trial_pattern
+    from nas.errors import NasError
+
+    load_plugins(plugin or [])
+    if what is not None and what.isdigit() and trial is None:
+        trial, what = int(what), None
+    if (what is None) == (trial is None):
+        raise NasError("give a model, a pattern or a network's name, or --trial N: one of them")
+    if trial is not None:
+        without = f"trial {trial} has no weights kept: `nas train --trial {trial}` trains it"
+        export_pattern(trial_pattern(storage, study, trial), format, output, without)
+    elif what is not None and (Path(what).is_file() or Path(what).suffix in MODELS):
+        export_model(Path(what), format, output)
+    elif what is not None:
+        without = "a pattern has no weights: `nas train` makes a model of it"
+        export_pattern(closed_pattern(what), format, output, without)

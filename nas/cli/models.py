@@ -1,0 +1,270 @@
+"""``nas train``, ``predict``, ``evaluate`` and ``export``: from a model to the screen or a file."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import logging
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from nas.cli.options import called
+from nas.errors import DataError, NasError, brief
+from nas.job import Epoch, Job
+from nas.language.architecture import parse
+from nas.metrics import percent
+from nas.report import screens
+
+if TYPE_CHECKING:
+    from nas.training.models import Model
+    from nas.training.onnx import OnnxModel
+    from nas.training.predict import Prediction
+
+TOLD = 10  # files that cannot be read, told one by one; the rest are counted
+
+
+def predictor(file: Path) -> Model | OnnxModel:
+    """The model in a file of ours, or of ours as ONNX. Raises NasError."""
+    if file.suffix.lower() == ".onnx":
+        from nas.training.onnx import load_onnx
+
+        return load_onnx(file)
+    from nas.training.models import load_model
+    from nas.training.train import available
+
+    return load_model(file).to(available())
+
+
+# --- train ---------------------------------------------------------------------------------------
+
+
+def train_and_show(job: Job, folder: Path) -> None:
+    """Trains one architecture with a line an epoch on stderr; at the end the scores on stdout."""
+    from nas.training.single import train
+
+    logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    signal.signal(signal.SIGTERM, _interrupt)
+    # All that the weights depend on: whatever is another gives another file.
+    name = f"{called(job.data)}-{parse(job.pattern).fingerprint}-{job.key}-{job.seed}"
+
+    def report(point: Epoch) -> None:
+        told = f"epoch {point.epoch} of {job.epochs}, loss {point.train_loss:.4f}"
+        scored = f"validation accuracy {percent(point.accuracy)}"
+        print(f"nas: {told}, {scored}, {screens.span(point.seconds)}", file=sys.stderr, flush=True)
+
+    checkpoint, file = folder / f"{name}.checkpoint", folder / f"{name}.safetensors"
+    screens.out(screens.trained_page(train(job, report, checkpoint=checkpoint, file=file)))
+    shown = shlex.quote(str(file))
+    data = f" --data {shlex.quote(job.data.dir)}" if job.data.dir else ""
+    print("\nnext:", file=sys.stderr)
+    print(f"  nas evaluate {shown}{data}", file=sys.stderr)
+    print(f"  nas predict {shown} IMAGE_OR_DIR", file=sys.stderr)
+    print(f"  nas export {shown} -f onnx", file=sys.stderr)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+# --- predict -------------------------------------------------------------------------------------
+
+
+def predict_and_show(file: Path, paths: Sequence[Path], format: str, top: int) -> None:
+    """Prints a prediction for each image as it comes. Raises DataError at the end where some could
+    not be read."""
+    from nas.training.predict import files, stream
+
+    if format not in WRITERS:
+        raise NasError(f"--format {format}: must be one of {', '.join(WRITERS)}")
+    if top < 1:
+        raise NasError(f"--top {top}: must be 1 or more")
+    found = files(paths)
+    model = predictor(file)
+    others = 0
+
+    def wanted() -> Iterator[Path]:
+        nonlocal others
+        for path, image in found:
+            others += not image
+            if image:
+                yield path
+
+    failed = told = 0
+
+    def predictions() -> Iterator[tuple[Path, Prediction]]:
+        nonlocal failed, told
+        for path, answer in stream(model, wanted()):
+            told += 1
+            if isinstance(answer, NasError):
+                failed += 1
+                if failed <= TOLD:
+                    print(f"nas: {brief(str(answer))}", file=sys.stderr)
+            else:
+                yield path, answer
+
+    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # names are bytes
+    try:
+        WRITERS[format](predictions(), top)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has enough, as head has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return
+    if others:
+        print(
+            f"nas: {others:,} files left out: hidden, or no images by their ending",
+            file=sys.stderr,
+        )
+    if failed:
+        raise DataError(f"{failed:,} of {told:,} images could not be read")
+    if not told:
+        raise DataError(f"{', '.join(map(str, paths))}: no images there")
+
+
+Predictions = Iterable[tuple[Path, "Prediction"]]
+
+
+def _csv(predictions: Predictions, top: int) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["file", "class", "probability"])
+    for path, prediction in predictions:
+        writer.writerows([path, name, f"{value:.6f}"] for name, value in prediction.top(top))
+
+
+def _json(predictions: Predictions, top: int) -> None:
+    """A list, an entry a line: what comes in the middle of it is not held."""
+    before = "["
+    for path, prediction in predictions:
+        told: dict[str, Any] = {
+            "file": str(path),
+            "class": prediction.label,
+            "probability": round(prediction.probability, 6),
+        }
+        if top > 1:
+            best = prediction.top(top)
+            told["top"] = [{"class": name, "probability": round(p, 6)} for name, p in best]
+        print(before, json.dumps(told), sep="\n", end="")
+        before = ","
+    print("[]" if before == "[" else "\n]")
+
+
+def _table(predictions: Predictions, top: int) -> None:
+    """A line each, at once: no column waits for the longest name of a million."""
+    for path, prediction in predictions:
+        best = "  ".join(f"{brief(name)} {100 * p:.2f} %" for name, p in prediction.top(top))
+        print(f"{brief(str(path))}  {best}")
+
+
+WRITERS = {"table": _table, "csv": _csv, "json": _json}
+
+
+# --- evaluate ------------------------------------------------------------------------------------
+
+
+def evaluate_and_show(
+    file: Path,
+    beside: Path | None,
+    *,
+    dataset: str,
+    data: str,
+    part: str,
+    format: str,
+    output: Path | None,
+) -> None:
+    """Scores a model, and one ``beside`` it on the same images; pictures go into ``output``."""
+    from nas import artifacts
+    from nas.report import evaluations as pages
+    from nas.training.evaluation import compare, data_for, evaluate
+
+    if format not in ("table", "json"):
+        raise NasError(f"--format {format}: must be table or json")
+    models = {str(path): predictor(path) for path in (file, beside) if path is not None}
+    first = models[str(file)]
+    ref = data_for(first.card, dataset, str(Path(data).resolve()) if data else "")
+    found = {name: evaluate(model, ref, part) for name, model in models.items()}
+    comparison = compare(*found.values()) if len(found) == 2 else None
+    if format == "json":
+        told: dict[str, Any] = {n: pages.evaluation_dict(e) for n, e in found.items()}
+        if comparison:
+            told["mcnemar"] = dataclasses.asdict(comparison)
+        print(json.dumps(told if comparison else told[str(file)], indent=1))
+    else:
+        for name, evaluation in found.items():
+            if comparison:
+                screens.out(Text(f"\n{brief(name)}", style="bold"))
+            screens.out(pages.evaluation_page(evaluation))
+        if comparison:
+            print()
+            screens.out(pages.comparison_page(list(found), comparison))
+    if output:
+        evaluation = found[str(file)]
+        kept = {
+            "confusion.csv": pages.confusion_csv(evaluation).encode(),
+            "mistakes.png": pages.mistakes_png(evaluation),
+        }
+        if find_spec("matplotlib"):
+            kept["confusion.png"] = pages.confusion_png(evaluation)
+        else:
+            print("nas: no confusion.png: pip install 'nas-patterns[plot]'", file=sys.stderr)
+        for name, held in kept.items():
+            artifacts.replace(output / name, held)
+        print(f"nas: {', '.join(sorted(kept))} written to {output}", file=sys.stderr)
+
+
+# --- export --------------------------------------------------------------------------------------
+
+
+def export_model(file: Path, format: str, output: Path | None) -> None:
+    """Writes a model in a format of ``nas.training.export``, and tells how near it is to torch."""
+    from nas.training.export import FORMATS, export, made
+    from nas.training.models import load_model
+
+    if format == "pattern":
+        _text(str(load_model(file).architecture), output)
+        return
+    if format not in FORMATS:
+        raise NasError(f"--format {format}: must be one of pattern, {', '.join(FORMATS)}")
+    model = load_model(file)
+    if format == "python" and output is None:
+        print(made(model, format, Path("model.py"), file).decode().rstrip())
+        return
+    output = output or file.with_suffix(FORMATS[format].ending)
+    if output.exists() and output.samefile(file):
+        raise NasError(f"--output {output}: is the model itself; name another file")
+    done = export(model, format, output, file)
+    told = "not checked: there is no ONNX Runtime here (pip install 'nas-patterns[onnx]')"
+    if done.difference is not None:
+        told = f"differs from torch by {done.difference:.1e} of the output's scale"
+    print(f"nas: {done.file}, {done.file.stat().st_size / 1e6:.2f} MB, {told}", file=sys.stderr)
+
+
+def export_pattern(pattern: str, format: str, output: Path | None, without: str) -> None:
+    """Writes an architecture without weights, as Python or as its pattern; ``without`` says of the
+    other formats what to type."""
+    if format == "pattern":
+        _text(pattern, output)
+    elif format == "python":
+        from nas.training.plain import python_source
+
+        _text(python_source(parse(pattern)).rstrip(), output)
+    else:
+        raise NasError(f"--format {format}: {without}")
+
+
+def _text(text: str, output: Path | None) -> None:
+    from nas import artifacts
+
+    if output is None:
+        print(text)
+    else:
+        artifacts.replace(output, f"{text}\n".encode())
+        print(f"nas: written to {output}", file=sys.stderr)

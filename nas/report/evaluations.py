@@ -1,0 +1,177 @@
+"""What ``nas evaluate`` shows: a page, the confusion matrix as CSV and as a picture, the sheet of
+the worst mistakes."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from nas.errors import brief
+from nas.metrics import percent
+from nas.report.screens import table
+
+if TYPE_CHECKING:
+    from nas.training.evaluation import Comparison, Evaluation
+
+WIDEST = 20  # classes whose confusion matrix fits a terminal
+SHEET = 40  # mistakes on a sheet
+TILE = 96  # pixels: the side of an image there
+
+
+def evaluation_page(evaluation: Evaluation) -> RenderableType:
+    """The scores, each class's, and the confusion matrix or what is confused most."""
+    low, high = evaluation.interval
+    told = table("", "")
+    told.show_header = False
+    for name, text in {
+        "images": f"{len(evaluation):,} ({evaluation.part})",
+        "accuracy": f"{percent(evaluation.accuracy)}  ({100 * low:.2f} to {100 * high:.2f})",
+        "balanced accuracy": percent(evaluation.balanced_accuracy),
+        "calibration error": percent(evaluation.calibration_error),
+    }.items():
+        told.add_row(name, text)
+    numbers = ("images", "precision", "recall")
+    each = table("class", *numbers, numbers=numbers)
+    for score in evaluation.by_class:
+        shown = (f"{score.images:,}", percent(score.precision), percent(score.recall))
+        each.add_row(Text(brief(score.name)), *shown)
+    return Group(told, Text(""), each, Text(""), _confused(evaluation))
+
+
+def _confused(evaluation: Evaluation) -> Table:
+    counts, names = evaluation.confusion, [brief(name, 20) for name in evaluation.classes]
+    if len(names) <= WIDEST:
+        matrix = table("true \\ predicted", *names, numbers=names)
+        for name, row in zip(names, counts, strict=True):
+            matrix.add_row(Text(name), *(str(n) if n else "·" for n in row))
+        return matrix
+    most = table("true", "predicted", "images", numbers=["images"])
+    pairs = [(int(n), a, b) for a, row in enumerate(counts) for b, n in enumerate(row) if a != b]
+    for n, a, b in sorted(pairs, key=lambda pair: -pair[0])[:WIDEST]:
+        if n:
+            most.add_row(Text(names[a]), Text(names[b]), str(n))
+    return most
+
+
+def comparison_page(names: Sequence[str], comparison: Comparison) -> RenderableType:
+    """What McNemar's test says of two models."""
+    first, second = (brief(name) for name in names)
+    verdict = "they differ" if comparison.p < 0.05 else "no difference that is sure"
+    return Group(
+        Text(f"right with {first} alone: {comparison.only_first} images"),
+        Text(f"right with {second} alone: {comparison.only_second} images"),
+        Text(f"McNemar's exact test: p = {comparison.p:.3g}: {verdict}"),
+    )
+
+
+def evaluation_dict(evaluation: Evaluation) -> dict[str, Any]:
+    """The same as plain data; what cannot be divided is None."""
+
+    def number(value: float) -> float | None:
+        return None if value != value else value
+
+    return {
+        "part": evaluation.part,
+        "images": len(evaluation),
+        "accuracy": evaluation.accuracy,
+        "interval": list(evaluation.interval),
+        "balanced_accuracy": evaluation.balanced_accuracy,
+        "calibration_error": evaluation.calibration_error,
+        "classes": {
+            score.name: {
+                "images": score.images,
+                "precision": number(score.precision),
+                "recall": number(score.recall),
+            }
+            for score in evaluation.by_class
+        },
+        "confusion": evaluation.confusion.tolist(),
+    }
+
+
+def confusion_csv(evaluation: Evaluation) -> str:
+    """A row for each true class, a column for each predicted one."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["true", *evaluation.classes])
+    for name, row in zip(evaluation.classes, evaluation.confusion.tolist(), strict=True):
+        writer.writerow([name, *row])
+    return out.getvalue()
+
+
+def confusion_png(evaluation: Evaluation) -> bytes:
+    """Each true class's images by predicted class: counts, coloured by their share of the row.
+    Needs matplotlib."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    counts = evaluation.confusion
+    shares = counts / counts.sum(1, keepdims=True).clip(1)
+    names = [brief(name, 20).replace("$", r"\$") for name in evaluation.classes]
+    side = min(40.0, 2.5 + 0.45 * len(names))
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if len(names) <= 2 * WIDEST:
+        for a, row in enumerate(counts):
+            for b, n in enumerate(row):
+                if n:
+                    colour = "white" if shares[a, b] > 0.5 else "black"
+                    axes.text(b, a, str(n), ha="center", va="center", size=8, color=colour)
+    out = io.BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(out, format="png")
+    return out.getvalue()
+
+
+def mistakes_png(evaluation: Evaluation) -> bytes:
+    """The worst mistakes, the worst first, each with its class and what it was taken for."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    wrong = evaluation.mistakes(SHEET)
+    columns = 8
+    rows = max(1, -(-len(wrong) // columns))
+    wide, high, gap = TILE + 24, TILE + 44, 12
+    sheet = Image.new("RGB", (columns * wide + gap, rows * high + gap), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for place, number in enumerate(wrong):
+        pixels = evaluation.pixels(number)
+        shown = pixels.transpose(1, 2, 0)
+        image = Image.fromarray(shown[..., 0] if shown.shape[2] == 1 else shown).convert("RGB")
+        # Enlarged without a blur: what the network saw.
+        scale = TILE / max(image.size)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        x, y = gap + place % columns * wide, gap + place // columns * high
+        sheet.paste(image.resize(size, Image.Resampling.NEAREST), (x, y))
+        taken = int(evaluation.predicted[number])
+        certain = 100 * float(evaluation.probabilities[number, taken])
+        lines = (
+            f"is {evaluation.classes[int(evaluation.labels[number])]}",
+            f"not {evaluation.classes[taken]}, {certain:.0f} %",
+        )
+        for n, line in enumerate(lines):
+            text = _cut(brief(line), lambda text: font.getlength(text) <= wide - 6)
+            draw.text((x, y + TILE + 3 + 14 * n), text, "black" if n == 0 else "#b00020", font)
+    if not wrong:
+        draw.text((gap, gap), "no mistakes", "black", font)
+    out = io.BytesIO()
+    sheet.save(out, "PNG")
+    return out.getvalue()
+
+
+def _cut(text: str, fits: Any) -> str:
+    if fits(text):
+        return text
+    while text and not fits(f"{text}…"):
+        text = text[:-1]
+    return f"{text}…"

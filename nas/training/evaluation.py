@@ -1,0 +1,205 @@
+"""How good a model is on images with labels, and whether two models differ.
+
+Counts are scikit-learn's, intervals and tests SciPy's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binomtest
+from sklearn.metrics import confusion_matrix
+
+from nas import data
+from nas.data import Images, Part
+from nas.data.datasets import read
+from nas.errors import DataError, NasError
+from nas.job import DataRef
+from nas.training.models import Card
+from nas.training.predict import Predictor, Probabilities, of_images
+
+PARTS = ("test", "validation", "train", "all")
+LEVEL = 0.95
+BINS = 15  # Guo et al. 2017 have as many
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScore:
+    """Of one class: its images, the fraction of what is called so that is (precision), and of
+    itself that is called so (recall). NaN where there is nothing to divide by."""
+
+    name: str
+    images: int
+    precision: float
+    recall: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's probabilities (images, classes) for images whose class numbers are ``labels``.
+
+    ``images`` are what they were, in the same order.
+    """
+
+    classes: tuple[str, ...]
+    part: str
+    labels: npt.NDArray[np.int64]
+    probabilities: Probabilities
+    images: tuple[Images, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        return f"Evaluation({self.accuracy:.4f} ({low:.4f} to {high:.4f}) of {len(self)} images)"
+
+    @cached_property
+    def predicted(self) -> npt.NDArray[np.int64]:
+        """The class number that the model gives each image."""
+        return np.asarray(self.probabilities.argmax(1), np.int64)
+
+    @cached_property
+    def right(self) -> npt.NDArray[np.bool_]:
+        return np.asarray(self.predicted == self.labels)
+
+    @property
+    def accuracy(self) -> float:
+        """The fraction that is right."""
+        return float(self.right.mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The ends of the accuracy's 95% interval, of other images (Wilson 1927)."""
+        found = binomtest(int(self.right.sum()), len(self)).proportion_ci(LEVEL, "wilson")
+        return float(found.low), float(found.high)
+
+    @cached_property
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """Counts (true class, predicted class)."""
+        told: npt.NDArray[np.int64] = confusion_matrix(
+            self.labels, self.predicted, labels=range(len(self.classes))
+        )
+        return told
+
+    @property
+    def by_class(self) -> tuple[ClassScore, ...]:
+        counts, right = self.confusion, self.confusion.diagonal()
+        with np.errstate(invalid="ignore"):
+            precision, recall = right / counts.sum(0), right / counts.sum(1)
+        told = zip(self.classes, counts.sum(1), precision, recall, strict=True)
+        return tuple(ClassScore(n, int(c), float(p), float(r)) for n, c, p, r in told)
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """The mean recall of the classes that have images (Brodersen et al. 2010)."""
+        return float(np.nanmean([score.recall for score in self.by_class]))
+
+    @property
+    def calibration_error(self) -> float:
+        """How far, on average, accuracy is from what the model says of its own certainty: the
+        expected calibration error (Guo et al. 2017, equation 3) of 15 bins of equal width."""
+        certain = self.probabilities.max(1).astype(float)
+        bins = np.clip(np.ceil(certain * BINS).astype(int) - 1, 0, BINS - 1)
+        differences = np.bincount(bins, weights=self.right - certain, minlength=BINS)
+        return float(np.abs(differences).sum() / len(self))
+
+    def mistakes(self, count: int) -> list[int]:
+        """The ``count`` images that are wrong and least thought to be what they are."""
+        of_truth = self.probabilities[np.arange(len(self)), self.labels]
+        wrong = np.flatnonzero(~self.right)
+        order = np.lexsort((wrong, of_truth[wrong]))
+        return [int(i) for i in wrong[order][:count]]
+
+    def pixels(self, number: int) -> npt.NDArray[np.uint8]:
+        """An image as the data set has it: (channels, height, width)."""
+        for images in self.images:
+            if number < len(images):
+                return np.asarray(images.pixels[images.rows[number]])
+            number -= len(images)
+        raise IndexError(number)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """McNemar's (1947) test of two models on the same images: those that only one has right, and
+    how probable so unequal a split is where both are equally good (exact, two-sided)."""
+
+    only_first: int
+    only_second: int
+    p: float
+
+
+def evaluate(model: Predictor, ref: DataRef, part: str = "test") -> Evaluation:
+    """Scores a model on a part of the data, on all of it where that is "all".
+
+    Raises DataError where the classes or the images are not what the model takes.
+    """
+    if part not in PARTS:
+        raise NasError(f"--part {part}: must be one of {', '.join(PARTS)}")
+    ref = fitting(ref, model.input)
+    info = data.describe(ref)
+    where = ref.dir or ref.name
+    sides = {
+        "data": {*info.classes} - {*model.classes},
+        "model": {*model.classes} - {*info.classes},
+    }
+    if any(sides.values()):
+        told = [f"{_few(names)} are the {side}'s alone" for side, names in sides.items() if names]
+        raise DataError(f"the classes of {where} are not the model's: {', '.join(told)}")
+    images = parts(ref, part)
+    numbers = np.array([model.classes.index(name) for name in info.classes])
+    labels = np.concatenate([numbers[i.labels[i.rows]] for i in images])
+    found = np.concatenate([of_images(model, i) for i in images])
+    if not np.isfinite(found).all():
+        raise NasError("the model's answers are not finite: nothing to score")
+    return Evaluation(model.classes, part, labels, found, images)
+
+
+def _few(names: set[str]) -> str:
+    return ", ".join([*sorted(names)[:5], *(["..."] if len(names) > 5 else [])])
+
+
+def parts(ref: DataRef, part: str) -> tuple[Images, ...]:
+    if part == "all":
+        unsplit = dataclasses.replace(ref, split_seed=0)
+        return tuple(read(unsplit, own) for own in data.describe(ref).parts)
+    known: dict[str, Part] = {"test": "test", "validation": "validation", "train": "train"}
+    return (data.load(ref, known[part]),)
+
+
+def fitting(ref: DataRef, shape: tuple[int, int, int]) -> DataRef:
+    """The data as a model of that input takes it: grey images for one of colours, too. Raises
+    DataError."""
+    found = data.describe(ref).shape
+    if found[0] in (1, shape[0]):
+        if found[1:] == shape[1:]:
+            return ref
+        if shape[1] == shape[2]:
+            return dataclasses.replace(ref, size=shape[1])
+    told = ["x".join(map(str, sizes)) for sizes in (found, shape)]
+    raise DataError(f"{ref.dir or ref.name} holds images of {told[0]}: the model takes {told[1]}")
+
+
+def data_for(card: Card, dataset: str, folder: str) -> DataRef:
+    """The data set of that name, or of the kind that the model was trained on; a folder of images
+    where that needs no directory and one is given."""
+    name = dataset or card.dataset
+    if not dataset and (name not in data.DATASETS or (folder and name == "digits")):
+        name = "imagefolder"
+    return DataRef(name=name, dir=folder, split_seed=card.split_seed)
+
+
+def compare(first: Evaluation, second: Evaluation) -> Comparison:
+    """Raises DataError where they are not of the same images."""
+    if not np.array_equal(first.labels, second.labels) or first.classes != second.classes:
+        raise DataError("two models are compared on the same images with the same classes")
+    only_first = int(np.sum(first.right & ~second.right))
+    only_second = int(np.sum(second.right & ~first.right))
+    differ = only_first + only_second
+    p = float(binomtest(only_first, differ).pvalue) if differ else 1.0
+    return Comparison(only_first, only_second, p)

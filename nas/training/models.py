@@ -1,0 +1,299 @@
+"""A model: a trained network in one file, with everything that a prediction needs.
+
+The file is safetensors, so nothing in it is run. Its tensors are the network's state dict, those
+of auxiliary classifiers where it has them; its metadata is the ``Card``, each entry as JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+import nas
+from nas import artifacts
+from nas.data import Info
+from nas.data.batches import Normal
+from nas.errors import NasError, brief
+from nas.job import Job
+from nas.language.architecture import Architecture, parse
+from nas.training import predict
+from nas.training.network import AuxHead, build
+from nas.training.predict import Prediction, Probabilities
+
+VERSION = 1
+HEADER = 100_000_000  # bytes: the longest header that safetensors takes
+PREPARATION = (
+    "turned upright, scaled to cover the size, cut to it about the centre; pixels 0 to 255"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """What a model says of itself.
+
+    ``normal`` is the normalisation of its input; ``recipe``, ``epochs`` and ``seed`` how it was
+    trained; ``dataset``, ``size`` and ``split_seed`` on what, and ``identity`` tells those images
+    from any others (empty: unknown). ``metrics`` are as it was saved: ``accuracy`` on the
+    validation images, ``test_accuracy``, ``latency_ms``. ``versions`` are those that made it.
+    """
+
+    architecture: Architecture
+    classes: tuple[str, ...]
+    normal: Normal
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    epochs: int = 0
+    seed: int = 0
+    dataset: str = ""
+    size: int = 0
+    split_seed: int = 0
+    identity: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_job(
+        cls,
+        job: Job,
+        info: Info,
+        normal: Normal,
+        metrics: Mapping[str, float],
+    ) -> Card:
+        """That of a finished training."""
+        return cls(
+            architecture=parse(job.pattern, info.shape, len(info.classes)),
+            classes=info.classes,
+            normal=normal,
+            recipe=dataclasses.asdict(job.recipe),
+            epochs=job.epochs,
+            seed=job.seed,
+            dataset=job.data.name,
+            size=job.data.size,
+            split_seed=job.data.split_seed,
+            identity=job.data.identity,
+            metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
+            versions={"nas": nas.__version__, "torch": torch.__version__},
+        )
+
+    @property
+    def input(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images."""
+        channels, height, width = self.architecture.input
+        return channels, height, width
+
+    def metadata(self) -> dict[str, str]:
+        """As text by name, for the files that hold it."""
+        told: dict[str, Any] = {
+            "nas_model": VERSION,
+            "pattern": str(self.architecture),
+            "input": self.input,
+            "preparation": PREPARATION,
+        }
+        for name in _PLAIN:
+            told[name] = getattr(self, name)
+        told |= {"mean": self.normal.mean, "std": self.normal.std}
+        told |= {name: dict(getattr(self, name)) for name in _MAPPINGS}
+        return {name: json.dumps(value, ensure_ascii=False) for name, value in told.items()}
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, str], where: str) -> Card:
+        """What ``metadata`` wrote. Raises NasError where that is no model's, or of other format."""
+        if "nas_model" not in metadata:
+            raise NasError(
+                f"{where} is no model of nas: it holds no pattern, classes and normalisation "
+                "(as the start of a training, --init takes weights alone)"
+            )
+        try:
+            told = {name: json.loads(metadata[name]) for name in metadata if name in _KNOWN}
+            version = told.pop("nas_model")
+            if version == VERSION:
+                architecture = parse(told.pop("pattern"))
+                mean, std = told.pop("mean"), told.pop("std")
+                card = cls(
+                    architecture=architecture,
+                    normal=Normal(tuple(map(float, mean)), tuple(map(float, std))),
+                    classes=tuple(map(str, told.pop("classes"))),
+                    **told,
+                )
+                card._check()
+                return card
+        except NasError as error:
+            raise NasError(f"{where}: its pattern cannot be read: {error}") from None
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise NasError(f"{where} is a model whose metadata is damaged: {error!r}") from None
+        raise NasError(
+            f"{where} is a model of format {brief(str(version))}: this nas reads format {VERSION}"
+        )
+
+    def _check(self) -> None:
+        channels = self.architecture.input[0]
+        if len(self.classes) != self.architecture.classes:
+            raise ValueError(
+                f"{len(self.classes)} classes of {self.architecture.classes} in the pattern"
+            )
+        for values in (self.normal.mean, self.normal.std):
+            if len(values) != channels or not all(map(math.isfinite, values)):
+                raise ValueError(f"a normalisation by {values} of {channels} channels")
+
+
+_PLAIN = ("classes", "epochs", "seed", "dataset", "size", "split_seed", "identity")
+_MAPPINGS = ("recipe", "metrics", "versions")
+_KNOWN = {"nas_model", "pattern", "mean", "std", *_PLAIN, *_MAPPINGS}
+
+
+class Model(nn.Module):
+    """A network that takes pixels: (images, channels, height, width), uint8 or floats from 0 to
+    255, and answers logits (images, classes)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, card: Card) -> None:
+        super().__init__()
+        self.network, self.card = network, card
+        for name, values in (("mean", card.normal.mean), ("std", card.normal.std)):
+            each = torch.tensor(values).mul(255).view(-1, 1, 1)
+            self.register_buffer(name, each, persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.network((pixels.to(torch.float32) - self.mean) / self.std)
+        return logits
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.card.architecture
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.card.classes
+
+    @property
+    def input(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images that it takes."""
+        return self.card.input
+
+    def predict(self, images: Any) -> list[Prediction]:
+        """A prediction for each of ``images``: paths, Pillow's images or arrays of uint8, one or a
+        sequence of them. Raises DataError for what cannot be read."""
+        return predict.predict(self, images)
+
+    def probabilities(self, pixels: Tensor) -> Probabilities:
+        """(images, classes) of pixels as ``forward`` takes them, in evaluation."""
+        was = self.training
+        self.eval()
+        try:
+            with torch.inference_mode():
+                pixels = pixels.to(self.mean.device).contiguous(memory_format=torch.channels_last)
+                found: Probabilities = self(pixels).softmax(1).cpu().numpy()
+                return found
+        finally:
+            self.train(was)
+
+    def __repr__(self) -> str:
+        return f"Model({self.architecture}, {len(self.classes)} classes)"
+
+
+def state_of(network: nn.Module) -> dict[str, Tensor]:
+    """The network's state dict as a file holds it."""
+    return {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+
+
+def room_for(architecture: Architecture) -> int:
+    """Bytes that a file with the architecture's model takes, or a little more."""
+    with torch.device("meta"):
+        state = build(architecture).state_dict()
+    held: int = sum(v.nbytes for v in state.values())
+    return held + 200 * len(state) + 100_000
+
+
+def save_model(location: str | Path, network: nn.Module, card: Card) -> None:
+    """Writes a model to a file, or to a URL that fsspec knows, whole or not at all.
+
+    Raises NasError where the file cannot be written, or what the URL's file system raises.
+    """
+    data = safetensors.torch.save(state_of(network), card.metadata())
+    if "://" in str(location):
+        artifacts.write(location, data)
+    else:
+        artifacts.replace(Path(location), data)
+
+
+def load_model(file: str | Path) -> Model:
+    """The model in a file, or at a URL that fsspec knows, ready to predict. No code in it is run.
+
+    Raises NasError where there is none, it is cut short, of another format, or its tensors do not
+    fit its pattern.
+    """
+    return model_of(read(file), str(file))
+
+
+def model_of(data: bytes, where: str) -> Model:
+    """As ``load_model``, of the file's bytes."""
+    if data[8:9] == b"{" and int.from_bytes(data[:8], "little") > len(data) - 8:
+        raise NasError(f"{where} is cut short: it ends within its header")
+    card = Card.of(metadata_of(data) or {}, where)
+    try:
+        state = safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise NasError(f"{where} is cut short or damaged: {error}") from None
+    with torch.device("meta"):
+        network = build(card.architecture)
+    _fill(network, state, where)
+    # As in the training: for convolutions on a CPU up to twice as fast.
+    return Model(network.to(memory_format=torch.channels_last), card).eval()
+
+
+def read(file: str | Path) -> bytes:
+    """The bytes of a file or at a URL. Raises NasError."""
+    try:
+        if "://" not in str(file):
+            return Path(file).expanduser().read_bytes()
+        found = artifacts.newest(file, bytes)
+    except Exception as error:  # a file system of fsspec's raises what its library raises
+        why = (error.strerror if isinstance(error, OSError) else "") or str(error)
+        raise NasError(f"{file}: {brief(why)}: must be a model") from None
+    if found is None:
+        raise NasError(f"{file} does not exist: must be a model")
+    return found
+
+
+def metadata_of(data: bytes) -> dict[str, str] | None:
+    """The metadata of a safetensors file; None where it is no such file."""
+    length = int.from_bytes(data[:8], "little")
+    if not 2 <= length <= min(HEADER, len(data) - 8) or data[8:9] != b"{":
+        return None
+    try:
+        told = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+        return {str(name): str(value) for name, value in told.items()}
+    except (ValueError, AttributeError, RecursionError):
+        return None
+
+
+def _fill(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Gives a network without data its tensors. Auxiliary classifiers that are absent become
+    nothing: predictions do not need them. Raises NasError where the others do not fit."""
+    for name, part in list(network.named_children()):
+        if isinstance(part, AuxHead) and not any(key.startswith(f"{name}.") for key in state):
+            setattr(network, name, nn.Identity())
+    expected = network.state_dict()
+    wrong = [f"{key} is missing" for key in expected if key not in state]
+    wrong += [f"{key} is none of its tensors" for key in state if key not in expected]
+    wrong += [
+        f"{key} is {tuple(state[key].shape)}, not {tuple(tensor.shape)}"
+        for key, tensor in expected.items()
+        if key in state and state[key].shape != tensor.shape
+    ]
+    if wrong:
+        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise NasError(f"{where} does not fit its pattern: {'; '.join(wrong[:3])}{more}")
+    fitted = {key: state[key].to(tensor.dtype) for key, tensor in expected.items()}
+    network.load_state_dict(fitted, assign=True)

@@ -1,0 +1,132 @@
+"""A model as ONNX: made by torch's exporter, run by ONNX Runtime.
+
+The graph takes ``pixels``, uint8 (images, channels, height, width) as an image file is decoded, and
+answers ``logits``, float32 (images, classes); any number of images. The normalisation is inside:
+bytes, not floats, so that nobody gives it values from 0 to 1 and gets a wrong answer without an
+error. The model's card is its metadata, ``classes`` as a JSON list among it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from nas.errors import NasError, brief
+from nas.language.architecture import Architecture
+from nas.training import predict
+from nas.training.models import Card, Model, read
+from nas.training.predict import Prediction, Probabilities
+
+INSTALL = "pip install 'nas-patterns[onnx]'"
+
+
+def needs(*packages: str) -> None:
+    """Raises NasError that tells what to install where one is missing."""
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise NasError(f"ONNX needs {' and '.join(missing)}, not installed here: {INSTALL}")
+
+
+def to_onnx(model: Model) -> bytes:
+    """The file. Raises NasError where packages are missing or an operator is not to be had."""
+    needs("onnx", "onnxscript")
+    example = torch.zeros(2, *model.input, dtype=torch.uint8)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                model,
+                (example,),
+                dynamo=True,
+                verbose=False,
+                input_names=["pixels"],
+                output_names=["logits"],
+                dynamic_shapes={"pixels": {0: torch.export.Dim("images")}},
+            )
+        assert program is not None
+        program.model.metadata_props.update(model.card.metadata())
+        made: bytes = program.model_proto.SerializeToString()
+    except Exception as error:  # the exporter raises nearly anything
+        raise NasError(f"the network cannot be exported to ONNX: {brief(str(error))}") from error
+    return made
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter tells its own developers much: of optional packages, of decompositions."""
+    logger = logging.getLogger("torch.onnx")
+    was = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(was)
+
+
+class OnnxModel:
+    """A model of ours in ONNX Runtime, on the CPU: predicts as ``Model`` does.
+
+    Raises NasError for what is no such model.
+    """
+
+    def __init__(self, data: bytes, where: str) -> None:
+        needs("onnxruntime")
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = len(os.sched_getaffinity(0))
+        options.log_severity_level = 3
+        try:
+            self.session = onnxruntime.InferenceSession(
+                data, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # of many kinds, all its own
+            raise NasError(f"{where} is no model: {brief(str(error))}") from None
+        self.card = Card.of(self.session.get_modelmeta().custom_metadata_map, where)
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.card.architecture
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.card.classes
+
+    @property
+    def input(self) -> tuple[int, int, int]:
+        return self.card.input
+
+    def logits(self, pixels: Tensor) -> npt.NDArray[np.float32]:
+        """(images, classes) of pixels from 0 to 255."""
+        told = pixels if pixels.dtype == torch.uint8 else pixels.round().clamp(0, 255).byte()
+        found: npt.NDArray[np.float32] = self.session.run(["logits"], {"pixels": told.numpy()})[0]
+        return found
+
+    def probabilities(self, pixels: Tensor) -> Probabilities:
+        found: Probabilities = torch.from_numpy(self.logits(pixels)).softmax(1).numpy()
+        return found
+
+    def predict(self, images: Any) -> list[Prediction]:
+        """As ``Model.predict``."""
+        return predict.predict(self, images)
+
+
+def load_onnx(file: str | Path) -> OnnxModel:
+    return OnnxModel(read(file), str(file))

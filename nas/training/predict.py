@@ -1,0 +1,226 @@
+"""From images to predictions: files as they stream, arrays, Pillow's images.
+
+A file is decoded by what decodes for a training (``nas.data.imagefolder.decode``). Decoding runs
+in threads, a batch ahead of the network; what is held is two batches, however many files there are.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from nas.data.batches import PIXELS, resize
+from nas.data.imagefolder import ENDINGS, decode
+from nas.data.images import Images, Pixels
+from nas.errors import DataError, NasError
+
+Shape = tuple[int, int, int]  # channels, height, width
+
+T = TypeVar("T")
+
+BATCH = 256  # images decoded and predicted at once, fewer of large ones
+
+Probabilities = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """What a model says of one image: a probability for each class."""
+
+    classes: tuple[str, ...]
+    probabilities: Probabilities
+
+    @property
+    def label(self) -> str:
+        """The most probable class."""
+        return self.classes[int(self.probabilities.argmax())]
+
+    @property
+    def probability(self) -> float:
+        """That of the most probable class."""
+        return float(self.probabilities.max())
+
+    def top(self, count: int) -> list[tuple[str, float]]:
+        """The ``count`` most probable classes with their probabilities, the first the most so."""
+        best = np.argsort(-self.probabilities, kind="stable")[:count]
+        return [(self.classes[i], float(self.probabilities[i])) for i in best]
+
+    def __repr__(self) -> str:
+        return f"Prediction({self.label!r}, {self.probability:.4f})"
+
+
+class Predictor(Protocol):
+    """A network that predicts: a Model, or one in ONNX Runtime."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def input(self) -> Shape: ...
+    def probabilities(self, pixels: Tensor) -> Probabilities:
+        """(N, classes) of pixels (N, channels, height, width), from 0 to 255."""
+
+
+def predict(model: Predictor, images: Any) -> list[Prediction]:
+    """A prediction for each of ``images``: paths, Pillow's images or arrays, one or a sequence.
+
+    Arrays and tensors are uint8, (channels, height, width) or with the images first; those of
+    another size are resized as a data set's are. Raises DataError for what is none of these, or
+    cannot be read.
+    """
+    found: list[Prediction] = []
+    every = _batches(_each(images, model.input), _at_once(model.input))
+    for batch in every:
+        pixels = torch.cat(batch)
+        found += [Prediction(model.classes, row) for row in model.probabilities(pixels)]
+    return found
+
+
+def _each(images: Any, shape: Shape) -> Iterator[Tensor]:
+    """Batches of pixels, of a single image each but where an array holds more."""
+    if isinstance(images, str | os.PathLike):
+        yield torch.from_numpy(_decoded(Path(images), shape))[None]
+    elif isinstance(images, np.ndarray | Tensor):
+        yield from _of_array(torch.as_tensor(images), shape).split(1)
+    elif hasattr(images, "getexif"):  # Pillow's
+        buffer = BytesIO()
+        known = images if images.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else None
+        (known or images.convert("RGB")).save(
+            buffer, "PNG", exif=images.getexif(), compress_level=1
+        )
+        yield torch.from_numpy(_decoded(buffer, shape))[None]
+    elif isinstance(images, Iterable):
+        for image in images:
+            yield from _each(image, shape)
+    else:
+        raise DataError(
+            f"a {type(images).__name__} is no image: must be a path, an image of Pillow's or an "
+            "array of uint8"
+        )
+
+
+def _of_array(pixels: Tensor, shape: Shape) -> Tensor:
+    pixels = pixels[None] if pixels.ndim == 3 else pixels
+    if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != shape[0]:
+        kind = f"{str(pixels.dtype).removeprefix('torch.')} of {tuple(pixels.shape)}"
+        raise DataError(
+            f"an array of {kind} is no image for this model: must be uint8, from 0 to 255, of "
+            f"({shape[0]}, height, width) or (images, {shape[0]}, height, width)"
+        )
+    return resize(pixels, shape[1:])
+
+
+def _decoded(file: Any, shape: Shape) -> Pixels:
+    pixels: Pixels = np.array(decode(file, shape), order="C")  # a copy: Pillow's is read-only
+    return pixels
+
+
+def _at_once(shape: Shape) -> int:
+    return max(1, min(BATCH, PIXELS // (shape[1] * shape[2])))
+
+
+# --- the images of a data set --------------------------------------------------------------------
+
+
+def of_images(model: Predictor, images: Images) -> Probabilities:
+    """(images, classes) of a part of a data set; its images have the model's channels, or one."""
+    channels, *size = model.input
+    count = _at_once(model.input)
+
+    def pixels(rows: npt.NDArray[np.int64]) -> Tensor:
+        held = torch.from_numpy(images.pixels[rows])
+        return resize(held, (size[0], size[1])).expand(-1, channels, -1, -1)
+
+    every = np.array_split(images.rows, range(count, len(images), count))
+    return np.concatenate([model.probabilities(pixels(rows)) for rows in every])
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def files(paths: Iterable[Path]) -> Iterator[tuple[Path, bool]]:
+    """The files that paths name, those of directories at every depth in the order of their names;
+    with each whether it is to be read: in a directory, images by their ending that are not hidden.
+
+    What is held is the names of one directory at a time. Raises DataError for a path that is not
+    there, before anything is read.
+    """
+    paths = list(paths)
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path} does not exist: must be an image or a directory of images")
+    return itertools.chain.from_iterable(
+        _inside(path, ()) if path.is_dir() else [(path, True)] for path in paths
+    )
+
+
+def _inside(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[Path, bool]]:
+    stat = folder.stat()
+    here = (stat.st_dev, stat.st_ino)
+    if here in above:  # a link to a directory that it is in
+        return
+    for name in sorted(os.listdir(folder)):
+        path = folder / name
+        hidden = name.startswith(".")
+        if not hidden and path.is_dir():
+            yield from _inside(path, (*above, here))
+        elif not (hidden and path.is_dir()):
+            yield path, not hidden and os.path.splitext(name)[1].lower() in ENDINGS
+
+
+def stream(model: Predictor, paths: Iterable[Path]) -> Iterator[tuple[Path, Prediction | NasError]]:
+    """Each file with its prediction, or with why it cannot be read, in their order."""
+    threads = len(os.sched_getaffinity(0))
+
+    def read(path: Path) -> Pixels | NasError:
+        try:
+            return _decoded(path, model.input)
+        except NasError as error:
+            return error
+
+    def read_all(part: Sequence[Path]) -> list[Pixels | NasError]:
+        return [read(path) for path in part]
+
+    with ThreadPoolExecutor(threads) as pool:  # Pillow decodes outside Python's lock
+
+        def begun(batch: list[Path]) -> tuple[list[Path], Iterator[list[Pixels | NasError]]]:
+            length = -(-len(batch) // threads)
+            parts = [batch[at : at + length] for at in range(0, len(batch), length)]
+            return batch, pool.map(read_all, parts)
+
+        for batch, parts in _ahead(map(begun, _batches(paths, _at_once(model.input)))):
+            read_in = [image for part in parts for image in part]
+            whole = [image for image in read_in if not isinstance(image, NasError)]
+            rows: Iterator[Any] = iter(())
+            if whole:
+                rows = iter(model.probabilities(torch.from_numpy(np.stack(whole))))
+            for path, image in zip(batch, read_in, strict=True):
+                if isinstance(image, NasError):
+                    yield path, image
+                else:
+                    yield path, Prediction(model.classes, next(rows))
+
+
+def _batches(items: Iterable[T], count: int) -> Iterator[list[T]]:
+    every = iter(items)
+    while batch := list(itertools.islice(every, count)):
+        yield batch
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same, each begun before the one before it is used."""
+    for current in (following := iter(items)):
+        for after in following:
+            yield current
+            current = after
+        yield current

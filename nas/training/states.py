@@ -1,0 +1,170 @@
+"""Weights in the files that people have, whoever wrote them. No code in a file is run.
+
+A file is one of safetensors (a model of ours among them), of ``torch.save``, or a checkpoint of
+ours; the state dict is all of it or an entry, its keys behind the prefixes of wrappers or not.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import defaultdict, deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from nas.errors import NasError, nearest
+from nas.spaces.zoo import names
+from nas.training import checkpoint
+from nas.training.models import Card, metadata_of
+from nas.training.network import AuxHead
+
+State = Mapping[str, Tensor]
+Pairs = Mapping[str, str]  # our entry -> the entry of a state dict
+
+# Where training scripts keep a state dict, the likeliest first (the average of weights scores
+# better than the last of them, but is kept beside those in few files).
+ENTRIES = ("state_dict", "model", "model_state_dict", "net", "network", "module", "weights",
+           "params", "model_ema", "state_dict_ema", "ema")  # fmt: skip
+# What torch's and others' wrappers put before each key.
+WRAPPERS = re.compile(r"^(module|_orig_mod|model|net|network)\.")
+
+
+def read(path: Path) -> tuple[State, Card | None]:
+    """The state dict in a file, and the card where it is a model of ours. Raises NasError."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        known = nearest(str(path), names())
+        raise NasError(
+            f"{path}: {error.strerror}: must be a file, or a network of the zoo; {known}"
+        ) from None
+    metadata = metadata_of(data)
+    try:
+        if data.startswith(checkpoint.FORMAT):
+            held = checkpoint.parse(data)["module"]
+        elif metadata is not None:
+            loaded = safetensors.torch.load(data)
+            held = {key: loaded[key] for key in sorted(loaded, key=_natural)}
+        else:
+            held = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    # The readers raise nearly anything on what they cannot read or do not allow.
+    except Exception as error:
+        raise NasError(
+            f"{path} is not a whole file of nothing but tensors ({type(error).__name__}): "
+            "it was not loaded, and nothing in it was run"
+        ) from None
+    card = Card.of(metadata, str(path)) if metadata and "nas_model" in metadata else None
+    return unwrapped(held, str(path)), card
+
+
+def card_in(path: Path) -> Card | None:
+    """The card of a model of ours; None where the file is none, or cannot be read."""
+    try:
+        metadata = metadata_of(path.read_bytes())
+    except OSError:
+        return None
+    return Card.of(metadata, str(path)) if metadata and "nas_model" in metadata else None
+
+
+def unwrapped(held: object, where: str) -> State:
+    """The state dict in what a training script saved, its keys without the prefixes of wrappers.
+    Raises NasError where there is none, or more than one."""
+    for _ in range(3):  # {"model": {"state_dict": ...}}
+        if not isinstance(held, Mapping) or _tensors(held):
+            break
+        inside = {key: value for key, value in held.items() if _wraps(value)}
+        likely = [key for key in ENTRIES if key in inside] or list(inside)
+        if not likely:
+            break
+        if len(likely) > 1 and likely[0] not in ENTRIES:
+            told = ", ".join(map(str, likely[:5]))
+            raise NasError(f"{where} holds more than one state dict ({told}): save the one alone")
+        held = inside[likely[0]]
+    found = checked(held, where)
+    while found and all(WRAPPERS.match(key) for key in found):
+        found = {WRAPPERS.sub("", key): tensor for key, tensor in found.items()}
+    return found
+
+
+def checked(held: object, where: str) -> State:
+    """What maps names to tensors. Raises NasError for anything else."""
+    if not isinstance(held, Mapping):
+        raise NasError(f"{where} is a {type(held).__name__}: must map names to tensors")
+    for key, value in held.items():
+        if not (isinstance(key, str) and isinstance(value, Tensor)):
+            raise NasError(f"{where} has a {type(value).__name__} at {key!r}: must be a tensor")
+    return held
+
+
+def _tensors(held: Mapping[Any, Any]) -> bool:
+    return any(isinstance(value, Tensor) and "." in str(key) for key, value in held.items())
+
+
+def _wraps(value: object) -> bool:
+    """Whether an entry is a state dict, or holds one."""
+    return isinstance(value, Mapping) and (
+        _tensors(value) or any(isinstance(v, Mapping) and _tensors(v) for v in value.values())
+    )
+
+
+def _natural(key: str) -> list[tuple[int, int, str]]:
+    """Numbers in their order: safetensors sorts by text, and layer 10 comes before layer 2."""
+    parts = re.split(r"(\d+)", key)
+    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts]
+
+
+# --- other names ---------------------------------------------------------------------------------
+
+
+def by_structure(module: nn.Module, found: State, where: str) -> Pairs:
+    """Our entries with those of a state dict in other names: layers of one shape pair up in their
+    order. The last layer, the head, may be for other classes. Raises NasError where they do not."""
+    aux = [f"{name}." for name, part in module.named_modules() if isinstance(part, AuxHead)]
+    ours = _layers({k: v for k, v in module.state_dict().items() if not k.startswith(tuple(aux))})
+    waiting: dict[Any, deque[str]] = defaultdict(deque)
+    theirs = _layers(found)
+    for name, entries in theirs.items():
+        waiting[_shapes(entries)].append(name)
+    *body, head = ours
+    matched: dict[str, str] = {}
+    for name in body:
+        same = waiting[_shapes(ours[name])]
+        if not same:
+            told = ", ".join(f"{e} {s}" for e, s in _shapes(ours[name]))
+            raise NasError(f"{where} does not fit: it has no layer like {name} ({told}) left")
+        matched[name] = same.popleft()
+    left = [name for names in waiting.values() for name in names]
+    if len(left) != 1 or _inputs(theirs[left[0]]) != _inputs(ours[head]):
+        told = ", ".join(left[:3]) or "nothing"
+        raise NasError(f"{where} does not fit: for the head, {head}, it has {told} left")
+    matched[head] = left[0]
+    return {
+        f"{name}.{entry}": f"{matched[name]}.{entry}"
+        for name, held in ours.items()
+        for entry in held
+    }
+
+
+def _layers(state: State) -> dict[str, dict[str, Tensor]]:
+    layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for key, tensor in state.items():
+        layer, _, entry = key.rpartition(".")
+        layers[layer][entry] = tensor
+    return layers
+
+
+def _shapes(entries: Mapping[str, Tensor]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """What tells a layer from another; files from before torch counted batches lack that entry."""
+    return tuple(
+        sorted((e, tuple(t.shape)) for e, t in entries.items() if e != "num_batches_tracked")
+    )
+
+
+def _inputs(entries: Mapping[str, Tensor]) -> tuple[Any, ...]:
+    """A head apart from its classes."""
+    return tuple((entry, shape[1:]) for entry, shape in _shapes(entries))

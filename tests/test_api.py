@@ -1,0 +1,189 @@
+"""From Python, and from a row in a table to a model in use."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import nas
+from nas.cli import main
+from nas.errors import NasError, StudyError
+from nas.training.evaluation import Evaluation
+
+CLASSES = ("dark", "light")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for name, low in (("dark", 0), ("light", 90)):
+        (root / name).mkdir()
+        for number in range(50):
+            pixels = random.integers(low, low + 160, (10, 10), np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number:02}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def study(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> nas.Study:
+    storage = f"sqlite:///{tmp_path_factory.mktemp('record')}/nas.db"
+    return nas.search(
+        "lenet_like", data=photos, trials=3, epochs=2, seed=3, storage=storage, workers=0,
+        objectives={"accuracy": "max", "params": "min"}, recipe={"batch": 16, "lr": 0.05},
+        progress=False,
+    )  # fmt: skip
+
+
+def test_a_search_gives_a_study_with_trials_front_and_best(study: nas.Study) -> None:
+    assert [row.number for row in study.trials] == [0, 1, 2]
+    assert study.objectives == {"accuracy": "max", "params": "min"}
+    for row in study.front:
+        better = [
+            other for other in study.trials
+            if other.value("accuracy") >= row.value("accuracy") and other.params <= row.params
+            and (other.value("accuracy"), other.params) != (row.value("accuracy"), row.params)
+        ]  # fmt: skip
+        assert better == []
+    assert study.best.accuracy == max(row.value("accuracy") for row in study.trials)
+    assert nas.Study(study.name, study.storage).trials == study.trials
+    assert "3 trials" in repr(study)
+    with pytest.raises(StudyError):
+        _ = nas.Study("another", study.storage).trials
+
+
+def test_a_dataframe_has_a_row_for_each_trial(study: nas.Study) -> None:
+    try:
+        import pandas  # noqa: F401
+    except ImportError:
+        with pytest.raises(NasError, match="pip install pandas"):
+            study.trials_dataframe()
+        return
+    frame = study.trials_dataframe()
+    assert list(frame["trial"]) == [0, 1, 2]
+    assert set(study.best.sampled) <= set(frame.columns)
+
+
+def test_ten_lines_from_photos_to_a_prediction(
+    study: nas.Study, photos: Path, tmp_path: Path
+) -> None:
+    epochs: list[Any] = []
+    model = nas.train(
+        study.best, data=photos, epochs=3, output=tmp_path / "m.safetensors", report=epochs.append
+    )
+    assert len(epochs) == 3
+    assert model.classes == CLASSES
+    assert model.card.recipe["batch"] == 16  # the trial's
+    assert model.card.recipe["lr"] == 0.05
+    found = nas.evaluate(model, data=photos)
+    assert isinstance(found, Evaluation)
+    assert found.accuracy == model.card.metrics["test_accuracy"]
+    again = nas.load_model(tmp_path / "m.safetensors")
+    paths = sorted(photos.rglob("*.png"))
+    assert [p.label for p in again.predict(paths)] == [p.label for p in model.predict(paths)]
+    assert nas.evaluate(tmp_path / "m.safetensors", data=photos).accuracy == found.accuracy
+
+
+def ran(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object
+) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["nas", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr()
+    return int(ended.value.code or 0), told.out, told.err
+
+
+def test_a_trial_is_trained_from_the_record_alone(
+    study: nas.Study, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    row = study.best
+    given = ("train", "--trial", row.number, "--storage", study.storage, "-o", tmp_path)
+    status, _, err = ran(capsys, monkeypatch, *given)
+    assert status == 0, err
+    (file,) = tmp_path.glob("*.safetensors")
+    model = nas.load_model(file)
+    assert str(model.architecture) == row.pattern
+    # The same seed, recipe, images and epochs: the network that the search had.
+    assert model.card.metrics["accuracy"] == row.accuracy
+    assert f"nas export {file} -f onnx" in err
+    status, _, err = ran(capsys, monkeypatch, *given, "--epochs", "3", "--recipe", "lr=0.02")
+    assert status == 0, err
+    (longer,) = set(tmp_path.glob("*.safetensors")) - {file}
+    assert nas.load_model(longer).card.epochs == 3
+    assert nas.load_model(longer).card.recipe == dict(row.recipe) | {"lr": 0.02}
+    status, out, err = ran(capsys, monkeypatch, "evaluate", file, "--data", model_data(row, study),
+                           "-f", "json")  # fmt: skip
+    assert status == 0, err
+    assert json.loads(out)["accuracy"] == model.card.metrics["test_accuracy"]
+
+
+def model_data(row: Any, study: nas.Study) -> str:
+    return str(study._read[0].directory)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "reason"),
+    [
+        (["export", "--trial", "0", "-f", "pattern"], 0, "0"),
+        (["export", "1", "-f", "python"], 0, "1"),
+        (["export", "--trial", "0", "-f", "onnx"], 2, "`nas train --trial 0` trains it"),
+        (["export", "--trial", "99"], 2, "99"),
+        (["train", "--trial", "99"], 2, "99"),
+        (["train", "--trial", "0", "lenet5"], 2, "give a pattern or a network's name, or --trial"),
+        (["train"], 2, "give a pattern or a network's name, or --trial N: one of them"),
+        (["train", "--trial", "0", "--dataset", "digits"], 2, "is on imagefolder"),
+        (["train", "--trial", "0", "--epochs", "0"], 2, "--epochs 0: must be 1 or more"),
+        (["train", "--trial", "0", "--recipe", "lr=-1"], 2, "recipe.lr is -1.0"),
+    ],
+)
+def test_trials_by_their_number(
+    arguments: list[str], status: int, reason: str, study: nas.Study, capsys: Any, monkeypatch: Any
+) -> None:
+    ended, out, err = ran(capsys, monkeypatch, *arguments, "--storage", study.storage)
+    assert ended == status, err
+    if status == 0:  # the reason is the trial's number
+        assert study.trials[int(reason)].pattern in out
+    else:
+        assert reason in err
+        assert (out, err.count("\n")) == ("", 1)
+
+
+def test_other_images_than_the_study_was_made_on_are_refused(
+    study: nas.Study, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    for name in CLASSES:
+        (tmp_path / name).mkdir()
+        for n in range(10):
+            Image.new("L", (10, 10), 20 * n).save(tmp_path / name / f"{n}.png")
+    given = ("train", "--trial", 0, "--storage", study.storage, "--data", tmp_path)
+    status, _, err = ran(capsys, monkeypatch, *given)
+    assert status == 2
+    assert f"study '{study.name}' was made on " in err
+
+
+def test_the_package_lists_what_there_is() -> None:
+    for name in ("search", "train", "evaluate", "load_model", "parse", "build", "load_space"):
+        assert name in dir(nas)
+        assert getattr(nas, name).__doc__
+    with pytest.raises(AttributeError, match="module 'nas' has no attribute 'serch'"):
+        _ = nas.serch
+
+
+def test_a_missing_package_is_not_told_as_a_missing_name() -> None:
+    code = (
+        "import sys; sys.modules['safetensors'] = None\n"
+        "import nas\n"
+        "try:\n    nas.load_model\n"
+        "except ModuleNotFoundError as error:\n    print(error.name)"
+    )
+    run = [sys.executable, "-c", code]
+    told = subprocess.run(run, capture_output=True, text=True, check=True, timeout=120)
+    assert told.stdout.split()[0].startswith("safetensors")

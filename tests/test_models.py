@@ -1,0 +1,257 @@
+"""A model is one file: what it holds, what it answers, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+import nas
+from nas import data
+from nas.cli.options import single_job
+from nas.data.batches import Normal, statistics
+from nas.errors import NasError
+from nas.training.models import Card, Model, save_model
+from nas.training.single import Trained, train
+
+PATTERN = "INPUT -> CONV(8) -> BN -> RELU -> POOL -> CONV(16) -> BN -> RELU -> AUX -> GAP -> FC"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A short training on digits, with an auxiliary classifier."""
+    job = single_job(
+        PATTERN, epochs=3, dataset="digits", data="", size=None, download=False, seed=1, init="",
+        freeze=0, recipe=["lr=0.05"], plugins=[],
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("model")
+    return train(job, lambda _: None, file=folder / "digits.safetensors")
+
+
+def test_the_file_tells_all_that_a_prediction_needs(trained: Trained) -> None:
+    assert trained.file is not None
+    model = nas.load_model(trained.file)
+    card = model.card
+    assert model.architecture == trained.architecture
+    assert model.classes == tuple("0123456789")
+    assert card.normal == statistics(data.load(data_ref(trained), "train"))
+    assert card.metrics["test_accuracy"] == trained.test
+    assert card.metrics["accuracy"] == trained.curve[-1].accuracy
+    assert (card.recipe["lr"], card.epochs, card.seed, card.dataset) == (0.05, 3, 1, "digits")
+    assert card.identity == data.identity(data_ref(trained))
+    assert card.versions == {"nas": nas.__version__, "torch": torch.__version__}
+    # Whoever has safetensors alone reads it, too.
+    with safe_open(trained.file, "pt") as held:  # type: ignore[no-untyped-call]
+        told = held.metadata()
+    assert json.loads(told["classes"]) == list("0123456789")
+    assert json.loads(told["input"]) == [1, 8, 8]
+    assert nas.parse(json.loads(told["pattern"])) == trained.architecture
+
+
+def data_ref(trained: Trained) -> Any:
+    return nas.job.DataRef(name=trained.model.card.dataset)  # type: ignore[attr-defined]
+
+
+def test_the_model_scores_as_the_training_did(trained: Trained) -> None:
+    assert trained.file is not None
+    model = nas.load_model(trained.file)
+    test = data.load(data_ref(trained), "test")
+    pixels, labels = test.pixels[test.rows], test.labels[test.rows]
+    predictions = model.predict(pixels)
+    right = [p.label == str(label) for p, label in zip(predictions, labels, strict=True)]
+    assert sum(right) / len(right) == trained.test
+    assert all(math.isclose(p.probabilities.sum(), 1, rel_tol=1e-5) for p in predictions)
+    first = predictions[0]
+    best = [first.classes[i] for i in np.argsort(-first.probabilities)[:3]]
+    assert [name for name, _ in first.top(3)] == best
+    assert first.top(1) == [(first.label, first.probability)]
+
+
+def test_files_pictures_and_arrays_of_one_image_get_one_answer(
+    trained: Trained, tmp_path: Path
+) -> None:
+    pixels = data.load(data_ref(trained), "test").pixels[:3]
+    pictures = [Image.fromarray(image[0]) for image in pixels]
+    paths = [tmp_path / f"{n}.png" for n in range(3)]
+    for picture, path in zip(pictures, paths, strict=True):
+        picture.save(path)
+    expected = trained.model.predict(pixels)
+    given: list[Any] = [
+        pictures, paths, list(map(str, paths)), torch.from_numpy(pixels), list(pixels),
+        [paths[0], pictures[1], pixels[2]], (path for path in paths),
+        [picture.convert("RGB") for picture in pictures],
+    ]  # fmt: skip
+    for images in given:
+        found = trained.model.predict(images)
+        assert [p.label for p in found] == [p.label for p in expected]
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_allclose(ours.probabilities, theirs.probabilities, atol=1e-6)
+    for one in (paths[0], pictures[0], pixels[0]):
+        assert [p.label for p in trained.model.predict(one)] == [expected[0].label]
+
+
+@pytest.mark.parametrize(
+    "images", [np.zeros((1, 8, 8), np.float32), np.zeros((8, 8, 3), np.uint8), [None], 7]
+)
+def test_what_is_no_image_is_told(trained: Trained, images: Any) -> None:
+    with pytest.raises(NasError, match="is no image"):
+        trained.model.predict(images)
+
+
+def test_deployed_weights_predict_without_the_auxiliary_classifier(
+    trained: Trained, tmp_path: Path
+) -> None:
+    state = trained.model.network.state_dict()
+    aux = next(str(i) for i, s in enumerate(trained.architecture.steps) if s.name == "AUX")
+    held = {k: v.contiguous() for k, v in state.items() if not k.startswith(f"{aux}.")}
+    assert len(held) < len(state)
+    safetensors.torch.save_file(held, tmp_path / "m", trained.model.card.metadata())
+    pixels = data.load(data_ref(trained), "test").pixels[:5]
+    ours, theirs = nas.load_model(tmp_path / "m").predict(pixels), trained.model.predict(pixels)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a.probabilities, b.probabilities)
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+def edited(change: Callable[[dict[str, str]], Any]) -> Callable[[bytes], bytes]:
+    """The file with other metadata."""
+
+    def made(held: bytes) -> bytes:
+        length = int.from_bytes(held[:8], "little")
+        told = json.loads(held[8 : 8 + length])["__metadata__"]
+        change(told)
+        return safetensors.torch.save(safetensors.torch.load(held), told)
+
+    return made
+
+
+def other_tensors(held: bytes) -> bytes:
+    length = int.from_bytes(held[:8], "little")
+    told = json.loads(held[8 : 8 + length])["__metadata__"]
+    state = safetensors.torch.load(held)
+    state["0.weight"] = torch.zeros(9, 1, 3, 3)
+    return safetensors.torch.save(state, told)
+
+
+WRONG: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "empty": (lambda held: b"", "is no model of nas"),
+    "text": (lambda held: b"hello, this is a text and no model", "is no model of nas"),
+    "pickle": (lambda held: b"PK\x03\x04" + bytes(1000), "is no model of nas"),
+    "bare weights": (
+        lambda held: safetensors.torch.save(safetensors.torch.load(held)),
+        "is no model of nas",
+    ),
+    "cut in the header": (lambda held: held[:300], "is cut short"),
+    "cut in the weights": (lambda held: held[:-100], "is cut short"),
+    "another format": (
+        edited(lambda told: told.update(nas_model="2")),
+        "is a model of format 2: this nas reads format 1",
+    ),
+    "no classes": (edited(lambda told: told.pop("classes")), "metadata is damaged"),
+    "too few classes": (
+        edited(lambda told: told.update(classes='["a"]')),
+        "1 classes of 10 in the pattern",
+    ),
+    "no JSON": (edited(lambda told: told.update(mean="[0.3")), "metadata is damaged"),
+    "not finite": (edited(lambda told: told.update(std="[NaN]")), "metadata is damaged"),
+    "unknown layer": (
+        edited(lambda told: told.update(pattern='"INPUT(1, 8, 8) -> CNV(8) -> FC(10)"')),
+        "its pattern cannot be read: ",
+    ),
+    "other tensors": (
+        other_tensors,
+        "does not fit its pattern: 0.weight is (9, 1, 3, 3), not (8, 1, 3, 3)",
+    ),
+    "another pattern": (
+        edited(lambda told: told.update(pattern='"INPUT(1, 8, 8) -> FC(10)"')),
+        "does not fit its pattern: 0.1.weight is missing",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "reason"), WRONG.values(), ids=WRONG)
+def test_a_file_that_is_no_whole_model_is_refused(
+    trained: Trained, tmp_path: Path, change: Callable[[bytes], bytes], reason: str
+) -> None:
+    assert trained.file is not None
+    wrong = tmp_path / "wrong.safetensors"
+    wrong.write_bytes(change(trained.file.read_bytes()))
+    with pytest.raises(NasError) as refused:
+        nas.load_model(wrong)
+    assert str(refused.value).startswith(str(wrong))
+    assert reason in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(NasError, match="No such file"):
+        nas.load_model(tmp_path / "nothing.safetensors")
+    with pytest.raises(NasError, match="directory"):
+        nas.load_model(tmp_path)
+    with pytest.raises(NasError, match="does not exist"):
+        nas.load_model("memory://nowhere/model.safetensors")
+
+
+def test_a_model_at_a_url(trained: Trained) -> None:
+    url = "memory://bucket/digits.safetensors"
+    save_model(url, trained.model.network, trained.model.card)
+    assert nas.load_model(url).classes == trained.model.classes
+
+
+def test_a_disk_without_room_is_told_before_the_training(tmp_path: Path) -> None:
+    """As by a quota: a file can grow to so many bytes and no further."""
+
+    def small() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    command = [sys.executable, "-m", "nas.cli", "train", PATTERN, "--epochs=1", "-o", "out"]
+    ended = subprocess.run(
+        command, cwd=tmp_path, preexec_fn=small, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert "cannot be written to out/" in ended.stderr
+    assert "epoch" not in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_what_was_there_stays_where_a_model_cannot_be_written(
+    trained: Trained, tmp_path: Path
+) -> None:
+    there = tmp_path / "there"
+    there.write_text("mine")
+    with pytest.raises(NasError, match="cannot be written"):
+        save_model(there / "model.safetensors", trained.model.network, trained.model.card)
+    blocked = tmp_path / "folder"
+    (blocked / "mine").mkdir(parents=True)
+    with pytest.raises(NasError, match="cannot be written"):
+        save_model(blocked, trained.model.network, trained.model.card)
+    assert there.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "there"]
+
+
+def test_a_card_keeps_every_name(tmp_path: Path) -> None:
+    """Class names are of people: any text."""
+    architecture = nas.parse("INPUT(1, 4, 4) -> FC(3)")
+    names = ('a "b"\n', "größe, 大", "")
+    card = Card(architecture=architecture, classes=names, normal=Normal((0.1,), (1 / 3,)))
+    file = tmp_path / "m.safetensors"
+    save_model(file, nas.build(architecture), card)
+    held = nas.load_model(file)
+    assert isinstance(held, Model)
+    assert held.card == dataclasses.replace(card)

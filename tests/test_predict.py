@@ -1,0 +1,311 @@
+"""``nas predict`` and ``nas evaluate`` as a person meets them, on files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.stats import binom
+from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support
+
+import nas
+from nas import data
+from nas.cli import main
+from nas.data.batches import Normal
+from nas.errors import DataError, NasError
+from nas.job import DataRef
+from nas.training.evaluation import Evaluation, compare, evaluate
+from nas.training.export import export
+from nas.training.models import Card, Model, save_model
+
+CLASSES = ("blue", "green", "red")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of mostly one colour, some of another size, below class folders."""
+    root = tmp_path_factory.mktemp("colours")
+    random = np.random.default_rng(0)
+    for channel, name in ((2, "blue"), (1, "green"), (0, "red")):
+        for number in range(20):
+            pixels = random.integers(0, 256, (12, 12 + number % 3, 3), np.uint8)
+            pixels[..., channel] = pixels[..., channel] // 2 + 60
+            place = root / name / ("some" if number % 2 else "others")
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(place / f"{number:02}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network with random weights: that its answers differ is what these tests need."""
+    architecture = nas.parse("INPUT(3, 12, 12) -> CONV(8) -> BN -> RELU -> CONV(8) -> GAP -> FC(3)")
+    card = Card(
+        architecture=architecture,
+        classes=CLASSES,
+        normal=Normal((0.4, 0.5, 0.6), (0.2, 0.25, 0.3)),
+        dataset="imagefolder",
+    )
+    file = tmp_path_factory.mktemp("model") / "colours.safetensors"
+    save_model(file, nas.build(architecture, seed=2), card)
+    return file
+
+
+def ran(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object
+) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["nas", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr()
+    return int(ended.value.code or 0), told.out, told.err
+
+
+def test_csv_has_a_line_for_each_file_at_every_depth(
+    model: Path, folder: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    status, out, err = ran(capsys, monkeypatch, "predict", model, folder, "-f", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert (status, err) == (0, "")
+    assert list(rows[0]) == ["file", "class", "probability"]
+    assert [row["file"] for row in rows] == [str(path) for path in sorted(folder.rglob("*.png"))]
+    expected = nas.load_model(model).predict([row["file"] for row in rows])
+    assert [row["class"] for row in rows] == [p.label for p in expected]
+    for row, prediction in zip(rows, expected, strict=True):
+        assert math.isclose(float(row["probability"]), prediction.probability, abs_tol=2e-6)
+
+
+def test_onnx_answers_as_the_model(
+    model: Path, folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    file = tmp_path / "colours.onnx"
+    export(nas.load_model(model), "onnx", file)
+    ours = ran(capsys, monkeypatch, "predict", model, folder, "-f", "json", "--top", "3")
+    theirs = ran(capsys, monkeypatch, "predict", file, folder, "-f", "json", "--top", "3")
+    assert (ours[0], theirs[0]) == (0, 0)
+    for a, b in zip(json.loads(ours[1]), json.loads(theirs[1]), strict=True):
+        assert (a["file"], a["class"]) == (b["file"], b["class"])
+        assert [t["class"] for t in a["top"]] == [t["class"] for t in b["top"]]
+        assert math.isclose(sum(t["probability"] for t in a["top"]), 1, abs_tol=1e-5)
+        assert math.isclose(a["probability"], b["probability"], abs_tol=1e-5)
+
+
+def test_what_cannot_be_read_is_told_and_counted_and_costs_nothing_else(
+    model: Path, folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    whole = sorted(folder.rglob("*.png"))[:3]
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for number, path in enumerate(whole):
+        (mixed / f"{number}.png").write_bytes(path.read_bytes())
+    (mixed / "0a cut.png").write_bytes(whole[0].read_bytes()[:60])
+    (mixed / "1a.jpg").write_text("no picture")
+    (mixed / "notes.txt").write_text("no image by its ending")
+    (mixed / "._0.png").write_bytes(b"\0\5\x16\7")
+    (mixed / ".ipynb_checkpoints").mkdir()
+    (mixed / ".ipynb_checkpoints" / "0.png").write_bytes(whole[0].read_bytes())
+    (mixed / "deeper").symlink_to(mixed)
+    status, out, err = ran(capsys, monkeypatch, "predict", model, mixed, "-f", "csv")
+    assert status == 2
+    named = [Path(row["file"]).name for row in csv.DictReader(io.StringIO(out))]
+    assert named == ["0.png", "1.png", "2.png"]
+    assert "0a cut.png is not a readable image" in err
+    assert "1a.jpg is not a readable image" in err
+    assert "2 of 5 images could not be read" in err
+    assert "2 files left out: hidden, or no images by their ending" in err
+    # A file that is named is wanted, whatever it is called.
+    status, out, err = ran(capsys, monkeypatch, "predict", model, mixed / "notes.txt", "-f", "json")
+    assert (status, json.loads(out)) == (2, [])
+    assert "notes.txt is not a readable image" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["MODEL", "nowhere"], "nowhere does not exist: must be an image or a directory of images"),
+        (["nowhere.safetensors", "FOLDER"], "nowhere.safetensors: No such file or directory"),
+        (["nowhere.onnx", "FOLDER"], "nowhere.onnx: No such file or directory"),
+        (["MODEL", "FOLDER", "-f", "xml"], "--format xml: must be one of table, csv, json"),
+        (["MODEL", "FOLDER", "--top", "0"], "--top 0: must be 1 or more"),
+        (["MODEL", "EMPTY"], "no images there"),
+    ],
+)
+def test_wrong_input_is_one_sentence(
+    arguments: list[str],
+    reason: str,
+    model: Path,
+    folder: Path,
+    tmp_path: Path,
+    capsys: Any,
+    monkeypatch: Any,
+) -> None:
+    names = {"MODEL": model, "FOLDER": folder, "EMPTY": tmp_path}
+    told = [names.get(name, name) for name in arguments]
+    status, _, err = ran(capsys, monkeypatch, "predict", *told)
+    assert status == 2
+    assert reason in err
+    assert err.count("\n") == 1
+
+
+def test_a_table_streams_into_a_pipe_that_closes(model: Path, folder: Path) -> None:
+    command = f"{sys.executable} -m nas.cli predict {model} {folder} | head -2"
+    ended = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=120
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert len(ended.stdout.splitlines()) == 2
+    assert " %" in ended.stdout
+
+
+def test_a_name_of_any_bytes_comes_back_as_it_was(
+    model: Path, folder: Path, tmp_path: Path
+) -> None:
+    name = os.fsencode(tmp_path) + b'/\xff\n,".png'
+    with open(name, "wb") as file:
+        file.write(next(folder.rglob("*.png")).read_bytes())
+    command = [sys.executable, "-m", "nas.cli", "predict", model, tmp_path, "-f", "csv"]
+    ended = subprocess.run(command, capture_output=True, timeout=120, check=True)
+    rows = list(csv.reader(io.StringIO(os.fsdecode(ended.stdout))))
+    assert os.fsencode(rows[1][0]) == name
+
+
+# --- evaluate ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scored() -> Evaluation:
+    """Made up: four classes, one of which nothing is called by."""
+    random = np.random.default_rng(1)
+    labels = random.integers(0, 4, 200)
+    logits = random.normal(size=(200, 4)) + 1.5 * np.eye(4)[labels] - 20 * np.eye(4)[3]
+    found = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return Evaluation(("a", "b", "c", "d"), "test", labels, found.astype(np.float32))
+
+
+def test_scores_are_those_of_their_definitions(scored: Evaluation) -> None:
+    labels, predicted = scored.labels, scored.probabilities.argmax(1)
+    n, p = len(labels), float(np.mean(labels == predicted))
+    assert scored.accuracy == p
+    z = 1.959963984540054  # Wilson 1927
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    assert scored.interval == pytest.approx((middle - half, middle + half), abs=1e-9)
+    assert scored.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, predicted))
+    precision, recall, _, images = precision_recall_fscore_support(
+        labels, predicted, labels=range(4), zero_division=np.nan
+    )
+    told = scored.by_class
+    assert [score.images for score in told] == list(images)
+    np.testing.assert_allclose([score.precision for score in told], precision)
+    np.testing.assert_allclose([score.recall for score in told], recall)
+    assert math.isnan(told[3].precision)
+
+
+def test_calibration_error_is_equation_3_of_guo(scored: Evaluation) -> None:
+    certain = scored.probabilities.max(1)
+    right = scored.probabilities.argmax(1) == scored.labels
+    error = 0.0
+    for m in range(15):
+        inside = (certain > m / 15) & (certain <= (m + 1) / 15)
+        if inside.any():
+            gap = abs(right[inside].mean() - certain[inside].astype(float).mean())
+            error += inside.sum() / len(right) * gap
+    assert scored.calibration_error == pytest.approx(error, abs=1e-6)
+    sure = np.eye(4, dtype=np.float32)[scored.labels]
+    assert Evaluation(scored.classes, "test", scored.labels, sure).calibration_error == 0
+
+
+def test_the_worst_mistakes_come_first(scored: Evaluation) -> None:
+    wrong = scored.mistakes(1000)
+    assert set(wrong) == set(np.flatnonzero(~scored.right))
+    of_truth = [scored.probabilities[i, scored.labels[i]] for i in wrong]
+    assert of_truth == sorted(of_truth)
+
+
+def test_mcnemar_is_the_exact_binomial(scored: Evaluation) -> None:
+    other = scored.probabilities.copy()
+    changed = scored.mistakes(1000)[-15:]  # these are right with the second
+    other[changed] = np.eye(4)[scored.labels[changed]]
+    spoilt = np.flatnonzero(scored.right)[:4]
+    other[spoilt] = np.eye(4)[(scored.labels[spoilt] + 1) % 4]
+    second = Evaluation(scored.classes, "test", scored.labels, other)
+    found = compare(scored, second)
+    assert (found.only_first, found.only_second) == (4, 15)
+    assert found.p == pytest.approx(2 * sum(binom.pmf(k, 19, 0.5) for k in range(5)))
+    assert compare(scored, scored).p == 1
+    fewer = Evaluation(scored.classes, "test", scored.labels[:9], scored.probabilities[:9])
+    with pytest.raises(DataError, match="the same images"):
+        compare(scored, fewer)
+
+
+def test_a_folder_is_scored_by_the_decoding_of_the_training(model: Path, folder: Path) -> None:
+    ref = DataRef(name="imagefolder", dir=str(folder))
+    loaded = nas.load_model(model)
+    found = evaluate(loaded, ref, "all")
+    paths = sorted(folder.rglob("*.png"))
+    expected = loaded.predict(paths)
+    right = [p.label == path.parent.parent.name for p, path in zip(expected, paths, strict=True)]
+    assert found.accuracy == sum(right) / 60
+    test = evaluate(loaded, ref)
+    assert len(test) == len(data.load(ref, "test")) == 12
+    assert test.pixels(3).shape == (3, 12, 12)
+
+
+def test_evaluate_shows_and_writes_it(
+    model: Path, folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    arguments = ("evaluate", model, "--data", folder, "--part", "all", "-o", tmp_path / "out")
+    status, out, err = ran(capsys, monkeypatch, *arguments)
+    assert status == 0, err
+    loaded = evaluate(nas.load_model(model), DataRef(name="imagefolder", dir=str(folder)), "all")
+    low, high = loaded.interval
+    assert f"{100 * loaded.accuracy:.2f} %  ({100 * low:.2f} to {100 * high:.2f})" in out
+    with open(tmp_path / "out" / "confusion.csv") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["true", *CLASSES]
+    assert [[int(n) for n in row[1:]] for row in rows[1:]] == loaded.confusion.tolist()
+    for name in ("confusion.png", "mistakes.png"):
+        with Image.open(tmp_path / "out" / name) as picture:
+            assert min(picture.size) > 100
+            assert len(set(picture.convert("L").resize((64, 64)).tobytes())) > 5
+
+    status, out, _ = ran(capsys, monkeypatch, "evaluate", model, "--data", folder, "-f", "json")
+    assert (status, json.loads(out)["images"]) == (0, 12)
+
+
+def test_two_models_are_compared_on_the_same_images(
+    model: Path, folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    held, file = nas.load_model(model), tmp_path / "b.safetensors"
+    save_model(file, nas.build(held.architecture, seed=5), held.card)
+    arguments = ("evaluate", model, file, "--data", folder, "--part", "all")
+    status, out, err = ran(capsys, monkeypatch, *arguments)
+    assert status == 0, err
+    ref = DataRef(name="imagefolder", dir=str(folder))
+    p = compare(evaluate(held, ref, "all"), evaluate(nas.load_model(file), ref, "all")).p
+    assert f"McNemar's exact test: p = {p:.3g}" in out
+
+
+def test_other_classes_and_other_images_are_refused(folder: Path, model: Path) -> None:
+    held = nas.load_model(model)
+    other = Model(held.network, Card(architecture=held.architecture, classes=("a", "b", "red"),
+                                     normal=held.card.normal))  # fmt: skip
+    ref = DataRef(name="imagefolder", dir=str(folder))
+    with pytest.raises(NasError, match=r"blue, green are the data's alone, a, b are the model"):
+        evaluate(other, ref)
+    with pytest.raises(NasError, match="--part half: must be one of test, validation, train, all"):
+        evaluate(held, ref, "half")
+    grey = Model(held.network, Card(architecture=nas.parse("INPUT(1, 8, 8) -> FC(3)"),
+                                    classes=CLASSES, normal=Normal((0.5,), (0.2,))))  # fmt: skip
+    with pytest.raises(NasError, match=r"holds images of 3x12x12: the model takes 1x8x8"):
+        evaluate(grey, ref)
