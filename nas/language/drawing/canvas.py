@@ -35,8 +35,9 @@ _WIDTHS = {
     for width, letters in (
         (0.33, "ijl.,:;'|!· "),
         (0.41, "frt()[]/-"),
-        (0.72, "ABCDEFGHJKLNOPQRSTUVXYZ×+="),
-        (0.95, "mwMW%@"),
+        (0.79, "ABCDEFGHJKLNOPQRSTUVXYZ"),
+        (0.84, "×+="),
+        (1.0, "mwMW%@"),
     )
     for letter in letters
 }  # fmt: skip
@@ -44,7 +45,7 @@ _WIDTHS = {
 
 def breadth(text: str, size: float, bold: bool = False) -> float:
     """How wide a text is at most."""
-    return size * sum(_WIDTHS.get(c, 0.63) for c in text) * (1.1 if bold else 1.0)
+    return size * sum(_WIDTHS.get(c, 0.64) for c in text) * (1.1 if bold else 1.0)
 
 
 class Canvas:

@@ -28,7 +28,7 @@ HEADINGS = 46  # for map, params, MACs, at the left of a row
 ROOM = PAGE - HEADINGS - 2 * MARGIN
 TALL, LOW = 124, 9  # the columns of the largest map, and of a map of one
 BESIDE, APART = 24, 10  # between two columns, and between what is written under them, at least
-NARROW = 48  # where 224×224 can be written
+NARROW = 47  # where 224×224 can be written
 LINE = 13
 REPEAT = 18  # the height of the bracket over what is repeated
 
