@@ -22,6 +22,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from waiting import eventually, free_ports
 
 from nas.driver.loop import search
+from nas.language.architecture import parse
 from nas.store import TrialRow, open_store
 from nas.workers.in_process import InProcess
 
@@ -163,3 +164,19 @@ def test_the_note_is_the_front(browser: Chrome, site: str, rows: list[TrialRow])
     page = text_with(browser, "The front of twelve")
     best = max(rows, key=lambda row: row.accuracy or 0.0)
     assert best.pattern in page
+
+
+def test_a_trial_of_the_front_shows_its_drawing(
+    browser: Chrome, ours: str, rows: list[TrialRow], record: Path
+) -> None:
+    best = max(rows, key=lambda row: row.accuracy or 0.0)
+    browser.get(f"{ours}/studies/1/trials?numbers={best.number}")
+    drawn = parse(best.pattern).svg(f"trial {best.number}")
+    assert drawn.encode() in {path.read_bytes() for path in (record / "nas-artifacts").iterdir()}
+    wide = float(re.search(r'width="([\d.]+)"', drawn)[1])  # type: ignore[index]
+
+    def shown(found: Chrome) -> bool:
+        script = "return [...document.images].map(image => image.naturalWidth)"
+        return any(abs(width - wide) <= 1 for width in found.execute_script(script))
+
+    WebDriverWait(browser, 30).until(shown, "the drawing is not there")

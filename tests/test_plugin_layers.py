@@ -211,6 +211,12 @@ def test_its_source_stands_alone_or_is_refused() -> None:
         python_source(nas.parse(OWN))
 
 
+def test_it_is_drawn() -> None:
+    drawing = nas.parse(OWN).svg()
+    for told in ("GN 4", "shuffle", "softplus"):
+        assert f">{told}" in drawing
+
+
 def test_its_activation_is_scored() -> None:
     x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     module = nas.build(nas.parse("INPUT(3, 16, 16) -> CONV(8) -> SOFTPLUS -> GAP -> FC(5)"), seed=0)

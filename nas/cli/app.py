@@ -227,16 +227,23 @@ def show(
     ] = None,
     data: Data = "",
     size: Size = 0,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", "-o", metavar="FILE.svg", help="Draw it as a picture instead."),
+    ] = None,
     plugin: Plugin = None,
 ) -> None:
     """Draw an architecture, stage by stage; or a space, with the domains of what is open."""
-    from nas.cli.options import closed_or_space, data_ref, load_plugins
+    from nas.cli.options import closed_or_space, data_ref, drawn, load_plugins
     from nas.report import screens
 
     load_plugins(plugin or [])
     named = data_ref(dataset, data, size).name if dataset or data else None
     architecture, space = closed_or_space(pattern, named, data, size)
-    if architecture is not None:
+    if output is not None:
+        drawn(architecture, space, output)
+        print(f"nas: written to {output}", file=sys.stderr)
+    elif architecture is not None:
         screens.out(screens.drawing(architecture, space))
     elif space is not None:
         screens.out(screens.space_page(space))

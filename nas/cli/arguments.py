@@ -33,7 +33,9 @@ StudyName = Annotated[
 ]
 Plugin = Annotated[
     Optional[list[Path]],  # noqa: UP045
-    typer.Option("--plugin", metavar="FILE.py", help="Registers blocks and data sets; repeatable."),
+    typer.Option(
+        "--plugin", metavar="FILE.py", help="Registers layers, blocks and data sets; repeatable."
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="The same seed draws the same.")]
 SpaceName = Annotated[str, typer.Argument(metavar="SPACE", help="A shipped space or a file.")]

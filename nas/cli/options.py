@@ -13,7 +13,9 @@ from nas.driver.plan import Plan
 from nas.driver.rungs import geometric, read
 from nas.errors import NasError, RecipeError, StudyError, nearest
 from nas.job import DataRef, Job, Recipe
-from nas.language.architecture import Architecture, parse
+from nas.language.architecture import DEFAULT_INPUT, Architecture, parse
+from nas.language.pattern import Call, write
+from nas.language.pattern import read as read_pattern
 from nas.metrics import METRICS, Direction
 from nas.samplers import SAMPLERS
 from nas.spaces.space import Bound, Space, load_space, read_bound, read_direction, shipped
@@ -31,6 +33,8 @@ def load_plugins(paths: Iterable[Path]) -> tuple[str, ...]:
 
 def data_ref(dataset: str | None, data: str, size: int) -> DataRef:
     """A directory alone is a folder of images; without one, digits are."""
+    if not 0 <= size <= 65_536:
+        raise NasError(f"--size {size}: must be from 0 to 65536")
     name = dataset or ("imagefolder" if data else DataRef().name)
     return DataRef(name=name, dir=str(Path(data).resolve()) if data else "", size=size)
 
@@ -55,18 +59,51 @@ def closed_or_space(
     text: str, dataset: str | None, data: str, size: int
 ) -> tuple[Architecture | None, Space | None]:
     """What ``nas show`` is given: an architecture (with its space where it has a name), or an open
-    space alone."""
+    space alone. Without a data set, ``size`` is that of its own images, or of digits."""
     if text not in shipped() and not text.endswith((".yaml", ".yml")):
         if "->" not in text and "(" not in text:
             raise NasError(f"unknown network or space {text}; {nearest(text, shipped())}")
         if dataset is None:
-            return parse(text), None
+            return _parsed(text, size), None
         from nas.data import describe
 
         info = describe(data_ref(dataset, data, size))
         return parse(text, (info.channels, info.height, info.width), len(info.classes)), None
-    space = load_space(text) if dataset is None else space_on(text, dataset, data, size)
+    if dataset is None:
+        space = load_space(text, size=data_ref(None, "", size).size)
+    else:
+        space = space_on(text, dataset, data, size)
     return (space.sample(0) if space.closed else None), space
+
+
+def _parsed(text: str, size: int) -> Architecture:
+    side = data_ref(None, "", size).size
+    first = read_pattern(text).items[0]
+    if not side or (isinstance(first, Call) and first.args):
+        architecture = parse(text)
+        if side and architecture.input[1:] != (side, side):
+            raise NasError(f"--size {size}: the pattern begins with {write(first)}")
+        return architecture
+    return parse(text, (DEFAULT_INPUT[0], side, side))
+
+
+def drawn(architecture: Architecture | None, space: Space | None, output: Path) -> None:
+    """Writes the drawing of what ``closed_or_space`` found. Raises NasError, before it writes."""
+    if output.suffix.lower() != ".svg":
+        raise NasError(
+            f"--output {output}: must end in .svg; a browser prints that as PDF, and rsvg-convert "
+            "or Inkscape makes it a PNG"
+        )
+    if architecture is None:
+        name = space.name if space else ""
+        raise NasError(
+            f"{name} is a search space: a network of it can be drawn, such as one that "
+            f"`nas space sample {name}` prints"
+        )
+    try:
+        output.write_text(architecture.svg(space.name if space else ""), encoding="utf-8")
+    except OSError as error:
+        raise NasError(f"--output {output}: {error.strerror}") from None
 
 
 def plan(

@@ -89,6 +89,18 @@ class Architecture:
         told = repr((self.input, [step.node for step in self.steps]))
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
+    def svg(self, title: str = "") -> str:
+        """A drawing of the network, as the text of an SVG file, with ``title`` above it."""
+        from nas.language.drawing.network import svg
+
+        return svg(self, title)
+
+    def _repr_svg_(self) -> str:
+        return self.svg()  # in a notebook
+
+    def __repr__(self) -> str:
+        return f"nas.parse({str(self)!r})"
+
     def __str__(self) -> str:
         channels, height, width = self.input
         return f"INPUT({channels}, {height}, {width}) -> {self._text}"

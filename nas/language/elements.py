@@ -176,18 +176,18 @@ def realise(name: str, args: Args, x: Shape) -> tuple[Step, ...]:
 def _realise(make: Callable[..., Node], name: str, args: Args, x: Shape) -> tuple[Step, ...]:
     node, cost = expression(make, args, x)
     items = node.items if isinstance(node, Seq) else (node,)
-    layers = [_layer(item) for item in items]
+    layers = [layer(item) for item in items]
     steps = []
     at = x
-    for item, layer in zip(items, layers, strict=True):
-        if layer is None:
+    for item, known in zip(items, layers, strict=True):
+        if known is None:
             told = tuple(
                 (key, value)
                 for key, value in args
                 if key != CLASSES and not _says_nothing(make, key, args, x, node)
             )
             return (Step(name, told, node, x, cost),)
-        steps.append(Step(*layer, item, at, item.cost(at)))
+        steps.append(Step(*known, item, at, item.cost(at)))
         at = steps[-1].cost.shape
     return tuple(steps)
 
@@ -203,7 +203,7 @@ def _says_nothing(make: Callable[..., Node], key: str, args: Args, x: Shape, nod
         return False
 
 
-def _layer(node: Node) -> tuple[str, Args] | None:
+def layer(node: Node) -> tuple[str, Args] | None:
     """Name and written arguments of a leaf layer; None for what has no name in the language."""
     for name, make in LAYERS.items():
         if make is type(node):

@@ -224,11 +224,11 @@ def _value(value: Value) -> str:
     return value.name if isinstance(value, Symbol) else repr(value)
 
 
-def fold(texts: Sequence[str]) -> list[tuple[str, int]]:
-    """Repeats as repeats: the outermost parts of a chain whose elements have these texts, each with
-    the number of elements it stands for. From left to right, the repetition that saves most is
-    taken, the shortest body first."""
-    parts: list[tuple[str, int]] = []
+def repeats(texts: Sequence[str]) -> list[tuple[int, int]]:
+    """Where a chain whose elements have these texts repeats itself: its outermost parts in order,
+    each as the number of elements of its body and how often that comes. From left to right, the
+    repetition that saves most is taken, the shortest body first."""
+    parts: list[tuple[int, int]] = []
     n, i = len(texts), 0
     while i < n:
         best, period, count = 0, 1, 1
@@ -240,10 +240,21 @@ def fold(texts: Sequence[str]) -> list[tuple[str, int]]:
                 r += 1
             if p * (r - 1) > best:
                 best, period, count = p * (r - 1), p, r
-        body = texts[i]
+        parts.append((period, count))
+        i += period * count
+    return parts
+
+
+def fold(texts: Sequence[str]) -> list[tuple[str, int]]:
+    """Repeats as repeats: the outermost parts of a chain whose elements have these texts, each with
+    the number of elements it stands for."""
+    parts: list[tuple[str, int]] = []
+    at = 0
+    for period, count in repeats(texts):
+        body = texts[at]
         if period > 1:
-            inner = fold(texts[i : i + period])
+            inner = fold(texts[at : at + period])
             body = f"[{' -> '.join(text for text, _ in inner)}]"
         parts.append((f"{body}*{count}" if count > 1 else body, period * count))
-        i += period * count
+        at += period * count
     return parts

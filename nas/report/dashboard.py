@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import sys
 from pathlib import Path
 from wsgiref.simple_server import make_server
@@ -18,19 +17,13 @@ from optuna.artifacts import FileSystemArtifactStore
 from optuna.storages import RDBStorage
 from optuna_dashboard import save_note, wsgi
 from optuna_dashboard._cli import ThreadedWSGIServer
-from rich._export_format import CONSOLE_SVG_FORMAT
-from rich.console import Console
 
 from nas.driver.tradeoffs import pareto
 from nas.errors import NasError
 from nas.language.architecture import parse
 from nas.metrics import METRICS, metric, shown
-from nas.report.screens import drawing
 from nas.store import Store, StudyRow, TrialRow
 from nas.store.mirror import Mirror, optuna_storage
-
-# Without the fonts that it would fetch from the network.
-SVG = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 
 
 def serve(store: Store, *, host: str, port: int, artifacts: Path) -> None:
@@ -68,12 +61,13 @@ def decorate(
     known = storage.get_study_system_attrs(copy._study_id)
     for trial in copy.get_trials(deepcopy=False):
         row = rows.get(trial.user_attrs.get("trial", -1))
-        if row is None:
+        drawn = svg(row) if row else None
+        if row is None or drawn is None:
             continue
         artifact = f"{study.id}-{row.number}-{row.fingerprint}"
         # Where the dashboard looks for what belongs to a trial that has ended.
         key = f"dashboard:artifacts:{trial._trial_id}:{artifact}"
-        files.write(artifact, io.BytesIO(svg(row).encode()))
+        files.write(artifact, io.BytesIO(drawn.encode()))
         if key not in known:
             told = {
                 "artifact_id": artifact,
@@ -97,7 +91,11 @@ def note(study: StudyRow, best: tuple[TrialRow, ...]) -> str:
     return "\n".join(lines)
 
 
-def svg(row: TrialRow) -> str:
-    console = Console(record=True, width=110, file=io.StringIO())
-    console.print(drawing(parse(row.pattern)))
-    return console.export_svg(title=f"trial {row.number}", code_format=SVG)
+def svg(row: TrialRow) -> str | None:
+    """The drawing of a trial; None, and why on stderr, where it has blocks of a plug-in, which is
+    not loaded here."""
+    try:
+        return parse(row.pattern).svg(f"trial {row.number}")
+    except NasError as error:
+        print(f"nas: trial {row.number} is not drawn: {error}", file=sys.stderr)
+        return None

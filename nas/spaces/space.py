@@ -291,11 +291,15 @@ def shipped() -> dict[str, Path]:
 
 
 def load_space(
-    name_or_path: str | Path, input: Shape | None = None, classes: int | None = None
+    name_or_path: str | Path,
+    input: Shape | None = None,
+    classes: int | None = None,
+    size: int = 0,
 ) -> Space:
     """A shipped space by its name, or a space file, on data of a shape and a number of classes.
 
-    Where those are not given, the file's own are taken, or else those of the digits data set.
+    Where those are not given, the file's own are taken, or else those of the digits data set;
+    ``size`` is then the side of their maps.
     Raises SpaceError that names the file, the place and the rule.
     """
     known = shipped()
@@ -305,7 +309,10 @@ def load_space(
             raise SpaceError(brief(f"{path}: no such space file"))
         near = nearest(str(name_or_path), known)
         raise SpaceError(brief(f"unknown space {name_or_path}; {near}"))
-    return read_space(load_mapping(path), str(path), input, classes)
+    data = load_mapping(path)
+    if size and input is None:
+        data = {**data, "input": [_own_input(data)[0], size, size]}
+    return read_space(data, str(path), input, classes)
 
 
 def read_space(
