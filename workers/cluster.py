@@ -28,8 +28,9 @@ from typing import Any
 from nas.errors import NasError
 from nas.job import Epoch, Failure, Job
 from nas.job.pool import Done, Event, Reported
+from nas.processes import descendants
 from nas.training.footprint import PROCESS
-from nas.workers.seat import CANCELLED, Seat, descendants, machine_memory
+from nas.workers.seat import CANCELLED, Seat, machine_memory
 
 # Before the import, which reads it: no report of use to Ray's makers that nobody asked for.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
