@@ -108,5 +108,5 @@ _REMEDY = {
     "device": "check the driver with nvidia-smi, or hide the GPUs: CUDA_VISIBLE_DEVICES=",
     "database": "check --storage or NAS_STORAGE, and `nas db upgrade`",
     "data": "pip install scikit-learn",
-    "ray starts": "search in this process with --workers 0; look in /tmp/ray/session_latest/logs",
+    "ray starts": "search in this process with --workers 0; RAY_TMPDIR names a folder for it",
 }
