@@ -198,7 +198,7 @@ def test_it_starts_wherever_it_may(folder: Path, name: str) -> None:
         ({"RAY_TMPDIR": "/proc"}, "RAY_TMPDIR is '/proc': must be a folder that can be written"),
         ({"RAY_TMPDIR": "/tmp/" + "x" * 200}, "by a full path of up to"),
         ({"RAY_TMPDIR": "here"}, "by a full path of up to"),
-        ({"RAY_raylet_start_wait_time_s": "0"}, "Ray does not start: "),
+        ({"RAY_gcs_server_port_wait_time_s": "0"}, "Ray does not start: "),
     ],
 )
 def test_where_it_cannot_start_a_sentence_tells(

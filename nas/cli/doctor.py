@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from nas.errors import NasError
+from nas.text import shown_url
 
 PACKAGES = ("torch", "torchvision", "optuna", "ray", "sqlalchemy", "optuna-dashboard")
 
@@ -63,7 +64,7 @@ def _database(storage: str) -> Iterator[Finding]:
 
     from nas.store import open_store
 
-    shown = make_url(storage).render_as_string(hide_password=True)
+    shown = shown_url(storage)
     try:
         store = open_store(storage, create=False, patience=2.0)
     except NasError as error:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from nas.errors import StoreError, nearest
 from nas.store.tables import HEAD, VERSION_TABLE
+from nas.text import SECRET, shown_url
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ def connect(url: str, *, create: bool = True) -> Engine:
 
 def parse(url: str) -> URL:
     """The URL's parts. Raises StoreError for one that does not parse or names another database."""
-    place = re.sub(r"//.*@", "//***@", url, flags=re.DOTALL)
+    place = shown_url(url)
     form = "sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST:PORT/NAME"
     dialect, colon, _ = url.partition("://")
     if not colon:
@@ -107,13 +107,13 @@ def parse(url: str) -> URL:
 
 def shown(url: URL) -> str:
     """The URL as messages may show it: without passwords."""
-    return re.sub(r"(?i)(password=)[^&]*", r"\1***", url.render_as_string(hide_password=True))
+    return shown_url(url.render_as_string(hide_password=True))
 
 
 def said(error: DBAPIError, url: URL) -> str:
     """What the database said, on one line, without SQL, values or passwords."""
     words = " ".join(str(error.orig).split())[:300]
-    secrets = {url.password, *(str(v) for k, v in url.query.items() if "password" in k.lower())}
+    secrets = {url.password, *(str(v) for k, v in url.query.items() if SECRET.search(k))}
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         words = words.replace(str(secret), "***")
     return words
