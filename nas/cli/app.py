@@ -375,12 +375,18 @@ def dashboard(
     artifacts: Annotated[
         Path, typer.Option("--artifacts", metavar="DIR", help="Where the drawings are kept.")
     ] = Path("nas-artifacts"),
+    allow_host: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--allow-host", metavar="NAME", help="Another name it has; repeatable."),
+    ] = None,
 ) -> None:
     """The Optuna dashboard on the record, with the front of each study drawn."""
     from nas.cli.options import open_record
     from nas.report.dashboard import serve
 
-    serve(open_record(storage), host=host, port=port, artifacts=artifacts)
+    # A server's record may begin here; a file that is not there is more likely a mistake.
+    store = open_record(storage, create=not storage.startswith("sqlite:"), write=True)
+    serve(store, host=host, port=port, artifacts=artifacts, names=allow_host or ())
 
 
 @app.command()
@@ -408,7 +414,7 @@ def report(
     from nas.cli.options import load_plugins, open_record, study_in
 
     load_plugins(plugin or [])
-    store = open_record(storage)
+    store = open_record(storage, write=bool(compare))
     row = study_in(store, study)
     from nas.cli.reports import report_and_show
 

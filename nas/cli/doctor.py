@@ -66,7 +66,7 @@ def _database(storage: str) -> Iterator[Finding]:
 
     shown = shown_url(storage)
     try:
-        store = open_store(storage, create=False, patience=2.0)
+        store = open_store(storage, write=False, patience=2.0)
     except NasError as error:
         path = make_url(storage).database
         if make_url(storage).get_backend_name() == "sqlite" and path and not os.path.exists(path):

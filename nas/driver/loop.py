@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
-from urllib.parse import quote
 
 from optuna.trial import Trial
 
@@ -280,7 +279,7 @@ class _Driver:
         if not self.plan.artifacts or self.plan.job.evaluator:
             return ""
         name = f"{row.fingerprint}-{row.job_key}-{row.seed}.checkpoint"
-        return "/".join([self.plan.artifacts.rstrip("/"), quote(self.plan.study, safe=""), name])
+        return "/".join([self.plan.artifacts.rstrip("/"), artifacts.part(self.plan.study), name])
 
     # -- rungs ------------------------------------------------------------------------------------
 

@@ -65,7 +65,9 @@ def optuna_storage(store: Store) -> RDBStorage:
     """Optuna's own tables in the record's database."""
     url = store.engine.url
     sqlite = url.get_backend_name() == "sqlite"
-    options = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
+    options: dict[str, Any] = {"connect_args": {"timeout": 60}}
+    if not sqlite:
+        options = {"connect_args": {"client_encoding": "utf8"}, "pool_pre_ping": True}
     # Optuna formats the URL: braces stand for themselves only when doubled.
     text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     for tries_left in range(RACES, -1, -1):
