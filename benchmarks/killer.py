@@ -42,8 +42,8 @@ from faults_checker import faults  # noqa: E402
 from postgres import Server  # noqa: E402
 from waiting import eventually  # noqa: E402
 
-from nas.workers.run import _adopt_orphans  # noqa: E402
-from nas.workers.seat import descendants  # noqa: E402
+from nas.processes import descendants  # noqa: E402
+from nas.workers.keeper import adopt_orphans  # noqa: E402
 
 STUDY = "killed"
 PATIENCE = 120.0  # seconds without progress, or without a victim, that are taken for a hang
@@ -329,7 +329,7 @@ def main() -> None:
     weights = {told.only: 1} if told.only else WEIGHTS[told.database]
     rng = random.Random(told.seed)
     kinds = rng.choices(list(weights), weights=list(weights.values()), k=told.kills)
-    _adopt_orphans()
+    adopt_orphans(True)
     begun = time.monotonic()
     with stage(told.database, told.trials, told.nodes, told.seconds) as scene:
         scene.start_driver()

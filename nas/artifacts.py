@@ -7,11 +7,13 @@ s3fs installed, ``sftp://``, ``memory://``. No torch: the search removes what it
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 
 from fsspec import AbstractFileSystem, get_filesystem_class
 from fsspec.core import url_to_fs
@@ -42,6 +44,16 @@ def absolute(folder: str) -> str:
     if set("*?[") & set(folder):
         raise NasError(f"artifacts {protocol}://: a URL of one folder has no * ? [ in it")
     return folder
+
+
+def part(name: str) -> str:
+    """Any name as one part of a path: never ``.`` or ``..``, and no longer than a file system
+    takes."""
+    quoted = quote(name, safe="")
+    if not quoted.strip("."):
+        return quoted.replace(".", "%2E")
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return quoted if len(quoted) <= 200 else f"{quoted[:180]}-{digest}"
 
 
 def write(location: str | Path, data: bytes) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -58,6 +61,11 @@ def dies(architecture: Any, **_: Any) -> dict[str, float]:
     os._exit(7)
 
 
+def segfaults(architecture: Any, **_: Any) -> dict[str, float]:
+    ctypes.string_at(0)
+    return {}
+
+
 def is_killed(architecture: Any, **_: Any) -> dict[str, float]:
     os.kill(os.getpid(), signal.SIGKILL)
     return {}
@@ -83,9 +91,77 @@ def forks_and_waits(architecture: Any, *, report: Any, **_: Any) -> dict[str, fl
 
 
 def forks_and_dies(architecture: Any, *, report: Any, **_: Any) -> dict[str, float]:
-    child = subprocess.Popen(["sleep", "1000"])
-    report(Epoch(epoch=child.pid, train_loss=0.0, accuracy=0.0, seconds=0.0))
+    """A grandchild in the group, one that has left it, and a daemon: nobody's child."""
+    pids = [
+        subprocess.Popen(["sleep", "1000"]).pid,
+        subprocess.Popen(["sleep", "1000"], start_new_session=True).pid,
+        daemon(),
+    ]
+    for pid in pids:
+        report(Epoch(epoch=pid, train_loss=0.0, accuracy=0.0, seconds=0.0))
     os._exit(1)
+
+
+def daemon() -> int:
+    code = "setsid sh -c 'echo $$; exec sleep 1000 >/dev/null' &"
+    told = subprocess.run(["sh", "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    return int(told.stdout)
+
+
+def leaves_a_daemon(architecture: Any, **_: Any) -> dict[str, float]:
+    return {"left": daemon()}
+
+
+def forks_and_returns(architecture: Any, *, report: Any, **_: Any) -> dict[str, float]:
+    """What a candidate's fork returns is not the candidate's answer."""
+    if not os.fork():
+        return {"accuracy": 0.9}
+    os.wait()
+    return {"accuracy": 0.5}
+
+
+def reports_too_late(architecture: Any, *, seed: int, report: Any, **_: Any) -> dict[str, float]:
+    def late() -> None:
+        time.sleep(0.2)
+        report(Epoch(epoch=99, train_loss=0.0, accuracy=0.0, seconds=0.0))
+
+    threading.Thread(target=late).start()
+    return {"accuracy": 0.5}
+
+
+def prints_without_end(architecture: Any, **_: Any) -> dict[str, float]:
+    line = "x" * 1023
+    for _number in range(10_000):
+        print(line)
+    return {"accuracy": 0.5}
+
+
+def writes_into_the_pipe(architecture: Any, **_: Any) -> dict[str, float]:
+    for entry in os.listdir("/proc/self/fd"):
+        if int(entry) > 2:
+            with contextlib.suppress(OSError):
+                os.write(int(entry), b"\0\0\0\3abc")
+    time.sleep(1000)
+    return {}
+
+
+def closes_everything(architecture: Any, **_: Any) -> dict[str, float]:
+    os.closerange(0, 1000)
+    time.sleep(1000)
+    return {}
+
+
+class Quit(BaseException):
+    def __str__(self) -> str:
+        raise ValueError("no text either")
+
+
+def quits(architecture: Any, **_: Any) -> dict[str, float]:
+    raise Quit
+
+
+def interrupts(architecture: Any, **_: Any) -> dict[str, float]:
+    raise KeyboardInterrupt
 
 
 def leaves_a_process(architecture: Any, **_: Any) -> dict[str, float]:

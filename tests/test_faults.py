@@ -27,8 +27,8 @@ import nas
 from nas import artifacts
 from nas.failpoints import FAILPOINTS
 from nas.job import Result
+from nas.processes import descendants
 from nas.store import Ask, open_store
-from nas.workers.seat import descendants
 
 TRIALS = 12
 ASK = Ask(pattern="INPUT(1, 8, 8) -> FLATTEN -> FC(10)", fingerprint="f", params=650, macs=640)

@@ -22,7 +22,7 @@ from optuna.distributions import (
     IntDistribution,
     distribution_to_json,
 )
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from postgres import Server, postgres  # noqa: F401 - the fixture
 from sqlalchemy import text
 
@@ -157,7 +157,9 @@ def test_states(store: Store, study: StudyRow) -> None:
     run(store, study, DIVERGED, RESULT, unmeasured)
     store.begin(study.id, [ASK])
     assert Mirror(store, study).catch_up() == 3
-    failed, whole, partial = copied(store).trials
+    failed, whole, partial, running = copied(store).trials
+    assert running.state == TrialState.RUNNING
+    assert running.datetime_complete is None
     assert failed.state == TrialState.FAIL
     assert failed.user_attrs["failure"] == "diverged"
     assert failed.user_attrs["reason"] == DIVERGED.reason
@@ -168,17 +170,51 @@ def test_states(store: Store, study: StudyRow) -> None:
     assert partial.user_attrs["accuracy"] == 0.75
 
 
-def test_trials_follow_in_the_order_in_which_they_end(store: Store, study: StudyRow) -> None:
-    mirror = Mirror(store, study)
+def test_a_trial_has_its_number_in_whatever_order_they_end(store: Store, study: StudyRow) -> None:
+    """Whoever sees trial 1 there asks for trial 1 here."""
+    mirror, late = Mirror(store, study), Mirror(store, study)
     first, second, third = store.begin(study.id, [ASK] * 3)
     seen = []
     for claim in (second, third, first):
         store.finish(claim.token, RESULT)
         assert mirror.catch_up() == 1
         assert mirror.catch_up() == 0
-        seen.append([trial.user_attrs["trial"] for trial in copied(store).trials])
-    assert seen == [[1], [1, 2], [1, 2, 0]]
-    assert [trial.number for trial in copied(store).trials] == [0, 1, 2]
+        seen.append([trial.state.name[0] for trial in copied(store).trials])
+        fourth = store.begin(study.id, [ASK])
+    assert seen == [["R", "C", "R"], ["R", "C", "C", "R"], ["C", "C", "C", "R", "R"]]
+    assert late.catch_up() == 0  # another driver's, that finds it all
+    store.finish(fourth[0].token, DIVERGED)
+    assert late.catch_up() == 1
+    assert mirror.catch_up() == 0
+    trials = copied(store).trials
+    assert [trial.number for trial in trials] == list(range(6))
+    assert [trial.user_attrs["trial"] for trial in trials] == list(range(6))
+    assert [trial.state.name[0] for trial in trials] == ["C", "C", "C", "R", "R", "F"]
+    assert trials[3].params == SAMPLED
+
+
+def test_the_page_that_reads_what_is_new_has_all_in_the_end(store: Store, study: StudyRow) -> None:
+    """As the dashboard's page does: from the first trial on that ran when it read last."""
+    mirror = Mirror(store, study)
+    page: list[FrozenTrial] = []
+
+    def read() -> None:
+        mirror.catch_up()
+        running = (n for n, trial in enumerate(page) if trial.state == TrialState.RUNNING)
+        after = next(running, len(page))
+        page[after:] = copied(store).trials[after:]
+
+    claims = store.begin(study.id, [ASK] * 4)
+    read()
+    for place in (2, 0, 3):
+        store.finish(claims[place].token, RESULT)
+        claims += store.begin(study.id, [ASK])
+        read()
+    for claim in (claims[1], *claims[4:]):
+        store.finish(claim.token, DIVERGED)
+        read()
+    assert page == copied(store).trials
+    assert not any(trial.state == TrialState.RUNNING for trial in page)
 
 
 def test_the_copy_is_made_again_from_nothing(store: Store, study: StudyRow) -> None:
@@ -299,16 +335,25 @@ def test_a_failure_warns_once_and_is_made_good(
     assert numbers(store) == [0, 1]
 
 
+@pytest.mark.parametrize("theirs", ["empty", "other directions", "trials", "marked"])
 def test_a_study_of_the_users_own_is_left_alone(
-    store: Store, study: StudyRow, caplog: pytest.LogCaptureFixture
+    store: Store, study: StudyRow, caplog: pytest.LogCaptureFixture, theirs: str
 ) -> None:
-    theirs = optuna.create_study(study_name="digits", storage=url_of(store))
-    theirs.add_trial(create_trial(value=1.0))
+    """Be it empty: its directions, its attributes and its trials are who made it's."""
+    objectives = 2 if theirs == "other directions" else 3
+    made = optuna.create_study(
+        study_name="digits", storage=url_of(store), directions=["maximize"] * objectives
+    )
+    if theirs == "trials":
+        made.add_trial(create_trial(values=[1.0, 2.0, 3.0]))
+    if theirs == "marked":
+        made.set_user_attr(mirrors.MARK, f"{study.id + 1}/{study.created}")
+    before = made.trials, made.user_attrs, made.directions
     run(store, study, RESULT)
     assert not Mirror(store, study).start().close()
     assert "another origin" in caplog.text
-    assert [trial.value for trial in copied(store).trials] == [1.0]
-    assert copied(store).user_attrs == {}
+    after = copied(store)
+    assert (after.trials, after.user_attrs, after.directions) == before
 
 
 def test_the_dashboard_shows_the_trial(store: Store, study: StudyRow) -> None:

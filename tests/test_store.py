@@ -480,6 +480,25 @@ def test_a_driver_is_gone_only_when_that_is_sure() -> None:
     assert not driver.gone(f"otherhost{here}")
 
 
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode != 0,
+    reason="needs a mount namespace",
+)
+def test_a_driver_on_another_machine_of_the_same_name_is_not_gone(tmp_path: Path) -> None:
+    """Its process has ended, which here is seen of processes of this machine alone."""
+    code = "from nas.store import driver; print(driver.name())"
+    (tmp_path / "boot_id").write_text("1c1d8de6-0000-4000-8000-000000000000\n")
+    mount = f'mount --bind {tmp_path}/boot_id {driver.BOOT} && exec "$@"'
+    there = ["unshare", "--mount", "sh", "-c", mount, "sh"]
+    names = [
+        subprocess.run(
+            [*place, sys.executable, "-c", code], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        for place in ([], there)
+    ]
+    assert [driver.gone(name) for name in names] == [True, False]
+
+
 # -- several writers ------------------------------------------------------------------------------
 
 

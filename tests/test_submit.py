@@ -21,7 +21,7 @@ from faults_checker import faults
 from waiting import counts, free_ports, wait
 
 from nas.errors import NasError
-from nas.workers.submit import Allocation, sbatch_script, submit_slurm
+from nas.workers.submit import Allocation, sbatch_script, submit_ray, submit_slurm
 
 HOSTILE = [
     "search",
@@ -112,7 +112,40 @@ def test_an_allocation_outside_its_domain_is_named(values: dict[str, object], wo
 def test_without_slurm_it_says_where_to_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(NasError, match="login node"):
-        submit_slurm("")
+        submit_slurm(["search"], Allocation())
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        ["--storage", "postgresql://u:Zebra@h/d"],
+        ["--storage=postgresql://u@h/d?password=Zebra"],
+    ],
+)
+def test_a_password_is_in_no_script_and_no_rays_job(
+    storage: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The search has it by the environment, which sbatch hands on."""
+    command(tmp_path / "sbatch", f"#!/bin/sh\ncat > {tmp_path}/job.sh; echo 7")
+    command(tmp_path / "nas", f'#!/bin/sh\necho "$NAS_STORAGE $@" > {tmp_path}/told')
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    arguments = ["search", *storage, "--trials", "3"]
+    assert submit_slurm(arguments, Allocation()) == "7"
+    script = (tmp_path / "job.sh").read_text()
+    assert "Zebra" not in script
+    assert "nas search --trials 3 --address" in script
+    url = storage[-1].removeprefix("--storage=")
+    for name, text in COMMANDS.items():
+        command(tmp_path / name, f"#!/bin/sh\n{text}\n")
+    job = os.environ | {"SLURM_JOB_ID": JOB, "SLURM_NNODES": "1"}
+    job.pop("NAS_STORAGE", None)
+    ended = subprocess.run(["bash"], input=script, text=True, env=job, capture_output=True)
+    assert "NAS_STORAGE: must be set where this is submitted" in ended.stderr
+    subprocess.run(["bash"], input=script, text=True, env=job | {"NAS_STORAGE": url}, check=True)
+    assert (tmp_path / "told").read_text().startswith(f"{url} search --trials 3 --address")
+    with pytest.raises(NasError, match="--storage has a password") as refused:
+        submit_ray(arguments, "http://127.0.0.1:1")
+    assert "Zebra" not in str(refused.value)
 
 
 def test_the_compose_file_has_no_default_secret_and_publishes_on_loopback() -> None:

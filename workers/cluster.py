@@ -15,21 +15,12 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import subprocess
 import sys
-import threading
 import time
-import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
-
-from nas.errors import NasError
-from nas.job import Epoch, Failure, Job
-from nas.job.pool import Done, Event, Reported
-from nas.training.footprint import PROCESS
-from nas.workers.seat import CANCELLED, Seat, descendants, machine_memory
 
 # Before the import, which reads it: no report of use to Ray's makers that nobody asked for.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -38,26 +29,19 @@ import ray
 from ray._private.services import canonicalize_bootstrap_address_or_die
 from ray.exceptions import RayError
 
+from nas.errors import NasError
+from nas.job import Epoch, Failure, Job
+from nas.job.pool import Done, Event, Reported
+from nas.training.footprint import PROCESS
+from nas.workers import local_ray
+from nas.workers.seat import CANCELLED, Seat, machine_memory
+
 log = logging.getLogger(__name__)
 
 ANSWER = 10.0  # seconds that a cluster's head may take to answer
 CENSUS = 2.0  # seconds between two looks at the cluster's nodes
 IDLE = 10.0  # seconds that a seat on a cluster is kept without a job: others may wait for its room
 CONTROL = "control"  # the concurrency group of what must not wait for a job
-# Ends, when its pipe ends with the driver, the processes that the last line tells, and what
-# has the mark in its environment; stopped first, they have no new children. Neither would do: a
-# worker that was just starting is in no line, and Ray's agents write their title over the mark.
-GUARD = """
-end() {
-    kill -STOP "$@"; for p; do set -- "$@" $(cat /proc/$p/task/*/children); done; kill -9 "$@"
-}
-mark=$1; shift
-while read told; do set -- $told; done
-end "$@"
-while set -- $(grep -ls "$mark" /proc/[0-9]*/environ | cut -d/ -f3); [ $# -gt 0 ]; do
-    end "$@"; sleep 0.05
-done"""
-MARK = "NAS_DRIVER"
 FAREWELL = 10.0  # seconds that the seats have to end their children before Ray ends the seats
 
 
@@ -111,7 +95,7 @@ def open_ray(
         room = int(0.9 * machine_memory())
         most = workers or _side_by_side(cores, room, memory_limit or memory_need)
         if ours:
-            leave = _start(most)
+            leave = local_ray.start(most)
         have = _gpus()
         # Ray counts resources to four decimals
         share = Share(cpus=1, gpus=min(1.0, int(have / most * 1e4) / 1e4) if gpus is None else gpus)
@@ -135,54 +119,6 @@ def open_ray(
             "environ": _environ(threads, share.gpus),
         },
     )
-
-
-def _start(slots: int) -> ExitStack:
-    """Starts Ray on this machine; returns what ends it."""
-    mark, before = uuid.uuid4().hex, set(descendants(os.getpid()))
-    with ExitStack() as end:
-        # Ray's agents outlive a driver that is killed, by 60 s in 2 of 3 tries: they first tell a
-        # server that is dead already. So this shell is there before Ray is.
-        guard = subprocess.Popen(
-            ["/bin/sh", "-c", GUARD, "sh", f"{MARK}={mark}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            process_group=0,  # out of reach of Ctrl-C
-        )
-        end.callback(guard.communicate)
-        end.callback(guard.kill)
-        started = threading.Event()
-
-        def tell() -> None:
-            """Ray's processes as they come, and once more when all are there."""
-            while True:
-                over = started.wait(0.1)
-                pids = set(descendants(os.getpid())) - before - {guard.pid}
-                assert guard.stdin
-                guard.stdin.write(f"{' '.join(map(str, pids))}\n".encode())
-                guard.stdin.flush()
-                if over:
-                    return
-
-        teller = threading.Thread(target=tell)
-        teller.start()
-        os.environ[MARK] = mark
-        try:
-            ray.init(
-                address="local",  # never one that RAY_ADDRESS or an earlier `ray start` left behind
-                num_cpus=slots,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=100 * 2**20,  # a job's messages are a few hundred bytes
-            )
-            end.callback(ray.shutdown)  # the last one in is the first to be called
-        finally:
-            del os.environ[MARK]
-            started.set()
-            teller.join()
-        return end.pop_all()
 
 
 def _connect(address: str) -> ExitStack:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
+import threading
 import time
+from collections.abc import Iterator
 
 from nas.job import Epoch, Failure, Job, Outcome
 from nas.job.pool import Done, Event, Reported
+from nas.processes import Process, children, end
+from nas.workers.keeper import adopt_orphans
 from nas.workers.run import run
 from nas.workers.seat import CANCELLED, over_time
 
@@ -53,8 +58,8 @@ class InProcess:
                 raise _OverTime
 
         try:
-            with contextlib.redirect_stdout(sys.stderr):  # a job's prints are no data of ours
-                return run(job, report)
+            with contextlib.redirect_stdout(sys.stderr), _forks_ended():  # prints are no data
+                return run(job, report, passing=(KeyboardInterrupt, _OverTime))
         except _OverTime:
             seconds = time.monotonic() - begun
             reason = over_time(self._time_limit)
@@ -63,3 +68,26 @@ class InProcess:
 
 class _OverTime(BaseException):
     """Ends a job from within its report; no Exception, which an evaluator might catch."""
+
+
+@contextlib.contextmanager
+def _forks_ended() -> Iterator[None]:
+    """Ends what was forked here, and what of that was left to nobody: not what other threads of
+    this process start meanwhile."""
+    if sys.platform != "linux":
+        yield
+        return
+    here, before = os.getpid(), {child for _, child in children(os.getpid())}
+    others = set(map(int, os.listdir("/proc/self/task"))) - {threading.get_native_id()}
+    adopted = adopt_orphans(True)
+    try:
+        yield
+    finally:
+        while left := [
+            child for task, child in children(here) if child not in before and task not in others
+        ]:
+            end(map(Process.of, left))
+            for child in left:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(child, os.WNOHANG)
+        adopt_orphans(adopted)

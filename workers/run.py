@@ -7,54 +7,68 @@ jobs from a pipe, one after another, and answers with what happened.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import gc
 import hashlib
 import importlib
-import math
-import numbers
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from nas.errors import NasError
+from nas.errors import NasError, brief
 from nas.failpoints import reach
-from nas.job import Epoch, Failure, FailureKind, Job, Outcome, Report, Result
+from nas.job import Epoch, Failure, Job, Outcome, Report
+from nas.processes import children
+from nas.workers import answers
+from nas.workers.keeper import adopt_orphans
 
-REASON_LENGTH = 600  # characters; a reason is a line in a table, not a log
 
+def run(
+    job: Job, report: Report, passing: tuple[type[BaseException], ...] = (KeyboardInterrupt,)
+) -> Outcome:
+    """Evaluates the job here and now. Each epoch goes to ``report``; an error is a ``Failure``.
 
-def run(job: Job, report: Report) -> Outcome:
-    """Evaluates the job here and now. Each epoch goes to ``report``; an error is a ``Failure``."""
+    What is in ``passing`` ends the caller too: what else a candidate raises is its own.
+    """
     curve: list[Epoch] = []
+    over, here, start = False, os.getpid(), time.perf_counter()
 
     def tell(epoch: Epoch) -> None:
-        if not isinstance(epoch, Epoch):
-            raise TypeError(f"report takes a nas.job.Epoch, not {type(epoch).__name__}")
-        curve.append(epoch)
-        report(epoch)
+        if over or os.getpid() != here:  # a thread of it, or a fork
+            raise RuntimeError("report was called from outside of the job")
+        if len(curve) >= answers.POINTS:
+            raise ValueError(f"report was called more than {answers.POINTS:,} times")
+        point = answers.epoch(epoch)
+        curve.append(point)
+        report(point)
 
-    start = time.perf_counter()
-    failure = functools.partial(_failure, start, curve)
     try:
         answer = resolve(job)(job, tell)
-        if isinstance(answer, Result | Failure):
-            return answer
-        metrics = _metrics(answer)
-    except (MemoryError, Exception, SystemExit) as error:
+        return answers.outcome(answer, curve, time.perf_counter() - start)
+    except passing:
+        raise
+    except BaseException as error:
         # torch's OutOfMemoryError by name: an evaluator that never imports torch should not pay
         # its import for being told apart
         no_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-        return failure("out_of_memory" if no_memory else "error", _reason(error))
-    return Result(metrics=metrics, curve=tuple(curve), seconds=time.perf_counter() - start)
+        return Failure(
+            kind="out_of_memory" if no_memory else "error",
+            reason=_reason(error),
+            seconds=time.perf_counter() - start,
+            curve=tuple(curve),
+        )
+    finally:
+        over = True
+        if os.getpid() != here:  # a fork of the candidate that came back: it is nobody's driver
+            os._exit(1)
 
 
 def resolve(job: Job) -> Callable[[Job, Report], Any]:
@@ -123,33 +137,22 @@ def _register(path: str) -> None:
     plugins.load(path)
 
 
-def _metrics(answer: Any) -> dict[str, float]:
-    if not isinstance(answer, Mapping):
-        raise TypeError(f"the evaluator returned {type(answer).__name__}, not a dict of metrics")
-    for name, value in answer.items():
-        if not isinstance(name, str):
-            raise TypeError(f"metric {name!r}: a metric's name must be text")
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise TypeError(f"metric {name} is {value!r}: must be a number")
-        if not math.isfinite(value):
-            raise ValueError(f"metric {name} is {value!r}: must be finite")
-    return {name: float(value) for name, value in answer.items()}
-
-
-def _failure(start: float, curve: list[Epoch], kind: FailureKind, reason: str) -> Failure:
-    seconds = time.perf_counter() - start
-    return Failure(kind=kind, reason=reason, seconds=seconds, curve=tuple(curve))
-
-
 def _reason(error: BaseException) -> str:
     """The error on one line, with the place that raised it."""
-    text = " ".join("".join(traceback.format_exception_only(error)).split())
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = list(traceback.extract_tb(error.__traceback__))
+    # What calls and what refuses is ours: the place to tell is the evaluator's.
+    frames = [f for f in frames if f.filename not in (__file__, answers.__file__)]
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return text[:REASON_LENGTH] + place
+    text = "".join(traceback.format_exception_only(error))
+    return brief(text, answers.REASON_LENGTH) + place
 
 
 # -- the process of a seat ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The job is taken: what ends the process from here on is the candidate's doing, or a kill."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,40 +168,38 @@ class Ended:
     clean: bool
 
 
-Message = Started | Epoch | Ended
+Message = Ready | Started | Epoch | Ended
 
 
 def serve(fd: int) -> None:
-    """Takes jobs from the pipe ``fd`` until it closes. Sends Started, Epochs and Ended for each."""
+    """Takes jobs from the pipe ``fd`` until it closes. Sends Ready, Started, Epochs and Ended for
+    each."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
     os.set_inheritable(fd, False)
-    _adopt_orphans()
-    pipe = Connection(fd)
+    adopt_orphans(True)
+    pipe, turn = Connection(fd), threading.Lock()
+
+    def send(message: Message) -> None:
+        with turn:  # a candidate's threads may report
+            pipe.send(message)
+
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             job: Job = pipe.recv()
             reach("job_taken")
-            with contextlib.suppress(Exception, SystemExit):
+            send(Ready())
+            with contextlib.suppress(BaseException):
                 resolve(job)  # what fails here fails again in run, which gives the reason
-            pipe.send(Started())
-            outcome = run(job, pipe.send)
+            send(Started())
+            outcome = run(job, send, passing=())
             reach("job_done")
-            pipe.send(Ended(outcome, _clean()))
-
-
-def _adopt_orphans() -> None:
-    """Grandchildren whose parent is gone become this process's children, so they are found."""
-    if sys.platform == "linux":
-        PR_SET_CHILD_SUBREAPER = 36
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+            send(Ended(outcome, _clean()))
 
 
 def _clean() -> bool:
     """No child process and no GPU memory is left from the job."""
-    for children in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            if children.read_text():
-                return False
+    if any(children(os.getpid())):
+        return False
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return True

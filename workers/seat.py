@@ -3,14 +3,10 @@
 A job runs in a child process, not in the Ray actor that holds the seat, because a candidate may
 hang in C code, fork, allocate without end or crash, and none of that may reach the machinery:
 
-- The child and whatever it starts form one process group. On the time limit, the memory limit or a
-  cancel the group is killed; no cooperation of the candidate is needed.
-- A shell in the same group reads a pipe that only the seat holds open, its lifeline. When the
-  seat's process ends, by whatever means, the read ends and the shell kills the group. A
-  parent-death signal would reach the child alone, not what it forked; so does Ray, which kills
-  the children of a worker that ends, and therefore the shell must not be one.
-- A process that left the group (a daemon) is found through its ancestors while the child lives;
-  it is ended on a limit, a cancel or a close, but outlives a child that crashed.
+- The child has a keeper (``nas.workers.keeper``), the ancestor of all that it starts. On the time
+  limit, the memory limit, a cancel, a crash, or when the seat's process itself ends, by whatever
+  means, the keeper ends them all; no cooperation of the candidate is needed. A parent-death signal
+  would reach the child alone, not what it forked.
 - The child is kept for the next job: starting one costs 0.06 to 0.2 s, its first import of torch
   2 to 6 s (two cores, idle and busy), a job that finds it running 0.4 ms. One that is not as it
   was before the job (a process left over, GPU memory still reserved, half of its memory limit in
@@ -23,7 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
+import select
 import signal
 import subprocess
 import sys
@@ -31,16 +27,20 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import Pipe
 from pathlib import Path
+from typing import Any
 
+import nas
 from nas.failpoints import reach
 from nas.job import Epoch, Failure, FailureKind, Job, Outcome
-from nas.workers.run import Ended, Message, Started
+from nas.processes import Process, descendants, end
+from nas.workers.run import Ended, Message, Ready, Started
 
 TICK = 0.05  # seconds between two looks at limits and cancels; a look costs 0.06 ms
 IMPORTS = 300.0  # seconds that importing a job's modules may take before its own time begins
-# Forks a reader twice, so that it is nobody's child, then becomes the command of its arguments. Its
-# input is given as 3: a shell's background jobs have none. Group 0 is the one of whoever asks.
-LIFELINE = 'exec 3<&0; ( (read _; kill -9 0) <&3 & ); exec "$0" "$@" 3<&- </dev/null'
+LAST = 5.0  # seconds until a keeper has told the end of a child whose pipe is closed
+# What comes from outside: an operator, a batch system, the kernel when memory is short. Any other
+# end of a process is the doing of what ran in it.
+OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 CANCELLED = "stopped by the search"
 
 
@@ -75,7 +75,7 @@ class Seat:
     def run(self, ticket: int, job: Job) -> Iterator[Epoch | Outcome]:
         """The epochs as they are reported, then the outcome."""
         curve: list[Epoch] = []
-        begun, limit = time.monotonic(), IMPORTS
+        begun, limit, ready = time.monotonic(), IMPORTS, False
         child = self._child = self._child or Child(self._directory, self._path, self._environ)
         child.send(job)
         reach("seat_taken")
@@ -85,7 +85,7 @@ class Seat:
                 try:
                     message = child.receive(TICK)
                 except ChildProcessError as error:
-                    verdict = "worker_died", str(error)
+                    verdict = "error" if ready and child.own_fault() else "worker_died", str(error)
             if verdict:
                 self.close()
                 kind, reason = verdict
@@ -93,6 +93,8 @@ class Seat:
                 yield Failure(kind=kind, reason=reason, seconds=seconds, curve=tuple(curve))
                 return
             match message:
+                case Ready():
+                    ready = True
                 case Started():
                     begun, limit = time.monotonic(), self._time_limit
                 case Epoch():
@@ -133,23 +135,42 @@ class Seat:
 
 
 class Child:
-    """A process that serves jobs (``nas.workers.run.serve``), the leader of all that it starts."""
+    """A process that serves jobs (``nas.workers.run.serve``), and the keeper of all it starts."""
 
     def __init__(self, directory: str, path: Sequence[str], environ: Mapping[str, str]) -> None:
         self._pipe, theirs = Pipe()
+        status, told = os.pipe()
         modules = [entry or os.getcwd() for entry in sys.path]
         modules += [entry for entry in path if entry and entry not in modules]
         code = f"import sys; sys.path[:] = {modules!r}; from nas.workers.run import serve; serve"
+        ours = str(Path(nas.__file__).parents[1])
+        keeper = f"import sys; sys.path.insert(0, {ours!r}); from nas.workers.keeper import main"
+        python = [sys.executable]
         with theirs:
-            self._process = subprocess.Popen(
-                ["/bin/sh", "-c", LIFELINE, sys.executable, "-c", f"{code}({theirs.fileno()})"],
+            passed = theirs.fileno()
+            self._launcher = subprocess.Popen(
+                [
+                    *python,
+                    "-I",
+                    "-S",
+                    "-c",
+                    f"{keeper}; main({told}, {passed})",
+                    *python,
+                    "-c",
+                    f"{code}({passed})",
+                ],
                 stdin=subprocess.PIPE,  # never written to: the lifeline
-                stdout=2,  # a candidate's prints go where its errors go: stdout is for data
-                pass_fds=[theirs.fileno()],
+                stdout=2,
+                pass_fds=[passed, told],
                 process_group=0,
                 cwd=directory if os.path.isdir(directory) else None,
                 env={**os.environ, **environ},
             )
+        os.close(told)
+        self._launcher.wait()
+        self._status = open(status)  # noqa: SIM115 - closed by kill
+        self._process = Process.of(int(self._status.readline() or -1))
+        self._end = "?"  # its exit status once that is told; empty where the keeper is gone
 
     def send(self, job: Job) -> None:
         """Hands the job over. That the child has died is told by the next ``receive``."""
@@ -159,24 +180,44 @@ class Child:
     def receive(self, timeout: float) -> Message | None:
         """The next message, or None after ``timeout`` seconds without one.
 
-        Raises ChildProcessError when the child has ended and all that it sent has been read.
+        Raises ChildProcessError when the child has ended and all that it sent has been read, or
+        when it sent what is no message.
         """
-        ended = self._process.poll() is not None  # asked first, for what it sent is read below
+        ended = self._over(0)  # asked first, for what it sent is read below
+        message: Any = None
         try:
-            if self._pipe.poll(0 if ended else timeout):
-                message: Message = self._pipe.recv()
+            message = self._pipe.recv() if self._pipe.poll(0 if ended else timeout) else None
+        except (EOFError, OSError):
+            self._over(LAST)
+            ended = True
+        except Exception:  # a pickle that is none may raise anything
+            message = "no pickle"
+        else:
+            if isinstance(message, Message):
                 return message
-            if not ended:
-                return None
-        except (EOFError, OSError, pickle.UnpicklingError):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout)
-        raise ChildProcessError(f"its process ended: {self._exit()}")
+        if message is not None:
+            raise ChildProcessError("it wrote into the pipe to its seat")
+        if ended:
+            raise ChildProcessError(f"its process ended: {self._exit()}")
+        return None
+
+    def _over(self, timeout: float) -> bool:
+        """Whether the keeper has told the child's end, or is gone itself."""
+        told = select.poll()
+        told.register(self._status, select.POLLIN)
+        if not told.poll(1000 * timeout):
+            return False
+        self._end = self._status.readline().strip() or self._end.strip("?")
+        return True
+
+    def own_fault(self) -> bool:
+        """Whether the child ended, or closed its pipe, by what ran in it and by nothing else."""
+        return self._end == "?" or bool(self._end and -int(self._end) not in OUTSIDE)
 
     def _exit(self) -> str:
-        status = self._process.returncode
-        if status is None:
-            return "it closed the pipe to its seat"
+        if self._end in ("?", ""):
+            return "it closed the pipe to its seat" if self._end else "its keeper was killed"
+        status = int(self._end)
         return f"exit status {status}" if status >= 0 else signal.Signals(-status).name
 
     def memory(self) -> int:
@@ -198,14 +239,12 @@ class Child:
         return kibibytes * 1024
 
     def kill(self) -> None:
-        """Kills the group, and what left it for a group of its own; returns when all is over."""
-        escaped = descendants(self._process.pid)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        for pid in escaped:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-        self._process.communicate()
+        """Ends the child and all that it started; returns when all is over."""
+        assert self._launcher.stdin
+        self._launcher.stdin.close()
+        self._over(LAST)
+        end([self._process])  # where somebody has killed the keeper
+        self._status.close()
         self._pipe.close()
 
 
@@ -215,17 +254,6 @@ def private_memory(pid: int) -> int:
         _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text().split()
         return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
     return 0
-
-
-def descendants(pid: int) -> list[int]:
-    """The process, its children, their children and so on, as the kernel lists them (Linux)."""
-    found = [pid]
-    for parent in found:
-        with contextlib.suppress(OSError):  # it may end while it is looked at, so may its threads
-            for task in Path(f"/proc/{parent}/task").iterdir():
-                with contextlib.suppress(OSError):
-                    found += map(int, (task / "children").read_text().split())
-    return found
 
 
 def machine_memory() -> int:

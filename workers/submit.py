@@ -7,6 +7,7 @@ a ``$`` or a ``;`` in a study's name stays what it is.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
 import subprocess
@@ -15,7 +16,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nas.errors import NasError
+from nas.errors import NasError, brief
+from nas.text import shown_url
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -66,7 +68,7 @@ SBATCH = """\
 #SBATCH --open-mode=append
 {options}
 set -u
-
+{needs}
 # Ray across the allocation, open to this job alone: the token is in no argument and in no file.
 head=$(hostname)
 ip=$(hostname -i | cut -d' ' -f1)
@@ -110,8 +112,33 @@ exit "$status"
 """
 
 
+STORAGE = "NAS_STORAGE"
+
+
+def without_secret(arguments: Sequence[str]) -> tuple[list[str], str]:
+    """Arguments as everybody may read them, and the URL that was left out because of its password;
+    empty where none was."""
+    kept, secret, rest = list[str](), "", iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if name != "--storage":
+            kept.append(argument)
+            continue
+        url = value if equals else next(rest, "")
+        if shown_url(url) == url:
+            kept += [argument] if equals else [argument, url]
+        else:
+            secret = url
+    return kept, secret
+
+
 def sbatch_script(arguments: Sequence[str], allocation: Allocation) -> str:
-    """The script that runs ``nas ARGUMENTS`` on an allocation, and goes on where it was cut off."""
+    """The script that runs ``nas ARGUMENTS`` on an allocation, and goes on where it was cut off.
+
+    A ``--storage`` with a password is no part of it: who submits has that in ``NAS_STORAGE``.
+    """
+    arguments, secret = without_secret(arguments)
+    needs = f"export {STORAGE}=${{{STORAGE}:?must be set where this is submitted}}\n"
     options = []
     if allocation.gpus:
         options.append(f"#SBATCH --gpus-per-node={allocation.gpus}")
@@ -125,19 +152,26 @@ def sbatch_script(arguments: Sequence[str], allocation: Allocation) -> str:
         grace=allocation.grace,
         options="\n".join(options),
         command=shlex.join(["nas", *arguments]),
+        needs=needs if secret else "",
     )
 
 
-def submit_slurm(script: str) -> str:
+def submit_slurm(arguments: Sequence[str], allocation: Allocation) -> str:
     """Hands the script to sbatch; returns the job's number. Raises NasError if it is refused."""
+    script, (_, secret) = sbatch_script(arguments, allocation), without_secret(arguments)
     try:
         told = subprocess.run(
-            ["sbatch", "--parsable"], input=script, text=True, capture_output=True, check=True
+            ["sbatch", "--parsable"],
+            input=script,
+            text=True,
+            capture_output=True,
+            check=True,
+            env=os.environ | ({STORAGE: secret} if secret else {}),
         )
     except FileNotFoundError as error:
         raise NasError("sbatch is not on this machine: submit from a login node") from error
     except subprocess.CalledProcessError as error:
-        raise NasError(f"sbatch refused the job: {' '.join(error.stderr.split())}") from error
+        raise NasError(f"sbatch refused the job: {brief(error.stderr)}") from error
     return told.stdout.strip().partition(";")[0]
 
 
@@ -146,9 +180,15 @@ def submit_ray(arguments: Sequence[str], address: str) -> str:
 
     ``address`` is a URL such as http://127.0.0.1:8265; a token comes from Ray's own variables. The
     search runs on the cluster's head, where its files and its database must be within reach, and
-    has the environment of the head. This and what follows here raise NasError where no Ray Jobs
-    answer, the token is not theirs, or they have no such job.
+    has the environment of the head. A password in ``--storage`` is refused: Ray shows a job's
+    command to everybody who sees its jobs. This and what follows here raise NasError where no Ray
+    Jobs answer, the token is not theirs, or they have no such job.
     """
+    if without_secret(arguments)[1]:
+        raise NasError(
+            f"--storage has a password, and Ray shows a job's command: set {STORAGE} for the "
+            "cluster's head instead, or PGPASSWORD"
+        )
     command = shlex.join(["nas", *arguments, "--address", "auto"])
     with _jobs(address) as jobs:
         return str(jobs.submit_job(entrypoint=command))
@@ -189,5 +229,5 @@ def _jobs(address: str) -> Iterator[JobSubmissionClient]:
     try:
         yield JobSubmissionClient(address)
     except (OSError, RuntimeError, ValueError, ImportError, RayError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise NasError(f"Ray Jobs at {address!r}: {reason}") from error
+        reason = brief(str(error), 300)
+        raise NasError(f"Ray Jobs at {shown_url(address)!r}: {reason}") from error

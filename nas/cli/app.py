@@ -7,6 +7,8 @@ commands that need them, so that ``nas --help`` answers at once.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn, Optional
@@ -32,19 +34,35 @@ app.add_typer(submit_commands.app, name="submit")
 
 
 def main() -> None:
-    """The entry point: bad input becomes one sentence and an exit status."""
+    """The entry point: bad input becomes one sentence and an exit status, and so does a full disk,
+    wherever it shows. Who closes the pipe that is written to wants no more."""
     from nas.errors import NasError, NothingFound
+    from nas.text import open_terminal
 
-    try:
-        app()
-    except NasError as error:
-        fail(str(error), 3 if isinstance(error, NothingFound) else 2)
-    except KeyboardInterrupt:
-        fail("interrupted", 130)
+    with open_terminal():
+        try:
+            try:
+                app()
+            finally:
+                sys.stdout.flush()
+        except NasError as error:
+            fail(str(error), 3 if isinstance(error, NothingFound) else 2)
+        except KeyboardInterrupt:
+            fail("interrupted", 130)
+        except OSError as error:
+            try:
+                sys.stdout.flush()
+            except OSError:  # what is left in its buffer goes nowhere
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if isinstance(error, BrokenPipeError):
+                sys.exit(1)
+            where = error.filename or "standard output"
+            fail(f"{where}: {error.strerror or error}", 1)
 
 
 def fail(message: str, status: int) -> NoReturn:
-    print(f"nas: {message}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody is there to be told
+        print(f"nas: {message}", file=sys.stderr)
     sys.exit(status)
 
 
@@ -290,12 +308,18 @@ def dashboard(
     artifacts: Annotated[
         Path, typer.Option("--artifacts", metavar="DIR", help="Where the drawings are kept.")
     ] = Path("nas-artifacts"),
+    allow_host: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--allow-host", metavar="NAME", help="Another name it has; repeatable."),
+    ] = None,
 ) -> None:
     """The Optuna dashboard on the record, with the front of each study drawn."""
     from nas.cli.options import open_record
     from nas.report.dashboard import serve
 
-    serve(open_record(storage), host=host, port=port, artifacts=artifacts)
+    # A server's record may begin here; a file that is not there is more likely a mistake.
+    store = open_record(storage, create=not storage.startswith("sqlite:"), write=True)
+    serve(store, host=host, port=port, artifacts=artifacts, names=allow_host or ())
 
 
 @app.command()
@@ -323,7 +347,7 @@ def report(
     from nas.cli.options import load_plugins, open_record, study_in
 
     plugins = load_plugins(plugin or [])
-    store = open_record(storage)
+    store = open_record(storage, write=bool(compare))
     row = study_in(store, study)
     from nas.cli.reports import report_and_show
 

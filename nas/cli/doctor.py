@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from nas.errors import NasError
+from nas.text import shown_url
 
 PACKAGES = ("torch", "torchvision", "optuna", "ray", "sqlalchemy", "optuna-dashboard")
 
@@ -63,9 +64,9 @@ def _database(storage: str) -> Iterator[Finding]:
 
     from nas.store import open_store
 
-    shown = make_url(storage).render_as_string(hide_password=True)
+    shown = shown_url(storage)
     try:
-        store = open_store(storage, create=False, patience=2.0)
+        store = open_store(storage, write=False, patience=2.0)
     except NasError as error:
         path = make_url(storage).database
         if make_url(storage).get_backend_name() == "sqlite" and path and not os.path.exists(path):
@@ -108,5 +109,5 @@ _REMEDY = {
     "device": "check the driver with nvidia-smi, or hide the GPUs: CUDA_VISIBLE_DEVICES=",
     "database": "check --storage or NAS_STORAGE, and `nas db upgrade`",
     "data": "pip install scikit-learn",
-    "ray starts": "search in this process with --workers 0; look in /tmp/ray/session_latest/logs",
+    "ray starts": "search in this process with --workers 0; RAY_TMPDIR names a folder for it",
 }

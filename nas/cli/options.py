@@ -20,6 +20,7 @@ from nas.metrics import METRICS, Direction
 from nas.samplers import SAMPLERS
 from nas.spaces.space import Bound, Space, load_space, read_bound, read_direction, shipped
 from nas.store import Store, StudyRow, TrialRow, open_store
+from nas.store.connect import parse as parse_url
 from nas.workers.run import source
 
 
@@ -379,11 +380,13 @@ def artifacts_dir(artifacts: str, storage: str) -> str:
 
     if artifacts or not storage.startswith("sqlite:///"):
         return absolute(artifacts or "artifacts")
-    return str(Path(storage.removeprefix("sqlite:///")).absolute().parent / "artifacts")
+    return str(Path(parse_url(storage).database or "").absolute().parent / "artifacts")
 
 
-def open_record(storage: str, *, create: bool = False) -> Store:
-    return open_store(storage, create=create)
+def open_record(storage: str, *, create: bool = False, write: bool = False) -> Store:
+    """The record, to be read unless it is told otherwise: who only looks needs no right to write,
+    and changes nothing."""
+    return open_store(storage, create=create, write=create or write)
 
 
 def study_in(store: Store, name: str | None) -> StudyRow:

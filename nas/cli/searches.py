@@ -20,6 +20,7 @@ from nas.job.pool import Pool
 from nas.report import screens
 from nas.report.progress import Progress
 from nas.store import ENDED, StudyRow, TrialRow, open_store
+from nas.text import shown_url
 from nas.training import footprint
 from nas.workers import open_pool
 from nas.workers.run import evaluator
@@ -154,7 +155,5 @@ def _tell_next(plan: Plan, storage: str, status: Status) -> None:
 def _option(name: str, value: str) -> str:
     if value == "sqlite:///nas.db":
         return ""
-    from sqlalchemy import make_url
-
-    shown = value if name != "--storage" else make_url(value).render_as_string(hide_password=True)
+    shown = value if name != "--storage" else shown_url(value)
     return f" {name} {shlex.quote(shown)}"

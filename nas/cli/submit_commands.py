@@ -49,8 +49,10 @@ def slurm(
         partition=partition,
         name=name,
     )
-    script = submit.sbatch_script(command, allocation)
-    print(script.rstrip() if dry_run else submit.submit_slurm(script))
+    if dry_run:
+        print(submit.sbatch_script(command, allocation).rstrip())
+    else:
+        print(submit.submit_slurm(command, allocation))
 
 
 @app.command()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from urllib.parse import quote
 
+from nas import artifacts
 from nas.driver import rungs
 from nas.driver.plan import Plan
 from nas.job import Job, Recipe
@@ -36,4 +36,4 @@ def checkpoint(plan: Plan, row: TrialRow) -> str:
     if not plan.artifacts or plan.job.evaluator:
         return ""
     name = f"{row.fingerprint}-{row.job_key}-{row.seed}.checkpoint"
-    return "/".join([plan.artifacts.rstrip("/"), quote(plan.study, safe=""), name])
+    return "/".join([plan.artifacts.rstrip("/"), artifacts.part(plan.study), name])

@@ -7,9 +7,12 @@ WAL and PostgreSQL let it read while a search writes.
 from __future__ import annotations
 
 import io
+import ipaddress
 import json
 import sys
+from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 from wsgiref.simple_server import make_server
 
 import optuna
@@ -19,28 +22,39 @@ from optuna_dashboard import save_note, wsgi
 from optuna_dashboard._cli import ThreadedWSGIServer
 
 from nas.driver.tradeoffs import pareto
-from nas.errors import NasError
+from nas.errors import NasError, StudyError
 from nas.language.architecture import parse
 from nas.metrics import METRICS, metric, shown
 from nas.store import Store, StudyRow, TrialRow
 from nas.store.mirror import Mirror, optuna_storage
+from nas.text import markdown, printable
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 
-def serve(store: Store, *, host: str, port: int, artifacts: Path) -> None:
+def serve(
+    store: Store, *, host: str, port: int, artifacts: Path, names: Collection[str] = ()
+) -> None:
     """Brings every study's copy up to date, draws the fronts, and serves until interrupted.
 
-    Raises NasError where the address cannot be had.
+    ``names`` are those by which it may be asked for besides ``host`` and this machine's own (see
+    ``known_hosts``). A study whose copy cannot be made is told, and the others are served. Raises
+    NasError where the address cannot be had.
     """
     storage = optuna_storage(store)
     files = FileSystemArtifactStore(artifacts)
     artifacts.mkdir(parents=True, exist_ok=True)
     for study in store.studies():
-        Mirror(store, study).catch_up()
+        try:
+            Mirror(store, study).catch_up()
+        except StudyError as error:
+            print(f"nas: study {study.name} is not shown: {error}", file=sys.stderr)
+            continue
         decorate(store, study, storage, files)
+    app = known_hosts(wsgi(storage, artifact_store=files), {host, *names})
     try:
-        server = make_server(
-            host, port, wsgi(storage, artifact_store=files), server_class=ThreadedWSGIServer
-        )
+        server = make_server(host, port, app, server_class=ThreadedWSGIServer)
     except OSError as error:
         raise NasError(f"--host {host} --port {port}: {error.strerror or error}") from None
     print(f"nas: http://{host}:{server.server_port}/dashboard/ (Ctrl-C ends it)", file=sys.stderr)
@@ -48,6 +62,45 @@ def serve(store: Store, *, host: str, port: int, artifacts: Path) -> None:
         server.serve_forever()
     except KeyboardInterrupt:
         server.server_close()
+
+
+def known_hosts(app: WSGIApplication, names: Collection[str]) -> WSGIApplication:
+    """The dashboard for who asks it by this machine's address, ``localhost`` or one of ``names``.
+
+    A page from elsewhere cannot use a browser that sits here: its own name, rebound to this
+    address, is none of these, and what it sends under its own name tells so as its origin.
+    """
+    known = {"localhost", *(name.lower() for name in names)}
+
+    def checked(environ: WSGIEnvironment, respond: StartResponse) -> Iterable[bytes]:
+        asked = str(environ.get("HTTP_HOST", "")).lower()
+        origin = str(environ.get("HTTP_ORIGIN", f"http://{asked}")).lower()
+        if not (_name(asked) in known or _is_address(_name(asked))):
+            told = (
+                f"no host {asked!r} is here: nas dashboard --allow-host {_name(asked)!r} makes it"
+            )
+        elif origin.partition("://")[2] != asked:
+            told = f"a page of {origin!r} may not ask this"
+        else:
+            return app(environ, respond)
+        respond("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
+        return [printable(f"nas: {told}\n").encode("utf-8", "replace")]
+
+    return checked
+
+
+def _name(host: str) -> str:
+    """Without the port: of ``name:8080`` and of ``[::1]:8080``."""
+    return re.sub(r":\d*$", "", host).strip("[]")
+
+
+def _is_address(name: str) -> bool:
+    """A browser has gone to the address itself then; by no name that could be rebound."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def decorate(
@@ -82,8 +135,8 @@ def note(study: StudyRow, best: tuple[TrialRow, ...]) -> str:
     """The front as a Markdown table."""
     usual = [name for name in METRICS if metric(name).column]
     names = list(dict.fromkeys([*usual, *dict(study.objectives)]))
-    titles = ["trial", *(metric(name).title for name in names), "pattern"]
-    lines = [f"## The front of {study.name}", "", f"| {' | '.join(titles)} |"]
+    titles = ["trial", *(markdown(metric(name).title) for name in names), "pattern"]
+    lines = [f"## The front of {markdown(study.name)}", "", f"| {' | '.join(titles)} |"]
     lines.append("|---" * len(titles) + "|")
     for row in best:
         cells = [shown(name, row.value(name)) for name in names]

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from nas.metrics import shown
-from nas.report.screens import body_of, span, table
+from nas.report.screens import Plain, body_of, console, span, table
 
 if TYPE_CHECKING:
     from nas.driver.tally import Status
@@ -29,7 +29,7 @@ class Progress:
     def __init__(self, study: str, objectives: Sequence[str]) -> None:
         self.study = study
         self.objectives = objectives
-        self.console = Console(stderr=True)
+        self.console = console(sys.stderr)
         self.live: Live | None = None
         self.told = 0.0
         self.done = -1
@@ -51,7 +51,7 @@ class Progress:
 
     def update(self, status: Status) -> None:
         if self.live:
-            self.live.update(self.page(status))
+            self.live.update(Plain(self.page(status)))
         elif status.done != self.done:
             last = status.done >= status.budget
             if last or self.done < 0 or time.monotonic() - self.told >= EVERY:

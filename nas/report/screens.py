@@ -7,10 +7,12 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +23,7 @@ from nas.language.expression import show as shape_text
 from nas.metrics import ACCURACY, METRICS, count, metric, on_device, percent, shown
 from nas.spaces.space import Space, load_space, shipped
 from nas.store import Store, StudyRow, TrialRow
+from nas.text import cell, printable, styled
 
 if TYPE_CHECKING:
     from nas.cli.doctor import Finding
@@ -34,7 +37,24 @@ PLAIN_WIDTH = 160  # where stdout is no terminal: a table in a file should not b
 def out(renderable: RenderableType) -> None:
     """Prints data to stdout."""
     terminal = sys.stdout.isatty()
-    Console(width=None if terminal else PLAIN_WIDTH, soft_wrap=not terminal).print(renderable)
+    screen = console(sys.stdout, width=None if terminal else PLAIN_WIDTH, soft_wrap=not terminal)
+    screen.print(Plain(renderable))
+
+
+def console(stream: TextIO, **options: Any) -> Console:
+    """A console on which text is text: square brackets and colons mean nothing."""
+    return Console(file=styled(stream), markup=False, emoji=False, **options)
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """What is shown, its text printable, its styles as they are."""
+
+    shown: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for text, style, control in console.render(self.shown, options):
+            yield Segment(text if control else printable(text), style, control)
 
 
 def table(*columns: str, numbers: Iterable[str] = (), title: str | None = None) -> Table:
@@ -238,9 +258,9 @@ def rows_out(study: StudyRow, rows: Sequence[TrialRow], states: Sequence[str], f
     elif format == "csv":
         dicts = [trial_dict(study, row) for row in rows]
         names = list(dict.fromkeys(name for told in dicts for name in told))
-        writer = csv.DictWriter(sys.stdout, names or ["study", "trial"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(dicts)
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(map(cell, names or ["study", "trial"]))
+        writer.writerows([cell(told.get(name)) for name in names] for told in dicts)
     elif format == "table":
         out(trials_table(study, rows))
         devices = {row.latency_device for row in rows if row.latency_device}

@@ -6,18 +6,23 @@ import contextlib
 import json
 import logging
 import os
-import re
 import sqlite3
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SAWarning
 
-from nas.errors import StoreError, nearest
+from nas.errors import StoreError, brief, nearest
 from nas.store.tables import HEAD, VERSION_TABLE
+from nas.text import SECRET, shown_url
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 T = TypeVar("T")
 
@@ -41,7 +46,9 @@ LIBPQ = {
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
+    "client_encoding": "utf8",  # or a database in SQL_ASCII would answer with bytes
 }
+READ_ONLY = "-c default_transaction_read_only=on"
 
 BUSY_SECONDS = 10.0  # one wait for SQLite's lock; Ctrl-C is heard only between two waits
 RESTART_SECONDS = 4.0  # of a server that does not answer when it is first asked
@@ -54,36 +61,74 @@ NETWORK = frozenset(
 )
 
 
-def connect(url: str, *, create: bool = True) -> Engine:
+def connect(url: str, *, create: bool = True, write: bool = True) -> Engine:
     """An engine on the record at ``url``, its schema created or brought up to date.
 
-    ``create=False`` refuses where there is no record yet. Raises StoreError, with the database
-    unchanged, for a URL that is none, a file that is no SQLite database, a server that does not
-    answer, and a schema newer than the code.
+    ``create=False`` refuses where there is no record yet; ``write=False`` besides writes nothing,
+    needs no right to, and refuses an older schema. Raises StoreError, with the database unchanged,
+    for a URL that is none, a file that is no SQLite database, a server that does not answer, and a
+    schema newer than the code.
     """
     parsed = parse(url)
     if parsed.drivername == "sqlite":
-        _check_file(Path(parsed.database or ""), create)
+        _check_file(Path(parsed.database or ""), create, write)
     try:
-        engine = _engine(parsed)
+        with warnings.catch_warnings(action="error", category=SAWarning):  # an unknown setting
+            engine = _engine(parsed)
+        if not write:
+            engine = _engine(_reading(parsed))
     except ImportError as error:
         raise StoreError(
             f"{shown(parsed)} needs the package psycopg: pip install 'nas-patterns[postgresql]'"
         ) from error
+    except (TypeError, ValueError, SAWarning) as error:
+        raise StoreError(f"{shown(parsed)}: {brief(str(error))}") from error
     try:
         # A lock is worth waiting for, a server only while it restarts: who mistyped a host hears
         # it at once by the warning, and for good soon after.
         patience = 60.0 if parsed.drivername == "sqlite" else RESTART_SECONDS
-        patiently(lambda _: _bring_up_to_date(engine, create), patience, parsed)
+        patiently(lambda _: _bring_up_to_date(engine, create, write), patience, parsed)
+    except (TypeError, ValueError) as error:  # of a setting in the URL's query
+        engine.dispose()
+        raise StoreError(f"{shown(parsed)}: {brief(str(error))}") from error
     except BaseException:
         engine.dispose()
         raise
     return engine
 
 
+def _reading(url: URL) -> URL:
+    """The URL of a connection that cannot write. Raises StoreError for a file that cannot be read
+    without."""
+    if url.drivername != "sqlite":
+        asked = url.query.get("options", "")
+        told = f"{asked if isinstance(asked, str) else ' '.join(asked)} {READ_ONLY}".strip()
+        return url.update_query_dict({"options": told})
+    file = Path(url.database or "").absolute()
+    named = url.set(database=f"file:{quote(str(file))}")
+    lasting = named.update_query_dict({"mode": "ro", "uri": "true"})
+    try:
+        with contextlib.closing(sqlite3.connect(f"{named.database}?mode=ro", uri=True)) as probe:
+            probe.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+            return lasting  # a lock, or what else is told when it is used
+        # In WAL mode SQLite reads by two files beside, which here it can neither find nor make. It
+        # does without where it is told that nobody writes, as nobody can: but not what is in one.
+        log_ahead = file.with_name(f"{file.name}-wal")
+        with contextlib.suppress(OSError):
+            if log_ahead.stat().st_size:
+                raise StoreError(
+                    f"storage {str(file)!r} cannot be read where nothing can be written, for "
+                    f"{log_ahead.name} is beside it: copy both to another folder"
+                ) from None
+        return named.update_query_dict({"immutable": "1", "uri": "true"})
+    return lasting
+
+
 def parse(url: str) -> URL:
     """The URL's parts. Raises StoreError for one that does not parse or names another database."""
-    place = re.sub(r"//.*@", "//***@", url, flags=re.DOTALL)
+    place = shown_url(url)
     form = "sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST:PORT/NAME"
     dialect, colon, _ = url.partition("://")
     if not colon:
@@ -107,13 +152,13 @@ def parse(url: str) -> URL:
 
 def shown(url: URL) -> str:
     """The URL as messages may show it: without passwords."""
-    return re.sub(r"(?i)(password=)[^&]*", r"\1***", url.render_as_string(hide_password=True))
+    return shown_url(url.render_as_string(hide_password=True))
 
 
 def said(error: DBAPIError, url: URL) -> str:
     """What the database said, on one line, without SQL, values or passwords."""
     words = " ".join(str(error.orig).split())[:300]
-    secrets = {url.password, *(str(v) for k, v in url.query.items() if "password" in k.lower())}
+    secrets = {url.password, *(str(v) for k, v in url.query.items() if SECRET.search(k))}
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         words = words.replace(str(secret), "***")
     return words
@@ -188,7 +233,7 @@ def _compact(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
-def _check_file(file: Path, create: bool) -> None:
+def _check_file(file: Path, create: bool, write: bool) -> None:
     """Refuses what is no SQLite database by its first bytes, before SQLite touches it."""
     folder = file.absolute().parent
     if not folder.is_dir():
@@ -206,6 +251,8 @@ def _check_file(file: Path, create: bool) -> None:
         raise StoreError(f"storage {str(file)!r} cannot be read: {error.strerror}") from error
     if not size and not create:
         raise StoreError(f"storage {str(file)!r}: there is no database yet")
+    if not write:
+        return
     if not os.access(file if file.exists() else folder, os.W_OK):
         raise StoreError(f"storage {str(file)!r} cannot be written")
     kind = filesystem(folder)
@@ -234,14 +281,20 @@ def filesystem(folder: Path, mounts: str = "/proc/mounts") -> str:
     return kind
 
 
-def _bring_up_to_date(engine: Engine, create: bool) -> None:
+def _bring_up_to_date(engine: Engine, create: bool, write: bool) -> None:
     with engine.connect() as connection:
         version = _version(connection)
     if version is None and not create:
         raise StoreError(f"{shown(engine.url)}: there is no record in this database yet")
+    if version != HEAD and not write:
+        _check_version(engine, version)
+        raise StoreError(
+            f"{shown(engine.url)} has the schema {version!r}, older than this version of nas asks "
+            f"for ({HEAD!r}): `nas db upgrade` brings it up to date"
+        )
     if version != HEAD:
         _migrate(engine)
-    if engine.dialect.name == "sqlite":
+    if write and engine.dialect.name == "sqlite":
         _log_ahead(engine)
 
 
@@ -256,21 +309,11 @@ def _version(connection: Connection) -> str | None:
 def _migrate(engine: Engine) -> None:
     """Brings the schema to HEAD in one transaction; who comes second waits and finds it done."""
     from alembic import command
-    from alembic.config import Config
-    from alembic.script import ScriptDirectory
 
-    config = Config()
-    folder = Path(__file__).with_name("migrations")
-    config.set_main_option("script_location", str(folder).replace("%", "%%"))
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    unidentified = 0
+    config, unidentified = _alembic(), 0
     with _alone(engine) as connection:
         version = _version(connection)
-        if version not in known | {None}:
-            raise StoreError(
-                f"{shown(engine.url)} has the schema {version!r}, newer than this version of nas "
-                f"knows ({HEAD!r}): update nas; nothing was changed"
-            )
+        _check_version(engine, version)
         if version != HEAD:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
@@ -286,6 +329,27 @@ def _migrate(engine: Engine) -> None:
 def _unidentified(connection: Connection) -> int:
     query = "SELECT count(*) FROM nas_trials WHERE state IN ('finished', 'reused', 'stopped')"
     return int(connection.scalar(text(query)) or 0)
+
+
+def _check_version(engine: Engine, version: str | None) -> None:
+    """Raises StoreError for a revision of the schema that is not known here."""
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory.from_config(_alembic()).walk_revisions()
+    if version not in {None, *(script.revision for script in scripts)}:
+        raise StoreError(
+            f"{shown(engine.url)} has the schema {version!r}, newer than this version of nas "
+            f"knows ({HEAD!r}): update nas; nothing was changed"
+        )
+
+
+def _alembic() -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    folder = Path(__file__).with_name("migrations")
+    config.set_main_option("script_location", str(folder).replace("%", "%%"))
+    return config
 
 
 @contextlib.contextmanager

@@ -11,50 +11,39 @@ import socket
 import uuid
 from pathlib import Path
 
-UNSEEN = "running"  # for a start time where there is no /proc, or it hides the process
+from nas.processes import UNSEEN, started
+
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def name() -> str:
-    """A new name, ``host/pid-namespace/pid/start/random``, for a driver in this process.
+    """A new name, ``host/boot/pid-namespace/pid/start/random``, for a driver in this process.
 
     Start, because a process number is given out again; random, because a process may open the
     record again and must not take what it left there for its own.
     """
-    return f"{_place()}/{os.getpid()}/{_started(os.getpid())}/{uuid.uuid4().hex[:8]}"
+    return f"{_place()}/{os.getpid()}/{started(os.getpid())}/{uuid.uuid4().hex[:8]}"
 
 
 def gone(driver: str) -> bool:
     """Whether its process surely runs no more; False where it cannot be seen from here."""
-    place, pid, started, _ = driver.rsplit("/", 3)
-    return place == _place() and _started(int(pid)) not in (started, UNSEEN)
+    place, pid, start, _ = driver.rsplit("/", 3)
+    return bool(_boot()) and place == _place() and started(int(pid)) not in (start, UNSEEN)
 
 
 def _place() -> str:
-    # Two containers may share a host's name, but not its process numbers.
+    # Machines may share a name, two containers that of one machine; a pid namespace has the same
+    # number on every machine. None of the three tells by itself where a process number counts.
     try:
         namespace = os.readlink("/proc/self/ns/pid")
     except OSError:
         namespace = ""
-    return f"{socket.gethostname()}/{namespace}"
+    return f"{socket.gethostname()}/{_boot()}/{namespace}"
 
 
-def _started(pid: int) -> str:
-    """The process's start time as the kernel counts it; empty where there is no such process."""
+def _boot() -> str:
+    """This start of this machine's kernel; empty where the system does not tell."""
     try:
-        status = Path(f"/proc/{pid}/stat").read_text()
+        return BOOT.read_text().strip()
     except OSError:
-        return UNSEEN if _answers(pid) else ""
-    # proc_pid_stat(5): the second field, the command in brackets, may itself hold blanks and
-    # brackets; state is the third field, starttime the 22nd.
-    fields = status.rsplit(")", 1)[1].split()
-    return "" if fields[0] in "ZX" else fields[19]
-
-
-def _answers(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        pass
-    return True
+        return ""

@@ -6,8 +6,9 @@ trial of 25 parameters, all of it Python that would be taken from the driver's l
 ms for one trial and 0.25 ms for one of many, at 100 trials as at 5,000. A test holds that both ways
 give the same trial.
 
-Optuna numbers trials as they end, because the dashboard's page reads only what is behind the last
-trial that it knows. Our number is the user attribute ``trial``.
+A trial has the number there that it has here. The dashboard's page reads again only what comes
+from the first running trial on, by its place in the list of all; so each trial is written when it
+begins, in the order of the numbers, and runs there until it has ended.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import json
 import logging
 import math
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -28,13 +30,13 @@ from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.study.study import _SYSTEM_ATTR_METRIC_NAMES
 from optuna.trial import TrialState
-from sqlalchemy import Connection, Table, event, func, insert, select, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, Table, event, insert, select, update
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from nas.errors import StudyError
 from nas.failpoints import reach
 from nas.metrics import METRICS
-from nas.store import Store, StudyRow, TrialRow
+from nas.store import ENDED, Store, StudyRow, TrialRow
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +45,14 @@ PAUSE = 0.5  # seconds between two looks at the record, however often poked
 RETRY = 15.0  # seconds until the next look after one that failed
 RACES = 5  # drivers that may make the tables at once, each before one more try
 
-MARK = "record"  # user attribute of the Optuna study: the id of the study it follows
+MARK = "nas_record"  # user attribute of the Optuna study: which study of the record it follows
+TOLD = ("space", "dataset", "sampler")  # of the study, as user attributes
+AT_ONCE = ("trial", "baseline", "pattern", "fingerprint", "params", "macs")  # known at the begin
 
 STUDIES: Table = models.StudyModel.__table__
+DIRECTIONS: Table = models.StudyDirectionModel.__table__
+STUDY_TOLD: Table = models.StudyUserAttributeModel.__table__
+STUDY_SYSTEM: Table = models.StudySystemAttributeModel.__table__
 TRIALS: Table = models.TrialModel.__table__
 PARAMS: Table = models.TrialParamModel.__table__
 VALUES: Table = models.TrialValueModel.__table__
@@ -58,7 +65,9 @@ def optuna_storage(store: Store) -> RDBStorage:
     """Optuna's own tables in the record's database."""
     url = store.engine.url
     sqlite = url.get_backend_name() == "sqlite"
-    options = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
+    options: dict[str, Any] = {"connect_args": {"timeout": 60}}
+    if not sqlite:
+        options = {"connect_args": {"client_encoding": "utf8"}, "pool_pre_ping": True}
     # Optuna formats the URL: braces stand for themselves only when doubled.
     text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     for tries_left in range(RACES, -1, -1):
@@ -88,11 +97,11 @@ class Mirror:
 
     def __init__(self, store: Store, study: StudyRow) -> None:
         self._store, self._study = store, study
+        self._objectives = [name for name, _ in study.objectives]
         self._storage: RDBStorage | None = None
         self._copy = 0  # the Optuna study's id
-        self._seen = 0  # Optuna's trials up to this id are in _known
-        self._known: set[int] = set()  # our numbers of the trials that the copy has
-        self._news = store.endings(study.id)
+        self._next = 0  # trials from this number on may be missing in the copy
+        self._running: set[int] = set()  # below that, trials that may end yet
         self._thread = threading.Thread(target=self._follow, name="nas-mirror", daemon=True)
         self._poked = threading.Event()
         self._closing = threading.Event()
@@ -119,25 +128,30 @@ class Mirror:
         return not self._thread.is_alive() and not self._failed
 
     def catch_up(self) -> int:
-        """Copies the trials that ended and are missing; how many. For use without a thread.
+        """Copies the trials that began or ended and are missing; how many of them ended. For use
+        without a thread.
 
         Raises StudyError where an Optuna study of this name belongs to something else, and
         whatever Optuna and SQLAlchemy raise.
         """
         try:
-            ended = next(self._news)
-            storage = self._storage or self._open()
-            copied = 0
-            for start in range(0, len(ended), BATCH):
+            study, running = self._study.id, self._running
+            known = self._store.trials(study, numbers=running) if running else ()
+            begun = list(self._store.trials(study, since=self._next))
+            rows = [*(row for row in known if row.state in ENDED), *begun]
+            storage, copied = self._storage or self._open(), 0
+            for start in range(0, len(rows), BATCH):
                 with storage.engine.begin() as connection:
-                    copied += self._copy_batch(connection, ended[start : start + BATCH])
+                    copied += self._copy_batch(connection, rows[start : start + BATCH])
                     reach("copying")
                 reach("copied")
+            lasting = {row.number for row in begun if row.state not in ENDED}
+            self._running = (running | lasting) - {row.number for row in rows if row.state in ENDED}
+            self._next = begun[-1].number + 1 if begun else self._next
         except BaseException:
             # Nothing is taken for copied that may not be: the next time begins with a comparison.
-            self._news = self._store.endings(self._study.id)
             self._dispose()
-            self._seen, self._known = 0, set()
+            self._next, self._running = 0, set()
             raise
         return copied
 
@@ -174,73 +188,116 @@ class Mirror:
         return storage
 
     def _find_copy(self, storage: RDBStorage) -> int:
+        """The Optuna study that follows this one, made if there is none. Raises StudyError where
+        there is another of that name: who made it may need it, be it empty."""
         study = self._study
-        try:
-            copy = storage.get_study_id_from_name(study.name)
-        except KeyError:
-            directions = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
-            copy = storage.create_new_study(
-                [directions[d] for _, d in study.objectives], study.name
-            )
-            reach("copy_made")
-        mark = storage.get_study_user_attrs(copy).get(MARK)
-        if mark != study.id:
-            if mark is not None or storage.get_n_trials(copy):
-                raise StudyError(f"an Optuna study {study.name!r} of another origin is in the way")
-            names = [name for name, _ in study.objectives]
-            storage.set_study_system_attr(copy, _SYSTEM_ATTR_METRIC_NAMES, names)
-            for key in ("space", "dataset", "sampler"):
-                storage.set_study_user_attr(copy, key, getattr(study, key))
-            storage.set_study_user_attr(copy, MARK, study.id)
+        directions = [_DIRECTION[direction] for _, direction in study.objectives]
+        mark = f"{study.id}/{study.created}"
+        for tries_left in (1, 0):
+            try:
+                copy = storage.get_study_id_from_name(study.name)
+            except KeyError:
+                try:
+                    return self._make_copy(storage, directions, mark)
+                except IntegrityError:  # another driver was faster, or somebody else
+                    if not tries_left:
+                        raise
+                    continue
+            told = storage.get_study_user_attrs(copy)
+            if told.get(MARK) == mark and storage.get_study_directions(copy) == directions:
+                return copy
+            break
+        raise StudyError(
+            f"an Optuna study {study.name!r} of another origin is in the way and stays: "
+            "to have this one in the dashboard, rename that, or search under another name"
+        )
+
+    def _make_copy(self, storage: RDBStorage, directions: list[StudyDirection], mark: str) -> int:
+        """In one transaction: there is no moment at which it could be taken for somebody else's."""
+        study = self._study
+        told = {name: getattr(study, name) for name in TOLD} | {MARK: mark}
+        names = {_SYSTEM_ATTR_METRIC_NAMES: [name for name, _ in study.objectives]}
+        made = insert(STUDIES).values(study_name=study.name).returning(STUDIES.c.study_id)
+        with storage.engine.begin() as connection:
+            copy = int(connection.scalars(made).one())
+            for table, rows in (
+                (DIRECTIONS, [{"objective": i, "direction": d} for i, d in enumerate(directions)]),
+                (STUDY_TOLD, _pairs(told)),
+                (STUDY_SYSTEM, _pairs(names)),
+            ):
+                connection.execute(insert(table), [row | {"study_id": copy} for row in rows])
+        reach("copy_made")
         return copy
 
-    def _copy_batch(self, connection: Connection, ended: list[TrialRow]) -> int:
+    def _copy_batch(self, connection: Connection, rows: list[TrialRow]) -> int:
+        """Writes what the copy lacks of these trials, of which the numbers ascend and leave none
+        out that the copy has not; how many ended."""
         # A write, so that it holds the study's lock (SQLite: the database's) before it reads: of
         # two drivers' mirrors the second then sees what the first has copied.
         mine = STUDIES.c.study_id == self._copy
         lock = update(STUDIES).where(mine).values(study_name=STUDIES.c.study_name)
         if not connection.execute(lock).rowcount:
-            raise StudyError("its Optuna study was deleted")
-        written = (
-            select(TRIALS.c.trial_id, ATTRIBUTES.c.value_json)
-            .join(ATTRIBUTES, ATTRIBUTES.c.trial_id == TRIALS.c.trial_id)
-            .where(TRIALS.c.study_id == self._copy, TRIALS.c.trial_id > self._seen)
-            .where(ATTRIBUTES.c.key == "trial")
-            .order_by(TRIALS.c.trial_id)
+            raise StudyError("the Optuna study was deleted: it is made again")
+        written = select(TRIALS.c.number, TRIALS.c.trial_id, TRIALS.c.state).where(
+            TRIALS.c.study_id == self._copy,
+            TRIALS.c.number.between(rows[0].number, rows[-1].number),
         )
-        for trial_id, number in connection.execute(written):
-            self._seen = trial_id
-            self._known.add(json.loads(number))
-        missing = [trial for trial in ended if trial.number not in self._known]
+        known = {number: (key, state) for number, key, state in connection.execute(written)}
+        missing = [row for row in rows if row.number not in known]
+        over = [
+            (known[row.number][0], row)
+            for row in rows
+            if row.state in ENDED
+            and row.number in known
+            and known[row.number][1] is TrialState.RUNNING
+        ]
         if missing:
             self._insert(connection, missing)
-        return len(missing)
+        if over:
+            self._end(connection, over)
+        return len(over) + sum(row.state in ENDED for row in missing)
 
     def _insert(self, connection: Connection, missing: list[TrialRow]) -> None:
-        count = select(func.count()).where(TRIALS.c.study_id == self._copy)
-        number = connection.scalar(count) or 0
-        objectives = [name for name, _ in self._study.objectives]
-        rows = [
-            {
-                "study_id": self._copy,
-                "number": number + place,
-                "state": _state(trial, objectives),
-                "datetime_start": _utc(trial.created),
-                "datetime_complete": _utc(trial.finished or trial.created),
-            }
-            for place, trial in enumerate(missing)
-        ]
+        rows = [self._columns(trial) | {"study_id": self._copy, "number": trial.number,
+                "datetime_start": _utc(trial.created)} for trial in missing]  # fmt: skip
         made = insert(TRIALS).returning(TRIALS.c.trial_id, sort_by_parameter_order=True)
         copies = list(zip(connection.scalars(made, rows).all(), missing, strict=True))
-        parts = {
-            PARAMS: [(_params(trial), key) for key, trial in copies],
-            VALUES: [(_values(trial, objectives), key) for key, trial in copies],
-            ATTRIBUTES: [(_attributes(trial), key) for key, trial in copies],
-        }
-        for table, lists in parts.items():
-            told = [row | {"trial_id": key} for listed, key in lists for row in listed]
-            if told:
-                connection.execute(insert(table), told)
+        _write(connection, PARAMS, [(_params(trial), key) for key, trial in copies])
+        _write(connection, ATTRIBUTES, [(_attributes(trial, True), key) for key, trial in copies])
+        self._tell(connection, [(key, trial) for key, trial in copies if trial.state in ENDED])
+
+    def _end(self, connection: Connection, over: list[tuple[int, TrialRow]]) -> None:
+        for key, trial in over:
+            ended = update(TRIALS).where(TRIALS.c.trial_id == key).values(self._columns(trial))
+            connection.execute(ended)
+        self._tell(connection, over)
+
+    def _tell(self, connection: Connection, over: list[tuple[int, TrialRow]]) -> None:
+        """Writes what came of trials that ended."""
+        _write(connection, VALUES, [(_values(trial, self._objectives), key) for key, trial in over])
+        _write(connection, ATTRIBUTES, [(_attributes(trial, False), key) for key, trial in over])
+
+    def _columns(self, trial: TrialRow) -> dict[str, Any]:
+        """The state of a trial, and when it ended."""
+        if trial.state not in ENDED:
+            return {"state": TrialState.RUNNING, "datetime_complete": None}
+        ended = trial.finished or trial.created
+        return {"state": _state(trial, self._objectives), "datetime_complete": _utc(ended)}
+
+
+_DIRECTION = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
+
+
+def _write(
+    connection: Connection, table: Table, lists: list[tuple[list[dict[str, Any]], int]]
+) -> None:
+    rows = [row | {"trial_id": key} for listed, key in lists for row in listed]
+    if rows:
+        connection.execute(insert(table), rows)
+
+
+def _pairs(told: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"key": key, "value_json": json.dumps(value)} for key, value in told.items()]
 
 
 def _state(trial: TrialRow, objectives: list[str]) -> TrialState:
@@ -276,8 +333,9 @@ def _values(trial: TrialRow, objectives: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _attributes(trial: TrialRow) -> list[dict[str, Any]]:
-    """What the dashboard shows beside the values; what is not known is left out."""
+def _attributes(trial: TrialRow, at_once: bool) -> list[dict[str, Any]]:
+    """What the dashboard shows beside the values, at once or when the trial has ended; what is not
+    known is left out."""
     told = {
         "trial": trial.number,
         "baseline": trial.baseline,
@@ -291,7 +349,7 @@ def _attributes(trial: TrialRow) -> list[dict[str, Any]]:
         "reason": trial.reason,
     }
     known = {k: v for k, v in told.items() if v not in (None, "") and v == v}  # NaN is not itself
-    return [{"key": key, "value_json": json.dumps(value)} for key, value in known.items()]
+    return _pairs({key: known[key] for key in known if (key in AT_ONCE) == at_once})
 
 
 def _utc(seconds: float) -> datetime.datetime:

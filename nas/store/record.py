@@ -47,9 +47,15 @@ T = TypeVar("T")
 
 
 def open_store(
-    url: str, *, create: bool = True, lease: float = 60.0, patience: float = 60.0
+    url: str,
+    *,
+    create: bool = True,
+    write: bool = True,
+    lease: float = 60.0,
+    patience: float = 60.0,
 ) -> Store:
-    """The record at ``url``, created or brought up to date.
+    """The record at ``url``, created or brought up to date; with ``write=False`` to be read only,
+    and as it is.
 
     ``url`` is ``sqlite:///FILE`` or ``postgresql+psycopg://...``. An attempt is this driver's for
     ``lease`` seconds after it began or after the last ``beat``; a database that is away or locked
@@ -58,7 +64,10 @@ def open_store(
     than the code and, with ``create=False``, where there is no record yet.
     """
     return Store(
-        engine=connect(url, create=create), driver=drivers.name(), lease=lease, patience=patience
+        engine=connect(url, create=create and write, write=write),
+        driver=drivers.name(),
+        lease=lease,
+        patience=patience,
     )
 
 

@@ -1,0 +1,94 @@
+"""Processes: which are ours is told by number and start time together, for a number is given out
+again. Linux; elsewhere a process has no descendants that could be seen."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+UNSEEN = "running"  # for a start time where there is no /proc, or it hides the process
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process for all time: its number, and its start as the kernel counts it."""
+
+    pid: int
+    started: str
+
+    @classmethod
+    def of(cls, pid: int) -> Process:
+        return cls(pid, started(pid))
+
+    def send(self, number: signal.Signals) -> bool:
+        """Sends a signal to this very process; whether it was there.
+
+        The number is held by a descriptor before it is looked at, so that what is looked at is what
+        the signal reaches.
+        """
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if not hasattr(os, "pidfd_open"):
+                os.kill(self.pid, number)
+                return True
+            held = os.pidfd_open(self.pid)
+            try:
+                if self.started and started(self.pid) == self.started:
+                    signal.pidfd_send_signal(held, number)
+                    return True
+            finally:
+                os.close(held)
+        return False
+
+
+def started(pid: int) -> str:
+    """The process's start time as the kernel counts it; empty where it runs no more."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return UNSEEN if _answers(pid) else ""
+    # proc_pid_stat(5): the second field, the command in brackets, may itself hold blanks and
+    # brackets; state is the third field, starttime the 22nd.
+    fields = status.rsplit(")", 1)[1].split()
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def _answers(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
+
+
+def children(pid: int) -> Iterator[tuple[int, int]]:
+    """The threads of a process and the children of each: (thread, child)."""
+    with contextlib.suppress(OSError):  # it may end while it is looked at, so may its threads
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                for child in (task / "children").read_text().split():
+                    yield int(task.name), int(child)
+
+
+def descendants(pid: int) -> list[int]:
+    """The process, its children, their children and so on, as the kernel lists them."""
+    found = [pid]
+    for parent in found:
+        found += [child for _, child in children(parent)]
+    return found
+
+
+def end(processes: Iterable[Process]) -> None:
+    """Kills these and all their descendants; stopped first, they have no new children."""
+    todo, stopped = list(processes), set[Process]()
+    for process in todo:
+        if process not in stopped and process.send(signal.SIGSTOP):
+            stopped.add(process)
+            todo += [Process.of(child) for _, child in children(process.pid)]
+    for process in stopped:
+        process.send(signal.SIGKILL)

@@ -1,0 +1,113 @@
+"""Text of others: names, errors, paths, URLs, on their way to a terminal, a CSV or a page.
+
+A terminal obeys escape sequences, a spreadsheet runs formulas, a page runs markup, and a URL may
+hold a password. ``open_terminal`` has all that is printed pass ``printable``; ``cell``,
+``markdown`` and ``shown_url`` are what the other ways out pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO, cast
+from urllib.parse import unquote
+
+HIDDEN = "***"
+SECRET = re.compile(
+    r"(?i)pass(?!file)|pwd|secret|token|credential|(api|access|account|private)[-_]?key|signature"
+)
+
+
+def printable(text: str) -> str:
+    """Without what a terminal would obey and what it cannot show; lines and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(c for c in text if c.isprintable() or c in "\n\t")
+
+
+def cell(value: Any) -> Any:
+    """A value for a CSV: numbers as they are, text as no spreadsheet runs it."""
+    if not isinstance(value, str):
+        return value
+    shown = printable(value)
+    # What begins so is a formula to spreadsheets, leading blanks or not (OWASP, "CSV Injection").
+    return f"'{shown}" if shown.lstrip().startswith(("=", "+", "-", "@")) else shown
+
+
+def markdown(text: str) -> str:
+    """Text on one line of a Markdown page, as text: no markup of its own, and no HTML."""
+    line = " ".join(printable(text).split())
+    return re.sub(r"([\\`*_{}\[\]()<>#+!|~&$])", r"\\\1", line)
+
+
+def shown_url(url: str) -> str:
+    """A URL, or what was meant for one, without passwords wherever they stand.
+
+    >>> shown_url("postgresql://me:secret@host/db?sslpassword=other")
+    'postgresql://me:***@host/db?sslpassword=***'
+    """
+    scheme = re.match(r"(?i)[a-z][\w+.-]*:/*", url)
+    head = scheme[0] if scheme else ""
+    rest = url[len(head) :]
+    if not re.match(r"(?i)sqlite[\w+]*:///", head):  # behind that is a path
+        place, mark, query = rest.partition("?")
+        if "@" not in place:
+            place, mark, query = rest, "", ""
+        before, at, host = place.rpartition("@")
+        user, colon, _ = before.partition(":")
+        if at and not colon and head.endswith(":"):  # what was read as the scheme is the user
+            rest = f"{HIDDEN}@{host}{mark}{query}"
+        elif colon:
+            rest = f"{user}:{HIDDEN}{at}{host}{mark}{query}"
+        elif not at:
+            # A colon with no port behind it, and no @: a URL that is cut off.
+            rest = re.sub(r"^([^/?@\[:]*):(?!\d+(?:[/?,]|$))[^?]+", rf"\1:{HIDDEN}", rest)
+
+    def hide(match: re.Match[str]) -> str:
+        before, name, equals = match.groups()
+        return f"{before}{name}{equals}{HIDDEN}" if SECRET.search(unquote(name)) else match[0]
+
+    rest = re.sub(r"(^|[?&;#\s])([^=?&;#\s]*)(\s*=\s*)(?:'[^']*'|[^&;\s]*)", hide, rest)
+    return printable(head + rest)
+
+
+class _Cleaned:
+    """A stream to which nothing but printable text is written."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self.stream.write(printable(text))
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextlib.contextmanager
+def open_terminal() -> Iterator[None]:
+    """Has all that is printed to stdout and stderr pass ``printable``, whoever prints it, and what
+    their encoding does not have be escaped. A stream that was closed leads nowhere."""
+    before = sys.stdout, sys.stderr
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115 - until the end
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, _Cleaned(stream))
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def styled(stream: TextIO) -> TextIO:
+    """The stream behind, for who cleans the text and adds the escape sequences of its styles."""
+    return cast(_Cleaned, stream).stream if isinstance(stream, _Cleaned) else stream

@@ -1,0 +1,175 @@
+"""A seat without Ray, and this process as one: what a candidate leaves behind, and breaks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from waiting import eventually
+
+from nas.job import Epoch, Failure, Job, Outcome, Result
+from nas.job.pool import Done
+from nas.processes import Process, end, started
+from nas.workers import keeper
+from nas.workers.in_process import InProcess
+from nas.workers.seat import Seat
+
+TESTS = Path(__file__).parent
+PATTERN = "INPUT(1, 8, 8) -> FLATTEN -> FC(10)"
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+
+def job(name: str, seed: int = 0) -> Job:
+    return Job(pattern=PATTERN, evaluator=f"evaluators:{name}", epochs=1, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def seat() -> Iterator[Seat]:
+    opened = Seat(directory=str(TESTS), path=[str(TESTS)])
+    yield opened
+    opened.close()
+
+
+def sat(seat: Seat, told: Job) -> tuple[list[Epoch], Outcome]:
+    *curve, last = seat.run(1, told)
+    assert isinstance(last, Result | Failure)
+    return [point for point in curve if isinstance(point, Epoch)], last
+
+
+def in_process(told: Job) -> Outcome:
+    pool = InProcess()
+    pool.submit(1, told)
+    last = pool.wait(0)[-1]
+    assert isinstance(last, Done)
+    return last.outcome
+
+
+def alive(pid: int) -> bool:
+    return started(pid) != ""
+
+
+OWN_FAULTS = {
+    "segfaults": "its process ended: SIGSEGV",
+    "dies": "its process ended: exit status 7",
+    "quits": "Quit: ",
+    "interrupts": "KeyboardInterrupt",
+    "writes_into_the_pipe": "it wrote into the pipe to its seat",
+    "closes_everything": "it closed the pipe to its seat",
+}
+
+
+@pytest.mark.parametrize("name", OWN_FAULTS)
+def test_what_is_surely_the_candidates_own_counts_as_that(seat: Seat, name: str) -> None:
+    """It is tried once more, not as often as a worker's death."""
+    ended = sat(seat, job(name))[1]
+    assert isinstance(ended, Failure)
+    assert (ended.kind, ended.ours) == ("error", False)
+    assert OWN_FAULTS[name] in ended.reason
+    assert isinstance(sat(seat, job("ok"))[1], Result)
+
+
+@pytest.mark.parametrize("name", ["forks_and_dies", "leaves_a_daemon"])
+def test_no_process_outlives_its_candidate(seat: Seat, name: str) -> None:
+    curve, ended = sat(seat, job(name))
+    left = [point.epoch for point in curve]
+    if isinstance(ended, Result):
+        left = [int(ended.metrics["left"])]
+    assert left
+    assert not any(map(alive, left))
+
+
+def test_in_this_process_too_no_process_outlives_its_candidate() -> None:
+    mine = subprocess.Popen(["sleep", "1000"])
+    try:
+        ended = in_process(job("leaves_a_daemon"))
+        assert isinstance(ended, Result)
+        assert not alive(int(ended.metrics["left"]))
+        assert mine.poll() is None
+    finally:
+        mine.kill()
+        mine.wait()
+
+
+def test_a_fork_of_the_candidate_answers_for_nobody(seat: Seat) -> None:
+    for ended in (sat(seat, job("forks_and_returns"))[1], in_process(job("forks_and_returns"))):
+        assert isinstance(ended, Result)
+        assert ended.metrics == {"accuracy": 0.5}
+
+
+def test_a_thread_that_reports_late_reports_to_nobody(seat: Seat) -> None:
+    assert sat(seat, job("reports_too_late"))[0] == []
+    slow = sat(seat, job("slow_reports"))
+    time.sleep(0.3)
+    assert [point.epoch for point in slow[0] + sat(seat, job("slow_reports"))[0]] == [0, 0]
+
+
+@pytest.mark.parametrize("victim", ["seat", "keeper"])
+def test_whoever_is_killed_nothing_is_left(victim: str, tmp_path: Path) -> None:
+    """The seat's process ended by whatever means, or the keeper by the candidate itself."""
+    code = (
+        "import os, sys; from nas.job import Job; from nas.workers.seat import Seat\n"
+        f"seat = Seat(directory={str(TESTS)!r}, path=[{str(TESTS)!r}])\n"
+        f"told = Job(pattern={PATTERN!r}, evaluator='evaluators:forks_and_hangs')\n"
+        "for item in seat.run(1, told): print(getattr(item, 'epoch', item), flush=True)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    family = [int(process.stdout.readline()) for _ in range(3)]
+    if victim == "seat":
+        process.kill()
+    else:
+        parent = Path(f"/proc/{family[0]}/stat").read_text().rpartition(")")[2].split()[1]
+        os.kill(int(parent), signal.SIGKILL)
+        assert "worker_died" in process.stdout.readline()
+    process.wait()
+    process.stdout.close()
+    lasting = family if victim == "seat" else family[:1]  # a daemon has lost its keeper by then
+    assert eventually(lambda: not any(map(alive, lasting)), 60)
+    end(map(Process.of, family))
+
+
+def test_what_a_candidate_prints_has_an_end(capfd: pytest.CaptureFixture[str]) -> None:
+    with contextlib.closing(Seat(directory=str(TESTS), path=[str(TESTS)])) as seat:
+        assert isinstance(sat(seat, job("prints_without_end"))[1], Result)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert keeper.PRINTS <= len(err) < keeper.PRINTS + 200
+    assert err.endswith(keeper.CUT.decode())
+
+
+# -- which process ---------------------------------------------------------------------------------
+
+GIVEN_OUT_AGAIN = """
+import subprocess, sys
+from pathlib import Path
+from nas.processes import Process, end
+
+ours = subprocess.Popen(["sleep", "1000"])
+told = Process.of(ours.pid)
+ours.kill(); ours.wait()
+Path("/proc/sys/kernel/ns_last_pid").write_text(str(told.pid - 1))
+theirs = subprocess.Popen(["sleep", "1000"])
+assert theirs.pid == told.pid
+end([told])
+assert theirs.poll() is None
+end([Process.of(theirs.pid)])
+print(theirs.wait())
+"""
+
+
+def test_a_process_that_was_given_the_number_of_ours_is_not_hurt() -> None:
+    within = ["unshare", "--pid", "--fork", "--mount-proc"]
+    if subprocess.run([*within, "true"], capture_output=True).returncode:
+        pytest.skip("needs a pid namespace")
+    told = subprocess.run(
+        [*within, sys.executable, "-c", GIVEN_OUT_AGAIN], capture_output=True, text=True
+    )
+    assert told.stdout == f"{-signal.SIGKILL}\n", told.stderr

@@ -1,0 +1,300 @@
+"""Text of others on its way to a terminal, a CSV, a page; URLs without passwords; odd terminals."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas.cli import main
+from nas.errors import StoreError
+from nas.store import Ask, Study, open_store
+from nas.store.connect import parse
+from nas.text import cell, markdown, printable, shown_url
+
+SECRET = "Zebra%41-9"
+NAS = [sys.executable, "-c", "from nas.cli import main; main()"]
+
+
+def run(*command: str) -> int:
+    """The status with which the command line ends, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["nas", *command])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return int(ended.value.code or 0)
+
+
+# -- URLs -----------------------------------------------------------------------------------------
+
+URLS = [
+    "postgresql://u:{}@h/d",
+    "postgresql+psycopg://u:{}@h:5432/d",
+    "POSTGRESQL://u:{}@h",
+    "postgresql:/u:{}@h/d",
+    "postgresql:u:{}@h/d",
+    "postgresql//u:{}@h/d",
+    "postgres ://u:{}@h/d",
+    " postgresql://u:{}@h/d",
+    "u:{}@h/d",
+    "//u:{}@h/d",
+    "mysql://:{}@h",
+    "postgresql://u:a@{}@h/d",
+    "postgresql://u:a/{}@h/d",
+    "postgresql://u:a?{}@h/d",
+    "postgresql://u:a:{}@h/d",
+    "postgresql://u:{}",
+    "postgresql://u:{}/d",
+    "postgresql://u:{}@[::1",
+    "postgresql://u:{}@h:port/d",
+    "postgresql://u@h/d?password={}",
+    "postgresql://u@h/d?x=1&PassWord={}&y=2",
+    "postgresql://u@h/d?pass%77ord={}",
+    "postgresql://u@h/d?sslpassword={}",
+    "postgresql:///d?host=/run&user=u&password={}",
+    "postgresql://u:x@h/d?options=@&password={}",
+    "postgresql://h/d;password={}",
+    "host=h user=u password={}",
+    "host=h password = '{} x' user=u",
+    "sqlite:///x.db?password={}",
+    "s3://bucket/x?secret_access_key={}&token=1",
+    "http://h/?api_key={}",
+]
+
+
+@pytest.mark.parametrize("form", URLS)
+def test_no_password_is_shown_wherever_it_stands(form: str) -> None:
+    shown = shown_url(form.format(SECRET))
+    assert "Zebra" not in shown
+    assert "***" in shown
+    with contextlib.suppress(StoreError):
+        parse(form.format(SECRET))
+        return
+    with pytest.raises(StoreError) as refused:
+        parse(form.format(SECRET))
+    assert "Zebra" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///nas.db",
+        "sqlite:////a/b:c@d/x.db",
+        "postgresql://u@h:5432/d?sslmode=require&passfile=/home/u/.pgpass",
+        "postgresql://h1:5432,h2:5433/d",
+        "postgresql://[::1]:5432/d",
+        "http://127.0.0.1:8265",
+        "",
+    ],
+)
+def test_what_is_no_password_is_shown(url: str) -> None:
+    assert shown_url(url) == url
+
+
+@given(st.text(), st.text(), st.text())
+def test_any_text_in_a_url_is_shown_without_its_password(user: str, host: str, rest: str) -> None:
+    shown = shown_url(f"postgresql://{user}:Zebra@{host}/{rest}")
+    assert "Zebra" not in shown or "Zebra" in user + host + rest
+    assert printable(shown) == shown
+
+
+COMMANDS = [
+    ["status"],
+    ["pareto"],
+    ["trials", "ls"],
+    ["dashboard"],
+    ["db", "upgrade"],
+    ["export", "3"],
+    ["report"],
+    ["search", "--space", "lenet_like", "--workers", "0"],
+]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://me:{SECRET}@127.0.0.1:1/d?connect_timeout=2",
+        f"postgresql://me@127.0.0.1:1/d?connect_timeout=2&password={SECRET}",
+        f"postgresql:/me:{SECRET}@h/d",
+    ],
+)
+def test_no_command_prints_a_password(
+    url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nas.store.connect.RESTART_SECONDS", 0.1)
+    for command in COMMANDS:
+        assert run(*command, "--storage", url) != 0
+        told = "".join(capsys.readouterr())
+        assert told.startswith("nas: "), command
+        assert "Zebra" not in told, command
+
+
+# -- text -----------------------------------------------------------------------------------------
+
+NASTY = "[/x] [bold]b[/] :smile: \x1b]0;title\x07\x1b[2J\x9b31m \u202e\r=1+1"
+
+
+def test_nothing_is_left_that_a_terminal_obeys() -> None:
+    assert printable(NASTY) == "[/x] [bold]b[/] :smile: ]0;title[2J31m =1+1"
+    assert printable("a\tb\n") == "a\tb\n"
+    assert printable("caf\udce9.png") == "caf.png"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+1", "'+1"),
+        ("-x", "'-x"),
+        ("@SUM", "'@SUM"),
+        (" =1", "' =1"),
+        ("\x1b=1", "'=1"),
+        ("\t=1", "'\t=1"),
+        ("CONV -> RELU", "CONV -> RELU"),
+        (-1.5, -1.5),
+        (None, None),
+    ],
+)
+def test_no_cell_is_a_formula_and_numbers_stay(value: object, shown: object) -> None:
+    assert cell(value) == shown
+
+
+def test_markdown_has_no_markup_of_others() -> None:
+    assert markdown("a_b <img src=x>\n# c | [d](e) `f`") == (
+        r"a\_b \<img src=x\> \# c \| \[d\]\(e\) \`f\`"
+    )
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A record whose names and reasons are another's."""
+    folder = tmp_path_factory.mktemp("nasty")
+    store = open_store(f"sqlite:///{folder}/nas.db")
+    study = store.open_study(
+        Study(name="=[/x]:smile:", space="[/y]\x1b[2J", objectives=(("[/z]", "min"),))
+    )
+    ask = Ask(pattern="INPUT(1, 8, 8) -> FC(2)", fingerprint="f", params=130, macs=128, epochs=1)
+    [claim] = store.begin(study.id, [ask])
+    from nas.job import Failure, Result
+
+    store.finish(claim.token, Result(metrics={"[/z]": 0.5, "=\x1b[2Jm": -1.0}, device="=cpu"))
+    [claim] = store.begin(study.id, [ask])
+    store.finish(claim.token, Failure(kind="error", reason=f"=no [/luck] {NASTY}"))
+    store.close()
+    (folder / "nasty.yaml").write_text(
+        'name: nasty\nabout: "[/x] \\e[2J\\e]0;t\\a :smile:"\npattern: INPUT -> FC\n'
+    )
+    return folder
+
+
+PAGES = [
+    ["status"],
+    ["pareto"],
+    ["trials", "ls"],
+    ["trials", "show", "0"],
+    ["trials", "show", "1"],
+    ["trials", "ls", "--state", "failed"],
+    ["show", "nasty.yaml"],
+    ["space", "show", "nasty.yaml"],
+    ["search", "--space", "lenet_like", "--study", "[/x]", "--dry-run"],
+    ["search", "--space", "lenet_like", "--objective", "[/x]:min", "--dry-run"],
+    ["search", "--space", "nasty.yaml", "--study", "\x1b[2J", "--dry-run"],
+]
+
+
+BAD = ("\x1b[2J", "\x1b]", "\x07", "\x9b", "\u202e", "Traceback")
+
+
+def test_no_page_obeys_the_text_of_others(
+    record: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(record)
+    for command in PAGES:
+        assert run(*command) == 0, command
+        told = "".join(capsys.readouterr())
+        assert [bad for bad in BAD if bad in told] == [], command
+    run("status")
+    assert "=[/x]:smile:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [["trials", "show", "1"], ["show", "nasty.yaml"]])
+def test_a_terminal_is_given_styles_and_nothing_else(record: Path, command: list[str]) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*NAS, *command],
+        cwd=record,
+        stdout=theirs,
+        stderr=theirs,
+        env=os.environ | {"TERM": "xterm"},
+    )
+    os.close(theirs)
+    told = b""
+    with contextlib.suppress(OSError):  # a terminal's end
+        while more := os.read(ours, 1 << 16):
+            told += more
+    os.close(ours)
+    assert process.wait() == 0, told
+    assert b"\x1b[1m" in told
+    assert [bad for bad in BAD if bad.encode() in told] == []
+
+
+def test_csv_and_json_of_the_text_of_others(
+    record: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(record)
+    assert run("trials", "ls", "-f", "csv") == 0
+    made = capsys.readouterr().out
+    rows = list(csv.DictReader(io.StringIO(made)))
+    assert rows[0]["study"] == "'=[/x]:smile:"
+    assert rows[0]["device"] == "'=cpu"
+    assert rows[0]["'=[2Jm"] == "-1.0"
+    assert rows[1]["reason"].startswith("'=no [/luck]")
+    assert "\x1b" not in made
+    assert run("trials", "ls", "-f", "json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told[0]["study"] == "=[/x]:smile:"  # a machine's: nothing is changed
+
+
+# -- terminals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_terminal_that_is_not_utf_8(encoding: str, tmp_path: Path) -> None:
+    told = subprocess.run(
+        [*NAS, "show", "resnet18"],
+        cwd=tmp_path,
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+    )
+    assert told.returncode == 0, told.stderr
+    assert b"11.69M" in told.stdout or b"11,689,512" in told.stdout
+
+
+@pytest.mark.parametrize("command", ["space ls", "space sample lenet_like"])
+def test_standard_output_may_be_full_or_closed(command: str, tmp_path: Path) -> None:
+    said = {
+        ">/dev/full": (1, b"nas: standard output: No space left on device\n"),
+        ">&-": (0, b""),
+        "| true": (None, b""),
+    }
+    for where, (status, stderr) in said.items():
+        shell = ["bash", "-c", f'"$@" {where}']
+        told = subprocess.run(
+            [*shell, "bash", *NAS, *command.split()], cwd=tmp_path, capture_output=True
+        )
+        assert told.stderr == stderr
+        assert status is None or told.returncode == status

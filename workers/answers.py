@@ -1,0 +1,149 @@
+"""What a candidate says, made into an Outcome: the one place, for every form and every pool.
+
+An evaluator is anybody's code. Whatever it returns or reports is taken apart and made anew of plain
+numbers and text within bounds, or refused with a sentence: what the record, the sampler and the
+wire between processes then see is never the candidate's own object.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from numbers import Complex, Real
+from typing import Any, get_args
+
+from nas.errors import brief
+from nas.job import Epoch, Failure, FailureKind, Latency, Outcome, Result
+
+METRICS = 1000  # of one candidate
+NAME_LENGTH = 200  # characters of a metric's or a device's name
+REASON_LENGTH = 600  # characters; a reason is a line in a table, not a log
+POINTS = 100_000  # of one curve, and as many epochs as a training may have
+LONGEST = 1e9  # seconds; some thirty years
+
+# The others are the machinery's to tell.
+KINDS = tuple(k for k in get_args(FailureKind) if k not in ("worker_died", "cancelled"))
+
+
+def outcome(answer: Any, curve: Iterable[Epoch], seconds: float) -> Outcome:
+    """What an evaluator returned: a dict of metrics, a Result or a Failure.
+
+    ``curve`` is what it reported and ``seconds`` how long it took, for an answer that does not say.
+    Raises TypeError or ValueError, with the part that is wrong, for anything else.
+    """
+    match answer:
+        case Failure():
+            if answer.kind not in KINDS:
+                known = ", ".join(KINDS)
+                raise ValueError(f"a Failure's kind is {_shown(answer.kind)}: must be of {known}")
+            return Failure(
+                kind=answer.kind,
+                reason=text(answer.reason, "a Failure's reason", REASON_LENGTH),
+                seconds=_seconds(answer.seconds or seconds, "a Failure"),
+                curve=_curve(answer.curve or curve),
+            )
+        case Result():
+            return Result(
+                metrics=metrics(answer.metrics),
+                curve=_curve(answer.curve or curve),
+                latency=None if answer.latency is None else latency(answer.latency),
+                seconds=_seconds(answer.seconds or seconds, "a Result"),
+                device=text(answer.device, "a Result's device", NAME_LENGTH),
+            )
+        case Mapping():
+            return Result(metrics=metrics(answer), curve=tuple(curve), seconds=seconds)
+    raise TypeError(f"the evaluator returned {type(answer).__name__}, not a dict of metrics")
+
+
+def metrics(told: Any) -> dict[str, float]:
+    if not isinstance(told, Mapping):
+        raise TypeError(f"the metrics are {_shown(told)}: must be a dict")
+    made = {}
+    for name, value in islice(told.items(), METRICS + 1):
+        if not isinstance(name, str):
+            raise TypeError(f"metric {_shown(name)}: a metric's name must be text")
+        if not 0 < len(name) <= NAME_LENGTH or not name.isprintable():
+            rule = f"a name has 1 to {NAME_LENGTH} printable characters"
+            raise ValueError(f"metric {_shown(name)}: {rule}")
+        made["".join(name)] = number(value, f"metric {name}")
+    if len(made) > METRICS:
+        raise ValueError(f"more than {METRICS} metrics")
+    return made
+
+
+def latency(told: Any) -> Latency:
+    if not isinstance(told, Latency):
+        raise TypeError(f"the latency is {_shown(told)}: must be a nas.job.Latency")
+    ms, low, high = (
+        number(getattr(told, name), f"a Latency's {name}", 0.0) for name in ("ms", "low", "high")
+    )
+    return Latency(
+        ms=ms, low=low, high=high, device=text(told.device, "a Latency's device", NAME_LENGTH)
+    )
+
+
+def epoch(told: Any) -> Epoch:
+    """A point of a curve. Its loss and accuracy may be no finite numbers: it may diverge."""
+    if not isinstance(told, Epoch):
+        raise TypeError(f"report takes a nas.job.Epoch, not {type(told).__name__}")
+    count = number(told.epoch, "an Epoch's epoch", 0.0)
+    if count != int(count) or count >= 1 << 53:
+        raise ValueError(f"an Epoch's epoch is {count:g}: must be a whole number")
+    return Epoch(
+        epoch=int(count),
+        train_loss=_float(told.train_loss, "an Epoch's train_loss"),
+        accuracy=_float(told.accuracy, "an Epoch's accuracy"),
+        seconds=_seconds(told.seconds, "an Epoch"),
+    )
+
+
+def number(value: Any, what: str, least: float = -math.inf) -> float:
+    """A finite float, of Python's numbers or of another library's scalar."""
+    made = _float(value, what)
+    if not math.isfinite(made):
+        raise ValueError(f"{what} is {made}: must be finite")
+    if made < least:
+        raise ValueError(f"{what} is {made:g}: must be {least:g} or more")
+    return made
+
+
+def _float(value: Any, what: str) -> float:
+    """Numpy's and torch's scalars are numbers too, by the protocol that says so; text has none."""
+    truth = type(value).__name__ in ("bool", "bool_")
+    imaginary = isinstance(value, Complex) and not isinstance(value, Real)
+    if truth or imaginary or not hasattr(type(value), "__float__"):
+        raise TypeError(f"{what} is {_shown(value)}: must be a number")
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise TypeError(f"{what} is {_shown(value)}: must be a number") from error
+
+
+def text(value: Any, what: str, most: int) -> str:
+    """One line, bounded."""
+    if not isinstance(value, str):
+        raise TypeError(f"{what} is {_shown(value)}: must be text")
+    return brief(value, most)
+
+
+def _seconds(value: Any, what: str) -> float:
+    made = number(value, f"{what}'s seconds", 0.0)
+    if made > LONGEST:
+        raise ValueError(f"{what}'s seconds are {made:g}: must be {LONGEST:g} or less")
+    return made
+
+
+def _curve(told: Any) -> tuple[Epoch, ...]:
+    points = tuple(map(epoch, islice(told, POINTS + 1)))
+    if len(points) > POINTS:
+        raise ValueError(f"a curve of more than {POINTS:,} points")
+    return points
+
+
+def _shown(value: Any) -> str:
+    """What it is, on a short line; by its type alone where it cannot say."""
+    try:
+        return brief(repr(value), 60)
+    except Exception:
+        return f"a {type(value).__name__}"

@@ -1,0 +1,168 @@
+"""Ray on this machine, for one pool: nobody else gets in, and nothing of it stays.
+
+Whoever reaches a port of Ray runs code as its owner. So a local Ray listens on loopback alone, asks
+for a token that is drawn for it and told by the environment (Ray would keep one for all, in a file
+that others read), and has its folder, sockets and logs among it, in one that is its owner's alone.
+Ray by itself listens on all addresses, and makes its folders open to everybody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import ray
+from ray._private import ray_constants
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+import nas
+from nas.errors import NasError, brief
+from nas.processes import Process, children, descendants
+from nas.workers import guard
+
+log = logging.getLogger(__name__)
+
+MARK = "NAS_DRIVER"
+TRIES = 2  # beside a busy machine Ray is not always up in its time
+# Of a folder for Ray's own: a socket's path has up to 107 bytes, and this comes after.
+BEHIND = "/nas-abcdefgh/r/session_2026-11-26_19-03-43_357432_4194304/sockets/plasma_store"
+ROOM = 107 - len(BEHIND)
+
+
+def start(slots: int) -> ExitStack:
+    """Starts Ray for so many slots; returns what ends it. Raises NasError where it does not start,
+    or there is no folder for it."""
+    for tries_left in range(TRIES - 1, -1, -1):
+        try:
+            return _start(slots, _folder())
+        except NasError:
+            raise
+        except Exception as error:  # Ray raises nearly anything
+            reason = brief(str(error) or type(error).__name__, 300)
+            if not tries_left:
+                raise NasError(
+                    f"Ray does not start: {reason} (--workers 0 runs without it)"
+                ) from error
+            log.warning("Ray did not start (%s); trying again", reason)
+    raise AssertionError
+
+
+def _start(slots: int, folder: str) -> ExitStack:
+    mark = f"{MARK}={secrets.token_hex(16)}"
+    with ExitStack() as leave:
+        watch = _guard(mark, folder)
+        leave.callback(watch.communicate)  # ends what is left, and removes the folder
+        leave.callback(_read_again)
+        with _told(watch), _environ(mark):
+            leave.callback(ray.shutdown)
+            ray.init(
+                address="local",  # never one that RAY_ADDRESS or an earlier `ray start` left behind
+                num_cpus=slots,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=100 * 2**20,  # a job's messages are a few hundred bytes
+                _temp_dir=f"{folder}/r",  # Ray opens this one to all, which counts for nothing
+            )
+        return leave.pop_all()
+
+
+def _folder() -> str:
+    """A new folder that is this user's alone, with a short name."""
+    asked = os.environ.get("RAY_TMPDIR")
+    places = [asked] if asked else ["/tmp", "/var/tmp", "/dev/shm"]
+    if not asked:
+        with contextlib.suppress(FileNotFoundError):  # no temporary folder that can be written
+            places.insert(0, tempfile.gettempdir())
+        places.insert(1, os.environ.get("XDG_RUNTIME_DIR", "/tmp"))
+    for place in places:
+        with contextlib.suppress(OSError):
+            if len(os.fsencode(place)) <= ROOM and os.path.isabs(place):
+                return tempfile.mkdtemp(prefix="nas-", dir=place)
+    rule = f"a folder that can be written, by a full path of up to {ROOM} bytes"
+    if asked:
+        raise NasError(f"RAY_TMPDIR is {asked!r}: must be {rule}")
+    raise NasError(f"Ray has no room in any of {', '.join(places)}: RAY_TMPDIR must be {rule}")
+
+
+def _guard(mark: str, folder: str) -> subprocess.Popen[bytes]:
+    ours = str(Path(nas.__file__).parents[1])
+    code = f"import sys; sys.path.insert(0, {ours!r}); from nas.workers.guard import main"
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", f"{code}; main({mark!r}, {folder!r})"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        process_group=0,  # out of reach of Ctrl-C
+    )
+
+
+@contextlib.contextmanager
+def _told(watch: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Tells the guard Ray's processes as they come, and once more when all are there: those that
+    this thread starts. What other threads start meanwhile is not ours."""
+    here, thread, over = os.getpid(), threading.get_native_id(), threading.Event()
+    before = {child for _, child in children(here)}
+
+    def tell() -> None:
+        last = False
+        while not last:
+            last = over.wait(0.1)
+            roots = [c for task, c in children(here) if task == thread and c not in before]
+            pids = [pid for root in roots for pid in descendants(root)]
+            assert watch.stdin
+            watch.stdin.write(guard.line(map(Process.of, pids)))
+            watch.stdin.flush()
+
+    teller = threading.Thread(target=tell)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()
+
+
+@contextlib.contextmanager
+def _environ(mark: str) -> Iterator[None]:
+    """What Ray's processes are told by the environment, this one's own among them."""
+    name, _, value = mark.partition("=")
+    told = {
+        name: value,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        # Its metrics would be told without a token. Two of its three servers of them can be kept
+        # off only by a port that there is not.
+        "RAY_enable_metrics_collection": "0",
+        "AUTOSCALER_METRIC_PORT": "65536",
+        "DASHBOARD_METRIC_PORT": "65536",
+        # Where there is no cluster, Ray takes loopback for its node's address, and listens there
+        # alone. An address that it is given it replaces by one of the network's (2.60).
+        ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
+    }
+    before = {name: os.environ[name] for name in told if name in os.environ}
+    os.environ.update(told)
+    _read_again()
+    try:
+        ray_constants.ENABLE_RAY_CLUSTER = False
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = True
+        for name in told:
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def _read_again() -> None:
+    """Has Ray read the environment, which it had read; as it does by itself for its own token."""
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
