@@ -12,7 +12,7 @@ from nas.data import batches
 from nas.job import DataRef, Job, Recipe
 from nas.language.architecture import Architecture, parse
 from nas.spaces.space import load_space, shipped
-from nas.training import footprint, train
+from nas.training import footprint, step, train
 from nas.training.network import build
 from nas.workers.run import Ended
 from nas.workers.seat import Child
@@ -28,7 +28,7 @@ def training_step(architecture: Architecture, bf16: bool) -> tuple[int, int]:
     """Bytes of the storages, parameters apart, that autograd keeps from a forward pass; and those
     of parameters, gradients and the optimizer's state after the step."""
     module = build(architecture, seed=0).to(memory_format=torch.channels_last)
-    optimizer = train.sgd(module, RECIPE)
+    optimizer = step.optimizer_of(module, RECIPE)
     own = {p.untyped_storage().data_ptr() for p in module.state_dict().values()}
     kept: dict[int, Tensor] = {}  # the tensors too: a freed storage's place may be taken again
 
@@ -43,7 +43,7 @@ def training_step(architecture: Architecture, bf16: bool) -> tuple[int, int]:
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16, enabled=bf16),
     ):
-        loss = train.loss_of(module(x), y, RECIPE)
+        loss = step.loss_of(module(x), y, RECIPE)
     loss.backward()
     optimizer.step()
     state = [t for of in optimizer.state.values() for t in of.values() if t.ndim or t.numel() > 1]

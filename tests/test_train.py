@@ -26,6 +26,7 @@ from nas.errors import NasError, RecipeError, StudyError
 from nas.job import DataRef, Epoch, Failure, Job, Recipe, Result, schedule
 from nas.training import checkpoint as checkpoints
 from nas.training import train
+from nas.training.step import head_of, loss_of
 
 CPU = torch.device("cpu")
 SMALL = (
@@ -315,8 +316,8 @@ def test_auxiliary_losses_are_weighed_and_gone_in_evaluation() -> None:
     y = torch.arange(6) % 4
     criterion = nn.CrossEntropyLoss(label_smoothing=0.2)
     expected = criterion(logits, y) + 0.5 * criterion(aux[0], y) + 0.5 * criterion(aux[1], y)
-    assert torch.allclose(train.loss_of((logits, aux), y, recipe), expected)
-    assert torch.allclose(train.loss_of(logits, y, recipe), criterion(logits, y))
+    assert torch.allclose(loss_of((logits, aux), y, recipe), expected)
+    assert torch.allclose(loss_of(logits, y, recipe), criterion(logits, y))
 
 
 def test_freeze_trains_the_head_alone_first() -> None:
@@ -333,7 +334,7 @@ def test_freeze_trains_the_head_alone_first() -> None:
         {name for name in before if not torch.equal(before[name], snapshot[name])}
         for snapshot in snapshots
     ]
-    head = {name for name in before if name.startswith(train.head_of(module)[0])}
+    head = {name for name in before if name.startswith(head_of(module)[0])}
     assert changed[0] == head
     assert changed[1] == {*before}
     with pytest.raises(RecipeError, match="freeze is 3: must be below the 3 epochs"):
@@ -384,7 +385,7 @@ def test_logits_that_are_not_finite_are_no_accuracy() -> None:
     broken = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     nn.init.constant_(broken[1].weight, math.inf)
     prepare = Prepare((8, 8), lambda pixels: pixels.float())
-    assert math.isnan(train.accuracy_of(broken, source, prepare, False))
+    assert math.isnan(train.scores_of(broken, source, prepare, False).accuracy)
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def ask(job: Job, name: str, architecture: Architecture) -> Ask:
         fingerprint=architecture.fingerprint,
         params=architecture.params,
         macs=architecture.macs,
-        recipe=dataclasses.asdict(job.recipe),
+        recipe=job.recipe.plain(),
         job_key=job.key,
         epochs=job.epochs,
         seed=int.from_bytes(seed[:4]) >> 1,

@@ -285,7 +285,7 @@ def read(path: Path) -> State:
         ) from None
     try:
         if data.startswith(checkpoint.FORMAT):
-            held = checkpoint.parse(data)["module"]
+            held = checkpoint.scored(checkpoint.parse(data))
         else:
             held = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     # torch's reader raises nearly anything on what it cannot read or does not allow.
