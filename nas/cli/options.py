@@ -13,6 +13,7 @@ from nas.driver.plan import Plan
 from nas.driver.rungs import geometric, read
 from nas.errors import NasError, RecipeError, StudyError, nearest
 from nas.job import DataRef, Job, Recipe
+from nas.job.recipe import RECIPES
 from nas.language.architecture import Architecture, parse
 from nas.metrics import METRICS, Direction
 from nas.samplers import SAMPLERS
@@ -250,14 +251,21 @@ def _constraint(text: str) -> tuple[str, Bound]:
 def _recipe(settings: Sequence[str]) -> Recipe:
     kinds: dict[str, Any] = {f.name: type(f.default) for f in dataclasses.fields(Recipe)}
     told: dict[str, Any] = {}
+    base = None
     for text in settings:
         name, equals, value = text.partition("=")
+        if not equals and (base or told):
+            raise RecipeError(f"--recipe {text}: one recipe's name at most, before any setting")
         if not equals:
-            raise RecipeError(f"--recipe {text!r}: must be NAME=VALUE, such as lr=0.05")
+            if text not in RECIPES:
+                known = nearest(text, RECIPES)
+                raise RecipeError(f"--recipe {text!r}: no setting NAME=VALUE, no recipe; {known}")
+            base = RECIPES[text]
+            continue
         if name not in kinds:
             raise RecipeError(f"--recipe {name}: unknown setting; {nearest(name, kinds)}")
         told[name] = _setting(name, value, kinds[name])
-    return Recipe.of(told)
+    return Recipe.of(told, base)
 
 
 def _setting(name: str, text: str, kind: Any) -> Any:

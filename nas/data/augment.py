@@ -218,7 +218,7 @@ def posterize(pixels: Tensor, strength: Tensor) -> Tensor:
 
 def solarize(pixels: Tensor, strength: Tensor) -> Tensor:
     """Inverts what is as bright as a threshold from 255 down to 0, or brighter."""
-    threshold = (255 * (1 - strength.abs())).ceil().byte()
+    threshold = (255 * (1 - strength.abs()) - 0.25).ceil().byte()  # of multiples of a half
     return torch.where(pixels >= threshold, 255 - pixels, pixels)
 
 

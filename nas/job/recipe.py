@@ -130,5 +130,9 @@ class Recipe:
         }
 
 
+RECIPES: Mapping[str, Recipe] = {
+    "small": Recipe(crop=4, flip=True),
+}
+
 _NAMES = [f.name for f in dataclasses.fields(Recipe)]
 LATER = frozenset(_NAMES[_NAMES.index("schedule") + 1 :])

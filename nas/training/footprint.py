@@ -1,7 +1,8 @@
 """The memory that a trial takes, in bytes, from the same tree that counts its parameters.
 
 A training step holds most when its forward pass ends: the weights, their last gradients, the
-optimizer's momentum, and of each image what autograd keeps for the way back. That last is most of
+optimizer's moments, the average of the weights, and of each image what autograd keeps for the way
+back. That last is most of
 it, and a forward pass of sizes instead of numbers finds it. No torch here.
 """
 
@@ -87,7 +88,9 @@ def training(architecture: Architecture, recipe: Recipe, *, bf16: bool = False) 
     storage once, from a batch of 4 on), in float32 and under bf16 autocast, for the draws of the
     shipped spaces and the zoo.
     """
-    weight = FLOAT * (3 if recipe.momentum else 2) + (HALF if bf16 else 0)  # autocast's copy
+    moments = 2 if recipe.optimizer == "adamw" else int(recipe.momentum > 0)
+    copies = 2 + moments + (recipe.ema > 0)  # the weights themselves, their gradients, an average
+    weight = FLOAT * copies + (HALF if bf16 else 0)  # autocast's copy
     params = architecture.params + architecture.aux_params
     return weight * params + recipe.batch * kept(architecture, bf16=bf16)
 

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -295,20 +294,22 @@ def begin_from(init: str, module: nn.Module, architecture: Architecture) -> Norm
 def scores_of(module: nn.Module, source: Source, prepare: Prepare, bf16: bool) -> Scores:
     """Scores on all images of a source; NaN where a logit is not finite."""
     module.eval()
-    labels = source.images.labels[source.images.rows]
-    seen = torch.from_numpy(np.bincount(labels))
-    right = torch.zeros(len(seen), dtype=torch.int64, device=source.device)
+    told, right = [], []
     finite = torch.ones((), dtype=torch.bool, device=source.device)
     everything = torch.arange(len(source))
     with torch.inference_mode(), torch.autocast(source.device.type, torch.bfloat16, enabled=bf16):
         for x, y in batches(source, everything, prepare.at_once(EVALUATION_BATCH), prepare):
             logits = module(x)
-            right.index_add_(0, y, (logits.argmax(1) == y).long())
+            told.append(y)
+            right.append(logits.argmax(1) == y)
             finite &= logits.isfinite().all()
     if not finite:
         return Scores(math.nan, math.nan)
-    recalls = right.cpu()[seen > 0].double() / seen[seen > 0]
-    return Scores(right.sum().item() / len(source), recalls.mean().item())
+    labels, correct = torch.cat(told).cpu(), torch.cat(right).cpu()
+    images = torch.bincount(labels)
+    found = torch.bincount(labels[correct], minlength=len(images))
+    recalls = found[images > 0] / images[images > 0].double()
+    return Scores(correct.sum().item() / len(labels), recalls.mean().item())
 
 
 def finite_mean(losses: list[Tensor], epoch: int) -> float:
