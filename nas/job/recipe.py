@@ -131,7 +131,11 @@ class Recipe:
 
 
 RECIPES: Mapping[str, Recipe] = {
-    "small": Recipe(crop=4, flip=True),
+    "small": Recipe(
+        crop=2, padding="reflect", flip=True, optimizer="adamw", lr=0.01, weight_decay=0.05
+    ),
+    "imagenet": Recipe(resized_crop=0.25, flip=True),
+    "finetune": Recipe(lr=0.01, flip=True),
 }
 
 _NAMES = [f.name for f in dataclasses.fields(Recipe)]
