@@ -23,7 +23,8 @@ from nas import data
 from nas.data.batches import statistics
 from nas.job import DataRef, Epoch, Job, Recipe
 from nas.training.checkpoint import Training
-from nas.training.train import fit, sgd, train_epoch
+from nas.training.step import optimizer_of
+from nas.training.train import fit, train_epoch
 
 CPU = torch.device("cpu")
 EPOCHS = 20
@@ -111,7 +112,7 @@ def bare(module: nn.Module) -> float:
     what no loop in PyTorch can do without."""
     train, validation = (data.load(DataRef(), part) for part in ("train", "validation"))
     module.to(memory_format=torch.channels_last)
-    optimizer = sgd(module, RECIPE)
+    optimizer = optimizer_of(module, RECIPE)
     x = torch.randn(RECIPE.batch, 1, 8, 8).to(memory_format=torch.channels_last)
     y = torch.arange(RECIPE.batch) % 10
     held = torch.randn(len(validation), 1, 8, 8).to(memory_format=torch.channels_last)
@@ -170,7 +171,9 @@ def step(architecture: nas.Architecture, bf16: bool, last: bool) -> float:
     module = nas.build(architecture, seed=0).to(memory_format=layout)
     x = torch.randn(64, *architecture.input).to(memory_format=layout)
     y = torch.arange(64) % 10
-    training = Training(Job(pattern=""), module, sgd(module, Recipe()), torch.Generator(), CPU, [])
+    training = Training(
+        Job(pattern=""), module, optimizer_of(module, Recipe()), torch.Generator(), CPU, []
+    )
     live = list(module.parameters())
     times = []
     for _ in range(12):

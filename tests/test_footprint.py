@@ -12,7 +12,7 @@ from nas.data import batches
 from nas.job import DataRef, Job, Recipe
 from nas.language.architecture import Architecture, parse
 from nas.spaces.space import load_space, shipped
-from nas.training import footprint, train
+from nas.training import footprint, step, train
 from nas.training.network import build
 from nas.workers.run import Ended
 from nas.workers.seat import Child
@@ -28,7 +28,7 @@ def training_step(architecture: Architecture, bf16: bool) -> tuple[int, int]:
     """Bytes of the storages, parameters apart, that autograd keeps from a forward pass; and those
     of parameters, gradients and the optimizer's state after the step."""
     module = build(architecture, seed=0).to(memory_format=torch.channels_last)
-    optimizer = train.sgd(module, RECIPE)
+    optimizer = step.optimizer_of(module, RECIPE)
     own = {p.untyped_storage().data_ptr() for p in module.state_dict().values()}
     kept: dict[int, Tensor] = {}  # the tensors too: a freed storage's place may be taken again
 
@@ -43,7 +43,7 @@ def training_step(architecture: Architecture, bf16: bool) -> tuple[int, int]:
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16, enabled=bf16),
     ):
-        loss = train.loss_of(module(x), y, RECIPE)
+        loss = step.loss_of(module(x), y, RECIPE)
     loss.backward()
     optimizer.step()
     state = [t for of in optimizer.state.values() for t in of.values() if t.ndim or t.numel() > 1]
@@ -87,6 +87,23 @@ def test_every_leaf_holds_what_torch_counts(kind: str) -> None:
     assert_predicted(parse(f"INPUT(3, 32, 32) -> {pattern}"), bf16=False)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_the_copies_of_the_weights_are_those_of_a_training(optimizer: str, ema: float) -> None:
+    architecture = parse("INPUT(3, 8, 8) -> CONV(16) -> BN -> RELU -> FLATTEN -> FC(50)")
+    recipe = Recipe(optimizer=optimizer, ema=ema, batch=1)
+    module = build(architecture, seed=0)
+    adjust = step.optimizer_of(module, recipe)
+    average = step.average_of(module, ema) if ema else None
+    step.loss_of(module(torch.rand(2, 3, 8, 8)), torch.tensor([0, 1]), recipe).backward()
+    adjust.step()
+    held = [t for p in module.parameters() for t in (p, p.grad, *adjust.state[p].values())]
+    held += average.parameters() if average else ()
+    counted = sum(t.nbytes for t in held if t.numel() > 1)
+    predicted = footprint.training(architecture, recipe) - footprint.kept(architecture)
+    assert predicted == pytest.approx(counted, rel=1e-3)
+
+
 def test_without_momentum_there_is_no_third_copy_of_the_weights() -> None:
     architecture = parse("INPUT -> FC")
     with_it, without = (
@@ -98,6 +115,7 @@ def test_without_momentum_there_is_no_third_copy_of_the_weights() -> None:
 def test_the_validation_is_as_the_training_loop_has_it() -> None:
     assert footprint.EVALUATED == train.EVALUATION_BATCH
     assert footprint.PIXELS == batches.PIXELS
+    assert footprint.CHUNK == batches.CHUNK
 
 
 def test_a_validation_holds_what_branches_have_made() -> None:
@@ -107,7 +125,19 @@ def test_a_validation_holds_what_branches_have_made() -> None:
     recipe = Recipe()
     passing = (4 + 8 + 8) * 8 * 8 * footprint.FLOAT * footprint.EVALUATED
     training = footprint.training(architecture, recipe) * 3 // 2
-    assert footprint.trial(architecture, recipe) == footprint.PROCESS + training + passing
+    ready = footprint.ready(architecture, recipe)
+    assert footprint.trial(architecture, recipe) == footprint.PROCESS + training + passing + ready
+
+
+def test_images_are_made_ready_a_chunk_at_once() -> None:
+    small, large = parse("INPUT(3, 32, 32) -> FC(2)"), parse("INPUT(3, 224, 224) -> GAP -> FC(2)")
+    held = 2048 * 3 * 32 * 32 * footprint.FLOAT
+    assert footprint.ready(small, Recipe()) == 3 * held
+    assert footprint.ready(small, Recipe(flip=True)) == 4 * held
+    assert footprint.ready(small, Recipe(cutmix=1.0)) == 5 * held
+    one = 3 * 224 * 224 * footprint.FLOAT
+    assert footprint.ready(large, Recipe(batch=16)) == 3 * 32 * one  # 41 in batches of 16
+    assert footprint.ready(large, Recipe(batch=256)) == 3 * 256 * one
 
 
 def test_the_greatest_of_a_space_is_one_of_its_feasible_networks() -> None:

@@ -15,17 +15,22 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.utils import compute_class_weight
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import nas
 from nas import data
-from nas.data.batches import Prepare, Source, statistics
+from nas.data.batches import Prepare, Source, preparation, statistics
 from nas.errors import NasError, RecipeError, StudyError
 from nas.job import DataRef, Epoch, Failure, Job, Recipe, Result, schedule
 from nas.training import checkpoint as checkpoints
-from nas.training import train
+from nas.training import train, weights
+from nas.training.step import balanced, head_of, loss_of
 
 CPU = torch.device("cpu")
 SMALL = (
@@ -33,7 +38,11 @@ SMALL = (
     " -> FC(10)"
 )
 LEARNER = "INPUT -> CONV(16) -> BN -> RELU -> [RESIDUAL(16) -> POOL]*2 -> GAP -> FC"
-EVERYTHING = Recipe(crop=1, flip=True, cutout=2)
+EVERYTHING = Recipe(
+    **{"resized_crop": 0.5, "crop": 1, "padding": "reflect", "flip": True, "photometric": True},
+    **{"cutout": 2, "erase": 0.3, "mixup": 0.2, "cutmix": 1.0},
+    **{"class_weights": "balanced", "ema": 0.99},
+)
 
 
 def silent(epoch: Epoch) -> None:
@@ -83,10 +92,12 @@ def test_the_default_recipe_learns_the_digits() -> None:
     assert all(a.seconds < b.seconds for a, b in pairwise(points))
 
 
-def test_a_step_is_the_one_that_plain_pytorch_takes() -> None:
-    """One epoch beside torch's own one-cycle schedule, SGD, loss and clipping, without our order,
-    batches or normalisation: the same weights up to rounding."""
-    recipe = Recipe(lr=0.05, batch=128, weight_decay=0.01, clip=0.5, warmup=0.3)
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_step_is_the_one_that_plain_pytorch_takes(name: str) -> None:
+    """Two epochs beside torch's own one-cycle schedule, optimizer, loss and clipping, without our
+    order, batches or normalisation: the same weights up to rounding."""
+    lr = {"sgd": 0.05, "adamw": 0.002}[name]
+    recipe = Recipe(optimizer=name, lr=lr, batch=128, weight_decay=0.01, clip=0.5, warmup=0.3)
     once = job(LEARNER, recipe=recipe, epochs=2, seed=4)
     ours, curve = trained(once)
 
@@ -97,15 +108,15 @@ def test_a_step_is_the_one_that_plain_pytorch_takes() -> None:
     y = torch.from_numpy(images.labels[images.rows])
     decayed = [p for p in plain.parameters() if p.ndim > 1]
     others = [p for p in plain.parameters() if p.ndim == 1]
-    optimizer = torch.optim.SGD(
-        [{"params": decayed, "weight_decay": 0.01}, {"params": others}],
-        lr=0.05,
-        momentum=0.9,
-        nesterov=True,
-    )
+    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
+    optimizer: torch.optim.Optimizer
+    if name == "sgd":
+        optimizer = torch.optim.SGD(groups, lr, momentum=0.9, nesterov=True)
+    else:
+        optimizer = torch.optim.AdamW(groups, lr)
     steps = len(x) // 128
     cycle = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, 0.05, total_steps=2 * steps, pct_start=0.3, cycle_momentum=False
+        optimizer, lr, total_steps=2 * steps, pct_start=0.3, cycle_momentum=False
     )
     criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
     generator = torch.Generator().manual_seed(4)
@@ -171,10 +182,11 @@ def each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("each_epoch")
-@pytest.mark.parametrize("name", ["one_cycle", "rungs"])
-@pytest.mark.parametrize("epoch", [1, 3])
-def test_resumed_is_as_uninterrupted(name: str, epoch: int, tmp_path: Path) -> None:
-    recipe = dataclasses.replace(EVERYTHING, schedule=name, freeze=2)
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize(("name", "epoch"), [("one_cycle", 1), ("rungs", 3), ("one_cycle", 3)])
+def test_resumed_is_as_uninterrupted(optimizer: str, name: str, epoch: int, tmp_path: Path) -> None:
+    changes = {"schedule": name, "optimizer": optimizer, "freeze": 2}
+    recipe = dataclasses.replace(EVERYTHING, **changes)
     path = tmp_path / "new" / "c"
     whole = job(epochs=6, recipe=recipe)
     expected, curve = trained(whole)
@@ -315,8 +327,114 @@ def test_auxiliary_losses_are_weighed_and_gone_in_evaluation() -> None:
     y = torch.arange(6) % 4
     criterion = nn.CrossEntropyLoss(label_smoothing=0.2)
     expected = criterion(logits, y) + 0.5 * criterion(aux[0], y) + 0.5 * criterion(aux[1], y)
-    assert torch.allclose(train.loss_of((logits, aux), y, recipe), expected)
-    assert torch.allclose(train.loss_of(logits, y, recipe), criterion(logits, y))
+    assert torch.allclose(loss_of((logits, aux), y, recipe), expected)
+    assert torch.allclose(loss_of(logits, y, recipe), criterion(logits, y))
+
+
+def test_classes_weigh_as_in_torchs_loss_the_auxiliary_ones_too() -> None:
+    recipe = Recipe(aux=0.5, class_weights="balanced")
+    logits, aux = torch.randn(6, 3), [torch.randn(6, 3)]
+    y = torch.tensor([0, 0, 0, 1, 0, 2])
+    each = balanced(y.numpy(), 3)
+    assert each.tolist() == pytest.approx([6 / (3 * 4), 6 / 3, 6 / 3])
+    criterion = nn.CrossEntropyLoss(each, label_smoothing=0.1)
+    for labels in (y, nn.functional.one_hot(y, 3).float()):  # of mixed images, probabilities
+        expected = criterion(logits, labels) + 0.5 * criterion(aux[0], labels)
+        assert torch.allclose(loss_of((logits, aux), labels, recipe, each), expected)
+
+
+def test_balanced_weights_are_scikit_learns_over_the_classes_that_occur() -> None:
+    y = np.array([0] * 50 + [2] * 5 + [3] * 20)
+    expected = compute_class_weight("balanced", classes=np.unique(y), y=y)
+    assert balanced(y, 5).tolist() == pytest.approx([expected[0], 0, expected[1], expected[2], 0])
+
+
+@pytest.fixture
+def uneven(monkeypatch: pytest.MonkeyPatch) -> DataRef:
+    """Digits, of which there are fewer the higher they are: 10 to 1."""
+    rng = np.random.RandomState(0)
+
+    def read(_: DataRef, part: data.Part) -> data.Images:
+        images = data.load(DataRef(), part)
+        labels = images.labels[images.rows]
+        kept = rng.uniform(size=len(labels)) < 10.0 ** (-labels / 9)
+        return dataclasses.replace(images, rows=images.rows[kept])
+
+    parts = {part: read(DataRef(), part) for part in ("train", "validation")}
+    info = dataclasses.replace(data.describe(DataRef()), parts=tuple(parts))
+    found = data.Dataset(about="", describe=lambda _: info, read=lambda _, part: parts[part])
+    monkeypatch.setitem(data.DATASETS, "uneven", found)
+    return DataRef(name="uneven", dir=str(id(monkeypatch)))  # loaded anew for each test
+
+
+def test_the_balanced_accuracy_is_scikit_learns(uneven: DataRef) -> None:
+    told = job(LEARNER, data=uneven, epochs=2, recipe=Recipe())
+    result = train.evaluate(told, silent)
+    assert isinstance(result, Result), result
+    module, curve = trained(told)
+    held = data.load(uneven, "validation")
+    prepare = preparation(statistics(data.load(uneven, "train")), (8, 8))
+    with torch.inference_mode():
+        found = module.eval()(prepare(torch.from_numpy(held.pixels[held.rows]))).argmax(1)
+    expected = balanced_accuracy_score(held.labels[held.rows], found)
+    assert curve[-1].balanced_accuracy == pytest.approx(expected, abs=1e-9)
+    assert result.metrics["balanced_accuracy"] == result.curve[-1].balanced_accuracy
+    assert abs(expected - curve[-1].accuracy) > 0.01, "the test tells the two apart"
+
+
+def test_a_training_weighs_the_classes_by_its_own_images(uneven: DataRef) -> None:
+    """At a learning rate at which nothing is learned, its loss beside one computed here."""
+    recipe = Recipe(lr=1e-12, class_weights="balanced", batch=100)
+    module, curve = trained(job("INPUT -> FLATTEN -> FC", data=uneven, epochs=1, recipe=recipe))
+    images = data.load(uneven, "train")
+    labels = images.labels[images.rows]
+    each = compute_class_weight("balanced", classes=np.arange(10), y=labels)
+    criterion = nn.CrossEntropyLoss(torch.from_numpy(each).float(), label_smoothing=0.1)
+    x = preparation(statistics(images), (8, 8))(torch.from_numpy(images.pixels[images.rows]))
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        losses = [
+            criterion(module(x[rows]), torch.from_numpy(labels)[rows]).item()
+            for rows in order.split(100)
+            if len(rows) == 100
+        ]
+    assert curve[0].train_loss == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    plain = dataclasses.replace(recipe, class_weights="none")
+    other = trained(job("INPUT -> FLATTEN -> FC", data=uneven, epochs=1, recipe=plain))[1]
+    assert abs(other[0].train_loss / curve[0].train_loss - 1) > 1e-3
+
+
+def test_what_is_scored_and_kept_is_the_average_of_the_weights(tmp_path: Path) -> None:
+    """Beside an average computed here, in doubles, from the weights after each step."""
+    module = nas.build(nas.parse(SMALL), seed=0)
+    steps: list[dict[str, torch.Tensor]] = []
+
+    def note(*_: Any) -> None:
+        steps.append({k: v.double() for k, v in module.state_dict().items()})
+
+    told = job(recipe=Recipe(ema=0.8, batch=256), epochs=3)
+    hook = register_optimizer_step_post_hook(note)
+    try:
+        path = tmp_path / "c"
+        curve = train.fit(module, told, silent, device=CPU, checkpoint=path)
+    finally:
+        hook.remove()
+    assert len(steps) == 12
+    expected = steps[0]
+    for n, step in enumerate(steps[1:], 1):
+        decay = min(0.8, (1 + n) / (10 + n))
+        expected = {k: decay * expected[k] + (1 - decay) * step[k] for k in step}
+    floats = [k for k, v in module.state_dict().items() if v.is_floating_point()]
+    assert any("running_var" in name for name in floats)
+    for name in floats:
+        assert torch.allclose(module.state_dict()[name].double(), expected[name], atol=1e-5), name
+    assert not torch.allclose(expected[floats[0]], steps[-1][floats[0]], atol=1e-3)
+    validation = train.score(module, told.data, part="validation")
+    assert curve[-1].accuracy == pytest.approx(validation, abs=1e-9)
+    # What starts from the checkpoint starts from the average; a finished one gives it again.
+    state = weights.read(path)
+    assert all(torch.equal(state[name], module.state_dict()[name]) for name in floats)
+    assert equal(trained(told, checkpoint=path)[0], module)
 
 
 def test_freeze_trains_the_head_alone_first() -> None:
@@ -333,7 +451,7 @@ def test_freeze_trains_the_head_alone_first() -> None:
         {name for name in before if not torch.equal(before[name], snapshot[name])}
         for snapshot in snapshots
     ]
-    head = {name for name in before if name.startswith(train.head_of(module)[0])}
+    head = {name for name in before if name.startswith(head_of(module)[0])}
     assert changed[0] == head
     assert changed[1] == {*before}
     with pytest.raises(RecipeError, match="freeze is 3: must be below the 3 epochs"):
@@ -384,7 +502,7 @@ def test_logits_that_are_not_finite_are_no_accuracy() -> None:
     broken = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     nn.init.constant_(broken[1].weight, math.inf)
     prepare = Prepare((8, 8), lambda pixels: pixels.float())
-    assert math.isnan(train.accuracy_of(broken, source, prepare, False))
+    assert math.isnan(train.scores_of(broken, source, prepare, False).accuracy)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from nas.driver.plan import Plan
 from nas.driver.rungs import geometric, read
 from nas.errors import NasError, RecipeError, StudyError, nearest
 from nas.job import DataRef, Job, Recipe
+from nas.job.recipe import RECIPES
 from nas.language.architecture import DEFAULT_INPUT, Architecture, parse
 from nas.language.pattern import Call, write
 from nas.language.pattern import read as read_pattern
@@ -286,11 +287,10 @@ def trial_job(
         raise NasError(f"--epochs {epochs}: must be 1 or more")
     own = {"init": init, "freeze": freeze}
     told = [*recipe, *(f"{name}={value}" for name, value in own.items() if value)]
-    settings = {**trial.recipe, **_settings(told)}
     ref = data_of(row, data)
     return Job(
         pattern=_network_of(trial),
-        recipe=Recipe.of(settings),
+        recipe=_recipe(told, Recipe.of(trial.recipe)),
         data=ref if size is None else dataclasses.replace(ref, size=size),
         epochs=epochs or row.settings["epochs"],
         seed=trial.seed if seed is None else seed,
@@ -346,21 +346,25 @@ def _constraint(text: str) -> tuple[str, Bound]:
     return match[1], read_bound(match[2], f"--constraint {text!r}")
 
 
-def _recipe(settings: Sequence[str]) -> Recipe:
-    return Recipe.of(_settings(settings))
-
-
-def _settings(settings: Sequence[str]) -> dict[str, Any]:
+def _recipe(settings: Sequence[str], base: Recipe | None = None) -> Recipe:
+    """What --recipe tells: a recipe's name, and settings that are other than in it or ``base``."""
     kinds: dict[str, Any] = {f.name: type(f.default) for f in dataclasses.fields(Recipe)}
     told: dict[str, Any] = {}
+    named = False
     for text in settings:
         name, equals, value = text.partition("=")
+        if not equals and (named or told):
+            raise RecipeError(f"--recipe {text}: one recipe's name at most, before any setting")
         if not equals:
-            raise RecipeError(f"--recipe {text!r}: must be NAME=VALUE, such as lr=0.05")
+            if text not in RECIPES:
+                known = nearest(text, RECIPES)
+                raise RecipeError(f"--recipe {text!r}: no setting NAME=VALUE, no recipe; {known}")
+            base, named = RECIPES[text], True
+            continue
         if name not in kinds:
             raise RecipeError(f"--recipe {name}: unknown setting; {nearest(name, kinds)}")
         told[name] = _setting(name, value, kinds[name])
-    return told
+    return Recipe.of(told, base)
 
 
 def _setting(name: str, text: str, kind: Any) -> Any:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from nas.data import augment
 from nas.data.images import Images
 from nas.job import Recipe
 
@@ -112,10 +112,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
-    """Turns bytes into normalised floats of ``size``, (height, width)."""
+    """Turns bytes into normalised floats of ``size``, (height, width); ``mix`` then mixes images,
+    and their labels into probabilities of the classes."""
 
     size: tuple[int, int]
     images: Callable[[Tensor], Tensor]
+    mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
 
     def __call__(self, pixels: Tensor) -> Tensor:
         return self.images(pixels)
@@ -129,41 +131,41 @@ class Prepare:
 def batches(
     source: Source, order: Tensor, batch: int, prepare: Prepare
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(images, labels), ``batch`` at a time in that order."""
+    """(images, labels), ``batch`` at a time in that order; labels are class numbers, or where
+    images are mixed the probabilities of the classes."""
     for pixels, labels in source.chunks(order, max(1, prepare.at_once(CHUNK) // batch) * batch):
-        yield from zip(prepare(pixels).split(batch), labels.split(batch), strict=True)
+        images = prepare(pixels)
+        if prepare.mix:
+            images, labels = prepare.mix(images, labels)
+        yield from zip(images.split(batch), labels.split(batch), strict=True)
 
 
 def preparation(normal: Normal, size: tuple[int, int]) -> Prepare:
     """Resizes to (height, width) where needed, and normalises: floats, channels last."""
 
     def images(pixels: Tensor) -> Tensor:
-        return normalise(resize(pixels, size), normal)
+        return normalise(augment.resize(pixels, size), normal)
 
     return Prepare(size, images)
 
 
 def augmentation(
-    normal: Normal, size: tuple[int, int], recipe: Recipe, generator: torch.Generator
+    normal: Normal,
+    size: tuple[int, int],
+    recipe: Recipe,
+    generator: torch.Generator,
+    classes: int,
 ) -> Prepare:
-    """``preparation`` with the recipe's crop, flip and cutout, each image by its own draw."""
+    """``preparation`` with the recipe's augmentation, each image by its own draw."""
 
     def images(pixels: Tensor) -> Tensor:
-        pixels = resize(pixels, size)
-        if recipe.crop:
-            pixels = crop(pixels, recipe.crop, generator)
-        if recipe.flip:
-            pixels = flip(pixels, generator)
-        floats = normalise(pixels, normal)
-        return cutout(floats, recipe.cutout, generator) if recipe.cutout else floats
+        seen = augment.augmented(pixels, size, recipe, generator)
+        return augment.cleared(normalise(seen, normal), recipe, generator)
 
-    return Prepare(size, images)
+    def mix(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return augment.mix(images, labels, recipe, generator, classes)
 
-
-def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    if pixels.shape[-2:] == size:
-        return pixels
-    return F.interpolate(pixels.float(), size, mode="bilinear", antialias=True)
+    return Prepare(size, images, mix if recipe.mixup or recipe.cutmix else None)
 
 
 def normalise(pixels: Tensor, normal: Normal) -> Tensor:
@@ -171,37 +173,3 @@ def normalise(pixels: Tensor, normal: Normal) -> Tensor:
     mean = images.new_tensor(normal.mean).mul_(255).view(-1, 1, 1)
     std = images.new_tensor(normal.std).mul_(255).view(-1, 1, 1)
     return images.sub(mean).div_(std)
-
-
-def crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """Shifts each image by up to ``padding`` pixels each way; what comes in is 0 (black)."""
-    count, _, height, width = images.shape
-    shift = torch.randint(0, 2 * padding + 1, (2, count), generator=generator).to(images.device)
-    padded = F.pad(images, (padding,) * 4)
-    rows = shift[0, :, None] + torch.arange(height, device=images.device)
-    columns = shift[1, :, None] + torch.arange(width, device=images.device)
-    each = torch.arange(count, device=images.device)[:, None, None]
-    # Channels move last under this indexing, and back by a view.
-    return padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]].permute(
-        0, 3, 1, 2
-    )
-
-
-def flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirrors each image left to right with probability 1/2."""
-    chosen = torch.rand(len(images), generator=generator).to(images.device) < 0.5
-    return torch.where(chosen[:, None, None, None], images.flip(-1), images)
-
-
-def cutout(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Sets a square of ``side`` pixels about a random centre to 0, the mean of normalised images;
-    it may reach over the edge (DeVries and Taylor 2017)."""
-    count, _, height, width = images.shape
-    draw = torch.rand(2, count, generator=generator).to(images.device)
-    top = (draw[0] * height).long()[:, None] - side // 2
-    left = (draw[1] * width).long()[:, None] - side // 2
-    y = torch.arange(height, device=images.device)
-    x = torch.arange(width, device=images.device)
-    inside_y = (y >= top) & (y < top + side)
-    inside_x = (x >= left) & (x < left + side)
-    return images.masked_fill((inside_y[:, :, None] & inside_x[:, None, :])[:, None], 0)

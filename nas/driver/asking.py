@@ -149,7 +149,7 @@ class Asker:
             fingerprint=architecture.fingerprint,
             params=architecture.params,
             macs=architecture.macs,
-            recipe=dataclasses.asdict(recipe),
+            recipe=recipe.plain(),
             job_key=job.key,
             epochs=job.epochs,
             seed=int.from_bytes(seed[:4]) >> 1,

@@ -8,7 +8,6 @@ worker was lost, and the search trains it like one, with the same second chances
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Sequence
 
@@ -72,7 +71,7 @@ def ask(job: Job, name: str, architecture: Architecture) -> Ask:
         fingerprint=architecture.fingerprint,
         params=architecture.params,
         macs=architecture.macs,
-        recipe=dataclasses.asdict(job.recipe),
+        recipe=job.recipe.plain(),
         job_key=job.key,
         epochs=job.epochs,
         seed=int.from_bytes(seed[:4]) >> 1,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 from nas.errors import StudyError
@@ -71,7 +70,7 @@ class Plan:
             space_text=space.text,
             objectives=tuple(space.objectives.items()),
             constraints={metric: str(bound) for metric, bound in space.constraints.items()},
-            recipe=dataclasses.asdict(job.recipe),
+            recipe=job.recipe.plain(),
             dataset=job.data.name,
             images=job.data.identity,
             images_about=self.images,

@@ -58,4 +58,5 @@ class Job:
             told.pop("data")
         elif self.data.identity:
             told["data"] = {k: v for k, v in told["data"].items() if k not in ("name", "dir")}
+        told["recipe"] = self.recipe.plain()
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]

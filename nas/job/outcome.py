@@ -9,12 +9,14 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
-    """One point of a training curve. Accuracies are fractions; ``seconds`` since training began."""
+    """One point of a training curve. Accuracies are fractions, the balanced one is the mean over
+    the classes (None: not told); ``seconds`` since training began."""
 
     epoch: int
     train_loss: float
     accuracy: float
     seconds: float
+    balanced_accuracy: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

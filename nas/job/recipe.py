@@ -10,17 +10,36 @@ from typing import Any
 from nas.errors import RecipeError, nearest
 from nas.job.schedule import SCHEDULES
 
+# The optimizers, and the learning rate of each where none is given. 0.001 is Adam's (Kingma and Ba
+# 2015, algorithm 1).
+OPTIMIZERS: Mapping[str, float] = {"sgd": 0.1, "adamw": 0.001}
+PADDINGS = ("constant", "reflect")
+CLASS_WEIGHTS = ("none", "balanced")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """How an architecture is trained. Stored with each result; each field may be searched.
 
-    ``crop``, ``cutout`` are in pixels (0: off); ``flip`` mirrors left to right; ``aux`` weighs the
-    loss of auxiliary classifiers (GoogLeNet, section 5: 0.3).
+    ``momentum`` is AdamW's first beta; ``lr`` 0 stands for the ``optimizer``'s usual, and becomes
+    it. ``weight_decay`` is the optimizer's own, which for AdamW is a part of ``lr`` a step
+    (Loshchilov and Hutter 2019): 0.05 is usual there. ``ema`` is the decay a step of an average of
+    the weights that is what is scored and kept (0: off). ``aux`` weighs the loss of auxiliary
+    classifiers (GoogLeNet, section 5: 0.3). ``class_weights`` "balanced" weighs each class in the
+    loss by images / (classes * its images). ``init`` names the weights to start from, and
+    ``freeze`` epochs train the head alone.
+
+    Augmentation, all off by default (``nas.data.augment``): ``resized_crop`` is the least part of
+    the area that a crop takes, to be resized (Szegedy et al. 2014: 0.08); ``crop``, the greatest
+    shift, and ``cutout`` are in pixels, ``padding`` is what a shift brings in; ``flip`` mirrors
+    left to right; ``photometric`` is one operation on colours or sharpness an image; ``erase`` is
+    the probability that a rectangle is cleared; ``mixup`` and ``cutmix`` are the alpha of the Beta
+    distribution by which two images are mixed (0.2 and 1 are usual), and with both each image gets
+    one of them.
     """
 
     batch: int = 64
-    lr: float = 0.1
+    lr: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
@@ -33,11 +52,24 @@ class Recipe:
     init: str = ""
     freeze: int = 0
     schedule: str = "one_cycle"
+    # LATER, from here on.
+    padding: str = "constant"
+    resized_crop: float = 0.0
+    photometric: bool = False
+    erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    class_weights: str = "none"
+    optimizer: str = "sgd"
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         rules: dict[str, tuple[bool, str]] = {
             "batch": (1 <= self.batch <= 1 << 20, "an integer from 1 to 1048576"),
-            "lr": (0 < self.lr <= 100, "a number above 0 and up to 100"),
+            "lr": (
+                0 <= self.lr <= 100,
+                "a number above 0 and up to 100, or 0 for the optimizer's usual",
+            ),
             "momentum": (0 <= self.momentum < 1, "a number from 0 up to but not 1"),
             "weight_decay": (0 <= self.weight_decay <= 10, "a number from 0 to 10"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "a number from 0 up to but not 1"),
@@ -48,14 +80,28 @@ class Recipe:
             "aux": (0 <= self.aux <= 10, "a number from 0 to 10"),
             "freeze": (0 <= self.freeze <= 1 << 20, "a number of epochs, 0 or more"),
             "schedule": (self.schedule in SCHEDULES, "one of " + ", ".join(SCHEDULES)),
+            "padding": (self.padding in PADDINGS, "one of " + ", ".join(PADDINGS)),
+            "resized_crop": (0 <= self.resized_crop <= 1, "a part of the area, from 0 (off) to 1"),
+            "erase": (0 <= self.erase <= 1, "a probability from 0 (off) to 1"),
+            "mixup": (0 <= self.mixup <= 100, "a number from 0 (off) to 100"),
+            "cutmix": (0 <= self.cutmix <= 100, "a number from 0 (off) to 100"),
+            "class_weights": (
+                self.class_weights in CLASS_WEIGHTS,
+                "one of " + ", ".join(CLASS_WEIGHTS),
+            ),
+            "optimizer": (self.optimizer in OPTIMIZERS, "one of " + ", ".join(OPTIMIZERS)),
+            "ema": (0 <= self.ema < 1, "a decay from 0 (off) up to but not 1"),
         }
+        if self.lr == 0 and self.optimizer in OPTIMIZERS:
+            object.__setattr__(self, "lr", OPTIMIZERS[self.optimizer])
         for name, (ok, rule) in rules.items():
             if not ok:
                 raise RecipeError(f"recipe.{name} is {getattr(self, name)!r}: must be {rule}")
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Recipe:
-        """A recipe from plain data (a space file, a stored row); names and types are checked."""
+    def of(cls, values: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
+        """A recipe from plain data (a space file, a stored row), names and types checked; what it
+        does not tell is as in ``base``, or at its default."""
         kinds: dict[str, Any] = {f.name: type(f.default) for f in dataclasses.fields(cls)}
         for name, value in values.items():
             if name not in kinds:
@@ -64,4 +110,33 @@ class Recipe:
             fits = type(value) is kind or (kind is float and type(value) is int)
             if not fits:
                 raise RecipeError(f"recipe.{name} is {value!r}: must be of type {kind.__name__}")
-        return cls(**{name: kinds[name](value) for name, value in values.items()})
+        return (base or cls()).but({name: kinds[name](value) for name, value in values.items()})
+
+    def but(self, changes: Mapping[str, Any]) -> Recipe:
+        """This recipe with some changes. With another optimizer, a learning rate that is the usual
+        one becomes that one's usual."""
+        lr = 0.0 if self.lr == OPTIMIZERS[self.optimizer] else self.lr
+        return dataclasses.replace(self, **{"lr": lr, **changes})
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data, for the record and for what is derived from it (``Job.key``, a
+        checkpoint's identity). Settings of which the first version knew nothing are left out at
+        their default: what was recorded without them stands for the same training."""
+        default = Recipe()
+        return {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if name not in LATER or value != getattr(default, name)
+        }
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "small": Recipe(
+        crop=2, padding="reflect", flip=True, optimizer="adamw", lr=0.01, weight_decay=0.05
+    ),
+    "imagenet": Recipe(resized_crop=0.25, flip=True),
+    "finetune": Recipe(lr=0.01, flip=True),
+}
+
+_NAMES = [f.name for f in dataclasses.fields(Recipe)]
+LATER = frozenset(_NAMES[_NAMES.index("schedule") + 1 :])

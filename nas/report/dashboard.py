@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import ipaddress
 import json
+import re
 import sys
 from collections.abc import Collection, Iterable
 from pathlib import Path

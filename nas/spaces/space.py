@@ -102,7 +102,7 @@ class Space:
     def suggest_recipe(self, trial: Trial, base: Recipe | None = None) -> Recipe:
         """``base`` with the settings that the space fixes or searches."""
         told = {key: d.values.ask(trial, f"recipe.{key}") for key, d in self.recipe.items()}  # type: ignore[call-arg]
-        return dataclasses.replace(base or Recipe(), **told)  # type: ignore[arg-type]
+        return (base or Recipe()).but(told)
 
     def sample(self, seed: int) -> Architecture:
         """A valid architecture drawn at random."""

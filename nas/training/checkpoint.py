@@ -10,12 +10,14 @@ import hashlib
 import io
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from nas import artifacts
 from nas.errors import StudyError
@@ -29,7 +31,8 @@ FORMAT = b"nas-checkpoint-1"
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """A training under way. ``generator`` draws its order and augmentation."""
+    """A training under way. ``generator`` draws its order and augmentation; ``average`` is that of
+    the weights, where the recipe has one."""
 
     job: Job
     module: nn.Module
@@ -37,6 +40,7 @@ class Training:
     generator: torch.Generator
     device: torch.device
     curve: list[Epoch]
+    average: AveragedModel | None = None
 
 
 def identity(job: Job) -> str:
@@ -45,6 +49,7 @@ def identity(job: Job) -> str:
     told = dataclasses.asdict(job)
     for name in ("evaluator", "source", "latency", "plugins", "checkpoint"):
         told.pop(name)
+    told["recipe"] = job.recipe.plain()
     told["data"].pop("dir")  # the identity says more
     if job.recipe.schedule == "rungs":
         told.pop("epochs")
@@ -57,6 +62,7 @@ def keep(training: Training, path: str | Path) -> None:
     state = {
         "identity": identity(training.job),
         "module": training.module.state_dict(),
+        "average": training.average.state_dict() if training.average else None,
         "optimizer": training.optimizer.state_dict(),
         "generator": training.generator.get_state(),
         "torch": torch.get_rng_state(),
@@ -90,12 +96,24 @@ def resume(training: Training, path: str | Path) -> None:
             f"{path} is at epoch {epoch}: {job.epochs} epochs go on from {most} at most"
         )
     training.module.load_state_dict(state["module"])
+    if training.average:
+        training.average.load_state_dict(state["average"])
     training.optimizer.load_state_dict(state["optimizer"])
     training.generator.set_state(state["generator"])
     torch.set_rng_state(state["torch"])
     if training.device.type == "cuda" and state["cuda"] is not None:
         torch.cuda.set_rng_state(state["cuda"], training.device)
     training.curve[:] = [Epoch(**point) for point in state["curve"]]
+
+
+def scored(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict in a checkpoint by which its training is scored: the average's, if it has
+    one."""
+    average = state.get("average")
+    if not average:
+        return dict(state["module"])
+    prefix = "module."
+    return {k.removeprefix(prefix): v for k, v in average.items() if k.startswith(prefix)}
 
 
 def save(path: str | Path, state: dict[str, Any]) -> None:

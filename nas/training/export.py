@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from nas import artifacts
-from nas.data.batches import resize
+from nas.data.augment import resize
 from nas.errors import NasError, brief
 from nas.training.models import Model, model_of, state_of
 from nas.training.network import AuxHead

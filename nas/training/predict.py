@@ -20,7 +20,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nas.data.batches import PIXELS, resize
+from nas.data.augment import resize
+from nas.data.batches import PIXELS
 from nas.data.imagefolder import ENDINGS, decode
 from nas.data.images import Images, Pixels
 from nas.errors import DataError, NasError

@@ -46,7 +46,7 @@ def read(path: Path) -> tuple[State, Card | None]:
     metadata = metadata_of(data)
     try:
         if data.startswith(checkpoint.FORMAT):
-            held = checkpoint.parse(data)["module"]
+            held = checkpoint.scored(checkpoint.parse(data))
         elif metadata is not None:
             loaded = safetensors.torch.load(data)
             held = {key: loaded[key] for key in sorted(loaded, key=_natural)}

@@ -1,4 +1,4 @@
-"""The one training loop: SGD with Nesterov momentum under a schedule, exact in its repetition.
+"""The one training loop: an optimizer under a schedule, exact in its repetition.
 
 ``evaluate`` is what a worker calls for a candidate; ``fit`` is the loop itself, which ``nas train``
 uses too; ``score`` tells the accuracy of finished weights, on the test images by default.
@@ -15,11 +15,11 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from nas import data
 from nas.data.batches import (
@@ -33,7 +33,7 @@ from nas.data.batches import (
     statistics,
 )
 from nas.errors import DataError, NasError, RecipeError
-from nas.job import DataRef, Epoch, Failure, FailureKind, Job, Outcome, Recipe, Report, Result
+from nas.job import DataRef, Epoch, Failure, FailureKind, Job, Outcome, Report, Result
 from nas.job.schedule import SCHEDULES, cycle, shared
 from nas.language.architecture import Architecture, parse
 from nas.language.expression import Shape, leaves
@@ -42,6 +42,7 @@ from nas.metrics import ACCURACY
 from nas.training import latency
 from nas.training.checkpoint import Training, keep, resume
 from nas.training.network import build
+from nas.training.step import average_of, balanced, loss_of, optimizer_of, trainable
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,16 @@ EVALUATION_BATCH = 512
 
 class Diverged(Exception):
     """The loss or the logits are no longer finite; the message says where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Fractions that are right: of the images, and of the images of a class in the mean over the
+    classes that occur (Brodersen et al. 2010, "The balanced accuracy and its posterior
+    distribution")."""
+
+    accuracy: float
+    balanced_accuracy: float
 
 
 def evaluate(job: Job, report: Report, *, checkpoint: str | Path | None = None) -> Outcome:
@@ -91,8 +102,13 @@ def evaluate(job: Job, report: Report, *, checkpoint: str | Path | None = None) 
             return failure("out_of_memory", str(error).partition("\n")[0])
         log.info("the candidate failed", exc_info=True)
         return failure("error", f"{type(error).__name__}: {error}")
+    metrics = {}
+    if curve:
+        metrics[ACCURACY] = curve[-1].accuracy
+        if (balanced_accuracy := curve[-1].balanced_accuracy) is not None:
+            metrics["balanced_accuracy"] = balanced_accuracy
     return Result(
-        metrics={ACCURACY: curve[-1].accuracy} if curve else {},
+        metrics=metrics,
         curve=tuple(curve),
         latency=measured,
         seconds=time.perf_counter() - began,
@@ -133,7 +149,8 @@ def fit(
     normal: Normal | None = None,
     budget: int = RESIDENT,
 ) -> tuple[Epoch, ...]:
-    """Trains ``module`` in place for ``job.epochs`` and returns the curve.
+    """Trains ``module`` in place for ``job.epochs`` and returns the curve. With ``recipe.ema`` its
+    weights are the average in the end, which is also what each epoch's scores are of.
 
     With a ``checkpoint`` file it goes on from there, to the weights that an uninterrupted training
     has, and keeps the file as it goes. ``normal`` is the normalisation that initial weights ask
@@ -143,17 +160,30 @@ def fit(
     recipe, epochs = job.recipe, job.epochs
     if recipe.freeze >= epochs:
         raise RecipeError(f"recipe.freeze is {recipe.freeze}: must be below the {epochs} epochs")
-    size = data.describe(job.data).shape[1:]
+    info = data.describe(job.data)
+    size, classes = info.shape[1:], len(info.classes)
     images = data.load(job.data, "train")
     train = Source.of(images, device, budget)
     validation = Source.of(data.load(job.data, "validation"), device, budget)
     normal = normal or statistics(images)
     generator = torch.Generator().manual_seed(job.seed)
-    augment = augmentation(normal, size, recipe, generator)
+    augment = augmentation(normal, size, recipe, generator, classes)
     plain = preparation(normal, size)
 
     module.to(device).to(memory_format=torch.channels_last)
-    training = Training(job, module, sgd(module, recipe), generator, device, curve=[])
+    training = Training(
+        job,
+        module,
+        optimizer_of(module, recipe),
+        generator,
+        device,
+        curve=[],
+        average=average_of(module, recipe.ema) if recipe.ema else None,
+    )
+    scored = training.average or module
+    weights = None
+    if recipe.class_weights == "balanced":
+        weights = balanced(images.labels[images.rows], classes).to(device)
     batch = min(recipe.batch, len(train))
     steps = len(train) // batch  # the rest of a shuffled epoch is left out: all batches are alike
     resumable = shared(recipe.schedule, recipe.freeze, epochs)
@@ -177,11 +207,14 @@ def fit(
                 ],
                 trainable(module, head_only=epoch < recipe.freeze),
                 bf16,
+                weights,
             )
+            scores = scores_of(scored, validation, plain, bf16)
             point = Epoch(
                 epoch=epoch + 1,
                 train_loss=finite_mean(losses, epoch + 1),
-                accuracy=accuracy_of(module, validation, plain, bf16),
+                accuracy=scores.accuracy,
+                balanced_accuracy=scores.balanced_accuracy,
                 seconds=time.perf_counter() - began,
             )
             if math.isnan(point.accuracy):
@@ -192,6 +225,8 @@ def fit(
             if checkpoint and (due or epoch + 1 == resumable):
                 keep(training, checkpoint)
                 saved = time.perf_counter()
+    if training.average:
+        module.load_state_dict(training.average.module.state_dict())
     return tuple(training.curve)
 
 
@@ -201,21 +236,24 @@ def train_epoch(
     rates: list[float],
     live: list[nn.Parameter],
     bf16: bool,
+    weights: Tensor | None = None,
 ) -> list[Tensor]:
     """A step for each batch of the epoch, at its learning rate, on the ``live`` parameters; returns
-    the losses, left on the device."""
+    the losses, left on the device. ``weights``: of the classes, as in ``loss_of``."""
     recipe, optimizer = training.job.recipe, training.optimizer
     losses = []
     for (x, y), rate in zip(epoch, rates, strict=True):
         for group in optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast(training.device.type, torch.bfloat16, enabled=bf16):
-            loss = loss_of(training.module(x), y, recipe)
+            loss = loss_of(training.module(x), y, recipe, weights)
         optimizer.zero_grad()
         loss.backward()
         if recipe.clip:
             nn.utils.clip_grad_norm_(live, recipe.clip, foreach=True)
         optimizer.step()
+        if training.average:
+            training.average.update_parameters(training.module)
         losses.append(loss.detach())
     return losses
 
@@ -235,63 +273,10 @@ def score(
     module.to(device).to(memory_format=torch.channels_last)
     source = Source.of(data.load(ref, part), device)
     plain = preparation(normal, data.describe(ref).shape[1:])
-    return accuracy_of(module, source, plain, bf16=False)
+    return scores_of(module, source, plain, bf16=False).accuracy
 
 
 # The parts of a step.
-
-
-def sgd(module: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """Weight decay on matrices and kernels only: on biases and BN's scales it costs accuracy
-    (He et al. 2019, "Bag of tricks", 3.1)."""
-    weights = [p for p in module.parameters() if p.ndim > 1]
-    others = [p for p in module.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": weights, "weight_decay": recipe.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.SGD(
-        groups,
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
-        fused=True,  # 0.2 ms a step less than foreach, of 5 ms, for 20,000 parameters on one core
-    )
-    if recipe.momentum:
-        # The same first step; but torch's fused one fails where some parameters, frozen until
-        # then, have no momentum yet and others have.
-        for parameter in module.parameters():
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return optimizer
-
-
-def loss_of(output: Tensor | tuple[Tensor, list[Tensor]], labels: Tensor, recipe: Recipe) -> Tensor:
-    """Cross-entropy with label smoothing, and the auxiliary classifiers' weighed by recipe.aux."""
-    logits, auxiliary = output if isinstance(output, tuple) else (output, [])
-    smoothing = recipe.label_smoothing
-    loss = cross_entropy(logits, labels, label_smoothing=smoothing)
-    for aux in auxiliary:
-        loss = loss + recipe.aux * cross_entropy(aux, labels, label_smoothing=smoothing)
-    return loss
-
-
-def trainable(module: nn.Module, head_only: bool) -> list[nn.Parameter]:
-    """Sets the module to train, whole or only its last layer with weights; the rest then stays as
-    it is, BN's statistics included. Returns the parameters that learn."""
-    module.train(not head_only)
-    _, head = head_of(module)
-    head.train()
-    live = list((head if head_only else module).parameters())
-    for parameter in module.parameters():
-        parameter.requires_grad_(not head_only)
-    for parameter in live:
-        parameter.requires_grad_()
-    return live
-
-
-def head_of(module: nn.Module) -> tuple[str, nn.Module]:
-    """Name and module of the last layer with weights."""
-    return [(n, m) for n, m in module.named_modules() if [*m.parameters(recurse=False)]][-1]
 
 
 def begin_from(init: str, module: nn.Module, architecture: Architecture) -> Normal | None:
@@ -306,17 +291,25 @@ def begin_from(init: str, module: nn.Module, architecture: Architecture) -> Norm
     return start.normal
 
 
-def accuracy_of(module: nn.Module, source: Source, prepare: Prepare, bf16: bool) -> float:
+def scores_of(module: nn.Module, source: Source, prepare: Prepare, bf16: bool) -> Scores:
+    """Scores on all images of a source; NaN where a logit is not finite."""
     module.eval()
-    correct = torch.zeros((), dtype=torch.int64, device=source.device)
+    told, right = [], []
     finite = torch.ones((), dtype=torch.bool, device=source.device)
     everything = torch.arange(len(source))
     with torch.inference_mode(), torch.autocast(source.device.type, torch.bfloat16, enabled=bf16):
         for x, y in batches(source, everything, prepare.at_once(EVALUATION_BATCH), prepare):
             logits = module(x)
-            correct += (logits.argmax(1) == y).sum()
+            told.append(y)
+            right.append(logits.argmax(1) == y)
             finite &= logits.isfinite().all()
-    return correct.item() / len(source) if finite else math.nan
+    if not finite:
+        return Scores(math.nan, math.nan)
+    labels, correct = torch.cat(told).cpu(), torch.cat(right).cpu()
+    images = torch.bincount(labels)
+    found = torch.bincount(labels[correct], minlength=len(images))
+    recalls = found[images > 0] / images[images > 0].double()
+    return Scores(correct.sum().item() / len(labels), recalls.mean().item())
 
 
 def finite_mean(losses: list[Tensor], epoch: int) -> float:

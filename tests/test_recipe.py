@@ -1,0 +1,165 @@
+"""The recipe: its rules, its names, and what was recorded before a setting came."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nas.cli.options import _recipe
+from nas.driver.plan import Plan
+from nas.errors import RecipeError, StudyError
+from nas.job import Job, Recipe
+from nas.job.recipe import LATER, RECIPES
+from nas.spaces.space import Draw, load_space
+from nas.store import Study, open_store
+from nas.training import checkpoint
+
+# As the first version wrote a recipe without settings.
+FIRST = {
+    "batch": 64, "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "label_smoothing": 0.1,
+    "warmup": 0.2, "clip": 1.0, "crop": 0, "flip": False, "cutout": 0, "aux": 0.3, "init": "",
+    "freeze": 0, "schedule": "one_cycle",
+}  # fmt: skip
+CHANGED: dict[str, Any] = {
+    "padding": "reflect", "resized_crop": 0.08, "photometric": True, "erase": 0.25, "mixup": 0.2,
+    "cutmix": 1.0, "class_weights": "balanced", "optimizer": "adamw", "ema": 0.999,
+}  # fmt: skip
+
+
+def drawn(rng: random.Random) -> Recipe:
+    """A recipe with each setting at its default or elsewhere."""
+    elsewhere = CHANGED | {
+        "batch": 7, "lr": 0.03, "momentum": 0.0, "weight_decay": 0.0, "label_smoothing": 0.0,
+        "warmup": 0.5, "clip": 0.0, "crop": 2, "flip": True, "cutout": 3, "aux": 1.0,
+        "init": "resnet18", "freeze": 1, "schedule": "rungs",
+    }  # fmt: skip
+    return Recipe(**{name: value for name, value in elsewhere.items() if rng.random() < 0.5})
+
+
+def test_what_was_recorded_before_a_setting_came_stays_valid() -> None:
+    assert Recipe().plain() == FIRST
+    assert Recipe.of(FIRST) == Recipe()
+
+
+@pytest.mark.parametrize("name", ["key", "identity"])
+def test_keys_are_those_of_the_first_version(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is digested holds nothing of settings that it did not know."""
+    seen: list[bytes] = []
+    digest = hashlib.sha256
+
+    def note(told: bytes) -> Any:
+        seen.append(told)
+        return digest(told)
+
+    monkeypatch.setattr(hashlib, "sha256", note)
+    job = Job(pattern="x")
+    assert job.key if name == "key" else checkpoint.identity(job)
+    assert json.loads(seen[0])["recipe"] == FIRST
+
+
+def test_later_settings_are_all_that_the_first_version_lacked() -> None:
+    assert {f.name for f in dataclasses.fields(Recipe)} == {*FIRST, *LATER}
+    assert {*CHANGED} == LATER
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_each_setting_makes_another_evaluation(name: str) -> None:
+    changed = Job(pattern="x", recipe=Recipe(**{name: CHANGED[name]}))
+    assert changed.key != Job(pattern="x").key
+    assert checkpoint.identity(changed) != checkpoint.identity(Job(pattern="x"))
+
+
+def test_a_recipe_survives_as_plain_data() -> None:
+    rng = random.Random(0)
+    for _ in range(300):
+        recipe = drawn(rng)
+        assert Recipe.of(recipe.plain()) == recipe
+
+
+def test_a_study_from_before_goes_on_and_another_recipe_is_refused(tmp_path: Path) -> None:
+    space = load_space("lenet_like", (1, 8, 8), 10)
+    now = Plan(study="s", space=space, job=Job(pattern=""), trials=1).row()
+    before: Study = dataclasses.replace(now, recipe=FIRST)
+    store = open_store(f"sqlite:///{tmp_path}/record.db", create=True)
+    kept = store.open_study(before)
+    assert store.open_study(now) == kept
+    other = dataclasses.replace(Job(pattern=""), recipe=Recipe(mixup=0.2))
+    with pytest.raises(StudyError, match=r"recipe\.mixup is absent in the study and 0\.2 now"):
+        store.open_study(Plan(study="s", space=space, job=other, trials=1).row())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"padding": "black"}, "recipe.padding is 'black': must be one of constant, reflect"),
+        ({"resized_crop": 1.5}, "recipe.resized_crop is 1.5: must be a part of the area"),
+        ({"erase": -0.1}, "recipe.erase is -0.1: must be a probability"),
+        ({"mixup": float("nan")}, "recipe.mixup is nan: must be a number from 0"),
+        ({"cutmix": float("inf")}, "recipe.cutmix is inf: must be a number from 0"),
+        ({"class_weights": "even"}, "recipe.class_weights is 'even': must be one of none, bal"),
+        ({"optimizer": "adam"}, "recipe.optimizer is 'adam': must be one of sgd, adamw"),
+        ({"ema": 1.0}, "recipe.ema is 1.0: must be a decay from 0"),
+        ({"photometric": 1}, "recipe.photometric is 1: must be of type bool"),
+        ({"mixupp": 1.0}, "recipe.mixupp is unknown: did you mean mixup?"),
+    ],
+)
+def test_what_is_no_setting_is_told(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError) as refused:
+        Recipe.of(settings)
+    assert str(refused.value).startswith(message)
+
+
+# --- the learning rate of each optimizer ---------------------------------------------------------
+
+
+def test_an_optimizer_comes_with_its_usual_learning_rate() -> None:
+    assert Recipe().lr == Recipe(lr=0).lr == 0.1
+    assert Recipe(optimizer="adamw").lr == Recipe().but({"optimizer": "adamw"}).lr == 0.001
+    assert Recipe(optimizer="adamw", lr=0.1).lr == 0.1
+    assert Recipe(lr=0.02).but({"optimizer": "adamw"}).lr == 0.02
+    assert Recipe(optimizer="adamw").but({"optimizer": "sgd"}).lr == 0.1
+    assert Recipe(optimizer="adamw").but({"flip": True}).lr == 0.001
+
+
+def test_a_space_may_choose_the_optimizer(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(
+        "name: s\npattern: INPUT -> CONV(8) -> GAP -> FC\n"
+        "recipe: {optimizer: {choice: [sgd, adamw]}, mixup: {float: [0.0, 0.4]}}\n"
+    )
+    space = load_space(str(file), (1, 8, 8), 10)
+    found = [space.suggest_recipe(Draw(random.Random(n))) for n in range(30)]
+    assert {(r.optimizer, r.lr) for r in found} == {("sgd", 0.1), ("adamw", 0.001)}
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+def test_a_name_sets_a_base_and_settings_overrule_it() -> None:
+    for name, recipe in RECIPES.items():
+        assert _recipe([name]) == recipe != Recipe()
+        assert _recipe([name, "batch=17"]) == dataclasses.replace(recipe, batch=17)
+    assert _recipe([]) == Recipe()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["smal"], "did you mean small?"),
+        (["small", "imagenet"], "--recipe imagenet: one recipe's name at most, before any setting"),
+        (["lr=0.2", "small"], "--recipe small: one recipe's name at most, before any setting"),
+        (["small", "lrr=1"], "--recipe lrr: unknown setting; did you mean lr?"),
+    ],
+)
+def test_names_that_are_none_or_come_too_late_are_refused(
+    settings: list[str], message: str
+) -> None:
+    with pytest.raises(RecipeError) as refused:
+        _recipe(settings)
+    assert message in str(refused.value)
