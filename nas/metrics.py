@@ -68,6 +68,12 @@ METRICS: dict[str, Metric] = {
         shown=percent,
         column=True,
     ),
+    "balanced_accuracy": Metric(
+        about="mean over the classes of the share of their validation images that are right",
+        direction="max",
+        title="balanced",
+        shown=percent,
+    ),
     "params": Metric(
         about="weights of the network as deployed",
         direction="min",

@@ -52,7 +52,7 @@ def run(
 
     try:
         answer = resolve(job)(job, tell)
-        return answers.outcome(answer, curve, time.perf_counter() - start)
+        return answers.outcome(answer, curve, time.perf_counter() - start, job.model)
     except passing:
         raise
     except BaseException as error:

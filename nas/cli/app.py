@@ -11,7 +11,7 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn, Optional
+from typing import Annotated, Literal, NoReturn, Optional
 
 import typer
 
@@ -151,6 +151,10 @@ def search(
             help="For checkpoints.  [default: artifacts, beside the database]",
         ),
     ] = "",
+    keep: Annotated[
+        Literal["front", "all", "none"],
+        typer.Option("--keep", help="Whose weights to keep, among the artifacts."),
+    ] = "front",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and show it; run nothing.")
     ] = False,
@@ -177,6 +181,7 @@ def search(
         evaluator=evaluator,
         rungs=rungs,
         artifacts=artifacts_dir(artifacts, storage),
+        keep=keep,
     )
     if dry_run:
         run.rehearse(searched, storage)

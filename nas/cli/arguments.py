@@ -37,5 +37,7 @@ Plugin = Annotated[
         "--plugin", metavar="FILE.py", help="Registers layers, blocks and data sets; repeatable."
     ),
 ]
+
+
 Seed = Annotated[int, typer.Option("--seed", help="The same seed draws the same.")]
 SpaceName = Annotated[str, typer.Argument(metavar="SPACE", help="A shipped space or a file.")]

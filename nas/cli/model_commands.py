@@ -202,7 +202,7 @@ def export(
     normalisation is inside, classes and size are metadata.
     """
     from nas.cli.models import export_model, export_pattern
-    from nas.cli.options import closed_pattern, load_plugins, trial_pattern
+    from nas.cli.options import closed_pattern, load_plugins, trial_network
     from nas.errors import NasError
 
     load_plugins(plugin or [])
@@ -211,10 +211,14 @@ def export(
     if (what is None) == (trial is None):
         raise NasError("give a model, a pattern or a network's name, or --trial N: one of them")
     if trial is not None:
-        without = f"trial {trial} has no weights kept: `nas train --trial {trial}` trains it"
-        export_pattern(trial_pattern(storage, study, trial), format, output, without)
+        pattern, kept = trial_network(storage, study, trial)
+        if kept and not (format == "pattern" or (format == "python" and output is None)):
+            export_model(kept, format, output, f"trial-{trial}")
+        else:
+            without = f"trial {trial} has no weights kept: `nas train --trial {trial}` trains it"
+            export_pattern(pattern, format, output, without)
     elif what is not None and (Path(what).is_file() or Path(what).suffix in MODELS):
-        export_model(Path(what), format, output)
+        export_model(what, format, output, Path(what).stem)
     elif what is not None:
         without = "a pattern has no weights: `nas train` makes a model of it"
         export_pattern(closed_pattern(what), format, output, without)

@@ -223,8 +223,9 @@ def evaluate_and_show(
 # --- export --------------------------------------------------------------------------------------
 
 
-def export_model(file: Path, format: str, output: Path | None) -> None:
-    """Writes a model in a format of ``nas.training.export``, and tells how near it is to torch."""
+def export_model(file: str, format: str, output: Path | None, name: str) -> None:
+    """Writes a model in a format of ``nas.training.export``, and tells how near it is to torch;
+    unless told where to, under ``name``."""
     from nas.training.export import FORMATS, export, made
     from nas.training.models import load_model
 
@@ -235,12 +236,12 @@ def export_model(file: Path, format: str, output: Path | None) -> None:
         raise NasError(f"--format {format}: must be one of pattern, {', '.join(FORMATS)}")
     model = load_model(file)
     if format == "python" and output is None:
-        print(made(model, format, Path("model.py"), file).decode().rstrip())
+        print(made(model, format, Path("model.py"), Path(file)).decode().rstrip())
         return
-    output = output or file.with_suffix(FORMATS[format].ending)
-    if output.exists() and output.samefile(file):
+    output = output or Path(name + FORMATS[format].ending)
+    if output.exists() and Path(file).exists() and output.samefile(file):
         raise NasError(f"--output {output}: is the model itself; name another file")
-    done = export(model, format, output, file)
+    done = export(model, format, output, Path(file))
     told = "not checked: there is no ONNX Runtime here (pip install 'nas-patterns[onnx]')"
     if done.difference is not None:
         told = f"differs from torch by {done.difference:.1e} of the output's scale"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nas import plugins
-from nas.driver.plan import Plan
+from nas.driver.plan import Keep, Plan
 from nas.driver.rungs import geometric, read
 from nas.errors import NasError, RecipeError, StudyError, nearest
 from nas.job import DataRef, Job, Recipe
@@ -127,6 +127,7 @@ def plan(
     evaluator: str,
     rungs: str,
     artifacts: str,
+    keep: Keep = "front",
 ) -> Plan:
     """The plan that the options of ``nas search`` describe, checked before anything is written."""
     if trials < 1:
@@ -176,6 +177,7 @@ def plan(
         rungs=levels,
         artifacts=artifacts,
         images=images,
+        keep=keep,
     )
 
 
@@ -404,10 +406,12 @@ def study_in(store: Store, name: str | None) -> StudyRow:
     return known[0]
 
 
-def trial_pattern(storage: str, study: str | None, number: int) -> str:
-    """The pattern of a trial. Raises StudyError where it is no network."""
+def trial_network(storage: str, study: str | None, number: int) -> tuple[str, str]:
+    """The pattern of a trial, and the file of its weights, empty where they are not kept. Raises
+    StudyError where it is no network."""
     store = open_record(storage)
-    return _network_of(store.trial(study_in(store, study).id, number))
+    row = store.trial(study_in(store, study).id, number)
+    return _network_of(row), store.model(row)
 
 
 def _network_of(row: TrialRow) -> str:

@@ -146,8 +146,14 @@ def _tell_next(plan: Plan, storage: str, status: Status) -> None:
     given = "" if os.environ.get("NAS_STORAGE") == storage else _option("--storage", storage)
     study = _option("--study", plan.study)
     print("\nnext:", file=sys.stderr)
-    print(f"  nas trials show {status.front[0].number}{study}{given}", file=sys.stderr)
-    print(f"  nas pareto{study}{given} -f csv", file=sys.stderr)
+    best = status.front[0]
+    told = f"{best.number}{study}{given}"
+    if best.model:
+        print(f"  nas export --trial {told} -f onnx -o model.onnx", file=sys.stderr)
+    if "->" in best.pattern and not plan.job.evaluator:
+        print(f"  nas train --trial {told} --epochs {3 * plan.job.epochs}", file=sys.stderr)
+        print(f"  nas report{study}{given} -o report.html", file=sys.stderr)
+    print(f"  nas trials show {told}", file=sys.stderr)
     if not status.exhausted:
         print(f"  the same command with --trials {2 * plan.trials} goes on", file=sys.stderr)
 

@@ -1,4 +1,4 @@
-"""The training that a trial needs next, and the file that it goes on from."""
+"""The training that a trial needs next, the file that it goes on from, and that of its weights."""
 
 from __future__ import annotations
 
@@ -28,12 +28,23 @@ def job(plan: Plan, row: TrialRow) -> Job:
         epochs=epochs,
         latency=shared.latency and (asked or epochs == shared.epochs),
         checkpoint=checkpoint(plan, row),
+        model=model(plan, row) if epochs == shared.epochs else "",
     )
+
+
+def model(plan: Plan, row: TrialRow) -> str:
+    """The file for a trial's weights."""
+    if plan.keep == "none" or not plan.artifacts or plan.job.evaluator:
+        return ""
+    return _file(plan, f"trial-{row.number}.safetensors")
 
 
 def checkpoint(plan: Plan, row: TrialRow) -> str:
     """The file for a trial's checkpoint, named after all that its training depends on."""
     if not plan.artifacts or plan.job.evaluator:
         return ""
-    name = f"{row.fingerprint}-{row.job_key}-{row.seed}.checkpoint"
+    return _file(plan, f"{row.fingerprint}-{row.job_key}-{row.seed}.checkpoint")
+
+
+def _file(plan: Plan, name: str) -> str:
     return "/".join([plan.artifacts.rstrip("/"), artifacts.part(plan.study), name])

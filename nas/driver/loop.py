@@ -81,6 +81,7 @@ class _Driver:
         self.news = store.changes(self.row.id)
         self.running: dict[int, _Running] = {}
         self.tickets = 0
+        self.kept: dict[int, TrialRow] = {}  # those whose weights are
         self.devices: set[str] = set()  # those that measured a latency in this run
         self.waits = True  # whether the record may have trials that wait for a driver
         self.exhausted = False
@@ -231,7 +232,7 @@ class _Driver:
         since = time.monotonic()
         asked = job(self.plan, claim.trial)
         if source:
-            asked = dataclasses.replace(asked, epochs=0, latency=True, checkpoint="")
+            asked = dataclasses.replace(asked, epochs=0, latency=True, checkpoint="", model="")
         self.tickets += 1
         self.running[self.tickets] = _Running(claim, asked.epochs, since, source)
         self.tally.take([claim.trial])
@@ -344,6 +345,12 @@ class _Driver:
         ended = self.tally.take(rows)
         for row in ended:
             self.ladder.take(row)
+        self.kept |= {row.number: row for row in ended if row.model}
+        if self.plan.keep == "front":
+            for number in self.kept.keys() - {row.number for row in self.tally.front}:
+                left = self.kept.pop(number)
+                artifacts.remove(left.model or "")
+                self.store.forget_model(left.id)
         if ended:
             self.mirror.poke()
 

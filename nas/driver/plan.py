@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from nas.errors import StudyError
 from nas.job import Job
 from nas.metrics import ACCURACY, check, metric
 from nas.spaces.space import Space
 from nas.store import Study
+
+Keep = Literal["front", "all", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +21,8 @@ class Plan:
 
     At each of ``rungs``, in epochs, the last a whole training, a candidate may be stopped.
     ``artifacts`` is the directory (or a URL that fsspec knows) for checkpoints; without (empty), a
-    candidate begins again at each rung. ``images`` is what people are told of the images. Raises
+    candidate begins again at each rung, and no weights are kept. ``keep`` tells whose weights are:
+    those of the front, all or none. ``images`` is what people are told of the images. Raises
     StudyError for rungs that do not fit the rest, and for an objective or constraint that nothing
     measures: a training those of ``nas.metrics``, an evaluator what it will give.
     """
@@ -31,6 +35,7 @@ class Plan:
     rungs: tuple[int, ...] = ()
     artifacts: str = ""
     images: str = ""
+    keep: Keep = "front"
 
     def __post_init__(self) -> None:
         if not self.job.evaluator:

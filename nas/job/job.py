@@ -32,7 +32,8 @@ class Job:
     ``f(architecture, *, fidelity, seed, report) -> metrics``; empty: ``nas.training.train``.
     ``source`` is the digest of the evaluator's module, where the search was started.
     ``plugins`` are files registered before the pattern is read; ``checkpoint`` is a file that the
-    training keeps and goes on from (none, if empty).
+    training keeps and goes on from, ``model`` the one that its weights are written to in the end
+    (none, if empty).
     """
 
     pattern: str
@@ -45,6 +46,7 @@ class Job:
     latency: bool = True
     plugins: tuple[str, ...] = ()
     checkpoint: str = ""
+    model: str = ""
 
     @property
     def key(self) -> str:
@@ -52,7 +54,7 @@ class Job:
         of one architecture and seed under one key may stand for each other. Images are what they
         are, not where they lie; an evaluator is given none."""
         told = dataclasses.asdict(self)
-        for name in ("pattern", "seed", "plugins", "latency", "checkpoint"):
+        for name in ("pattern", "seed", "plugins", "latency", "checkpoint", "model"):
             told.pop(name)
         if self.evaluator:
             told.pop("data")

@@ -43,13 +43,15 @@ FailureKind = Literal["diverged", "error", "timeout", "out_of_memory", "worker_d
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """A finished evaluation. ``metrics`` holds at least what the objectives name (``accuracy`` is
-    validation accuracy as a fraction); ``device`` is where it was trained."""
+    validation accuracy as a fraction); ``device`` is where it was trained, ``model`` the
+    file of its weights, where they were to be kept."""
 
     metrics: Mapping[str, float]
     curve: tuple[Epoch, ...] = ()
     latency: Latency | None = None
     seconds: float = 0.0
     device: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

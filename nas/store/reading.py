@@ -171,6 +171,14 @@ class Record:
         whole = (row for row in rows if all(math.isfinite(row.value(name)) for name in needed))
         return next(whole, None)
 
+    def model(self, row: TrialRow) -> str:
+        """The file with a trial's weights, or with those of the trial whose result it has; empty
+        where none are kept."""
+        if row.model or row.reused_from is None:
+            return row.model or ""
+        query = select(trials.c.model).where(trials.c.id == row.reused_from)
+        return self._read(lambda connection: connection.scalar(query)) or ""
+
     def measured(self, fingerprint: str, devices: Collection[str]) -> str:
         """Of ``devices``, one on which the latency of this architecture is known; else empty."""
         query = select(latencies.c.device).where(

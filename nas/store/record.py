@@ -241,6 +241,11 @@ class Store(Record):
 
         return self._write(work)
 
+    def forget_model(self, trial_id: int) -> None:
+        """Notes that a trial's weights are kept no longer."""
+        gone = update(trials).where(trials.c.id == trial_id).values(model=None)
+        self._write(lambda connection, _: connection.execute(gone))
+
     def requeue(self, token: str, why: Failure) -> Claim | None:
         """Ends an attempt and begins the next of the same trial under a new token.
 

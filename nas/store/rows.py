@@ -102,6 +102,7 @@ class TrialRow(Ask):
     that it came to, in their order; the last is what ``accuracy`` and ``metrics`` tell of a paused
     or stopped trial. ``failure`` is a nas.job.FailureKind.
     ``created`` and ``finished`` are in seconds since 1970; ``reused_from`` is a trial's ``id``.
+    ``model`` is the file that holds its weights, where they are kept.
     Metrics that were not finite come back as NaN.
     """
 
@@ -120,6 +121,7 @@ class TrialRow(Ask):
     reason: str | None = None
     seconds: float | None = None
     device: str | None = None
+    model: str | None = None
     created: float
     finished: float | None = None
     reused_from: int | None = None
@@ -235,6 +237,7 @@ def columns_of(outcome: Outcome) -> dict[str, Any]:
         "metrics": finite(outcome.metrics),
         "seconds": _number(outcome.seconds),
         "device": clean(outcome.device),
+        "model": clean(outcome.model) or None,
         **device,
     }
 

@@ -92,6 +92,7 @@ trials = Table(
     Column("reason", Text),
     Column("seconds", Double),
     Column("device", Text),
+    Column("model", Text),  # the file or URL that holds its weights, as long as they are kept
     Column("created", Double, nullable=False),
     Column("finished", Double),
     Column("reused_from", ForeignKey("nas_trials.id")),

@@ -47,7 +47,7 @@ def identity(job: Job) -> str:
     """What a checkpoint belongs to. The number of epochs is part of it only where the schedule
     depends on it from the start."""
     told = dataclasses.asdict(job)
-    for name in ("evaluator", "source", "latency", "plugins", "checkpoint"):
+    for name in ("evaluator", "source", "latency", "plugins", "checkpoint", "model"):
         told.pop(name)
     told["recipe"] = job.recipe.plain()
     told["data"].pop("dir")  # the identity says more

@@ -13,7 +13,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +102,7 @@ def evaluate(job: Job, report: Report, *, checkpoint: str | Path | None = None) 
             return failure("out_of_memory", str(error).partition("\n")[0])
         log.info("the candidate failed", exc_info=True)
         return failure("error", f"{type(error).__name__}: {error}")
-    metrics = {}
+    metrics: dict[str, float] = {}
     if curve:
         metrics[ACCURACY] = curve[-1].accuracy
         if (balanced_accuracy := curve[-1].balanced_accuracy) is not None:
@@ -113,7 +113,24 @@ def evaluate(job: Job, report: Report, *, checkpoint: str | Path | None = None) 
         latency=measured,
         seconds=time.perf_counter() - began,
         device=latency.fingerprint(device),
+        model=written(job, module, normal, metrics) if job.model and curve else "",
     )
+
+
+def written(
+    job: Job, module: nn.Module, normal: Normal | None, metrics: Mapping[str, float]
+) -> str:
+    """Writes the trained weights to ``job.model``, and says where; empty, with a warning, where
+    they cannot be written: the result stands without."""
+    from nas.training.models import Card, save_model
+
+    normal = normal or statistics(data.load(job.data, "train"))
+    try:
+        save_model(job.model, module, Card.of_job(job, data.describe(job.data), normal, metrics))
+    except Exception as error:  # a file system of fsspec's raises what its library raises
+        log.warning("the weights were not kept: %s", error)
+        return ""
+    return job.model
 
 
 @functools.lru_cache(maxsize=4)

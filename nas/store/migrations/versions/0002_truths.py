@@ -1,4 +1,4 @@
-"""What the images of a study are; latencies as rows of their own."""
+"""What the images of a study are; latencies as rows of their own; weights that are kept."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -51,6 +51,7 @@ def upgrade() -> None:
     )
     op.execute(MEASURED)
     op.execute("UPDATE nas_trials SET latency_ms = NULL WHERE latency_device IS NOT NULL")
+    op.add_column("nas_trials", sa.Column("model", sa.Text()))
     op.execute("DROP VIEW tradeoffs")
     op.drop_column("nas_trials", "latency_low")
     op.drop_column("nas_trials", "latency_high")
