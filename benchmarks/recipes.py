@@ -38,8 +38,8 @@ from nas.training import train
 STAGE = "[[CONV({0}) -> BN -> RELU]*2 -> POOL]"
 PLAIN = f"INPUT -> {' -> '.join(STAGE.format(w) for w in (16, 32, 64))} -> GAP -> FC"
 RESIDUAL = (
-    "INPUT -> CONV(16, 5, stride=2) -> BN -> RELU -> POOL -> RESIDUAL(16) -> "
-    "RESIDUAL(32, stride=2) -> RESIDUAL(64, stride=2) -> GAP -> FC"
+    "INPUT -> CONV(16, 7, stride=4) -> BN -> RELU -> RESIDUAL(16) -> RESIDUAL(32, stride=2) -> "
+    "RESIDUAL(64, stride=2) -> GAP -> FC"
 )
 
 
@@ -150,7 +150,8 @@ def textures(count: int, side: int, seed: int) -> Images:
         made = TEXTURES[label](2 * np.pi * x / wave + shift[0], 2 * np.pi * y / wave + shift[1])
         made = (made - made.min()) / (made.max() - made.min())
         first, second = rng.uniform(0, 255, (2, 3, 1, 1))
-        image[:] = np.clip(first + (second - first) * made + rng.normal(0, 25, image.shape), 0, 255)
+        second = np.where(np.abs(second - first) < 80, (first + 128) % 256, second)
+        image[:] = np.clip(first + (second - first) * made + rng.normal(0, 10, image.shape), 0, 255)
     return Images.of(pixels, labels)
 
 

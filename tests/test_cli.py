@@ -466,6 +466,7 @@ WRONG = {
     "constraint": ((*SEARCH, "--constraint", "params=5"), "must be as 'params<=1e6'"),
     "bound": ((*SEARCH, "--constraint", "params<=many"), "'<=many': must be a bound such as"),
     "recipe": ((*SEARCH, "--recipe", "lrr=1"), "--recipe lrr: unknown setting; did you mean lr?"),
+    "recipe's name": ((*SEARCH, "--recipe", "smal"), "no recipe; did you mean small?"),
     "setting": ((*SEARCH, "--recipe", "lr=-1"), "recipe.lr is -1.0: must be a number above 0"),
     "plug-in": ((*SEARCH, "--plugin", "no.py"), "no.py: no such file"),
     "evaluator": ((*SEARCH, "--evaluator", "mine"), "'mine': must be MODULE:FUNCTION"),

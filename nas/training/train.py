@@ -226,10 +226,11 @@ def fit(
                 bf16,
                 weights,
             )
+            train_loss = finite_mean(losses, epoch + 1)
             scores = scores_of(scored, validation, plain, bf16)
             point = Epoch(
                 epoch=epoch + 1,
-                train_loss=finite_mean(losses, epoch + 1),
+                train_loss=train_loss,
                 accuracy=scores.accuracy,
                 balanced_accuracy=scores.balanced_accuracy,
                 seconds=time.perf_counter() - began,
@@ -293,7 +294,7 @@ def score(
     return scores_of(module, source, plain, bf16=False).accuracy
 
 
-# The parts of a step.
+# How a training begins, and what comes of an epoch.
 
 
 def begin_from(init: str, module: nn.Module, architecture: Architecture) -> Normal | None:
