@@ -244,6 +244,28 @@ def export_model(file: Path, format: str, output: Path | None) -> None:
     print(f"nas: {done.file}, {done.file.stat().st_size / 1e6:.2f} MB, {told}", file=sys.stderr)
 
 
+def export_lowered(
+    file: Path, precision: str, output: Path | None, dataset: str, data: str
+) -> None:
+    """Writes a model as ONNX in a lower precision, and tells what that costs and gains."""
+    from nas import artifacts
+    from nas.training.evaluation import data_for
+    from nas.training.export import deployed
+    from nas.training.models import load_model
+    from nas.training.precision import lowered
+
+    output = output or file.with_suffix(f".{precision}.onnx")
+    artifacts.reserve(output, file.stat().st_size if file.is_file() else 1)
+    model = deployed(load_model(file))
+    ref = data_for(model.card, dataset, str(Path(data).resolve()) if data else "")
+    made, measured = lowered(model, precision, ref)
+    artifacts.replace(output, made)
+    for told in measured:
+        scored = f"accuracy {percent(told.accuracy)}, {told.ms:.3f} ms, {told.size / 1e6:.2f} MB"
+        print(f"nas: {told.precision}: {scored}", file=sys.stderr)
+    print(f"nas: written to {output}", file=sys.stderr)
+
+
 def export_pattern(pattern: str, format: str, output: Path | None, without: str) -> None:
     """Writes an architecture without weights, as Python or as its pattern; ``without`` says of the
     other formats what to type."""
