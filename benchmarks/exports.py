@@ -88,10 +88,10 @@ def main() -> None:
     for name in shipped():
         space = load_space(name, (3, 32, 32), 10) if name not in zoo.names() else None
         began = time.perf_counter()
-        if space is not None:
+        if space is not None and args.samples:
             samples = [space.sample(seed) for seed in range(args.samples)]
             print(line(name, [differences(a) for a in samples], began), flush=True)
-        elif args.zoo:
+        elif space is None and args.zoo:
             print(line(name, [differences(smallest(name))], began), flush=True)
 
 

@@ -201,6 +201,33 @@ def test_without_its_packages_onnx_says_what_to_install(
     assert not list(tmp_path.iterdir())
 
 
+def test_lower_precision_is_told_with_what_it_costs(
+    tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    network = (
+        "INPUT -> CONV(16) -> BN -> RELU -> RESIDUAL(16, se=4) -> POOL -> CONV(24) -> GAP -> FC"
+    )
+    trained = nas.train(network, epochs=4, output=tmp_path / "digits.safetensors")
+    whole = trained.card.metrics["test_accuracy"]
+    for precision in ("fp16", "int8"):
+        status, _, err = ran(
+            capsys, monkeypatch, tmp_path / "digits.safetensors", "-f", "onnx",
+            "--precision", precision,
+        )  # fmt: skip
+        assert status == 0, err
+        file = tmp_path / f"digits.{precision}.onnx"
+        found = nas.evaluate(file).accuracy
+        assert f"fp32: accuracy {100 * whole:.2f} %" in err
+        assert f"{precision}: accuracy {100 * found:.2f} %" in err
+        assert found > whole - 0.05
+        assert json.loads(load_onnx(file).card.metadata()["classes"]) == list("0123456789")
+    model_file = tmp_path / "digits.safetensors"
+    for wrong in (["-f", "onnx", "--precision", "int4"], ["-f", "pt2", "--precision", "int8"]):
+        status, _, err = ran(capsys, monkeypatch, model_file, *wrong)
+        assert (status, err.count("\n")) == (2, 1)
+        assert f"--precision {wrong[-1]}: " in err
+
+
 # --- the command line ----------------------------------------------------------------------------
 
 

@@ -159,24 +159,33 @@ def test_wrong_input_is_one_sentence(
 
 def test_a_table_streams_into_a_pipe_that_closes(model: Path, folder: Path) -> None:
     command = f"{sys.executable} -m nas.cli predict {model} {folder} | head -2"
-    ended = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=120
-    )
+    ended = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert len(ended.stdout.splitlines()) == 2
     assert " %" in ended.stdout
 
 
-def test_a_name_of_any_bytes_comes_back_as_it_was(
+def test_names_of_any_bytes_are_told_apart_and_run_nowhere(
     model: Path, folder: Path, tmp_path: Path
 ) -> None:
-    name = os.fsencode(tmp_path) + b'/\xff\n,".png'
-    with open(name, "wb") as file:
-        file.write(next(folder.rglob("*.png")).read_bytes())
-    command = [sys.executable, "-m", "nas.cli", "predict", model, tmp_path, "-f", "csv"]
-    ended = subprocess.run(command, capture_output=True, timeout=120, check=True)
-    rows = list(csv.reader(io.StringIO(os.fsdecode(ended.stdout))))
-    assert os.fsencode(rows[1][0]) == name
+    place = os.fsencode(tmp_path)
+    names = [b'\xff\n,".png', b'\xfe\n,".png', b"\x1b[31m.png"]
+    for name in names:
+        with open(place + b"/" + name, "wb") as file:
+            file.write(next(folder.rglob("*.png")).read_bytes())
+    command = [sys.executable, "-m", "nas.cli", "predict", model, tmp_path, "-f"]
+    told = {
+        format: subprocess.run([*command, format], capture_output=True, check=True, timeout=120)
+        for format in ("csv", "json", "table")
+    }
+    rows = list(csv.reader(io.StringIO(told["csv"].stdout.decode())))
+    assert {Path(row[0]).name for row in rows[1:]} == {
+        '\\udcfe\n,".png', '\\udcff\n,".png', "[31m.png",
+    }  # fmt: skip
+    # JSON has them to the byte.
+    held = {os.fsencode(entry["file"]) for entry in json.loads(told["json"].stdout)}
+    assert held == {place + b"/" + name for name in names}
+    assert all(b"\x1b" not in run.stdout + run.stderr for run in told.values())
 
 
 # --- evaluate ------------------------------------------------------------------------------------

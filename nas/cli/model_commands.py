@@ -14,6 +14,9 @@ from nas.cli.arguments import STORAGE, Data, Dataset, Plugin, Storage, StudyName
 ModelFile = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A file of `nas train`, or of `nas export -f onnx`.")
 ]
+KindOfImages = Annotated[
+    str, typer.Option("--dataset", help="The kind of images.  [default: as it was trained on]")
+]
 Trial = Annotated[
     Optional[int],  # noqa: UP045 - typer reads it at run time
     typer.Option("--trial", metavar="N", help="A trial of the record, by its number."),
@@ -141,9 +144,7 @@ def evaluate(
         Optional[Path],  # noqa: UP045
         typer.Argument(metavar="[MODEL]", help="Another, to compare on the same images."),
     ] = None,
-    dataset: Annotated[
-        str, typer.Option("--dataset", help="The kind of images.  [default: as it was trained on]")
-    ] = "",
+    dataset: KindOfImages = "",
     data: Data = "",
     part: Annotated[
         str, typer.Option("--part", help="test, validation, train or all of the images.")
@@ -194,6 +195,16 @@ def export(
             help="Where to.  [default: text to stdout, others beside the model]",
         ),
     ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(
+            "--precision",
+            help="Of ONNX: fp32, fp16, or int8, quantised by training images (--data, as it was "
+            "trained on); told with the accuracy and latency that each has.",
+        ),
+    ] = "fp32",
+    dataset: KindOfImages = "",
+    data: Data = "",
     plugin: Plugin = None,
 ) -> None:
     """A model for elsewhere, checked to answer as it does in torch; of a pattern the network alone.
@@ -201,7 +212,7 @@ def export(
     ONNX takes pixels, uint8 (images, channels, height, width) as decoded, and answers logits; the
     normalisation is inside, classes and size are metadata.
     """
-    from nas.cli.models import export_model, export_pattern
+    from nas.cli.models import export_lowered, export_model, export_pattern
     from nas.cli.options import closed_pattern, load_plugins, trial_network
     from nas.errors import NasError
 
@@ -210,15 +221,21 @@ def export(
         trial, what = int(what), None
     if (what is None) == (trial is None):
         raise NasError("give a model, a pattern or a network's name, or --trial N: one of them")
+    if precision != "fp32" and format != "onnx":
+        raise NasError(f"--precision {precision}: is of ONNX alone (-f onnx)")
+    pattern, kept, name, without = "", "", "", "a pattern has no weights: `nas train` trains it"
     if trial is not None:
         pattern, kept = trial_network(storage, study, trial)
-        if kept and not (format == "pattern" or (format == "python" and output is None)):
-            export_model(kept, format, output, f"trial-{trial}")
-        else:
-            without = f"trial {trial} has no weights kept: `nas train --trial {trial}` trains it"
-            export_pattern(pattern, format, output, without)
+        name = f"trial-{trial}"
+        without = f"trial {trial} has no weights kept: `nas train --trial {trial}` trains it"
     elif what is not None and (Path(what).is_file() or Path(what).suffix in MODELS):
-        export_model(what, format, output, Path(what).stem)
+        kept, name = what, Path(what).stem
     elif what is not None:
-        without = "a pattern has no weights: `nas train` makes a model of it"
-        export_pattern(closed_pattern(what), format, output, without)
+        pattern = closed_pattern(what)
+    as_text = format == "pattern" or (format == "python" and output is None)
+    if not kept or (pattern and as_text):
+        export_pattern(pattern, format, output, without)
+    elif precision != "fp32":
+        export_lowered(kept, precision, output or Path(f"{name}.{precision}.onnx"), dataset, data)
+    else:
+        export_model(kept, format, output, name)

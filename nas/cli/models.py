@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import json
 import logging
-import os
 import shlex
 import signal
 import sys
@@ -24,6 +23,7 @@ from nas.job import Epoch, Job
 from nas.language.architecture import parse
 from nas.metrics import percent
 from nas.report import screens
+from nas.text import cell
 
 if TYPE_CHECKING:
     from nas.training.models import Model
@@ -112,13 +112,7 @@ def predict_and_show(file: Path, paths: Sequence[Path], format: str, top: int) -
             else:
                 yield path, answer
 
-    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # names are bytes
-    try:
-        WRITERS[format](predictions(), top)
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads has enough, as head has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return
+    WRITERS[format](predictions(), top)
     if others:
         print(
             f"nas: {others:,} files left out: hidden, or no images by their ending",
@@ -137,7 +131,10 @@ def _csv(predictions: Predictions, top: int) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["file", "class", "probability"])
     for path, prediction in predictions:
-        writer.writerows([path, name, f"{value:.6f}"] for name, value in prediction.top(top))
+        # A name that is not UTF-8 is told by its bytes: it is one among others that differ in them.
+        file = cell(str(path).encode(errors="backslashreplace").decode())
+        best = prediction.top(top)
+        writer.writerows([file, cell(name), f"{value:.6f}"] for name, value in best)
 
 
 def _json(predictions: Predictions, top: int) -> None:
@@ -246,6 +243,25 @@ def export_model(file: str, format: str, output: Path | None, name: str) -> None
     if done.difference is not None:
         told = f"differs from torch by {done.difference:.1e} of the output's scale"
     print(f"nas: {done.file}, {done.file.stat().st_size / 1e6:.2f} MB, {told}", file=sys.stderr)
+
+
+def export_lowered(file: str, precision: str, output: Path, dataset: str, data: str) -> None:
+    """Writes a model as ONNX in a lower precision, and tells what that costs and gains."""
+    from nas import artifacts
+    from nas.training.evaluation import data_for
+    from nas.training.export import deployed
+    from nas.training.models import load_model, room_for
+    from nas.training.precision import lowered
+
+    model = deployed(load_model(file))
+    artifacts.reserve(output, room_for(model.architecture))
+    ref = data_for(model.card, dataset, str(Path(data).resolve()) if data else "")
+    made, measured = lowered(model, precision, ref)
+    artifacts.replace(output, made)
+    for told in measured:
+        scored = f"accuracy {percent(told.accuracy)}, {told.ms:.3f} ms, {told.size / 1e6:.2f} MB"
+        print(f"nas: {told.precision}: {scored}", file=sys.stderr)
+    print(f"nas: written to {output}", file=sys.stderr)
 
 
 def export_pattern(pattern: str, format: str, output: Path | None, without: str) -> None:

@@ -15,6 +15,7 @@ from rich.text import Text
 from nas.errors import brief
 from nas.metrics import percent
 from nas.report.screens import table
+from nas.text import cell
 
 if TYPE_CHECKING:
     from nas.training.evaluation import Comparison, Evaluation
@@ -99,8 +100,9 @@ def confusion_csv(evaluation: Evaluation) -> str:
     """A row for each true class, a column for each predicted one."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["true", *evaluation.classes])
-    for name, row in zip(evaluation.classes, evaluation.confusion.tolist(), strict=True):
+    names = [cell(name) for name in evaluation.classes]
+    writer.writerow(["true", *names])
+    for name, row in zip(names, evaluation.confusion.tolist(), strict=True):
         writer.writerow([name, *row])
     return out.getvalue()
 

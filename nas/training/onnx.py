@@ -80,6 +80,12 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(was)
 
 
+def given(pixels: Tensor) -> dict[str, npt.NDArray[np.uint8]]:
+    """Pixels as the graph takes them."""
+    told = pixels if pixels.dtype == torch.uint8 else pixels.round().clamp(0, 255).byte()
+    return {"pixels": told.numpy()}
+
+
 class OnnxModel:
     """A model of ours in ONNX Runtime, on the CPU: predicts as ``Model`` does.
 
@@ -115,8 +121,7 @@ class OnnxModel:
 
     def logits(self, pixels: Tensor) -> npt.NDArray[np.float32]:
         """(images, classes) of pixels from 0 to 255."""
-        told = pixels if pixels.dtype == torch.uint8 else pixels.round().clamp(0, 255).byte()
-        found: npt.NDArray[np.float32] = self.session.run(["logits"], {"pixels": told.numpy()})[0]
+        found: npt.NDArray[np.float32] = self.session.run(["logits"], given(pixels))[0]
         return found
 
     def probabilities(self, pixels: Tensor) -> Probabilities:

@@ -105,11 +105,17 @@ DECODE = '''def decode(path):
 
     mode = "L" if CHANNELS == 1 else "RGB"
     with Image.open(path) as image:
-        image.draft(mode, (WIDTH, HEIGHT))
-        upright = ImageOps.exif_transpose(image).convert(mode)
-        if upright.size != (WIDTH, HEIGHT):
-            upright = ImageOps.fit(upright, (WIDTH, HEIGHT), Image.Resampling.BILINEAR)
-        pixels = torch.frombuffer(bytearray(upright.tobytes()), dtype=torch.uint8)
+        if image.mode in ("I", "F", "LAB") or image.mode.startswith("I;"):
+            raise ValueError(f"{path} has pixels of mode {image.mode}: here 8 bits are read")
+        image.draft(mode, (max(WIDTH, HEIGHT),) * 2)
+        seen = ImageOps.exif_transpose(image)
+        if seen.has_transparency_data:
+            ground = Image.new("RGBA", seen.size, (128, 128, 128, 255))
+            seen = Image.alpha_composite(ground, seen.convert("RGBA"))
+        seen = seen.convert(mode)
+        if seen.size != (WIDTH, HEIGHT):
+            seen = ImageOps.fit(seen, (WIDTH, HEIGHT), Image.Resampling.BILINEAR)
+        pixels = torch.frombuffer(bytearray(seen.tobytes()), dtype=torch.uint8)
         return pixels.view(HEIGHT, WIDTH, CHANNELS).permute(2, 0, 1)
 '''
 

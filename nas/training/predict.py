@@ -135,15 +135,17 @@ def _at_once(shape: Shape) -> int:
 
 def of_images(model: Predictor, images: Images) -> Probabilities:
     """(images, classes) of a part of a data set; its images have the model's channels, or one."""
-    channels, *size = model.input
     count = _at_once(model.input)
-
-    def pixels(rows: npt.NDArray[np.int64]) -> Tensor:
-        held = torch.from_numpy(images.pixels[rows])
-        return resize(held, (size[0], size[1])).expand(-1, channels, -1, -1)
-
     every = np.array_split(images.rows, range(count, len(images), count))
-    return np.concatenate([model.probabilities(pixels(rows)) for rows in every])
+    found = [model.probabilities(sized(images, rows, model.input)) for rows in every]
+    return np.concatenate(found)
+
+
+def sized(images: Images, rows: npt.NDArray[np.int64], shape: Shape) -> Tensor:
+    """Some images in a model's shape: resized as for a training, grey ones in all its channels."""
+    channels, height, width = shape
+    pixels = torch.from_numpy(images.pixels[rows])
+    return resize(pixels, (height, width)).expand(-1, channels, -1, -1)
 
 
 # --- files ---------------------------------------------------------------------------------------
