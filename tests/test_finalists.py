@@ -19,6 +19,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from nas.cli import app as cli
+from nas.cli.options import identified
 from nas.driver import finalists
 from nas.driver.finalists import Mean, choose, random_plan, report, trained_epochs
 from nas.driver.loop import search
@@ -57,7 +58,17 @@ def perceptrons() -> Space:
 
 @pytest.fixture
 def study(store: Store) -> StudyRow:
-    plan = Plan(study="s", space=perceptrons(), job=JOB, trials=9, sampler="random", rungs=(2, 4))
+    data, about = identified(DataRef())
+    job = dataclasses.replace(JOB, data=data)
+    plan = Plan(
+        study="s",
+        space=perceptrons(),
+        job=job,
+        trials=9,
+        sampler="random",
+        rungs=(2, 4),
+        images=about,
+    )
     search(plan, store, InProcess())
     return store.find_study("s")
 
