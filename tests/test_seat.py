@@ -76,6 +76,22 @@ def test_what_is_surely_the_candidates_own_counts_as_that(seat: Seat, name: str)
     assert isinstance(sat(seat, job("ok"))[1], Result)
 
 
+def test_the_time_limit_ends_the_whole_family() -> None:
+    limit = 10.0
+    with contextlib.closing(
+        Seat(directory=str(TESTS), path=[str(TESTS)], time_limit=limit)
+    ) as seat:
+        began = time.monotonic()
+        curve, ended = sat(seat, job("forks_and_hangs"))
+        assert time.monotonic() - began >= limit
+        assert isinstance(ended, Failure)
+        assert ended.kind == "timeout"
+        assert "not finished within its time limit of 10 s" in ended.reason
+        assert len(curve) == 3
+        assert not any(alive(point.epoch) for point in curve)
+        assert isinstance(sat(seat, job("ok"))[1], Result)
+
+
 @pytest.mark.parametrize("name", ["forks_and_dies", "leaves_a_daemon"])
 def test_no_process_outlives_its_candidate(seat: Seat, name: str) -> None:
     curve, ended = sat(seat, job(name))

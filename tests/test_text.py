@@ -298,3 +298,43 @@ def test_standard_output_may_be_full_or_closed(command: str, tmp_path: Path) -> 
         )
         assert told.stderr == stderr
         assert status is None or told.returncode == status
+
+
+# -- numbers --------------------------------------------------------------------------------------
+
+GREAT, DIGITS = "9" * 25, "9" * 4400
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["show", "INPUT(1, 8, 8) -> [FC(10)]*0"],
+        ["show", "INPUT(1, 8, 8) -> DROPOUT(0)"],
+        ["show", f"INPUT(1, 8, 8) -> FC({DIGITS})"],
+        ["show", f"INPUT(1, 8, 8) -> [FC(2)]*{DIGITS}"],
+        ["export", "0 -> \u00b2"],
+        ["export", DIGITS],
+        ["trials", "show", GREAT],
+        ["trials", "show", "-1"],
+        ["search", "--space", "lenet_like", "--epochs", GREAT],
+        ["search", "--space", "lenet_like", "--trials", GREAT],
+        ["search", "--space", "lenet_like", "--trials", DIGITS],
+        ["search", "--space", "lenet_like", "--size", GREAT, "--dry-run"],
+        ["audit", "--space", "lenet_like", "--epochs", GREAT],
+        ["train", "lenet5", "--epochs", GREAT],
+    ],
+    ids=lambda command: " ".join(command)[:40],
+)
+def test_a_number_that_nobody_means_is_a_sentence(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(*command) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.splitlines()[-1].startswith(("nas: ", "Error: "))
+    assert len(told.err) < 10_000
+    assert not (tmp_path / "nas.db").exists()

@@ -61,8 +61,10 @@ def main() -> None:
 
 
 def fail(message: str, status: int) -> NoReturn:
+    from nas.errors import brief
+
     with contextlib.suppress(OSError):  # nobody is there to be told
-        print(f"nas: {message}", file=sys.stderr)
+        print(f"nas: {brief(message, 2000)}", file=sys.stderr)
     sys.exit(status)
 
 

@@ -26,7 +26,10 @@ Dataset = Annotated[
     ),
 ]
 Data = Annotated[str, typer.Option("--data", metavar="DIR", help="The directory they are in.")]
-Size = Annotated[int, typer.Option("--size", help="Resize images to SIZE x SIZE pixels (0: no).")]
+Size = Annotated[
+    int,
+    typer.Option("--size", min=0, max=16_384, help="Resize images to SIZE x SIZE pixels (0: no)."),
+]
 StudyName = Annotated[
     Optional[str],  # noqa: UP045 - typer reads it at run time
     typer.Option("--study", help="The study; where there is one only, that one."),

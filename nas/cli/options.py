@@ -11,7 +11,7 @@ from typing import Any
 from nas import plugins
 from nas.driver.plan import Keep, Plan
 from nas.driver.rungs import geometric, read
-from nas.errors import NasError, RecipeError, StudyError, nearest
+from nas.errors import NasError, RecipeError, StudyError, brief, nearest
 from nas.job import DataRef, Job, Recipe
 from nas.job.recipe import RECIPES
 from nas.language.architecture import DEFAULT_INPUT, Architecture, parse
@@ -22,6 +22,7 @@ from nas.samplers import SAMPLERS
 from nas.spaces.space import Bound, Space, load_space, read_bound, read_direction, shipped
 from nas.store import Store, StudyRow, TrialRow, open_store
 from nas.store.connect import parse as parse_url
+from nas.workers.answers import POINTS
 from nas.workers.run import source
 
 
@@ -130,10 +131,8 @@ def plan(
     keep: Keep = "front",
 ) -> Plan:
     """The plan that the options of ``nas search`` describe, checked before anything is written."""
-    if trials < 1:
-        raise NasError(f"--trials {trials}: must be 1 or more")
-    if epochs < 1:
-        raise NasError(f"--epochs {epochs}: must be 1 or more")
+    _within("--trials", trials, 10_000_000)
+    _within("--epochs", epochs, POINTS)
     if not 0 <= seed < 1 << 32:
         raise NasError(f"--seed {seed}: must be from 0 to 4294967295")
     if evaluator and not re.fullmatch(r"[\w.]+:[\w.]+", evaluator):
@@ -201,6 +200,7 @@ def audited(
     plugins: Iterable[Path],
 ) -> tuple[Space, Job, tuple[int, ...]]:
     """The space, the job and the rungs of ``nas audit``."""
+    _within("--epochs", epochs, POINTS)
     levels = read(rungs, epochs, geometric)  # which of them to trust is asked
     if not levels:
         raise NasError(f"--rungs {rungs}: an audit of {epochs} epochs needs a rung below them")
@@ -235,8 +235,7 @@ def single_job(
     Images are resized to ``size``, or where that is None as pretrained weights or a model to begin
     with ask.
     """
-    if epochs < 1:
-        raise NasError(f"--epochs {epochs}: must be 1 or more")
+    _within("--epochs", epochs, POINTS)
     own = {"init": init, "freeze": freeze}
     settings = _recipe([*recipe, *(f"{name}={value}" for name, value in own.items() if value)])
     files = load_plugins(plugins)
@@ -285,8 +284,8 @@ def trial_job(
     trial = store.trial(row.id, number)
     if dataset not in (None, row.dataset):
         raise StudyError(f"--dataset {dataset}: study {row.name!r} is on {row.dataset}")
-    if epochs is not None and epochs < 1:
-        raise NasError(f"--epochs {epochs}: must be 1 or more")
+    if epochs is not None:
+        _within("--epochs", epochs, POINTS)
     own = {"init": init, "freeze": freeze}
     told = [*recipe, *(f"{name}={value}" for name, value in own.items() if value)]
     ref = data_of(row, data)
@@ -327,6 +326,11 @@ def _asked(init: str) -> int:
         return weights.preprocessing(init).size
     card = states.card_in(Path(init).expanduser())
     return card.input[1] if card and card.input[1] == card.input[2] else 0
+
+
+def _within(name: str, value: int, most: int) -> None:
+    if not 1 <= value <= most:
+        raise NasError(f"{name} {brief(str(value), 40)}: must be 1 or more, up to {most}")
 
 
 def _split(texts: Sequence[str]) -> list[str]:

@@ -32,7 +32,7 @@ def ls(
 
 @app.command()
 def show(
-    number: Annotated[int, typer.Argument(help="The trial's number.")],
+    number: Annotated[int, typer.Argument(min=0, max=10_000_000, help="The trial's number.")],
     study: StudyName = None,
     storage: Storage = STORAGE,
 ) -> None:

@@ -197,7 +197,9 @@ def close(
     for item in tree.items[1:]:
         expansion.add(item, {})
     steps = _settle(expansion.steps)
-    out = steps[-1].cost.shape if steps else shape
+    if not steps:
+        raise PatternError("nothing is left after INPUT: a pattern has a layer that does something")
+    out = steps[-1].cost.shape
     if len(out) != 1:
         raise ShapeError(f"the pattern ends in a map of {show(out)}, not in features (FC or GAP)")
     if classes is not None and out[0] != classes:
@@ -398,7 +400,7 @@ def _settle(steps: Sequence[Step]) -> tuple[Step, ...]:
         _settle_bias(step, not (after and isinstance(after.node, BatchNorm)))
         if isinstance(step.node, Conv)
         else step
-        for step, after in zip(kept, [*kept[1:], None], strict=True)
+        for step, after in zip(kept, [*kept[1:], None], strict=False)
     )
 
 

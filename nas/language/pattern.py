@@ -12,6 +12,7 @@ block, a symbol of a space) is not this module's business.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -80,8 +81,10 @@ def place(text: str, at: int) -> str:
 
 
 def _number(text: str) -> int | float:
+    """A number; infinite where it is one that nobody means, and Python would not read."""
     value = float(text)
-    return int(text) if re.fullmatch(r"[\d_]+", text) else value
+    whole = re.fullmatch(r"[\d_]+", text) and math.isfinite(value)
+    return int(text) if whole else value
 
 
 class _Reader:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, SAWarning
@@ -151,7 +151,9 @@ def parse(url: str) -> URL:
 
 
 def shown(url: URL) -> str:
-    """The URL as messages may show it: without passwords."""
+    """The URL as messages may show it: without passwords, and as it was given."""
+    if url.query.get("uri") and (url.database or "").startswith("file:"):  # by _reading
+        url = url.set(database=unquote((url.database or "")[5:]), query={})
     return shown_url(url.render_as_string(hide_password=True))
 
 

@@ -341,7 +341,7 @@ def _attributes(trial: TrialRow, at_once: bool) -> list[dict[str, Any]]:
         "baseline": trial.baseline,
         "pattern": trial.pattern,
         "fingerprint": trial.fingerprint,
-        **{name: trial.value(name) for name in METRICS},
+        **{name: _whole(trial.value(name)) for name in METRICS},
         "device": trial.latency_device or trial.device,
         "epochs": trial.epochs,
         "seconds": trial.seconds,
@@ -350,6 +350,11 @@ def _attributes(trial: TrialRow, at_once: bool) -> list[dict[str, Any]]:
     }
     known = {k: v for k, v in told.items() if v not in (None, "") and v == v}  # NaN is not itself
     return _pairs({key: known[key] for key in known if (key in AT_ONCE) == at_once})
+
+
+def _whole(value: float) -> float:
+    """A count as a count."""
+    return int(value) if value.is_integer() and value > 1 else value
 
 
 def _utc(seconds: float) -> datetime.datetime:

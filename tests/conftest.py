@@ -1,0 +1,11 @@
+"""What every test runs under."""
+
+from __future__ import annotations
+
+import signal
+
+# What a shell starts in the background (nohup, many CI runners) ignores SIGINT, and so would all
+# that the tests start: a signal that is ignored stays so beyond an exec, one that is handled does
+# not. The tests themselves go on as they were told.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, lambda number, frame: None)
