@@ -10,6 +10,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from postgres import Server, postgres  # noqa: F401 - the fixture
 from waiting import free_ports, wait
 
 from nas.job import Result
@@ -98,3 +99,17 @@ def test_a_study_in_the_way_hides_that_one_alone_and_is_told(site: tuple[int, Pa
     assert theirs.direction == optuna.study.StudyDirection.MINIMIZE
     told = (folder / "stderr").read_text()
     assert "study theirs is not shown: an Optuna study 'theirs' of another origin" in told
+
+
+def test_it_begins_where_a_server_has_no_record_yet(postgres: Server, tmp_path: Path) -> None:  # noqa: F811
+    """As beside a cluster whose first search is still to come."""
+    url = postgres.database()
+    told = [*NAS, "dashboard", "--port", "0", "--storage", url]
+    with (tmp_path / "stderr").open("wb") as stderr:
+        process = subprocess.Popen(told, cwd=tmp_path, stderr=stderr)
+    try:
+        wait("no dashboard", lambda: b"nas: http" in (tmp_path / "stderr").read_bytes())
+        assert open_store(url, write=False).studies() == []
+    finally:
+        process.kill()
+        process.wait()

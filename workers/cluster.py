@@ -29,7 +29,7 @@ import ray
 from ray._private.services import canonicalize_bootstrap_address_or_die
 from ray.exceptions import RayError
 
-from nas.errors import NasError
+from nas.errors import NasError, brief
 from nas.job import Epoch, Failure, Job
 from nas.job.pool import Done, Event, Reported
 from nas.training.footprint import PROCESS
@@ -131,7 +131,7 @@ def _connect(address: str) -> ExitStack:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER).close()
         ray.init(address=told, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, AssertionError, RayError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = brief(str(error), 300)
         raise NasError(f"Ray cluster {address!r} cannot be joined: {reason}") from error
     leave = ExitStack()
     leave.callback(ray.shutdown)
@@ -269,7 +269,7 @@ class RayPool:
         except (RayError, StopIteration) as error:
             del self._running[stream]
             ray.kill(seat)
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            reason = brief(str(error), 300) or type(error).__name__
             return Done(ticket, Failure(kind="worker_died", reason=reason))
         if isinstance(item, Epoch):
             return Reported(ticket, item)

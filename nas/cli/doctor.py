@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from nas.errors import NasError
+from nas.errors import NasError, brief
 from nas.text import shown_url
 
 PACKAGES = ("torch", "torchvision", "optuna", "ray", "sqlalchemy", "optuna-dashboard")
@@ -33,8 +33,7 @@ def examine(storage: str) -> list[Finding]:
         try:
             findings += look(storage)
         except Exception as error:  # a doctor reports whatever is broken
-            reason = " ".join(str(error).split())[:300]
-            told = f"{type(error).__name__}: {reason}"
+            told = f"{type(error).__name__}: {brief(str(error), 300)}"
             findings.append(Finding(part, False, told, _REMEDY[part]))
     return findings
 
@@ -75,7 +74,11 @@ def _database(storage: str) -> Iterator[Finding]:
             return
         yield Finding("database", False, str(error), _REMEDY["database"])
         return
-    yield Finding("database", True, f"{shown}: {len(store.studies())} studies")
+    told = f"{shown}: {len(store.studies())} studies"
+    file = store.engine.url.get_backend_name() == "sqlite" and make_url(storage).database
+    if file and not os.access(file, os.W_OK):
+        told = f"{told}; to be read alone: nothing can be written there"
+    yield Finding("database", True, told)
     store.close()
 
 
