@@ -108,11 +108,12 @@ class Asker:
                 self.drop(trial.number)
                 continue
             ask = self._candidate(architecture, recipe, trial)
-            known = self._seen.get((ask.fingerprint, ask.job_key), ask)
-            if known is ask:
+            key = ask.fingerprint, ask.job_key
+            if key not in self._seen:
+                self._seen[key] = None  # under way: the next ask is for another
                 return trial.number, ask
             self.repeated += 1
-            if isinstance(known, TrialRow):
+            if known := self._seen[key]:
                 self._put(self._id_of(trial.number), known)
             else:
                 self.drop(trial.number)
@@ -160,17 +161,15 @@ class Asker:
     def begin(self, trial: int, row: TrialRow) -> None:
         """What was asked as ``trial`` is a trial of the record now."""
         self._ids[row.number] = self._id_of(trial)
-        self._seen[row.fingerprint, row.job_key] = None
 
     def drop(self, trial: int) -> None:
         """Nothing came of an ask: it costs the study no trial, and teaches nothing."""
         self._memory.set_trial_user_attr(self._id_of(trial), DROPPED, True)
         self._study.tell(trial, state=TrialState.FAIL)
 
-    def miss(self, trial: int, ask: Ask) -> None:
+    def miss(self, trial: int) -> None:
         """Another driver was faster with what was asked."""
         self.repeated += 1
-        self._seen.setdefault((ask.fingerprint, ask.job_key), None)
         self.drop(trial)
         self.part()
 

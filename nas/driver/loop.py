@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -30,6 +31,7 @@ from nas.store import Ask, Claim, Store, TrialRow
 from nas.store.mirror import Mirror
 
 LOST = 20  # workers that may die under one trial before the trial is what kills them
+AHEAD = 8  # one in so many slots has its next candidate asked for before it is free
 POLL = 2.0  # seconds between two looks at what other drivers of the study have done
 
 Watch = Callable[[Status], None]
@@ -83,6 +85,7 @@ class _Driver:
         self.tickets = 0
         self.kept: dict[int, TrialRow] = {}  # those whose weights are
         self.devices: set[str] = set()  # those that measured a latency in this run
+        self.ready: deque[tuple[int, Ask]] = deque()  # asked ahead of need
         self.waits = True  # whether the record may have trials that wait for a driver
         self.exhausted = False
         self.looked = time.monotonic()
@@ -170,13 +173,11 @@ class _Driver:
         return max(0, self.pool.slots - len(self.running))
 
     def fill(self) -> bool:
-        """Takes up what waits in the record, or asks for one candidate, where a slot is free and
-        the budget lasts; whether there may be more to do. One, as an ask may take a second, and
-        what has happened meanwhile is not to wait for the last of many."""
-        room = min(self.room(), self.tally.budget - self.count())
-        if room <= 0:
-            return False
-        if self.waits:
+        """Takes up what waits in the record, begins what was asked ahead of need, or asks for one
+        candidate, while the budget lasts; whether there may be more to do. One, as an ask may take
+        a second, and what has happened meanwhile is not to wait for the last of many."""
+        room = max(0, min(self.room(), self.tally.budget - self.count()))
+        if room and self.waits:
             claims = self.store.claim(self.row.id, room)
             self.waits = len(claims) == room
             for claim in claims:
@@ -184,36 +185,65 @@ class _Driver:
                 self.submit(claim)
             if claims:
                 return True
-        # What is begun by other drivers counts, too: nothing is asked to be thrown away.
-        if self.exhausted or self.store.begun(self.row.id) >= self.tally.budget:
+        if room and self.ready:
+            self.begin([self.ready.popleft() for _ in range(min(room, len(self.ready)))])
+            return True
+        if len(self.ready) >= max(room, self.pool.slots // AHEAD):
+            return False
+        return self.ask()
+
+    def ask(self) -> bool:
+        """Asks for one candidate; whether there was one. What is begun by other drivers counts,
+        too: nothing is asked to be thrown away."""
+        left = self.tally.budget - len(self.ready)
+        if self.exhausted or self.count() >= left or self.store.begun(self.row.id) >= left:
             return False
         asked = self.asker.ask()
         if asked is None:
             self.exhausted = True
             return False
-        trial, ask = asked
         reach("asked")
+        self.ready.append(asked)
+        return True
+
+    def begin(self, asked: Sequence[tuple[int, Ask]]) -> None:
+        """Begins what was asked, in one transaction, or takes over what is known of it."""
         study, budget = self.row.id, self.tally.budget
-        source, device = self.known(ask)
-        if source is not None and device is not None:
-            row = self.store.reuse(study, ask, source, device=device, budget=budget, once=True)
-            if row:
+        sources: dict[str, TrialRow | None] = {}
+        for trial, ask in asked:
+            source, device = self.known(ask)
+            if source is None or device is None:
+                sources[_name(ask)] = source
+            elif row := self.store.reuse(
+                study, ask, source, device=device, budget=budget, once=True
+            ):
                 reach("reused")
                 self.asker.begin(trial, row)
                 self.take([row])
                 self.asker.tell(row)
                 self.tell_watch()
-                return True
-        elif claims := self.store.begin(study, [ask], budget=budget, once=True):
-            reach("begun")
-            self.asker.begin(trial, claims[0].trial)
-            self.submit(claims[0], source)
-            return True
-        if self.store.has(study, ask):
-            self.asker.miss(trial, ask)
+            else:
+                self.give_up(trial, ask)
+        new = [(trial, ask) for trial, ask in asked if _name(ask) in sources]
+        if not new:
+            return
+        claims = self.store.begin(study, [ask for _, ask in new], budget=budget, once=True)
+        reach("begun")
+        mine = {_name(claim.trial): claim for claim in claims}
+        for trial, ask in new:
+            if claim := mine.get(_name(ask)):
+                self.asker.begin(trial, claim.trial)
+                self.submit(claim, sources[_name(ask)])
+            else:
+                self.give_up(trial, ask)
+
+    def give_up(self, trial: int, ask: Ask) -> None:
+        """The record did not take what was asked: another driver was faster with it, or with the
+        rest of the budget."""
+        if self.store.has(self.row.id, ask):
+            self.asker.miss(trial)
         else:
-            self.asker.drop(trial)  # the budget was spent while it was asked for
-        return True
+            self.asker.drop(trial)
 
     def known(self, ask: Ask) -> tuple[TrialRow | None, str | None]:
         """An earlier evaluation that may stand for this one, in whatever study; and the device that
@@ -389,6 +419,11 @@ def judged(plan: Plan, outcome: Outcome, missing: Sequence[str]) -> Outcome:
         if not 0 <= accuracy <= 1:
             reason = f"accuracy is {accuracy}: with rungs it must be a fraction from 0 to 1"
     return Failure(kind="error", reason=reason, seconds=outcome.seconds) if reason else outcome
+
+
+def _name(ask: Ask) -> str:
+    """What is never evaluated twice in a study."""
+    return f"{ask.fingerprint} {ask.job_key}"
 
 
 def _again(claim: Claim, failure: Failure) -> bool:

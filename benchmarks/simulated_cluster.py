@@ -1,0 +1,175 @@
+"""How busy a search keeps a cluster whose trainings are only simulated, and what the driver costs.
+
+    python benchmarks/simulated_cluster.py [--slots 64] [--seconds 10] [--trials 1000]
+        [--samplers random,default] [--every 500]
+
+The clock runs by the driver's processor time and leaps while it waits: an hour of a cluster takes
+as long as its driver computes, and what else the machine does is left out, its disk among it. A
+training takes a time drawn from its architecture's fingerprint, within a factor of two of
+``--seconds``, and its accuracy is a formula. Busy is the share of the slots' time in which they
+train, from the first ask until the last training begins; with the first fill, in which every slot
+waits its turn, and without. Prints a table in Markdown, a line for every so many trials.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import itertools
+import os
+import random
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+
+from nas.driver import loop
+from nas.driver.plan import Plan
+from nas.driver.tally import Status
+from nas.job import Job, Result
+from nas.job.pool import Done, Event
+from nas.language.architecture import parse
+from nas.spaces.space import load_space
+from nas.store import open_store
+
+
+class Clock:
+    """The time since it was made: real time, and what was skipped."""
+
+    def __init__(self) -> None:
+        self.begun, self.skipped = time.process_time(), 0.0
+
+    def now(self) -> float:
+        return time.process_time() - self.begun + self.skipped
+
+    def sleep(self, seconds: float) -> None:
+        self.skipped += max(0.0, seconds)
+
+
+@contextmanager
+def told_by(clock: Clock) -> Iterator[None]:
+    """The driver's loop by another clock than the machine's."""
+    machine: Any = loop.time
+    loop.time = SimpleNamespace(monotonic=clock.now, sleep=clock.sleep)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        loop.time = machine
+
+
+class Simulated:
+    """A pool of so many slots, each busy with a training until the clock says otherwise."""
+
+    def __init__(self, slots: int, seconds: float, clock: Clock) -> None:
+        self.slots, self.seconds, self.clock = slots, seconds, clock
+        self.ends: list[tuple[float, int, Job]] = []
+        self.begun: list[tuple[float, float]] = []  # of every training: when, and for how long
+
+    def submit(self, ticket: int, job: Job) -> None:
+        length = self.seconds * 2 ** random.Random(job.pattern).uniform(-1, 1)
+        self.begun.append((self.clock.now(), length))
+        heapq.heappush(self.ends, (self.clock.now() + length, ticket, job))
+
+    def wait(self, timeout: float) -> list[Event]:
+        if self.ends:
+            self.clock.sleep(min(self.ends[0][0] - self.clock.now(), timeout))
+        events: list[Event] = []
+        while self.ends and self.ends[0][0] <= self.clock.now():
+            _, ticket, job = heapq.heappop(self.ends)
+            events.append(Done(ticket, Result(metrics={"accuracy": accuracy(job)}, seconds=1.0)))
+        return events
+
+    def cancel(self, ticket: int) -> None:
+        self.ends = [end for end in self.ends if end[1] != ticket]
+        heapq.heapify(self.ends)
+
+    def close(self) -> None:
+        self.ends.clear()
+
+    def busy(self, since: float, until: float) -> float:
+        """The share of the slots' time between two moments in which they train."""
+        spent = (min(when + length, until) - max(when, since) for when, length in self.begun)
+        return sum(max(0.0, part) for part in spent) / (self.slots * max(until - since, 1e-9))
+
+
+def accuracy(job: Job) -> float:
+    """Grows with the size, but for luck."""
+    network = parse(job.pattern)
+    luck = random.Random(network.fingerprint).random()
+    return 1 - 1 / (2 + network.params / 1e4) - 0.3 * luck
+
+
+@dataclass(frozen=True)
+class Moment:
+    """After so many ``done``: the cluster's clock, the driver's processor seconds, and its memory
+    in MiB."""
+
+    done: int
+    clock: float
+    processor: float
+    memory: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--space", default="resnet_like")
+    parser.add_argument("--slots", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--samplers", default="random,default")
+    parser.add_argument("--every", type=int, default=500)
+    told = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    print(f"{told.slots} slots, trainings of about {told.seconds:g} s, {os.cpu_count()} cores.\n")
+    print("| sampler | trials | busy, these | driver, ms a trial | memory, MiB |")
+    print("|---|--:|--:|--:|--:|")
+    for sampler in told.samplers.split(","):
+        with tempfile.TemporaryDirectory() as folder:
+            simulate(told, sampler, f"sqlite:///{Path(folder, 'record.db')}")
+
+
+def simulate(told: argparse.Namespace, sampler: str, url: str) -> None:
+    clock = Clock()
+    pool, moments = Simulated(told.slots, told.seconds, clock), [Moment(0, 0.0, 0.0, 0.0)]
+    begun = time.process_time()
+
+    def look(status: Status) -> None:
+        if status.done >= moments[-1].done + told.every:
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            spent = time.process_time() - begun
+            moments.append(Moment(status.done, clock.now(), spent, memory))
+
+    plan = Plan(
+        study="simulated",
+        space=load_space(told.space, (3, 32, 32), 10),
+        job=Job(pattern="", evaluator="simulated_cluster:formula", latency=False),
+        trials=told.trials,
+        sampler=sampler,
+    )
+    store = open_store(url)
+    with told_by(clock):
+        loop.search(plan, store, pool, look)
+    store.close()
+    last = max(when for when, _ in pool.begun)
+    filled = pool.begun[min(told.slots, len(pool.begun)) - 1][0]
+    for before, after in itertools.pairwise(moments):
+        share = pool.busy(before.clock, min(after.clock, last))
+        cost = 1e3 * (after.processor - before.processor) / (after.done - before.done)
+        print(
+            f"| {sampler} | {after.done:,} | {share:.1%} | {cost:.0f} | {after.memory:.0f} |",
+            flush=True,
+        )
+    whole, steady = pool.busy(0.0, last), pool.busy(filled, last)
+    print(f"| {sampler} | all, with the first fill of {filled:.0f} s | {whole:.1%} | | |")
+    print(f"| {sampler} | all, after it | {steady:.1%} | | |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
