@@ -101,7 +101,7 @@ def test_a_search_trains_on_digits_and_the_same_command_does_nothing_more(tmp_pa
         row["trial"] for row in front
     ]
     assert "nas: study lenet_like-digits: 3 evaluated, 0 reused, 0 failed" in first.stderr
-    assert "nas pareto --study lenet_like-digits -f csv" in first.stderr
+    assert "nas export --trial " in first.stderr
 
     again = nas(tmp_path, *told)
     assert again.stdout == first.stdout
