@@ -94,7 +94,7 @@ def search(
     size: int = 0,
     seed: int = 0,
     sampler: str = "default",
-    recipe: Mapping[str, Any] | None = None,
+    recipe: str | Mapping[str, Any] = "",
     baselines: Iterable[str] = (),
     rungs: str = "off",
     evaluator: str = "",
@@ -106,7 +106,8 @@ def search(
 
     ``data`` is a directory of images; ``dataset`` what is in it (class folders, where it is not
     said; without a directory the digits). ``objectives`` are as ``{"accuracy": "max", "params":
-    "min"}``, ``constraints`` as "params<=1e6". ``workers``: jobs at once, 0 in this process, None
+    "min"}``, ``constraints`` as "params<=1e6"; ``recipe`` is a recipe's name, or settings as
+    ``{"lr": 0.05}``. ``workers``: jobs at once, 0 in this process, None
     as many as there is room for. ``progress`` is shown on stderr. Raises
     NasError.
     """
@@ -152,7 +153,7 @@ def train(
     seed: int = 0,
     init: str | Path = "",
     freeze: int = 0,
-    recipe: Mapping[str, Any] | None = None,
+    recipe: str | Mapping[str, Any] = "",
     plugins: Iterable[str | Path] = (),
     output: str | Path | None = None,
     report: Report = lambda _: None,
@@ -165,9 +166,10 @@ def train(
     """
     from nas.training import single
 
-    settings = dict(recipe or {})
+    settings = _settings(recipe)
     if isinstance(network, TrialRow):
-        settings = {**network.recipe, **settings}
+        if not isinstance(recipe, str) or not recipe:
+            settings = [*_settings(network.recipe), *settings]
         network = network.pattern
     job = options.single_job(
         str(network),
@@ -179,7 +181,7 @@ def train(
         seed=seed,
         init=str(init),
         freeze=freeze,
-        recipe=_settings(settings),
+        recipe=settings,
         plugins=[Path(path) for path in plugins],
     )
     return single.train(job, report, file=None if output is None else Path(output)).model
@@ -202,5 +204,7 @@ def evaluate(
     return evaluation.evaluate(found, data_for(found.card, dataset, folder), part)
 
 
-def _settings(recipe: Mapping[str, Any] | None) -> list[str]:
-    return [f"{name}={value}" for name, value in (recipe or {}).items()]
+def _settings(recipe: str | Mapping[str, Any]) -> list[str]:
+    if isinstance(recipe, str):
+        return [recipe] if recipe else []
+    return [f"{name}={value}" for name, value in recipe.items()]
