@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.cli import options
+from nas.driver.plan import Keep
 from nas.errors import NasError, StudyError
 from nas.job import Report
 from nas.language.architecture import Architecture
@@ -25,7 +26,8 @@ STORAGE = "sqlite:///nas.db"
 @dataclass(frozen=True)
 class Study:
     """A study as the record has it now. Its trials are rows: ``number``, ``state``, ``pattern``,
-    ``params``, ``macs``, ``accuracy``, ``latency_ms``, ``metrics``, ``recipe`` and more."""
+    ``params``, ``macs``, ``accuracy``, ``latency_ms``, ``metrics``, ``recipe``, ``model`` (the file
+    of the weights that were kept, for ``nas.load_model``) and more."""
 
     name: str
     storage: str = STORAGE
@@ -98,6 +100,7 @@ def search(
     baselines: Iterable[str] = (),
     rungs: str = "off",
     evaluator: str = "",
+    keep: Keep = "front",
     plugins: Iterable[str | Path] = (),
     workers: int | None = None,
     progress: bool = True,
@@ -107,9 +110,9 @@ def search(
     ``data`` is a directory of images; ``dataset`` what is in it (class folders, where it is not
     said; without a directory the digits). ``objectives`` are as ``{"accuracy": "max", "params":
     "min"}``, ``constraints`` as "params<=1e6"; ``recipe`` is a recipe's name, or settings as
-    ``{"lr": 0.05}``. ``workers``: jobs at once, 0 in this process, None
-    as many as there is room for. ``progress`` is shown on stderr. Raises
-    NasError.
+    ``{"lr": 0.05}``. Weights are kept of the "front", "all" or "none": ``row.model`` is their file.
+    ``workers``: jobs at once, 0 in this process, None as many as there is room for. ``progress`` is
+    shown on stderr. Raises NasError.
     """
     from nas.cli.searches import run
     from nas.workers import open_pool
@@ -132,6 +135,7 @@ def search(
         evaluator=evaluator,
         rungs=rungs,
         artifacts=options.artifacts_dir("", storage),
+        keep=keep,
     )
     run(
         plan,
