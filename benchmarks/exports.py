@@ -1,6 +1,6 @@
 """Every shipped space and every network of the zoo, exported, against torch.
 
-    python benchmarks/exports.py [--samples 20] [--zoo]
+    python benchmarks/exports.py [--samples 20] [NAME ...]
 
 For each the largest difference from torch's logits, of the largest logit, through ONNX Runtime,
 torch.export's program, the plain source and the weights; of a space over its samples. Weights are
@@ -82,17 +82,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--samples", type=int, default=20)
-    parser.add_argument("--zoo", action="store_true", help="the networks of the zoo too")
+    parser.add_argument("names", nargs="*", help="spaces and networks  [default: all]")
     args = parser.parse_args()
     print(f"{'':20}   n {'  '.join(f'{name:>8}' for name in FORMATS)}", flush=True)
-    for name in shipped():
-        space = load_space(name, (3, 32, 32), 10) if name not in zoo.names() else None
+    for name in args.names or shipped():
         began = time.perf_counter()
-        if space is not None and args.samples:
-            samples = [space.sample(seed) for seed in range(args.samples)]
-            print(line(name, [differences(a) for a in samples], began), flush=True)
-        elif space is None and args.zoo:
-            print(line(name, [differences(smallest(name))], began), flush=True)
+        if name in zoo.names():
+            found = [differences(smallest(name))]
+        else:
+            space = load_space(name, (3, 32, 32), 10)
+            found = [differences(space.sample(seed)) for seed in range(args.samples)]
+        print(line(name, found, began), flush=True)
 
 
 if __name__ == "__main__":

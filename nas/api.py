@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.cli import options
+from nas.driver.plan import Keep
 from nas.errors import NasError, StudyError
 from nas.job import Report
 from nas.language.architecture import Architecture
@@ -25,7 +26,8 @@ STORAGE = "sqlite:///nas.db"
 @dataclass(frozen=True)
 class Study:
     """A study as the record has it now. Its trials are rows: ``number``, ``state``, ``pattern``,
-    ``params``, ``macs``, ``accuracy``, ``latency_ms``, ``metrics``, ``recipe`` and more."""
+    ``params``, ``macs``, ``accuracy``, ``latency_ms``, ``metrics``, ``recipe``, ``model`` (the file
+    of the weights that were kept, for ``nas.load_model``) and more."""
 
     name: str
     storage: str = STORAGE
@@ -94,10 +96,11 @@ def search(
     size: int = 0,
     seed: int = 0,
     sampler: str = "default",
-    recipe: Mapping[str, Any] | None = None,
+    recipe: str | Mapping[str, Any] = "",
     baselines: Iterable[str] = (),
     rungs: str = "off",
     evaluator: str = "",
+    keep: Keep = "front",
     plugins: Iterable[str | Path] = (),
     workers: int | None = None,
     progress: bool = True,
@@ -106,9 +109,10 @@ def search(
 
     ``data`` is a directory of images; ``dataset`` what is in it (class folders, where it is not
     said; without a directory the digits). ``objectives`` are as ``{"accuracy": "max", "params":
-    "min"}``, ``constraints`` as "params<=1e6". ``workers``: jobs at once, 0 in this process, None
-    as many as there is room for. ``progress`` is shown on stderr. Raises
-    NasError.
+    "min"}``, ``constraints`` as "params<=1e6"; ``recipe`` is a recipe's name, or settings as
+    ``{"lr": 0.05}``. Weights are kept of the "front", "all" or "none": ``row.model`` is their file.
+    ``workers``: jobs at once, 0 in this process, None as many as there is room for. ``progress`` is
+    shown on stderr. Raises NasError.
     """
     from nas.cli.searches import run
     from nas.workers import open_pool
@@ -131,6 +135,7 @@ def search(
         evaluator=evaluator,
         rungs=rungs,
         artifacts=options.artifacts_dir("", storage),
+        keep=keep,
     )
     run(
         plan,
@@ -152,7 +157,7 @@ def train(
     seed: int = 0,
     init: str | Path = "",
     freeze: int = 0,
-    recipe: Mapping[str, Any] | None = None,
+    recipe: str | Mapping[str, Any] = "",
     plugins: Iterable[str | Path] = (),
     output: str | Path | None = None,
     report: Report = lambda _: None,
@@ -165,9 +170,10 @@ def train(
     """
     from nas.training import single
 
-    settings = dict(recipe or {})
+    settings = _settings(recipe)
     if isinstance(network, TrialRow):
-        settings = {**network.recipe, **settings}
+        if not isinstance(recipe, str) or not recipe:
+            settings = [*_settings(network.recipe), *settings]
         network = network.pattern
     job = options.single_job(
         str(network),
@@ -179,7 +185,7 @@ def train(
         seed=seed,
         init=str(init),
         freeze=freeze,
-        recipe=_settings(settings),
+        recipe=settings,
         plugins=[Path(path) for path in plugins],
     )
     return single.train(job, report, file=None if output is None else Path(output)).model
@@ -202,5 +208,7 @@ def evaluate(
     return evaluation.evaluate(found, data_for(found.card, dataset, folder), part)
 
 
-def _settings(recipe: Mapping[str, Any] | None) -> list[str]:
-    return [f"{name}={value}" for name, value in (recipe or {}).items()]
+def _settings(recipe: str | Mapping[str, Any]) -> list[str]:
+    if isinstance(recipe, str):
+        return [recipe] if recipe else []
+    return [f"{name}={value}" for name, value in recipe.items()]

@@ -119,13 +119,13 @@ def test_a_trial_is_trained_from_the_record_alone(
     (longer,) = set(tmp_path.glob("*.safetensors")) - {file}
     assert nas.load_model(longer).card.epochs == 3
     assert nas.load_model(longer).card.recipe == dict(row.recipe) | {"lr": 0.02}
-    status, out, err = ran(capsys, monkeypatch, "evaluate", file, "--data", model_data(row, study),
+    status, out, err = ran(capsys, monkeypatch, "evaluate", file, "--data", study_data(study),
                            "-f", "json")  # fmt: skip
     assert status == 0, err
     assert json.loads(out)["accuracy"] == model.card.metrics["test_accuracy"]
 
 
-def model_data(row: Any, study: nas.Study) -> str:
+def study_data(study: nas.Study) -> str:
     return str(study._read[0].directory)
 
 
@@ -134,7 +134,6 @@ def model_data(row: Any, study: nas.Study) -> str:
     [
         (["export", "--trial", "0", "-f", "pattern"], 0, "0"),
         (["export", "1", "-f", "python"], 0, "1"),
-        (["export", "--trial", "0", "-f", "onnx"], 2, "`nas train --trial 0` trains it"),
         (["export", "--trial", "99"], 2, "99"),
         (["train", "--trial", "99"], 2, "99"),
         (["train", "--trial", "0", "lenet5"], 2, "give a pattern or a network's name, or --trial"),
@@ -154,6 +153,26 @@ def test_trials_by_their_number(
     else:
         assert reason in err
         assert (out, err.count("\n")) == ("", 1)
+
+
+def test_kept_weights_are_exported_and_of_others_it_is_said_how_to_get_them(
+    study: nas.Study, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    kept = {row.number: row for row in study.trials if row.model}
+    assert kept.keys() == {row.number for row in study.front}
+    monkeypatch.chdir(tmp_path)
+    for row in study.trials:
+        given = ("export", "--trial", row.number, "--storage", study.storage, "-f", "onnx")
+        status, _, err = ran(capsys, monkeypatch, *given)
+        if row.number in kept:
+            assert status == 0, err
+            found = nas.evaluate(tmp_path / f"trial-{row.number}.onnx", data=study_data(study),
+                                 part="validation")  # fmt: skip
+            assert found.accuracy == pytest.approx(row.accuracy, abs=0.06)
+            assert str(nas.load_model(row.model).architecture) == row.pattern
+        else:
+            assert status == 2
+            assert f"`nas train --trial {row.number}` trains it" in err
 
 
 def test_other_images_than_the_study_was_made_on_are_refused(

@@ -12,7 +12,7 @@ import typer
 from nas.cli.arguments import STORAGE, Data, Dataset, Plugin, Storage, StudyName
 
 ModelFile = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="A file of `nas train`, or of `nas export -f onnx`.")
+    str, typer.Argument(metavar="MODEL", help="A file of `nas train`, or of `nas export -f onnx`.")
 ]
 KindOfImages = Annotated[
     str, typer.Option("--dataset", help="The kind of images.  [default: as it was trained on]")
@@ -141,7 +141,7 @@ def predict(
 def evaluate(
     model: ModelFile,
     other: Annotated[
-        Optional[Path],  # noqa: UP045
+        Optional[str],  # noqa: UP045
         typer.Argument(metavar="[MODEL]", help="Another, to compare on the same images."),
     ] = None,
     dataset: KindOfImages = "",
@@ -192,7 +192,7 @@ def export(
             "--output",
             "-o",
             metavar="FILE",
-            help="Where to.  [default: text to stdout, others beside the model]",
+            help="Where to.  [default: text to stdout, others here, by the model's name]",
         ),
     ] = None,
     precision: Annotated[

@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 TOLD = 10  # files that cannot be read, told one by one; the rest are counted
 
 
-def predictor(file: Path) -> Model | OnnxModel:
-    """The model in a file of ours, or of ours as ONNX. Raises NasError."""
-    if file.suffix.lower() == ".onnx":
+def predictor(file: str | Path) -> Model | OnnxModel:
+    """The model in a file of ours (or at a URL that fsspec knows), or of ours as ONNX. Raises
+    NasError."""
+    if str(file).lower().endswith(".onnx"):
         from nas.training.onnx import load_onnx
 
         return load_onnx(file)
@@ -79,7 +80,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 # --- predict -------------------------------------------------------------------------------------
 
 
-def predict_and_show(file: Path, paths: Sequence[Path], format: str, top: int) -> None:
+def predict_and_show(file: str, paths: Sequence[Path], format: str, top: int) -> None:
     """Prints a prediction for each image as it comes. Raises DataError at the end where some could
     not be read."""
     from nas.training.predict import files, stream
@@ -168,8 +169,8 @@ WRITERS = {"table": _table, "csv": _csv, "json": _json}
 
 
 def evaluate_and_show(
-    file: Path,
-    beside: Path | None,
+    file: str,
+    beside: str | None,
     *,
     dataset: str,
     data: str,
@@ -184,8 +185,8 @@ def evaluate_and_show(
 
     if format not in ("table", "json"):
         raise NasError(f"--format {format}: must be table or json")
-    models = {str(path): predictor(path) for path in (file, beside) if path is not None}
-    first = models[str(file)]
+    models = {name: predictor(name) for name in (file, beside) if name is not None}
+    first = models[file]
     ref = data_for(first.card, dataset, str(Path(data).resolve()) if data else "")
     found = {name: evaluate(model, ref, part) for name, model in models.items()}
     comparison = compare(*found.values()) if len(found) == 2 else None
@@ -193,7 +194,7 @@ def evaluate_and_show(
         told: dict[str, Any] = {n: pages.evaluation_dict(e) for n, e in found.items()}
         if comparison:
             told["mcnemar"] = dataclasses.asdict(comparison)
-        print(json.dumps(told if comparison else told[str(file)], indent=1))
+        print(json.dumps(told if comparison else told[file], indent=1))
     else:
         for name, evaluation in found.items():
             if comparison:
@@ -203,7 +204,7 @@ def evaluate_and_show(
             print()
             screens.out(pages.comparison_page(list(found), comparison))
     if output:
-        evaluation = found[str(file)]
+        evaluation = found[file]
         kept = {
             "confusion.csv": pages.confusion_csv(evaluation).encode(),
             "mistakes.png": pages.mistakes_png(evaluation),
@@ -231,6 +232,10 @@ def export_model(file: str, format: str, output: Path | None, name: str) -> None
         return
     if format not in FORMATS:
         raise NasError(f"--format {format}: must be one of pattern, {', '.join(FORMATS)}")
+    if format == "python" and "://" in file:
+        raise NasError(
+            f"the source reads its weights from a disk: first -f safetensors, not {file}"
+        )
     model = load_model(file)
     if format == "python" and output is None:
         print(made(model, format, Path("model.py"), Path(file)).decode().rstrip())

@@ -6,7 +6,6 @@ of auxiliary classifiers where it has them; its metadata is the ``Card``, each e
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -73,7 +72,7 @@ class Card:
             architecture=parse(job.pattern, info.shape, len(info.classes)),
             classes=info.classes,
             normal=normal,
-            recipe=dataclasses.asdict(job.recipe),
+            recipe=job.recipe.plain(),
             epochs=job.epochs,
             seed=job.seed,
             dataset=job.data.name,

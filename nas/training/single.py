@@ -57,6 +57,7 @@ def train(
     measured = latency.measure(module, architecture.input, device)
     metrics = {
         "accuracy": curve[-1].accuracy,
+        "balanced_accuracy": curve[-1].balanced_accuracy or 0.0,
         "test_accuracy": test,
         "params": architecture.params,
         "macs": architecture.macs,
