@@ -341,7 +341,8 @@ def _attributes(trial: TrialRow, at_once: bool) -> list[dict[str, Any]]:
         "baseline": trial.baseline,
         "pattern": trial.pattern,
         "fingerprint": trial.fingerprint,
-        **{name: trial.value(name) for name in METRICS},
+        **{name: _counted(trial.value(name)) for name in METRICS if METRICS[name].arithmetic},
+        **{name: trial.value(name) for name in METRICS if not METRICS[name].arithmetic},
         "device": trial.latency_device or trial.device,
         "epochs": trial.epochs,
         "seconds": trial.seconds,
@@ -350,6 +351,11 @@ def _attributes(trial: TrialRow, at_once: bool) -> list[dict[str, Any]]:
     }
     known = {k: v for k, v in told.items() if v not in (None, "") and v == v}  # NaN is not itself
     return _pairs({key: known[key] for key in known if (key in AT_ONCE) == at_once})
+
+
+def _counted(value: float) -> float:
+    """A count without a point: the dashboard shows what it is given."""
+    return int(value) if value.is_integer() else value
 
 
 def _utc(seconds: float) -> datetime.datetime:
