@@ -341,7 +341,8 @@ def _attributes(trial: TrialRow, at_once: bool) -> list[dict[str, Any]]:
         "baseline": trial.baseline,
         "pattern": trial.pattern,
         "fingerprint": trial.fingerprint,
-        **{name: _whole(trial.value(name)) for name in METRICS},
+        **{name: _counted(trial.value(name)) for name in METRICS if METRICS[name].arithmetic},
+        **{name: trial.value(name) for name in METRICS if not METRICS[name].arithmetic},
         "device": trial.latency_device or trial.device,
         "epochs": trial.epochs,
         "seconds": trial.seconds,
@@ -352,9 +353,9 @@ def _attributes(trial: TrialRow, at_once: bool) -> list[dict[str, Any]]:
     return _pairs({key: known[key] for key in known if (key in AT_ONCE) == at_once})
 
 
-def _whole(value: float) -> float:
-    """A count as a count."""
-    return int(value) if value.is_integer() and value > 1 else value
+def _counted(value: float) -> float:
+    """A count without a point: the dashboard shows what it is given."""
+    return int(value) if value.is_integer() else value
 
 
 def _utc(seconds: float) -> datetime.datetime:
