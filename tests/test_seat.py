@@ -47,7 +47,7 @@ def sat(seat: Seat, told: Job) -> tuple[list[Epoch], Outcome]:
 def in_process(told: Job) -> Outcome:
     pool = InProcess()
     pool.submit(1, told)
-    last = pool.wait(0)[-1]
+    last = pool.wait(1)[-1]
     assert isinstance(last, Done)
     return last.outcome
 

@@ -224,7 +224,7 @@ def test_no_page_obeys_the_text_of_others(
 ) -> None:
     monkeypatch.chdir(record)
     for command in PAGES:
-        assert run(*command) == 0, command
+        assert run(*command) in (0, 2), command  # done, or refused with a sentence
         told = "".join(capsys.readouterr())
         assert [bad for bad in BAD if bad in told] == [], command
     run("status")

@@ -3,6 +3,8 @@ use."""
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Optional
@@ -19,7 +21,9 @@ KindOfImages = Annotated[
 ]
 Trial = Annotated[
     Optional[int],  # noqa: UP045 - typer reads it at run time
-    typer.Option("--trial", metavar="N", help="A trial of the record, by its number."),
+    typer.Option(
+        "--trial", metavar="N", min=0, max=10_000_000, help="A trial of the record, by its number."
+    ),
 ]
 
 MODELS = (".safetensors", ".onnx", ".pt", ".pth")  # of files; what else a model might be called
@@ -217,7 +221,7 @@ def export(
     from nas.errors import NasError
 
     load_plugins(plugin or [])
-    if what is not None and what.isdigit() and trial is None:
+    if what is not None and re.fullmatch("[0-9]{1,8}", what) and trial is None:
         trial, what = int(what), None
     if (what is None) == (trial is None):
         raise NasError("give a model, a pattern or a network's name, or --trial N: one of them")
@@ -228,7 +232,7 @@ def export(
         pattern, kept = trial_network(storage, study, trial)
         name = f"trial-{trial}"
         without = f"trial {trial} has no weights kept: `nas train --trial {trial}` trains it"
-    elif what is not None and (Path(what).is_file() or Path(what).suffix in MODELS):
+    elif what is not None and (os.path.isfile(what) or Path(what).suffix in MODELS):
         kept, name = what, Path(what).stem
     elif what is not None:
         pattern = closed_pattern(what)

@@ -21,7 +21,7 @@ from nas.driver.ladder import Ladder
 from nas.driver.leases import Leases
 from nas.driver.plan import Plan
 from nas.driver.tally import Status, Tally
-from nas.errors import StoreError, StudyError
+from nas.errors import StoreError, StudyError, brief
 from nas.failpoints import reach
 from nas.job import Epoch, Failure, Outcome, Result
 from nas.job.pool import Done, Pool
@@ -411,7 +411,7 @@ def judged(plan: Plan, outcome: Outcome, missing: Sequence[str]) -> Outcome:
         return outcome
     reason = ""
     if missing:
-        gave = ", ".join(sorted(outcome.metrics)) or "nothing"
+        gave = brief(", ".join(sorted(outcome.metrics))) or "nothing"
         who = plan.job.evaluator or "the training"
         reason = f"{who} gave no {', '.join(missing)}: it gave {gave}"
     elif plan.rungs and ACCURACY in outcome.metrics:

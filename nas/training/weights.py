@@ -9,6 +9,7 @@ weights pair up in the order in which they ran.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import warnings
@@ -261,7 +262,7 @@ def pretrained(source: str) -> State:
     """torchvision's pretrained weights, from its cache or downloaded into it."""
     weights = _weights(source)
     path = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(weights.url).path).name)
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises where the name is too long
         try:
             urlopen(Request(weights.url, method="HEAD"), timeout=PATIENCE).close()
             with redirect_stdout(sys.stderr):  # torch announces a download on stdout
