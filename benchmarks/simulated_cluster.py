@@ -8,14 +8,14 @@ as long as its driver computes, and what else the machine does is left out, its 
 training takes a time drawn from its architecture's fingerprint, within a factor of two of
 ``--seconds``, and its accuracy is a formula. Busy is the share of the slots' time in which they
 train, from the first ask until the last training begins; with the first fill, in which every slot
-waits its turn, and without. Prints a table in Markdown, a line for every so many trials.
+waits its turn, and without. Prints a table in Markdown, a line for every so many trials; the first
+line holds the first fill.
 """
 
 from __future__ import annotations
 
 import argparse
 import heapq
-import itertools
 import os
 import random
 import resource
@@ -108,13 +108,14 @@ def accuracy(job: Job) -> float:
 
 @dataclass(frozen=True)
 class Moment:
-    """After so many ``done``: the cluster's clock, the driver's processor seconds, and its memory
-    in MiB."""
+    """After so many ``done``: the cluster's clock and the driver's processor seconds."""
 
     done: int
     clock: float
     processor: float
-    memory: float
+
+
+START = Moment(0, 0.0, 0.0)
 
 
 def main() -> None:
@@ -137,14 +138,19 @@ def main() -> None:
 
 def simulate(told: argparse.Namespace, sampler: str, url: str) -> None:
     clock = Clock()
-    pool, moments = Simulated(told.slots, told.seconds, clock), [Moment(0, 0.0, 0.0, 0.0)]
-    begun = time.process_time()
+    pool, begun, last = Simulated(told.slots, told.seconds, clock), time.process_time(), [START]
 
     def look(status: Status) -> None:
-        if status.done >= moments[-1].done + told.every:
-            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            spent = time.process_time() - begun
-            moments.append(Moment(status.done, clock.now(), spent, memory))
+        before = last[0]
+        # Once the last training has begun, slots are idle for want of trials, not of the driver.
+        if status.done < before.done + told.every or len(pool.begun) == told.trials:
+            return
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        now = Moment(status.done, clock.now(), time.process_time() - begun)
+        cost = 1e3 * (now.processor - before.processor) / (now.done - before.done)
+        share = f"{pool.busy(before.clock, now.clock):.1%}"
+        print(f"| {sampler} | {now.done:,} | {share} | {cost:.0f} | {memory:.0f} |", flush=True)
+        last[0] = now
 
     plan = Plan(
         study="simulated",
@@ -157,16 +163,9 @@ def simulate(told: argparse.Namespace, sampler: str, url: str) -> None:
     with told_by(clock):
         loop.search(plan, store, pool, look)
     store.close()
-    last = max(when for when, _ in pool.begun)
+    end = max(when for when, _ in pool.begun)
     filled = pool.begun[min(told.slots, len(pool.begun)) - 1][0]
-    for before, after in itertools.pairwise(moments):
-        share = pool.busy(before.clock, min(after.clock, last))
-        cost = 1e3 * (after.processor - before.processor) / (after.done - before.done)
-        print(
-            f"| {sampler} | {after.done:,} | {share:.1%} | {cost:.0f} | {after.memory:.0f} |",
-            flush=True,
-        )
-    whole, steady = pool.busy(0.0, last), pool.busy(filled, last)
+    whole, steady = pool.busy(0.0, end), pool.busy(filled, end)
     print(f"| {sampler} | all, with the first fill of {filled:.0f} s | {whole:.1%} | | |")
     print(f"| {sampler} | all, after it | {steady:.1%} | | |", flush=True)
 

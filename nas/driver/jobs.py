@@ -1,14 +1,17 @@
-"""The training that a trial needs next, the file that it goes on from, and that of its weights."""
+"""The training that a trial needs next, the file that it goes on from, and that of its weights; and
+what counts as an answer."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from nas import artifacts
 from nas.driver import rungs
 from nas.driver.plan import Plan
-from nas.job import Job, Recipe
-from nas.metrics import on_device
+from nas.errors import brief
+from nas.job import Failure, Job, Outcome, Recipe
+from nas.metrics import ACCURACY, METRICS, on_device
 from nas.store import TrialRow
 
 
@@ -48,3 +51,28 @@ def checkpoint(plan: Plan, row: TrialRow) -> str:
 
 def _file(plan: Plan, name: str) -> str:
     return "/".join([plan.artifacts.rstrip("/"), artifacts.part(plan.study), name])
+
+
+def missing(plan: Plan, outcome: Outcome, source: TrialRow | None) -> list[str]:
+    """What a result lacks of the metrics that objectives and constraints need."""
+    if isinstance(outcome, Failure):
+        return []
+    given = {*outcome.metrics, *(on_device(METRICS) if outcome.latency else ())}
+    given |= {*source.metrics} if source else set()
+    return [name for name in plan.measured if name not in given]
+
+
+def judged(plan: Plan, outcome: Outcome, missing: Sequence[str]) -> Outcome:
+    """A result without a number that the search needs is a failure of the evaluator."""
+    if isinstance(outcome, Failure):
+        return outcome
+    reason = ""
+    if missing:
+        gave = brief(", ".join(sorted(outcome.metrics))) or "nothing"
+        who = plan.job.evaluator or "the training"
+        reason = f"{who} gave no {', '.join(missing)}: it gave {gave}"
+    elif plan.rungs and ACCURACY in outcome.metrics:
+        accuracy = outcome.metrics[ACCURACY]
+        if not 0 <= accuracy <= 1:
+            reason = f"accuracy is {accuracy}: with rungs it must be a fraction from 0 to 1"
+    return Failure(kind="error", reason=reason, seconds=outcome.seconds) if reason else outcome

@@ -16,16 +16,16 @@ from dataclasses import dataclass, field
 
 from nas import artifacts
 from nas.driver.asking import Asker
-from nas.driver.jobs import checkpoint, job
+from nas.driver.jobs import checkpoint, job, judged, missing
 from nas.driver.ladder import Ladder
 from nas.driver.leases import Leases
 from nas.driver.plan import Plan
 from nas.driver.tally import Status, Tally
-from nas.errors import StoreError, StudyError, brief
+from nas.errors import StoreError, StudyError
 from nas.failpoints import reach
 from nas.job import Epoch, Failure, Outcome, Result
 from nas.job.pool import Done, Pool
-from nas.metrics import ACCURACY, METRICS, on_device
+from nas.metrics import ACCURACY, on_device
 from nas.samplers import SAMPLERS
 from nas.store import Ask, Claim, Store, TrialRow
 from nas.store.mirror import Mirror
@@ -394,31 +394,6 @@ class _Driver:
         )
         self.watch(status)
         return status
-
-
-def missing(plan: Plan, outcome: Outcome, source: TrialRow | None) -> list[str]:
-    """What a result lacks of the metrics that objectives and constraints need."""
-    if isinstance(outcome, Failure):
-        return []
-    given = {*outcome.metrics, *(on_device(METRICS) if outcome.latency else ())}
-    given |= {*source.metrics} if source else set()
-    return [name for name in plan.measured if name not in given]
-
-
-def judged(plan: Plan, outcome: Outcome, missing: Sequence[str]) -> Outcome:
-    """A result without a number that the search needs is a failure of the evaluator."""
-    if isinstance(outcome, Failure):
-        return outcome
-    reason = ""
-    if missing:
-        gave = brief(", ".join(sorted(outcome.metrics))) or "nothing"
-        who = plan.job.evaluator or "the training"
-        reason = f"{who} gave no {', '.join(missing)}: it gave {gave}"
-    elif plan.rungs and ACCURACY in outcome.metrics:
-        accuracy = outcome.metrics[ACCURACY]
-        if not 0 <= accuracy <= 1:
-            reason = f"accuracy is {accuracy}: with rungs it must be a fraction from 0 to 1"
-    return Failure(kind="error", reason=reason, seconds=outcome.seconds) if reason else outcome
 
 
 def _name(ask: Ask) -> str:

@@ -31,9 +31,8 @@ def problem(space: Space, objectives: Sequence[str]) -> Problem:
     costs: dict[tuple[Any, ...], Mapping[int, float] | None] = {}
 
     def complete(params: Mapping[str, Any], rng: random.Random) -> dict[str, Any]:
-        if (
-            _key(params) in costs
-        ):  # it is whole: with 1,000 trials under way this saves 0.3 s an ask
+        # What is whole already is looked up: with 1,000 trials under way that saves 0.2 s an ask.
+        if _key(params) in costs:
             return dict(params)
         trial = Draw(rng, params)
         architecture = _suggest(space, trial)
