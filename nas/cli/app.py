@@ -288,16 +288,29 @@ def status(storage: Storage = STORAGE) -> None:
 def pareto(
     study: StudyName = None,
     storage: Storage = STORAGE,
-    format: Annotated[str, typer.Option("--format", "-f", help="table, json or csv")] = "table",
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="table|json|csv|svg|png",
+            help="svg, png: a picture.  [default: as FILE ends, otherwise table]",
+        ),
+    ] = "",
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", "-o", metavar="FILE", help="Write it there, not to stdout."),
+    ] = None,
 ) -> None:
-    """The Pareto front of a study."""
+    """The Pareto front of a study: as a table, as data, or as a picture."""
+    from nas.cli import fronts
     from nas.cli.options import open_record, study_in
-    from nas.driver import tradeoffs
-    from nas.report import screens
+    from nas.cli.output import form_of
 
+    form = form_of(format, output, fronts.FORMATS, "table")
     store = open_record(storage)
     row = study_in(store, study)
-    screens.rows_out(row, tradeoffs.pareto(row, list(store.trials(row.id))), [], format)
+    fronts.front_out(row, list(store.trials(row.id)), form, output)
 
 
 # --- elsewhere -----------------------------------------------------------------------------------
