@@ -25,12 +25,12 @@ def front_out(study: StudyRow, rows: Sequence[TrialRow], form: str, output: Path
         data = front.png(drawn) if form == "png" else drawn.encode()
     else:
         listed = functools.partial(screens.rows_out, study, pareto(study, rows), [], form)
-        if output is None:
-            return listed()
-        data = files.printed(listed)
-    if output is not None:
+        data = files.printed(listed) if output else b""
+    if output:
         files.write(output, data)
     elif form == "png":
         sys.stdout.buffer.write(data)
-    else:
+    elif form == "svg":
         sys.stdout.write(data.decode())
+    else:
+        listed()

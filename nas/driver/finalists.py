@@ -155,21 +155,28 @@ def choose(study: StudyRow, rows: Iterable[TrialRow], top: int) -> list[TrialRow
 
 def posterior(study: StudyRow, rows: Sequence[TrialRow]) -> list[float]:
     """What the sampler's model believes of the accuracies of finished trials."""
-    names = [name for name, _ in study.objectives]
-    rebuilt = optuna.create_study(
+    known = rebuilt(study, rows)
+    means, _ = EHVISampler(study.seed).posterior(known, known.get_trials(deepcopy=False))
+    place = [name for name, _ in study.objectives].index(ACCURACY)
+    return [float(mean) for mean in means[:, place]]
+
+
+def rebuilt(study: StudyRow, rows: Sequence[TrialRow]) -> optuna.Study:
+    """Finished trials as a study of Optuna's in memory, with the objectives' plain values."""
+    made = optuna.create_study(
         directions=["maximize" if d == "max" else "minimize" for _, d in study.objectives]
     )
-    trials = [
-        optuna.trial.create_trial(
-            values=[row.value(name) for name in names],
-            params=dict(row.sampled),
-            distributions={n: json_to_distribution(t) for n, t in row.distributions.items()},
-        )
-        for row in rows
-    ]
-    rebuilt.add_trials(trials)
-    means, _ = EHVISampler(study.seed).posterior(rebuilt, rebuilt.get_trials(deepcopy=False))
-    return [float(mean) for mean in means[:, names.index(ACCURACY)]]
+    made.add_trials(
+        [
+            optuna.trial.create_trial(
+                values=[row.value(name) for name, _ in study.objectives],
+                params=dict(row.sampled),
+                distributions={n: json_to_distribution(t) for n, t in row.distributions.items()},
+            )
+            for row in rows
+        ]
+    )
+    return made
 
 
 def again(
