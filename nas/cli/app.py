@@ -345,7 +345,12 @@ def report(
     study: StudyName = None,
     storage: Storage = STORAGE,
     seeds: Annotated[int, typer.Option("--seeds", help="Trainings of each.")] = 3,
-    top: Annotated[int, typer.Option("--top", help="How many of the front to train again.")] = 3,
+    top: Annotated[
+        int,
+        typer.Option(
+            "--top", help="How many of the front to train again; 0: a page of the record alone."
+        ),
+    ] = 3,
     compare: Annotated[
         str,
         typer.Option("--compare", metavar="random", help="Beside a random search of equal cost."),
@@ -357,7 +362,12 @@ def report(
     ] = None,
     output: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--output", "-o", metavar="FILE.md", help="Write it as Markdown too."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE.html|FILE.md",
+            help="Write it as a page, or as Markdown.",
+        ),
     ] = None,
     plugin: Plugin = None,
 ) -> None:

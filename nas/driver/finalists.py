@@ -93,7 +93,7 @@ class Report:
         return self.finalists[0]
 
 
-Tell = Callable[[TrialRow, int, float], None]  # trial, which seed, validation accuracy
+Tell = Callable[[TrialRow, int, Epoch], None]  # trial, which seed, an epoch of its training
 
 
 def report(
@@ -197,10 +197,16 @@ def again(
     bf16 = train.profits(architecture, device)
     curve: tuple[Epoch, ...]
     try:
-        curve = train.fit(module, job, lambda _: None, device=device, bf16=bf16, normal=normal)
+        curve = train.fit(
+            module,
+            job,
+            lambda epoch: tell(row, number, epoch),
+            device=device,
+            bf16=bf16,
+            normal=normal,
+        )
     except train.Diverged as error:
         raise NasError(f"trial {row.number} diverged with another seed: {error}") from None
-    tell(row, number, curve[-1].accuracy)
     return curve[-1].accuracy, train.score(module, data, device=device, normal=normal)
 
 

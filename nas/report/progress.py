@@ -14,11 +14,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from nas.metrics import shown
+from nas.metrics import percent, shown
 from nas.report.screens import Plain, body_of, console, span, table
 
 if TYPE_CHECKING:
     from nas.driver.tally import Status
+    from nas.job import Epoch
+    from nas.store import TrialRow
 
 EVERY = 2.0  # seconds between two plain progress lines, at most
 
@@ -87,3 +89,35 @@ class Progress:
             pattern = Text(row.baseline or body_of(row.pattern), no_wrap=True, overflow="ellipsis")
             front.add_row(str(row.number), *values, pattern)
         return Group(head, Text(f"front ({len(status.front)})", style="dim"), front)
+
+
+class Trainings:
+    """The trainings of a report on stderr, an epoch at a time: a line that changes on a terminal,
+    elsewhere a line for what each training came to, and at most one every other second."""
+
+    def __init__(self, seeds: int, epochs: int) -> None:
+        self.seeds, self.epochs = seeds, epochs
+        self.console = Console(stderr=True)
+        self.status = self.console.status("") if self.console.is_terminal else None
+        self.told = 0.0
+
+    def __enter__(self) -> Trainings:
+        if self.status:
+            self.status.start()
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        if self.status:
+            self.status.stop()
+
+    def tell(self, row: TrialRow, number: int, epoch: Epoch) -> None:
+        told = (
+            f"{row.baseline or f'trial {row.number}'}, training {number + 1} of {self.seeds}, "
+            f"epoch {epoch.epoch} of {self.epochs}: {percent(epoch.accuracy)}"
+        )
+        last = epoch.epoch >= self.epochs
+        if self.status and not last:
+            self.status.update(Text(told))
+        elif last or time.monotonic() - self.told >= EVERY:
+            self.told = time.monotonic()
+            print(f"nas: {told}", file=sys.stderr, flush=True)
