@@ -6,29 +6,22 @@ browser fetch nothing.
 
 from __future__ import annotations
 
-import json
-import math
 import platform
-import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from html import escape
 from importlib import metadata, resources
-from typing import Any
 
 from nas.driver.finalists import Report
-from nas.driver.tradeoffs import feasible, pareto
-from nas.errors import NasError
-from nas.job import Epoch, Recipe
-from nas.language.architecture import Architecture, parse
+from nas.driver.tradeoffs import pareto
+from nas.job import Epoch
 from nas.language.expression import show as shape_text
-from nas.metrics import ACCURACY, METRICS, count, metric, percent, shown
-from nas.report import charts, insight, pages
+from nas.metrics import ACCURACY, metric, percent, shown
+from nas.report import again, charts, insight, page_data, pages
 from nas.report.front import axes, directions
-from nas.report.plot import Axis, style, tidy
-from nas.report.screens import body_of, span, state_of
-from nas.spaces.space import load_space, shipped
+from nas.report.plot import style, tidy
+from nas.report.screens import span
 from nas.store import ENDED, StudyRow, TrialRow
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -68,132 +61,12 @@ def page(study: StudyRow, rows: Sequence[TrialRow], curves: Curves, report: Repo
             *filter(None, parts),
             "</main>",
             '<script type="application/json" id="data">',
-            f"{_data(study, rows, best, report)}</script>",
+            f"{page_data.script(study, rows, best, report)}</script>",
             f"<script>{(found / 'page.js').read_text()}</script>",
             "</body></html>",
             "",
         ]
     )
-
-
-def embedded(value: Any) -> str:
-    """JSON that cannot end the script it stands in."""
-    told = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    return told.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-# --- what the script draws -----------------------------------------------------------------------
-
-
-def _data(
-    study: StudyRow, rows: Sequence[TrialRow], best: Sequence[TrialRow], report: Report | None
-) -> str:
-    x, y = axes(study)
-    usual = [name for name in METRICS if metric(name).column]
-    own = (name for row in rows for name in row.metrics)
-    names = list(dict.fromkeys([y, x, *dict(study.objectives), *study.constraints, *usual, *own]))
-    names = [name for name in names if any(math.isfinite(row.value(name)) for row in rows)]
-    again = {f.row.number: f for f in (*report.finalists, *report.beside)} if report else {}
-    ends = [end for f in again.values() for end in (f.validation.low, f.validation.high)]
-    across = {
-        name: Axis.of(
-            name,
-            [row.value(name) for row in rows if row.state != "failed"]
-            + (ends if name == ACCURACY else []),
-        )
-        for name in names
-    }
-    words: dict[str, int] = {}
-    front = {row.number for row in best}
-    told = []
-    for row in rows:
-        places = [_place(across[name], row.value(name)) for name in names]
-        ranges = {}
-        if row.number in again and ACCURACY in names:
-            mean = again[row.number].validation
-            spots = (mean.low, mean.value, mean.high)
-            ranges[names.index(ACCURACY)] = [_place(across[ACCURACY], spot) for spot in spots]
-        architecture = _network(row)
-        told.append(
-            {
-                "number": row.number,
-                "state": state_of(row),
-                "baseline": row.baseline,
-                "front": row.number in front,
-                "feasible": feasible(study, row),
-                "pattern": row.pattern,
-                "body": row.baseline or body_of(row.pattern),
-                "at": None if row.state not in ("finished", "reused") else places,
-                "shown": [shown(name, row.value(name)) for name in names],
-                "epochs": row.epochs,
-                "seconds": None if row.seconds is None else round(row.seconds, 1),
-                **({"range": ranges} if ranges else {}),
-                "more": _more(row, again.get(row.number)),
-                "stages": _stages(architecture, words) if architecture else None,
-            }
-        )
-    drawings: dict[int, str] = {}
-    return embedded(
-        {
-            "axes": [
-                {
-                    "title": metric(name).title,
-                    "label": metric(name).title + ", logarithmic" * metric(name).logarithmic,
-                    "direction": directions(study, name)[0],
-                    "ticks": [(round(at, 4), text) for at, text in across[name].ticks],
-                }
-                for name in names
-            ],
-            "across": [names.index(x) if x in names else 0, names.index(y) if y in names else 0],
-            "chosen": (report.winner.row if report else best[0] if best else rows[0]).number
-            if rows
-            else None,
-            "trials": told,
-            "words": list(words),
-            "drawings": drawings,
-        }
-    )
-
-
-def _place(axis: Axis, value: float) -> float | None:
-    return round(axis.at(value), 4) if math.isfinite(value) else None
-
-
-def _network(row: TrialRow) -> Architecture | None:
-    try:
-        return parse(row.pattern)
-    except NasError:
-        return None  # a classical method, or of a plug-in that is not loaded
-
-
-def _stages(architecture: Architecture, words: dict[str, int]) -> list[list[Any]]:
-    """The stages as the drawing in a terminal has them; the texts as numbers of ``words``, as most
-    are those of other networks, too."""
-
-    def word(text: str) -> int:
-        return words.setdefault(text, len(words))
-
-    found = []
-    for text, steps in architecture.stages():
-        params = sum(step.cost.params for step in steps)
-        share = round(params / max(1, architecture.params), 3)
-        shape = word(shape_text(steps[-1].cost.shape))
-        found.append([word(text), shape, count(params) if params else "", share])
-    return found
-
-
-def _more(row: TrialRow, again: Any) -> dict[str, str]:
-    told = {
-        "validation": pages.mean(again.validation) if again else "",
-        "test": pages.mean(again.test) if again else "",
-        "measured on": row.latency_device or "",
-        "trained on": row.device or "",
-        "failure": row.reason or "",
-        "sampled": ", ".join(f"{name}={value}" for name, value in row.sampled.items())
-        if not row.baseline
-        else "",
-    }
-    return {name: text for name, text in told.items() if text}
 
 
 # --- the sections --------------------------------------------------------------------------------
@@ -268,7 +141,7 @@ def _front(report: Report | None) -> str:
 <div class="split"><figure><div id="plane"><div id="tip" hidden></div></div>
 <figcaption>The line is the front in these two metrics; large points are on the front of all
 objectives, hollow ones break a constraint, diamonds are baselines.{bars}</figcaption></figure>
-<aside id="chosen" aria-live="polite"></aside></div></section>"""
+<aside id="chosen" aria-live="polite"></aside></div><div id="network"></div></section>"""
 
 
 def _finalists(report: Report | None) -> str:
@@ -336,7 +209,7 @@ def _common(study: StudyRow, rows: Sequence[TrialRow], best: Sequence[TrialRow])
     listed = "".join(_block(symbol, stages) for symbol, stages in blocks.items())
     return f"""<section><h2>What the best have in common</h2>
 <p class="note key">How often a value is chosen:<i></i>on the front<i class="all"></i>by all
-networks. A stage counts those networks that have it.</p>
+networks. Above: how many of each have such a stage.</p>
 <pre>{escape(_pattern(study))}</pre>
 <div class="values">{listed}</div></section>"""
 
@@ -351,8 +224,8 @@ def _block(symbol: str, stages: Sequence[insight.Common]) -> str:
     values = list(dict.fromkeys(share.value for stage in stages for share in stage.shares))
     by_stage = [{share.value: share for share in stage.shares} for stage in stages]
     heads = "".join(
-        f"<th>{escape(f'stage {stage.stage}' if stage.stage else 'all stages')}"
-        f' <span class="faint">{stage.best}/{stage.all}</span></th>'
+        f"<th>{escape(f'stage {stage.stage}' if stage.stage else '')}"
+        f' <span class="faint">{stage.best} / {stage.all}</span></th>'
         for stage in stages
     )
     lines = []
@@ -395,8 +268,9 @@ def _matters(study: StudyRow, rows: Sequence[TrialRow]) -> str:
     return f"""<section><h2>Which parameters matter</h2>
 <div class="pair">{"".join(parts)}</div>
 <p class="note">PED-ANOVA (Watanabe, Bansal and Hutter 2023) by Optuna, conditional for parameters
-that not every network has: how differently the best tenth choose a parameter, as shares of 1;
-parameters below 1 % are left out. Of few trials it is a hint, no more.</p></section>"""
+that not every network has: how differently the best, a tenth and five at least, choose it, as
+shares of 1; parameters below 1 % are left out. Of few trials it is a hint, no
+more.</p></section>"""
 
 
 def _trials(trials: int) -> str:
@@ -405,6 +279,7 @@ def _trials(trials: int) -> str:
  placeholder="search: number, state, RESIDUAL ...">
 <label><input id="only" type="checkbox"> front only</label>
 <span id="count" class="faint" role="status"></span></div>
+<p class="note paper">On paper: those of the front.</p>
 <div id="trials"><table></table></div></section>"""
 
 
@@ -432,7 +307,7 @@ def _again(study: StudyRow, rows: Sequence[TrialRow]) -> str:
     space = f"<summary>the space, {escape(study.space)}</summary><pre>{escape(study.space_text)}"
     return (
         f"<section><h2>How it was made</h2><dl>{listed}</dl>"
-        f"<p>To do it again:</p><pre>{escape(command(study, rows))}</pre>"
+        f"<p>To do it again:</p><pre>{escape(again.command(study, rows))}</pre>"
         f"{f'<details>{space}</pre></details>' if study.space_text else ''}</section>"
     )
 
@@ -445,46 +320,3 @@ def _version(package: str) -> str:
         return f"{package} {metadata.version(package)}"
     except metadata.PackageNotFoundError:
         return f"{package} unknown"
-
-
-def command(study: StudyRow, rows: Sequence[TrialRow]) -> str:
-    """The search as it would be typed. A space that does not ship is a file of its name; the
-    plug-ins of a search are not in the record."""
-    settings = study.settings
-    same = study.space in shipped() and load_space(study.space).text == study.space_text
-    told = ["nas", "search", "--space", study.space if same else f"{study.space}.yaml"]
-    told += ["--study", study.name]
-    told += [
-        "--trials",
-        str(sum(not row.baseline for row in rows)),
-        "--epochs",
-        str(settings["epochs"]),
-    ]
-    if study.dataset:
-        told += ["--dataset", study.dataset]
-    if study.directory:
-        told += ["--data", study.directory]
-        _, height, width = settings["input"]
-        if height == width:
-            told += ["--size", str(height)]
-    told += ["--seed", str(study.seed), "--sampler", study.sampler]
-    rungs = settings.get("rungs", [])
-    told += ["--rungs", ",".join(map(str, rungs)) if rungs else "off"]
-    told += ["--objective", ",".join(f"{n}:{direction}" for n, direction in study.objectives)]
-    for name, bound in study.constraints.items():
-        told += ["--constraint", f"{name}{str(bound).replace(' ', '')}"]
-    if evaluator := settings.get("evaluator"):
-        told += ["--evaluator", evaluator]
-    told += _changed(study.recipe, bool(rungs))
-    for name in dict.fromkeys(row.baseline for row in rows if row.baseline):
-        told += ["--baseline", name]
-    return shlex.join(told)
-
-
-def _changed(recipe: Mapping[str, Any], rungs: bool) -> Iterable[str]:
-    usual = {name: getattr(Recipe(), name) for name in recipe if hasattr(Recipe(), name)}
-    if rungs:
-        usual["schedule"] = "rungs"
-    for name, value in recipe.items():
-        if value != usual.get(name):
-            yield from ("--recipe", f"{name}={value}")

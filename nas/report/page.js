@@ -78,11 +78,12 @@ function plot() {
       const range = (trial.range || {})[axis];
       if (!range) continue;
       const ends = range.map(r => vertical ? [cx, py(r)] : [px(r), cy]);
-      line([ends[0], ends[2]], "front", {"stroke-width": 1.4, opacity: .8});
+      const ink = trial.baseline ? "beside" : "front";
+      line([ends[0], ends[2]], ink, {"stroke-width": 1.4, opacity: .8});
       for (const [ex, ey] of [ends[0], ends[2]])
-        line(vertical ? [[ex - 4, ey], [ex + 4, ey]] : [[ex, ey - 4], [ex, ey + 4]], "front", {"stroke-width": 1.4});
+        line(vertical ? [[ex - 4, ey], [ex + 4, ey]] : [[ex, ey - 4], [ex, ey + 4]], ink, {"stroke-width": 1.4});
       const [mx, my] = ends[1];
-      svg.append(draw("circle", {cx: mx, cy: my, r: 2.5, class: "f-paper s-front"}));
+      svg.append(draw("circle", {cx: mx, cy: my, r: 2.5, class: "f-paper s-" + ink}));
     }
     const ink = trial.baseline ? "beside" : trial.front ? "front" : "dots";
     const mark = trial.baseline
@@ -139,24 +140,24 @@ function choose(number) {
   const told = make("dl");
   for (const [title, text] of [...values(trial), ["state", trial.state], ...Object.entries(trial.more)])
     told.append(make("dt", {}, title), make("dd", {}, text));
-  const parts = [make("h3", {}, named(trial)), told];
-  const drawing = data.drawings[number];
-  if (drawing) parts.push(make("img", {src: "data:image/svg+xml," + encodeURIComponent(drawing), alt: "drawing of the network"}));
-  else if (trial.stages) parts.push(stages(trial.stages));
-  parts.push(make("pre", {}, trial.pattern));
-  $("chosen").replaceChildren(...parts);
+  $("chosen").replaceChildren(make("h3", {}, named(trial)), told);
+  const parts = [make("pre", {}, trial.pattern)], drawing = data.drawings[number];
+  if (drawing) parts.unshift(make("img", {src: "data:image/svg+xml," + encodeURIComponent(drawing), alt: "drawing of the network"}));
+  else if (trial.stages) parts.unshift(stages(trial.stages));
+  $("network").replaceChildren(...parts);
   plot();
 }
 
 function stages(told) {
-  const head = make("tr", {}, ...["element", "out", "params", ""].map((title, i) =>
-    make("th", i === 1 || i === 2 ? {class: "number"} : {}, title)));
+  const head = make("tr", {}, ...["element", "out", "params", "MACs", "share of the params"].map((title, i) =>
+    make("th", i && i < 4 ? {class: "number"} : {}, title)));
   const table = make("table", {}, head);
-  for (const [element, shape, params, share] of told) {
+  for (const [element, shape, params, macs, share] of told) {
     const stripe = make("i", {class: "stripe"});
-    stripe.style.width = 60 * share + "px";
+    stripe.style.width = 100 * share + "%";
     table.append(make("tr", {}, make("td", {class: "code"}, data.words[element]), make("td", {class: "number"}, data.words[shape]),
-      make("td", {class: "number"}, params), make("td", {}, stripe)));
+      make("td", {class: "number"}, params),
+      make("td", {class: "number"}, macs), make("td", {class: "wide"}, stripe)));
   }
   return make("div", {class: "scroll"}, table);
 }

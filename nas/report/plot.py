@@ -67,9 +67,13 @@ class Axis:
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        """Round values with their places, as people read them."""
-        show = metric(self.name).shown
-        return [(self.at(value), tidy(show(value))) for value in self._round()]
+        """Round values with their places, as people read them, or with all their digits where
+        people would read the same twice."""
+        values = self._round()
+        told = [tidy(metric(self.name).shown(value)) for value in values]
+        if len(set(told)) < len(told):
+            told = [f"{value:.10g}" for value in values]
+        return [(self.at(value), text) for value, text in zip(values, told, strict=True)]
 
     def _round(self) -> list[float]:
         if not metric(self.name).logarithmic:
@@ -94,12 +98,8 @@ def steps(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def tidy(text: str) -> str:
-    """92.00 % as 92 %, 1.50M as 1.5M."""
-    return (
-        re.sub(r"(\.\d*?)0+(?!\d)", r"\1", text).replace(". ", " ").rstrip(".")
-        if "." in text
-        else text
-    )
+    """92.00 % as 92 %, 1.50M as 1.5M, 1.00M as 1M."""
+    return re.sub(r"\.(?!\d)", "", re.sub(r"(\.\d*?)0+(?!\d)", r"\1", text))
 
 
 # --- shapes --------------------------------------------------------------------------------------
