@@ -22,7 +22,7 @@ def form_of(told: str, output: Path | None, known: Collection[str], usual: str) 
         raise NasError(f"--output {output}: does not end as --format {told} is called")
     form = told or ending or usual
     if form not in known:
-        *others, last = known if told else [f".{name}" for name in known if name != usual]
+        *others, last = known if told else [f".{name}" for name in known if name != "table"]
         named = f"--format {told}: must be" if told else f"--output {output}: must end in"
         raise NasError(f"{named} {', '.join(others)} or {last}")
     return form

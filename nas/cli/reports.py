@@ -59,7 +59,7 @@ def report_and_show(
         raise NasError(f"--top {top}: must be 0 or more")
     if not top and (compare or form != "html"):
         told = f"--compare {compare}" if compare else "a report in Markdown"
-        raise NasError(f"--top 0: {told} is about networks trained again; -o FILE.html is not")
+        raise NasError(f"--top 0: {told} needs networks trained again; -o FILE.html does not")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
     rows = list(store.trials(study.id))

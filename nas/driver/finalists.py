@@ -9,6 +9,7 @@ training is scored once on the test images, by which nothing is chosen.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -171,12 +172,15 @@ def rebuilt(study: StudyRow, rows: Sequence[TrialRow]) -> optuna.Study:
             optuna.trial.create_trial(
                 values=[row.value(name) for name, _ in study.objectives],
                 params=dict(row.sampled),
-                distributions={n: json_to_distribution(t) for n, t in row.distributions.items()},
+                distributions={n: _distribution(t) for n, t in row.distributions.items()},
             )
             for row in rows
         ]
     )
     return made
+
+
+_distribution = functools.lru_cache(maxsize=4096)(json_to_distribution)  # most repeat
 
 
 def again(

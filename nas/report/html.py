@@ -250,8 +250,7 @@ def _stripes(share: insight.Share | None) -> str:
 
 def _matters(study: StudyRow, rows: Sequence[TrialRow]) -> str:
     parts = []
-    for name, _ in study.objectives:
-        found = insight.importances(study, rows, name)
+    for name, found in insight.importances(study, rows).items():
         most = max(found.values(), default=0.0)
         if not most > 0:
             continue

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import optuna
-from optuna.importance import PedAnovaImportanceEvaluator
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial
 
 from nas.driver.finalists import rebuilt
 from nas.driver.tradeoffs import MARGIN, feasible
@@ -150,30 +150,33 @@ def _labels(values: Sequence[Any]) -> Callable[[Any], str]:
 # --- what matters --------------------------------------------------------------------------------
 
 
-def importances(study: StudyRow, rows: Sequence[TrialRow], name: str) -> dict[str, float]:
-    """How much each parameter decides whether a network is among the best by one objective (a tenth
-    of all, five at least), as shares of 1, the greatest first: PED-ANOVA (Watanabe et al. 2023) as
-    Optuna has it, conditional for parameters that not every network has.
+def importances(study: StudyRow, rows: Sequence[TrialRow]) -> dict[str, dict[str, float]]:
+    """For each objective, how much each parameter decides whether a network is among the best by it
+    (a tenth of all, five at least), as shares of 1, the greatest first: PED-ANOVA (Watanabe et al.
+    2023) as Optuna has it, conditional for parameters that not every network has.
 
     Empty where there are too few trials to tell.
     """
-    names = [objective for objective, _ in study.objectives]
     rows = [
         row
         for row in rows
         if row.state in ("finished", "reused")
-        and not row.baseline
         and row.distributions
-        and all(math.isfinite(row.value(objective)) for objective in names)
+        and all(math.isfinite(row.value(objective)) for objective, _ in study.objectives)
     ]
     if len(rows) < ENOUGH:
         return {}
-    column, sign = names.index(name), -1 if dict(study.objectives)[name] == "max" else 1
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # that the target is to be low: it is
-        found = optuna.importance.get_param_importances(
-            rebuilt(study, rows),
-            evaluator=PedAnovaImportanceEvaluator(target_quantile=max(TENTH, FEWEST / len(rows))),
-            target=lambda trial: sign * trial.values[column],
-        )
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+    known = rebuilt(study, rows)
+    evaluator = PedAnovaImportanceEvaluator(target_quantile=max(TENTH, FEWEST / len(rows)))
+    found = {}
+    for place, (name, direction) in enumerate(study.objectives):
+        sign = -1 if direction == "max" else 1
+
+        def low(trial: FrozenTrial, place: int = place, sign: int = sign) -> float:
+            return sign * float(trial.values[place])
+
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")  # that the target is to be low: it is
+            told = get_param_importances(known, evaluator=evaluator, target=low)
+        found[name] = dict(sorted(told.items(), key=lambda item: -item[1]))
+    return found
