@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from nas.artifacts import replace
 from nas.errors import NasError
 
 
@@ -41,15 +42,7 @@ def writable(path: Path) -> None:
 
 def write(path: Path, data: bytes) -> None:
     """Puts a file there, whole or not at all, and says so on stderr. Raises NasError."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError as error:
-        raise NasError(f"--output {path}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
+    replace(path, data)
     print(f"nas: written to {path}", file=sys.stderr)
 
 

@@ -63,8 +63,9 @@ def report_and_show(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
     rows = list(store.trials(study.id))
-    found = trained(store, study, rows, data, seeds, top, compare, workers, plugins) if top else None
-    if found:
+    found = None
+    if top:
+        found = trained(store, study, rows, data, seeds, top, compare, workers, plugins)
         screens.out(pages.report_page(found))
     if output and form == "html":
         files.write(output, html.page(study, rows, store.curves(study.id), found).encode())

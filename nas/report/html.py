@@ -25,7 +25,6 @@ from nas.report.screens import span
 from nas.store import ENDED, StudyRow, TrialRow
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-DRAWN = 2_000_000  # characters of drawings, the best first: the rest are told by their stages
 NEAR = 0.01  # of accuracy that one would give for a smaller network
 
 Curves = Mapping[int, Sequence[Epoch]]  # by a trial's id

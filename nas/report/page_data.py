@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nas.driver.finalists import Finalist, Report
@@ -18,6 +18,8 @@ from nas.report.front import axes, directions
 from nas.report.plot import Axis
 from nas.report.screens import body_of, state_of
 from nas.store import StudyRow, TrialRow
+
+DRAWN = 1_500_000  # characters of drawings: where there is no room left, stages are told
 
 
 def script(
@@ -67,7 +69,6 @@ def script(
                 "stages": _stages(architecture, words) if architecture else None,
             }
         )
-    drawings: dict[int, str] = {}
     return embedded(
         {
             "axes": [
@@ -85,9 +86,23 @@ def script(
             else None,
             "trials": told,
             "words": list(words),
-            "drawings": drawings,
+            "drawings": drawings([f.row for f in again.values()] + list(best)),
         }
     )
+
+
+def drawings(rows: Iterable[TrialRow]) -> dict[int, str]:
+    """The networks as SVG, as many as the page has room for."""
+    found: dict[int, str] = {}
+    room = DRAWN
+    for row in rows:
+        if row.number not in found and (architecture := _network(row)):
+            drawn = architecture.svg(row.baseline or f"trial {row.number}")
+            room -= len(drawn)
+            if room < 0:
+                break
+            found[row.number] = drawn
+    return found
 
 
 def _place(axis: Axis, value: float) -> float | None:
