@@ -17,6 +17,7 @@ import typer
 
 from nas.cli import model_commands, space_commands, submit_commands, trial_commands
 from nas.cli.arguments import STORAGE, Data, Dataset, Plugin, Seed, Size, Storage, StudyName
+from nas.samplers import SAMPLERS
 
 app = typer.Typer(
     name="nas",
@@ -24,13 +25,33 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,  # rich help takes longer to import than all the rest
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 db_app = typer.Typer(help="The database.", no_args_is_help=True)
 app.add_typer(space_commands.app, name="space")
 app.add_typer(trial_commands.app, name="trials")
 app.add_typer(db_app, name="db")
 app.add_typer(submit_commands.app, name="submit")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(version("nas-patterns"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_version, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Neural architecture search over block patterns: which network for your images?"""
 
 
 def main() -> None:
@@ -84,7 +105,9 @@ def search(
     size: Size = 0,
     download: Annotated[bool, typer.Option("--download", help="Fetch the data set first.")] = False,
     seed: Seed = 0,
-    sampler: Annotated[str, typer.Option("--sampler", help="Who proposes.")] = "default",
+    sampler: Annotated[
+        str, typer.Option("--sampler", metavar="|".join(SAMPLERS), help="Who proposes.")
+    ] = "default",
     workers: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(
