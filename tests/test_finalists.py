@@ -25,7 +25,7 @@ from nas.driver.finalists import Mean, choose, random_plan, report, trained_epoc
 from nas.driver.loop import search
 from nas.driver.plan import Plan
 from nas.errors import StudyError
-from nas.job import DataRef, Job, Recipe
+from nas.job import DataRef, Epoch, Job, Recipe
 from nas.spaces.space import Space, read_space
 from nas.store import Store, StudyRow, TrialRow, open_store
 from nas.training import train
@@ -174,10 +174,12 @@ def test_the_winner_is_chosen_by_validation_and_each_training_tested_once(
 
     monkeypatch.setattr(train, "score", counted)
     trainings: Counter[int] = Counter()
+
+    def tell(row: TrialRow, number: int, epoch: Epoch) -> None:
+        trainings[row.number] += epoch.epoch == 4
+
     rows = list(store.trials(study.id))
-    found = report(
-        study, rows, DataRef(), seeds=2, top=2, tell=lambda row, *_: trainings.update([row.number])
-    )
+    found = report(study, rows, DataRef(), seeds=2, top=2, tell=tell)
     assert tested == ["test"] * sum(trainings.values())
     assert set(trainings.values()) == {2}
     means = [f.validation.value for f in found.finalists]
@@ -226,6 +228,24 @@ def test_what_cannot_be_reported_on(
     study, _ = noisy(2)
     with pytest.raises(StudyError, match=rule):
         report(dataclasses.replace(study, **changes), [], DataRef(), **options)
+
+
+def test_the_command_makes_a_page_of_the_record_alone(
+    store: Store, study: StudyRow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "fit", None)  # nothing is trained
+    page = tmp_path / "report.html"
+    told = ["report", "--storage", str(store.engine.url), "--study", "s", "--top", "0"]
+    result = CliRunner().invoke(cli.app, [*told, "-o", str(page)])
+    assert result.exit_code == 0, result.output
+    assert page.read_text().startswith("<!doctype html>")
+    for more, sentence in (
+        (["-o", str(tmp_path / "report.md")], "--top 0: a report in Markdown"),
+        (["--compare", "random", "-o", str(page)], "--top 0: --compare random"),
+        (["-o", str(tmp_path / "report.pdf")], "must end in .html"),
+    ):
+        refused = CliRunner().invoke(cli.app, [*told, *more])
+        assert sentence in str(refused.exception)
 
 
 def test_the_command_prints_and_writes(store: Store, study: StudyRow, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import typer
 
 from nas.cli import model_commands, space_commands, submit_commands, trial_commands
 from nas.cli.arguments import STORAGE, Data, Dataset, Plugin, Seed, Size, Storage, StudyName
+from nas.samplers import SAMPLERS
 
 app = typer.Typer(
     name="nas",
@@ -24,13 +25,33 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,  # rich help takes longer to import than all the rest
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 db_app = typer.Typer(help="The database.", no_args_is_help=True)
 app.add_typer(space_commands.app, name="space")
 app.add_typer(trial_commands.app, name="trials")
 app.add_typer(db_app, name="db")
 app.add_typer(submit_commands.app, name="submit")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(version("nas-patterns"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_version, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Neural architecture search over block patterns: which network for your images?"""
 
 
 def main() -> None:
@@ -86,7 +107,9 @@ def search(
     size: Size = 0,
     download: Annotated[bool, typer.Option("--download", help="Fetch the data set first.")] = False,
     seed: Seed = 0,
-    sampler: Annotated[str, typer.Option("--sampler", help="Who proposes.")] = "default",
+    sampler: Annotated[
+        str, typer.Option("--sampler", metavar="|".join(SAMPLERS), help="Who proposes.")
+    ] = "default",
     workers: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(
@@ -290,16 +313,29 @@ def status(storage: Storage = STORAGE) -> None:
 def pareto(
     study: StudyName = None,
     storage: Storage = STORAGE,
-    format: Annotated[str, typer.Option("--format", "-f", help="table, json or csv")] = "table",
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="table|json|csv|svg|png",
+            help="svg, png: a picture.  [default: as FILE ends, otherwise table]",
+        ),
+    ] = "",
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", "-o", metavar="FILE", help="Write it there, not to stdout."),
+    ] = None,
 ) -> None:
-    """The Pareto front of a study."""
+    """The Pareto front of a study: as a table, as data, or as a picture."""
+    from nas.cli import fronts
     from nas.cli.options import open_record, study_in
-    from nas.driver import tradeoffs
-    from nas.report import screens
+    from nas.cli.output import form_of
 
+    form = form_of(format, output, fronts.FORMATS, "table")
     store = open_record(storage)
     row = study_in(store, study)
-    screens.rows_out(row, tradeoffs.pareto(row, list(store.trials(row.id))), [], format)
+    fronts.front_out(row, list(store.trials(row.id)), form, output)
 
 
 # --- elsewhere -----------------------------------------------------------------------------------
@@ -334,7 +370,12 @@ def report(
     study: StudyName = None,
     storage: Storage = STORAGE,
     seeds: Annotated[int, typer.Option("--seeds", help="Trainings of each.")] = 3,
-    top: Annotated[int, typer.Option("--top", help="How many of the front to train again.")] = 3,
+    top: Annotated[
+        int,
+        typer.Option(
+            "--top", help="How many of the front to train again; 0: a page of the record alone."
+        ),
+    ] = 3,
     compare: Annotated[
         str,
         typer.Option("--compare", metavar="random", help="Beside a random search of equal cost."),
@@ -346,7 +387,12 @@ def report(
     ] = None,
     output: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--output", "-o", metavar="FILE.md", help="Write it as Markdown too."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE.html|FILE.md",
+            help="Write it as a page, or as Markdown.",
+        ),
     ] = None,
     plugin: Plugin = None,
 ) -> None:

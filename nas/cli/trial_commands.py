@@ -8,6 +8,8 @@ import typer
 
 from nas.cli.arguments import STORAGE, Storage, StudyName
 
+STATES = "finished|stopped|failed|reused|running|paused|waiting"
+
 app = typer.Typer(help="The trials of a study.", no_args_is_help=True)
 
 
@@ -17,8 +19,15 @@ def ls(
     storage: Storage = STORAGE,
     state: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--state", help="finished, stopped, failed, running ...; repeatable."),
+        typer.Option("--state", metavar=STATES, help="Only those; repeatable."),
     ] = None,
+    sort: Annotated[
+        str,
+        typer.Option(
+            "--sort", metavar="METRIC", help="The best by it first; those without it come last."
+        ),
+    ] = "",
+    limit: Annotated[int, typer.Option("--limit", min=0, help="The first so many (0: all).")] = 0,
     format: Annotated[str, typer.Option("--format", "-f", help="table, json or csv")] = "table",
 ) -> None:
     """The trials of a study."""
@@ -27,7 +36,9 @@ def ls(
 
     store = open_record(storage)
     row = study_in(store, study)
-    screens.rows_out(row, list(store.trials(row.id)), state or [], format)
+    rows = screens.in_states(list(store.trials(row.id)), state or [])
+    rows = screens.ordered(row, rows, sort)[: limit or None]
+    screens.rows_out(row, rows, format)
 
 
 @app.command()

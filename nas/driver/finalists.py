@@ -9,6 +9,7 @@ training is scored once on the test images, by which nothing is chosen.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -93,7 +94,7 @@ class Report:
         return self.finalists[0]
 
 
-Tell = Callable[[TrialRow, int, float], None]  # trial, which seed, validation accuracy
+Tell = Callable[[TrialRow, int, Epoch], None]  # trial, which seed, an epoch of its training
 
 
 def report(
@@ -155,21 +156,31 @@ def choose(study: StudyRow, rows: Iterable[TrialRow], top: int) -> list[TrialRow
 
 def posterior(study: StudyRow, rows: Sequence[TrialRow]) -> list[float]:
     """What the sampler's model believes of the accuracies of finished trials."""
-    names = [name for name, _ in study.objectives]
-    rebuilt = optuna.create_study(
+    known = rebuilt(study, rows)
+    means, _ = EHVISampler(study.seed).posterior(known, known.get_trials(deepcopy=False))
+    place = [name for name, _ in study.objectives].index(ACCURACY)
+    return [float(mean) for mean in means[:, place]]
+
+
+def rebuilt(study: StudyRow, rows: Sequence[TrialRow]) -> optuna.Study:
+    """Finished trials as a study of Optuna's in memory, with the objectives' plain values."""
+    made = optuna.create_study(
         directions=["maximize" if d == "max" else "minimize" for _, d in study.objectives]
     )
-    trials = [
-        optuna.trial.create_trial(
-            values=[row.value(name) for name in names],
-            params=dict(row.sampled),
-            distributions={n: json_to_distribution(t) for n, t in row.distributions.items()},
-        )
-        for row in rows
-    ]
-    rebuilt.add_trials(trials)
-    means, _ = EHVISampler(study.seed).posterior(rebuilt, rebuilt.get_trials(deepcopy=False))
-    return [float(mean) for mean in means[:, names.index(ACCURACY)]]
+    made.add_trials(
+        [
+            optuna.trial.create_trial(
+                values=[row.value(name) for name, _ in study.objectives],
+                params=dict(row.sampled),
+                distributions={n: _distribution(t) for n, t in row.distributions.items()},
+            )
+            for row in rows
+        ]
+    )
+    return made
+
+
+_distribution = functools.lru_cache(maxsize=4096)(json_to_distribution)  # most repeat
 
 
 def again(
@@ -190,10 +201,16 @@ def again(
     bf16 = train.profits(architecture, device)
     curve: tuple[Epoch, ...]
     try:
-        curve = train.fit(module, job, lambda _: None, device=device, bf16=bf16, normal=normal)
+        curve = train.fit(
+            module,
+            job,
+            lambda epoch: tell(row, number, epoch),
+            device=device,
+            bf16=bf16,
+            normal=normal,
+        )
     except train.Diverged as error:
         raise NasError(f"trial {row.number} diverged with another seed: {error}") from None
-    tell(row, number, curve[-1].accuracy)
     return curve[-1].accuracy, train.score(module, data, device=device, normal=normal)
 
 

@@ -20,7 +20,7 @@ from nas.driver.jobs import checkpoint, job, judged, missing
 from nas.driver.ladder import Ladder
 from nas.driver.leases import Leases
 from nas.driver.plan import Plan
-from nas.driver.tally import Status, Tally
+from nas.driver.tally import Status, Tally, UnderWay
 from nas.errors import StoreError, StudyError
 from nas.failpoints import reach
 from nas.job import Epoch, Failure, Outcome, Result
@@ -134,11 +134,15 @@ class _Driver:
         self.mirror.close()
 
     def listen(self, timeout: float) -> None:
+        reported = False
         for event in self.pool.wait(timeout):
             if isinstance(event, Done):
                 self.done(event.ticket, event.outcome)
             elif event.ticket in self.running:
                 self.running[event.ticket].curve.append(event.epoch)
+                reported = True
+        if reported:
+            self.tell_watch()
 
     def keep(self) -> None:
         """What has to be done every now and then: to see what other drivers did, and took."""
@@ -271,6 +275,7 @@ class _Driver:
             self.ladder.send(claim.trial, asked.epochs)
         self.pool.submit(self.tickets, asked)
         reach("dispatched")
+        self.tell_watch()
 
     # -- rungs ------------------------------------------------------------------------------------
 
@@ -386,7 +391,15 @@ class _Driver:
 
     def tell_watch(self) -> Status:
         status = self.tally.status(
-            running=len(self.running),
+            under_way=(
+                UnderWay(
+                    number=run.claim.trial.number,
+                    baseline=run.claim.trial.baseline,
+                    epochs=run.epochs,
+                    last=run.curve[-1] if run.curve else None,
+                )
+                for run in self.running.values()
+            ),
             paused=len(self.ladder.waiting),
             refused=self.asker.refused,
             repeated=self.asker.repeated,

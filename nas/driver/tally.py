@@ -12,7 +12,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from nas.driver.tradeoffs import pareto
+from nas.job import Epoch
 from nas.store import ENDED, StudyRow, TrialRow
+
+
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """A trial that is being trained, up to ``epochs``; ``last`` is what it told last."""
+
+    number: int
+    baseline: str
+    epochs: int
+    last: Epoch | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +38,6 @@ class Status:
     stopped: int
     failed: int
     reused: int
-    running: int
     paused: int
     refused: int
     repeated: int
@@ -37,6 +47,11 @@ class Status:
     seconds: float
     exhausted: bool
     failures: Mapping[str, int]
+    under_way: tuple[UnderWay, ...]
+
+    @property
+    def running(self) -> int:
+        return len(self.under_way)
 
     @property
     def done(self) -> int:
@@ -105,13 +120,18 @@ class Tally:
         self._ended += 1
 
     def status(
-        self, *, running: int, paused: int, refused: int, repeated: int, exhausted: bool
+        self,
+        *,
+        under_way: Iterable[UnderWay],
+        paused: int,
+        refused: int,
+        repeated: int,
+        exhausted: bool,
     ) -> Status:
         states = {state: self._counts[state] for state in ENDED}
         return Status(
             budget=self.budget,
             **states,
-            running=running,
             paused=paused,
             refused=refused,
             repeated=repeated,
@@ -121,4 +141,5 @@ class Tally:
             seconds=time.monotonic() - self._begun,
             exhausted=exhausted,
             failures=dict(self._failures.most_common()),
+            under_way=tuple(under_way),
         )

@@ -14,11 +14,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from nas.metrics import shown
+from nas.metrics import percent, shown
 from nas.report.screens import Plain, body_of, console, span, table
 
 if TYPE_CHECKING:
-    from nas.driver.tally import Status
+    from nas.driver.tally import Status, UnderWay
+    from nas.job import Epoch
+    from nas.store import TrialRow
 
 EVERY = 2.0  # seconds between two plain progress lines, at most
 
@@ -31,12 +33,15 @@ class Progress:
         self.objectives = objectives
         self.console = console(sys.stderr)
         self.live: Live | None = None
-        self.told = 0.0
+        self.status: Status | None = None
+        self.told = 0.0  # when the status came, or the last plain line was written
         self.done = -1
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal:
-            self.live = Live(console=self.console, refresh_per_second=4, transient=True)
+            self.live = Live(
+                get_renderable=self.now, console=self.console, refresh_per_second=2, transient=True
+            )
             self.live.start()
         return self
 
@@ -51,39 +56,124 @@ class Progress:
 
     def update(self, status: Status) -> None:
         if self.live:
-            self.live.update(Plain(self.page(status)))
+            self.status, self.told = status, time.monotonic()
         elif status.done != self.done:
             last = status.done >= status.budget
             if last or self.done < 0 or time.monotonic() - self.told >= EVERY:
                 self.told, self.done = time.monotonic(), status.done
                 print(f"nas: {self.line(status)}", file=sys.stderr, flush=True)
 
+    def now(self) -> RenderableType:
+        """The page as of now: between two things that happen its clock ticks."""
+        if self.status is None:
+            return Text("")
+        since = time.monotonic() - self.told
+        return Plain(self.page(self.status, since))
+
     def line(self, status: Status) -> str:
         best = status.front[0] if status.front else None
         name = self.objectives[0]
-        told = f", best {name} {shown(name, best.value(name))}" if best else ""
-        return (
-            f"{status.done} of {status.budget} trials, {status.running} running, "
-            f"{status.stopped} stopped, {status.failed} failed, {status.refused} refused, "
-            f"front of {len(status.front)}"
-            f"{told}, {span(status.seconds_left)} left"
-        )
+        parts = [
+            f"{of_budget(status)} trials",
+            *counts(status),
+            f"front of {len(status.front)}" if status.front else "",
+            f"best {name} {shown(name, best.value(name))}" if best else "",
+            left(status.seconds_left),
+        ]
+        return ", ".join(filter(None, parts))
 
-    def page(self, status: Status) -> RenderableType:
-        bar = ProgressBar(total=status.budget, completed=status.done, width=40)
-        numbers = Text.assemble(
-            (f" {status.done}/{status.budget}", "bold"),
-            f"  {status.running} running  {status.stopped} stopped  {status.failed} failed  "
-            f"{status.refused} refused  "
-            f"{status.reused} reused   {span(status.seconds)} so far, "
-            f"{span(status.seconds_left)} left",
+    def page(self, status: Status, since: float = 0.0) -> RenderableType:
+        """At most as high as the terminal: the running trials take a third of it, the front what is
+        left. ``since`` the status came, so many seconds have passed."""
+        width, height = self.console.size
+        name = Text(f"{self.study}  ", style="bold cyan", no_wrap=True, overflow="ellipsis")
+        told = Text(f" {of_budget(status)}", style="bold")
+        name.truncate(max(8, width - 30), overflow="ellipsis")
+        room = width - name.cell_len - told.cell_len - 2
+        bar = ProgressBar(
+            total=max(status.budget, status.done),
+            completed=status.done,
+            width=max(5, min(40, room)),
         )
         head = Table.grid()
-        head.add_row(Text(f"{self.study}  ", style="bold cyan"), bar, numbers)
-        front = table("trial", *self.objectives, "pattern", numbers=("trial", *self.objectives))
-        room = max(3, self.console.height - 5)
-        for row in status.front[:room]:
-            values = (shown(name, row.value(name)) for name in self.objectives)
-            pattern = Text(row.baseline or body_of(row.pattern), no_wrap=True, overflow="ellipsis")
-            front.add_row(str(row.number), *values, pattern)
-        return Group(head, Text(f"front ({len(status.front)})", style="dim"), front)
+        head.add_row(name, bar, told)
+        remains = None if status.seconds_left is None else max(0.0, status.seconds_left - since)
+        clock = [f"{span(status.seconds + since)} so far", left(remains)]
+        facts = ", ".join(filter(None, [*counts(status), *clock]))
+        lines: list[RenderableType] = [head, _one_line(facts)]
+        running = status.under_way[: max(1, height // 3 - 2)]
+        lines += [_one_line(f"  {told}", "dim") for told in map(under_way, running)]
+        if more := len(status.under_way) - len(running):
+            lines.append(_one_line(f"  and {more} more", "dim"))
+        if status.front:
+            front = table("trial", *self.objectives, "pattern", numbers=("trial", *self.objectives))
+            best = status.front[: max(1, height - len(lines) - 4)]
+            for row in best:
+                values = (shown(name, row.value(name)) for name in self.objectives)
+                front.add_row(
+                    str(row.number), *values, _one_line(row.baseline or body_of(row.pattern))
+                )
+            some = f", the first {len(best)}" if len(best) < len(status.front) else ""
+            lines += [_one_line(f"front ({len(status.front)}{some})", "dim"), front]
+        # A terminal writes ^C where the cursor is: behind a full line it would begin another one,
+        # which nobody counts when the page is removed.
+        return Group(*lines, Text(""))
+
+
+def of_budget(status: Status) -> str:
+    if status.done > status.budget:
+        return f"{status.done} (of {status.budget} asked for)"
+    return f"{status.done} of {status.budget}"
+
+
+def counts(status: Status) -> list[str]:
+    """What there is any of."""
+    names = ("running", "paused", "stopped", "failed", "reused", "refused")
+    return [f"{number} {name}" for name in names if (number := getattr(status, name))]
+
+
+def left(seconds: float | None) -> str:
+    return "" if seconds is None or seconds <= 0 else f"{span(seconds)} left"
+
+
+def under_way(run: UnderWay) -> str:
+    told = run.baseline or f"trial {run.number}"
+    if run.last is None:
+        return f"{told}: begun"
+    return f"{told}: epoch {run.last.epoch} of {run.epochs}, {percent(run.last.accuracy)}"
+
+
+def _one_line(told: str, style: str = "") -> Text:
+    return Text(told, style=style, no_wrap=True, overflow="ellipsis")
+
+
+class Trainings:
+    """The trainings of a report on stderr, an epoch at a time: a line that changes on a terminal,
+    elsewhere a line for what each training came to, and at most one every other second."""
+
+    def __init__(self, seeds: int, epochs: int) -> None:
+        self.seeds, self.epochs = seeds, epochs
+        self.console = console(sys.stderr)
+        self.status = self.console.status("") if self.console.is_terminal else None
+        self.told = 0.0
+
+    def __enter__(self) -> Trainings:
+        if self.status:
+            self.status.start()
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        if self.status:
+            self.status.stop()
+
+    def tell(self, row: TrialRow, number: int, epoch: Epoch) -> None:
+        told = (
+            f"{row.baseline or f'trial {row.number}'}, training {number + 1} of {self.seeds}, "
+            f"epoch {epoch.epoch} of {self.epochs}: {percent(epoch.accuracy)}"
+        )
+        last = epoch.epoch >= self.epochs
+        if self.status and not last:
+            self.status.update(Text(told))
+        elif last or time.monotonic() - self.told >= EVERY:
+            self.told = time.monotonic()
+            print(f"nas: {told}", file=sys.stderr, flush=True)

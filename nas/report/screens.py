@@ -9,20 +9,20 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from nas.errors import NasError
+from nas.errors import NasError, nearest
 from nas.language.architecture import Architecture
 from nas.language.domains import Choice, Domain, Floats, Ints, Progression
 from nas.language.expression import show as shape_text
 from nas.metrics import ACCURACY, METRICS, count, metric, on_device, percent, shown
 from nas.spaces.space import Space, load_space, shipped
-from nas.store import Store, StudyRow, TrialRow
+from nas.store import Store, StudyRow, TrialRow, TrialState
 from nas.text import cell, printable, styled
 
 if TYPE_CHECKING:
@@ -152,6 +152,8 @@ def preflight_page(space: Space, result: Preflight) -> RenderableType:
     settings, error = result.settings.value, result.settings.error
     if result.networks is not None:
         size = f"{result.networks:,} ({settings:,.0f} settings of the parameters), counted"
+    elif math.isinf(settings):
+        size = f"without end, as a parameter is a real number; at least {result.seen:,}"
     else:
         most = f"at most {settings:.3g} (standard error {error:.2g})"
         size = f"{most}, estimated; at least {result.seen:,}"
@@ -189,12 +191,15 @@ def spread_table(name: str, spread: Spread) -> RenderableType:
 
 
 def studies_table(store: Store) -> RenderableType:
-    states = ("finished", "stopped", "reused", "failed", "running", "paused", "waiting")
+    """The studies, oldest first; a column for those states alone in which there is any trial."""
+    studies = [(study, store.counts(study.id)) for study in store.studies()]
+    states = [s for s in get_args(TrialState) if any(counts.get(s) for _, counts in studies)]
     listed = table(
-        "study", "space", "dataset", *states, "best", "created", numbers=(*states, "best")
+        "study", "space", "dataset", *states, "best", "created", numbers=[*states, "best"]
     )
-    for study in store.studies():
-        counts = store.counts(study.id)
+    for column in listed.columns[:3]:
+        column.overflow = "fold"
+    for study, counts in studies:
         name, direction = study.objectives[0]
         values = [row.value(name) for row in store.trials(study.id, states=("finished", "reused"))]
         known = [value for value in values if not math.isnan(value)]
@@ -203,9 +208,9 @@ def studies_table(store: Store) -> RenderableType:
             study.name,
             study.space,
             study.dataset,
-            *(str(counts.get(state, 0)) for state in states),  # type: ignore[call-overload]
+            *(str(counts.get(state, "")) for state in states),
             shown(name, best),
-            datetime.fromtimestamp(study.created).strftime("%Y-%m-%d %H:%M"),
+            datetime.fromtimestamp(study.created).strftime("%Y-%m-%d"),
         )
     return listed
 
@@ -245,13 +250,42 @@ def searched(rows: Iterable[TrialRow]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def rows_out(study: StudyRow, rows: Sequence[TrialRow], states: Sequence[str], format: str) -> None:
-    """Prints trials to stdout as a table, as JSON (a list) or as CSV."""
-    known = ("finished", "stopped", "failed", "reused", "running", "paused", "waiting")
+def in_states(rows: Sequence[TrialRow], states: Sequence[str]) -> list[TrialRow]:
+    """Those in some of ``states``, of none all. Raises NasError for a state that there is not."""
+    known = get_args(TrialState)
     for state in states:
         if state not in known:
             raise NasError(f"--state {state}: must be one of {', '.join(known)}")
-    rows = [row for row in rows if not states or row.state in states]
+    return [row for row in rows if not states or row.state in states]
+
+
+def ordered(study: StudyRow, rows: Sequence[TrialRow], name: str) -> list[TrialRow]:
+    """The best by a metric first, as the study's objective or the metric's usual direction has it;
+    by "seconds", "epochs" or "trial" the least first; without a name as they are. Raises NasError
+    for a metric that no trial has."""
+    own = {"trial": "number", "epochs": "epochs", "seconds": "seconds"}
+    if not name:
+        return list(rows)
+    if name in own:
+        return sorted(
+            rows, key=lambda row: (getattr(row, own[name]) is None, getattr(row, own[name]))
+        )
+    known = dict.fromkeys(
+        [*METRICS, *dict(study.objectives), *(n for r in rows for n in r.metrics)]
+    )
+    if name not in known:
+        raise NasError(f"--sort {name}: no trial has it; {nearest(name, [*known, *own])}")
+    sign = -1 if dict(study.objectives).get(name, metric(name).direction) == "max" else 1
+
+    def key(row: TrialRow) -> tuple[bool, float]:
+        value = row.value(name)
+        return (math.isnan(value), 0.0 if math.isnan(value) else sign * value)
+
+    return sorted(rows, key=key)
+
+
+def rows_out(study: StudyRow, rows: Sequence[TrialRow], format: str) -> None:
+    """Prints trials to stdout as a table, as JSON (a list) or as CSV."""
     if format == "json":
         told = [trial_dict(study, r) | {"sampled": dict(r.sampled)} for r in rows]
         print(json.dumps(told, indent=1, allow_nan=False))
@@ -279,6 +313,9 @@ def trials_table(study: StudyRow, rows: Sequence[TrialRow]) -> Table:
     numbers = ("trial", *(metric(name).title for name in names), *settings)
     plain = any(row.state not in ("finished", "reused") for row in rows)
     listed = table(*numbers, *(["state"] if plain else []), "pattern", numbers=numbers)
+    # On a terminal a line each; in a file nothing is cut off.
+    terminal = sys.stdout.isatty()
+    overflow: Literal["ellipsis", "fold"] = "ellipsis" if terminal else "fold"
     for row in rows:
         cells = [
             str(row.number),
@@ -286,7 +323,8 @@ def trials_table(study: StudyRow, rows: Sequence[TrialRow]) -> Table:
             *(str(row.recipe.get(name, "")) for name in settings),
         ]
         state = [state_of(row)] if plain else []
-        listed.add_row(*cells, *state, Text(row.baseline or body_of(row.pattern), overflow="fold"))
+        pattern = Text(row.baseline or body_of(row.pattern), no_wrap=terminal, overflow=overflow)
+        listed.add_row(*cells, *state, pattern)
     return listed
 
 

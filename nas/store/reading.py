@@ -135,6 +135,12 @@ class Record:
         points = self._read(lambda connection: connection.scalar(query)) or ()
         return tuple(epoch_of(point) for point in points)
 
+    def curves(self, study_id: int) -> dict[int, tuple[Epoch, ...]]:
+        """The training curves of a study, by the ``id`` of the trials that have one."""
+        query = select(curves.c.trial_id, curves.c.epochs).join(trials)
+        rows = self._all(query.where(trials.c.study_id == study_id))
+        return {trial_id: tuple(map(epoch_of, points)) for trial_id, points in rows}
+
     def attempts(self, trial_id: int) -> list[AttemptRow]:
         """The tries of a trial, first to last."""
         query = select(attempts).where(attempts.c.trial_id == trial_id).order_by(attempts.c.number)

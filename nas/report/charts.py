@@ -1,0 +1,108 @@
+"""The plots of the report's page that stand still: lines over trials, seconds and epochs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from itertools import pairwise
+
+from nas.job import Epoch
+from nas.metrics import ACCURACY, count, percent
+from nas.report.insight import Progress
+from nas.report.plot import Axis, Box, line, n, steps, text, tidy
+from nas.store import StudyRow, TrialRow
+
+WIDTH, HEIGHT = 460, 270  # at the width of a phone its letters are as large as they are told
+BOX = Box(left=52, top=12, right=WIDTH - 24, bottom=HEIGHT - 46)
+
+SHARES = tuple((fifth / 5, f"{20 * fifth} %") for fifth in range(6))
+
+
+def grown(progress: Progress, *, seconds: bool) -> str:
+    """The hypervolume over trials, or over the seconds that devices were at work."""
+    unit, size = "s", 1.0
+    across: Sequence[float] = range(1, len(progress.seconds) + 1)
+    if seconds:
+        across = progress.seconds
+        unit, size = next(u for u in _UNITS if across[-1] >= u[2] * u[1])[:2]
+    end = max(across[-1] / size, 1e-9)
+    ticks = [(at / end, tidy(f"{at:,.2f}") if end < 3 else count(at)) for at in steps(0, end)]
+    points = [BOX.place(0, 0)]
+    for at, level in zip(across, progress.hypervolume, strict=True):
+        here = BOX.place(at / size / end, level)
+        points += [(here[0], points[-1][1]), here]
+    kept = [
+        points[0],
+        *(b for a, b in pairwise(points) if (n(a[0]), n(a[1])) != (n(b[0]), n(b[1]))),
+    ]
+    told = f"device time, {unit}" if seconds else "trials ended"
+    return _chart(
+        f"hypervolume over {told}",
+        [*_frame(ticks, told), line(kept, "front", 2)],
+    )
+
+
+_UNITS = (("h", 3600.0, 2), ("min", 60.0, 5), ("s", 1.0, 0))
+
+
+def curves(
+    study: StudyRow,
+    rows: Sequence[TrialRow],
+    found: Mapping[int, Sequence[Epoch]],
+    best: Sequence[TrialRow],
+) -> str:
+    """The validation accuracy by epoch of every trial that was trained here, those of the front on
+    top; dashed lines where the rungs are. ``found`` has the curves by a trial's id."""
+    drawn = [row for row in rows if found.get(row.id)]
+    values = [epoch.accuracy for row in drawn for epoch in found[row.id]]
+    up = Axis.of(ACCURACY, values)
+    last = max(epoch.epoch for row in drawn for epoch in found[row.id])
+    first = 1 if last > 1 else 0
+    width = last - first
+
+    def x(epoch: float) -> float:
+        return (epoch - first) / width
+
+    ticks = [(x(e), f"{e:g}") for e in steps(first, last) if float(e).is_integer()]
+    parts = _frame(ticks, "epoch", up.ticks)
+    for rung in study.settings.get("rungs", [])[:-1]:
+        if rung <= last:
+            ends = [BOX.place(x(rung), 0), BOX.place(x(rung), 1)]
+            parts.append(line(ends, "beside", 1, ' stroke-dasharray="4 4"'))
+            parts.append(text(ends[1][0] + 4, BOX.top + 10, f"rung {rung}", ink="beside", size=10))
+    numbers = {row.number for row in best}
+    for row in sorted(drawn, key=lambda row: row.number in numbers):
+        ahead = row.number in numbers
+        points = [
+            BOX.place(x(epoch.epoch), up.at(epoch.accuracy))
+            for epoch in found[row.id]
+            if math.isfinite(epoch.accuracy)
+        ]
+        if not points:
+            continue
+        reached = f"{percent(found[row.id][-1].accuracy)} after {found[row.id][-1].epoch} epochs"
+        told = f"<title>{escape(f'trial {row.number}: {reached}')}</title>"
+        ink, breadth, opacity = ("front", 1.6, 0.9) if ahead else ("dots", 1.0, 0.35)
+        shape = line(points, ink, breadth, f' opacity="{opacity}"')
+        parts.append(shape.replace("/>", f">{told}</polyline>"))
+    return _chart("validation accuracy by epoch", parts)
+
+
+def _frame(
+    x: Sequence[tuple[float, str]],
+    across: str,
+    y: Sequence[tuple[float, str]] = SHARES,
+) -> list[str]:
+    middle = (BOX.left + BOX.right) / 2
+    return [
+        *BOX.frame(x, y, size=11),
+        text(middle, HEIGHT - 8, across, anchor="middle", size=12),
+    ]
+
+
+def _chart(label: str, parts: Sequence[str]) -> str:
+    return (
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
+    )

@@ -1,0 +1,177 @@
+"""The front of a study as a picture: ``nas pareto -f svg`` and ``-f png``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from nas.driver.tradeoffs import feasible, pareto
+from nas.errors import NasError, StudyError
+from nas.metrics import METRICS, Direction, metric, shown
+from nas.pareto import front
+from nas.report.plot import Axis, Box, Point, circle, fill, line, n, picture, stroke, text, tidy
+from nas.store import StudyRow, TrialRow
+
+WIDTH, HEIGHT = 820, 470
+BOX = Box(left=74, top=64, right=WIDTH - 40, bottom=HEIGHT - 56)
+FAMILIES = ("DejaVu Sans", "Liberation Sans", "Noto Sans", "Roboto", "Ubuntu", "Arial", "Helvetica")
+LETTER = 5.9  # pixels of a label's letter, at size 11
+
+
+def axes(study: StudyRow) -> tuple[str, str]:
+    """The metrics across and upwards: what is gained is drawn over what it costs."""
+    names = [name for name, _ in study.objectives]
+    if not names:
+        raise StudyError(f"study {study.name!r} has no objectives: there is no front to draw")
+    beside = [*names[1:], *(name for name in METRICS if name != names[0])]
+    return beside[0], names[0]
+
+
+def directions(study: StudyRow, *names: str) -> list[Direction]:
+    told = dict(study.objectives)
+    return [told.get(name, metric(name).direction) for name in names]
+
+
+def stairs(study: StudyRow, rows: Sequence[TrialRow], x: str, y: str) -> list[TrialRow]:
+    """The feasible trials that no other dominates in these two metrics alone, the cheapest first:
+    where a study has more objectives, its front has others besides."""
+    rows = [row for row in rows if feasible(study, row)]
+    both = directions(study, x, y)
+    kept = [rows[i] for i in front([[row.value(x), row.value(y)] for row in rows], both)]
+    return sorted(kept, key=lambda row: row.value(x), reverse=both[0] == "max")
+
+
+def svg(study: StudyRow, rows: Sequence[TrialRow]) -> str:
+    """All trials that have a result as faint points, hollow where they break a constraint; the
+    front as a line of steps with its points labelled; baselines with their names.
+
+    Raises StudyError where no trial has a value of both metrics.
+    """
+    x, y = axes(study)
+    rows = [row for row in rows if row.state in ("finished", "reused")]
+    rows = [row for row in rows if math.isfinite(row.value(x)) and math.isfinite(row.value(y))]
+    if not rows:
+        raise StudyError(f"study {study.name!r} has no finished trial with {x} and {y} to draw")
+    across, up = Axis.of(x, (row.value(x) for row in rows)), Axis.of(y, (r.value(y) for r in rows))
+
+    def place(row: TrialRow) -> Point:
+        return BOX.place(across.at(row.value(x)), up.at(row.value(y)))
+
+    best = pareto(study, rows)
+    numbers = {row.number for row in best}
+    drawn = BOX.frame(across.ticks, up.ticks)
+    for row in rows:
+        if row.number not in numbers and not row.baseline:
+            paint = fill("dots") if feasible(study, row) else stroke("dots")
+            drawn.append(circle(*place(row), 3, f'{paint} opacity="0.7"', _about(study, row)))
+    steps = [place(row) for row in stairs(study, rows, x, y)]
+    if steps:
+        corners = [corner for a, b in pairwise(steps) for corner in (a, (b[0], a[1]))]
+        end = BOX.right if directions(study, x) == ["min"] else BOX.left
+        drawn.append(line([*corners, steps[-1], (end, steps[-1][1])], "front", 1.8))
+    beside = [row for row in rows if row.baseline]
+    for row in best:
+        if not row.baseline:
+            drawn.append(circle(*place(row), 4.5, fill("front"), _about(study, row)))
+    for row in beside:
+        drawn.append(_diamond(*place(row)))
+    named = [(place(row), row.baseline, "beside") for row in beside]
+    told = [(place(row), _label(study, row, x), "ink") for row in best if not row.baseline]
+    drawn += _labels([*named, *told], [place(row) for row in [*best, *beside]])
+    count = sum(not row.baseline for row in rows)
+    title = f"{study.space} on {study.dataset}: {count} networks, a front of {len(best)}"
+    middle = (BOX.top + BOX.bottom) / 2
+    turned = f' transform="rotate(-90 18 {n(middle)})"'
+    drawn += [
+        text(BOX.left, 26, title, ink="ink", size=15, more=' font-weight="600"'),
+        *_legend(study, rows),
+        text((BOX.left + BOX.right) / 2, HEIGHT - 14, _title(x), anchor="middle", size=13),
+        text(18, middle, _title(y), anchor="middle", size=13, more=turned),
+    ]
+    return picture(WIDTH, HEIGHT, title, drawn)
+
+
+def _title(name: str) -> str:
+    told = metric(name)
+    return f"{told.title}, logarithmic" if told.logarithmic else told.title
+
+
+def _label(study: StudyRow, row: TrialRow, x: str) -> str:
+    values = [tidy(shown(name, row.value(name))) for name, _ in study.objectives if name != x]
+    return f"{row.number}: {', '.join(values)}"
+
+
+def _about(study: StudyRow, row: TrialRow) -> str:
+    names = dict.fromkeys([*dict(study.objectives), *axes(study)])
+    values = (f"{metric(name).title} {shown(name, row.value(name))}" for name in names)
+    return f"trial {row.number}: {', '.join(values)}\n{row.baseline or row.pattern}"
+
+
+def _diamond(x: float, y: float) -> str:
+    corners = " ".join(
+        f"{n(a)},{n(b)}" for a, b in [(x, y - 6), (x + 6, y), (x, y + 6), (x - 6, y)]
+    )
+    return f'<polygon points="{corners}" {fill("beside")}/>'
+
+
+def _legend(study: StudyRow, rows: Sequence[TrialRow]) -> list[str]:
+    entries = [
+        ("front", circle(0, -4, 4.5, fill("front"))),
+        ("other", circle(0, -4, 3, fill("dots"))),
+    ]
+    if not all(feasible(study, row) for row in rows if not row.baseline):
+        entries.append(("breaks a constraint", circle(0, -4, 3, stroke("dots"))))
+    if any(row.baseline for row in rows):
+        entries.append(("baseline", _diamond(0, -4)))
+    drawn, x = [], BOX.left + 4
+    for told, mark in entries:
+        drawn.append(f'<g transform="translate({n(x)} 48)">{mark}{text(10, 0, told)}</g>')
+        x += 34 + 6.4 * len(told)
+    told = ", ".join(metric(name).title for name, _ in study.objectives if name != axes(study)[0])
+    return [*drawn, text(x, 48, f"labelled by trial: {told}")]
+
+
+def _labels(wanted: Sequence[tuple[Point, str, str]], points: Sequence[Point]) -> list[str]:
+    """Labels beside their points where nothing else stands; one without a place is left out."""
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
+    drawn = []
+    for (x, y), told, ink in wanted:
+        wide = LETTER * len(told)
+        for dx, dy in [(8, 15), (-8 - wide, -8), (8, -8), (-8 - wide, 15), (-wide / 2, 22)]:
+            box = (x + dx, y + dy - 10, x + dx + wide, y + dy + 3)
+            inside = box[0] >= BOX.left and box[2] <= BOX.right
+            inside = inside and box[1] >= BOX.top - 10 and box[3] <= BOX.bottom
+            if inside and not any(_meet(box, other) for other in taken):
+                taken.append(box)
+                drawn.append(text(x + dx, y + dy, told, ink=ink, size=11))
+                break
+    return drawn
+
+
+def _meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def png(drawn: str, zoom: int = 2) -> bytes:
+    """An SVG as PNG, light, at so many pixels for each of its own. Raises NasError where the
+    package that does it is missing, or a font."""
+    try:
+        import resvg_py
+    except ImportError:
+        raise NasError(
+            "a PNG needs resvg-py, which is not installed: pip install 'nas-patterns[plot]'; "
+            "an SVG needs nothing"
+        ) from None
+    letter = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9">{}</svg>'
+    written = letter.format('<text y="9" font-family="sans-serif">M</text>')
+    empty = resvg_py.svg_to_bytes(svg_string=letter.format(""))
+    for family in FAMILIES:  # resvg asks no font configuration, and leaves out what it has none for
+        if resvg_py.svg_to_bytes(svg_string=written, sans_serif_family=family) != empty:
+            return bytes(
+                resvg_py.svg_to_bytes(svg_string=drawn, zoom=zoom, sans_serif_family=family)
+            )
+    raise NasError(
+        f"a PNG needs a font, one of {', '.join(FAMILIES)}, and this machine has none (Debian: "
+        "fonts-dejavu-core); an SVG needs none"
+    )

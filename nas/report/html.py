@@ -1,0 +1,320 @@
+"""``nas report -o FILE.html``: a study as one page that needs no network and no other file.
+
+Text of others passes ``escape`` or, for the script, ``embedded``; the page's own policy lets the
+browser fetch nothing.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from html import escape
+from importlib import metadata, resources
+
+from nas.driver.finalists import Report
+from nas.driver.tradeoffs import pareto
+from nas.job import Epoch
+from nas.language.expression import show as shape_text
+from nas.metrics import ACCURACY, metric, percent, shown
+from nas.report import again, charts, insight, page_data, pages
+from nas.report.front import axes, directions
+from nas.report.plot import style, tidy
+from nas.report.screens import span
+from nas.store import ENDED, StudyRow, TrialRow
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+NEAR = 0.01  # of accuracy that one would give for a smaller network
+
+Curves = Mapping[int, Sequence[Epoch]]  # by a trial's id
+
+
+def page(study: StudyRow, rows: Sequence[TrialRow], curves: Curves, report: Report | None) -> str:
+    """The whole page. ``report`` has what was trained again, where anything was."""
+    rows = [row for row in rows if row.state in ENDED]
+    best = pareto(study, rows)
+    title = f"{study.name}: {study.space} on {study.dataset}"
+    found = resources.files("nas.report")
+    dark = f"@media screen and (prefers-color-scheme:dark){{{style(dark=True)}}}"
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        _head(study, rows, best),
+        _front(report),
+        _finalists(report),
+        _grown(study, rows),
+        _curves(study, rows, curves, best),
+        _common(study, rows, best),
+        _matters(study, rows),
+        _trials(len(rows)),
+        _again(study, rows),
+    ]
+    return "\n".join(
+        [
+            '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+            '<meta name="viewport" content="width=device-width,initial-scale=1">',
+            f'<link rel="icon" href="data:,"><title>{escape(title)}</title>',
+            f"<style>{style(dark=False)}{dark}{(found / 'page.css').read_text()}</style></head>",
+            "<body><main>",
+            *filter(None, parts),
+            "</main>",
+            '<script type="application/json" id="data">',
+            f"{page_data.script(study, rows, best, report)}</script>",
+            f"<script>{(found / 'page.js').read_text()}</script>",
+            "</body></html>",
+            "",
+        ]
+    )
+
+
+# --- the sections --------------------------------------------------------------------------------
+
+
+def _head(study: StudyRow, rows: Sequence[TrialRow], best: Sequence[TrialRow]) -> str:
+    searched = [row for row in rows if not row.baseline]
+    states = Counter(row.state for row in searched)
+    spent = sum(row.seconds or 0.0 for row in searched)
+    name = study.objectives[0][0]
+    tiles = {
+        "trials ended": f"{len(searched):,}",
+        "networks on the front": f"{len(best)}",
+        f"best {metric(name).title}": shown(name, best[0].value(name)) if best else "none",
+        "device time": span(spent),
+    }
+    begun = datetime.fromtimestamp(study.created).strftime("%Y-%m-%d")
+    kinds = ", ".join(f"{count} {state}" for state, count in states.most_common())
+    goals = ", ".join(f"{metric(n).title} {direction}" for n, direction in study.objectives)
+    about = [f"begun {begun}", kinds or "no trial has ended", f"objectives: {goals}"]
+    if study.constraints:
+        bounds = (_bound(n, text) for n, text in study.constraints.items())
+        about.append(f"constraints: {', '.join(bounds)}")
+    listed = "".join(
+        f'<div class="tile"><b>{escape(value)}</b><span>{escape(label)}</span></div>'
+        for label, value in tiles.items()
+    )
+    lead = headline(study, best)
+    return f'<p class="faint">{escape(" · ".join(about))}</p><div class="tiles">{listed}</div>' + (
+        f'<p class="lead">{escape(lead)}</p>' if lead else ""
+    )
+
+
+def _bound(name: str, text: str) -> str:
+    sign, _, limit = str(text).partition(" ")
+    return f"{metric(name).title} {sign} {tidy(shown(name, float(limit)))}"
+
+
+def headline(study: StudyRow, best: Sequence[TrialRow]) -> str:
+    """In a sentence: what the most accurate network reaches, and what little less would save."""
+    name, cost = axes(study)[1], axes(study)[0]
+    if not best or name != ACCURACY or directions(study, cost) != ["min"]:
+        return ""
+    top = best[0]
+    title = metric(cost).title
+
+    def told(row: TrialRow) -> str:
+        return row.baseline or f"trial {row.number}"
+
+    first = (
+        f"The most accurate is {told(top)}: {percent(top.value(name))} at "
+        f"{shown(cost, top.value(cost))} {title}."
+    )
+    near = [row for row in best if row.value(name) >= top.value(name) - NEAR]
+    least = min(near, key=lambda row: row.value(cost))
+    if least is top or not least.value(cost) > 0:
+        return first
+    times = top.value(cost) / least.value(cost)
+    return (
+        f"{first} {told(least).capitalize()} is within a point of it, "
+        f"{percent(least.value(name))}, at {shown(cost, least.value(cost))}: "
+        f"{times:.1f} times less."
+    )
+
+
+def _front(report: Report | None) -> str:
+    bars = " Bars: the validation accuracy of new trainings with other seeds." if report else ""
+    return f"""<section id="front"><h2>What accuracy costs</h2>
+<div class="bar-line"><label>across <select id="across"></select></label>
+<label>upwards <select id="up"></select></label>
+<span class="faint">hover to see a network, click to keep it</span></div>
+<div class="split"><figure><div id="plane"><div id="tip" hidden></div></div>
+<figcaption>The line is the front in these two metrics; large points are on the front of all
+objectives, hollow ones break a constraint, diamonds are baselines.{bars}</figcaption></figure>
+<aside id="chosen" aria-live="polite"></aside></div><div id="network"></div></section>"""
+
+
+def _finalists(report: Report | None) -> str:
+    if report is None:
+        return ""
+    roles = ["winner" if not i else "" for i in range(len(report.finalists) + len(report.beside))]
+    cells = (
+        _row(cells, pages.COLUMNS, role)
+        for cells, role in zip(pages.lines(report), roles, strict=True)
+    )
+    return (
+        "<section><h2>The winner, honestly</h2>"
+        f'<div class="scroll"><table>{_heads(pages.COLUMNS)}{"".join(cells)}</table></div>'
+        f'<p class="note">{escape(" ".join(pages.remarks(report)))}</p></section>'
+    )
+
+
+def _heads(columns: Sequence[str]) -> str:
+    told = "".join(f"<th{_kind(column)}>{escape(column)}</th>" for column in columns)
+    return f"<thead><tr>{told}</tr></thead>"
+
+
+def _row(cells: Sequence[str], columns: Sequence[str], role: str) -> str:
+    told = "".join(
+        f"<td{_kind(column)}>{escape(cell)}</td>"
+        for cell, column in zip(cells, columns, strict=True)
+    )
+    return f'<tr class="{role}">{told}</tr>'
+
+
+def _kind(column: str) -> str:
+    return {"": "", "pattern": ' class="code"'}.get(column, ' class="number"')
+
+
+def _grown(study: StudyRow, rows: Sequence[TrialRow]) -> str:
+    progress = insight.progress(study, rows)
+    if not progress.seconds:
+        return ""
+    return f"""<section><h2>How the front grew</h2>
+<div class="pair"><figure>{charts.grown(progress, seconds=False)}</figure>
+<figure>{charts.grown(progress, seconds=True)}</figure></div>
+<p class="note">The hypervolume that the front dominates (Zitzler and Thiele 1998), as a share of
+the box from the worst of each objective, and a tenth of its range beyond, to the best; costs by
+their logarithm. Where it is flat, more of the same search brings little.</p></section>"""
+
+
+def _curves(
+    study: StudyRow, rows: Sequence[TrialRow], found: Curves, best: Sequence[TrialRow]
+) -> str:
+    if not any(found.get(row.id) for row in rows):
+        return ""
+    return f"""<section><h2>How they learned</h2><div class="pair">
+<figure>{charts.curves(study, rows, found, best)}</figure>
+<p class="note">Validation accuracy by epoch of every trial that was trained; those of the front
+coloured. Dashed: rungs, where a trial goes on, waits or stops.</p></div></section>"""
+
+
+def _common(study: StudyRow, rows: Sequence[TrialRow], best: Sequence[TrialRow]) -> str:
+    found = insight.common(best, rows)
+    if not found or not best:
+        return ""
+    blocks: dict[str, list[insight.Common]] = {}
+    for each in found:
+        blocks.setdefault(each.symbol, []).append(each)
+    listed = "".join(_block(symbol, stages) for symbol, stages in blocks.items())
+    return f"""<section><h2>What the best have in common</h2>
+<p class="note key">How often a value is chosen:<i></i>on the front<i class="all"></i>by all
+networks. Above: how many of each have such a stage.</p>
+<pre>{escape(_pattern(study))}</pre>
+<div class="values">{listed}</div></section>"""
+
+
+def _pattern(study: StudyRow) -> str:
+    lines = (line.strip() for line in study.space_text.splitlines())
+    told = next((line for line in lines if line.startswith("pattern:")), study.space)
+    return told.removeprefix("pattern:").strip()
+
+
+def _block(symbol: str, stages: Sequence[insight.Common]) -> str:
+    values = list(dict.fromkeys(share.value for stage in stages for share in stage.shares))
+    by_stage = [{share.value: share for share in stage.shares} for stage in stages]
+    heads = "".join(
+        f"<th>{escape(f'stage {stage.stage}' if stage.stage else '')}"
+        f' <span class="faint">{stage.best} / {stage.all}</span></th>'
+        for stage in stages
+    )
+    lines = []
+    for value in values:
+        cells = "".join(_stripes(shares.get(value)) for shares in by_stage)
+        lines.append(f"<tr><td>{escape(value)}</td>{cells}</tr>")
+    return (
+        f'<div><h3><code>{escape(symbol)}</code></h3><div class="scroll"><table class="bars">'
+        f"<tr><th></th>{heads}</tr>{''.join(lines)}</table></div></div>"
+    )
+
+
+def _stripes(share: insight.Share | None) -> str:
+    if share is None:
+        return "<td></td>"
+    told = f"{share.best:.0%} of the front, {share.all:.0%} of all"
+    return (
+        f'<td class="cell" title="{told}"><i class="stripe" style="width:{share.best:.0%}"></i>'
+        f'<i class="stripe" style="width:{share.all:.0%}"></i></td>'
+    )
+
+
+def _matters(study: StudyRow, rows: Sequence[TrialRow]) -> str:
+    parts = []
+    for name, found in insight.importances(study, rows).items():
+        most = max(found.values(), default=0.0)
+        if not most > 0:
+            continue
+        lines = "".join(
+            f'<tr><td><code>{escape(key)}</code></td><td class="number">{share:.0%}</td>'
+            f'<td class="wide"><i class="stripe" style="width:{share / most:.0%}"></i></td></tr>'
+            for key, share in found.items()
+            if share >= 0.01
+        )
+        title = escape(f"to be among the best by {metric(name).title}")
+        parts.append(f'<div><h3>{title}</h3><table class="bars">{lines}</table></div>')
+    if not parts:
+        return ""
+    return f"""<section><h2>Which parameters matter</h2>
+<div class="pair">{"".join(parts)}</div>
+<p class="note">PED-ANOVA (Watanabe, Bansal and Hutter 2023) by Optuna, conditional for parameters
+that not every network has: how differently the best, a tenth and five at least, choose it, as
+shares of 1; parameters below 1 % are left out. Of few trials it is a hint, no
+more.</p></section>"""
+
+
+def _trials(trials: int) -> str:
+    return f"""<section><h2>All {trials:,} trials</h2>
+<div class="bar-line"><input id="search" type="search" aria-label="search the trials"
+ placeholder="search: number, state, RESIDUAL ...">
+<label><input id="only" type="checkbox"> front only</label>
+<span id="count" class="faint" role="status"></span></div>
+<p class="note paper">On paper: those of the front.</p>
+<div id="trials"><table></table></div></section>"""
+
+
+def _again(study: StudyRow, rows: Sequence[TrialRow]) -> str:
+    recipe = ", ".join(f"{k} {v}" for k, v in study.recipe.items() if v not in ("", 0, False))
+    settings = study.settings
+    shape = shape_text(tuple(settings["input"])) if "input" in settings else ""
+    versions = [f"Python {platform.python_version()}", *map(_version, _MADE_WITH)]
+    facts = {
+        "recipe": recipe or f"none: run by {settings.get('evaluator', '')}",
+        "epochs": f"{settings['epochs']}"
+        + (f", rungs {', '.join(map(str, settings['rungs']))}" if settings.get("rungs") else ""),
+        "data": ", ".join(filter(None, [study.dataset, study.images_about])),
+        "input": f"{shape}, {settings.get('classes')} classes" if shape else "",
+        "identity": study.images,
+        "sampler": f"{study.sampler}, seed {study.seed}",
+        "evaluator": settings.get("evaluator", ""),
+        "trained on": ", ".join(sorted({row.device for row in rows if row.device})),
+        "latency on": ", ".join(sorted({r.latency_device for r in rows if r.latency_device})),
+        "made with": ", ".join(versions),
+    }
+    listed = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items() if text
+    )
+    space = f"<summary>the space, {escape(study.space)}</summary><pre>{escape(study.space_text)}"
+    return (
+        f"<section><h2>How it was made</h2><dl>{listed}</dl>"
+        f"<p>To do it again:</p><pre>{escape(again.command(study, rows))}</pre>"
+        f"{f'<details>{space}</pre></details>' if study.space_text else ''}</section>"
+    )
+
+
+_MADE_WITH = ("nas-patterns", "torch", "optuna", "ray", "numpy")
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {metadata.version(package)}"
+    except metadata.PackageNotFoundError:
+        return f"{package} unknown"

@@ -1,0 +1,154 @@
+"""What the script of the report's page draws: every place and text of it, as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from nas.driver.finalists import Finalist, Report
+from nas.driver.tradeoffs import feasible
+from nas.errors import NasError
+from nas.language.architecture import Architecture, parse
+from nas.language.expression import show as shape_text
+from nas.metrics import ACCURACY, METRICS, count, metric, shown
+from nas.report import pages
+from nas.report.front import axes, directions
+from nas.report.plot import Axis
+from nas.report.screens import body_of, state_of
+from nas.store import StudyRow, TrialRow
+
+DRAWN = 1_500_000  # characters of drawings: where there is no room left, stages are told
+
+
+def script(
+    study: StudyRow, rows: Sequence[TrialRow], best: Sequence[TrialRow], report: Report | None
+) -> str:
+    x, y = axes(study)
+    usual = [name for name in METRICS if metric(name).column]
+    own = (name for row in rows for name in row.metrics)
+    names = list(dict.fromkeys([y, x, *dict(study.objectives), *study.constraints, *usual, *own]))
+    names = [name for name in names if any(math.isfinite(row.value(name)) for row in rows)]
+    again = {f.row.number: f for f in (*report.finalists, *report.beside)} if report else {}
+    ends = [end for f in again.values() for end in (f.validation.low, f.validation.high)]
+    across = {
+        name: Axis.of(
+            name,
+            [row.value(name) for row in rows if row.state != "failed"]
+            + (ends if name == ACCURACY else []),
+        )
+        for name in names
+    }
+    words: dict[str, int] = {}
+    front = {row.number for row in best}
+    told = []
+    for row in rows:
+        places = [_place(across[name], row.value(name)) for name in names]
+        ranges = {}
+        if row.number in again and ACCURACY in names:
+            mean = again[row.number].validation
+            spots = (mean.low, mean.value, mean.high)
+            ranges[names.index(ACCURACY)] = [_place(across[ACCURACY], spot) for spot in spots]
+        architecture = _network(row)
+        told.append(
+            {
+                "number": row.number,
+                "state": state_of(row),
+                "baseline": row.baseline,
+                "front": row.number in front,
+                "feasible": feasible(study, row),
+                "pattern": row.pattern,
+                "body": row.baseline or body_of(row.pattern),
+                "at": None if row.state not in ("finished", "reused") else places,
+                "shown": [shown(name, row.value(name)) for name in names],
+                "epochs": row.epochs,
+                "seconds": None if row.seconds is None else round(row.seconds, 1),
+                **({"range": ranges} if ranges else {}),
+                "more": _more(row, again.get(row.number)),
+                "stages": _stages(architecture, words) if architecture else None,
+            }
+        )
+    return embedded(
+        {
+            "axes": [
+                {
+                    "title": metric(name).title,
+                    "label": metric(name).title + ", logarithmic" * metric(name).logarithmic,
+                    "direction": directions(study, name)[0],
+                    "ticks": [(round(at, 4), text) for at, text in across[name].ticks],
+                }
+                for name in names
+            ],
+            "across": [names.index(x) if x in names else 0, names.index(y) if y in names else 0],
+            "chosen": (report.winner.row if report else best[0] if best else rows[0]).number
+            if rows
+            else None,
+            "trials": told,
+            "words": list(words),
+            "drawings": drawings([f.row for f in again.values()] + list(best)),
+        }
+    )
+
+
+def drawings(rows: Iterable[TrialRow]) -> dict[int, str]:
+    """The networks as SVG, as many as the page has room for."""
+    found: dict[int, str] = {}
+    room = DRAWN
+    for row in rows:
+        if row.number not in found and (architecture := _network(row)):
+            drawn = architecture.svg(row.baseline or f"trial {row.number}")
+            room -= len(drawn)
+            if room < 0:
+                break
+            found[row.number] = drawn
+    return found
+
+
+def _place(axis: Axis, value: float) -> float | None:
+    return round(axis.at(value), 4) if math.isfinite(value) else None
+
+
+def _network(row: TrialRow) -> Architecture | None:
+    try:
+        return parse(row.pattern)
+    except NasError:
+        return None  # a classical method, or of a plug-in that is not loaded
+
+
+def _stages(architecture: Architecture, words: dict[str, int]) -> list[list[Any]]:
+    """The stages as the drawing in a terminal has them; the texts as numbers of ``words``, as most
+    are those of other networks, too."""
+
+    def word(text: str) -> int:
+        return words.setdefault(text, len(words))
+
+    found = []
+    for text, steps in architecture.stages():
+        params = sum(step.cost.params for step in steps)
+        share = round(params / max(1, architecture.params), 3)
+        shape = word(shape_text(steps[-1].cost.shape))
+        macs = sum(step.cost.macs for step in steps)
+        sizes = [count(size) if size else "" for size in (params, macs)]
+        found.append([word(text), shape, *sizes, share])
+    return found
+
+
+def _more(row: TrialRow, again: Finalist | None) -> dict[str, str]:
+    told = {
+        "validation": pages.mean(again.validation) if again else "",
+        "test": pages.mean(again.test) if again else "",
+        "measured on": row.latency_device or "",
+        "trained on": row.device or "",
+        "failure": row.reason or "",
+        "sampled": ", ".join(f"{name}={value}" for name, value in row.sampled.items())
+        if not row.baseline
+        else "",
+    }
+    return {name: text for name, text in told.items() if text}
+
+
+def embedded(value: Any) -> str:
+    """JSON that cannot end the script it stands in."""
+    told = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return told.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

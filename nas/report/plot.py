@@ -1,0 +1,186 @@
+"""What every plot of ours is made of: axes that know their metric, and SVG as text in a few inks.
+
+A plot is plain text, the same for the same trials. Each shape carries its light colour, which any
+reader of SVG takes; on a dark page a browser takes the dark one from the style sheet.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from nas.metrics import metric, scaled
+
+Point = tuple[float, float]
+
+FONT = "system-ui, 'Segoe UI', Roboto, Helvetica, Arial, 'DejaVu Sans', sans-serif"
+
+# On a light page and on a dark one.
+INKS = {
+    "paper": ("#ffffff", "#14181d"),
+    "ink": ("#1f2933", "#e6edf3"),
+    "faint": ("#5f6b78", "#9aa5b1"),
+    "grid": ("#e4e7eb", "#2b323b"),
+    "dots": ("#9aa5b1", "#78838f"),
+    "front": ("#c2410c", "#fb923c"),
+    "beside": ("#1d4ed8", "#7aa7ff"),
+}
+
+MARGIN = 0.04  # of an axis, so that no point lies on the frame
+FEWEST = 4  # ticks, where rounder numbers would leave less
+
+
+def style(dark: bool) -> str:
+    """The inks as a style sheet: ``.f-INK`` fills and ``.s-INK`` draws lines."""
+    rules = (
+        f".f-{name}{{fill:{both[dark]}}}.s-{name}{{stroke:{both[dark]}}}"
+        for name, both in INKS.items()
+    )
+    return "".join(rules)
+
+
+# --- axes ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A metric's values as places from 0 to 1, by their logarithm where they are weighed so.
+    ``low`` and ``high`` are the ends as they are weighed."""
+
+    name: str
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, name: str, values: Iterable[float]) -> Axis:
+        """The axis that spans all finite ``values``, and a little more."""
+        known = [scaled(name, value) for value in values if math.isfinite(value)] or [0.0, 1.0]
+        low, high = min(known), max(known)
+        margin = MARGIN * (high - low) or 0.5 * (abs(low) or 1.0)
+        return cls(name, low - margin, high + margin)
+
+    def at(self, value: float) -> float:
+        return (scaled(self.name, value) - self.low) / (self.high - self.low)
+
+    @property
+    def ticks(self) -> list[tuple[float, str]]:
+        """Round values with their places, as people read them, or with all their digits where
+        people would read the same twice."""
+        values = self._round()
+        told = [tidy(metric(self.name).shown(value)) for value in values]
+        if len(set(told)) < len(told):
+            told = [f"{value:.10g}" for value in values]
+        return [(self.at(value), text) for value, text in zip(values, told, strict=True)]
+
+    def _round(self) -> list[float]:
+        if not metric(self.name).logarithmic:
+            return steps(self.low, self.high)
+        low, high = 10**self.low, 10**self.high
+        decades = range(math.floor(self.low), math.ceil(self.high) + 1)
+        for leading in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7)):
+            found = [n * 10.0**e for e in decades for n in leading if low <= n * 10.0**e <= high]
+            if len(found) >= FEWEST:
+                return found
+        return steps(low, high)
+
+
+def steps(low: float, high: float, most: int = 6) -> list[float]:
+    """At most so many round values from ``low`` to ``high``."""
+    rough = (high - low) / most
+    size = 10.0 ** math.floor(math.log10(rough))
+    step = next(n * size for n in (1, 2, 2.5, 5, 10) if n * size >= rough)
+    first = math.ceil(low / step - 1e-9)
+    count = math.floor(high / step + 1e-9) - first
+    return [round((first + i) * step, 12) for i in range(count + 1)]
+
+
+def tidy(text: str) -> str:
+    """92.00 % as 92 %, 1.50M as 1.5M, 1.00M as 1M."""
+    return re.sub(r"\.(?!\d)", "", re.sub(r"(\.\d*?)0+(?!\d)", r"\1", text))
+
+
+# --- shapes --------------------------------------------------------------------------------------
+
+
+def n(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def fill(ink: str) -> str:
+    return f'class="f-{ink}" fill="{INKS[ink][0]}"'
+
+
+def stroke(ink: str, width: float = 1.0) -> str:
+    return f'class="s-{ink}" fill="none" stroke="{INKS[ink][0]}" stroke-width="{width:g}"'
+
+
+def text(
+    x: float, y: float, told: str, *, ink: str = "faint", size: float = 12, anchor: str = "start",
+    more: str = "",
+) -> str:  # fmt: skip
+    place = f'x="{n(x)}" y="{n(y)}" font-size="{size:g}" text-anchor="{anchor}"'
+    return f"<text {place} {fill(ink)}{more}>{escape(told)}</text>"
+
+
+def line(points: Sequence[Point], ink: str, width: float = 1.0, more: str = "") -> str:
+    joined = " ".join(f"{n(x)},{n(y)}" for x, y in points)
+    return f'<polyline points="{joined}" {stroke(ink, width)}{more}/>'
+
+
+def circle(x: float, y: float, radius: float, paint: str, told: str = "") -> str:
+    place = f'cx="{n(x)}" cy="{n(y)}" r="{radius:g}"'
+    inside = f"<title>{escape(told)}</title>" if told else ""
+    return f"<circle {place} {paint}>{inside}</circle>" if told else f"<circle {place} {paint}/>"
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Where the plane of a plot lies in its picture, in pixels."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def place(self, x: float, y: float) -> Point:
+        """The pixels of a point of the unit square, whose origin is below at the left."""
+        return (
+            self.left + x * (self.right - self.left),
+            self.bottom - y * (self.bottom - self.top),
+        )
+
+    def frame(
+        self, x: Iterable[tuple[float, str]], y: Iterable[tuple[float, str]], size: float = 12
+    ) -> list[str]:
+        """Grid lines with the labels of the ticks, each a place from 0 to 1 and its text."""
+        drawn = []
+        for at, told in x:
+            across = self.place(at, 0)[0]
+            drawn.append(line([(across, self.top), (across, self.bottom)], "grid"))
+            drawn.append(text(across, self.bottom + 1.5 * size, told, size=size, anchor="middle"))
+        for at, told in y:
+            up = self.place(0, at)[1]
+            drawn.append(line([(self.left, up), (self.right, up)], "grid"))
+            drawn.append(text(self.left - 8, up + 0.35 * size, told, size=size, anchor="end"))
+        return drawn
+
+
+def picture(width: float, height: float, title: str, drawn: Iterable[str], about: str = "") -> str:
+    """A whole SVG file, for light and dark pages."""
+    dark = f"@media (prefers-color-scheme:dark){{{style(dark=True)}}}"
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {n(width)} {n(height)}" '
+            f'width="{n(width)}" height="{n(height)}" font-family="{escape(FONT)}" role="img">',
+            f"<title>{escape(title)}</title>",
+            *([f"<desc>{escape(about)}</desc>"] if about else []),
+            f"<style>{dark}</style>",
+            f'<rect width="100%" height="100%" {fill("paper")}/>',
+            *drawn,
+            "</svg>",
+            "",
+        ]
+    )

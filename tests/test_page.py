@@ -1,0 +1,305 @@
+"""The report as a page, as a person sees it in a real browser; and what is counted for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import networks
+import numpy as np
+import pytest
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import Select
+
+from nas.cli.app import app
+from nas.driver.finalists import Finalist, Mean, Report
+from nas.driver.tradeoffs import feasible, pareto
+from nas.report import again, html, insight
+from nas.report.front import stairs
+from nas.report.page_data import embedded
+from nas.store import StudyRow, TrialRow
+
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
+    "--disable-background-networking --disable-component-update --window-size=1240,1000"
+)
+DRIVER = shutil.which("chromedriver")
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+needs_browser = pytest.mark.skipif(
+    not (DRIVER and BROWSER), reason="needs chromium and chromedriver (Debian: chromium-driver)"
+)
+
+Told = tuple[StudyRow, list[TrialRow], Any]
+
+
+@pytest.fixture(scope="module")
+def thousand() -> Told:
+    return networks.study(1_000)
+
+
+# --- what is counted -----------------------------------------------------------------------------
+
+
+def test_hypervolume_grows_as_by_hand() -> None:
+    study, rows, _ = networks.study(40)
+    study = dataclasses.replace(study, objectives=(("accuracy", "max"), ("params", "min")))
+    found = insight.progress(study, rows)
+    ended = [row for row in rows if not row.baseline]
+    assert found.seconds == tuple(60.0 * (i + 1) for i in range(len(ended)))
+    points = [
+        (row.value("accuracy"), math.log10(row.params)) if feasible(study, row) else None
+        for row in ended
+    ]
+    kept = np.array([p for p in points if p])
+    (best_a, worst_a), (worst_p, best_p) = (
+        (kept[:, 0].max(), kept[:, 0].min()), (kept[:, 1].max(), kept[:, 1].min())
+    )  # fmt: skip
+    low = worst_a - 0.1 * (best_a - worst_a)
+    high = worst_p + 0.1 * (worst_p - best_p)
+    for count in (1, 7, len(ended)):
+        stairs, level, area = sorted((p[1], p[0]) for p in points[:count] if p), low, 0.0
+        for cost, accuracy in stairs:
+            if accuracy > level:
+                area += (accuracy - level) * (high - cost)
+                level = accuracy
+        whole = (best_a - low) * (high - best_p)
+        assert found.hypervolume[count - 1] == pytest.approx(area / whole)
+
+
+def test_shares_are_counted_by_stage(thousand: Told) -> None:
+    study, rows, _ = thousand
+    best = pareto(study, rows)
+    found = {(each.symbol, each.stage): each for each in insight.common(best, rows)}
+    whole = [row for row in rows if row.state == "finished" and not row.baseline]
+    has = [row for row in whole if "BLOCK[3]" in row.sampled]
+    told = found["BLOCK", "3"]
+    assert told.all == len(has)
+    shares = {share.value: share.all for share in told.shares}
+    for block in ("PLAIN", "DENSE"):
+        by_hand = sum(row.sampled["BLOCK[3]"] == block for row in has) / len(has)
+        assert shares[block] == pytest.approx(by_hand)
+    assert sum(share.all for share in told.shares) == pytest.approx(1)
+
+
+def test_what_decides_the_accuracy_is_named_first() -> None:
+    study, rows, _ = networks.study(200)
+    width = "w0"
+    told = [
+        dataclasses.replace(
+            row, state="finished", metrics={"accuracy": row.sampled[width], "latency_ms": 1.0}
+        )
+        for row in rows
+        if not row.baseline
+    ]
+    found = insight.importances(study, told)["accuracy"]
+    assert next(iter(found)) == width
+    assert sum(found.values()) == pytest.approx(1)
+    assert insight.importances(study, told[: insight.ENOUGH - 1]) == {}
+
+
+def test_the_command_is_the_search_again(thousand: Told) -> None:
+    from typer.main import get_command
+
+    study, rows, _ = thousand
+    told = again.command(dataclasses.replace(study, name="s", directory="/photos of me"), rows)
+    assert told.startswith("nas search --space mixed --study s --trials 1000 --epochs 20")
+    for part in (
+        "--data '/photos of me' --size 32",
+        "--rungs 5,20",
+        "--recipe lr=0.05",
+        "--constraint 'params<=600000'",
+        "--baseline resnet18 --baseline hog_svm",
+    ):
+        assert part in told
+    known = {o for p in get_command(app).commands["search"].params for o in p.opts}  # type: ignore[attr-defined]
+    assert set(re.findall(r"--[a-z-]+", told)) <= known
+    other = dataclasses.replace(study, space_text="name: mixed")
+    assert "--space mixed.yaml" in again.command(other, rows)
+
+
+def test_no_text_ends_the_script() -> None:
+    told = embedded({"a": "</script><script>alert(1)</script>&\u2028"})
+    assert "<" not in told
+    assert json.loads(told) == {"a": "</script><script>alert(1)</script>&\u2028"}
+
+
+# --- in a browser --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def file(thousand: Told, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    study, rows, curves = thousand
+    best = [row for row in pareto(study, rows) if not row.baseline]
+    trained = tuple(
+        Finalist(row, "", Mean(0.8, 0.7, 0.85), Mean(0.79, 0.7, 0.84)) for row in best[:2]
+    )
+    report = Report(study, 2, 20, trained, ())
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(html.page(study, rows, curves, report))
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    options = ChromeOptions()
+    options.binary_location = BROWSER or ""
+    for flag in FLAGS.split():
+        options.add_argument(flag)
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    opened = Chrome(options=options, service=Service(DRIVER))
+    yield opened
+    opened.quit()
+
+
+@pytest.fixture
+def page(browser: Chrome, file: Path) -> Chrome:
+    browser.get(file.as_uri())
+    return browser
+
+
+def lines(page: Chrome) -> list[str]:
+    script = "return [...document.querySelectorAll('#trials tbody tr')].map(r => r.innerText)"
+    found: list[str] = page.execute_script(script)
+    return found
+
+
+def numbers(page: Chrome) -> list[int]:
+    return [int(text.split()[0]) for text in lines(page)]
+
+
+def test_a_thousand_trials_are_a_small_file(file: Path) -> None:
+    assert file.stat().st_size < 5_000_000
+
+
+@needs_browser
+def test_nothing_is_asked_for_and_nothing_fails(page: Chrome, file: Path) -> None:
+    asked = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    sent = [told["params"] for told in asked if told["method"] == "Network.requestWillBeSent"]
+    urls = [told["request"]["url"] for told in sent]
+    ours = {url for url in urls if not url.startswith(("data:", "chrome:"))}  # its empty first page
+    assert ours == {file.as_uri()}
+    assert page.execute_script("return performance.getEntriesByType('resource').length") == 0
+    assert page.get_log("browser") == []
+    assert "</script><b>NaN</b>" in page.execute_script(
+        "return data.trials.find(t => t.more.failure).more.failure"
+    )
+    assert page.find_element(By.TAG_NAME, "h1").text.startswith("thousand <b>&amp;")
+
+
+@needs_browser
+def test_it_is_usable_soon(page: Chrome) -> None:
+    """The browser's own work, in its own time: no test of how busy the machine is."""
+    page.execute_cdp_cmd("Performance.enable", {})
+    page.refresh()
+    told = page.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+    assert next(m["value"] for m in told if m["name"] == "TaskDuration") < 10
+
+
+@needs_browser
+def test_the_front_is_drawn_and_the_axes_can_be_chosen(page: Chrome, thousand: Told) -> None:
+    study, rows, _ = thousand
+    finished = [row for row in rows if row.state == "finished"]
+    script = (
+        "return [...document.querySelectorAll('#plane [data-number]')].map(m => +m.dataset.number)"
+    )
+    assert sorted(page.execute_script(script)) == [row.number for row in finished]
+    line = "return document.querySelector('#plane polyline.s-front').points.numberOfItems"
+    for across in ("params", "latency"):
+        Select(page.find_element(By.ID, "across")).select_by_visible_text(across)
+        name = {"params": "params", "latency": "latency_ms"}[across]
+        kept = stairs(study, rows, name, "accuracy")
+        assert page.execute_script(line) == 2 * len(kept)
+        assert across in page.find_element(By.ID, "plane").text
+
+
+@needs_browser
+def test_hovering_tells_and_a_click_keeps(page: Chrome, thousand: Told) -> None:
+    study, rows, _ = thousand
+    wanted = pareto(study, rows)[-1]
+    mark = page.find_element(By.CSS_SELECTOR, f"#plane [data-number='{wanted.number}']")
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", mark)
+    ActionChains(page).move_to_element(mark).perform()
+    told = page.find_element(By.ID, "tip").text
+    assert re.search(r"(trial \d+|a baseline)", told)
+    ActionChains(page).click().perform()
+    chosen = page.find_element(By.ID, "chosen").text
+    assert told.splitlines()[0] in chosen
+    number = int(re.search(r"trial (\d+)", chosen)[1])  # type: ignore[index]
+    assert page.find_element(By.CSS_SELECTOR, "#network pre").text == rows[number].pattern
+
+
+@needs_browser
+def test_the_table_sorts_and_filters(page: Chrome, thousand: Told) -> None:
+    study, rows, _ = thousand
+    assert len(lines(page)) == len(rows)
+    heads = {h.text: h for h in page.find_elements(By.CSS_SELECTOR, "#trials th button")}
+    heads["params"].click()
+    assert numbers(page)[0] == min(rows, key=lambda row: (row.params, row.number)).number
+    heads["params"].click()
+    assert rows[numbers(page)[0]].params == max(row.params for row in rows)
+    heads["accuracy"].click()
+    last = rows[numbers(page)[-1]]
+    assert last.state == "failed"  # what has no accuracy comes last
+    page.find_element(By.ID, "search").send_keys("mbconv dense")
+    wanted = {r.number for r in rows if "MBCONV" in r.pattern and "DENSE" in r.pattern}
+    assert set(numbers(page)) == {n for n in wanted if not rows[n].baseline}
+    page.find_element(By.ID, "search").clear()
+    page.find_element(By.ID, "only").click()
+    assert set(numbers(page)) <= {row.number for row in pareto(study, rows)}
+
+
+@needs_browser
+def test_what_was_trained_again_has_bars(page: Chrome, thousand: Told) -> None:
+    study, rows, _ = thousand
+    ranges = page.execute_script(
+        "return data.trials.filter(t => t.range).map(t => [t.number, t.range])"
+    )
+    best = [row for row in pareto(study, rows) if not row.baseline][:2]
+    assert {number for number, _ in ranges} == {row.number for row in best}
+    for _, told in ranges:
+        ((low, middle, high),) = told.values()
+        assert 0 < low < middle < high < 1
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [390, 768, 1240])
+def test_no_width_needs_scrolling_sideways(page: Chrome, width: int) -> None:
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        page.refresh()
+        wide = page.execute_script("return document.documentElement.scrollWidth")
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert wide <= width
+
+
+@needs_browser
+def test_dark_is_dark_and_paper_is_white(page: Chrome) -> None:
+    ground = "return getComputedStyle(document.body).backgroundColor"
+    seen = {}
+    for scheme, media in (("light", ""), ("dark", ""), ("dark", "print")):
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
+        seen[scheme, media] = page.execute_script(ground)
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+    assert seen["light", ""] == seen["dark", "print"] == "rgb(255, 255, 255)"
+    assert max(map(int, re.findall(r"\d+", seen["dark", ""]))) < 60
+
+
+def test_a_page_is_made_in_seconds(thousand: Told) -> None:
+    study, rows, curves = thousand
+    begun = time.process_time()
+    html.page(study, rows, curves, None)
+    assert time.process_time() - begun < 20
