@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from nas.errors import DataError
+
 
 def folder() -> Path:
     """NAS_CACHE, or ``nas`` in the user's cache directory."""
@@ -24,3 +26,10 @@ def whole(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def unwritable(error: OSError, need: str = "what is known of the images") -> DataError:
+    return DataError(
+        f"{folder()} cannot take {need}: {error.strerror or error} (NAS_CACHE names another "
+        f"directory)"
+    )

@@ -12,14 +12,21 @@ from nas.job.recipe import Recipe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataRef:
-    """Which images: a name in DATASETS, a directory, the seed of the split, and the side in pixels
-    that the images are resized to (0: as they are). ``identity`` is what they are, wherever they
-    lie (``nas.data.identity``); empty where nobody has looked."""
+    """Which images: a name in DATASETS, a directory (or a table), the seed of the split, and the
+    side in pixels that the images are resized to (0: as they are).
+
+    ``skip_unreadable`` leaves out what cannot be read, which is refused otherwise; ``group_by``
+    says what no split may part: a regular expression over paths, or a column of a table.
+    ``identity`` is what ``nas.data.identity`` has told: a machine that has these images decoded
+    takes them without a look at the files, and another refuses files that are others.
+    """
 
     name: str = "digits"
     dir: str = ""
     split_seed: int = 0
     size: int = 0
+    skip_unreadable: bool = False
+    group_by: str = ""
     identity: str = ""
 
 
