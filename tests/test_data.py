@@ -491,7 +491,7 @@ def test_streamed_batches_are_the_resident_ones_to_the_bit() -> None:
     def all_batches(budget: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         generator = torch.Generator().manual_seed(1)
         source = batches.Source.of(images, cpu, budget)
-        assert (source.resident is None) == (budget == 0)
+        assert source.streamed == (budget == 0)
         order = torch.randperm(len(images), generator=generator)
         prepare = batches.augmentation(normal, (9, 7), recipe, generator, classes=4)
         return list(batches.batches(source, order, 300, prepare))

@@ -81,7 +81,10 @@ def read(ref: DataRef, part: Part) -> Images:
 
 
 def identity(ref: DataRef) -> str:
-    """A digest of the classes and of each image's bytes, class and part."""
+    """A digest of the classes and of each image's bytes, class and part; ``ref.identity`` itself
+    where this machine has those images decoded."""
+    if ref.identity and recall(ref):
+        return ref.identity
     look.cache_clear()  # the files as they are now
     prepared.cache_clear()
     return prepared(dataclasses.replace(whole(ref), identity="")).identity

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from nas.job.recipe import Recipe
 
+PLACE = ("name", "dir", "skip_unreadable")  # where images are from, once it is told what they are
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataRef:
@@ -66,6 +68,6 @@ class Job:
         if self.evaluator:
             told.pop("data")
         elif self.data.identity:
-            told["data"] = {k: v for k, v in told["data"].items() if k not in ("name", "dir")}
+            told["data"] = {k: v for k, v in told["data"].items() if k not in PLACE}
         told["recipe"] = self.recipe.plain()
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
