@@ -101,14 +101,17 @@ def search(
     plugins: Iterable[str | Path] = (),
     workers: int | None = None,
     progress: bool = True,
+    skip_unreadable: bool = False,
+    group_by: str = "",
 ) -> Study:
     """Searches a space, or goes on with the study of that name, and returns it.
 
     ``data`` is a directory of images; ``dataset`` what is in it (class folders, where it is not
     said; without a directory the digits). ``objectives`` are as ``{"accuracy": "max", "params":
     "min"}``, ``constraints`` as "params<=1e6". ``workers``: jobs at once, 0 in this process, None
-    as many as there is room for. ``progress`` is shown on stderr. Raises
-    NasError.
+    as many as there is room for. ``progress`` is shown on stderr. ``skip_unreadable`` leaves out
+    images that cannot be read, and ``group_by``, a regular expression over their paths, says which
+    belong together in every split. Raises NasError.
     """
     from nas.cli.searches import run
     from nas.workers import open_pool
@@ -131,6 +134,8 @@ def search(
         evaluator=evaluator,
         rungs=rungs,
         artifacts=options.artifacts_dir("", storage),
+        skip_unreadable=skip_unreadable,
+        group_by=group_by,
     )
     run(
         plan,
@@ -156,6 +161,8 @@ def train(
     plugins: Iterable[str | Path] = (),
     output: str | Path | None = None,
     report: Report = lambda _: None,
+    skip_unreadable: bool = False,
+    group_by: str = "",
 ) -> Model:
     """Trains a pattern, a network of the zoo or a trial of a search (by the recipe that it had),
     and returns the model; ``output`` is a file to write it to.
@@ -181,6 +188,8 @@ def train(
         freeze=freeze,
         recipe=_settings(settings),
         plugins=[Path(path) for path in plugins],
+        skip_unreadable=skip_unreadable,
+        group_by=group_by,
     )
     return single.train(job, report, file=None if output is None else Path(output)).model
 

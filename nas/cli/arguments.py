@@ -27,6 +27,17 @@ Dataset = Annotated[
 ]
 Data = Annotated[str, typer.Option("--data", metavar="DIR", help="The directory they are in.")]
 Size = Annotated[int, typer.Option("--size", help="Resize images to SIZE x SIZE pixels (0: no).")]
+SkipUnreadable = Annotated[
+    bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read.")
+]
+GroupBy = Annotated[
+    str,
+    typer.Option(
+        "--group-by",
+        metavar="REGEX",
+        help="Images alike in this part of their path are never split (of a .csv: its column).",
+    ),
+]
 StudyName = Annotated[
     Optional[str],  # noqa: UP045 - typer reads it at run time
     typer.Option("--study", help="The study; where there is one only, that one."),

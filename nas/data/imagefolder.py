@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nas.data import cache, decoding, digests, listing, splits, survey, table
-from nas.data.decoding import BLANK, FAILED, Decoded
+from nas.data.decoding import FAILED, Decoded
 from nas.data.images import Images, Info, Labels, Part
 from nas.data.listing import Listing
 from nas.data.picture import decode as decode
@@ -95,6 +95,11 @@ def whole(ref: DataRef) -> DataRef:
     return dataclasses.replace(ref, split_seed=0)
 
 
+def all_of(ref: DataRef) -> DataRef:
+    """The files of a reference, whatever is made of them."""
+    return dataclasses.replace(whole(ref), identity="", skip_unreadable=False)
+
+
 @functools.lru_cache(maxsize=4)
 def look(ref: DataRef) -> Looked:
     """Lists, surveys and decodes, or finds what an earlier look has kept. Raises DataError."""
@@ -144,7 +149,7 @@ def prepared(ref: DataRef) -> Prepared:
     """
     if ref.identity and (known := recall(ref)):
         return known
-    looked = look(dataclasses.replace(ref, identity="", skip_unreadable=False))
+    looked = look(all_of(ref))
     found, kept = looked.listing, looked.decoded
     if looked.reasons and not ref.skip_unreadable:
         raise unreadable(found.root, len(found), looked.reasons)
@@ -237,8 +242,3 @@ def recall(ref: DataRef) -> Prepared | None:
     labels, groups = arrays.pop("labels"), arrays.pop("groups")
     rows: dict[Part, npt.NDArray[np.int64]] = {part: arrays[part] for part in info["parts"]}
     return Prepared(Info(**info), ref.identity, images, labels, groups, rows)
-
-
-def blank(looked: Looked) -> int:
-    """How many images are of a single colour."""
-    return int((looked.decoded.states == BLANK).sum())

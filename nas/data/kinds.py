@@ -116,3 +116,11 @@ def part_of(name: str) -> tuple[tuple[Part, ...], str]:
             rest = [w for w in words[:n] + words[n + 1 :] if w not in BESIDE]
             return parts, " ".join(rest)
     return (), ""
+
+
+def rank(name: str) -> tuple[int, str]:
+    """What puts preferred names of a part first: ``val`` before ``valid``, ``test`` before
+    ``eval``."""
+    words = re.findall(r"[a-z]+", name.lower())
+    places = [names.index(word) for names in PARTS.values() for word in words if word in names]
+    return max(places, default=0), name

@@ -174,7 +174,7 @@ def arrange(root: Path, found: Gathered, notes: list[str]) -> dict[Part, Path]:
     aside = [name for name in names if name not in named]
     deep = {name for name in named if any(holds_images(root / name / n) for n in
                                           folders(root / name))}  # fmt: skip
-    trains = sorted((name for name in deep if "train" in named[name]), key=rank)
+    trains = sorted((name for name in deep if "train" in named[name]), key=kinds.rank)
     if not trains:
         if aside or (len(named) < 2 and not deep):
             return {"train": root}
@@ -187,7 +187,7 @@ def arrange(root: Path, found: Gathered, notes: list[str]) -> dict[Part, Path]:
         return {"train": root}
     places: dict[Part, Path] = {}
     classes = set(folders(inside(root, trains[0])))
-    for name in sorted(named, key=rank):
+    for name in sorted(named, key=kinds.rank):
         inner = folders(inside(root, name))
         free = [part for part in reversed(ORDER) if part in named[name] and part not in places]
         if name not in deep or (len(inner) < 2 and not classes & set(inner)):
@@ -204,13 +204,6 @@ def arrange(root: Path, found: Gathered, notes: list[str]) -> dict[Part, Path]:
         found.skip("in a folder not used", name, count)
         notes.append(f"{name} is not used: {count} images")
     return places
-
-
-def rank(name: str) -> tuple[int, str]:
-    """Preferred names first, so that ``val`` goes before ``valid`` and ``test`` before ``eval``."""
-    (first, *_), _ = kinds.part_of(name)
-    words = kinds.PARTS[first]
-    return min((n for n, word in enumerate(words) if word in name.lower()), default=99), name
 
 
 def inside(root: Path, name: str) -> Path:
