@@ -90,7 +90,8 @@ def decoded(data: bytes, shape: tuple[int, int, int]) -> Any:
         with opened(data) as image:
             # A JPEG is decoded at 1/2 to 1/8 where that covers, whichever way it is turned.
             image.draft(mode, (max(height, width),) * 2)
-            seen = picture(ImageOps.exif_transpose(image), mode)
+            ImageOps.exif_transpose(image, in_place=True)  # a copy would forget its format
+            seen = picture(image, mode)
             if seen.size != (width, height):
                 seen = ImageOps.fit(seen, (width, height), Image.Resampling.BILINEAR)
             return np.asarray(seen).reshape(height, width, channels).transpose(2, 0, 1)
