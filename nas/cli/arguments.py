@@ -25,7 +25,12 @@ Dataset = Annotated[
         "otherwise digits]",
     ),
 ]
-Data = Annotated[str, typer.Option("--data", metavar="DIR", help="The directory they are in.")]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data", metavar="DIR", help="The directory they are in, or a .csv with file and label."
+    ),
+]
 Size = Annotated[int, typer.Option("--size", help="Resize images to SIZE x SIZE pixels (0: no).")]
 SkipUnreadable = Annotated[
     bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read.")
