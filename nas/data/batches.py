@@ -24,19 +24,14 @@ from torch import Tensor
 
 from nas.data import augment, cache
 from nas.data.digests import digest
+from nas.data.footprint import AHEAD, CHUNK, PIXELS, READERS
 from nas.data.images import Images
 from nas.job import Recipe
 
 # Up to here (bytes, a part) the images stay on the device: CIFAR is 0.2 GB, 50,000 images of 96x96
 # 1.4 GB. Several trials may share a GPU.
 RESIDENT = 2 << 30
-# Images augmented and normalised in one go: on digits an epoch is one chunk, which spares each step
-# about ten small kernels.
-CHUNK = 2048
-# Their pixels together (height times width): 2048 images of 3x224x224 would take 4 GB on the way.
-PIXELS = CHUNK * 32 * 32
 COUNTED = 1 << 22  # bytes whose values are counted in one go
-READERS, AHEAD = 2, 3  # threads that read a streamed set, and chunks that they are ahead
 
 
 @dataclass(frozen=True, slots=True)

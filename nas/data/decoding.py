@@ -119,7 +119,7 @@ def decode(array: str, piece: Piece) -> tuple[npt.NDArray[np.uint8], dict[int, s
     errors = {}
     for n, (number, name) in enumerate(zip(piece.numbers, piece.names, strict=True)):
         try:
-            data = survey.read(Path(piece.root, name))
+            data = survey.read(f"{piece.root}/{name}")
             if digest(data) != piece.digests[n].tobytes():
                 raise DataError("it changed while it was read")
             image = picture.decoded(data, pixels.shape[1:])
@@ -127,7 +127,9 @@ def decode(array: str, piece: Piece) -> tuple[npt.NDArray[np.uint8], dict[int, s
             states[n], errors[n] = FAILED, str(error)
             continue
         pixels[number] = image
-        if (image == image[:, :1, :1]).all():
+        # Two corners first: to compare all takes a sixth of the time to decode 32x32 pixels.
+        corner = image[:, :1, :1]
+        if (corner == image[:, -1:, -1:]).all() and (corner == image).all():
             states[n] = BLANK
     return states, errors
 

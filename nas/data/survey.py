@@ -90,7 +90,7 @@ def look(piece: Piece) -> tuple[npt.NDArray[np.void], dict[int, str]]:
     errors = {}
     for n, name in enumerate(piece.names):
         try:
-            data = read(Path(piece.root, name))
+            data = read(f"{piece.root}/{name}")
             rows[n]["digest"] = np.frombuffer(digest(data), np.uint8)
             told = picture.header(data)
         except DataError as error:
@@ -101,12 +101,14 @@ def look(piece: Piece) -> tuple[npt.NDArray[np.void], dict[int, str]]:
     return rows, errors
 
 
-def read(path: Path) -> bytes:
+def read(path: str) -> bytes:
     """Raises DataError, without the path, where a file cannot be read."""
     try:
-        return path.read_bytes()
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
     except FileNotFoundError:
-        raise DataError("a link to nothing" if path.is_symlink() else "it is missing") from None
+        missing = "a link to nothing" if os.path.islink(path) else "it is missing"
+        raise DataError(missing) from None
     except OSError as error:
         raise DataError(error.strerror or str(error)) from error
 
