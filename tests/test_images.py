@@ -198,7 +198,7 @@ def test_the_first_frame_is_taken_and_counted(tmp_path: Path) -> None:
 
 def test_half_a_class_under_another_ending_is_read(tmp_path: Path) -> None:
     root = folder(tmp_path / "d", 10, ending="jpg")
-    for n, ending in enumerate(["jfif", "JPE", "Jpeg", "pjpeg", "jif"]):
+    for n, ending in enumerate(["jfif", "JPE", "Jpeg", "mpo", "jif"]):
         (root / "b" / f"{n:04}.jpg").rename(root / "b" / f"{n:04}.{ending}")
     assert examine(ref(root)).classes == {"a": 10, "b": 10}
 

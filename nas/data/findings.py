@@ -187,4 +187,5 @@ def lines(found: Findings) -> list[str]:
         more = ", ..." if count > len(examples) else ""
         names = ", ".join(name.removeprefix(f"{found.root}/") for name in examples)
         made.append(f"skipped: {count:,} {reason} ({names}{more})")
-    return [*made, *found.notes, *(f"warning: {text}" for text in found.warnings)]
+    made += [*found.notes, *(f"warning: {text}" for text in found.warnings)]
+    return [brief(line, 1000) for line in made]

@@ -12,8 +12,8 @@ from nas.data.images import Part
 # Pillow's formats and the endings that people give them. A file's format is told by its content:
 # a JPEG called .png is read. Formats that are none here are not opened (EPS runs Ghostscript).
 FORMATS: dict[str, str] = {
-    "JPEG": ".jpg .jpeg .jpe .jfif .jif .jfi .pjpeg .pjp",
-    "MPO": ".mpo",  # two pictures in one JPEG, as many phones write them, most often as .jpg
+    # Many phones write two pictures in one file (MPO), most often as .jpg: Pillow tells by content.
+    "JPEG": ".jpg .jpeg .jpe .jfif .jif .jfi .pjpeg .pjp .mpo",
     "PNG": ".png .apng",
     "GIF": ".gif",
     "BMP": ".bmp",
@@ -47,7 +47,9 @@ PARTS: dict[Part, tuple[str, ...]] = {
     "test": ("test", "testing", "testset", "tst", "te", "eval", "evaluation"),
 }
 # What may stand beside those words: train_images, test-set, Training Data.
-BESIDE = frozenset({"set", "data", "dataset", "images", "image", "imgs", "img", "split", "folder"})
+BESIDE = frozenset(
+    {"set", "data", "dataset", "images", "image", "imgs", "img", "split", "folder", "dir"}
+)
 
 DROPPINGS = frozenset(
     {

@@ -28,7 +28,7 @@ ORDER: tuple[Part, ...] = ("train", "validation", "test")
 class Gathered:
     """What a walk has found so far: names relative to the root, lengths, times, class numbers."""
 
-    names: list[bytes] = field(default_factory=list)
+    names: bytearray = field(default_factory=bytearray)  # each with a NUL behind
     sizes: array[int] = field(default_factory=lambda: array("q"))
     mtimes: array[int] = field(default_factory=lambda: array("q"))
     labels: array[int] = field(default_factory=lambda: array("q"))
@@ -39,9 +39,12 @@ class Gathered:
         shown = (*examples, brief(path)) if len(examples) < EXAMPLES else examples
         self.skipped[reason] = number + count, shown
 
+    def __len__(self) -> int:
+        return len(self.sizes)
+
     def add(self, name: str, size: int, mtime: int, label: int) -> None:
         """``size`` 0 is an empty file, -1 one that is not there."""
-        self.names.append(os.fsencode(name))
+        self.names += os.fsencode(name) + b"\0"
         self.sizes.append(size)
         self.mtimes.append(mtime)
         self.labels.append(label)
@@ -90,7 +93,7 @@ def build(
         for each in (found.sizes, found.mtimes, found.labels)
     )
     told = (tuple(notes), tuple(groups))
-    names = b"\0".join(found.names)
+    names = bytes(found.names[:-1])
     return Listing(
         root, tuple(classes), parts, places, names, sizes, mtimes, labels, found.skipped, *told
     )
@@ -126,15 +129,15 @@ def listing(root: Path) -> Listing:
         for name in inner[place]:
             if name not in classes:
                 raise DataError(f"{place / name} is no class of {train}: {nearest(name, classes)}")
-        began = len(found.names)
+        began = len(found)
         for number, name in enumerate(classes):
-            before = len(found.names)
+            before = len(found)
             walk(root, place / name, number, found)
-            if part == "train" and len(found.names) == before:
+            if part == "train" and len(found) == before:
                 raise DataError(f"{place / name} holds no images{others(place / name)}")
-        if len(found.names) == began:
+        if len(found) == began:
             raise DataError(f"{place} holds no images")
-        parts[part] = began, len(found.names)
+        parts[part] = began, len(found)
     told = {part: os.path.relpath(place, root) for part, place in places.items()}
     return build(root, classes, found, parts, told, notes)
 
@@ -228,11 +231,11 @@ def folders(path: Path, found: Gathered | None = None) -> tuple[str, ...]:
     names = []
     for entry in scan(path):
         if kinds.is_dropping(entry.name):
-            if found:
+            if found is not None:
                 found.skip("droppings", entry.path)
         elif entry.is_dir():
             names.append(entry.name)
-        elif found and (why := kinds.unread(entry.name)):
+        elif found is not None and (why := kinds.unread(entry.name)):
             found.skip(why, entry.path)
     return tuple(names)
 
@@ -274,7 +277,7 @@ def entries(
         raise DataError(f"{path} is a link to a folder that holds it")
     for entry in scan(path):
         if kinds.is_dropping(entry.name):
-            if found:
+            if found is not None:
                 found.skip("droppings", entry.path)
         elif entry.is_dir():
             yield entry, (*above, place), None

@@ -54,7 +54,7 @@ def listing(path: Path, group_by: str = "") -> Listing:
     parts: dict[Part, tuple[int, int]] = {}
     groups = []
     for part in ORDER:
-        began = len(found.names)
+        began = len(found)
         for label, name, group in sorted(named[part]):
             if label not in numbers:
                 raise DataError(
@@ -63,8 +63,8 @@ def listing(path: Path, group_by: str = "") -> Listing:
                 )
             add(root, name, numbers[label], found)
             groups.append(group)
-        if len(found.names) > began:
-            parts[part] = began, len(found.names)
+        if len(found) > began:
+            parts[part] = began, len(found)
     notes = [f"read as {path.name} tells"]
     return build(root, classes, found, parts, dict.fromkeys(parts, path.name), notes,
                  groups if any(groups) else ())  # fmt: skip
