@@ -18,7 +18,7 @@ from torch import nn
 import nas
 from nas.cli import main
 from nas.data.batches import Normal
-from nas.data.imagefolder import decode
+from nas.data.picture import decode
 from nas.errors import NasError
 from nas.spaces.space import load_space
 from nas.training.export import FORMATS, TOLERANCE, Format, export

@@ -23,8 +23,8 @@ from nas.job import Epoch, Job
 from nas.language.architecture import parse
 from nas.metrics import percent
 from nas.report import screens
-from nas.text import cell
 from nas.report.images import tell as tell_images
+from nas.text import cell
 
 if TYPE_CHECKING:
     from nas.training.models import Model

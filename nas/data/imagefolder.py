@@ -25,7 +25,6 @@ from nas.data import cache, decoding, digests, listing, splits, survey, table
 from nas.data.decoding import FAILED, Decoded
 from nas.data.images import Images, Info, Labels, Part
 from nas.data.listing import Listing
-from nas.data.picture import decode as decode
 from nas.data.survey import Survey
 from nas.errors import DataError, brief
 from nas.job import DataRef

@@ -81,29 +81,35 @@ def decode(path: str | Path, shape: tuple[int, int, int]) -> Any:
 def decoded(data: bytes, shape: tuple[int, int, int]) -> Any:
     """The image as channels x height x width bytes: turned upright, scaled to cover the size, and
     cut to it about the centre. Raises DataError."""
-    from PIL import Image, ImageOps
-
-    channels, height, width = shape
-    mode = "L" if channels == 1 else "RGB"
     try:
         with opened(data) as image:
             # A JPEG is decoded at 1/2 to 1/8 where that covers, whichever way it is turned.
-            image.draft(mode, (max(height, width),) * 2)
-            ImageOps.exif_transpose(image, in_place=True)  # a copy would forget its format
-            seen = picture(image, mode)
-            if seen.size != (width, height):
-                seen = ImageOps.fit(seen, (width, height), Image.Resampling.BILINEAR)
-            return np.asarray(seen).reshape(height, width, channels).transpose(2, 0, 1)
+            image.draft("L" if shape[0] == 1 else "RGB", (max(shape[1:]),) * 2)
+            return fitted(image, shape)
     except Exception as error:
         raise DataError(reason(error)) from error
 
 
-def picture(image: Image.Image, mode: str) -> Image.Image:
-    """The image in ``mode``, L or RGB, as it is seen."""
+def fitted(image: Image.Image, shape: tuple[int, int, int]) -> Any:
+    """The same of an open image, which stays as it is."""
+    from PIL import Image, ImageOps
+
+    channels, height, width = shape
+    known = _known_range(image)  # the turned copy does not tell
+    if image.getexif().get(ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    seen = picture(image, "L" if channels == 1 else "RGB", known)
+    if seen.size != (width, height):
+        seen = ImageOps.fit(seen, (width, height), Image.Resampling.BILINEAR)
+    return np.asarray(seen).reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def picture(image: Image.Image, mode: str, known: tuple[float, float] | None = None) -> Image.Image:
+    """The image in ``mode``, L or RGB, as it is seen; ``known`` is the range of its type."""
     from PIL import Image
 
     if image.mode in GREY - {"1", "L", "LA", "La"}:
-        return _deep(image).convert(mode)
+        return _deep(image, known).convert(mode)
     if image.mode == "LAB":
         image = _from_lab(image)
     if image.has_transparency_data:
@@ -113,7 +119,7 @@ def picture(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def _deep(image: Image.Image) -> Image.Image:
+def _deep(image: Image.Image, known: tuple[float, float] | None) -> Image.Image:
     """More than 8 bits a pixel, as 8."""
     from PIL import Image
 
@@ -121,7 +127,7 @@ def _deep(image: Image.Image) -> Image.Image:
     key = image.info.get("transparency")
     hidden = values == key if isinstance(key, int) else np.zeros(values.shape, bool)
     if image.mode in OWN_RANGE:
-        low, high = _known_range(image) or _own_range(values)
+        low, high = known or _own_range(values)
     else:
         low, high = 0.0, 65535.0
     scaled = np.nan_to_num((values - low) * (255 / (high - low) if high > low else 0))
