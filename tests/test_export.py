@@ -314,3 +314,13 @@ def test_decoding_in_the_source_is_ours(tmp_path: Path) -> None:
         pixels = random.integers(0, 256, (size[1], size[0], 3), np.uint8)
         Image.fromarray(pixels).convert(mode).save(path)
         np.testing.assert_array_equal(names["decode"](path).numpy(), decode(path, made.input))
+    values = random.integers(0, 256, (30, 40), np.uint8)
+    alpha = Image.fromarray(np.dstack([values] * 4))
+    deep = values.astype(np.uint16) * 250
+    for image, ending in (
+        *((alpha, "png"), (alpha.convert("LA"), "png"), (Image.fromarray(deep), "png")),
+        *((Image.fromarray(values.astype(np.float32) - 7), "tif"),),
+    ):
+        path = tmp_path / f"{image.mode[0]}.{ending}"
+        image.save(path)
+        np.testing.assert_array_equal(names["decode"](path).numpy(), decode(path, made.input))
