@@ -18,6 +18,8 @@ from nas.data import datasets as data
 from nas.data.findings import examine
 from nas.data.splits import holdout, together
 from nas.errors import DataError
+from nas.training.evaluation import data_for
+from nas.training.models import load_model
 
 
 @pytest.fixture(autouse=True)
@@ -285,3 +287,22 @@ def test_a_table_may_be_grouped_by_another_column(tmp_path: Path) -> None:
     assert any("are copies of others or of one group" in note for note in told)
     with pytest.raises(DataError, match=r"--group-by colour: .* has the columns file, label, cam"):
         data.describe(ref(file, group_by="colour"))
+
+
+def test_a_model_is_evaluated_on_the_split_that_it_was_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for label, name in enumerate("ab"):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        for n in range(40):
+            file = tmp_path / "d" / name / f"patient{n // 4:02}_{n:03}.png"
+            Image.fromarray(colour(n + 100 * label, label)).save(file)
+    told = ("--group-by", r"patient\d+", "--data", str(tmp_path / "d"), "-o", "out")
+    command = ("train", "INPUT -> FC", "--epochs", "1", *told)
+    status, _, err = nas_here(capsys, monkeypatch, tmp_path, *command)
+    assert status == 0, err
+    (model,) = (tmp_path / "out").glob("*.safetensors")
+    card = load_model(model).card
+    assert data_for(card, "", str(tmp_path / "d")).group_by == r"patient\d+"
+    folder(tmp_path / "other")  # of which the expression matches nothing
+    assert data_for(card, "", str(tmp_path / "other")) == ref(tmp_path / "other")

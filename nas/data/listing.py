@@ -119,7 +119,7 @@ def listing(root: Path) -> Listing:
         flat = f" and {images_in(train)} images outside them" if images_in(train) else ""
         raise DataError(
             f"{train} holds {len(classes)} class folders{flat}: at least two are needed, each "
-            f"with the images of one class"
+            f"with the images of one class (or a .csv of file,label)"
         )
     parts: dict[Part, tuple[int, int]] = {}
     for part in ORDER:
