@@ -129,7 +129,7 @@ def decode(folder: Path) -> None:
         show("first start", first)
         show("second start", run(OURS, str(folder), NAS_CACHE=cache))
         show("a trial", run(TRIAL, str(folder), first["identity"], NAS_CACHE=cache))
-    side = str(first["shape"][1])
+    side = str(min(first["shape"][1:]))
     show("Pillow, one thread", run(PILLOW, str(folder), side))
     show("ImageFolder and DataLoader", run(IMAGEFOLDER, str(folder), side))
 

@@ -226,3 +226,14 @@ def test_statistics_take_little_memory_and_are_kept(tmp_path: Path) -> None:
     other = batches.statistics(data.load(ref(root, split_seed=1), "train"))
     assert other != first  # of other rows
     assert other.mean != (0.25,) * 3
+
+
+def test_what_is_kept_and_damaged_is_made_anew(tmp_path: Path) -> None:
+    root = folder(tmp_path / "d")
+    identity = data.identity(ref(root))
+    for path in [*(tmp_path / "cache").rglob("*.npz"), *(tmp_path / "cache").rglob("*.json")]:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    anew()
+    images = data.read(ref(root, identity=identity), "train")
+    assert np.array_equal(images.pixels[7].transpose(1, 2, 0), colour(7))
+    assert data.identity(ref(root)) == identity

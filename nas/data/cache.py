@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from nas.errors import DataError
+
+# What numpy raises for an archive that is not there, not whole, or of another version.
+LOST = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 def folder() -> Path:

@@ -61,7 +61,10 @@ def decoded(listing: Listing, seen: Survey, shape: tuple[int, int, int]) -> Deco
 
 def complete(folder: Path) -> bool:
     """A process that was killed says nothing of an image: what crashed is tried again."""
-    return (folder / "errors.json").exists() and CRASHED not in opened(folder).errors.values()
+    try:
+        return CRASHED not in opened(folder).errors.values()
+    except cache.LOST:
+        return False
 
 
 def opened(folder: Path) -> Decoded:
@@ -139,7 +142,7 @@ def started(folder: Path, count: int) -> npt.NDArray[np.uint8]:
     try:
         states: npt.NDArray[np.uint8] = np.load(folder / "states.npy")
         return np.where(states == FAILED, MISSING, states)
-    except (OSError, ValueError, EOFError):
+    except cache.LOST:
         return np.zeros(count, np.uint8)
 
 
@@ -153,7 +156,7 @@ def reuse(latest: Path, digests: npt.NDArray[np.uint8], pixels: Pixels, states: 
     try:
         before = opened(cache.folder() / "images" / latest.read_text())
         old = keys(np.load(before.folder / "digests.npy"))
-    except (OSError, ValueError):
+    except cache.LOST:
         return
     order = np.argsort(old)
     todo = np.flatnonzero(states == MISSING)

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nas.data import cache, decoding, digests, listing, splits, survey, table
-from nas.data.decoding import FAILED, Decoded
+from nas.data.decoding import FAILED, FORM, Decoded
 from nas.data.images import Images, Info, Labels, Part
 from nas.data.listing import Listing
 from nas.data.survey import Survey
@@ -215,7 +215,7 @@ def grouped(found: Listing, group_by: str) -> npt.NDArray[np.int64]:
 
 
 def place(ref: DataRef, identity: str) -> Path:
-    told = repr((identity, ref.size, ref.skip_unreadable, ref.group_by)).encode()
+    told = repr((FORM, identity, ref.size, ref.skip_unreadable, ref.group_by)).encode()
     return cache.folder() / "prepared" / f"{hashlib.sha256(told).hexdigest()[:32]}.npz"
 
 
@@ -235,7 +235,7 @@ def recall(ref: DataRef) -> Prepared | None:
             arrays = dict(kept)
         info, folder = json.loads(str(arrays.pop("told")))
         images = decoding.opened(cache.folder() / "images" / folder)
-    except (OSError, ValueError, KeyError):  # not on this machine
+    except cache.LOST:  # not on this machine
         return None
     info |= {"classes": tuple(info["classes"]), "parts": tuple(info["parts"])}
     labels, groups = arrays.pop("labels"), arrays.pop("groups")

@@ -162,7 +162,7 @@ def known(memory: Path, listing: Listing) -> npt.NDArray[np.void]:
                 told[key] for key in ("names", "sizes", "mtimes", "rows")
             )
             before = before.astype(ROW, copy=False)
-    except (OSError, ValueError, KeyError, EOFError):  # none yet, or of another version
+    except cache.LOST:
         return rows
     if names.tobytes() == listing.names:
         here = there = np.arange(len(listing))
