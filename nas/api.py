@@ -104,6 +104,8 @@ def search(
     plugins: Iterable[str | Path] = (),
     workers: int | None = None,
     progress: bool = True,
+    skip_unreadable: bool = False,
+    group_by: str = "",
 ) -> Study:
     """Searches a space, or goes on with the study of that name, and returns it.
 
@@ -112,7 +114,8 @@ def search(
     "min"}``, ``constraints`` as "params<=1e6"; ``recipe`` is a recipe's name, or settings as
     ``{"lr": 0.05}``. Weights are kept of the "front", "all" or "none": ``row.model`` is their file.
     ``workers``: jobs at once, 0 in this process, None as many as there is room for. ``progress`` is
-    shown on stderr. Raises NasError.
+    shown on stderr. ``skip_unreadable`` leaves out images that cannot be read, and ``group_by``, a
+    regular expression over their paths, says which belong together in every split. Raises NasError.
     """
     from nas.cli.searches import run
     from nas.workers import open_pool
@@ -136,6 +139,8 @@ def search(
         rungs=rungs,
         artifacts=options.artifacts_dir("", storage),
         keep=keep,
+        skip_unreadable=skip_unreadable,
+        group_by=group_by,
     )
     run(
         plan,
@@ -161,6 +166,8 @@ def train(
     plugins: Iterable[str | Path] = (),
     output: str | Path | None = None,
     report: Report = lambda _: None,
+    skip_unreadable: bool = False,
+    group_by: str = "",
 ) -> Model:
     """Trains a pattern, a network of the zoo or a trial of a search (by the recipe that it had),
     and returns the model; ``output`` is a file to write it to.
@@ -187,6 +194,8 @@ def train(
         freeze=freeze,
         recipe=settings,
         plugins=[Path(path) for path in plugins],
+        skip_unreadable=skip_unreadable,
+        group_by=group_by,
     )
     return single.train(job, report, file=None if output is None else Path(output)).model
 

@@ -18,7 +18,7 @@ from torch import nn
 import nas
 from nas.cli import main
 from nas.data.batches import Normal
-from nas.data.imagefolder import decode
+from nas.data.picture import decode
 from nas.errors import NasError
 from nas.spaces.space import load_space
 from nas.training.export import FORMATS, TOLERANCE, Format, export
@@ -317,3 +317,12 @@ def test_decoding_in_the_source_is_ours(tmp_path: Path) -> None:
         pixels = random.integers(0, 256, (size[1], size[0], 3), np.uint8)
         Image.fromarray(pixels).convert(mode).save(path)
         np.testing.assert_array_equal(names["decode"](path).numpy(), decode(path, made.input))
+    values = random.integers(0, 256, (30, 40), np.uint8)
+    alpha = Image.fromarray(np.dstack([values] * 4))
+    for image in (alpha, alpha.convert("LA")):
+        path = tmp_path / f"{image.mode}.png"
+        image.save(path)
+        np.testing.assert_array_equal(names["decode"](path).numpy(), decode(path, made.input))
+    Image.fromarray(values.astype(np.uint16) * 250).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match=r"deep.png has pixels of mode I;16"):
+        names["decode"](tmp_path / "deep.png")

@@ -15,8 +15,19 @@ from typing import Annotated, Literal, NoReturn, Optional
 
 import typer
 
-from nas.cli import model_commands, space_commands, submit_commands, trial_commands
-from nas.cli.arguments import STORAGE, Data, Dataset, Plugin, Seed, Size, Storage, StudyName
+from nas.cli import data_commands, model_commands, space_commands, submit_commands, trial_commands
+from nas.cli.arguments import (
+    STORAGE,
+    Data,
+    Dataset,
+    GroupBy,
+    Plugin,
+    Seed,
+    Size,
+    SkipUnreadable,
+    Storage,
+    StudyName,
+)
 from nas.samplers import SAMPLERS
 
 app = typer.Typer(
@@ -28,6 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 db_app = typer.Typer(help="The database.", no_args_is_help=True)
+app.add_typer(data_commands.app, name="data")
 app.add_typer(space_commands.app, name="space")
 app.add_typer(trial_commands.app, name="trials")
 app.add_typer(db_app, name="db")
@@ -106,6 +118,8 @@ def search(
     data: Data = "",
     size: Size = 0,
     download: Annotated[bool, typer.Option("--download", help="Fetch the data set first.")] = False,
+    skip_unreadable: SkipUnreadable = False,
+    group_by: GroupBy = "",
     seed: Seed = 0,
     sampler: Annotated[
         str, typer.Option("--sampler", metavar="|".join(SAMPLERS), help="Who proposes.")
@@ -196,6 +210,8 @@ def search(
         dataset=dataset,
         data=data,
         size=size,
+        skip_unreadable=skip_unreadable,
+        group_by=group_by,
         download=download,
         seed=seed,
         sampler=sampler,
@@ -238,6 +254,8 @@ def audit(
     dataset: Dataset = None,
     data: Data = "",
     size: Size = 0,
+    skip_unreadable: SkipUnreadable = False,
+    group_by: GroupBy = "",
     seed: Seed = 0,
     recipe: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -250,7 +268,10 @@ def audit(
     from nas.cli.options import audited
 
     reports.audit_and_show(
-        *audited(space, epochs, rungs, dataset, data, size, seed, recipe or [], plugin or []),
+        *audited(
+            *(space, epochs, rungs, dataset, data, size, seed, recipe or [], plugin or []),
+            *(skip_unreadable, group_by),
+        ),
         count,
     )
 
@@ -286,8 +307,8 @@ def show(
     from nas.report import screens
 
     load_plugins(plugin or [])
-    named = data_ref(dataset, data, size).name if dataset or data else None
-    architecture, space = closed_or_space(pattern, named, data, size)
+    ref = data_ref(dataset, data, size) if dataset or data else None
+    architecture, space = closed_or_space(pattern, ref, size)
     if output is not None:
         drawn(architecture, space, output)
         print(f"nas: written to {output}", file=sys.stderr)

@@ -25,10 +25,26 @@ Dataset = Annotated[
         "otherwise digits]",
     ),
 ]
-Data = Annotated[str, typer.Option("--data", metavar="DIR", help="The directory they are in.")]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data", metavar="DIR", help="The directory they are in, or a .csv with file and label."
+    ),
+]
 Size = Annotated[
     int,
     typer.Option("--size", min=0, max=16_384, help="Resize images to SIZE x SIZE pixels (0: no)."),
+]
+SkipUnreadable = Annotated[
+    bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read.")
+]
+GroupBy = Annotated[
+    str,
+    typer.Option(
+        "--group-by",
+        metavar="REGEX",
+        help="Images alike in this part of their path are never split (of a .csv: its column).",
+    ),
 ]
 StudyName = Annotated[
     Optional[str],  # noqa: UP045 - typer reads it at run time

@@ -11,7 +11,16 @@ from typing import Annotated, Optional
 
 import typer
 
-from nas.cli.arguments import STORAGE, Data, Dataset, Plugin, Storage, StudyName
+from nas.cli.arguments import (
+    STORAGE,
+    Data,
+    Dataset,
+    GroupBy,
+    Plugin,
+    SkipUnreadable,
+    Storage,
+    StudyName,
+)
 
 ModelFile = Annotated[
     str, typer.Argument(metavar="MODEL", help="A file of `nas train`, or of `nas export -f onnx`.")
@@ -52,6 +61,8 @@ def train(
             "[default: as the weights of --init ask, otherwise no]",
         ),
     ] = None,
+    skip_unreadable: SkipUnreadable = False,
+    group_by: GroupBy = "",
     download: Annotated[bool, typer.Option("--download", help="Fetch the data set first.")] = False,
     seed: Annotated[
         Optional[int],  # noqa: UP045
@@ -93,6 +104,8 @@ def train(
             dataset=dataset,
             data=data,
             size=size,
+            skip_unreadable=skip_unreadable,
+            group_by=group_by,
             download=download,
             seed=seed or 0,
             init=init,

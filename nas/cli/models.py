@@ -23,6 +23,7 @@ from nas.job import Epoch, Job
 from nas.language.architecture import parse
 from nas.metrics import percent
 from nas.report import screens
+from nas.report.images import tell as tell_images
 from nas.text import cell
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def train_and_show(job: Job, folder: Path) -> None:
 
     logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
     signal.signal(signal.SIGTERM, _interrupt)
+    tell_images(job)
     # All that the weights depend on: whatever is another gives another file.
     name = f"{called(job.data)}-{parse(job.pattern).fingerprint}-{job.key}-{job.seed}"
 

@@ -34,12 +34,20 @@ def load_plugins(paths: Iterable[Path]) -> tuple[str, ...]:
     return files
 
 
-def data_ref(dataset: str | None, data: str, size: int) -> DataRef:
+def data_ref(
+    dataset: str | None, data: str, size: int, skip_unreadable: bool = False, group_by: str = ""
+) -> DataRef:
     """A directory alone is a folder of images; without one, digits are."""
     if not 0 <= size <= 65_536:
         raise NasError(f"--size {size}: must be from 0 to 65536")
     name = dataset or ("imagefolder" if data else DataRef().name)
-    return DataRef(name=name, dir=str(Path(data).resolve()) if data else "", size=size)
+    return DataRef(
+        name=name,
+        dir=str(Path(data).resolve()) if data else "",
+        size=size,
+        skip_unreadable=skip_unreadable,
+        group_by=group_by,
+    )
 
 
 def identified(ref: DataRef) -> tuple[DataRef, str]:
@@ -50,32 +58,32 @@ def identified(ref: DataRef) -> tuple[DataRef, str]:
     return dataclasses.replace(ref, identity=identity(ref)), f"{summary(ref)}{place}"
 
 
-def space_on(space: str, dataset: str | None, data: str, size: int) -> Space:
+def space_on(space: str, ref: DataRef) -> Space:
     """A space on the shape and the classes of a data set."""
     from nas.data import describe
 
-    info = describe(data_ref(dataset, data, size))
+    info = describe(ref)
     return load_space(space, (info.channels, info.height, info.width), len(info.classes))
 
 
 def closed_or_space(
-    text: str, dataset: str | None, data: str, size: int
+    text: str, ref: DataRef | None = None, size: int = 0
 ) -> tuple[Architecture | None, Space | None]:
     """What ``nas show`` is given: an architecture (with its space where it has a name), or an open
     space alone. Without a data set, ``size`` is that of its own images, or of digits."""
     if text not in shipped() and not text.endswith((".yaml", ".yml")):
         if "->" not in text and "(" not in text:
             raise NasError(f"unknown network or space {text}; {nearest(text, shipped())}")
-        if dataset is None:
+        if ref is None:
             return _parsed(text, size), None
         from nas.data import describe
 
-        info = describe(data_ref(dataset, data, size))
+        info = describe(ref)
         return parse(text, (info.channels, info.height, info.width), len(info.classes)), None
-    if dataset is None:
+    if ref is None:
         space = load_space(text, size=data_ref(None, "", size).size)
     else:
-        space = space_on(text, dataset, data, size)
+        space = space_on(text, ref)
     return (space.sample(0) if space.closed else None), space
 
 
@@ -129,6 +137,8 @@ def plan(
     rungs: str,
     artifacts: str,
     keep: Keep = "front",
+    skip_unreadable: bool = False,
+    group_by: str = "",
 ) -> Plan:
     """The plan that the options of ``nas search`` describe, checked before anything is written."""
     _within("--trials", trials, 10_000_000)
@@ -138,20 +148,20 @@ def plan(
     if evaluator and not re.fullmatch(r"[\w.]+:[\w.]+", evaluator):
         raise NasError(f"--evaluator {evaluator!r}: must be MODULE:FUNCTION")
     files = load_plugins(plugins)
-    ref = data_ref(dataset, data, size)
+    ref = data_ref(dataset, data, size, skip_unreadable, group_by)
     if download:
         from nas.data import download as fetch
 
         fetch(ref)
-    loaded = space_on(space, dataset, data, size)
+    images = ""
+    if not evaluator:
+        ref, images = identified(ref)
+    loaded = space_on(space, ref)
     loaded = dataclasses.replace(
         loaded,
         objectives=dict(map(_objective, _split(objectives))) or loaded.objectives,
         constraints={**loaded.constraints, **dict(map(_constraint, constraints))},
     )
-    images = ""
-    if not evaluator:
-        ref, images = identified(ref)
     levels = read(rungs, epochs)
     if levels and not evaluator and not any(text.startswith("schedule=") for text in recipe):
         recipe = [*recipe, "schedule=rungs"]
@@ -198,6 +208,8 @@ def audited(
     seed: int,
     recipe: Sequence[str],
     plugins: Iterable[Path],
+    skip_unreadable: bool = False,
+    group_by: str = "",
 ) -> tuple[Space, Job, tuple[int, ...]]:
     """The space, the job and the rungs of ``nas audit``."""
     _within("--epochs", epochs, POINTS)
@@ -205,15 +217,16 @@ def audited(
     if not levels:
         raise NasError(f"--rungs {rungs}: an audit of {epochs} epochs needs a rung below them")
     files = load_plugins(plugins)
+    ref = data_ref(dataset, data, size, skip_unreadable, group_by)
     job = Job(
         pattern="",
         recipe=_recipe(recipe),
-        data=data_ref(dataset, data, size),
+        data=ref,
         epochs=epochs,
         seed=seed,
         plugins=files,
     )
-    return space_on(space, dataset, data, size), job, levels
+    return space_on(space, ref), job, levels
 
 
 def single_job(
@@ -229,6 +242,8 @@ def single_job(
     freeze: int,
     recipe: Sequence[str],
     plugins: Iterable[Path],
+    skip_unreadable: bool = False,
+    group_by: str = "",
 ) -> Job:
     """The job of ``nas train``, on a closed pattern or the name of a closed space.
 
@@ -241,12 +256,13 @@ def single_job(
     files = load_plugins(plugins)
     if size is None:
         size = _asked(settings.init) if settings.init else 0
-    ref = data_ref(dataset, data, size)
+    ref = data_ref(dataset, data, size, skip_unreadable, group_by)
     if download:
         from nas.data import download as fetch
 
         fetch(ref)
-    architecture, space = closed_or_space(pattern, ref.name, data, size)
+    ref, _ = identified(ref)
+    architecture, space = closed_or_space(pattern, ref)
     if architecture is None:
         raise NasError(
             f"{space.name if space else pattern} is a search space: `nas search` takes it"
@@ -254,7 +270,7 @@ def single_job(
     return Job(
         pattern=str(architecture),
         recipe=settings,
-        data=identified(ref)[0],
+        data=ref,
         epochs=epochs,
         seed=seed,
         plugins=files,
@@ -305,7 +321,13 @@ def data_of(study: StudyRow, folder: str) -> DataRef:
     from nas.data import describe
 
     path = str(Path(folder).resolve()) if folder else study.directory
-    ref = DataRef(name=study.dataset, dir=path, split_seed=study.settings["split_seed"])
+    ref = DataRef(
+        name=study.dataset,
+        dir=path,
+        split_seed=study.settings["split_seed"],
+        skip_unreadable=study.settings.get("skip_unreadable", False),
+        group_by=study.settings.get("group_by", ""),
+    )
     channels, height, width = study.settings["input"]
     info = describe(ref)
     if (info.channels, info.height, info.width) != (channels, height, width):
@@ -426,7 +448,7 @@ def _network_of(row: TrialRow) -> str:
 
 def closed_pattern(text: str) -> str:
     """The pattern of a zoo network's name, or of a closed pattern. Raises NasError for a space."""
-    closed, space = closed_or_space(text, None, "", 0)
+    closed, space = closed_or_space(text)
     if closed is None:
         raise NasError(f"{space.name if space else text} is a search space: it is not one network")
     return str(closed)

@@ -18,6 +18,7 @@ from nas.driver.plan import Plan
 from nas.errors import NothingFound
 from nas.job.pool import Pool
 from nas.report import screens
+from nas.report.images import tell as tell_images
 from nas.report.progress import Progress
 from nas.store import ENDED, StudyRow, TrialRow, open_store
 from nas.text import shown_url
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 def rehearse(plan: Plan, storage: str) -> None:
     """What a search would do, with everything checked that can be without running it."""
+    tell_images(plan.job)
     screens.out(screens.space_page(plan.space))
     screens.out(screens.plan_table(plan, storage))
 
@@ -88,6 +90,7 @@ def run(
 ) -> tuple[StudyRow, list[TrialRow], Status]:
     """Runs the search in the pool that ``opened`` gives, told what a trial is predicted to hold
     (bytes; 0: unknown). Returns the study, the trials that have ended, and how it stands."""
+    tell_images(plan.job, progress)
     # What is unknown is refused before anything begins.
     networks = architectures(plan, baselines)
     if plan.job.evaluator:

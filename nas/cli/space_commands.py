@@ -28,11 +28,11 @@ def show(
     plugin: Plugin = None,
 ) -> None:
     """A space: its pattern, and the domains of what is open."""
-    from nas.cli.options import load_plugins, space_on
+    from nas.cli.options import data_ref, load_plugins, space_on
     from nas.report import screens
 
     load_plugins(plugin or [])
-    screens.out(screens.space_page(space_on(space, dataset, data, size)))
+    screens.out(screens.space_page(space_on(space, data_ref(dataset, data, size))))
 
 
 @app.command()
@@ -48,12 +48,12 @@ def check(
     plugin: Plugin = None,
 ) -> None:
     """A preflight: how many architectures, how large, what fits, what never matters."""
-    from nas.cli.options import load_plugins, space_on
+    from nas.cli.options import data_ref, load_plugins, space_on
     from nas.report import screens
     from nas.spaces.preflight import check
 
     load_plugins(plugin or [])
-    loaded = space_on(space, dataset, data, size)
+    loaded = space_on(space, data_ref(dataset, data, size))
     screens.out(screens.preflight_page(loaded, check(loaded, draws=draws, seed=seed)))
 
 
@@ -70,10 +70,10 @@ def sample(
     plugin: Plugin = None,
 ) -> None:
     """Random architectures of a space: fingerprint, params, MACs and pattern, tab-separated."""
-    from nas.cli.options import load_plugins, space_on
+    from nas.cli.options import data_ref, load_plugins, space_on
 
     load_plugins(plugin or [])
-    loaded = space_on(space, dataset, data, size)
+    loaded = space_on(space, data_ref(dataset, data, size))
     for i in range(count):
         drawn = loaded.sample(seed + i)
         print(drawn.fingerprint, drawn.params, drawn.macs, drawn, sep="\t")

@@ -6,27 +6,32 @@ every device, resident or streamed, and a checkpoint needs to keep only that gen
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import json
+import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from nas.data import augment
+from nas.data import augment, cache
+from nas.data.digests import digest
+from nas.data.footprint import AHEAD, CHUNK, PIXELS, READERS
 from nas.data.images import Images
 from nas.job import Recipe
 
 # Up to here (bytes, a part) the images stay on the device: CIFAR is 0.2 GB, 50,000 images of 96x96
 # 1.4 GB. Several trials may share a GPU.
 RESIDENT = 2 << 30
-# Images augmented and normalised in one go: on digits an epoch is one chunk, which spares each step
-# about ten small kernels.
-CHUNK = 2048
-# Their pixels together (height times width): 2048 images of 3x224x224 would take 4 GB on the way.
-PIXELS = CHUNK * 32 * 32
+COUNTED = 1 << 22  # bytes whose values are counted in one go
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,73 +46,110 @@ def statistics(images: Images) -> Normal:
     """Each channel's mean and standard deviation, over at most 10,000 images drawn at random.
 
     From counts of the 256 values: exact, whatever the order of the sum. Not every sixth image, say:
-    MNIST alternates between two sources, and the mean comes out at 0.123 instead of 0.131.
+    MNIST alternates between two sources, and the mean comes out at 0.123 instead of 0.131. Of
+    images in the cache they are kept beside these, so that they are counted once a machine.
     """
+    kept = beside(images)
+    with contextlib.suppress(OSError, ValueError):
+        if kept:
+            return Normal(*map(tuple, json.loads(kept.read_text())))
     rows = np.random.RandomState(0).permutation(images.rows)[:10_000]
+    channels = images.pixels.shape[1]
+    counts = np.zeros((channels, 256), np.int64)
+    # A few at a time: counting widens each byte to eight.
+    for few in np.array_split(rows, 1 + images.pixels[0].size * len(rows) // COUNTED):
+        pixels = images.pixels[few]
+        for channel in range(channels):
+            counts[channel] += np.bincount(pixels[:, channel].ravel(), minlength=256)
     values = np.arange(256) / 255
-    mean, std = [], []
-    for channel in range(images.pixels.shape[1]):
-        counts = np.bincount(images.pixels[rows, channel].ravel(), minlength=256)
-        mean.append(float(np.average(values, weights=counts)))
-        variance = float(np.average((values - mean[-1]) ** 2, weights=counts))
-        std.append(max(variance**0.5, 1 / 255))  # a blank channel stays finite
+    mean = [float(np.average(values, weights=each)) for each in counts]
+    variance = [
+        float(np.average((values - m) ** 2, weights=each))
+        for m, each in zip(mean, counts, strict=True)
+    ]
+    std = [max(each**0.5, 1 / 255) for each in variance]  # a blank channel stays finite
+    if kept:
+        with contextlib.suppress(OSError), cache.whole(kept) as part:
+            part.write_text(json.dumps([mean, std]))
     return Normal(tuple(mean), tuple(std))
 
 
-class Rows(Dataset[tuple[Tensor, Tensor]]):
-    """The images by arrays of positions, for a DataLoader."""
-
-    def __init__(self, images: Images) -> None:
-        self.images = images
-
-    def __getitem__(self, positions: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        rows = self.images.rows[positions]
-        return torch.from_numpy(self.images.pixels[rows]), torch.from_numpy(
-            self.images.labels[rows]
-        )
+def beside(images: Images) -> Path | None:
+    """The file for what is known of these rows of an array in the cache; None of any other."""
+    name = getattr(images.pixels, "filename", None)
+    if name is None or not Path(name).is_relative_to(cache.folder()):
+        return None
+    return Path(name).with_name(f"statistics-{digest(images.rows.tobytes()).hex()}.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Images that the device can take from: held there whole, or streamed."""
+    """Images that the device can take from: held there whole, or streamed.
 
-    images: Images
+    On the CPU nothing is copied, resident or not: all processes read the one map of a set.
+    ``rows`` are those of ``pixels`` and ``labels`` that are meant, all on one device; of streamed
+    ones on the CPU, whence threads read ahead.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    rows: Tensor
     device: torch.device
-    resident: tuple[Tensor, Tensor] | None
+    streamed: bool
 
     @classmethod
     def of(cls, images: Images, device: torch.device, budget: int = RESIDENT) -> Source:
         """Resident where the images take at most ``budget`` bytes, otherwise streamed."""
-        if images.nbytes > budget:
-            return cls(images, device, None)
-        pixels, labels = Rows(images)[np.arange(len(images))]
-        return cls(images, device, (pixels.to(device), labels.to(device)))
+        pixels, labels, rows = (tensor(a) for a in (images.pixels, images.labels, images.rows))
+        streamed = images.nbytes > budget
+        if device.type == "cpu" or streamed:
+            return cls(pixels, labels, rows, device, streamed)
+        # Copied a part at a time: the host holds no second copy meanwhile.
+        held = torch.empty((len(rows), *pixels.shape[1:]), dtype=torch.uint8, device=device)
+        for positions in torch.arange(len(rows)).split(CHUNK):
+            held[positions[0] : positions[-1] + 1] = pixels[rows[positions]].to(device)
+        every = torch.arange(len(rows), device=device)
+        return cls(held, labels[rows].to(device), every, device, streamed)
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.rows)
 
     def chunks(self, order: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(pixels, labels) on the device, ``size`` at a time; ``order``: positions, on the CPU."""
-        if self.resident:
+        if not self.streamed:
             for positions in order.to(self.device).split(size):
-                yield self.resident[0][positions], self.resident[1][positions]
+                yield self.take(positions)
             return
         cuda = self.device.type == "cuda"
-        # Two processes read ahead: the pages of a mapped file come from the disk meanwhile.
-        loader = DataLoader(
-            Rows(self.images),
-            batch_size=None,
-            sampler=[positions.numpy() for positions in order.split(size)],
-            num_workers=2,
-            pin_memory=cuda,
-            generator=torch.Generator(),  # it would draw from torch's own, as dropout does
-            multiprocessing_context="fork",  # the images are shared, not copied to the processes
-        )
-        for pixels, labels in loader:
-            yield (
-                pixels.to(self.device, non_blocking=cuda),
-                labels.to(self.device, non_blocking=cuda),
-            )
+
+        def read(positions: Tensor) -> tuple[Tensor, Tensor]:
+            pixels, labels = self.take(positions)
+            return (pixels.pin_memory(), labels.pin_memory()) if cuda else (pixels, labels)
+
+        # Threads, not processes: what takes time is the disk and the copy, both outside Python's
+        # lock, and batches cross no shared memory, of which a container has 64 MiB.
+        pieces = iter(order.split(size))
+        with ThreadPoolExecutor(READERS) as pool:
+            ahead = deque(pool.submit(read, piece) for piece in itertools.islice(pieces, AHEAD))
+            while ahead:
+                pixels, labels = ahead.popleft().result()
+                ahead += [pool.submit(read, piece) for piece in itertools.islice(pieces, 1)]
+                yield (
+                    pixels.to(self.device, non_blocking=cuda),
+                    labels.to(self.device, non_blocking=cuda),
+                )
+
+    def take(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """(pixels, labels) at these positions, copied."""
+        rows = self.rows[positions]
+        return self.pixels[rows], self.labels[rows]
+
+
+def tensor(array: npt.NDArray[Any]) -> Tensor:
+    """The array itself as a tensor, without a copy."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # read only: nobody writes
+        return torch.from_numpy(array)
 
 
 @dataclass(frozen=True, slots=True)

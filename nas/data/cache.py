@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from nas.errors import DataError
+
+# What numpy raises for an archive that is not there, not whole, or of another version.
+LOST = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 def folder() -> Path:
@@ -24,3 +30,10 @@ def whole(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def unwritable(error: OSError, need: str = "what is known of the images") -> DataError:
+    return DataError(
+        f"{folder()} cannot take {need}: {error.strerror or error} (NAS_CACHE names another "
+        f"directory)"
+    )

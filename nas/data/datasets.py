@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from nas.data import digests, formats, imagefolder
 from nas.data.images import Images, Info, Labels, Part
+from nas.data.splits import holdout
 from nas.errors import DataError, nearest
 from nas.job import DataRef
 
@@ -144,7 +144,8 @@ def load(ref: DataRef, part: Part) -> Images:
             continue
         if not count:
             raise DataError(f"{ref.dir or ref.name} holds {len(images)} images: too few to split")
-        rest, chosen = holdout(images.labels[images.rows], count, ref.split_seed)
+        groups = None if images.groups is None else images.groups[images.rows]
+        rest, chosen = holdout(images.labels[images.rows], count, ref.split_seed, groups)
         if held == part:
             return dataclasses.replace(images, rows=images.rows[chosen])
         images = dataclasses.replace(images, rows=images.rows[rest])
@@ -161,10 +162,12 @@ def identity(ref: DataRef) -> str:
     overwritten in place with as many bytes and its old time of change restored goes unseen, and
     nothing else does. Raises DataError.
     """
+    load.cache_clear()  # what they are now
+    read.cache_clear()
     kind = dataset(ref.name)
-    info = kind.describe(ref)
     if kind.identity:
         return kind.identity(ref)
+    info = kind.describe(ref)
     parts = []
     for part in info.parts:
         images = read(dataclasses.replace(ref, split_seed=0), part)
@@ -238,21 +241,3 @@ def labels(ref: DataRef, part: Part) -> Labels:
         return kind.labels(ref, part)
     images = read(dataclasses.replace(ref, split_seed=0), part)
     return images.labels[images.rows]
-
-
-def holdout(
-    labels: npt.NDArray[np.int64], count: int, seed: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Splits positions into (rest, ``count`` of them), each class in proportion.
-
-    Each image has a place among those of its class, in an order drawn from ``seed``; the lowest
-    places, as fractions of the class, are held out. So every class keeps an image in the rest.
-    """
-    # RandomState, not Generator: numpy promises that its stream never changes.
-    order = np.random.RandomState(seed).permutation(len(labels))
-    place = np.empty(len(labels))
-    for label in np.unique(labels):
-        (of_class,) = np.nonzero(labels[order] == label)
-        place[order[of_class]] = (np.arange(len(of_class)) + 0.5) / len(of_class)
-    ranked = order[np.argsort(place[order], kind="stable")]
-    return np.sort(ranked[count:]), np.sort(ranked[:count])

@@ -86,7 +86,7 @@ def _known(memory: Path) -> dict[bytes, bytes]:
         with np.load(memory) as told:
             rows = told["keys"], told["digests"]
         return {key.tobytes(): value.tobytes() for key, value in zip(*rows, strict=True)}
-    except (OSError, ValueError, KeyError, EOFError):  # none yet, or of another version
+    except cache.LOST:
         return {}
 
 

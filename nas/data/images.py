@@ -40,6 +40,7 @@ class Images:
     pixels: Pixels
     labels: Labels
     rows: npt.NDArray[np.int64]
+    groups: npt.NDArray[np.int64] | None = None
 
     @classmethod
     def of(cls, pixels: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Images:

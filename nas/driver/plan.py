@@ -89,6 +89,8 @@ class Plan:
                 "input": list(space.input),
                 "classes": space.classes,
                 "split_seed": job.data.split_seed,
+                **({"skip_unreadable": True} if job.data.skip_unreadable else {}),
+                **({"group_by": job.data.group_by} if job.data.group_by else {}),
                 **({"rungs": list(self.rungs)} if self.rungs else {}),
             },
         )

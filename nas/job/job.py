@@ -9,17 +9,26 @@ from dataclasses import dataclass, field
 
 from nas.job.recipe import Recipe
 
+PLACE = ("name", "dir", "skip_unreadable")  # where images are from, once it is told what they are
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataRef:
-    """Which images: a name in DATASETS, a directory, the seed of the split, and the side in pixels
-    that the images are resized to (0: as they are). ``identity`` is what they are, wherever they
-    lie (``nas.data.identity``); empty where nobody has looked."""
+    """Which images: a name in DATASETS, a directory (or a table), the seed of the split, and the
+    side in pixels that the images are resized to (0: as they are).
+
+    ``skip_unreadable`` leaves out what cannot be read, which is refused otherwise; ``group_by``
+    says what no split may part: a regular expression over paths, or a column of a table.
+    ``identity`` is what ``nas.data.identity`` has told: a machine that has these images decoded
+    takes them without a look at the files, and another refuses files that are others.
+    """
 
     name: str = "digits"
     dir: str = ""
     split_seed: int = 0
     size: int = 0
+    skip_unreadable: bool = False
+    group_by: str = ""
     identity: str = ""
 
 
@@ -59,6 +68,6 @@ class Job:
         if self.evaluator:
             told.pop("data")
         elif self.data.identity:
-            told["data"] = {k: v for k, v in told["data"].items() if k not in ("name", "dir")}
+            told["data"] = {k: v for k, v in told["data"].items() if k not in PLACE}
         told["recipe"] = self.recipe.plain()
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]

@@ -32,7 +32,8 @@ from nas.training.predict import Prediction, Probabilities
 VERSION = 1
 HEADER = 100_000_000  # bytes: the longest header that safetensors takes
 PREPARATION = (
-    "turned upright, scaled to cover the size, cut to it about the centre; pixels 0 to 255"
+    "turned upright, what is transparent on grey, scaled to cover the size, cut to it about the "
+    "centre; pixels 0 to 255"
 )
 
 
@@ -41,9 +42,10 @@ class Card:
     """What a model says of itself.
 
     ``normal`` is the normalisation of its input; ``recipe``, ``epochs`` and ``seed`` how it was
-    trained; ``dataset``, ``size`` and ``split_seed`` on what, and ``identity`` tells those images
-    from any others (empty: unknown). ``metrics`` are as it was saved: ``accuracy`` on the
-    validation images, ``test_accuracy``, ``latency_ms``. ``versions`` are those that made it.
+    trained; ``dataset``, ``size`` and what follows on which images, and how these were split;
+    ``identity`` tells them from any others (empty: unknown). ``metrics`` are as it was saved:
+    ``accuracy`` on the validation images, ``test_accuracy``, ``latency_ms``. ``versions`` are
+    those that made it.
     """
 
     architecture: Architecture
@@ -55,6 +57,8 @@ class Card:
     dataset: str = ""
     size: int = 0
     split_seed: int = 0
+    skip_unreadable: bool = False
+    group_by: str = ""
     identity: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -78,6 +82,8 @@ class Card:
             dataset=job.data.name,
             size=job.data.size,
             split_seed=job.data.split_seed,
+            skip_unreadable=job.data.skip_unreadable,
+            group_by=job.data.group_by,
             identity=job.data.identity,
             metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
             versions={"nas": nas.__version__, "torch": torch.__version__},
@@ -144,7 +150,10 @@ class Card:
                 raise ValueError(f"a normalisation by {values} of {channels} channels")
 
 
-_PLAIN = ("classes", "epochs", "seed", "dataset", "size", "split_seed", "identity")
+_PLAIN = (
+    *("classes", "epochs", "seed"),
+    *("dataset", "size", "split_seed", "skip_unreadable", "group_by", "identity"),
+)
 _MAPPINGS = ("recipe", "metrics", "versions")
 _KNOWN = {"nas_model", "pattern", "mean", "std", *_PLAIN, *_MAPPINGS}
 

@@ -1,6 +1,6 @@
 """From images to predictions: files as they stream, arrays, Pillow's images.
 
-A file is decoded by what decodes for a training (``nas.data.imagefolder.decode``). Decoding runs
+A file is decoded by what decodes for a training (``nas.data.picture.decode``). Decoding runs
 in threads, a batch ahead of the network; what is held is two batches, however many files there are.
 """
 
@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -20,10 +19,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from nas.data import kinds
 from nas.data.augment import resize
-from nas.data.batches import PIXELS
-from nas.data.imagefolder import ENDINGS, decode
+from nas.data.footprint import PIXELS
 from nas.data.images import Images, Pixels
+from nas.data.picture import decode, fitted, reason
 from nas.errors import DataError, NasError
 
 Shape = tuple[int, int, int]  # channels, height, width
@@ -94,12 +94,11 @@ def _each(images: Any, shape: Shape) -> Iterator[Tensor]:
     elif isinstance(images, np.ndarray | Tensor):
         yield from _of_array(torch.as_tensor(images), shape).split(1)
     elif hasattr(images, "getexif"):  # Pillow's
-        buffer = BytesIO()
-        known = images if images.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else None
-        (known or images.convert("RGB")).save(
-            buffer, "PNG", exif=images.getexif(), compress_level=1
-        )
-        yield torch.from_numpy(_decoded(buffer, shape))[None]
+        try:
+            pixels = np.array(fitted(images, shape), order="C")
+        except Exception as error:  # Pillow reads them only now, and raises nearly anything
+            raise DataError(f"an image of Pillow's cannot be read: {reason(error)}") from error
+        yield torch.from_numpy(pixels)[None]
     elif isinstance(images, Iterable):
         for image in images:
             yield from _each(image, shape)
@@ -121,7 +120,7 @@ def _of_array(pixels: Tensor, shape: Shape) -> Tensor:
     return resize(pixels, shape[1:])
 
 
-def _decoded(file: Any, shape: Shape) -> Pixels:
+def _decoded(file: Path, shape: Shape) -> Pixels:
     pixels: Pixels = np.array(decode(file, shape), order="C")  # a copy: Pillow's is read-only
     return pixels
 
@@ -174,11 +173,11 @@ def _inside(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[
         return
     for name in sorted(os.listdir(folder)):
         path = folder / name
-        hidden = name.startswith(".")
-        if not hidden and path.is_dir():
+        dropping = kinds.is_dropping(name)
+        if not dropping and path.is_dir():
             yield from _inside(path, (*above, here))
-        elif not (hidden and path.is_dir()):
-            yield path, not hidden and os.path.splitext(name)[1].lower() in ENDINGS
+        elif not (dropping and path.is_dir()):
+            yield path, not dropping and not kinds.unread(name)
 
 
 def stream(model: Predictor, paths: Iterable[Path]) -> Iterator[tuple[Path, Prediction | NasError]]:

@@ -1,0 +1,172 @@
+"""The images of a listing, decoded once into one array that every process of a machine maps.
+
+The array lies in the cache directory under a digest of the images' content: a copy of a folder is
+not decoded again, and of a folder that changed only what changed is. It is filled by processes,
+one a core; interrupted, it goes on from there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib import format as npy
+
+from nas.data import cache, picture, survey
+from nas.data.digests import digest
+from nas.data.images import Pixels
+from nas.data.listing import Listing
+from nas.data.survey import CRASHED, Piece, Survey
+from nas.errors import DataError
+
+# What a row of the array is: not yet there, an image, one of a single colour, not readable.
+MISSING, DECODED, BLANK, FAILED = range(4)
+SAVED = 5.0  # seconds between notes of how far it has come
+FORM = 1  # of the pictures: another where the same file comes to other pixels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoded:
+    """N x channels x height x width bytes, mapped; the state of each, and why some have failed."""
+
+    folder: Path
+    pixels: Pixels
+    states: npt.NDArray[np.uint8]
+    errors: dict[int, str]
+
+
+def decoded(listing: Listing, seen: Survey, shape: tuple[int, int, int]) -> Decoded:
+    """Raises DataError where the cache cannot be written, or a file changes meanwhile."""
+    told = repr((FORM, shape, len(listing))).encode() + seen.rows["digest"].tobytes()
+    folder = cache.folder() / "images" / digest(told).hex()
+    need = f"the decoded images ({len(listing) * int(np.prod(shape)) / 1e6:.0f} MB)"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # One process decodes; the others on this machine wait for it instead of doing the same.
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not complete(folder):
+                fill(folder, listing, seen, shape)
+        return opened(folder)
+    except OSError as error:
+        raise cache.unwritable(error, need) from error
+
+
+def complete(folder: Path) -> bool:
+    """A process that was killed says nothing of an image: what crashed is tried again."""
+    try:
+        return CRASHED not in opened(folder).errors.values()
+    except cache.LOST:
+        return False
+
+
+def opened(folder: Path) -> Decoded:
+    """What was decoded. Raises OSError."""
+    errors = json.loads((folder / "errors.json").read_text())
+    # Copy on write: torch takes a map without a copy only where it may be written. Nobody does.
+    pixels = np.load(folder / "pixels.npy", mmap_mode="c")
+    states = np.load(folder / "states.npy")
+    return Decoded(folder, pixels, states, {int(n): why for n, why in errors.items()})
+
+
+def fill(folder: Path, listing: Listing, seen: Survey, shape: tuple[int, int, int]) -> None:
+    digests = seen.rows["digest"]
+    path = folder / "pixels.npy"
+    if not path.exists():
+        part = folder / "pixels.part"
+        npy.open_memmap(part, mode="w+", dtype=np.uint8, shape=(len(listing), *shape))
+        # Reserved first: on a full disk, writing to a mapped page kills the process.
+        with part.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
+        part.replace(path)
+    pixels = np.load(path, mmap_mode="r+")
+    states = started(folder, len(listing))
+    errors = dict(seen.errors)
+    states[[*errors]] = FAILED
+    latest = survey.record(listing.root).with_suffix(f".{'x'.join(map(str, shape))}")
+    reuse(latest, digests, pixels, states)
+    todo = np.flatnonzero(states == MISSING)
+    work = survey.pieces(listing, seen.rows, todo)
+    saved = time.monotonic()
+    for piece, found in survey.worked(partial(decode, str(path)), work, len(todo), "decoding"):
+        if found is None:
+            states[piece.numbers] = FAILED
+            errors |= {int(n): CRASHED for n in piece.numbers}
+            continue
+        states[piece.numbers], failed = found
+        errors |= {int(piece.numbers[n]): why for n, why in failed.items()}
+        if time.monotonic() - saved > SAVED:
+            pixels.flush()
+            keep(folder, states)
+            saved = time.monotonic()
+    pixels.flush()
+    keep(folder, states)
+    np.save(folder / "digests.npy", digests)
+    with cache.whole(latest) as part:
+        part.write_text(folder.name)
+    with cache.whole(folder / "errors.json") as part:
+        part.write_text(json.dumps(errors))
+
+
+def decode(array: str, piece: Piece) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
+    """Writes a piece's images to the array's file; their states, and why some have failed."""
+    pixels = np.load(array, mmap_mode="r+")
+    states = np.full(len(piece), DECODED, np.uint8)
+    errors = {}
+    for n, (number, name) in enumerate(zip(piece.numbers, piece.names, strict=True)):
+        try:
+            data = survey.read(f"{piece.root}/{name}")
+            if digest(data) != piece.digests[n].tobytes():
+                raise DataError("it changed while it was read")
+            image = picture.decoded(data, pixels.shape[1:])
+        except DataError as error:
+            states[n], errors[n] = FAILED, str(error)
+            continue
+        pixels[number] = image
+        # Two corners first: to compare all takes a sixth of the time to decode 32x32 pixels.
+        corner = image[:, :1, :1]
+        if (corner == image[:, -1:, -1:]).all() and (corner == image).all():
+            states[n] = BLANK
+    return states, errors
+
+
+def started(folder: Path, count: int) -> npt.NDArray[np.uint8]:
+    """How far an earlier run has come."""
+    try:
+        states: npt.NDArray[np.uint8] = np.load(folder / "states.npy")
+        return np.where(states == FAILED, MISSING, states)
+    except cache.LOST:
+        return np.zeros(count, np.uint8)
+
+
+def keep(folder: Path, states: npt.NDArray[np.uint8]) -> None:
+    with cache.whole(folder / "states.npy") as part, part.open("wb") as file:
+        np.save(file, states)
+
+
+def reuse(latest: Path, digests: npt.NDArray[np.uint8], pixels: Pixels, states: Pixels) -> None:
+    """Takes what a folder's array before this one has of the same images."""
+    try:
+        before = opened(cache.folder() / "images" / latest.read_text())
+        old = keys(np.load(before.folder / "digests.npy"))
+    except cache.LOST:
+        return
+    order = np.argsort(old)
+    todo = np.flatnonzero(states == MISSING)
+    at = order[np.searchsorted(old, keys(digests[todo]), sorter=order).clip(max=len(old) - 1)]
+    good = (old[at] == keys(digests[todo])) & (before.states[at] != FAILED)
+    for here, there in zip(todo[good], at[good], strict=True):
+        pixels[here] = before.pixels[there]
+    states[todo[good]] = before.states[at[good]]
+
+
+def keys(digests: npt.NDArray[np.uint8]) -> npt.NDArray[np.bytes_]:
+    """Digests that can be sorted and searched."""
+    return np.ascontiguousarray(digests).view(f"S{digests.shape[1]}").ravel()

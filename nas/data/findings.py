@@ -1,0 +1,191 @@
+"""What a first look at a folder of images finds, before anything trains: how many of what, in which
+parts, what was skipped and why, and what cannot be learned."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+
+from nas.data import datasets, imagefolder, survey
+from nas.data.decoding import BLANK, keys
+from nas.data.imagefolder import Looked, Prepared
+from nas.data.images import Part
+from nas.data.listing import EXAMPLES, ORDER, Skipped
+from nas.errors import DataError, brief
+from nas.job import DataRef
+
+IMBALANCE = 10  # images of the largest class for one of the smallest: from here on it is said
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """``classes`` and ``parts``: images of each, as they will be used; ``held_out``: the parts that
+    are drawn from train. ``sizes``: height and width of the least, the median and the largest
+    image. ``skipped``: how many for each reason, and examples. ``notes`` are decisions,
+    ``warnings`` what spoils a result."""
+
+    root: str
+    classes: dict[str, int]
+    parts: dict[Part, int]
+    places: dict[Part, str]
+    held_out: tuple[Part, ...]
+    shape: tuple[int, int, int]
+    sizes: tuple[tuple[int, int], ...]
+    skipped: Skipped
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    identity: str
+
+
+def examine(ref: DataRef) -> Findings:
+    """Looks at all images of a folder or a table.
+
+    Raises DataError where some cannot be read, and where nothing can be learned: one class, images
+    that are all of a single colour or copies of one.
+    """
+    images = imagefolder.prepared(imagefolder.whole(dataclasses.replace(ref, identity="")))
+    looked = imagefolder.look(imagefolder.all_of(ref))
+    every = np.concatenate([images.rows[part] for part in images.info.parts])
+    digests = keys(looked.survey.rows["digest"])
+    refuse_hopeless(looked, images, digests)
+    counts = np.bincount(images.labels[every], minlength=len(images.info.classes))
+    loaded = {part: datasets.load(ref, part) for part in ORDER}
+    skipped = dict(looked.listing.skipped)
+    if looked.reasons:
+        shown = [brief(f"{name} ({why})") for name, why in looked.reasons.items()]
+        skipped["unreadable"] = len(shown), tuple(shown[:EXAMPLES])
+    missing = tuple(part for part in ORDER if part not in images.info.parts)
+    trained, validated = (
+        np.bincount(loaded[part].labels[loaded[part].rows], minlength=len(counts))
+        for part in ORDER[:2]
+    )
+    classes = images.info.classes
+    return Findings(
+        root=str(looked.listing.root),
+        classes=dict(zip(classes, counts.tolist(), strict=True)),
+        parts={part: len(loaded[part]) for part in ORDER},
+        places=looked.listing.places,
+        held_out=missing,
+        shape=images.info.shape,
+        sizes=sizes(looked, every),
+        skipped=skipped,
+        notes=(*looked.listing.notes, *decided(ref, looked, images, every)),
+        warnings=(
+            *doubtful(looked, images, every, digests),
+            *uneven(classes, trained),
+            *(
+                f"no image of the class {name} is there to validate with"
+                for name, count in zip(classes, validated, strict=True)
+                if not count
+            ),
+        ),
+        identity=images.identity,
+    )
+
+
+def refuse_hopeless(looked: Looked, images: Prepared, digests: npt.NDArray[np.bytes_]) -> None:
+    rows = images.rows["train"]
+    root = looked.listing.root
+    if (looked.decoded.states[rows] == BLANK).all():
+        raise DataError(
+            f"each of the {len(rows)} images to train on in {root} is of a single colour: nothing "
+            f"can be learned from them"
+        )
+    if len(np.unique(digests[rows])) == 1:
+        raise DataError(
+            f"the {len(rows)} images to train on in {root} are all copies of one: nothing can be "
+            f"learned from them"
+        )
+
+
+def sizes(looked: Looked, every: npt.NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
+    rows = looked.survey.rows[every]
+    order = np.argsort(rows["height"].astype(np.int64) * rows["width"], kind="stable")
+    ends = rows[order[[0, len(order) // 2, -1]]]
+    return tuple((int(row["height"]), int(row["width"])) for row in ends)
+
+
+def decided(
+    ref: DataRef, looked: Looked, images: Prepared, every: npt.NDArray[np.int64]
+) -> list[str]:
+    """What was done with images that are not simply read."""
+    notes = []
+    if frames := int(looked.survey.has(survey.FRAMES)[every].sum()):
+        notes.append(f"{frames:,} images have several frames: the first is taken")
+    if own := int(looked.survey.has(survey.OWN_RANGE)[every].sum()):
+        notes.append(
+            f"{own:,} images hold floats or 32-bit integers: each is scaled from its least value "
+            f"(black) to its greatest (white)"
+        )
+    train = images.rows["train"]
+    if groups := len(train) - len(np.unique(images.groups[train])):
+        told = " or of one group" if ref.group_by or looked.listing.groups else ""
+        notes.append(
+            f"{groups:,} images to train on are copies of others{told}: no split parts them"
+        )
+    _, height, width = images.info.shape
+    if not ref.size and height * width > 512 * 512:
+        notes.append(f"all are {width}x{height} pixels and stay so: --size 224 is quicker")
+    return notes
+
+
+def doubtful(
+    looked: Looked,
+    images: Prepared,
+    every: npt.NDArray[np.int64],
+    digests: npt.NDArray[np.bytes_],
+) -> list[str]:
+    """Copies where there should be none, and blank images."""
+    warnings = []
+    for one, other in combinations(images.info.parts, 2):
+        copied = int(np.isin(digests[images.rows[other]], digests[images.rows[one]]).sum())
+        if copied:
+            warnings.append(f"{copied:,} images of {other} are copies of images of {one}")
+    pairs = np.unique(
+        np.stack([np.unique(digests[every], return_inverse=True)[1], images.labels[every]]), axis=1
+    )
+    if torn := int((np.bincount(pairs[0]) > 1).sum()):
+        warnings.append(f"{torn:,} images have copies in two classes or more")
+    if blank := int((looked.decoded.states[every] == BLANK).sum()):
+        warnings.append(f"{blank:,} images are of a single colour")
+    return warnings
+
+
+def uneven(classes: tuple[str, ...], trained: npt.NDArray[np.int64]) -> list[str]:
+    """Classes of which there are far fewer images to train on."""
+    most, least = int(trained.argmax()), int(trained.argmin())
+    if trained[most] < IMBALANCE * trained[least]:
+        return []
+    return [
+        f"there are {trained[most]:,} images of the class {classes[most]} to train on and "
+        f"{trained[least]:,} of {classes[least]}: accuracy will hardly tell whether it is learned"
+    ]
+
+
+def lines(found: Findings) -> list[str]:
+    """The findings as a few lines of text."""
+    total = sum(found.classes.values())
+    ranked = sorted(found.classes.items(), key=lambda item: -item[1])
+    told = ", ".join(f"{brief(name, 40)} {count:,}" for name, count in ranked[:6])
+    if len(ranked) > 6:
+        told += f", ... {brief(ranked[-1][0], 40)} {ranked[-1][1]:,}"
+    made = [f"{total:,} images in {len(ranked):,} classes ({told}) of {brief(found.root)}"]
+    parts = []
+    for part, count in found.parts.items():
+        place = "held out" if part in found.held_out else brief(found.places[part], 60)
+        parts.append(f"{part} {count:,}" + ("" if place == "." else f" ({place})"))
+    made.append(", ".join(parts))
+    least, middle, largest = (f"{width}x{height}" for height, width in found.sizes)
+    of = f"{least} pixels" if least == largest else f"{least} to {largest} pixels, mostly {middle}"
+    channels, height, width = found.shape
+    made.append(f"{of}, read as {width}x{height} in {'grey' if channels == 1 else 'colour'}")
+    for reason, (count, examples) in sorted(found.skipped.items()):
+        more = ", ..." if count > len(examples) else ""
+        names = ", ".join(name.removeprefix(f"{found.root}/") for name in examples)
+        made.append(f"skipped: {count:,} {reason} ({names}{more})")
+    made += [*found.notes, *(f"warning: {text}" for text in found.warnings)]
+    return [brief(line, 1000) for line in made]

@@ -1,0 +1,128 @@
+"""What a name in a folder of images stands for: an image, a part of the set, or a dropping."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import re
+
+from nas.data.images import Part
+
+# Pillow's formats and the endings that people give them. A file's format is told by its content:
+# a JPEG called .png is read. Formats that are none here are not opened (EPS runs Ghostscript).
+FORMATS: dict[str, str] = {
+    # Many phones write two pictures in one file (MPO), most often as .jpg: Pillow tells by content.
+    "JPEG": ".jpg .jpeg .jpe .jfif .jif .jfi .pjpeg .pjp .mpo",
+    "PNG": ".png .apng",
+    "GIF": ".gif",
+    "BMP": ".bmp",
+    "DIB": ".dib",
+    "TIFF": ".tif .tiff",
+    "WEBP": ".webp",
+    "PPM": ".ppm .pgm .pbm .pnm .pfm",
+    "JPEG2000": ".jp2 .j2k .j2c .jpc .jpf .jpx",
+    "AVIF": ".avif .avifs",
+    "HEIF": ".heic .heif .hif",
+    "JXL": ".jxl",
+    "TGA": ".tga",
+    "PCX": ".pcx",
+    "SGI": ".sgi",
+    "ICO": ".ico",
+    "QOI": ".qoi",
+}
+ENDINGS = {ending: kind for kind, endings in FORMATS.items() for ending in endings.split()}
+# What Pillow reads only where it was built so, and only with a package that adds it.
+BUILT = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
+ADDED = {"HEIF": "pillow_heif", "JXL": "pillow_jxl"}
+
+# In order of preference: of two folders for one part the first is used, and the other named.
+# "eval" is the test part, and the validation part where there is a test part besides.
+PARTS: dict[Part, tuple[str, ...]] = {
+    "train": ("train", "training", "trainset", "trn", "tr"),
+    "validation": (
+        *("val", "valid", "validation", "validate", "valset"),
+        *("dev", "devel", "development", "devset", "eval", "evaluation"),
+    ),
+    "test": ("test", "testing", "testset", "tst", "te", "eval", "evaluation"),
+}
+# What may stand beside those words: train_images, test-set, Training Data.
+BESIDE = frozenset(
+    {"set", "data", "dataset", "images", "image", "imgs", "img", "split", "folder", "dir"}
+)
+
+DROPPINGS = frozenset(
+    {
+        *("__macosx", "icon\r"),
+        *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "$recycle.bin"),
+        *("system volume information", "recycler", "lost+found"),
+        *("@eadir", "#recycle", "@recycle", "#snapshot", "@recently-snapshot"),
+        *("__pycache__",),
+    }
+)
+
+
+def is_dropping(name: str) -> bool:
+    """Whether a system, a tool or a share left it: anything hidden, and names known for that.
+
+    ``._x.jpg`` is a Mac's, ``.ipynb_checkpoints`` a notebook's, ``@eaDir`` a Synology's.
+    """
+    return name.startswith(".") or name.lower() in DROPPINGS
+
+
+@functools.cache
+def readable() -> frozenset[str]:
+    """The formats of FORMATS that Pillow reads here, with what is installed beside it."""
+    from PIL import Image, features
+
+    for package in ADDED.values():
+        try:
+            module = importlib.import_module(package)
+        except ImportError:
+            continue
+        getattr(module, "register_heif_opener", lambda: None)()
+    Image.init()
+    return frozenset(
+        kind
+        for kind in FORMATS
+        if kind in Image.OPEN and (kind not in BUILT or features.check(BUILT[kind]))
+    )
+
+
+def unread(name: str) -> str:
+    """Why a file of this name is not read; empty for an image that is."""
+    return _unread(os.path.splitext(name)[1].lower())
+
+
+@functools.lru_cache(maxsize=10_000)
+def _unread(ending: str) -> str:
+    kind = ENDINGS.get(ending)
+    if kind is None:
+        return f"{ending or 'no ending'}: no image"
+    if kind in readable():
+        return ""
+    need = f"install {ADDED[kind].replace('_', '-')}" if kind in ADDED else "built without it"
+    return f"{ending}: Pillow cannot read it ({need})"
+
+
+def part_of(name: str) -> tuple[tuple[Part, ...], str]:
+    """The parts that a folder of this name may be, and what else its name says.
+
+    ``Train`` and ``train_images``: (("train",), ""). ``seg_test``: (("test",), "seg"), which is a
+    part only beside a ``seg_train``. ``test tube`` is that too, but has no other beside it.
+    """
+    words = re.findall(r"[a-z]+", name.lower())
+    for n, word in enumerate(words):
+        parts = tuple(part for part, names in PARTS.items() if word in names)
+        if parts:
+            rest = [w for w in words[:n] + words[n + 1 :] if w not in BESIDE]
+            return parts, " ".join(rest)
+    return (), ""
+
+
+def rank(name: str) -> tuple[int, str]:
+    """What puts preferred names of a part first: ``val`` before ``valid``, ``test`` before
+    ``eval``."""
+    words = re.findall(r"[a-z]+", name.lower())
+    places = [names.index(word) for names in PARTS.values() for word in words if word in names]
+    return max(places, default=0), name

@@ -1,0 +1,160 @@
+"""One image file as the picture that a person sees: upright, in 8 bits, on one ground.
+
+Every mode of Pillow comes to grey or RGB. 16-bit values are scaled by the type's range, so that
+one scale holds for a whole set; floats and 32-bit integers have no range that a scan would fill,
+and are scaled each by its own least and greatest value. What is transparent shows a grey ground,
+on which drawings in black and in white are both seen. Of several frames the first is taken.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nas.data import kinds
+from nas.errors import DataError, brief
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+GROUND = 128
+GREY = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
+OWN_RANGE = frozenset({"I", "F"})
+ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What an image says of itself: its upright size, and how it is read."""
+
+    height: int
+    width: int
+    grey: bool
+    frames: bool  # there are more after the first
+    own_range: bool
+
+
+def opened(data: bytes) -> Image.Image:
+    from PIL import Image
+
+    return Image.open(io.BytesIO(data), formats=sorted(kinds.readable()))
+
+
+def reason(error: BaseException) -> str:
+    """Why an image cannot be read, without Pillow's words for our own buffer."""
+    told = brief(str(error), 120)
+    return "it is no image" if "cannot identify" in told else told or type(error).__name__
+
+
+def header(data: bytes) -> Header:
+    """Raises DataError for what is no image. Reads no pixels, but of a turned PNG."""
+    if not data:
+        raise DataError("it is empty")
+    # Pillow's readers raise nearly anything on a broken file: OSError, SyntaxError, struct.error.
+    try:
+        with opened(data) as image:
+            width, height = image.size
+            # A PNG may have its tags at the end, and Pillow decodes all to look for them. TIFF's
+            # reader has turned the size already.
+            tags = image.format != "PNG" or b"eXIf" in data or b"rientation" in data
+            if image.format != "TIFF" and tags and image.getexif().get(ORIENTATION, 1) >= 5:
+                width, height = height, width
+            frames = image.format != "MPO" and bool(getattr(image, "is_animated", False))
+            own = image.mode in OWN_RANGE and not _known_range(image)
+            return Header(height, width, image.mode in GREY, frames, own)
+    except Exception as error:
+        raise DataError(reason(error)) from error
+
+
+def decode(path: str | Path, shape: tuple[int, int, int]) -> Any:
+    """The image of a file as ``decoded`` makes it. Raises DataError, which names the file."""
+    try:
+        return decoded(Path(path).read_bytes(), shape)
+    except (OSError, DataError) as error:
+        raise DataError(f"{path} is not a readable image: {error}") from error
+
+
+def decoded(data: bytes, shape: tuple[int, int, int]) -> Any:
+    """The image as channels x height x width bytes: turned upright, scaled to cover the size, and
+    cut to it about the centre. Raises DataError."""
+    try:
+        with opened(data) as image:
+            # A JPEG is decoded at 1/2 to 1/8 where that covers, whichever way it is turned.
+            image.draft("L" if shape[0] == 1 else "RGB", (max(shape[1:]),) * 2)
+            return fitted(image, shape)
+    except Exception as error:
+        raise DataError(reason(error)) from error
+
+
+def fitted(image: Image.Image, shape: tuple[int, int, int]) -> Any:
+    """The same of an open image, which stays as it is."""
+    from PIL import Image, ImageOps
+
+    channels, height, width = shape
+    known = _known_range(image)  # the turned copy does not tell
+    if image.getexif().get(ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    seen = picture(image, "L" if channels == 1 else "RGB", known)
+    if seen.size != (width, height):
+        seen = ImageOps.fit(seen, (width, height), Image.Resampling.BILINEAR)
+    return np.asarray(seen).reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def picture(image: Image.Image, mode: str, known: tuple[float, float] | None = None) -> Image.Image:
+    """The image in ``mode``, L or RGB, as it is seen; ``known`` is the range of its type."""
+    from PIL import Image
+
+    if image.mode in GREY - {"1", "L", "LA", "La"}:
+        return _deep(image, known).convert(mode)
+    if image.mode == "LAB":
+        image = _from_lab(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, (GROUND, GROUND, GROUND, 255))
+        image = Image.alpha_composite(ground, image)
+    return image.convert(mode)
+
+
+def _deep(image: Image.Image, known: tuple[float, float] | None) -> Image.Image:
+    """More than 8 bits a pixel, as 8."""
+    from PIL import Image
+
+    values = np.asarray(image).astype(np.float64)
+    key = image.info.get("transparency")
+    hidden = values == key if isinstance(key, int) else np.zeros(values.shape, bool)
+    if image.mode in OWN_RANGE:
+        low, high = known or _own_range(values)
+    else:
+        low, high = 0.0, 65535.0
+    scaled = np.nan_to_num((values - low) * (255 / (high - low) if high > low else 0))
+    seen = np.rint(scaled.clip(0, 255)).astype(np.uint8)
+    seen[hidden] = GROUND
+    return Image.fromarray(seen)
+
+
+def _known_range(image: Image.Image) -> tuple[float, float] | None:
+    """The range of a type that Pillow has widened to 32 bits, where that is told."""
+    if image.format == "PPM" and image.mode == "I":
+        return 0.0, 65535.0  # Pillow scales any greatest value to this one
+    tags = getattr(image, "tag_v2", {})
+    if image.mode == "I" and tags.get(258) == (16,):  # bits a sample
+        return (-32768.0, 32767.0) if tags.get(339) == (2,) else (0.0, 65535.0)  # signed
+    return None
+
+
+def _own_range(values: Any) -> tuple[float, float]:
+    finite = values[np.isfinite(values)]
+    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+
+
+def _from_lab(image: Image.Image) -> Image.Image:
+    from PIL import ImageCms
+
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    turned = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+    assert turned is not None  # it is where not done in place
+    return turned

@@ -1,0 +1,121 @@
+"""A function over many pieces of work, in as many processes as there are cores.
+
+Processes of their own, not a fork: a fork inherits the threads' locks of whatever a program has
+loaded, and multiprocessing's other ways run the user's script again. They take no shared memory,
+end when their parent does (their input ends), and one that dies names its piece of work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+W = TypeVar("W")
+R = TypeVar("R")
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def spread(function: Callable[[W], R], work: Sequence[W]) -> Iterator[tuple[W, R | None]]:
+    """(piece, result) in the order in which they are done; None for a piece that ended its
+    process, as a decoder's crash does. ``function`` is one of a module's."""
+    todo: queue.SimpleQueue[W] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[W, R | None] | BaseException] = queue.SimpleQueue()
+    for piece in work:
+        todo.put(piece)
+    running: dict[int, subprocess.Popen[bytes]] = {}
+    stopped = threading.Event()
+
+    def feed(number: int) -> None:
+        try:
+            while not stopped.is_set():
+                try:
+                    piece = todo.get_nowait()
+                except queue.Empty:
+                    return
+                done.put((piece, ask(number, piece)))
+        except BaseException as error:
+            done.put(error)
+
+    def ask(number: int, piece: W) -> R | None:
+        process = running.get(number)
+        if process is None:
+            process = running[number] = start()
+        assert process.stdin
+        assert process.stdout
+        try:
+            pickle.dump((function, piece), process.stdin)
+            process.stdin.flush()
+            result = pickle.load(process.stdout)
+        except (OSError, EOFError, pickle.UnpicklingError):
+            close(running.pop(number))
+            return None
+        if isinstance(result, BaseException):
+            raise result
+        return result  # type: ignore[no-any-return]
+
+    threads = [
+        threading.Thread(target=feed, args=(number,), daemon=True)
+        for number in range(min(cores(), len(work)))
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in work:
+            answer = done.get()
+            if isinstance(answer, BaseException):
+                raise answer
+            yield answer
+    finally:
+        stopped.set()
+        for process in list(running.values()):
+            close(process)
+
+
+def start() -> subprocess.Popen[bytes]:
+    code = "from nas.data.processes import serve; serve()"
+    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # libtiff warns of every unusual tag
+        env={**os.environ, "PYTHONPATH": paths},
+        start_new_session=True,  # Ctrl-C is the parent's, who ends them
+    )
+
+
+def close(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe:
+            with contextlib.suppress(OSError):  # what it had not read yet
+                pipe.close()
+
+
+def serve() -> None:
+    """A process's loop: a function and its piece from stdin, the result to stdout."""
+    inlet, outlet = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a decoder prints is no result
+    while True:
+        try:
+            function, piece = pickle.load(inlet)
+        except EOFError:
+            return
+        try:
+            result: Any = function(piece)
+        except Exception as error:
+            result = error
+        pickle.dump(result, outlet)
+        outlet.flush()

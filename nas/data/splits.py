@@ -1,0 +1,76 @@
+"""Which images are held out of a part: each class in proportion, what belongs together together."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Numbers = npt.NDArray[np.int64]
+
+
+def holdout(
+    labels: Numbers, count: int, seed: int, groups: Numbers | None = None
+) -> tuple[Numbers, Numbers]:
+    """Splits positions into (rest, ``count`` of them), each class in proportion.
+
+    Each image has a place among those of its class, in an order drawn from ``seed``; the lowest
+    places, as fractions of the class, are held out. So every class keeps an image in the rest.
+    Images of one of ``groups`` go together: the place of a group is that of its first image after
+    the class's groups are put one behind the other, and groups are taken until there are ``count``
+    images, those left out that would bring more than a tenth too many.
+    """
+    # RandomState, not Generator: numpy promises that its stream never changes.
+    order = np.random.RandomState(seed).permutation(len(labels))
+    if groups is not None and len(np.unique(groups)) < len(groups):
+        return _grouped(labels, count, order, groups)
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        (of_class,) = np.nonzero(labels[order] == label)
+        place[order[of_class]] = (np.arange(len(of_class)) + 0.5) / len(of_class)
+    ranked = order[np.argsort(place[order], kind="stable")]
+    return np.sort(ranked[count:]), np.sort(ranked[:count])
+
+
+def _grouped(
+    labels: Numbers, count: int, order: Numbers, groups: Numbers
+) -> tuple[Numbers, Numbers]:
+    names, first, group, sizes = np.unique(
+        groups[order], return_index=True, return_inverse=True, return_counts=True
+    )
+    label = labels[order][first]  # a group counts for the class of its first image
+    turn = np.argsort(first)  # the groups in the drawn order
+    place = np.empty(len(names))
+    for each in np.unique(label):
+        of_class = turn[label[turn] == each]
+        ends = np.cumsum(sizes[of_class])
+        # The middle of the group's own images: one that is most of its class stays in the rest.
+        place[of_class] = (ends - sizes[of_class] / 2) / ends[-1]
+    held = np.zeros(len(names), bool)
+    total = 0
+    for each in np.lexsort((first, place)):
+        if total >= count:
+            break
+        if total + sizes[each] <= count * 1.1 and place[each] < 1:
+            held[each] = True
+            total += int(sizes[each])
+    chosen = held[group]
+    return np.sort(order[~chosen]), np.sort(order[chosen])
+
+
+def together(*kinds: Numbers) -> Numbers:
+    """One number for all images that any of several groupings puts together, through others if
+    need be: copies of one image, and what a person says is of one source."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    count = len(kinds[0])
+    ends = []
+    offset = count
+    for kind in kinds:
+        _, numbers = np.unique(kind, return_inverse=True)
+        ends.append(numbers + offset)
+        offset += int(numbers.max(initial=-1)) + 1
+    images = np.tile(np.arange(count), len(kinds))
+    edges = coo_matrix((np.ones(len(images), bool), (images, np.concatenate(ends))), (offset,) * 2)
+    component: Numbers = connected_components(edges, directed=False)[1].astype(np.int64)
+    return component[:count]

@@ -1,0 +1,188 @@
+"""A first look at every image: a digest of its bytes, and its size and kind from its header.
+
+Remembered in the cache directory for each root, by path, length and time of change: a later look
+costs a stat a file. So a file overwritten in place with as many bytes and its old time restored
+goes unseen, and nothing else does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from nas.data import cache, picture, processes, progress
+from nas.data.digests import LENGTH, digest
+from nas.data.listing import Listing
+from nas.errors import DataError
+
+R = TypeVar("R")
+
+ROW = np.dtype([("digest", "u1", (LENGTH,)), ("height", "i4"), ("width", "i4"), ("flags", "u1")])
+SEEN, GREY, FRAMES, OWN_RANGE = 1, 2, 4, 8
+INLINE = 300  # so many files take less time than processes take to start
+CRASHED = "its decoder crashed"
+SAVED = 15.0  # seconds between saves of a long survey
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Survey:
+    """A row of ROW for each file of a listing, and why some cannot be read, by their number."""
+
+    rows: npt.NDArray[np.void]
+    errors: dict[int, str]
+
+    def has(self, flag: int) -> npt.NDArray[np.bool_]:
+        return (self.rows["flags"] & flag) > 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """Some files of a listing, by number and name, with the digests that are known: what one
+    process looks at in one go."""
+
+    root: str
+    numbers: npt.NDArray[np.int64]
+    names: tuple[str, ...]
+    digests: npt.NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def singly(self) -> list[Piece]:
+        """A piece for each file."""
+        return [
+            Piece(self.root, self.numbers[[n]], (name,), self.digests[[n]])
+            for n, name in enumerate(self.names)
+        ]
+
+
+def survey(listing: Listing) -> Survey:
+    """Looks at what is new or changed since the last time. Interrupted, it goes on from there."""
+    memory = record(listing.root)
+    rows = known(memory, listing)
+    errors: dict[int, str] = {}
+    todo = np.flatnonzero(rows["flags"] & SEEN == 0)
+    saved = time.monotonic()
+    for piece, found in worked(look, pieces(listing, rows, todo), len(todo), "reading"):
+        if found is None:
+            errors |= {int(n): CRASHED for n in piece.numbers}
+            continue
+        rows[piece.numbers], failed = found
+        errors |= {int(piece.numbers[n]): why for n, why in failed.items()}
+        if time.monotonic() - saved > SAVED:
+            remember(memory, listing, rows)
+            saved = time.monotonic()
+    if len(todo):
+        remember(memory, listing, rows)
+    return Survey(rows, errors)
+
+
+def look(piece: Piece) -> tuple[npt.NDArray[np.void], dict[int, str]]:
+    rows = np.zeros(len(piece), ROW)
+    errors = {}
+    for n, name in enumerate(piece.names):
+        try:
+            data = read(f"{piece.root}/{name}")
+            rows[n]["digest"] = np.frombuffer(digest(data), np.uint8)
+            told = picture.header(data)
+        except DataError as error:
+            errors[n] = str(error)
+            continue
+        flags = SEEN + GREY * told.grey + FRAMES * told.frames + OWN_RANGE * told.own_range
+        rows[n]["height"], rows[n]["width"], rows[n]["flags"] = told.height, told.width, flags
+    return rows, errors
+
+
+def read(path: str) -> bytes:
+    """Raises DataError, without the path, where a file cannot be read."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
+    except FileNotFoundError:
+        missing = "a link to nothing" if os.path.islink(path) else "it is missing"
+        raise DataError(missing) from None
+    except OSError as error:
+        raise DataError(error.strerror or str(error)) from error
+
+
+def pieces(
+    listing: Listing, rows: npt.NDArray[np.void], numbers: npt.NDArray[np.int64]
+) -> list[Piece]:
+    """The files of these numbers in pieces: small enough that all cores end at about one time."""
+    names = listing.paths() if len(numbers) else []
+    size = int(np.clip(len(numbers) // (processes.cores() * 16), 8, 256))
+    parts = np.split(numbers, range(size, len(numbers), size)) if len(numbers) else []
+    return [
+        Piece(str(listing.root), part, tuple(names[n] for n in part), rows["digest"][part])
+        for part in parts
+    ]
+
+
+def worked(
+    function: Callable[[Piece], R], work: Sequence[Piece], total: int, doing: str
+) -> Iterator[tuple[Piece, R | None]]:
+    """``function`` of each piece, with progress on stderr; in processes where that pays. A piece
+    that ended its process is tried again file by file: None is the result of one alone."""
+    if total <= INLINE:
+        yield from ((piece, function(piece)) for piece in work)
+        return
+
+    def counted(pieces: Iterable[Piece]) -> Iterator[tuple[int, tuple[Piece, R | None]]]:
+        for piece, result in processes.spread(function, list(pieces)):
+            if result is None and len(piece) > 1:
+                yield from counted(piece.singly())
+            else:
+                yield len(piece), (piece, result)
+
+    yield from progress.shown(counted(work), total, doing)
+
+
+# What is remembered: for each root the names, lengths, times, and a row for each.
+
+
+def record(root: Path) -> Path:
+    told = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:32]
+    return cache.folder() / "folders" / f"{told}.npz"
+
+
+def known(memory: Path, listing: Listing) -> npt.NDArray[np.void]:
+    """The remembered rows of the listed files; without the flag SEEN where there is none."""
+    rows = np.zeros(len(listing), ROW)
+    try:
+        with np.load(memory) as told:
+            names, sizes, mtimes, before = (
+                told[key] for key in ("names", "sizes", "mtimes", "rows")
+            )
+            before = before.astype(ROW, copy=False)
+    except cache.LOST:
+        return rows
+    if names.tobytes() == listing.names:
+        here = there = np.arange(len(listing))
+    else:
+        numbers = {name: n for n, name in enumerate(names.tobytes().split(b"\0"))}
+        pairs = [
+            (n, numbers[name])
+            for n, name in enumerate(listing.names.split(b"\0"))
+            if name in numbers
+        ]
+        here, there = np.array(pairs, np.int64).reshape(-1, 2).T
+    same = (listing.sizes[here] == sizes[there]) & (listing.mtimes[here] == mtimes[there])
+    rows[here[same]] = before[there[same]]
+    return rows
+
+
+def remember(memory: Path, listing: Listing, rows: npt.NDArray[np.void]) -> None:
+    names = np.frombuffer(listing.names, np.uint8)
+    try:
+        with cache.whole(memory) as part, part.open("wb") as file:
+            np.savez(file, names=names, sizes=listing.sizes, mtimes=listing.mtimes, rows=rows)
+    except OSError as error:
+        raise cache.unwritable(error) from error

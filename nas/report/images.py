@@ -1,0 +1,75 @@
+"""What a person sees of the images that a network will learn from: lines of text, and a sheet."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from nas.data import datasets, findings
+from nas.data.findings import Findings
+from nas.errors import NasError, brief
+from nas.job import DataRef, Job
+
+SHOWN, CLASSES = 8, 24  # images of a class on a sheet, and classes
+SIDE = 72  # pixels of an image on a sheet, at least
+
+
+def tell(job: Job, aloud: bool = True) -> None:
+    """Prints what a first look at a job's images finds to stderr, where they are files of a
+    person's own. Raises DataError where they cannot be trained on."""
+    if job.data.name == "imagefolder" and not job.evaluator:
+        for line in findings.lines(findings.examine(job.data)) if aloud else ():
+            print(f"nas: {line}", file=sys.stderr)
+
+
+def check(ref: DataRef, format: str, sheet: Path | None) -> None:
+    """Prints the findings to stdout as text or json, and draws the sheet. Raises NasError."""
+    if format not in ("text", "json"):
+        raise NasError(f"--format {format}: must be text or json")
+    found = findings.examine(ref)
+    if format == "json":
+        told = dataclasses.asdict(found)
+        told["skipped"] = {reason: count for reason, (count, _) in found.skipped.items()}
+        told["examples"] = {reason: list(names) for reason, (_, names) in found.skipped.items()}
+        print(json.dumps(told, indent=2))
+    else:
+        print("\n".join([*findings.lines(found), f"identity {found.identity}"]))
+    if sheet:
+        draw(ref, found, sheet)
+        print(f"nas: written to {sheet}", file=sys.stderr)
+
+
+def draw(ref: DataRef, found: Findings, path: Path) -> None:
+    """A PNG with a few images to train on of each class, as the network will see them."""
+    from PIL import Image, ImageDraw
+
+    images = datasets.load(ref, "train")
+    labels = images.labels[images.rows]
+    _, height, width = found.shape
+    scale = max(1, -(-SIDE // max(height, width)))
+    names = list(found.classes)[:CLASSES]
+    row, column, margin = height * scale + 22, width * scale + 4, 6
+    canvas = Image.new("RGB", (SHOWN * column + 2 * margin, len(names) * row + margin), "white")
+    pen = ImageDraw.Draw(canvas)
+    for number, name in enumerate(names):
+        of_class = np.flatnonzero(labels == number)
+        top = number * row + margin
+        told = f"{brief(name, 60)}, {found.classes[name]:,} images"
+        pen.text((margin, top), told.encode("ascii", "replace").decode(), "black")
+        # Spread over the class: neighbours in a folder are often alike.
+        for place, at in enumerate(np.linspace(0, len(of_class) - 1, SHOWN).round().astype(int)):
+            if place >= len(of_class):
+                break
+            chosen = of_class[place if len(of_class) < SHOWN else at]
+            pixels = images.pixels[images.rows[chosen]].transpose(1, 2, 0)
+            image = Image.fromarray(np.ascontiguousarray(pixels.squeeze()))
+            grown = image.resize((width * scale, height * scale), Image.Resampling.NEAREST)
+            canvas.paste(grown, (margin + place * column, top + 14))
+    try:
+        canvas.save(path, format="PNG")
+    except OSError as error:
+        raise NasError(f"{path} cannot be written: {error.strerror or error}") from error

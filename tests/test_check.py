@@ -1,0 +1,308 @@
+"""What is told of images before anything trains, tables of images, and what no split may part."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from folders import colour, folder, ref
+from PIL import Image
+from test_cli import nas_here
+
+from nas.data import datasets as data
+from nas.data.findings import examine
+from nas.data.splits import holdout, together
+from nas.errors import DataError
+from nas.training.evaluation import data_for
+from nas.training.models import load_model
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def test_check_tells_text_json_and_a_sheet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = folder(tmp_path / "d", 10)
+    (root / ".DS_Store").write_bytes(b"x")
+    (root / "a" / "notes.txt").write_text("x")
+    told = ("data", "check", str(root))
+    status, out, err = nas_here(capsys, monkeypatch, tmp_path, *told, "-f", "json")
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    assert found["classes"] == {"a": 10, "b": 10}
+    assert found["parts"] == {"train": 12, "validation": 4, "test": 4}
+    assert found["shape"] == [3, 32, 32]
+    assert found["skipped"] == {"droppings": 1, ".txt: no image": 1}
+    assert found["identity"] == data.identity(ref(root))
+    status, out, err = nas_here(capsys, monkeypatch, tmp_path, *told, "-o", "sheet.png")
+    assert "20 images in 2 classes (a 10, b 10)" in out
+    assert "skipped: 1 .txt: no image (a/notes.txt)" in out
+    assert f"identity {found['identity']}" in out
+    assert err == "nas: written to sheet.png\n"
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("L")).astype(int)
+    rows = np.flatnonzero((sheet < 250).mean(1) > 0.5)  # where images are: two bands
+    one, other = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
+    assert len(one) == len(other) == 96
+    # Class a is bright on top, class b at the bottom: labels and pictures belong together.
+    assert sheet[one[:20]].mean() > sheet[one[-20:]].mean() + 60
+    assert sheet[other[:20]].mean() < sheet[other[-20:]].mean() - 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("nowhere",), "nowhere does not exist"),
+        (("d", "-f", "xml"), "--format xml: must be text or json"),
+        (("d", "--group-by", "("), "is no regular expression"),
+        (("d", "--group-by", "xyz"), r"--group-by 'xyz' matches no file, not a/0000\.png"),
+        (("d", "-o", "nowhere/sheet.png"), "sheet.png cannot be written"),
+        (("one",), "holds 1 class folders"),
+        (("cut",), r"1 of 20 images cannot be read: .*a/0003\.png"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(
+    arguments: tuple[str, ...],
+    told: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder(tmp_path / "d")
+    folder(tmp_path / "one", classes=("a",))
+    cut = folder(tmp_path / "cut") / "a" / "0003.png"
+    cut.write_bytes(cut.read_bytes()[:300])
+    status, _, err = nas_here(capsys, monkeypatch, tmp_path, "data", "check", *arguments)
+    assert status == 2
+    assert re.search(told, err)
+    assert err.count("\n") == 1
+
+
+def test_a_search_and_a_training_tell_of_their_images_before_they_begin(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = folder(tmp_path / "d", 20)
+    (root / "b" / "x.svg").write_text("<svg/>")
+    cut = root / "a" / "0003.png"
+    cut.write_bytes(cut.read_bytes()[:300])
+    search = ("search", "--space", "linear", "--trials", "1", "--epochs", "1", "--workers", "0",
+              "--data", str(root))  # fmt: skip
+    train = ("train", "INPUT -> FC", "--epochs", "1", "--data", str(root))
+    for command in (search, (*search, "--dry-run"), train):
+        status, out, err = nas_here(capsys, monkeypatch, tmp_path, *command)
+        assert (status, out) == (2, "")
+        assert "1 of 40 images cannot be read" in err
+        assert not [path for path in tmp_path.iterdir() if path.name not in ("d", "cache")]
+    for command in ((*search, "--dry-run"), search, train):
+        status, _, err = nas_here(capsys, monkeypatch, tmp_path, *command, "--skip-unreadable")
+        assert status == 0, err
+        assert f"nas: 39 images in 2 classes (b 20, a 19) of {root}" in err
+        assert "nas: train 25, validation 7 (held out), test 7 (held out)" in err
+        assert "nas: skipped: 1 .svg: no image (b/x.svg)" in err
+        assert "nas: skipped: 1 unreadable (a/0003.png (" in err
+
+
+# --- what belongs together -----------------------------------------------------------------------
+
+
+def test_a_holdout_keeps_groups_whole_and_classes_in_proportion() -> None:
+    rng = np.random.RandomState(0)
+    groups = rng.randint(0, 120, 1000)
+    labels = groups % 3
+    for seed in range(5):
+        rest, held = holdout(labels, 200, seed, groups)
+        assert sorted([*rest, *held]) == list(range(1000))
+        assert not set(groups[rest]) & set(groups[held])
+        assert 180 <= len(held) <= 220
+        share = np.bincount(labels[held]) / np.bincount(labels)
+        assert np.abs(share - 0.2).max() < 0.08
+    assert not np.array_equal(
+        holdout(labels, 200, 0, groups)[1], holdout(labels, 200, 1, groups)[1]
+    )
+
+
+def test_a_holdout_of_images_alone_is_what_it_was_without_groups() -> None:
+    labels = np.repeat([0, 1], 50)
+    for one, other in zip(
+        holdout(labels, 20, 3), holdout(labels, 20, 3, np.arange(100)), strict=True
+    ):
+        assert np.array_equal(one, other)
+
+
+def test_a_group_that_is_most_of_a_class_stays_in_training() -> None:
+    labels = np.repeat([0, 1], 50)
+    groups = np.concatenate([np.zeros(45, int), np.arange(1, 56)])
+    for seed in range(10):
+        rest, held = holdout(labels, 20, seed, groups)
+        assert 0 in groups[rest]
+        assert {*labels[rest]} == {0, 1}
+        assert len(held) > 10
+
+
+def test_together_joins_through_each_other() -> None:
+    copies = np.array([0, 0, 1, 2, 3, 4])
+    sources = np.array([0, 1, 1, 2, 3, 3])
+    found = together(copies, sources)
+    assert len({*found[:3]}) == 1
+    assert found[4] == found[5]
+    assert len({*found}) == 3
+
+
+def parts_of(root: Path, **more: str) -> dict[str, set[str]]:
+    """The names of the files in each part, told by their pixels."""
+    names = {}
+    for path in sorted(root.rglob("*.png")):
+        names.setdefault(np.asarray(Image.open(path)).tobytes(), set()).add(path.name)
+    found = {}
+    for part in ("train", "validation", "test"):
+        images = data.load(ref(root, **more), part)  # type: ignore[arg-type]
+        pixels = images.pixels[images.rows].transpose(0, 2, 3, 1)
+        found[part] = set().union(*(names[np.ascontiguousarray(p).tobytes()] for p in pixels))
+    return found
+
+
+def test_copies_never_lie_in_two_parts(tmp_path: Path) -> None:
+    root = folder(tmp_path / "d", 30)
+    for label in "ab":
+        for n in range(0, 30, 2):
+            shutil.copy(root / label / f"{n:04}.png", root / label / f"copy of {n:04}.png")
+    for seed in range(4):
+        rows = {}
+        for part in ("train", "validation", "test"):
+            images = data.load(ref(root, split_seed=seed), part)
+            rows[part] = {images.pixels[row].tobytes() for row in images.rows}
+        assert not rows["train"] & rows["validation"]
+        assert not rows["train"] & rows["test"]
+        assert not rows["validation"] & rows["test"]
+    notes = examine(ref(root)).notes
+    assert any("images to train on are copies of others: no split parts them" in n for n in notes)
+
+
+def test_group_by_keeps_a_patient_in_one_part(tmp_path: Path) -> None:
+    for label, name in enumerate("ab"):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        for n in range(60):
+            file = tmp_path / "d" / name / f"patient{n // 4:02}_{n:03}.png"
+            Image.fromarray(colour(n + 100 * label, label)).save(file)
+    patients = {
+        part: {re.search(r"patient\d+", name)[0] for name in names}  # type: ignore[index]
+        for part, names in parts_of(tmp_path / "d", group_by=r"patient(\d+)").items()
+    }
+    assert not patients["train"] & patients["validation"]
+    assert not patients["train"] & patients["test"]
+    assert not patients["validation"] & patients["test"]
+    assert all(patients.values())
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def table(path: Path, rows: list[dict[str, str]]) -> Path:
+    with path.open("w", newline="") as file:
+        told = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+        told.writeheader()
+        told.writerows(rows)
+    return path
+
+
+def flat(root: Path, count: int = 20) -> list[dict[str, str]]:
+    """Images in one folder, and rows of a table for them."""
+    (root / "images").mkdir(parents=True)
+    for n in range(count):
+        Image.fromarray(colour(n, n % 2)).save(root / "images" / f"{n:02}.png")
+    return [{"file": f"images/{n:02}.png", "label": "ab"[n % 2]} for n in range(count)]
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "Labels.TSV"])
+def test_a_table_is_the_same_set_as_the_folder_that_it_describes(name: str, tmp_path: Path) -> None:
+    rows = flat(tmp_path / "t")
+    for row in rows:
+        (tmp_path / "d" / row["label"]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / "t" / row["file"], tmp_path / "d" / row["label"])
+    file = table(tmp_path / "t" / name.lower(), rows).rename(tmp_path / "t" / name)
+    found = examine(ref(file))
+    assert found.classes == {"a": 10, "b": 10}
+    assert data.identity(ref(file)) == data.identity(ref(tmp_path / "d"))
+
+
+def test_a_table_tells_parts_and_groups_and_what_has_no_label(tmp_path: Path) -> None:
+    rows = flat(tmp_path / "t", 60)
+    for n, row in enumerate(rows):
+        row["split"] = "Test" if n >= 40 else "Training"
+        row["group"] = f"person {n // 4}"
+        row["camera"] = "same"
+    rows[0]["label"] = ""
+    found = examine(ref(table(tmp_path / "t" / "labels.csv", rows)))
+    assert found.parts["test"] == 20
+    assert found.held_out == ("validation",)
+    assert found.skipped["unlabelled"][0] == 1
+    people = {row["file"]: row["group"] for row in rows}
+    told = {}
+    for part in ("train", "validation"):
+        images = data.load(ref(tmp_path / "t" / "labels.csv"), part)
+        named = {colour(n, n % 2).tobytes(): f"images/{n:02}.png" for n in range(60)}
+        pixels = images.pixels[images.rows].transpose(0, 2, 3, 1)
+        told[part] = {people[named[np.ascontiguousarray(p).tobytes()]] for p in pixels}
+    assert told["train"]
+    assert told["validation"]
+    assert not told["train"] & told["validation"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda rows: [row.pop("label") for row in rows], "has no column 'label'"),
+        (
+            lambda rows: rows[5].update(label="c", part="test"),
+            "label 'c', which no image",
+        ),
+        (lambda rows: rows[5].update(part="nonsense"), r"line 7: the part 'nonsense' is none of"),
+        (lambda rows: rows[5].update(file="images/no.png"), r"no\.png \(it is missing\)"),
+        (lambda rows: [row.update(label="a") for row in rows], "names 1 classes"),
+    ],
+)
+def test_a_bad_table_is_told_with_its_line(change: object, told: str, tmp_path: Path) -> None:
+    rows = [{**row, "part": ""} for row in flat(tmp_path / "t")]
+    change(rows)  # type: ignore[operator]
+    with pytest.raises(DataError, match=told):
+        data.describe(ref(table(tmp_path / "t" / "labels.csv", rows)))
+
+
+def test_a_table_may_be_grouped_by_another_column(tmp_path: Path) -> None:
+    rows = flat(tmp_path / "t")
+    for n, row in enumerate(rows):
+        row["camera"] = f"{n // 2}"
+    file = table(tmp_path / "t" / "labels.csv", rows)
+    told = examine(ref(file, group_by="camera")).notes
+    assert any("are copies of others or of one group" in note for note in told)
+    with pytest.raises(DataError, match=r"--group-by colour: .* has the columns file, label, cam"):
+        data.describe(ref(file, group_by="colour"))
+
+
+def test_a_model_is_evaluated_on_the_split_that_it_was_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for label, name in enumerate("ab"):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        for n in range(40):
+            file = tmp_path / "d" / name / f"patient{n // 4:02}_{n:03}.png"
+            Image.fromarray(colour(n + 100 * label, label)).save(file)
+    told = ("--group-by", r"patient\d+", "--data", str(tmp_path / "d"), "-o", "out")
+    command = ("train", "INPUT -> FC", "--epochs", "1", *told)
+    status, _, err = nas_here(capsys, monkeypatch, tmp_path, *command)
+    assert status == 0, err
+    (model,) = (tmp_path / "out").glob("*.safetensors")
+    card = load_model(model).card
+    assert data_for(card, "", str(tmp_path / "d")).group_by == r"patient\d+"
+    folder(tmp_path / "other")  # of which the expression matches nothing
+    assert data_for(card, "", str(tmp_path / "other")) == ref(tmp_path / "other")
