@@ -57,6 +57,7 @@ def train(
         typer.Option(
             "--size",
             min=0,
+            max=16_384,
             help="Resize images to SIZE x SIZE pixels (0: no).  "
             "[default: as the weights of --init ask, otherwise no]",
         ),

@@ -38,8 +38,6 @@ def data_ref(
     dataset: str | None, data: str, size: int, skip_unreadable: bool = False, group_by: str = ""
 ) -> DataRef:
     """A directory alone is a folder of images; without one, digits are."""
-    if not 0 <= size <= 65_536:
-        raise NasError(f"--size {size}: must be from 0 to 65536")
     name = dataset or ("imagefolder" if data else DataRef().name)
     return DataRef(
         name=name,
@@ -80,22 +78,18 @@ def closed_or_space(
 
         info = describe(ref)
         return parse(text, (info.channels, info.height, info.width), len(info.classes)), None
-    if ref is None:
-        space = load_space(text, size=data_ref(None, "", size).size)
-    else:
-        space = space_on(text, ref)
+    space = load_space(text, size=size) if ref is None else space_on(text, ref)
     return (space.sample(0) if space.closed else None), space
 
 
 def _parsed(text: str, size: int) -> Architecture:
-    side = data_ref(None, "", size).size
     first = read_pattern(text).items[0]
-    if not side or (isinstance(first, Call) and first.args):
+    if not size or (isinstance(first, Call) and first.args):
         architecture = parse(text)
-        if side and architecture.input[1:] != (side, side):
+        if size and architecture.input[1:] != (size, size):
             raise NasError(f"--size {size}: the pattern begins with {write(first)}")
         return architecture
-    return parse(text, (DEFAULT_INPUT[0], side, side))
+    return parse(text, (DEFAULT_INPUT[0], size, size))
 
 
 def drawn(architecture: Architecture | None, space: Space | None, output: Path) -> None:
