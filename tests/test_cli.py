@@ -461,7 +461,7 @@ WRONG = {
     "trials": ((*SEARCH, "--trials", "0"), "--trials 0: must be 1 or more"),
     "epochs": ((*SEARCH, "--epochs", "0"), "--epochs 0: must be 1 or more"),
     "seed": ((*SEARCH, "--seed", "-1"), "--seed -1: must be from 0 to 4294967295"),
-    "objective": ((*SEARCH, "--objective", "accuracy"), "must be NAME:max or NAME:min"),
+    "objective": ((*SEARCH, "--objective", "loss"), "must be NAME:max or NAME:min"),
     "direction": ((*SEARCH, "--objective", "accuracy:up"), "'up': must be max or min"),
     "constraint": ((*SEARCH, "--constraint", "params=5"), "must be as 'params<=1e6'"),
     "bound": ((*SEARCH, "--constraint", "params<=many"), "'<=many': must be a bound such as"),
