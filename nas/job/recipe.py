@@ -130,12 +130,18 @@ class Recipe:
         }
 
 
+# Bases by name. What each gives beside the default at equal epochs, in percent of the validation
+# images, the mean and the standard deviation over 3 seeds (benchmarks/recipes.py).
 RECIPES: Mapping[str, Recipe] = {
-    "small": Recipe(
-        crop=2, padding="reflect", flip=True, optimizer="adamw", lr=0.01, weight_decay=0.05
-    ),
+    # 10,000 of CIFAR-10's images as JPEG files, 6 epochs: 66.5 +- 0.4 for 65.3 +- 0.7, in twice the
+    # steps. Shifts by 2 pixels cost 0.6 in so few epochs; mirrored edges won 0.5 and 1.3 (shifts by
+    # 2 and 4, one seed) over black ones.
+    "small": Recipe(batch=32, flip=True),
+    # Textures of 96 pixels at several scales, 400 images, 30 epochs: 31.7 +- 0.9 for 28.0 +- 1.1.
     "imagenet": Recipe(resized_crop=0.25, flip=True),
-    "finetune": Recipe(lr=0.01, flip=True),
+    # A small network's weights on 40 images of other digits, 20 epochs: 85.0 +- 0.6 for 80.7, and
+    # 78.3 +- 6.7 without the weights. No pretrained network of the zoo was there to measure.
+    "finetune": Recipe(optimizer="adamw", lr=0.002, weight_decay=0.05, batch=16),
 }
 
 _NAMES = [f.name for f in dataclasses.fields(Recipe)]
