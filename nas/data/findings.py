@@ -162,7 +162,8 @@ def uneven(classes: tuple[str, ...], trained: npt.NDArray[np.int64]) -> list[str
         return []
     return [
         f"there are {trained[most]:,} images of the class {classes[most]} to train on and "
-        f"{trained[least]:,} of {classes[least]}: accuracy will hardly tell whether it is learned"
+        f"{trained[least]:,} of {classes[least]}: accuracy will hardly tell whether it is learned "
+        f"(--objective balanced_accuracy:max does, --recipe class_weights=balanced helps)"
     ]
 
 
