@@ -284,13 +284,13 @@ def test_on_a_terminal_the_progress_is_live(tmp_path: Path) -> None:
     out = running.stdout.read().decode()
     assert running.wait(timeout=30) == 0
     seen = shown.decode()
-    screens = [int(n) for n in re.findall(r" (\d+)/30", re.sub(r"\x1b\[[\d;]*m", "", seen))]
+    screens = [int(n) for n in re.findall(r" (\d+) of 30", re.sub(r"\x1b\[[\d;]*m", "", seen))]
     assert screens == sorted(screens)
     assert len(set(screens)) >= 2, "not once refreshed"
     assert "lenet_like-digits" in seen
     plain = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", seen)
     assert max(map(len, re.split(r"[\r\n]+", plain))) <= 100, "a line is wider than the terminal"
-    assert seen.rindex("\x1b[?25h") > seen.rindex("/30"), "the cursor is shown again at the end"
+    assert seen.rindex("\x1b[?25h") > seen.rindex("of 30"), "the cursor is shown again at the end"
     assert "study lenet_like-digits: 30 evaluated" in plain
     assert out.startswith("trial")
 
