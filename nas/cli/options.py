@@ -147,9 +147,6 @@ def plan(
         from nas.data import download as fetch
 
         fetch(ref)
-    images = ""
-    if not evaluator:
-        ref, images = identified(ref)
     loaded = space_on(space, ref)
     loaded = dataclasses.replace(
         loaded,
@@ -171,7 +168,7 @@ def plan(
         source=source(evaluator) if evaluator else "",
         plugins=files,
     )
-    return Plan(
+    planned = Plan(
         study=study or f"{loaded.name}-{called(ref)}",
         space=loaded,
         job=job,
@@ -179,8 +176,16 @@ def plan(
         sampler=sampler,
         rungs=levels,
         artifacts=artifacts,
-        images=images,
         keep=keep,
+    )
+    if evaluator:
+        return planned
+    ref, images = identified(ref)  # last, as it reads what it has not seen yet
+    return dataclasses.replace(
+        planned,
+        study=study or f"{loaded.name}-{called(ref)}",
+        job=dataclasses.replace(job, data=ref),
+        images=images,
     )
 
 
