@@ -29,7 +29,7 @@ from nas.data.batches import Prepare, Source, preparation, statistics
 from nas.errors import NasError, RecipeError, StudyError
 from nas.job import DataRef, Epoch, Failure, Job, Recipe, Result, schedule
 from nas.training import checkpoint as checkpoints
-from nas.training import train, weights
+from nas.training import states, train
 from nas.training.step import balanced, head_of, loss_of
 
 CPU = torch.device("cpu")
@@ -432,7 +432,7 @@ def test_what_is_scored_and_kept_is_the_average_of_the_weights(tmp_path: Path) -
     validation = train.score(module, told.data, part="validation")
     assert curve[-1].accuracy == pytest.approx(validation, abs=1e-9)
     # What starts from the checkpoint starts from the average; a finished one gives it again.
-    state = weights.read(path)
+    state, _ = states.read(path)
     assert all(torch.equal(state[name], module.state_dict()[name]) for name in floats)
     assert equal(trained(told, checkpoint=path)[0], module)
 
