@@ -205,16 +205,18 @@ def evaluate(
     *,
     data: str | Path = "",
     dataset: str = "",
-    part: str = "test",
+    part: str = "",
 ) -> Evaluation:
     """Scores a model, or the one in a file, on a part of the data: "test", "validation", "train" or
-    "all". Raises NasError where its classes are not the data's."""
+    "all". Unless told it is test, and all of a folder without parts that the model was not trained
+    on. Raises NasError where its classes are not the data's."""
     from nas.cli.models import predictor
     from nas.training import evaluation
 
     found = predictor(Path(model)) if isinstance(model, str | Path) else model
     folder = str(Path(data).resolve()) if data else ""
-    return evaluation.evaluate(found, data_for(found.card, dataset, folder), part)
+    ref = data_for(found.card, dataset, folder)
+    return evaluation.evaluate(found, ref, part or evaluation.usual_part(found.card, ref))
 
 
 def _settings(recipe: str | Mapping[str, Any]) -> list[str]:

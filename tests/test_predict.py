@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -268,6 +269,27 @@ def test_a_folder_is_scored_by_the_decoding_of_the_training(model: Path, folder:
     test = evaluate(loaded, ref)
     assert len(test) == len(data.load(ref, "test")) == 12
     assert test.pixels(3).shape == (3, 12, 12)
+
+
+def test_of_another_folder_than_the_trainings_all_is_scored(
+    model: Path, folder: Path, tmp_path: Path
+) -> None:
+    held = nas.load_model(model)
+    ours = dataclasses.replace(
+        held.card, identity=data.identity(DataRef(name="imagefolder", dir=str(folder)))
+    )
+    trained_here = Model(held.network, ours)
+    assert len(nas.evaluate(trained_here, data=folder)) == 12
+    for name in CLASSES:
+        (tmp_path / "new" / name).mkdir(parents=True)
+        for number, path in enumerate(sorted((folder / name).rglob("*.png"))[:5]):
+            (tmp_path / "new" / name / f"{number}.png").write_bytes(path.read_bytes())
+    assert len(nas.evaluate(trained_here, data=tmp_path / "new")) == 15
+    (tmp_path / "parts").mkdir()
+    for part in ("train", "test"):
+        (tmp_path / "parts" / part).symlink_to(tmp_path / "new")
+    found = nas.evaluate(trained_here, data=tmp_path / "parts")
+    assert (found.part, len(found)) == ("test", 15)
 
 
 def test_evaluate_shows_and_writes_it(

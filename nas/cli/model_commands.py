@@ -165,8 +165,13 @@ def evaluate(
     dataset: KindOfImages = "",
     data: Data = "",
     part: Annotated[
-        str, typer.Option("--part", help="test, validation, train or all of the images.")
-    ] = "test",
+        str,
+        typer.Option(
+            "--part",
+            help="test, validation, train or all.  [default: test; all of a folder without parts "
+            "that it was not trained on]",
+        ),
+    ] = "",
     format: Annotated[str, typer.Option("--format", "-f", help="table or json")] = "table",
     output: Annotated[
         Optional[Path],  # noqa: UP045

@@ -183,13 +183,14 @@ def evaluate_and_show(
     """Scores a model, and one ``beside`` it on the same images; pictures go into ``output``."""
     from nas import artifacts
     from nas.report import evaluations as pages
-    from nas.training.evaluation import compare, data_for, evaluate
+    from nas.training.evaluation import compare, data_for, evaluate, usual_part
 
     if format not in ("table", "json"):
         raise NasError(f"--format {format}: must be table or json")
     models = {name: predictor(name) for name in (file, beside) if name is not None}
     first = models[file]
     ref = data_for(first.card, dataset, str(Path(data).resolve()) if data else "")
+    part = part or usual_part(first.card, ref)
     found = {name: evaluate(model, ref, part) for name, model in models.items()}
     comparison = compare(*found.values()) if len(found) == 2 else None
     if format == "json":

@@ -203,6 +203,14 @@ def data_for(card: Card, dataset: str, folder: str) -> DataRef:
     )
 
 
+def usual_part(card: Card, ref: DataRef) -> str:
+    """What to score where nobody says: the test images, but all of a folder without parts that is
+    not the one that the model was trained on."""
+    if not card.identity or "test" in data.describe(ref).parts:
+        return "test"
+    return "test" if data.identity(ref) == card.identity else "all"
+
+
 def compare(first: Evaluation, second: Evaluation) -> Comparison:
     """Raises DataError where they are not of the same images."""
     if not np.array_equal(first.labels, second.labels) or first.classes != second.classes:
