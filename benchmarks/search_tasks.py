@@ -20,6 +20,7 @@ from optuna.trial import Trial
 import nas
 from nas import pareto
 from nas.driver import proposals
+from nas.samplers.encoding import Encoding
 from nas.samplers.ehvi import Problem
 
 DIRECTIONS: tuple[pareto.Direction, ...] = ("max", "min")
@@ -185,20 +186,20 @@ def mixed() -> Task:
         space.suggest(t)
         return dict(t.params)
 
-    domain = Domain.of(problem.distributions)
+    encoding = Encoding.of(problem.distributions)
     chance, rng = random.Random(0), np.random.default_rng(0)
 
     def those(rows: NDArray[np.float64]) -> list[tuple[NDArray[np.float64], Network]]:
-        whole = [problem.complete(domain.params(row), chance) for row in rows]
-        return [(domain.row(w), n) for w in whole if (n := look(w)) is not None]
+        whole = [problem.complete(encoding.params(row), chance) for row in rows]
+        return [(encoding.row(w), n) for w in whole if (n := look(w)) is not None]
 
-    population = those(domain.draw(rng, 2000))
+    population = those(encoding.draw(rng, 2000))
     sample = [n for _, n in population]
     for _ in range(30):
         best = pareto.front([n.truth for _, n in population], DIRECTIONS)
         population = [population[k] for k in best]
         parents = np.array([row for row, _ in population])
-        population += those(domain.mutate(rng, parents[rng.integers(len(parents), size=500)]))
+        population += those(encoding.mutate(rng, parents[rng.integers(len(parents), size=500)]))
     networks = tuple(sample + [n for _, n in population])
     return Task(
         "mixed", suggest, look, networks, problem.distributions, problem.complete, problem.proposals
