@@ -88,14 +88,20 @@ def searcher(name: str, seed: int, task: Task, objectives: int) -> Searcher:
     return Study(task, SAMPLERS[short](seed), objectives)
 
 
-def run(task: Task, name: str, seed: int, objectives: int, evaluations: int) -> dict[str, Any]:
-    """One search: the scores at ``COUNTS``, the trials that failed, and the seconds it took."""
+def run(
+    task: Task, name: str, seed: int, objectives: int, evaluations: int, noise: float = 0.0
+) -> dict[str, Any]:
+    """One search: the scores at ``COUNTS``, the trials that failed, and the seconds it took.
+
+    ``noise`` is added to each observation: a normal of so many standard deviations of the metric.
+    """
     rng = np.random.default_rng([seed, 7])
     everything = np.array([n.truth for n in task.networks])
     worst = pareto.reference_point(everything, DIRECTIONS)
     quartile = np.array([np.quantile(everything[:, 0], 0.25), worst[1]])
     whole, oracle = (pareto.hypervolume(everything, r, DIRECTIONS) for r in (worst, quartile))
     best = everything[:, 0].max()
+    luck = noise * everything[:, 0].std()
     asked = searcher(name, seed, task, objectives)
     observed: list[list[float]] = []
     truths: list[tuple[float, float]] = []
@@ -112,7 +118,9 @@ def run(task: Task, name: str, seed: int, objectives: int, evaluations: int) -> 
             asked.tell(None)
             failed += 1
             continue
-        observed.append([float(rng.choice(network.trainings)), network.cost][:objectives])
+        measured = float(rng.choice(network.trainings))
+        measured += luck * rng.standard_normal() if luck else 0.0
+        observed.append([measured, network.cost][:objectives])
         asked.tell(observed[-1])
         truths.append(network.truth)
         if (n := len(truths)) in COUNTS:
@@ -237,6 +245,7 @@ def main() -> None:
     parser.add_argument("--problems", default="macro;class_scene;mixed")
     parser.add_argument("--objectives", default="2,1")
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--noise", type=float, default=0.0, help="in the metric's deviations")
     parser.add_argument("--evaluations", type=int, default=500)
     parser.add_argument("--samplers", default="", help="names, separated by ';' (default: all)")
     parser.add_argument("--held-out", action="store_true", help="other columns of the tables")
@@ -278,8 +287,10 @@ def main() -> None:
                 for objectives in map(int, told.objectives.split(",")):
                     longest = 100 if objectives == 1 or task.name == "mixed" else 500
                     evaluations = min(told.evaluations, longest, LIMITS.get(name, longest))
-                    key = f"{task.name} | {objectives} | {name}"
-                    runs.setdefault(key, []).append(run(task, name, seed, objectives, evaluations))
+                    noisy = f", noise {told.noise:g}" if told.noise else ""
+                    key = f"{task.name}{noisy} | {objectives} | {name}"
+                    done = run(task, name, seed, objectives, evaluations, told.noise)
+                    runs.setdefault(key, []).append(done)
         stored.setdefault("scores", {}).update(summary(runs))
         told.out.write_text(json.dumps(stored, indent=1))
         print(f"{seed + 1} of {told.seeds} seeds", flush=True)

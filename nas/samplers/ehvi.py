@@ -21,6 +21,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from nas.samplers.calibration import Believed
 from nas.samplers.encoding import Encoding, keys, learn_rules, only, union
 from nas.samplers.gp import Settings, fit
 from nas.samplers.model import Finished, Model
@@ -173,17 +174,28 @@ class EHVISampler(BaseSampler):
         bet, whatever they scored. An objective told by the problem has its value and 0; before the
         model has anything to learn from, the values and NaN.
         """
+        believed = self.believed(study, trials)
+        if believed is None:
+            values = np.array([t.values for t in trials], dtype=float)
+            values = values.reshape(len(trials), len(study.directions))
+            return values, np.full_like(values, np.nan)
+        return believed.mean, believed.deviation
+
+    def believed(self, study: Study, trials: Sequence[FrozenTrial]) -> Believed | None:
+        """As ``posterior``, with intervals and a check of them; None before there is a model.
+
+        ``trials`` need not be the study's: of what was not evaluated only what is told is read.
+        """
         if not trials:
-            return np.empty((0, len(study.directions))), np.empty((0, len(study.directions)))
+            return None
         distributions = self.infer_relative_search_space(study, trials[0])
         evidence = self._evidence(study, Encoding.of(distributions), -1)
-        values = np.array([t.values for t in trials], dtype=float)
         model = self._model(evidence)
         if model is None:
-            return values, np.full_like(values, np.nan)
+            return None
         rows = np.array([evidence.encoding.row(t.params) for t in trials])
-        means, deviations = model.posterior(rows, values * evidence.signs)
-        return means * evidence.signs, deviations
+        values = np.array([t.values for t in trials], dtype=float)
+        return model.believed(rows, values * evidence.signs, self._fit).times(evidence.signs)
 
     def sample_independent(
         self,
