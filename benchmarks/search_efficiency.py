@@ -41,7 +41,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 from other_libraries import OTHERS, Searcher
-from search_tasks import DIRECTIONS, Params, Task, flat, macro, mixed, table, transnas
+from search_tasks import DIRECTIONS, Params, Task, flat, macro, mixed, steps, table, transnas
 
 from nas import pareto
 from nas.samplers import SAMPLERS
@@ -273,7 +273,7 @@ def main() -> None:
         tasks = [macro(told.data, "params"), transnas(told.data, "class_object")]
         tasks += [transnas(told.data, "jigsaw"), transnas(told.data, "autoencoder", params)]
     else:
-        made = {"macro": lambda: macro(told.data), "mixed": mixed}
+        made = {"macro": lambda: macro(told.data), "mixed": mixed, "steps": steps}
         made["class_scene"] = lambda: transnas(told.data, "class_scene")
         tasks = [made[name]() for name in told.problems.split(";")]
     names = told.samplers.split(";") if told.samplers else [
@@ -285,7 +285,7 @@ def main() -> None:
         for name in names:
             for task in tasks:
                 for objectives in map(int, told.objectives.split(",")):
-                    longest = 100 if objectives == 1 or task.name == "mixed" else 500
+                    longest = 100 if objectives == 1 or task.name in ("mixed", "steps") else 500
                     evaluations = min(told.evaluations, longest, LIMITS.get(name, longest))
                     noisy = f", noise {told.noise:g}" if told.noise else ""
                     key = f"{task.name}{noisy} | {objectives} | {name}"

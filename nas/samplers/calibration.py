@@ -77,7 +77,6 @@ class Believed:
         half = self.deviation * float(ndtri(0.5 + 0.5 * level))
         return np.maximum(self.mean - half, self.least), np.minimum(self.mean + half, self.most)
 
-
     def times(self, signs: Floats) -> Believed:
         """The same of the objectives times ``signs`` (objectives,), each 1 or -1."""
         ends = np.sort([self.least * signs, self.most * signs], axis=0)

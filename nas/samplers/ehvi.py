@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -195,7 +195,8 @@ class EHVISampler(BaseSampler):
             return None
         rows = np.array([evidence.encoding.row(t.params) for t in trials])
         values = np.array([t.values for t in trials], dtype=float)
-        return model.believed(rows, values * evidence.signs, self._fit).times(evidence.signs)
+        fit = partial(self._fit, evidence.encoding)
+        return model.believed(rows, values * evidence.signs, fit).times(evidence.signs)
 
     def sample_independent(
         self,
@@ -249,15 +250,22 @@ class EHVISampler(BaseSampler):
             evidence.pending[possible],
             np.array([known[k] for k in possible]).reshape(-1, len(evidence.signs)),
             np.isfinite(example) if example is not None else np.zeros(len(evidence.signs), bool),
-            self._fit,
+            partial(self._fit, evidence.encoding),
         )
 
-    def _fit(self, name: str, x: Floats, scales: NDArray[np.intp], y: Floats) -> Settings:
+    def _fit(
+        self,
+        encoding: Encoding,
+        name: str,
+        x: Floats,
+        scales: NDArray[np.intp],
+        y: Floats,
+    ) -> Settings:
         """Settings fitted to this very number of observations before are taken as they are."""
         key = (self._read[0], name, len(y))
         if key not in self._fitted:
             self._fitted = {k: v for k, v in self._fitted.items() if k[1] != name}
-            self._fitted = {**self._fitted, key: fit(x, scales, y)}
+            self._fitted = {**self._fitted, key: fit(x, scales, y, encoding.doubtful)}
         return self._fitted[key]
 
     def _whole(self, evidence: Evidence, row: Floats, chance: random.Random) -> Params:

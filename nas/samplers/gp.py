@@ -19,8 +19,7 @@ from scipy.optimize import minimize
 
 Floats = NDArray[np.float64]
 
-# Quartile distances from the median within which a value counts as it is: a penalty of 1e9 is no
-# part of the range, the 45% of a network without layers is.
+# Quartile distances from the median within which a value counts as it is: a normal's end at 3.
 REACH = 5.0
 # Variance added to the diagonal whatever the fit says; in units of a target of variance 1.
 JITTER = 1e-6
@@ -28,8 +27,8 @@ JITTER = 1e-6
 
 @dataclass(frozen=True)
 class Settings:
-    """What is fitted: inverse squared length scale a feature, amplitude of the smooth part, amplitude
-    and roughness of a network's own part, variance of an evaluation's luck."""
+    """What is fitted: inverse squared length scale a feature, amplitude of the smooth part,
+    amplitude and roughness of a network's own part, variance of an evaluation's luck."""
 
     weights: Floats
     amplitude: float
@@ -58,31 +57,48 @@ def squared(a: Floats, b: Floats) -> Floats:
     return np.maximum(total, 0.0, out=total)
 
 
-def fit(x: Floats, scales: NDArray[np.intp], y: Floats) -> Settings:
+def fit(
+    x: Floats, scales: NDArray[np.intp], y: Floats, doubtful: NDArray[np.bool_] | None = None
+) -> Settings:
     """The settings of the greatest posterior density.
 
     ``x`` (n, columns) from ``Encoding.embed``, ``scales`` (columns,) the feature of each column,
-    ``y`` (n,) of mean 0 and variance about 1.
+    ``y`` (n,) of mean 0 and variance about 1. ``doubtful`` marks features, the first of all, that
+    are left out where ``y`` is the more likely without any of them.
     """
     features = int(scales.max()) + 1
-    start, _ = _prior(features)
-    bounds = [(-14.0, 5.0)] * features + [(-4.0, 6.0), (-14.0, 2.0), (0.0, 6.0), (-14.0, 1.0)]
-    best = minimize(
+    dropped = np.zeros(features, bool)
+    if doubtful is not None:
+        dropped[: len(doubtful)] = doubtful
+    best = _densest(x, scales, y)
+    if dropped.any():
+        fewer = _densest(np.where(dropped[scales], 0.0, x), scales, y)
+        if fewer.fun < best.fun:
+            fewer.x[:-4][dropped] = -np.inf
+            best = fewer
+    return Settings(np.exp(best.x[:-4]), *(float(v) for v in np.exp(best.x[-4:])))
+
+
+def _densest(x: Floats, scales: NDArray[np.intp], y: Floats) -> Any:
+    start, _ = _prior(int(scales.max()) + 1)
+    bounds = [(-14.0, 5.0)] * (len(start) - 4)
+    return minimize(
         objective(x, scales, y),
         start,
         jac=True,
         method="L-BFGS-B",
-        bounds=bounds,
+        bounds=[*bounds, (-4.0, 6.0), (-14.0, 2.0), (0.0, 6.0), (-14.0, 1.0)],
         options={"maxiter": 60},
     )
-    return Settings(np.exp(best.x[:-4]), *(float(v) for v in np.exp(best.x[-4:])))
 
 
 def _prior(features: int) -> tuple[Floats, Floats]:
     """Centre and spread of the logarithms of the settings in their order, all normal.
 
-    Noise is centred at 0.02: a hundred trials may find a quarter or none, ten are not enough to
-    take all for noise, by which the least cost would be the only good of a network.
+    Noise is centred at 0.01: a hundred trials may find a quarter or none, ten are not enough to
+    take all for noise, by which the least cost would be the only good of a network. A network's own
+    part is centred above it, or on tables without noise all of it would count as noise, and its
+    spread is wide, or on smooth objectives it would never come to nothing.
     """
     centre = np.full(features, -2.8 - np.log(features))
     return (
@@ -218,8 +234,9 @@ class Warp:
     chosen by likelihood: accuracies crowd below their best, params and latencies above their least.
     Powers from 0 to 2 map all numbers on all numbers; any other ends at a bound, and on the way
     back all that is believed beyond it is infinite. A diverged training is far from all, and would
-    flatten the others: all that lies beyond ``REACH`` counts less than twice that. ``low`` and ``high`` are
-    what is plausible: what was seen, and its range again to both sides.
+    flatten the others: all that lies beyond ``REACH`` counts less than twice that.
+
+    ``low`` and ``high`` are what is plausible: what was seen, and its range again to both sides.
     """
 
     centre: float
