@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import TrialState, create_trial
-from other_libraries import OTHERS, Searcher
+from other_libraries import OTHERS, BoTorch, Searcher
 from search_tasks import DIRECTIONS, Params, Task, flat, macro, mixed, steps, table, transnas
 
 from nas import pareto
@@ -50,7 +50,7 @@ from nas.samplers.ehvi import EHVISampler
 COUNTS = (10, 25, 50, 75, 100, 150, 200, 300, 400, 500)
 # Where asks are slow, or nothing is left to find, a sampler is given fewer evaluations.
 LIMITS = {"ehvi, told": 200, "ehvi": 100, "optuna tpe": 200, "optuna tpe, multivariate": 200}
-LIMITS |= {"optuna gp": 200, "smac": 100, "neps": 100, "syne tune": 50}
+LIMITS |= {"optuna gp": 200, "smac": 100, "neps": 100, "syne tune": 50, "botorch": 100}
 
 
 class Study:
@@ -78,6 +78,14 @@ class Study:
 
 
 def searcher(name: str, seed: int, task: Task, objectives: int) -> Searcher:
+    if name == "botorch":
+
+        def cost(params: Params) -> float | None:
+            whole = task.complete(params, random.Random(seed)) if task.complete else params
+            network = task.look(whole)
+            return None if network is None else network.cost if objectives == 2 else 0.0
+
+        return BoTorch((task.distributions, task.needs), objectives, seed, cost)
     if name in OTHERS:
         return OTHERS[name]((task.distributions, task.needs), objectives, seed)
     if name == "ehvi, told":
