@@ -20,7 +20,7 @@ from scipy.optimize import minimize
 Floats = NDArray[np.float64]
 
 # Quartile distances from the median within which a value counts as it is: a normal's end at 3.
-REACH = 5.0
+FENCE = 5.0
 # Variance added to the diagonal whatever the fit says; in units of a target of variance 1.
 JITTER = 1e-6
 
@@ -234,7 +234,7 @@ class Warp:
     chosen by likelihood: accuracies crowd below their best, params and latencies above their least.
     Powers from 0 to 2 map all numbers on all numbers; any other ends at a bound, and on the way
     back all that is believed beyond it is infinite. A diverged training is far from all, and would
-    flatten the others: all that lies beyond ``REACH`` counts less than twice that.
+    flatten the others: all that lies beyond ``FENCE`` counts less than twice that.
 
     ``low`` and ``high`` are what is plausible: what was seen, and its range again to both sides.
     """
@@ -293,14 +293,14 @@ class Warp:
 
 
 def _drawn_in(z: Floats) -> Floats:
-    """All beyond ``REACH`` between it and its double."""
-    far = np.maximum(np.abs(z) / REACH, 1.0)
-    return np.where(far > 1.0, np.sign(z) * REACH * (2.0 - 1.0 / far), z)
+    """All beyond ``FENCE`` between it and its double."""
+    far = np.maximum(np.abs(z) / FENCE, 1.0)
+    return np.where(far > 1.0, np.sign(z) * FENCE * (2.0 - 1.0 / far), z)
 
 
 def _let_out(z: Floats) -> Floats:
-    near = np.clip(2.0 - np.abs(z) / REACH, 1e-12, 1.0)
-    return np.where(near < 1.0, np.sign(z) * REACH / near, z)
+    near = np.clip(2.0 - np.abs(z) / FENCE, 1e-12, 1.0)
+    return np.where(near < 1.0, np.sign(z) * FENCE / near, z)
 
 
 def _branch(power: float) -> Callable[[Floats], Floats]:
