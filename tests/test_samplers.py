@@ -539,6 +539,13 @@ def test_intervals_hold_what_they_say_of_networks_that_were_not_seen(name: str) 
     assert 0.6 <= np.mean(top) <= 0.95
 
 
+def test_where_nothing_is_to_choose_nothing_is_believed() -> None:
+    s = study("default", 0, "maximize")
+    s.optimize(lambda t: float(t.suggest_int("x", 1, 1) + t.number), n_trials=12)
+    assert isinstance(s.sampler, EHVISampler)
+    assert s.sampler.believed(s, s.trials) is None
+
+
 def test_a_calibration_corrects_and_says_where_it_cannot() -> None:
     rng = np.random.default_rng(0)
     sure = Calibration.of(2.0 * rng.standard_normal(200))

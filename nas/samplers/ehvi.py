@@ -188,9 +188,9 @@ class EHVISampler(BaseSampler):
         """
         if not trials:
             return None
-        distributions = self.infer_relative_search_space(study, trials[0])
-        evidence = self._evidence(study, Encoding.of(distributions), -1)
-        model = self._model(evidence)
+        encoding = Encoding.of(self.infer_relative_search_space(study, trials[0]))
+        evidence = self._evidence(study, encoding, -1)
+        model = self._model(evidence) if encoding.parameters else None
         if model is None:
             return None
         rows = np.array([evidence.encoding.row(t.params) for t in trials])
