@@ -178,8 +178,109 @@ class Neps:
         self._search.tell(self._trial, {"objective_to_minimize": result})
 
 
+class BoTorch:
+    """qLogNEHVI with two objectives, qLogNEI with one, over its default Gaussian process, after ten
+    random draws. The cost is told (a deterministic model), and which codes are networks. Ranges are
+    numbers, choices indicators. Candidates: 512 draws, and four rounds of changes to the best."""
+
+    def __init__(
+        self,
+        space: Space,
+        objectives: int,
+        seed: int,
+        cost: Callable[[Params], float | None] = lambda _: 0.0,
+    ) -> None:
+        import torch
+
+        from nas.samplers.encoding import Encoding
+
+        torch.manual_seed(seed)
+        self._encoding, self._rng = Encoding.of(space[0]), np.random.default_rng(seed)
+        self._objectives, self._cost = objectives, cost
+        self._tried: set[bytes] = set()
+        self._rows: list[Any] = []
+        self._values: list[list[float]] = []
+
+    def ask(self) -> Params:
+        rows, costs = self._admitted(self._encoding.draw(self._rng, 512))
+        if len(self._rows) >= 10:
+            worth = self._acquisition(costs)
+            scores = worth(rows, costs)
+            for _ in range(4):
+                best = rows[np.argsort(-scores)[:16]]
+                parents = np.repeat(np.vstack([best, self._best()]), 8, axis=0)
+                more, told = self._admitted(self._encoding.mutate(self._rng, parents))
+                if len(more):
+                    rows = np.vstack([rows, more])
+                    scores = np.concatenate([scores, worth(more, told)])
+            rows = rows[np.argsort(-scores)]
+        self._asked = rows[0]
+        self._tried.add(self._asked.tobytes())
+        return self._encoding.params(self._asked)
+
+    def tell(self, values: list[float] | None) -> None:
+        if values is not None:
+            self._rows.append(self._asked)
+            self._values.append(values)
+
+    def _admitted(self, rows: Any) -> tuple[Any, Any]:
+        """The rows that are new and networks, and their costs."""
+        fresh = {row.tobytes(): row for row in rows if row.tobytes() not in self._tried}
+        known = [(row, self._cost(self._encoding.params(row))) for row in fresh.values()]
+        known = [(row, cost) for row, cost in known if cost is not None]
+        return np.array([row for row, _ in known]), np.array([cost for _, cost in known])
+
+    def _best(self) -> Any:
+        return np.array(self._rows)[np.argsort([-v[0] for v in self._values])[:8]]
+
+    def _features(self, rows: Any) -> Any:
+        columns = []
+        for k, p in enumerate(self._encoding.parameters):
+            if p.chosen:
+                columns += [(rows[:, k] == v) * 1.0 for v in range(int(p.size))]
+            else:
+                columns.append(p.unit(rows[:, k]))
+        return np.stack(columns, axis=1)
+
+    def _acquisition(self, costs: Any) -> Callable[[Any, Any], Any]:
+        import torch
+        from botorch.acquisition import qLogNoisyExpectedImprovement as NEI
+        from botorch.acquisition.multi_objective.logei import (
+            qLogNoisyExpectedHypervolumeImprovement as NEHVI,
+        )
+        from botorch.fit import fit_gpytorch_mll
+        from botorch.models import ModelList, SingleTaskGP
+        from botorch.models.deterministic import GenericDeterministicModel
+        from gpytorch.mlls import ExactMarginalLogLikelihood
+
+        told = np.array(self._values)
+        paid = told[:, 1] if self._objectives == 2 else np.zeros(len(told))
+        scale = max(paid.max(), costs.max(), 1e-9)
+
+        def tensor(rows: Any, cost: Any) -> Any:
+            """The last column is the cost, at most 1."""
+            return torch.tensor(np.column_stack([self._features(rows), cost / scale]))
+
+        x, y = tensor(np.array(self._rows), paid), torch.tensor(told[:, :1])
+        model = SingleTaskGP(x, y)
+        fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
+        if self._objectives == 1:
+            worth = NEI(model, x, prune_baseline=True)
+        else:
+            price = GenericDeterministicModel(lambda z: -z[..., -1:], num_outputs=1)
+            corner = [float(y.min()), -1.0]
+            worth = NEHVI(ModelList(model, price), corner, x, prune_baseline=True)
+
+        def score(rows: Any, cost: Any) -> Any:
+            with torch.no_grad():
+                return worth(tensor(rows, cost)[:, None]).numpy()
+
+        return score
+
+
 OTHERS: dict[str, Callable[[Space, int, int], Searcher]] = {
     "smac": Smac,
     "syne tune": SyneTune,
     "neps": Neps,
+    "botorch": BoTorch,
 }

@@ -40,8 +40,8 @@ from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import TrialState, create_trial
-from other_libraries import OTHERS, Searcher
-from search_tasks import DIRECTIONS, Params, Task, flat, macro, mixed, table, transnas
+from other_libraries import OTHERS, BoTorch, Searcher
+from search_tasks import DIRECTIONS, Params, Task, flat, macro, mixed, steps, table, transnas
 
 from nas import pareto
 from nas.samplers import SAMPLERS
@@ -50,7 +50,7 @@ from nas.samplers.ehvi import EHVISampler
 COUNTS = (10, 25, 50, 75, 100, 150, 200, 300, 400, 500)
 # Where asks are slow, or nothing is left to find, a sampler is given fewer evaluations.
 LIMITS = {"ehvi, told": 200, "ehvi": 100, "optuna tpe": 200, "optuna tpe, multivariate": 200}
-LIMITS |= {"optuna gp": 200, "smac": 100, "neps": 100, "syne tune": 50}
+LIMITS |= {"optuna gp": 200, "smac": 100, "neps": 100, "syne tune": 50, "botorch": 100}
 
 
 class Study:
@@ -78,6 +78,14 @@ class Study:
 
 
 def searcher(name: str, seed: int, task: Task, objectives: int) -> Searcher:
+    if name == "botorch":
+
+        def cost(params: Params) -> float | None:
+            whole = task.complete(params, random.Random(seed)) if task.complete else params
+            network = task.look(whole)
+            return None if network is None else network.cost if objectives == 2 else 0.0
+
+        return BoTorch((task.distributions, task.needs), objectives, seed, cost)
     if name in OTHERS:
         return OTHERS[name]((task.distributions, task.needs), objectives, seed)
     if name == "ehvi, told":
@@ -88,14 +96,20 @@ def searcher(name: str, seed: int, task: Task, objectives: int) -> Searcher:
     return Study(task, SAMPLERS[short](seed), objectives)
 
 
-def run(task: Task, name: str, seed: int, objectives: int, evaluations: int) -> dict[str, Any]:
-    """One search: the scores at ``COUNTS``, the trials that failed, and the seconds it took."""
+def run(
+    task: Task, name: str, seed: int, objectives: int, evaluations: int, noise: float = 0.0
+) -> dict[str, Any]:
+    """One search: the scores at ``COUNTS``, the trials that failed, and the seconds it took.
+
+    ``noise`` is added to each observation: a normal of so many standard deviations of the metric.
+    """
     rng = np.random.default_rng([seed, 7])
     everything = np.array([n.truth for n in task.networks])
     worst = pareto.reference_point(everything, DIRECTIONS)
     quartile = np.array([np.quantile(everything[:, 0], 0.25), worst[1]])
     whole, oracle = (pareto.hypervolume(everything, r, DIRECTIONS) for r in (worst, quartile))
     best = everything[:, 0].max()
+    luck = noise * everything[:, 0].std()
     asked = searcher(name, seed, task, objectives)
     observed: list[list[float]] = []
     truths: list[tuple[float, float]] = []
@@ -112,7 +126,9 @@ def run(task: Task, name: str, seed: int, objectives: int, evaluations: int) -> 
             asked.tell(None)
             failed += 1
             continue
-        observed.append([float(rng.choice(network.trainings)), network.cost][:objectives])
+        measured = float(rng.choice(network.trainings))
+        measured += luck * rng.standard_normal() if luck else 0.0
+        observed.append([measured, network.cost][:objectives])
         asked.tell(observed[-1])
         truths.append(network.truth)
         if (n := len(truths)) in COUNTS:
@@ -237,6 +253,7 @@ def main() -> None:
     parser.add_argument("--problems", default="macro;class_scene;mixed")
     parser.add_argument("--objectives", default="2,1")
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--noise", type=float, default=0.0, help="in the metric's deviations")
     parser.add_argument("--evaluations", type=int, default=500)
     parser.add_argument("--samplers", default="", help="names, separated by ';' (default: all)")
     parser.add_argument("--held-out", action="store_true", help="other columns of the tables")
@@ -264,7 +281,7 @@ def main() -> None:
         tasks = [macro(told.data, "params"), transnas(told.data, "class_object")]
         tasks += [transnas(told.data, "jigsaw"), transnas(told.data, "autoencoder", params)]
     else:
-        made = {"macro": lambda: macro(told.data), "mixed": mixed}
+        made = {"macro": lambda: macro(told.data), "mixed": mixed, "steps": steps}
         made["class_scene"] = lambda: transnas(told.data, "class_scene")
         tasks = [made[name]() for name in told.problems.split(";")]
     names = told.samplers.split(";") if told.samplers else [
@@ -276,10 +293,12 @@ def main() -> None:
         for name in names:
             for task in tasks:
                 for objectives in map(int, told.objectives.split(",")):
-                    longest = 100 if objectives == 1 or task.name == "mixed" else 500
+                    longest = 100 if objectives == 1 or task.name in ("mixed", "steps") else 500
                     evaluations = min(told.evaluations, longest, LIMITS.get(name, longest))
-                    key = f"{task.name} | {objectives} | {name}"
-                    runs.setdefault(key, []).append(run(task, name, seed, objectives, evaluations))
+                    noisy = f", noise {told.noise:g}" if told.noise else ""
+                    key = f"{task.name}{noisy} | {objectives} | {name}"
+                    done = run(task, name, seed, objectives, evaluations, told.noise)
+                    runs.setdefault(key, []).append(done)
         stored.setdefault("scores", {}).update(summary(runs))
         told.out.write_text(json.dumps(stored, indent=1))
         print(f"{seed + 1} of {told.seeds} seeds", flush=True)

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from nas.cli import app as cli
 from nas.cli.options import identified
 from nas.driver import finalists
-from nas.driver.finalists import Mean, choose, random_plan, report, trained_epochs
+from nas.driver.finalists import Mean, believed, choose, random_plan, report, trained_epochs
 from nas.driver.loop import search
 from nas.driver.plan import Plan
 from nas.errors import StudyError
@@ -113,6 +113,25 @@ def test_a_lucky_training_is_not_chosen() -> None:
     assert len(chosen) == 3
     assert all(22 <= row.number <= 38 for row in chosen)
     assert chosen == [rows[row.number] for row in chosen]  # as they were measured
+
+
+def test_what_is_believed_has_an_interval_that_luck_is_outside_of() -> None:
+    study, rows = noisy()
+    found = believed(study, rows)
+    assert set(found) == set(range(60))
+    truth = {n: 0.9 - ((n - 30) / 60) ** 2 for n in range(60)}
+    held = [found[n].low <= truth[n] <= found[n].high for n in truth if n != 5]
+    assert np.mean(held) > 0.7
+    assert found[5].mean < 0.93 - 0.05
+    assert all(0.0 <= b.low <= b.mean <= b.high <= 1.0 for b in found.values())
+
+
+def test_of_two_trials_is_believed_what_was_measured() -> None:
+    study, rows = noisy()
+    found = believed(study, rows[:1])
+    assert found[0].mean == rows[0].accuracy
+    assert math.isnan(found[0].low)
+    assert believed(study, []) == {}
 
 
 def test_what_did_not_finish_or_was_not_sampled_is_not_chosen() -> None:

@@ -25,9 +25,10 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 from nas.pareto import hypervolume
 from nas.samplers import SAMPLERS
 from nas.samplers.acquisition import Belief, improvement
+from nas.samplers.calibration import Calibration
 from nas.samplers.ehvi import EHVISampler, Problem
 from nas.samplers.encoding import Encoding, keys, learn_rules
-from nas.samplers.gp import GP, OWN, Settings, Warp, fit
+from nas.samplers.gp import GP, Settings, Warp, fit
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -103,22 +104,20 @@ def test_the_posterior_is_that_of_scikit_learn() -> None:
     x, y, new = rng.random((30, 3)), rng.standard_normal(30), rng.random((7, 3))
     weights = np.array([0.5, 3.0, 9.0])
     noise = 0.1
-    ours = GP.given(Settings(weights, 2.0, noise), np.arange(3), x, y)
+    ours = GP.given(Settings(weights, 2.0, 0.5, 7.0, noise), np.arange(3), x, y)
     kernel = ConstantKernel(2.0) * Matern(1 / np.sqrt(weights), nu=2.5)
+    kernel += ConstantKernel(0.5) * Matern(1 / np.sqrt(7.0 * weights), nu=0.5)
     peer = GaussianProcessRegressor(kernel, alpha=noise + 1e-6, optimizer=None).fit(x, y)
-    mean, deviation = ours.predict(new)
-    expected, smooth = peer.predict(new, return_std=True)
-    np.testing.assert_allclose(mean, expected, atol=1e-6)
-    np.testing.assert_allclose(deviation**2, smooth**2 + OWN * noise, atol=1e-6)
-    # At an observed row its own part is known too: the mean lies between the smooth one and y.
-    seen, _ = ours.observed()
-    np.testing.assert_allclose(seen - peer.predict(x), OWN * (y - peer.predict(x)), atol=1e-5)
+    for rows, (mean, deviation) in [(new, ours.predict(new)), (x, ours.observed())]:
+        expected, spread = peer.predict(rows, return_std=True)
+        np.testing.assert_allclose(mean, expected, atol=1e-5)
+        np.testing.assert_allclose(deviation, spread, atol=1e-5)
 
 
 def test_believing_leaves_the_mean_and_narrows_the_deviation() -> None:
     rng = np.random.default_rng(2)
     x, y, more, new = (rng.random(s) for s in [(20, 2), 20, (5, 2), (9, 2)])
-    gp = GP.given(Settings(np.ones(2), 1.0, 0.01), np.arange(2), x, y)
+    gp = GP.given(Settings(np.ones(2), 1.0, 0.2, 5.0, 0.01), np.arange(2), x, y)
     grown = gp.believing(more)
     anew = GP.given(gp.settings, gp.scales, np.vstack([x, more]), np.append(y, gp.mean(more)))
     np.testing.assert_allclose(grown.predict(new), anew.predict(new), atol=1e-7)
@@ -139,7 +138,7 @@ def test_fitting_tells_noise_from_signal_and_what_matters_from_what_does_not() -
 
 
 def test_warp_is_yeo_johnson_and_has_an_inverse() -> None:
-    values = np.random.default_rng(4).lognormal(size=300)
+    values = np.random.default_rng(4).lognormal(sigma=0.5, size=300)
     warp = Warp.of(values)
     z = (values - warp.centre) / warp.scale
     assert warp.power == pytest.approx(scipy.stats.yeojohnson_normmax(z), abs=0.15)
@@ -458,6 +457,122 @@ def test_the_gradient_of_the_fit_is_that_of_its_value() -> None:
     rng = np.random.default_rng(6)
     x, y = rng.random((25, 4)), rng.standard_normal(25)
     loss = objective(x, np.array([0, 1, 1, 2]), y)
-    for theta in rng.normal(-1.0, 1.0, (5, 5)):
+    for theta in rng.normal(-1.0, 1.0, (5, 7)):
         error = check_grad(lambda p: loss(p)[0], lambda p: loss(p)[1], theta)
         assert error < 1e-3
+
+
+# Beliefs.
+
+WORTHS = np.array(
+    [worth(dict(zip(CODES, v, strict=True))) for v in itertools.product(PRICE, repeat=6)]
+)
+RNG = np.random.default_rng(0)
+TABLES = {
+    "fractions": WORTHS / WORTHS.max(),
+    "percents": 100 * WORTHS / WORTHS.max(),
+    "failed nets": np.where(RNG.random(len(WORTHS)) < 0.1, 10.0, 90 + 5 * WORTHS),
+    "crowded at the best": 100 * (1 - np.exp(-12 * WORTHS)),
+    "crowded at the worst": np.exp(8 * WORTHS),
+    "a tiny range": 0.9 + 1e-9 * WORTHS,
+    "constant": np.full(len(WORTHS), 71.0),
+    "two values": np.where(np.median(WORTHS) < WORTHS, 1.0, 0.0),
+    "a diverged one": np.where(np.arange(len(WORTHS)) % 40 == 7, -1e9, WORTHS),
+}
+
+
+@pytest.mark.parametrize("trials", [12, 50])
+@pytest.mark.parametrize("name", TABLES)
+def test_what_is_believed_is_plausible(name: str, trials: int) -> None:
+    """Within the range seen and as much to both sides, of networks seen and not; near what was
+    measured where that is exact."""
+    table = TABLES[name]
+    codes = [dict(zip(CODES, v, strict=True)) for v in itertools.product(PRICE, repeat=6)]
+    s = study("default", 0, "maximize")
+    for k in np.random.default_rng(1).choice(len(codes), trials, replace=False):
+        s.add_trial(
+            optuna.trial.create_trial(params=codes[k], distributions=CODES, value=float(table[k]))
+        )
+    others = [
+        optuna.trial.create_trial(params=c, distributions=CODES, value=0.0) for c in codes[::5]
+    ]
+    measured = np.array([t.value for t in s.trials])
+    reach = np.ptp(measured) * (1 + 1e-9)
+    assert isinstance(s.sampler, EHVISampler)
+    for asked in (s.trials, others):
+        found = s.sampler.believed(s, asked)
+        assert found is not None
+        for values in (found.mean, *found.interval(0.95)):
+            assert (values >= measured.min() - reach).all()
+            assert (values <= measured.max() + reach).all()
+        assert np.isfinite(found.deviation).all()
+        assert (found.deviation <= 2 * 4 * reach).all()
+    if name in ("fractions", "percents", "a tiny range"):
+        near = s.sampler.posterior(s, s.trials)[0][:, 0]
+        assert np.abs(near - measured).mean() < 0.15 * measured.std()
+
+
+@pytest.mark.parametrize("name", ["fractions", "percents", "crowded at the best"])
+def test_intervals_hold_what_they_say_of_networks_that_were_not_seen(name: str) -> None:
+    """With a part of each network's own that no feature tells, over the space and at its top."""
+    codes = [dict(zip(CODES, v, strict=True)) for v in itertools.product(PRICE, repeat=6)]
+    everywhere, top = [], []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        table = TABLES[name] + 0.2 * TABLES[name].std() * rng.standard_normal(len(codes))
+        s = study("default", seed, "maximize")
+        trials = [
+            optuna.trial.create_trial(params=c, distributions=CODES, value=float(v))
+            for c, v in zip(codes, table, strict=True)
+        ]
+        order = rng.permutation(len(codes))
+        s.add_trials([trials[k] for k in order[:50]])
+        assert isinstance(s.sampler, EHVISampler)
+        found = s.sampler.believed(s, [trials[k] for k in order[50:]])
+        assert found is not None
+        unseen = table[order[50:]]
+        low, high = (end[:, 0] for end in found.interval(0.8))
+        held = (low <= unseen) & (unseen <= high)
+        everywhere.append(held.mean())
+        top.append(held[unseen >= np.quantile(unseen, 0.9)].mean())
+    assert 0.7 <= np.mean(everywhere) <= 0.9
+    assert 0.6 <= np.mean(top) <= 0.95
+
+
+def test_where_nothing_is_to_choose_nothing_is_believed() -> None:
+    s = study("default", 0, "maximize")
+    s.optimize(lambda t: float(t.suggest_int("x", 1, 1) + t.number), n_trials=12)
+    assert isinstance(s.sampler, EHVISampler)
+    assert s.sampler.believed(s, s.trials) is None
+
+
+def test_a_calibration_corrects_and_says_where_it_cannot() -> None:
+    rng = np.random.default_rng(0)
+    sure = Calibration.of(2.0 * rng.standard_normal(200))
+    assert 1.4 < sure.factor < 2.1
+    assert Calibration.of(1.1 * rng.standard_normal(200)).holds
+    assert not Calibration.of(rng.standard_cauchy(200)).holds
+
+
+def test_luck_is_told_from_what_is_a_networks_own() -> None:
+    """The same rough function, measured exactly and with luck."""
+    rng = np.random.default_rng(5)
+    x = rng.integers(0, 3, (150, 6)) / 2
+    d = np.abs(x[:, None] - x[None]).sum(axis=2)
+    y = rng.multivariate_normal(np.zeros(150), np.exp(-d) + 1e-9 * np.eye(150))
+    exact, noisy = (
+        fit(x, np.arange(6), y / y.std() + luck * rng.standard_normal(150)) for luck in (0.0, 0.5)
+    )
+    assert exact.noise < 0.05
+    assert noisy.noise == pytest.approx(0.25, rel=0.6)
+
+
+def test_a_range_is_taken_for_numbers_where_they_tell_more() -> None:
+    encoding = Encoding.of({f"n{k}": IntDistribution(1, 6) for k in range(5)})
+    rows = encoding.draw(np.random.default_rng(0), 80)
+    x, scales = encoding.embed(rows)
+    line = rows @ np.arange(1.0, 6.0)
+    by_name = (rows % 2).sum(axis=1)
+    for y, numbers in ((line, True), (by_name, False)):
+        settings = fit(x, scales, (y - y.mean()) / y.std(), encoding.doubtful)
+        assert (settings.weights[encoding.doubtful] == 0).all() == numbers

@@ -26,8 +26,9 @@ from nas.driver.plan import Plan
 from nas.driver.tradeoffs import pareto
 from nas.errors import NasError, StudyError
 from nas.job import DataRef, Epoch, Job, Recipe
-from nas.metrics import ACCURACY, on_device
-from nas.samplers.ehvi import EHVISampler
+from nas.metrics import ACCURACY, METRICS, on_device
+from nas.samplers.ehvi import EHVISampler, Problem
+from nas.samplers.encoding import union
 from nas.spaces.plain import parse_mapping
 from nas.spaces.space import read_bound, read_space
 from nas.store import StudyRow, TrialRow
@@ -142,24 +143,49 @@ def report(
 def choose(study: StudyRow, rows: Iterable[TrialRow], top: int) -> list[TrialRow]:
     """The ``top`` of the front by accuracy, where a trial's accuracy is what the sampler's model
     believes of it; what the model has too little for counts as it was measured."""
+    beliefs = believed(study, rows := list(rows))
+    measured = {row.id: row for row in rows if row.id in beliefs}
+    better = [
+        dataclasses.replace(r, metrics={**r.metrics, ACCURACY: beliefs[r.id].mean})
+        for r in measured.values()
+    ]
+    best = sorted(pareto(study, better), key=lambda r: -beliefs[r.id].mean)
+    return [measured[row.id] for row in best[:top]]
+
+
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """What the model believes of a trial's accuracy apart from the luck of its training, and the
+    ends of the interval that holds it with a chance of 80% (NaN where nothing is known yet)."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def believed(study: StudyRow, rows: Iterable[TrialRow]) -> dict[int, Belief]:
+    """What the sampler's model, which rests on all of ``rows``, believes of their accuracies, by
+    trial id: of the finished ones that have all objectives and are no baselines."""
     names = [name for name, _ in study.objectives]
     rows = [r for r in rows if r.state in ("finished", "reused") and not r.baseline]
     rows = [r for r in rows if all(math.isfinite(r.value(name)) for name in names)]
     if not rows:
-        return []
-    believed = dict(zip((r.id for r in rows), posterior(study, rows), strict=True))
-    measured = {row.id: row for row in rows}
-    better = [dataclasses.replace(r, metrics={**r.metrics, ACCURACY: believed[r.id]}) for r in rows]
-    best = sorted(pareto(study, better), key=lambda r: -believed[r.id])
-    return [measured[row.id] for row in best[:top]]
-
-
-def posterior(study: StudyRow, rows: Sequence[TrialRow]) -> list[float]:
-    """What the sampler's model believes of the accuracies of finished trials."""
+        return {}
     known = rebuilt(study, rows)
-    means, _ = EHVISampler(study.seed).posterior(known, known.get_trials(deepcopy=False))
-    place = [name for name, _ in study.objectives].index(ACCURACY)
-    return [float(mean) for mean in means[:, place]]
+    trials = known.get_trials(deepcopy=False)
+    # What arithmetic knows is told, as in the search: it says much of what it does not know.
+    exact = [k for k, name in enumerate(names) if name in METRICS and METRICS[name].arithmetic]
+    costs = {k: rows[-1].value(names[k]) for k in exact}
+    problem = Problem(distributions=union(trials), known=lambda _: costs)
+    found = EHVISampler(study.seed, problem).believed(known, trials)
+    measured = [row.value(ACCURACY) for row in rows]
+    if found is None:
+        return {r.id: Belief(v, math.nan, math.nan) for r, v in zip(rows, measured, strict=True)}
+    place = names.index(ACCURACY)
+    parts = [part[:, place] for part in (found.mean, *found.interval())]
+    if min(measured) >= 0.0 and max(measured) <= 1.0:  # an evaluator's may be no fraction
+        parts = [np.clip(part, 0.0, 1.0) for part in parts]
+    return {r.id: Belief(*map(float, b)) for r, *b in zip(rows, *parts, strict=True)}
 
 
 def rebuilt(study: StudyRow, rows: Sequence[TrialRow]) -> optuna.Study:

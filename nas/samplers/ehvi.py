@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from nas.samplers.calibration import Believed
 from nas.samplers.encoding import Encoding, keys, learn_rules, only, union
 from nas.samplers.gp import Settings, fit
 from nas.samplers.model import Finished, Model
@@ -173,17 +174,29 @@ class EHVISampler(BaseSampler):
         bet, whatever they scored. An objective told by the problem has its value and 0; before the
         model has anything to learn from, the values and NaN.
         """
-        if not trials:
-            return np.empty((0, len(study.directions))), np.empty((0, len(study.directions)))
-        distributions = self.infer_relative_search_space(study, trials[0])
-        evidence = self._evidence(study, Encoding.of(distributions), -1)
-        values = np.array([t.values for t in trials], dtype=float)
-        model = self._model(evidence)
-        if model is None:
+        believed = self.believed(study, trials)
+        if believed is None:
+            values = np.array([t.values for t in trials], dtype=float)
+            values = values.reshape(len(trials), len(study.directions))
             return values, np.full_like(values, np.nan)
+        return believed.mean, believed.deviation
+
+    def believed(self, study: Study, trials: Sequence[FrozenTrial]) -> Believed | None:
+        """As ``posterior``, with intervals and a check of them; None before there is a model.
+
+        ``trials`` need not be the study's: of what was not evaluated only what is told is read.
+        """
+        if not trials:
+            return None
+        encoding = Encoding.of(self.infer_relative_search_space(study, trials[0]))
+        evidence = self._evidence(study, encoding, -1)
+        model = self._model(evidence) if encoding.parameters else None
+        if model is None:
+            return None
         rows = np.array([evidence.encoding.row(t.params) for t in trials])
-        means, deviations = model.posterior(rows, values * evidence.signs)
-        return means * evidence.signs, deviations
+        values = np.array([t.values for t in trials], dtype=float)
+        fit = partial(self._fit, evidence.encoding)
+        return model.believed(rows, values * evidence.signs, fit).times(evidence.signs)
 
     def sample_independent(
         self,
@@ -237,15 +250,22 @@ class EHVISampler(BaseSampler):
             evidence.pending[possible],
             np.array([known[k] for k in possible]).reshape(-1, len(evidence.signs)),
             np.isfinite(example) if example is not None else np.zeros(len(evidence.signs), bool),
-            self._fit,
+            partial(self._fit, evidence.encoding),
         )
 
-    def _fit(self, name: str, x: Floats, scales: NDArray[np.intp], y: Floats) -> Settings:
+    def _fit(
+        self,
+        encoding: Encoding,
+        name: str,
+        x: Floats,
+        scales: NDArray[np.intp],
+        y: Floats,
+    ) -> Settings:
         """Settings fitted to this very number of observations before are taken as they are."""
         key = (self._read[0], name, len(y))
         if key not in self._fitted:
             self._fitted = {k: v for k, v in self._fitted.items() if k[1] != name}
-            self._fitted = {**self._fitted, key: fit(x, scales, y)}
+            self._fitted = {**self._fitted, key: fit(x, scales, y, encoding.doubtful)}
         return self._fitted[key]
 
     def _whole(self, evidence: Evidence, row: Floats, chance: random.Random) -> Params:

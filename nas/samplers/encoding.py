@@ -48,6 +48,11 @@ class Axis:
             )
         return True
 
+    @property
+    def chosen(self) -> bool:
+        """Choices, which may be names; the others are ranges."""
+        return isinstance(self.distribution, CategoricalDistribution)
+
     @cached_property
     def size(self) -> float:
         """The number of values; infinite for a continuous parameter."""
@@ -202,6 +207,19 @@ class Encoding:
                 key = (re.sub(r"\d+", "#", p.name), p.distribution)
                 kin.setdefault(key, []).append(k)
         return [members for members in kin.values() if len(members) > 1]
+
+    @cached_property
+    def doubtful(self) -> NDArray[np.bool_]:
+        """By length scale of ``embed``: whether it takes the values of a range for names. They are
+        declared to be in order, and often that is all there is to know of them."""
+        marks: list[bool] = []
+        for p in self.parameters:
+            named = p.size <= NAMED or not p.ordered
+            marks += [False] * p.ordered + [named and not p.chosen]
+        for members in self._alike:
+            p = self.parameters[members[0]]
+            marks += [not p.chosen] * int(p.size)
+        return np.array(marks)
 
     def embed(self, rows: Floats) -> tuple[Floats, NDArray[np.intp]]:
         """Columns whose squared differences a kernel weighs, and the length scale of each.

@@ -19,22 +19,21 @@ from scipy.optimize import minimize
 
 Floats = NDArray[np.float64]
 
+# Quartile distances from the median within which a value counts as it is: a normal's end at 3.
+FENCE = 5.0
 # Variance added to the diagonal whatever the fit says; in units of a target of variance 1.
 JITTER = 1e-6
-# How much of what the features leave unexplained is the network's own, and not luck. One evaluation
-# cannot tell the two apart: on the macro tables of NAS-Bench-Macro and TransNAS-Bench-101 it was
-# between none and all; a half is never far off.
-OWN = 0.5
-# Hermite nodes that carry a posterior through the warp: 12 are exact to 1e-4 of the deviation.
-NODES, NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(12)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is fitted: inverse squared length scale a feature, amplitude, variance of the rest."""
+    """What is fitted: inverse squared length scale a feature, amplitude of the smooth part,
+    amplitude and roughness of a network's own part, variance of an evaluation's luck."""
 
     weights: Floats
     amplitude: float
+    own: float
+    roughness: float
     noise: float
 
 
@@ -45,40 +44,67 @@ def _matern(distances: Floats) -> tuple[Floats, Floats]:
     return (1.0 + r + r * r / 3.0) * e, (-5.0 / 6.0) * (1.0 + r) * e
 
 
+def _rough(distances: Floats) -> tuple[Floats, Floats]:
+    """Matern 1/2 of a squared distance, and its derivative."""
+    r = np.sqrt(distances + 1e-12)
+    e = np.exp(-r)
+    return e, -0.5 * e / r
+
+
 def squared(a: Floats, b: Floats) -> Floats:
     """Squared distances between the rows of ``a`` (n, columns) and ``b`` (m, columns): (n, m)."""
     total: Floats = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None, :] - 2.0 * (a @ b.T)
     return np.maximum(total, 0.0, out=total)
 
 
-def fit(x: Floats, scales: NDArray[np.intp], y: Floats) -> Settings:
+def fit(
+    x: Floats, scales: NDArray[np.intp], y: Floats, doubtful: NDArray[np.bool_] | None = None
+) -> Settings:
     """The settings of the greatest posterior density.
 
     ``x`` (n, columns) from ``Encoding.embed``, ``scales`` (columns,) the feature of each column,
-    ``y`` (n,) of mean 0 and variance about 1.
+    ``y`` (n,) of mean 0 and variance about 1. ``doubtful`` marks features, the first of all, that
+    are left out where ``y`` is the more likely without any of them.
     """
     features = int(scales.max()) + 1
-    start, _ = _prior(features)
-    bounds = [(-14.0, 5.0)] * features + [(-4.0, 6.0), (-14.0, 1.0)]
-    best = minimize(
+    dropped = np.zeros(features, bool)
+    if doubtful is not None:
+        dropped[: len(doubtful)] = doubtful
+    best = _densest(x, scales, y)
+    if dropped.any():
+        fewer = _densest(np.where(dropped[scales], 0.0, x), scales, y)
+        if fewer.fun < best.fun:
+            fewer.x[:-4][dropped] = -np.inf
+            best = fewer
+    return Settings(np.exp(best.x[:-4]), *(float(v) for v in np.exp(best.x[-4:])))
+
+
+def _densest(x: Floats, scales: NDArray[np.intp], y: Floats) -> Any:
+    start, _ = _prior(int(scales.max()) + 1)
+    bounds = [(-14.0, 5.0)] * (len(start) - 4)
+    return minimize(
         objective(x, scales, y),
         start,
         jac=True,
         method="L-BFGS-B",
-        bounds=bounds,
+        bounds=[*bounds, (-4.0, 6.0), (-14.0, 2.0), (0.0, 6.0), (-14.0, 1.0)],
         options={"maxiter": 60},
     )
-    return Settings(np.exp(best.x[:-2]), float(np.exp(best.x[-2])), float(np.exp(best.x[-1])))
 
 
 def _prior(features: int) -> tuple[Floats, Floats]:
-    """Centre and spread of the logarithms of weights, amplitude and noise, all normal.
+    """Centre and spread of the logarithms of the settings in their order, all normal.
 
-    Noise is centred at 0.02: a hundred trials may find a quarter or none, ten are not enough to
-    take all for noise, by which the least cost would be the only good of a network.
+    Noise is centred at 0.01: a hundred trials may find a quarter or none, ten are not enough to
+    take all for noise, by which the least cost would be the only good of a network. A network's own
+    part is centred above it, or on tables without noise all of it would count as noise, and its
+    spread is wide, or on smooth objectives it would never come to nothing.
     """
-    centre = np.concatenate([np.full(features, -2.8 - np.log(features)), [0.0, -4.0]])
-    return centre, np.concatenate([np.full(features, 3.4), [1.5, 1.5]])
+    centre = np.full(features, -2.8 - np.log(features))
+    return (
+        np.concatenate([centre, [0.0, -3.5, 2.5, -4.5]]),
+        np.concatenate([np.full(features, 3.4), [1.5, 2.5, 1.0, 2.0]]),
+    )
 
 
 def objective(
@@ -86,17 +112,21 @@ def objective(
 ) -> Callable[[Floats], tuple[float, Floats]]:
     """The negative logarithm of the posterior density of settings, and its gradient.
 
-    A function of the logarithms of the weights, the amplitude and the noise, in this order.
+    A function of the logarithms of the settings, in their order.
     """
     features = int(scales.max()) + 1
     centre, spread = _prior(features)
     diagonal = np.diag_indices(len(y))
 
     def loss(theta: Floats) -> tuple[float, Floats]:
-        weights, amplitude, noise = np.exp(theta[:-2]), np.exp(theta[-2]), np.exp(theta[-1])
+        weights = np.exp(theta[:-4])
+        amplitude, own, roughness, noise = np.exp(theta[-4:])
         z = x * np.sqrt(weights[scales])
-        kernel, slope = _matern(squared(z, z))
-        covariance = amplitude * kernel
+        distances = squared(z, z)
+        distances[diagonal] = 0.0  # but for rounding, of which the rough part takes the root
+        smooth, slope = _matern(distances)
+        rough, steep = _rough(roughness * distances)
+        covariance = amplitude * smooth + own * rough
         covariance[diagonal] += noise + JITTER
         factor, failed = lapack.dpotrf(covariance, lower=True)
         if failed:
@@ -107,12 +137,18 @@ def objective(
         away = (theta - centre) / spread
         value = 0.5 * y @ alpha + np.log(np.diag(factor)).sum() + 0.5 * away @ away
         outer = 0.5 * (inverse - np.outer(alpha, alpha))
-        inner = outer * slope * amplitude
+        steep *= own * roughness
+        inner = outer * (amplitude * slope + steep)
         # The derivative by a column's weight is a sum over pairs of its squared differences; two
         # products with z give it for all columns, without a matrix of differences for each.
         by_column = 2.0 * (inner.sum(axis=1) @ (z * z) - ((inner @ z) * z).sum(axis=0))
         by_feature = np.bincount(scales, by_column, minlength=features)
-        by_scalars = [amplitude * (outer * kernel).sum(), noise * np.trace(outer)]
+        by_scalars = [
+            amplitude * (outer * smooth).sum(),
+            own * (outer * rough).sum(),
+            (outer * steep * distances).sum(),
+            noise * np.trace(outer),
+        ]
         return float(value), np.concatenate([by_feature, by_scalars]) + away / spread
 
     return loss
@@ -122,7 +158,8 @@ def objective(
 class GP:
     """A posterior: observations ``y`` at scaled rows ``z`` under fitted settings.
 
-    The function is a smooth part of the features and, for each distinct row, a part of its own.
+    The function is a smooth part of the features and a rough one, which is a network's own but for
+    its nearest neighbours; what is left is luck, another in each evaluation.
     """
 
     settings: Settings
@@ -136,10 +173,8 @@ class GP:
     def given(cls, settings: Settings, scales: NDArray[np.intp], x: Floats, y: Floats) -> GP:
         """The posterior after observing ``y`` (n,) at ``x`` (n, columns)."""
         z = x * np.sqrt(settings.weights[scales])
-        covariance = settings.amplitude * _matern(squared(z, z))[0]
-        covariance[np.diag_indices(len(y))] += (1 - OWN) * settings.noise + JITTER
-        _, row = np.unique(x, axis=0, return_inverse=True)
-        covariance += OWN * settings.noise * (row[:, None] == row[None, :])
+        covariance = _kernel(settings, z, z)
+        covariance[np.diag_indices(len(y))] += settings.noise + JITTER
         factor = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
         half = solve_triangular(factor, y, lower=True, check_finite=False)
         alpha = solve_triangular(factor, half, lower=True, trans=1, check_finite=False)
@@ -152,37 +187,43 @@ class GP:
         """
         z = x * np.sqrt(self.settings.weights[self.scales])
         cross = solve_triangular(self.factor, self._covariance(x).T, lower=True, check_finite=False)
-        own = self.settings.amplitude * _matern(squared(z, z))[0] - cross.T @ cross
-        own[np.diag_indices(len(z))] += self.settings.noise + JITTER
+        rest = _kernel(self.settings, z, z) - cross.T @ cross
+        rest[np.diag_indices(len(z))] += self.settings.noise + JITTER
         n, m = cross.shape
         factor = np.zeros((n + m, n + m))
         factor[:n, :n], factor[n:, :n] = self.factor, cross.T
-        factor[n:, n:] = cholesky(own, lower=True, check_finite=False)
+        factor[n:, n:] = cholesky(rest, lower=True, check_finite=False)
         alpha = np.concatenate([self.alpha, np.zeros(m)])
         y = np.concatenate([self.y, self.mean(x)])
         return GP(self.settings, self.scales, np.vstack([self.z, z]), y, factor, alpha)
 
     def mean(self, x: Floats) -> Floats:
-        """The posterior mean at rows ``x`` (m, columns) that were not observed."""
+        """The posterior mean at rows ``x`` (m, columns)."""
         return self._covariance(x) @ self.alpha
 
     def predict(self, x: Floats) -> tuple[Floats, Floats]:
-        """Mean and standard deviation of the function at unobserved rows ``x`` (m, columns)."""
+        """Mean and standard deviation of the function at rows ``x`` (m, columns)."""
         k = self._covariance(x)
         v = solve_triangular(self.factor, k.T, lower=True, check_finite=False)
-        variance = self.settings.amplitude + OWN * self.settings.noise - (v * v).sum(axis=0)
+        variance = self.settings.amplitude + self.settings.own - (v * v).sum(axis=0)
         return k @ self.alpha, np.sqrt(np.maximum(variance, 1e-12))
 
     def observed(self) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the function at the observed rows, in their order."""
-        noise = (1 - OWN) * self.settings.noise + JITTER
+        noise = self.settings.noise + JITTER
         inverse = solve_triangular(self.factor, np.eye(len(self.y)), lower=True, check_finite=False)
         variance = noise - noise**2 * (inverse * inverse).sum(axis=0)
         return self.y - noise * self.alpha, np.sqrt(np.maximum(variance, 0.0))
 
     def _covariance(self, x: Floats) -> Floats:
-        z = x * np.sqrt(self.settings.weights[self.scales])
-        return self.settings.amplitude * _matern(squared(z, self.z))[0]
+        return _kernel(self.settings, x * np.sqrt(self.settings.weights[self.scales]), self.z)
+
+
+def _kernel(settings: Settings, a: Floats, b: Floats) -> Floats:
+    distances = squared(a, b)
+    smooth: Floats = settings.amplitude * _matern(distances)[0]
+    smooth += settings.own * _rough(settings.roughness * distances)[0]
+    return smooth
 
 
 @dataclass(frozen=True)
@@ -190,8 +231,12 @@ class Warp:
     """A monotone map of an objective to a scale on which it is about normal.
 
     Yeo and Johnson (2000) on values centred by the median and scaled by the quartiles, the power
-    chosen by likelihood: accuracies crowd below their best, params and latencies above their least,
-    and a diverged training is far from both. Without it one such value flattens all others.
+    chosen by likelihood: accuracies crowd below their best, params and latencies above their least.
+    Powers from 0 to 2 map all numbers on all numbers; any other ends at a bound, and on the way
+    back all that is believed beyond it is infinite. A diverged training is far from all, and would
+    flatten the others: all that lies beyond ``FENCE`` counts less than twice that.
+
+    ``low`` and ``high`` are what is plausible: what was seen, and its range again to both sides.
     """
 
     centre: float
@@ -199,52 +244,78 @@ class Warp:
     power: float
     mean: float
     deviation: float
+    low: float
+    high: float
 
     @classmethod
     def of(cls, values: Floats) -> Warp:
         """The warp for ``values`` (n,), all finite."""
         low, centre, high = np.quantile(values, [0.25, 0.5, 0.75])
         scale = float(high - low) or float(np.std(values)) or 1.0
-        z = (values - centre) / scale
+        z = _drawn_in((values - centre) / scale)
         jacobian = np.sign(z) * np.log1p(np.abs(z))
 
         def likelihood(power: float) -> float:
             spread = float(np.log(np.var(_yeo_johnson(z, power)) + 1e-12))
             return (power - 1.0) * float(jacobian.mean()) - 0.5 * spread
 
-        power = float(max(np.linspace(-2.0, 4.0, 31), key=likelihood))
+        power = float(max(np.linspace(0.0, 2.0, 21), key=likelihood))
         warped = _yeo_johnson(z, power)
-        return cls(float(centre), scale, power, float(warped.mean()), float(warped.std()) or 1.0)
+        least, most = float(values.min()), float(values.max())
+        return cls(
+            float(centre),
+            scale,
+            power,
+            float(warped.mean()),
+            float(warped.std()) or 1.0,
+            least - (most - least),
+            most + (most - least),
+        )
 
     def __call__(self, values: Floats) -> Floats:
-        warped = _yeo_johnson((values - self.centre) / self.scale, self.power)
+        warped = _yeo_johnson(_drawn_in((values - self.centre) / self.scale), self.power)
         return (warped - self.mean) / self.deviation
 
     def inverse(self, warped: Floats) -> Floats:
-        """Values in the objective's units. A power that is bounded is cut short of its bound."""
+        """Values in the objective's units, the plausible ones nearest to them."""
         z = _yeo_johnson_inverse(warped * self.deviation + self.mean, self.power)
-        return z * self.scale + self.centre
+        values: Floats = np.clip(_let_out(z) * self.scale + self.centre, self.low, self.high)
+        return values
 
-    def moments(self, mean: Floats, deviation: Floats) -> tuple[Floats, Floats]:
-        """Mean and standard deviation, in the objective's units, of normals on the warped scale."""
-        weights = NODE_WEIGHTS / NODE_WEIGHTS.sum()
-        values = self.inverse(mean[:, None] + deviation[:, None] * NODES)
-        centre = values @ weights
-        return centre, np.sqrt(((values - centre[:, None]) ** 2) @ weights)
+    def spread(self, mean: Floats, deviation: Floats) -> tuple[Floats, Floats]:
+        """Median, and half the width between one deviation to both sides, in the objective's units,
+        of normals on the warped scale.
+
+        Quantiles stay what they are on the way back. Moments do not: the tail decides them.
+        """
+        half: Floats = 0.5 * (self.inverse(mean + deviation) - self.inverse(mean - deviation))
+        return self.inverse(mean), half
+
+
+def _drawn_in(z: Floats) -> Floats:
+    """All beyond ``FENCE`` between it and its double."""
+    far = np.maximum(np.abs(z) / FENCE, 1.0)
+    return np.where(far > 1.0, np.sign(z) * FENCE * (2.0 - 1.0 / far), z)
+
+
+def _let_out(z: Floats) -> Floats:
+    near = np.clip(2.0 - np.abs(z) / FENCE, 1e-12, 1.0)
+    return np.where(near < 1.0, np.sign(z) * FENCE / near, z)
 
 
 def _branch(power: float) -> Callable[[Floats], Floats]:
     def forward(z: Floats) -> Floats:
-        return np.log1p(z) if abs(power) < 1e-9 else ((1.0 + z) ** power - 1.0) / power
+        return np.log1p(z) if power < 1e-9 else ((1.0 + z) ** power - 1.0) / power
 
     return forward
 
 
 def _unbranch(power: float) -> Callable[[Floats], Floats]:
     def backward(w: Floats) -> Any:
-        if abs(power) < 1e-9:
+        # No number of a study is 50 logarithms from another.
+        if power < 1e-9:
             return np.expm1(np.minimum(w, 50.0))
-        return np.maximum(1.0 + power * w, 1e-3) ** (1.0 / power) - 1.0
+        return np.expm1(np.minimum(np.log1p(power * w) / power, 50.0))
 
     return backward
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import moocore
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from nas.samplers.acquisition import Belief, improvement
+from nas.samplers.calibration import FOLDS, Believed, Calibration, Committee
 from nas.samplers.encoding import Encoding, keys
-from nas.samplers.gp import GP, Settings, Warp
+from nas.samplers.gp import GP, JITTER, Settings, Warp
 
 Floats = NDArray[np.float64]
 Scales = NDArray[np.intp]
@@ -52,10 +53,15 @@ Fit = Callable[[str, Floats, Scales, Floats], Settings]
 
 @dataclass(frozen=True)
 class Surrogate:
-    """A warped Gaussian process of one quantity."""
+    """A warped Gaussian process of one quantity, and the ``values`` at rows ``x`` that it rests on,
+    of which the settings were fitted to ``some``."""
 
+    name: str
     warp: Warp
     process: GP
+    x: Floats
+    values: Floats
+    some: Scales
 
     @classmethod
     def of(cls, name: str, x: Floats, scales: Scales, values: Floats, fit: Fit) -> Surrogate:
@@ -63,19 +69,34 @@ class Surrogate:
         some = np.linspace(0, first - 1, min(first, FITTED_ON)).astype(int)
         settings = fit(name, x[some], scales, Warp.of(values[:first])(values[some]))
         warp = Warp.of(values)
-        return cls(warp, GP.given(settings, scales, x, warp(values)))
+        process = GP.given(settings, scales, x, warp(values))
+        return cls(name, warp, process, x, values, some)
 
     def believing(self, x: Floats) -> Surrogate:
         """The surrogate once evaluations at ``x`` have come out as expected (kriging believer)."""
-        return Surrogate(self.warp, self.process.believing(x)) if len(x) else self
+        return replace(self, process=self.process.believing(x)) if len(x) else self
 
-    def observed(self) -> tuple[Floats, Floats]:
-        """Mean and standard deviation at the observed rows, in the quantity's units."""
-        return self.warp.moments(*self.process.observed())
-
-    def predict(self, x: Floats) -> tuple[Floats, Floats]:
-        """Mean and standard deviation at other rows, in the quantity's units."""
-        return self.warp.moments(*self.process.predict(x))
+    def committee(self, fit: Fit) -> Committee:
+        """The processes by all settings that fit, and how well they foretell what they had not
+        seen: each fifth of the observations is left out once."""
+        scales = self.process.scales
+        y = self.warp(self.values)
+        members = [GP.given(self.process.settings, scales, self.x, y)]
+        z = np.empty(len(self.some))
+        for fold in range(FOLDS):
+            out = np.arange(len(z)) % FOLDS == fold
+            rest = self.some[~out]
+            if not len(rest) or not out.any():
+                continue
+            warp = Warp.of(self.values[rest])
+            seen = warp(self.values[rest])
+            settings = fit(f"{self.name}, without {fold}", self.x[rest], scales, seen)
+            judged = GP.given(settings, scales, self.x[rest], seen)
+            mean, deviation = judged.predict(self.x[self.some[out]])
+            away = warp(self.values[self.some[out]]) - mean
+            z[out] = away / np.sqrt(deviation**2 + settings.noise + JITTER)
+            members.append(GP.given(settings, scales, self.x, y))
+        return Committee(tuple(members), Calibration.of(z))
 
     def chance_below(self, level: float, x: Floats) -> Floats:
         """The probability that the quantity is at most ``level``."""
@@ -107,9 +128,8 @@ class Model:
     """The surrogates (None: an objective told beforehand) and the front they predict.
 
     ``limits`` are surrogates that must stay below a level: constraints, and failure itself.
-    ``rows`` (n, parameters) are the rows it rests on, pending ones last; ``means`` and
-    ``deviations`` (n, objectives) what is believed of them, minimised; ``feasible`` (n,) whether
-    they keep the constraints.
+    ``rows`` (n, parameters) are the rows it rests on, pending ones last; ``means`` (n, objectives)
+    what is believed of them, minimised; ``feasible`` (n,) whether they keep the constraints.
     """
 
     features: Features
@@ -117,7 +137,6 @@ class Model:
     limits: tuple[tuple[Surrogate, float], ...]
     rows: Floats
     means: Floats
-    deviations: Floats
     feasible: NDArray[np.bool_]
 
     @classmethod
@@ -153,17 +172,15 @@ class Model:
             for k, known in enumerate(told)
         )
         means = np.vstack([values, costs])
-        deviations = np.zeros_like(means)
         for k, surrogate in enumerate(surrogates):
             if surrogate is not None:
-                means[:, k], deviations[:, k] = surrogate.observed()
+                means[:, k] = surrogate.warp.inverse(surrogate.process.observed()[0])
         return cls(
             features,
             surrogates,
             tuple(_limits(finished, encoding, pending, fit)),
             np.vstack([rows, pending]),
             means,
-            deviations,
             np.append(feasible, np.full(len(pending), bool(feasible.any()))),
         )
 
@@ -180,22 +197,24 @@ class Model:
             return rows
         return rows[np.argsort(moocore.pareto_rank(values), kind="stable")[:n]]
 
-    def posterior(self, rows: Floats, values: Floats) -> tuple[Floats, Floats]:
-        """Mean and standard deviation of the objectives at any rows, as ``means`` has them.
+    def believed(self, rows: Floats, values: Floats, fit: Fit) -> Believed:
+        """What is believed of any rows, minimised, whatever is pending.
 
         ``values`` (n, objectives) holds what is told of the rows; its other columns are not read.
         """
-        known = {key: k for k, key in enumerate(keys(self.rows))}
-        place = np.array([known.get(key, -1) for key in keys(rows)], dtype=int)
-        means, deviations = self.means[place], self.deviations[place]
-        other = place < 0
-        if other.any():
-            x, _ = self.features(rows[other], values[other])
-            for k, surrogate in enumerate(self.surrogates):
-                means[other, k], deviations[other, k] = (
-                    (values[other, k], 0.0) if surrogate is None else surrogate.predict(x)
-                )
-        return means, deviations
+        x, _ = self.features(rows, values)
+        mean, deviation = values.copy(), np.zeros_like(values)
+        low, high = np.full_like(values, -np.inf), np.full_like(values, np.inf)
+        checks: list[Calibration | None] = []
+        for k, surrogate in enumerate(self.surrogates):
+            if surrogate is None:
+                checks.append(None)
+                continue
+            warp, committee = surrogate.warp, surrogate.committee(fit)
+            mean[:, k], deviation[:, k] = warp.spread(*committee.predict(x))
+            low[:, k], high[:, k] = warp.low, warp.high
+            checks.append(committee.calibration)
+        return Believed(mean, deviation, low, high, tuple(checks))
 
     def reference(self, rows: Floats, costs: Floats) -> Floats:
         """The corner behind all that was seen, and all that is told or foreseen of ``rows``.

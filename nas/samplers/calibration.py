@@ -1,0 +1,97 @@
+"""What a model believes of networks, and what its intervals are worth: how often they hold what the
+model had not seen.
+
+The settings of the greatest posterior density are surer of themselves than they may be, and their
+residuals do not tell, as the same observations were fitted. So a process is fitted without each
+fifth of the observations and judged by it (cross-validation), and what differs between those
+processes is part of the deviation (a committee, as in query by committee).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from nas.samplers.gp import GP
+
+Floats = NDArray[np.float64]
+
+FOLDS = 5
+LEVELS = (0.5, 0.8, 0.95)
+# How much of what the folds show is added: a part of it is in the committee's disagreement. On the
+# tables of NAS-Bench-Macro and TransNAS-Bench-101 after 50 and 100 trainings 80% intervals held 75%
+# by the committee alone, 86% by all of the factor, 84% by this.
+TRUST = 0.7
+# Observations that the factor a fold shows is weighed against, and what it is without any.
+PRIOR, WIDE = 10, 1.3
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """``factor`` is what the deviations are multiplied by; ``held`` the share of ``count``
+    observations, each unseen by the process that foretold it, inside the intervals of ``LEVELS``
+    after that."""
+
+    factor: float
+    held: tuple[float, ...]
+    count: int
+
+    @classmethod
+    def of(cls, z: Floats) -> Calibration:
+        """From the distances ``z`` (n,) of values from what was foretold, in its deviations."""
+        n = len(z)
+        size = np.sort(np.abs(z))
+        # The quantile that holds 80% of the next ones, too (conformal prediction's).
+        wide = size[min(n - 1, int(np.ceil(0.8 * (n + 1))) - 1)] / float(ndtri(0.9))
+        weight = n / (n + PRIOR)
+        factor = float(np.clip(weight * wide**TRUST + (1 - weight) * WIDE, 0.5, 4.0))
+        ends = factor * ndtri(0.5 + 0.5 * np.array(LEVELS))
+        return cls(factor, tuple(float((size <= end).mean()) for end in ends), n)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the shares are what chance leaves of the levels: within three deviations."""
+        off = [
+            abs(held - level) / np.sqrt(level * (1 - level) / self.count)
+            for held, level in zip(self.held, LEVELS, strict=True)
+        ]
+        return bool(max(off) <= 3.0)
+
+
+@dataclass(frozen=True)
+class Believed:
+    """What is believed of n rows, (n, objectives) each: the median, the standard deviation (0 of
+    what was told), and the ends of what is plausible; by objective, how far it is to be trusted."""
+
+    mean: Floats
+    deviation: Floats
+    least: Floats
+    most: Floats
+    calibrations: tuple[Calibration | None, ...]
+
+    def interval(self, level: float = 0.8) -> tuple[Floats, Floats]:
+        """The ends, (n, objectives) each, of intervals that hold a share of ``level``."""
+        half = self.deviation * float(ndtri(0.5 + 0.5 * level))
+        return np.maximum(self.mean - half, self.least), np.minimum(self.mean + half, self.most)
+
+    def times(self, signs: Floats) -> Believed:
+        """The same of the objectives times ``signs`` (objectives,), each 1 or -1."""
+        ends = np.sort([self.least * signs, self.most * signs], axis=0)
+        return replace(self, mean=self.mean * signs, least=ends[0], most=ends[1])
+
+
+@dataclass(frozen=True)
+class Committee:
+    """Posteriors of the same observations under several settings, and what they are worth."""
+
+    members: tuple[GP, ...]
+    calibration: Calibration
+
+    def predict(self, x: Floats) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of the function at rows ``x``, of the mixture."""
+        means, deviations = np.stack([member.predict(x) for member in self.members], axis=1)
+        spread = (deviations**2).mean(axis=0) + means.var(axis=0)
+        return means.mean(axis=0), self.calibration.factor * np.sqrt(spread)
