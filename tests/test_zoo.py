@@ -381,7 +381,7 @@ def test_without_a_network_the_message_says_where_to_put_which_file(hub: Path) -
 def test_a_server_that_never_answers_is_not_waited_for(
     hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(zoo, "PATIENCE", 0.1)
+    monkeypatch.setattr(weights, "PATIENCE", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         behind(mute.getsockname()[1], monkeypatch)
         with pytest.raises(NasError, match=r"could not be downloaded \(timed out\): put"):
