@@ -398,7 +398,7 @@ def test_a_password_is_seen_nowhere(postgres: Server, tmp_path: Path) -> None:  
 
 def ray_logs(since: float) -> dict[Path, bytes]:
     found = {}
-    for log in Path(tempfile.gettempdir()).glob("nas-*/session_2*/logs/**/*"):
+    for log in Path(tempfile.gettempdir()).glob("nas-*/r/session_2*/logs/**/*"):
         with contextlib.suppress(OSError):  # it may go while it is looked at
             if log.is_file() and log.stat().st_mtime >= since:
                 found[log] = log.read_bytes()

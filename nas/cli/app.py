@@ -450,7 +450,7 @@ def db_upgrade(storage: Storage = STORAGE) -> None:
 @app.command()
 def doctor(storage: Storage = STORAGE) -> None:
     """Versions, devices, database and Ray: what works, and what to do about what does not."""
-    from nas.cli.doctor import examine
+    from nas.report.doctor import examine
     from nas.report import screens
 
     findings = examine(storage)

@@ -26,7 +26,7 @@ from nas.store import Store, StudyRow, TrialRow, TrialState
 from nas.text import cell, printable, styled
 
 if TYPE_CHECKING:
-    from nas.cli.doctor import Finding
+    from nas.report.doctor import Finding
     from nas.driver.plan import Plan
     from nas.spaces.preflight import Preflight, Spread
     from nas.training.single import Trained
