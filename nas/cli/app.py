@@ -450,8 +450,8 @@ def db_upgrade(storage: Storage = STORAGE) -> None:
 @app.command()
 def doctor(storage: Storage = STORAGE) -> None:
     """Versions, devices, database and Ray: what works, and what to do about what does not."""
-    from nas.report.doctor import examine
     from nas.report import screens
+    from nas.report.doctor import examine
 
     findings = examine(storage)
     screens.out(screens.findings_table(findings))

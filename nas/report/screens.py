@@ -26,8 +26,8 @@ from nas.store import Store, StudyRow, TrialRow, TrialState
 from nas.text import cell, printable, styled
 
 if TYPE_CHECKING:
-    from nas.report.doctor import Finding
     from nas.driver.plan import Plan
+    from nas.report.doctor import Finding
     from nas.spaces.preflight import Preflight, Spread
     from nas.training.single import Trained
 

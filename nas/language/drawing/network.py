@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from nas.language.drawing.blocks import Part, figure, form
 from nas.language.drawing.canvas import Canvas, breadth
@@ -20,7 +20,7 @@ from nas.language.drawing.columns import Column, Item, Repeated, columns, flat
 from nas.language.expression import Node, Shape, show
 
 if TYPE_CHECKING:
-    from nas.language.architecture import Architecture
+    from nas.language.elements import Step
 
 PAGE = 840  # what a row may take: at the width of a page, 7 inches, its letters are of 6.6 points
 MARGIN = 14
@@ -33,7 +33,26 @@ LINE = 13
 REPEAT = 18  # the height of the bracket over what is repeated
 
 
-def svg(architecture: Architecture, title: str = "") -> str:
+class Drawn(Protocol):
+    """What is read of an architecture, which draws itself by this module."""
+
+    @property
+    def input(self) -> Shape: ...
+    @property
+    def steps(self) -> tuple[Step, ...]: ...
+    @property
+    def classes(self) -> int: ...
+    @property
+    def params(self) -> int: ...
+    @property
+    def aux_params(self) -> int: ...
+    @property
+    def macs(self) -> int: ...
+    @property
+    def shapes(self) -> tuple[Shape, ...]: ...
+
+
+def svg(architecture: Drawn, title: str = "") -> str:
     """The drawing as the text of a file; ``title`` stands above it."""
     channels = architecture.input[0]
     items = (
