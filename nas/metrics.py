@@ -136,6 +136,11 @@ def arithmetic(architecture: Architecture, names: Iterable[str] = METRICS) -> di
     return {name: f(architecture) for name, f in known.items() if f is not None}
 
 
+def by_arithmetic() -> list[str]:
+    """The metrics that are known of an architecture before any training."""
+    return [name for name, metric in METRICS.items() if metric.arithmetic]
+
+
 def on_device(names: Iterable[str]) -> list[str]:
     """Those of ``names`` that belong to the device on which they are measured."""
     return [name for name in names if metric(name).device]

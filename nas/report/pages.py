@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from nas.metrics import count
+from nas.metrics import by_arithmetic, metric, shown
 from nas.report.screens import body_of, table
 
 if TYPE_CHECKING:
@@ -59,7 +59,12 @@ def rank(found: Rank) -> str:
     return f"{found.value:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
 
 
-COLUMNS = ("", "trial", "searched", "validation", "test", "params", "MACs", "pattern")
+COSTS = by_arithmetic()
+COLUMNS = (
+    *("", "trial", "searched", "validation", "test"),
+    *(metric(name).title for name in COSTS),
+    "pattern",
+)
 
 
 def report_page(report: Report) -> RenderableType:
@@ -95,8 +100,7 @@ def line(found: Finalist, role: str) -> list[str]:
         searched,
         mean(found.validation),
         mean(found.test),
-        count(row.params),
-        count(row.macs),
+        *(shown(name, row.value(name)) for name in COSTS),
         body_of(row.pattern),
     ]
 

@@ -20,7 +20,7 @@ from nas.errors import NasError, nearest
 from nas.language.architecture import Architecture
 from nas.language.domains import Choice, Domain, Floats, Ints, Progression
 from nas.language.expression import show as shape_text
-from nas.metrics import ACCURACY, METRICS, count, metric, on_device, percent, shown
+from nas.metrics import ACCURACY, METRICS, arithmetic, count, metric, on_device, percent, shown
 from nas.spaces.space import Space, load_space, shipped
 from nas.store import Store, StudyRow, TrialRow, TrialState
 from nas.text import cell, printable, styled
@@ -398,8 +398,7 @@ def trained_page(trained: Trained) -> RenderableType:
         "validation accuracy": percent(last.accuracy),
         "test accuracy": percent(trained.test),
         "latency": f"{measured.ms:.3f} ms  ({measured.low:.3f} to {measured.high:.3f})",
-        "params": f"{trained.architecture.params:,}",
-        "MACs": f"{trained.architecture.macs:,}",
+        **{metric(n).title: f"{v:,.0f}" for n, v in arithmetic(trained.architecture).items()},
         "model": str(trained.file),
         "pattern": str(trained.architecture),
     }.items():

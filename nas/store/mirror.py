@@ -35,7 +35,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from nas.errors import StudyError
 from nas.failpoints import reach
-from nas.metrics import METRICS
+from nas.metrics import METRICS, by_arithmetic
 from nas.store import ENDED, Store, StudyRow, TrialRow
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ RACES = 5  # drivers that may make the tables at once, each before one more try
 
 MARK = "nas_record"  # user attribute of the Optuna study: which study of the record it follows
 TOLD = ("space", "dataset", "sampler")  # of the study, as user attributes
-AT_ONCE = ("trial", "baseline", "pattern", "fingerprint", "params", "macs")  # known at the begin
+AT_ONCE = ("trial", "baseline", "pattern", "fingerprint", *by_arithmetic())  # known at the begin
 
 STUDIES: Table = models.StudyModel.__table__
 DIRECTIONS: Table = models.StudyDirectionModel.__table__

@@ -13,6 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from nas.errors import StudyError
 from nas.failpoints import reach
 from nas.job import Failure, Outcome, Result
+from nas.metrics import ACCURACY
 from nas.store import driver as drivers
 from nas.store.connect import WRITES, connect, patiently
 from nas.store.reading import STUDY, Record
@@ -211,7 +212,7 @@ class Store(Record):
                 trial_id,
                 result,
                 state=then,
-                rungs=[*rungs, [epochs, result.metrics["accuracy"]]],
+                rungs=[*rungs, [epochs, result.metrics[ACCURACY]]],
                 **ending,
             )
             return True

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from nas.errors import StoreError
 from nas.job import Epoch, Failure, Latency, Outcome
-from nas.metrics import METRICS, Direction, metric, of_pattern, on_device
+from nas.metrics import METRICS, Direction, by_arithmetic, metric, of_pattern, on_device
 
 BASELINE = "baseline"  # the one entry of a baseline's sampled values: its name
 
@@ -80,7 +80,7 @@ class Ask:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("params", "macs"):
+        for name in _OWN.intersection(by_arithmetic()):
             if not 0 <= getattr(self, name) < 1 << 63:
                 raise StoreError(
                     f"{name} is {getattr(self, name)}: the record holds counts from 0 up to 2^63"

@@ -10,9 +10,10 @@ from nas.data.batches import statistics
 from nas.errors import NasError
 from nas.job import Epoch, Job, Latency, Report
 from nas.language.architecture import Architecture
+from nas.metrics import arithmetic
 from nas.training import latency
 from nas.training.models import Card, Model, room_for, save_model
-from nas.training.train import Diverged, available, begin, fit, profits, score
+from nas.training.train import Diverged, available, begin, fit, profits, score, scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +56,8 @@ def train(
         raise NasError(f"the training diverged: {error}; try a smaller --recipe lr=") from None
     test = score(module, job.data, device=device, normal=normal)
     measured = latency.measure(module, architecture.input, device)
-    metrics = {
-        "accuracy": curve[-1].accuracy,
-        "balanced_accuracy": curve[-1].balanced_accuracy or 0.0,
-        "test_accuracy": test,
-        "params": architecture.params,
-        "macs": architecture.macs,
-        "latency_ms": measured.ms,
-    }
+    found = scores(curve) | arithmetic(architecture)
+    metrics = found | {"test_accuracy": test, "latency_ms": measured.ms}
     card = Card.of_job(job, data.describe(job.data), normal, metrics)
     model = Model(module, card).to(device).eval()
     if file is not None:

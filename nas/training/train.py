@@ -13,7 +13,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,11 +102,7 @@ def evaluate(job: Job, report: Report, *, checkpoint: str | Path | None = None) 
             return failure("out_of_memory", str(error).partition("\n")[0])
         log.info("the candidate failed", exc_info=True)
         return failure("error", f"{type(error).__name__}: {error}")
-    metrics: dict[str, float] = {}
-    if curve:
-        metrics[ACCURACY] = curve[-1].accuracy
-        if (balanced_accuracy := curve[-1].balanced_accuracy) is not None:
-            metrics["balanced_accuracy"] = balanced_accuracy
+    metrics = scores(curve)
     return Result(
         metrics=metrics,
         curve=tuple(curve),
@@ -115,6 +111,14 @@ def evaluate(job: Job, report: Report, *, checkpoint: str | Path | None = None) 
         device=latency.fingerprint(device),
         model=written(job, module, normal, metrics) if job.model and curve else "",
     )
+
+
+def scores(curve: Sequence[Epoch]) -> dict[str, float]:
+    """The metrics that a training measured: those of its last epoch; none without epochs."""
+    if not curve:
+        return {}
+    told = {ACCURACY: curve[-1].accuracy, "balanced_accuracy": curve[-1].balanced_accuracy}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def written(
