@@ -159,7 +159,7 @@ def train(
     dataset: str = "",
     epochs: int = 20,
     size: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     init: str | Path = "",
     freeze: int = 0,
     recipe: str | Mapping[str, Any] = "",
@@ -172,8 +172,8 @@ def train(
     """Trains a pattern, a network of the zoo or a trial of a search (by the recipe that it had),
     and returns the model; ``output`` is a file to write it to.
 
-    ``data`` and ``dataset`` are as in ``search``; ``report`` is called with each epoch. Raises
-    NasError.
+    ``data`` and ``dataset`` are as in ``search``; ``seed`` is the trial's, or 0, where it is not
+    given; ``report`` is called with each epoch. Raises NasError.
     """
     from nas.training import single
 
@@ -181,6 +181,7 @@ def train(
     if isinstance(network, TrialRow):
         if not isinstance(recipe, str) or not recipe:
             settings = [*_settings(network.recipe), *settings]
+        seed = network.seed if seed is None else seed
         network = network.pattern
     job = options.single_job(
         str(network),
@@ -189,7 +190,7 @@ def train(
         data=str(data),
         size=size,
         download=False,
-        seed=seed,
+        seed=seed or 0,
         init=str(init),
         freeze=freeze,
         recipe=settings,

@@ -172,7 +172,7 @@ def search(
     ] = None,
     baseline: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--baseline", metavar="resnet18,linear", help="Zoo networks beside them."),
+        typer.Option("--baseline", metavar="resnet18,hog_svm", help="Zoo networks beside them."),
     ] = None,
     plugin: Plugin = None,
     evaluator: Annotated[

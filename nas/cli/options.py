@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nas import plugins
-from nas.driver.plan import Keep, Plan
+from nas.driver.plan import RANDOM, Keep, Plan
 from nas.driver.rungs import geometric, read
 from nas.errors import NasError, RecipeError, StudyError, brief, nearest
 from nas.job import DataRef, Job, Recipe
@@ -421,10 +421,12 @@ def open_record(storage: str, *, create: bool = False, write: bool = False) -> S
 
 
 def study_in(store: Store, name: str | None) -> StudyRow:
-    """The named study, or the only one."""
+    """The named study, or the only one beside what it was compared with."""
     if name is not None:
         return store.find_study(name)
     known = store.studies()
+    beside = {f"{study.name}{RANDOM}" for study in known}
+    known = [study for study in known if study.name not in beside] or known
     if len(known) != 1:
         told = ", ".join(study.name for study in known) or "none"
         raise StudyError(f"--study is needed: the database has {told}")

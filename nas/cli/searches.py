@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 from nas.driver.baselines import architectures, enter
 from nas.driver.plan import Plan
-from nas.errors import NothingFound
+from nas.errors import NothingFound, StoreError
 from nas.job.pool import Pool
 from nas.report import screens
 from nas.report.images import tell as tell_images
 from nas.report.progress import Progress
-from nas.store import ENDED, StudyRow, TrialRow, open_store
+from nas.store import ENDED, StudyRow, TrialRow, check_same, open_store
 from nas.text import shown_url
 from nas.training import footprint
 from nas.workers import open_pool
@@ -31,7 +31,14 @@ if TYPE_CHECKING:
 
 
 def rehearse(plan: Plan, storage: str) -> None:
-    """What a search would do, with everything checked that can be without running it."""
+    """What a search would do, with everything checked that can be without running it, a study of
+    the same name among it."""
+    with contextlib.suppress(StoreError):  # there is no record yet
+        store = open_store(storage, create=False, write=False)
+        for study in store.studies():
+            if study.name == plan.study:
+                check_same(study, plan.row())
+        store.close()
     tell_images(plan.job)
     screens.out(screens.space_page(plan.space))
     screens.out(screens.plan_table(plan, storage))
@@ -158,7 +165,8 @@ def _tell_next(plan: Plan, storage: str, status: Status) -> None:
         print(f"  nas report{study}{given} -o report.html", file=sys.stderr)
     print(f"  nas trials show {told}", file=sys.stderr)
     if not status.exhausted:
-        print(f"  the same command with --trials {2 * plan.trials} goes on", file=sys.stderr)
+        more = 2 * max(plan.trials, status.done)
+        print(f"  the same command with --trials {more} goes on", file=sys.stderr)
 
 
 def _option(name: str, value: str) -> str:

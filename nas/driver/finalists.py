@@ -22,7 +22,7 @@ from scipy import stats
 
 from nas.data import load
 from nas.driver import rungs
-from nas.driver.plan import Plan
+from nas.driver.plan import RANDOM, Plan
 from nas.driver.tradeoffs import pareto
 from nas.errors import NasError, StudyError
 from nas.job import DataRef, Epoch, Job, Recipe
@@ -273,7 +273,7 @@ def random_plan(
     )
     spent = sum(trained_epochs(row) for row in rows if not row.baseline)
     return Plan(
-        study=f"{study.name}-random",
+        study=f"{study.name}{RANDOM}",
         space=space,
         job=Job(
             pattern="",

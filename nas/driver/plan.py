@@ -13,6 +13,8 @@ from nas.store import Study
 
 Keep = Literal["front", "all", "none"]
 
+RANDOM = "-random"  # after a study's name: the random search that it is compared with
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:

@@ -80,7 +80,7 @@ def svg(study: StudyRow, rows: Sequence[TrialRow]) -> str:
     told = [(place(row), _label(study, row, x), "ink") for row in best if not row.baseline]
     drawn += _labels([*named, *told], [place(row) for row in [*best, *beside]])
     count = sum(not row.baseline for row in rows)
-    title = f"{study.space} on {study.dataset}: {count} networks, a front of {len(best)}"
+    title = f"{study.space} on {study.shown_data}: {count} networks, a front of {len(best)}"
     middle = (BOX.top + BOX.bottom) / 2
     turned = f' transform="rotate(-90 18 {n(middle)})"'
     drawn += [

@@ -34,7 +34,7 @@ def page(study: StudyRow, rows: Sequence[TrialRow], curves: Curves, report: Repo
     """The whole page. ``report`` has what was trained again, where anything was."""
     rows = [row for row in rows if row.state in ENDED]
     best = pareto(study, rows)
-    title = f"{study.name}: {study.space} on {study.dataset}"
+    title = f"{study.name}: {study.space} on {study.shown_data}"
     found = resources.files("nas.report")
     dark = f"@media screen and (prefers-color-scheme:dark){{{style(dark=True)}}}"
     parts = [
@@ -79,7 +79,11 @@ def _head(study: StudyRow, rows: Sequence[TrialRow], best: Sequence[TrialRow]) -
     tiles = {
         "trials ended": f"{len(searched):,}",
         "networks on the front": f"{len(best)}",
-        f"best {metric(name).title}": shown(name, best[0].value(name)) if best else "none",
+        f"best {metric(name).title}{', validation' * (name == ACCURACY)}": shown(
+            name, best[0].value(name)
+        )
+        if best
+        else "none",
         "device time": span(spent),
     }
     begun = datetime.fromtimestamp(study.created).strftime("%Y-%m-%d")

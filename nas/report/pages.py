@@ -77,7 +77,7 @@ def report_page(report: Report) -> RenderableType:
 
 def report_markdown(report: Report) -> str:
     """The same as Markdown."""
-    told = [f"# {report.study.name}: {report.study.space} on {report.study.dataset}", ""]
+    told = [f"# {report.study.name}: {report.study.space} on {report.study.shown_data}", ""]
     told += [" | ".join(["", *COLUMNS, ""]).strip(), "|" + "---|" * len(COLUMNS)]
     for cells in lines(report):
         shown = [*cells[:-1], f"`{cells[-1]}`"]

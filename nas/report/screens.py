@@ -207,7 +207,7 @@ def studies_table(store: Store) -> RenderableType:
         listed.add_row(
             study.name,
             study.space,
-            study.dataset,
+            study.shown_data,
             *(str(counts.get(state, "")) for state in states),
             shown(name, best),
             datetime.fromtimestamp(study.created).strftime("%Y-%m-%d"),

@@ -11,6 +11,7 @@ from nas.store.rows import (
     StudyRow,
     TrialRow,
     TrialState,
+    check_same,
 )
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "StudyRow",
     "TrialRow",
     "TrialState",
+    "check_same",
     "open_store",
 ]

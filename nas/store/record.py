@@ -25,7 +25,7 @@ from nas.store.rows import (
     StudyRow,
     TrialRow,
     TrialState,
-    first_difference,
+    check_same,
     reused,
     study_of,
     trial_of,
@@ -104,11 +104,7 @@ class Store(Record):
             return study_of(row)
 
         found = self._write(work)
-        if difference := first_difference(found, study):
-            raise StudyError(
-                f"study {name!r} exists with other settings: {difference}; "
-                "give them again, or another study name"
-            )
+        check_same(found, study)
         return found
 
     def begin(

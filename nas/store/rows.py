@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from nas.errors import StoreError
+from nas.errors import StoreError, StudyError
 from nas.job import Epoch, Failure, Latency, Outcome
 from nas.metrics import METRICS, Direction, by_arithmetic, metric, of_pattern, on_device
 
@@ -57,6 +57,11 @@ class StudyRow(Study):
 
     id: int
     created: float
+
+    @property
+    def shown_data(self) -> str:
+        """What a person calls the images: their folder's name, or that of their kind."""
+        return self.directory.rstrip("/").rpartition("/")[2] or self.dataset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +169,15 @@ class Claim:
     trial: TrialRow
     attempt: int
     faults: int
+
+
+def check_same(was: Study, now: Study) -> None:
+    """Raises StudyError where a study exists with other settings, naming the first that differs."""
+    if difference := first_difference(was, now):
+        raise StudyError(
+            f"study {was.name!r} exists with other settings: {difference}; "
+            "give those of the study again, or another --study name"
+        )
 
 
 def first_difference(was: Study, now: Study) -> str | None:
