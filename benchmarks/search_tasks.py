@@ -176,7 +176,8 @@ def mixed() -> Task:
             return None
         noise = random.Random(repr(items))
         accuracy = made_up_accuracy(params)
-        return Network(tuple(accuracy + noise.gauss(0.0, 0.4) for _ in range(3)), known[1])
+        params_count = 10 ** known[1]  # as on the tables: costs in plain units
+        return Network(tuple(accuracy + noise.gauss(0.0, 0.4) for _ in range(3)), params_count)
 
     def look(params: Params) -> Network | None:
         return network(tuple(sorted(params.items())))

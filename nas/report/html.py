@@ -76,14 +76,11 @@ def _head(study: StudyRow, rows: Sequence[TrialRow], best: Sequence[TrialRow]) -
     states = Counter(row.state for row in searched)
     spent = sum(row.seconds or 0.0 for row in searched)
     name = study.objectives[0][0]
+    title = f"best {metric(name).title}{', validation' * (name == ACCURACY)}"
     tiles = {
         "trials ended": f"{len(searched):,}",
         "networks on the front": f"{len(best)}",
-        f"best {metric(name).title}{', validation' * (name == ACCURACY)}": shown(
-            name, best[0].value(name)
-        )
-        if best
-        else "none",
+        title: shown(name, best[0].value(name)) if best else "none",
         "device time": span(spent),
     }
     begun = datetime.fromtimestamp(study.created).strftime("%Y-%m-%d")
