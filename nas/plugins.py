@@ -16,6 +16,7 @@ Driver and workers each run a file once.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sys
 import traceback
@@ -24,10 +25,15 @@ from pathlib import Path
 from nas.errors import NasError
 
 
+def module_name(path: str | Path) -> str:
+    """The module that a plug-in file is run as, the same in every process."""
+    file = Path(path).resolve()
+    return f"nas_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+
+
 def load(path: str | Path) -> None:
     """Runs a plug-in file, once a process. Raises NasError where it is missing or fails."""
-    file = Path(path).resolve()
-    name = f"nas_plugin_{file.stem}_{abs(hash(str(file)))}"
+    file, name = Path(path).resolve(), module_name(path)
     if name in sys.modules:
         return
     if not file.is_file():

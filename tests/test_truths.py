@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -129,18 +131,91 @@ def test_another_setting_is_another_evaluation(here: Path, told: dict[str, Any])
     assert stands_for(asked(planned(**told))) != stands_for(asked(planned()))
 
 
-def test_another_source_is_another_evaluator(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nas.workers import run
+def told_by_a_new_process(evaluator: str) -> str:
+    code = f"from nas.workers.run import source; print(source({evaluator!r}))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    return run.stdout.decode()
 
+
+def test_another_source_is_another_evaluator(here: Path) -> None:
     keys = []
-    for n, text in enumerate([EVALUATOR, EVALUATOR, EVALUATOR.replace("2.0", "3.0")]):
-        (here / f"told{n}.py").write_text(text)
-        keys.append(run.source(f"told{n}:table"))
+    for text in [EVALUATOR, EVALUATOR, EVALUATOR.replace("2.0", "3.0")]:
+        (here / "told.py").write_text(text)
+        keys.append(told_by_a_new_process("told:table"))
     assert keys[0] == keys[1] != keys[2]
-    first = planned(evaluator="told0:table", data="")
-    assert first.job.source == keys[0]
-    other = dataclasses.replace(first.job, source=keys[2])
-    assert other.key != first.job.key
+    job = planned(data="").job
+    one, other = (dataclasses.replace(job, evaluator="told:table", source=k) for k in keys[1:])
+    assert one.key != other.key
+
+
+def test_what_an_evaluator_imports_is_part_of_it(here: Path) -> None:
+    (here / "package").mkdir()
+    (here / "package" / "__init__.py").write_text("from .told import table\n")
+    (here / "package" / "told.py").write_text("import constants\n" + EVALUATOR)
+    (here / "constants.py").write_text("K = 3\n")
+    (here / "unrelated.py").write_text("K = 3\n")
+    before = told_by_a_new_process("package:table")
+    (here / "unrelated.py").write_text("K = 4\n")
+    assert told_by_a_new_process("package:table") == before
+    (here / "constants.py").write_text("K = 4\n")
+    changed = told_by_a_new_process("package:table")
+    assert changed != before
+    (here / "package" / "told.py").write_text("import constants  # again\n" + EVALUATOR)
+    assert told_by_a_new_process("package:table") not in (before, changed)
+
+
+LAYER = """
+from dataclasses import dataclass
+from nas.language.expression import Cost, Kept, Leaf
+from nas.layers import LAYERS
+
+@dataclass(frozen=True, slots=True)
+class Bent(Leaf):
+    def cost(self, x):
+        return Cost(x, 0, 0)
+
+    def module(self, x, fresh):
+        from torch import nn
+        return nn.Tanh()
+
+    def keeps(self, x):
+        return Kept(input=True)
+
+LAYERS["BENT"] = Bent
+"""
+
+
+def test_a_plug_ins_layer_is_what_its_source_says(here: Path) -> None:
+    pattern = "INPUT(1, 4, 4) -> CONV(2) -> BENT -> GAP -> FC(2)"
+    code = f"""
+import nas, sys
+from nas import plugins
+from nas.workers.run import source
+plugins.load("layer.py")
+print(nas.parse({pattern!r}).fingerprint, source("", ["layer.py"]))
+"""
+
+    def told(text: str) -> list[str]:
+        (here / "layer.py").write_text(text)
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+        return run.stdout.decode().split()
+
+    tanh, again = told(LAYER), told(LAYER)
+    relu = told(LAYER.replace("nn.Tanh", "nn.ReLU"))
+    assert tanh == again
+    assert all(one != other for one, other in zip(tanh, relu, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"objectives": ["accuracy:max,accuracy:min"]}, "--objective accuracy: given twice"),
+        ({"constraints": ["params<=1000", "params>=200"]}, "--constraint params: given twice"),
+    ],
+)
+def test_a_metric_is_named_once(here: Path, told: dict[str, Any], message: str) -> None:
+    with pytest.raises(NasError, match=message):
+        planned(**told)
 
 
 def test_checkpoints_know_their_images(here: Path) -> None:

@@ -9,23 +9,24 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
-import hashlib
 import importlib
+import inspect
 import os
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
+from nas import sources
 from nas.errors import NasError, brief
 from nas.failpoints import reach
 from nas.job import Epoch, Failure, Job, Outcome, Report
+from nas.plugins import module_name
 from nas.processes import children
 from nas.workers import answers
 from nas.workers.keeper import adopt_orphans
@@ -78,16 +79,16 @@ def resolve(job: Job) -> Callable[[Job, Report], Any]:
     """
     for path in job.plugins:
         _register(path)
+    if job.source and (here := source(job.evaluator, job.plugins)) != job.source:
+        raise NasError(
+            f"evaluator and plug-ins are others here ({here}) than where the search was started "
+            f"({job.source})"
+        )
     if not job.evaluator:
         from nas.training.train import evaluate
 
         return functools.partial(evaluate, checkpoint=job.checkpoint or None)
     function = evaluator(job.evaluator)
-    if job.source and (here := source(job.evaluator)) != job.source:
-        raise NasError(
-            f"evaluator {job.evaluator!r}: its module is another ({here}) than where the search "
-            f"was started ({job.source})"
-        )
 
     def call(job: Job, report: Report) -> Any:
         import nas
@@ -121,13 +122,14 @@ def evaluator(name: str) -> Callable[..., Any]:
     return named
 
 
-@functools.cache
-def source(name: str) -> str:
-    """A digest of the file of the module that ``module:function`` is in, as it was when this
-    process imported it; empty where the module has none. Raises NasError as ``evaluator``."""
-    evaluator(name)
-    file = sys.modules[name.partition(":")[0]].__file__
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else ""
+def source(name: str, plugins: Sequence[str] = ()) -> str:
+    """A digest of what stands behind an evaluator ``module:function`` (none, if empty) and behind
+    plug-in files, which are loaded. Raises NasError as ``evaluator``."""
+    modules = [module_name(path) for path in plugins]
+    if name:
+        function = inspect.unwrap(evaluator(name))
+        modules += [name.partition(":")[0], getattr(function, "__module__", "")]
+    return sources.digest(*modules)
 
 
 @functools.cache

@@ -24,7 +24,7 @@ def front_out(study: StudyRow, rows: Sequence[TrialRow], form: str, output: Path
         drawn = front.svg(study, rows)
         data = front.png(drawn) if form == "png" else drawn.encode()
     else:
-        listed = functools.partial(screens.rows_out, study, pareto(study, rows), form)
+        listed = functools.partial(screens.rows_out, study, pareto(study, rows), form, among=rows)
         data = files.printed(listed) if output else b""
     if output:
         files.write(output, data)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nas import plugins
 from nas.driver.plan import RANDOM, Keep, Plan
@@ -24,6 +24,8 @@ from nas.store import Store, StudyRow, TrialRow, open_store
 from nas.store.connect import parse as parse_url
 from nas.workers.answers import POINTS
 from nas.workers.run import source
+
+T = TypeVar("T")
 
 
 def load_plugins(paths: Iterable[Path]) -> tuple[str, ...]:
@@ -150,8 +152,8 @@ def plan(
     loaded = space_on(space, ref)
     loaded = dataclasses.replace(
         loaded,
-        objectives=dict(map(_objective, _split(objectives))) or loaded.objectives,
-        constraints={**loaded.constraints, **dict(map(_constraint, constraints))},
+        objectives=_once("--objective", map(_objective, _split(objectives))) or loaded.objectives,
+        constraints=_bounds(loaded.constraints, map(_constraint, constraints)),
     )
     levels = read(rungs, epochs)
     if levels and not evaluator and not any(text.startswith("schedule=") for text in recipe):
@@ -165,7 +167,7 @@ def plan(
         epochs=epochs,
         seed=seed,
         evaluator=evaluator,
-        source=source(evaluator) if evaluator else "",
+        source=source(evaluator, files),
         plugins=files,
     )
     planned = Plan(
@@ -223,6 +225,7 @@ def audited(
         data=ref,
         epochs=epochs,
         seed=seed,
+        source=source("", files),
         plugins=files,
     )
     return space_on(space, ref), job, levels
@@ -272,6 +275,7 @@ def single_job(
         data=ref,
         epochs=epochs,
         seed=seed,
+        source=source("", files),
         plugins=files,
     )
 
@@ -310,6 +314,7 @@ def trial_job(
         data=ref if size is None else dataclasses.replace(ref, size=size),
         epochs=epochs or row.settings["epochs"],
         seed=trial.seed if seed is None else seed,
+        source=source("", files),
         plugins=files,
     )
 
@@ -371,6 +376,28 @@ def _constraint(text: str) -> tuple[str, Bound]:
     if not match:
         raise NasError(f"--constraint {text!r}: must be as 'params<=1e6' or 'accuracy>=0.9'")
     return match[1], read_bound(match[2], f"--constraint {text!r}")
+
+
+def _once(option: str, told: Iterable[tuple[str, T]]) -> dict[str, T]:
+    found: dict[str, T] = {}
+    for name, value in told:
+        if name in found:
+            raise NasError(f"{option} {name}: given twice; each metric once")
+        found[name] = value
+    return found
+
+
+def _bounds(own: Mapping[str, Bound], told: Iterable[tuple[str, Bound]]) -> dict[str, Bound]:
+    """The space's own constraints with those that are told: one bound a metric, which goes before
+    the space's own where it is to the same side."""
+    given = _once("--constraint", told)
+    for name, bound in given.items():
+        if name in own and own[name].upper != bound.upper:
+            raise NasError(
+                f"--constraint {name} {bound}: the space has {name} {own[name]}, and a metric has "
+                "one bound"
+            )
+    return {**own, **given}
 
 
 def _recipe(settings: Sequence[str], base: Recipe | None = None) -> Recipe:

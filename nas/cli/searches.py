@@ -81,7 +81,7 @@ def search_and_show(
     _tell_end(plan, status)
     if not status.front:
         raise NothingFound(_why_nothing(study, ended))
-    screens.rows_out(study, status.front, "table")
+    screens.rows_out(study, status.front, "table", among=ended)
     if beaten := [row for row in beside if row.number not in {r.number for r in status.front}]:
         print("\nbaselines that are not on the front:")
         screens.rows_out(study, beaten, "table")

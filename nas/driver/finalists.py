@@ -27,8 +27,10 @@ from nas.driver.tradeoffs import pareto
 from nas.errors import NasError, StudyError
 from nas.job import DataRef, Epoch, Job, Recipe
 from nas.metrics import ACCURACY, METRICS, on_device
+from nas.plugins import module_name
 from nas.samplers.ehvi import EHVISampler, Problem
 from nas.samplers.encoding import union
+from nas.sources import digest
 from nas.spaces.plain import parse_mapping
 from nas.spaces.space import read_bound, read_space
 from nas.store import StudyRow, TrialRow
@@ -282,6 +284,7 @@ def random_plan(
             epochs=settings["epochs"],
             seed=study.seed,
             latency=bool(on_device([*dict(study.objectives), *study.constraints])),
+            source=digest(*map(module_name, plugins)),
             plugins=plugins,
         ),
         trials=max(1, round(spent / settings["epochs"])),

@@ -87,7 +87,7 @@ class Plan:
             settings={
                 "epochs": job.epochs,
                 "evaluator": job.evaluator,
-                **({"evaluator_source": job.source} if job.source else {}),
+                **({"source": job.source} if job.source else {}),
                 "input": list(space.input),
                 "classes": space.classes,
                 "split_seed": job.data.split_seed,

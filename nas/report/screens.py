@@ -284,7 +284,16 @@ def ordered(study: StudyRow, rows: Sequence[TrialRow], name: str) -> list[TrialR
     return sorted(rows, key=key)
 
 
-def rows_out(study: StudyRow, rows: Sequence[TrialRow], format: str) -> None:
+def tell_devices(rows: Iterable[TrialRow]) -> None:
+    """Says so where the latencies of some trials are of several devices."""
+    devices = sorted({row.latency_device for row in rows if row.latency_device})
+    if len(devices) > 1:
+        print(f"latencies are of {len(devices)} devices, not to be compared: {'; '.join(devices)}")
+
+
+def rows_out(
+    study: StudyRow, rows: Sequence[TrialRow], format: str, among: Sequence[TrialRow] = ()
+) -> None:
     """Prints trials to stdout as a table, as JSON (a list) or as CSV."""
     if format == "json":
         told = [trial_dict(study, r) | {"sampled": dict(r.sampled)} for r in rows]
@@ -297,9 +306,7 @@ def rows_out(study: StudyRow, rows: Sequence[TrialRow], format: str) -> None:
         writer.writerows([cell(told.get(name)) for name in names] for told in dicts)
     elif format == "table":
         out(trials_table(study, rows))
-        devices = {row.latency_device for row in rows if row.latency_device}
-        if len(devices) > 1:
-            print(f"latencies are of {len(devices)} devices: {'; '.join(sorted(devices))}")
+        tell_devices(among or rows)
     else:
         raise NasError(f"--format {format}: must be table, json or csv")
 

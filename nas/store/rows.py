@@ -184,6 +184,9 @@ def first_difference(was: Study, now: Study) -> str | None:
     """A clause with the first setting in which two studies differ and both its values."""
     if was.images != now.images:
         earlier = was.images_about or "images that nas did not tell apart then"
+        if earlier == now.images_about:
+            others = f"others by content [{now.images[:8]}]"
+            return f"it was made on {earlier} [{was.images[:8]}], and now they are {others}"
         return f"it was made on {earlier}, and now they are {now.images_about or 'none'}"
     old, new = dict(_leaves(was)), dict(_leaves(now))
     for key in old | new:
@@ -204,7 +207,7 @@ def _leaves(study: Study) -> Iterator[tuple[str, Any]]:
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping):
         for key in sorted(value):
             yield from _flat(f"{name}.{key}", value[key])
     elif name.startswith("constraints."):

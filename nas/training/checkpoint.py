@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 from nas import artifacts
 from nas.errors import StudyError
 from nas.job import Epoch, Job
+from nas.job.job import PLACE
 from nas.job.schedule import shared
 
 log = logging.getLogger(__name__)
@@ -47,10 +48,13 @@ def identity(job: Job) -> str:
     """What a checkpoint belongs to. The number of epochs is part of it only where the schedule
     depends on it from the start."""
     told = dataclasses.asdict(job)
-    for name in ("evaluator", "source", "latency", "plugins", "checkpoint", "model"):
+    for name in ("evaluator", "latency", "plugins", "checkpoint", "model"):
         told.pop(name)
     told["recipe"] = job.recipe.plain()
-    told["data"].pop("dir")  # the identity says more
+    if job.data.identity:  # which says more than the place
+        told["data"] = {k: v for k, v in told["data"].items() if k not in PLACE}
+    else:
+        told["data"].pop("dir")
     if job.recipe.schedule == "rungs":
         told.pop("epochs")
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
