@@ -66,6 +66,8 @@ def train_and_show(job: Job, folder: Path) -> None:
         print(f"nas: {told}, {scored}, {screens.span(point.seconds)}", file=sys.stderr, flush=True)
 
     checkpoint, file = folder / f"{name}.checkpoint", folder / f"{name}.safetensors"
+    if checkpoint.exists():
+        print(f"nas: goes on from {checkpoint}, its epochs told again first", file=sys.stderr)
     screens.out(screens.trained_page(train(job, report, checkpoint=checkpoint, file=file)))
     shown = shlex.quote(str(file))
     data = f" --data {shlex.quote(job.data.dir)}" if job.data.dir else ""
