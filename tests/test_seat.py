@@ -164,7 +164,7 @@ def test_what_a_candidate_prints_has_an_end(capfd: pytest.CaptureFixture[str]) -
 # -- which process ---------------------------------------------------------------------------------
 
 GIVEN_OUT_AGAIN = """
-import subprocess, sys
+import subprocess, sys, time
 from pathlib import Path
 from nas.processes import Process, end
 from nas.workers import guard
@@ -172,6 +172,7 @@ from nas.workers import guard
 ours = subprocess.Popen(["sleep", "1000"])
 told = Process.of(ours.pid)
 ours.kill(); ours.wait()
+time.sleep(0.05)  # the kernel tells a start in hundredths of a second
 Path("/proc/sys/kernel/ns_last_pid").write_text(str(told.pid - 1))
 theirs = subprocess.Popen(["sleep", "1000"])
 assert theirs.pid == told.pid
