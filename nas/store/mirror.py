@@ -20,6 +20,7 @@ import json
 import logging
 import math
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,7 +44,7 @@ log = logging.getLogger(__name__)
 BATCH = 100  # trials to a transaction: SQLite's one write lock is held for 0.1 s at most
 PAUSE = 0.5  # seconds between two looks at the record, however often poked
 RETRY = 15.0  # seconds until the next look after one that failed
-RACES = 5  # drivers that may make the tables at once, each before one more try
+RACES = 20  # tries, while other drivers make the tables at once
 
 MARK = "nas_record"  # user attribute of the Optuna study: which study of the record it follows
 TOLD = ("space", "dataset", "sampler")  # of the study, as user attributes
@@ -77,6 +78,7 @@ def optuna_storage(store: Store) -> RDBStorage:
         except DBAPIError:  # another driver made the tables between its look and its own making
             if not tries_left:
                 raise
+            time.sleep(0.05)
     if sqlite:
         # As in the record: the copy need not be safer than what it is made from.
         @event.listens_for(storage.engine, "connect")
