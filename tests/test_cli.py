@@ -225,7 +225,7 @@ def test_a_stopped_search_leaves_nothing_and_goes_on(
     running = start(tmp_path, mark, "--workers", workers)
     assert eventually(lambda: evaluated(tmp_path) >= 4)
     (os.killpg if group else os.kill)(running.pid, number)
-    out, err = running.communicate(timeout=30)
+    out, err = running.communicate(timeout=120)  # it waits 60 s for a database that is locked
     assert running.returncode == 130, err
     assert out == ""
     assert "Traceback" not in err
