@@ -22,7 +22,7 @@ from nas.language.elements import (
     recipe,
     unknown,
 )
-from nas.language.expression import Aux, Node, Shape, leaves, seq, show
+from nas.language.expression import Aux, Node, Shape, kinds, seq, show
 from nas.language.layers import BatchNorm, Conv, Dropout, Flatten, Linear
 from nas.language.pattern import (
     Call,
@@ -88,7 +88,7 @@ class Architecture:
     def fingerprint(self) -> str:
         """16 hexadecimal digits that identify the network: its input and its expression."""
         told = repr((self.input, [step.node for step in self.steps]))
-        layers = {type(leaf).__module__ for leaf, _ in leaves(self.expression, self.input)}
+        layers = {kind.__module__ for step in self.steps for kind in kinds(step.node)}
         if theirs := sorted(name for name in layers if not name.startswith("nas.language")):
             told += digest(*theirs)  # a plug-in's layer is what its source says
         return hashlib.sha256(told.encode()).hexdigest()[:16]

@@ -201,3 +201,15 @@ def leaves(node: Node, x: Shape) -> Iterator[tuple[Leaf, Shape]]:
         case _:
             assert isinstance(node, Leaf)
             yield node, x
+
+
+def kinds(node: Node) -> set[type[Leaf]]:
+    """The classes of an expression's leaves; without their shapes, as every fingerprint asks."""
+    match node:
+        case Seq(items) | Sum(items) | Concat(items):
+            return set().union(*map(kinds, items))
+        case Aux(head):
+            return kinds(head)
+        case _:
+            assert isinstance(node, Leaf)
+            return {type(node)}
