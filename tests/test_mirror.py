@@ -9,7 +9,6 @@ import json
 import logging
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from wsgiref.util import setup_testing_defaults
@@ -25,6 +24,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from postgres import Server, postgres  # noqa: F401 - the fixture
 from sqlalchemy import text
+from waiting import wait
 
 from nas.errors import StudyError
 from nas.job import Failure, Latency, Outcome, Result
@@ -324,7 +324,7 @@ def test_a_failure_warns_once_and_is_made_good(
     run(store, study, RESULT)
     with caplog.at_level(logging.WARNING, "nas.store.mirror"):
         mirror = Mirror(store, study).start()
-        time.sleep(0.5)
+        wait("it failed and said so", lambda: caplog.records)
         run(store, study, RESULT)  # the search goes on
         with store.engine.begin() as connection:
             connection.execute(text("ALTER TABLE trial_params RENAME hidden TO param_value"))
