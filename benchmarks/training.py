@@ -23,8 +23,9 @@ from nas import data
 from nas.data.batches import statistics
 from nas.job import DataRef, Epoch, Job, Recipe
 from nas.training.checkpoint import Training
+from nas.training.graph import step_of
 from nas.training.step import optimizer_of
-from nas.training.train import fit, train_epoch
+from nas.training.train import fit
 
 CPU = torch.device("cpu")
 EPOCHS = 20
@@ -160,12 +161,12 @@ def precision() -> None:
             least = dict.fromkeys(((b, c) for b in (False, True) for c in (False, True)), 1e9)
             for _ in range(3):
                 for bf16, last in least:
-                    least[bf16, last] = min(least[bf16, last], step(architecture, bf16, last))
-            told = " ".join(f"{1000 * seconds:9.2f}" for seconds in least.values())
+                    least[bf16, last] = min(least[bf16, last], seconds(architecture, bf16, last))
+            told = " ".join(f"{1000 * took:9.2f}" for took in least.values())
             print(f"{size:2} {name:24} {told} {architecture.macs:12,}", flush=True)
 
 
-def step(architecture: nas.Architecture, bf16: bool, last: bool) -> float:
+def seconds(architecture: nas.Architecture, bf16: bool, last: bool) -> float:
     """Seconds that a step takes, the least of ten."""
     layout = torch.channels_last if last else torch.contiguous_format
     module = nas.build(architecture, seed=0).to(memory_format=layout)
@@ -174,11 +175,11 @@ def step(architecture: nas.Architecture, bf16: bool, last: bool) -> float:
     training = Training(
         Job(pattern=""), module, optimizer_of(module, Recipe()), torch.Generator(), CPU, []
     )
-    live = list(module.parameters())
+    step = step_of(training, list(module.parameters()), bf16)
     times = []
     for _ in range(12):
         began = time.perf_counter()
-        train_epoch(training, [(x, y)], [0.01], live, bf16)
+        step(x, y, 0.01)
         times.append(time.perf_counter() - began)
     return min(times[2:])
 

@@ -30,6 +30,7 @@ from nas.errors import NasError, RecipeError, StudyError
 from nas.job import DataRef, Epoch, Failure, Job, Recipe, Result, schedule
 from nas.training import checkpoint as checkpoints
 from nas.training import states, train
+from nas.training.graph import eager
 from nas.training.step import balanced, head_of, loss_of
 
 CPU = torch.device("cpu")
@@ -589,3 +590,54 @@ def test_a_gpu_learns_and_resumes(tmp_path: Path, each_epoch: None) -> None:
     resumed = train.evaluate(Job(pattern=LEARNER), silent, checkpoint=tmp_path / "c")
     assert isinstance(resumed, Result), resumed
     assert resumed.metrics["accuracy"] >= 0.97
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(
+    ("pattern", "recipe"),
+    [
+        (LEARNER, Recipe()),
+        (LEARNER, Recipe(optimizer="adamw", lr=0.002, ema=0.9, mixup=0.2)),
+        (
+            "INPUT -> CONV(16) -> BN -> RELU -> DROPOUT(0.3) -> AUX -> CONV(16) -> GAP -> FC",
+            Recipe(),
+        ),
+        ("INPUT -> CONV(8) -> BN -> RELU -> RESIDUAL(16) -> GAP -> FC", Recipe(freeze=1, clip=0)),
+    ],
+)
+def test_a_captured_step_does_what_the_step_does(
+    pattern: str, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = job(pattern, recipe=recipe, epochs=3)
+    device = torch.device("cuda")
+    states, curves = [], []
+    for captured in (True, False):
+        if not captured:
+            monkeypatch.setattr(train, "step_of", eager)
+        _, module, _ = train.begin(told, device)
+        curves.append(train.fit(module, told, silent, device=device))
+        states.append(module.state_dict())
+    assert caplog.text == "", "not captured"
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], rtol=1e-2, atol=1e-3, msg=name)
+    for one, other in zip(*curves, strict=True):
+        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_what_cannot_be_captured_is_trained_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    """A layer that reads a number back makes the host wait: no graph can hold that."""
+
+    class Reads(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * max(1.0, x.mean().item())
+
+    told = job(LEARNER, epochs=2)
+    device = torch.device("cuda")
+    _, module, _ = train.begin(told, device)
+    curve = train.fit(torch.nn.Sequential(Reads(), module), told, silent, device=device)
+    assert len(curve) == 2
+    assert curve[1].train_loss < curve[0].train_loss
+    assert caplog.text.count("without a CUDA graph") == 1

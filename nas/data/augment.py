@@ -51,6 +51,14 @@ def as_bytes(pixels: Tensor) -> Tensor:
     return pixels if pixels.dtype == torch.uint8 else pixels.round().clamp_(0, 255).byte()
 
 
+def carried(numbers: Tensor, device: torch.device) -> Tensor:
+    """Numbers of the CPU on the device, which nobody waits for: a plain copy to a GPU holds the
+    program back until the GPU has done all that it was told before."""
+    if device.type != "cuda":
+        return numbers.to(device)
+    return numbers.pin_memory().to(device, non_blocking=True)
+
+
 # --- where the image is seen ---------------------------------------------------------------------
 
 
@@ -67,7 +75,7 @@ def resized_crop(
     height, width = pixels.shape[-2:]
     drawn = boxes(len(pixels), (height, width), least, generator)
     if pixels.device.type != "cpu":
-        return resized(pixels, size, *(side.to(pixels.device) for side in drawn))
+        return resized(pixels, size, *(carried(side, pixels.device) for side in drawn))
     places = zip(pixels, *(side.tolist() for side in drawn), strict=True)
     seen = (image[None, :, t : t + h, l : l + w] for image, t, l, h, w in places)  # noqa: E741
     return torch.cat([F.interpolate(x, size, mode="bilinear", antialias=True) for x in seen])
@@ -135,7 +143,8 @@ def crop(
     """Shifts each image by up to ``most`` pixels each way; what comes in is 0 (black), or the image
     itself mirrored at its edge."""
     count, _, height, width = images.shape
-    shift = torch.randint(0, 2 * most + 1, (2, count), generator=generator).to(images.device)
+    shift = torch.randint(0, 2 * most + 1, (2, count), generator=generator)
+    shift = carried(shift, images.device)
     rows = shift[0, :, None] + torch.arange(height, device=images.device)
     columns = shift[1, :, None] + torch.arange(width, device=images.device)
     if padding == "reflect":
@@ -159,7 +168,7 @@ def mirrored(places: Tensor, length: int) -> Tensor:
 
 def flip(images: Tensor, generator: torch.Generator) -> Tensor:
     """Mirrors each image left to right with probability 1/2."""
-    chosen = torch.rand(len(images), generator=generator).to(images.device) < 0.5
+    chosen = carried(torch.rand(len(images), generator=generator) < 0.5, images.device)
     return torch.where(chosen[:, None, None, None], images.flip(-1), images)
 
 
@@ -178,8 +187,8 @@ def photometric(pixels: Tensor, generator: torch.Generator) -> Tensor:
     for number, operation in enumerate(operations):
         (rows,) = torch.nonzero(chosen == number, as_tuple=True)  # on the CPU: no device waits
         if len(rows):
-            at = rows.to(pixels.device)
-            result[at] = operation(pixels[at], strength[rows].to(pixels.device).view(-1, 1, 1, 1))
+            at, by = carried(rows, pixels.device), carried(strength[rows], pixels.device)
+            result[at] = operation(pixels[at], by.view(-1, 1, 1, 1))
     return result
 
 
@@ -254,8 +263,8 @@ def grey(pixels: Tensor) -> Tensor:
     """N x 1 x height x width: of three channels the luma (ITU-R 601-2), otherwise their mean."""
     if pixels.shape[1] != 3:
         return pixels.float().mean(1, keepdim=True)
-    weights = torch.tensor((0.299, 0.587, 0.114), device=pixels.device).view(1, 3, 1, 1)
-    return (pixels * weights).sum(1, keepdim=True)
+    weights = carried(torch.tensor((0.299, 0.587, 0.114)), pixels.device)
+    return (pixels * weights.view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
 # --- after normalisation -------------------------------------------------------------------------
@@ -271,7 +280,9 @@ def cleared(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tenso
 def inside(images: Tensor, top: Tensor, left: Tensor, high: Tensor, wide: Tensor) -> Tensor:
     """Whether each pixel lies in its image's box, which may reach over the edge: N x 1 x height x
     width on the images' device, of numbers on the CPU."""
-    top, left, high, wide = (side.to(images.device)[:, None] for side in (top, left, high, wide))
+    top, left, high, wide = (
+        carried(side, images.device)[:, None] for side in (top, left, high, wide)
+    )
     y = torch.arange(images.shape[2], device=images.device)
     x = torch.arange(images.shape[3], device=images.device)
     inside_y = (y >= top) & (y < top + high)
@@ -313,17 +324,17 @@ def mix(
     with both, each image gets one of them, by a toss.
     """
     count, _, height, width = images.shape
-    partner = torch.randperm(count, generator=generator).to(images.device)
+    partner = carried(torch.randperm(count, generator=generator), images.device)
     kept = torch.ones(count, 1, 1, 1, device=images.device)  # what stays of an image, by its pixels
     if recipe.mixup:
-        kept = beta(recipe.mixup, count, generator).to(images.device).view(-1, 1, 1, 1)
+        kept = carried(beta(recipe.mixup, count, generator), images.device).view(-1, 1, 1, 1)
     if recipe.cutmix:
         side = (1 - beta(recipe.cutmix, count, generator)).sqrt()
         y, x, toss = torch.rand(3, count, generator=generator)
         high, wide = (side * height).round().long(), (side * width).round().long()
         top, left = (y * height).long() - high // 2, (x * width).long() - wide // 2
         cut = (~inside(images, top, left, high, wide)).float()
-        chosen = (toss < 0.5 if recipe.mixup else toss >= 0).to(images.device)
+        chosen = carried(toss < 0.5 if recipe.mixup else toss >= 0, images.device)
         kept = torch.where(chosen.view(-1, 1, 1, 1), cut, kept)
     own = F.one_hot(labels, classes).float()
     probabilities = torch.lerp(own[partner], own, kept.mean((1, 2, 3))[:, None])

@@ -117,7 +117,7 @@ class Source:
     def chunks(self, order: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(pixels, labels) on the device, ``size`` at a time; ``order``: positions, on the CPU."""
         if not self.streamed:
-            for positions in order.to(self.device).split(size):
+            for positions in augment.carried(order, self.device).split(size):
                 yield self.take(positions)
             return
         cuda = self.device.type == "cuda"
@@ -212,6 +212,6 @@ def augmentation(
 
 def normalise(pixels: Tensor, normal: Normal) -> Tensor:
     images = pixels.to(torch.float32, memory_format=torch.channels_last)
-    mean = images.new_tensor(normal.mean).mul_(255).view(-1, 1, 1)
-    std = images.new_tensor(normal.std).mul_(255).view(-1, 1, 1)
+    scale = augment.carried(torch.tensor([normal.mean, normal.std]).mul_(255), images.device)
+    mean, std = scale.view(2, -1, 1, 1)
     return images.sub(mean).div_(std)

@@ -41,8 +41,9 @@ from nas.language.layers import Conv
 from nas.metrics import ACCURACY
 from nas.training import latency
 from nas.training.checkpoint import Training, keep, resume
+from nas.training.graph import Step, step_of
 from nas.training.network import build
-from nas.training.step import average_of, balanced, loss_of, optimizer_of, trainable
+from nas.training.step import average_of, balanced, optimizer_of, trainable
 
 log = logging.getLogger(__name__)
 
@@ -208,6 +209,7 @@ def fit(
     batch = min(recipe.batch, len(train))
     steps = len(train) // batch  # the rest of a shuffled epoch is left out: all batches are alike
     resumable = shared(recipe.schedule, recipe.freeze, epochs)
+    step: Step | None = None
     with seeded(job.seed, device), cudnn_benchmark():
         began = saved = time.perf_counter()
         if checkpoint:
@@ -219,16 +221,17 @@ def fit(
         for epoch in range(len(training.curve), epochs):
             order = torch.randperm(len(train), generator=generator)[: steps * batch]
             first, last = cycle(epoch, recipe.freeze, epochs)
+            live = trainable(module, head_only=epoch < recipe.freeze)
+            if step is None or epoch == recipe.freeze:
+                step = step_of(training, live, bf16, weights)
             losses = train_epoch(
                 training,
+                step,
                 batches(train, order, batch, augment),
                 [
                     recipe.lr * SCHEDULES[recipe.schedule](n, steps, last - first, recipe.warmup)
                     for n in range((epoch - first) * steps, (epoch + 1 - first) * steps)
                 ],
-                trainable(module, head_only=epoch < recipe.freeze),
-                bf16,
-                weights,
             )
             train_loss = finite_mean(losses, epoch + 1)
             scores = scores_of(scored, validation, plain, bf16)
@@ -254,29 +257,17 @@ def fit(
 
 def train_epoch(
     training: Training,
+    step: Step,
     epoch: Iterable[tuple[Tensor, Tensor]],
     rates: list[float],
-    live: list[nn.Parameter],
-    bf16: bool,
-    weights: Tensor | None = None,
 ) -> list[Tensor]:
-    """A step for each batch of the epoch, at its learning rate, on the ``live`` parameters; returns
-    the losses, left on the device. ``weights``: of the classes, as in ``loss_of``."""
-    recipe, optimizer = training.job.recipe, training.optimizer
+    """A step for each batch of the epoch, at its learning rate; returns the losses, left on the
+    device."""
     losses = []
     for (x, y), rate in zip(epoch, rates, strict=True):
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        with torch.autocast(training.device.type, torch.bfloat16, enabled=bf16):
-            loss = loss_of(training.module(x), y, recipe, weights)
-        optimizer.zero_grad()
-        loss.backward()
-        if recipe.clip:
-            nn.utils.clip_grad_norm_(live, recipe.clip, foreach=True)
-        optimizer.step()
+        losses.append(step(x, y, rate))
         if training.average:
             training.average.update_parameters(training.module)
-        losses.append(loss.detach())
     return losses
 
 
