@@ -31,6 +31,7 @@ from nas.samplers.ehvi import DROPPED, EHVISampler
 from nas.store import Ask, StudyRow, TrialRow
 
 PATIENCE = 10  # proposals in a row that cost nothing and bring nothing, before a random one
+AT_ONCE = 8  # proposals of one ask, where as many slots wait: the last knows less than the first
 DRAWS = 2_000  # random draws without a new feasible architecture, before the space is exhausted
 
 
@@ -80,6 +81,7 @@ class Asker:
         )
         self._study_id = self._memory.get_study_id_from_name(self._study.study_name)
         self._rng = Random(plan.job.seed + begun)  # not again the draws of an earlier run
+        self._queued = 0  # proposals that wait to be asked for
         self._ids: dict[int, int] = {}  # by a trial's number in the record: its id here
         # By fingerprint and Job.key, what is never evaluated twice; None: under way.
         self._seen: dict[tuple[str, str], TrialRow | None] = {}
@@ -88,16 +90,23 @@ class Asker:
         """Whether the study here has the trial."""
         return row.number in self._ids
 
-    def ask(self) -> tuple[int, Ask] | None:
+    def ask(self, wanted: int = 1) -> tuple[int, Ask] | None:
         """A candidate, with its trial's number here: to ``begin`` or to ``drop``. None where there
-        is none left.
+        is none left. Where more are ``wanted`` soon, the sampler thinks of up to ``AT_ONCE`` at
+        once, which the next asks get.
 
         Raises NothingFound where there never was one.
         """
         vain = 0
         while vain < DRAWS and (vain < PATIENCE or self._enqueue()):
             vain += 1
+            sampler = self._study.sampler
+            if wanted > 1 and not self._queued and isinstance(sampler, EHVISampler):
+                for params in sampler.propose(self._study, min(wanted, AT_ONCE)):
+                    self._study.enqueue_trial(params)
+                    self._queued += 1
             trial = self._study.ask()
+            self._queued = max(0, self._queued - 1)
             try:
                 architecture = self._space.suggest(trial)
             except ShapeError:
@@ -131,6 +140,7 @@ class Asker:
                 or (architecture.fingerprint, self._plan.job.key) not in self._seen
             ):
                 self._study.enqueue_trial(params)
+                self._queued += 1
                 return True
         if not self._seen:
             bounds = ", ".join(f"{m} {b}" for m, b in self._space.constraints.items())

@@ -202,7 +202,7 @@ class _Driver:
         left = self.tally.budget - len(self.ready)
         if self.exhausted or self.count() >= left or self.store.begun(self.row.id) >= left:
             return False
-        asked = self.asker.ask()
+        asked = self.asker.ask(wanted=min(self.room() - len(self.ready), left - self.count()))
         if asked is None:
             self.exhausted = True
             return False

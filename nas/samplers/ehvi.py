@@ -39,6 +39,8 @@ PROPOSALS = 1500
 LEARNED_FROM = 300
 # An encoding of up to this many rows is weighed whole instead of by draws.
 WHOLE = 2048
+# How many of the best are weighed again for each further proposal of one ask.
+AGAIN = 64
 # The local search: so many of the best proposals are changed and weighed again, so many times.
 BEST, ROUNDS = 20, 3
 
@@ -121,6 +123,9 @@ class EHVISampler(BaseSampler):
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """What the problem declares, or the union of the distributions in the study's trials."""
+        return self._space(study)
+
+    def _space(self, study: Study) -> dict[str, BaseDistribution]:
         if self._problem is not None:
             return dict(self._problem.distributions)
         trials = study.get_trials(deepcopy=False)
@@ -139,10 +144,20 @@ class EHVISampler(BaseSampler):
     ) -> Params:
         """The proposal for a trial: a value for each parameter that it is expected to ask for."""
         evidence = self._evidence(study, Encoding.of(search_space), trial.number)
+        return next(iter(self._proposals(evidence, trial.number, 1)), {})
+
+    def propose(self, study: Study, count: int) -> list[Params]:
+        """Up to ``count`` proposals for the study's next trials, for the time of little more than
+        one: the same sets are weighed again for each, once those before it are under way."""
+        number = len(study.get_trials(deepcopy=False))
+        evidence = self._evidence(study, Encoding.of(self._space(study)), number)
+        return self._proposals(evidence, number, count)
+
+    def _proposals(self, evidence: Evidence, number: int, count: int) -> list[Params]:
         encoding = evidence.encoding
         if not encoding.parameters:
-            return {}
-        rng = np.random.default_rng([self._seed, trial.number])
+            return []
+        rng = np.random.default_rng([self._seed, number])
         budget = self._problem.proposals if self._problem else PROPOSALS
         drawn = encoding.every() if encoding.size <= WHOLE else encoding.draw(rng, budget // 3)
         rows, costs = self._admitted(evidence, drawn, rng)
@@ -151,20 +166,24 @@ class EHVISampler(BaseSampler):
                 evidence, finished=(), pending=evidence.pending[:0], dropped=frozenset()
             )
             rows, _ = self._admitted(fresh, encoding.draw(rng, budget // 3), rng)
-            return encoding.params(rows[rng.integers(len(rows))]) if len(rows) else {}
+            return [encoding.params(rows[rng.integers(len(rows))])] if len(rows) else []
         model = self._model(evidence)
         if model is None:
-            return encoding.params(rows[rng.integers(len(rows))])
+            first = rng.integers(len(rows))
+            others = rng.permutation(np.delete(np.arange(len(rows)), first))
+            return [encoding.params(rows[k]) for k in (first, *others[: count - 1])]
         reference = model.reference(rows, costs)
         scores = model.score(rows, costs, reference)
         parents = np.vstack([model.best(BEST), rows[np.argsort(-scores)[:BEST]]])
         for _ in range(ROUNDS):
             copies = np.repeat(parents, budget * 2 // (3 * ROUNDS * len(parents)) + 1, axis=0)
-            more, costs = self._admitted(evidence, encoding.mutate(rng, copies), rng)
-            rows = np.vstack([rows, more])
-            scores = np.concatenate([scores, model.score(more, costs, reference)])
+            more, known = self._admitted(evidence, encoding.mutate(rng, copies), rng)
+            rows, costs = np.vstack([rows, more]), np.vstack([costs, known])
+            scores = np.concatenate([scores, model.score(more, known, reference)])
             parents = rows[np.argsort(-scores)[:BEST]]
-        return encoding.params(parents[0])
+        return [
+            encoding.params(row) for row in _greedy(model, rows, costs, scores, reference, count)
+        ]
 
     def posterior(self, study: Study, trials: Sequence[FrozenTrial]) -> tuple[Floats, Floats]:
         """What the model believes of finished trials, apart from the luck of their evaluation.
@@ -188,7 +207,7 @@ class EHVISampler(BaseSampler):
         """
         if not trials:
             return None
-        encoding = Encoding.of(self.infer_relative_search_space(study, trials[0]))
+        encoding = Encoding.of(self._space(study))
         evidence = self._evidence(study, encoding, -1)
         model = self._model(evidence) if encoding.parameters else None
         if model is None:
@@ -306,6 +325,29 @@ class EHVISampler(BaseSampler):
         possible = {k: costs for k, costs in known.items() if costs is not None}
         costs = np.array(list(possible.values())).reshape(len(possible), len(evidence.signs))
         return rows[list(possible)], costs
+
+
+def _greedy(
+    model: Model, rows: Floats, costs: Floats, scores: Floats, reference: Floats, count: int
+) -> list[Floats]:
+    """Up to ``count`` different rows, each the best once those before it are being evaluated.
+
+    What is under way makes a row near it worth less and hardly any worth more: only the ``AGAIN``
+    that were the best are weighed again.
+    """
+    order = np.argsort(-scores)
+    places: dict[bytes, int] = {}
+    for k, key in zip(order.tolist(), keys(rows[order]), strict=True):
+        places.setdefault(key, k)
+    top = [*places.values()][:AGAIN]
+    rows, costs = rows[top], costs[top]
+    chosen = [0]
+    while len(chosen) < min(count, len(rows)):
+        model = model.believing(rows[chosen[-1:]], costs[chosen[-1:]])
+        scores = model.score(rows, costs, reference)
+        scores[chosen] = -np.inf
+        chosen.append(int(np.argmax(scores)))
+    return [rows[k] for k in chosen]
 
 
 def _source(study: Study, trials: Sequence[FrozenTrial]) -> Any:

@@ -184,6 +184,23 @@ class Model:
             np.append(feasible, np.full(len(pending), bool(feasible.any()))),
         )
 
+    def believing(self, rows: Floats, costs: Floats) -> Model:
+        """The model once ``rows`` with these told objectives are being evaluated, too."""
+        x, _ = self.features(rows, costs)
+        plain = x[:, : x.shape[1] - len(self.features.told)]
+        means = costs.copy()
+        for k, surrogate in enumerate(self.surrogates):
+            if surrogate is not None:
+                means[:, k] = surrogate.warp.inverse(surrogate.process.mean(x))
+        return Model(
+            self.features,
+            tuple(surrogate and surrogate.believing(x) for surrogate in self.surrogates),
+            tuple((surrogate.believing(plain), level) for surrogate, level in self.limits),
+            np.vstack([self.rows, rows]),
+            np.vstack([self.means, means]),
+            np.append(self.feasible, np.full(len(rows), bool(self.feasible.any()))),
+        )
+
     @cached_property
     def front(self) -> Floats:
         """The means that no other feasible one dominates, of shape (k, objectives)."""
