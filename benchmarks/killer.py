@@ -336,7 +336,7 @@ def main() -> None:
         killed = kill_through(scene, kinds, rng)
         wrong = scene.failures + faults(scene.url, STUDY, told.trials)
         [attempts] = scene.ask(text("SELECT count(*) FROM nas_attempts"))
-    eventually(lambda: not left_over(scene), 15)
+    eventually(lambda: not left_over(scene))
     wrong += [f"left over: {name}" for name in left_over(scene)]
     print(json.dumps({
         "database": told.database,

