@@ -18,6 +18,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, m
 from sqlalchemy.exc import ArgumentError, DBAPIError, SAWarning
 
 from nas.errors import StoreError, brief, nearest
+from nas.interrupts import deferred
 from nas.store.tables import HEAD, VERSION_TABLE
 from nas.text import SECRET, shown_url
 
@@ -170,13 +171,16 @@ def patiently(work: Callable[[bool], T], seconds: float, url: URL) -> T:
     """What ``work`` returns, tried again while the database is away or locked, up to ``seconds``.
 
     ``work`` is told whether it was tried before: then its commit may have arrived although the
-    answer got lost. Raises StoreError when the time is up and for any other database error.
+    answer got lost. Raises StoreError when the time is up and for any other database error. An
+    interrupt is heard between two tries: amid SQLAlchemy it leaves, at one place of twelve, a
+    statement that its traceback alone holds, and SQLite a lock that lasts as long as that.
     """
     deadline = time.monotonic() + seconds
     pause, again = 0.05, False
     while True:
         try:
-            return work(again)
+            with deferred():
+                return work(again)
         except DBAPIError as error:
             if not passes(error):
                 raise StoreError(f"{shown(url)}: {said(error, url)}") from None
