@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sqlite3
 import time
 import warnings
@@ -153,6 +154,11 @@ def parse(url: str) -> URL:
 
 def shown(url: URL) -> str:
     """The URL as messages may show it: without passwords, and as it was given."""
+    asked = url.query.get("options")
+    if isinstance(asked, str) and asked.endswith(READ_ONLY):  # by _reading
+        asked = asked.removesuffix(READ_ONLY).strip()
+        others = {name: value for name, value in url.query.items() if name != "options"}
+        url = url.set(query=others | ({"options": asked} if asked else {}))
     if url.query.get("uri") and (url.database or "").startswith("file:"):  # by _reading
         url = url.set(database=unquote((url.database or "")[5:]), query={})
     return shown_url(url.render_as_string(hide_password=True))
@@ -161,7 +167,9 @@ def shown(url: URL) -> str:
 def said(error: DBAPIError, url: URL) -> str:
     """What the database said, on one line, without SQL, values or passwords."""
     words = " ".join(str(error.orig).split())[:300]
-    secrets = {url.password, *(str(v) for k, v in url.query.items() if SECRET.search(k))}
+    told = [(name, str(value)) for name, value in url.query.items()]
+    told += [pair for _, value in told for pair in re.findall(r"([\w.]+)=(\S+)", value)]
+    secrets = {url.password, *(value for name, value in told if SECRET.search(name))}
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         words = words.replace(str(secret), "***")
     return words
