@@ -7,7 +7,11 @@ import dataclasses
 import datetime
 import json
 import logging
+import re
+import shlex
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -354,6 +358,25 @@ def test_a_study_of_the_users_own_is_left_alone(
     assert "another origin" in caplog.text
     after = copied(store)
     assert (after.trials, after.user_attrs, after.directions) == before
+
+
+def test_a_copy_that_had_no_mark_yet_is_known_and_stays(
+    store: Store, study: StudyRow, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(store, study, RESULT)
+    Mirror(store, study).catch_up()
+    with store.engine.begin() as connection:
+        connection.execute(text(f"DELETE FROM study_user_attributes WHERE key = '{mirrors.MARK}'"))
+    with pytest.raises(StudyError, match="an older version of nas made") as told:
+        Mirror(store, study).catch_up()
+    assert numbers(store) == [0]
+    [command] = re.findall("`(.*)`", str(told.value))
+    arguments = shlex.split(command)
+    arguments[-1] = url_of(store)  # where its password is not shown
+    code = "from optuna.cli import main; main()"
+    subprocess.run([sys.executable, "-c", code, *arguments[1:]], check=True, capture_output=True)
+    assert Mirror(store, study).catch_up() == 1
+    assert numbers(store) == [0]
 
 
 def test_the_dashboard_shows_the_trial(store: Store, study: StudyRow) -> None:
