@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from evaluators import daemon
+
 from nas.job import Epoch
 
 SECONDS = "FAULTS_SECONDS"  # environment variable: how long an epoch takes
@@ -58,6 +60,12 @@ def freezes(architecture: Any, *, fidelity: int, seed: int, report: Any) -> dict
         Path(told).touch()
         while Path(told).exists():
             time.sleep(0.05)
+    return stub(architecture, fidelity=fidelity, seed=seed, report=report)
+
+
+def strays(architecture: Any, *, fidelity: int, seed: int, report: Any) -> dict[str, float]:
+    """As ``stub``, but it leaves a process that is nobody's child."""
+    daemon()
     return stub(architecture, fidelity=fidelity, seed=seed, report=report)
 
 
