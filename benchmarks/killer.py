@@ -2,12 +2,14 @@
 
     python benchmarks/killer.py --database postgresql --kills 1000 --trials 500 --seed 1
     python benchmarks/killer.py --database sqlite --kills 1000 --trials 500 --seed 1
+    python benchmarks/killer.py --database sqlite --kills 100 --trials 100 --drivers 3
     python benchmarks/killer.py --database postgresql --only server --kills 20 --trials 200
 
 A search of stub trainings is started by the command line, and started again whenever it was killed.
-On PostgreSQL it runs on a Ray cluster of several raylets; on SQLite on a Ray of its own. The seed
-gives the order of the kills and how they are spread over the search; what else the processes do at
-that moment, no seed can give. The end is exit status 0, or 1 with what was wrong.
+On PostgreSQL it runs on a Ray cluster of several raylets; on SQLite on a Ray of its own. Several
+drivers share the study, and on PostgreSQL the cluster. The seed gives the order of the kills and
+how they are spread over the search; what else the processes do at that moment, no seed can give.
+The end is exit status 0, or 1 with what was wrong.
 """
 
 from __future__ import annotations
@@ -66,20 +68,23 @@ class Scene:
     folder: Path
     server: Server | None = None
     cluster: Any = None
-    driver: subprocess.Popen[bytes] | None = None
-    drivers: int = 0
+    drivers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    workers: int = 2  # of a driver that has a Ray of its own
+    starts: int = 0
     joining: threading.Thread | None = None
     failures: list[str] = field(default_factory=list)
 
-    def start_driver(self) -> None:
-        where = ["--address", self.cluster.address] if self.cluster else ["--workers", "2"]
+    def start_driver(self) -> subprocess.Popen[bytes]:
+        where = ["--workers", str(self.workers)]
+        if self.cluster:
+            where = ["--address", self.cluster.address]
         search = ["search", "--space", "faults_space.yaml", "--dataset", "digits", "--epochs", "2"]
         search += ["--evaluator", "faults_evaluators:stub", "--sampler", "random"]
         search += ["--study", STUDY, "--trials", str(self.trials), *where]
         code = "import nas.cli; nas.cli.main()"
-        self.drivers += 1
+        self.starts += 1
         with Path(self.log).open("ab") as log:
-            self.driver = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, "-c", code, *search],
                 cwd=TESTS,
                 env={**os.environ, **environ(self.folder), "NAS_STORAGE": self.url},
@@ -96,8 +101,7 @@ class Scene:
         """The processes whose end Popen will ask for."""
         nodes = [self.cluster.head_node, *self.cluster.worker_nodes] if self.cluster else []
         told = [info for node in nodes for infos in node.all_processes.values() for info in infos]
-        started = [self.driver, *(info.process for info in told)]
-        return {process.pid for process in started if process}
+        return {process.pid for process in [*self.drivers, *(info.process for info in told)]}
 
     def pace(self, ahead: int) -> None:
         """Has trainings take longer, up to 1 s an epoch, the further the search is ahead of the
@@ -119,17 +123,15 @@ class Scene:
             self.joining.join()
 
     def over(self) -> bool:
-        """Whether the search ended; one that failed is told, and started again."""
+        """Whether all drivers ended; one that failed is told, and started again."""
         self.reap()
-        code = self.driver.poll() if self.driver else 1
-        if code is None:
-            return False
-        if code == 0:
-            return True
-        last = Path(self.log).read_text().strip().splitlines()[-1:]
-        self.failures.append(f"a search ended with {code}: {last}")
-        self.start_driver()
-        return False
+        codes = [driver.poll() for driver in self.drivers]
+        for place, code in enumerate(codes):
+            if code:
+                last = Path(self.log).read_text().strip().splitlines()[-1:]
+                self.failures.append(f"a search ended with {code}: {last}")
+                self.drivers[place] = self.start_driver()
+        return not any(code or code is None for code in codes)
 
     def ended(self) -> int:
         """How many trials ended; 0 while the database is away."""
@@ -154,10 +156,13 @@ def environ(folder: Path) -> dict[str, str]:
 
 
 def driver(scene: Scene, rng: random.Random) -> bool:
-    assert scene.driver
-    scene.driver.kill()
-    scene.driver.wait()
-    scene.start_driver()
+    running = [place for place, each in enumerate(scene.drivers) if each.poll() is None]
+    if not running:
+        return False
+    place = rng.choice(running)
+    scene.drivers[place].kill()
+    scene.drivers[place].wait()
+    scene.drivers[place] = scene.start_driver()
     return True
 
 
@@ -290,11 +295,11 @@ def stage(database: str, trials: int, nodes: int, seconds: float) -> Iterator[Sc
             scene = Scene(running.database(), trials, seconds, folder, running, cluster)
         scene.pace(0)
         yield scene
-        if scene.driver:
-            scene.driver.kill()
-            scene.driver.wait()
+        for each in scene.drivers:
+            each.kill()
+            each.wait()
         scene.joined()
-    scene.cluster = scene.driver = None
+    scene.cluster, scene.drivers = None, []
 
 
 def status(pid: int) -> tuple[str, int]:
@@ -322,6 +327,7 @@ def main() -> None:
     options.add_argument("--kills", type=int, default=1000)
     options.add_argument("--trials", type=int, default=500)
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--drivers", type=int, default=1, help="of the one study, at once")
     options.add_argument("--nodes", type=int, default=3, help="raylets besides the head's")
     options.add_argument("--seconds", type=float, default=0.02, help="of an epoch; a trial has two")
     options.add_argument("--only", choices=VICTIMS, help="kill nothing else")
@@ -332,11 +338,12 @@ def main() -> None:
     adopt_orphans(True)
     begun = time.monotonic()
     with stage(told.database, told.trials, told.nodes, told.seconds) as scene:
-        scene.start_driver()
+        scene.workers = 2 if told.drivers == 1 else 1
+        scene.drivers = [scene.start_driver() for _ in range(told.drivers)]
         killed = kill_through(scene, kinds, rng)
         wrong = scene.failures + faults(scene.url, STUDY, told.trials)
         [attempts] = scene.ask(text("SELECT count(*) FROM nas_attempts"))
-    eventually(lambda: not left_over(scene), 15)
+    eventually(lambda: not left_over(scene))
     wrong += [f"left over: {name}" for name in left_over(scene)]
     print(json.dumps({
         "database": told.database,
@@ -345,7 +352,8 @@ def main() -> None:
         "kills": sum(killed.values()),
         **killed,
         "attempts": attempts,
-        "drivers": scene.drivers,
+        "at once": told.drivers,
+        "drivers": scene.starts,
         "seconds": round(time.monotonic() - begun),
         "wrong": wrong,
     }, indent=1))  # fmt: skip

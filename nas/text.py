@@ -68,8 +68,12 @@ def shown_url(url: str) -> str:
 
     def hide(match: re.Match[str]) -> str:
         before, name, equals = match.groups()
-        return f"{before}{name}{equals}{HIDDEN}" if SECRET.search(unquote(name)) else match[0]
+        secret = SECRET.search(unquote(name)) or unquote(name).lower() == "options"
+        return f"{before}{name}{equals}{HIDDEN}" if secret else match[0]
 
+    # Of PostgreSQL's ``options`` nothing is shown: they set whatever a server or its extensions
+    # know, by names that tell nothing. What they are may have blanks.
+    rest = re.sub(r"(?i)((?:^|[?&;#\s])options\s*=\s*)(?:'[^']*'|[^&;]*)", rf"\1{HIDDEN}", rest)
     rest = re.sub(r"(^|[?&;#\s])([^=?&;#\s]*)(\s*=\s*)(?:'[^']*'|[^&;\s]*)", hide, rest)
     return printable(head + rest)
 

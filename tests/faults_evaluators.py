@@ -4,16 +4,17 @@ a checker knows it too."""
 from __future__ import annotations
 
 import os
-import signal
 import time
 from pathlib import Path
 from typing import Any
+
+from evaluators import daemon
 
 from nas.job import Epoch
 
 SECONDS = "FAULTS_SECONDS"  # environment variable: how long an epoch takes
 PACE = "FAULTS_PACE"  # environment variable: a file that says so instead, at any moment
-FREEZE = "FAULTS_FREEZE"  # environment variable: whether ``freezes`` does
+FREEZE = "FAULTS_FREEZE"  # environment variable: a file for as long as which ``freezes`` waits
 FOLDER = "FAULTS_FOLDER"  # environment variable: where checkpoints and the log of epochs are
 
 
@@ -54,10 +55,17 @@ def keeps(architecture: Any, *, fidelity: int, seed: int, report: Any) -> dict[s
 
 
 def freezes(architecture: Any, *, fidelity: int, seed: int, report: Any) -> dict[str, float]:
-    """As ``stub``, but the first one stops its process until it is told to continue."""
-    if os.environ.pop(FREEZE, None):
-        time.sleep(1)  # the copy for the dashboard is written by then: no lock is held
-        os.kill(os.getpid(), signal.SIGSTOP)
+    """As ``stub``, but the first one makes a file and waits until it is gone."""
+    if told := os.environ.pop(FREEZE, None):
+        Path(told).touch()
+        while Path(told).exists():
+            time.sleep(0.05)
+    return stub(architecture, fidelity=fidelity, seed=seed, report=report)
+
+
+def strays(architecture: Any, *, fidelity: int, seed: int, report: Any) -> dict[str, float]:
+    """As ``stub``, but it leaves a process that is nobody's child."""
+    daemon()
     return stub(architecture, fidelity=fidelity, seed=seed, report=report)
 
 
@@ -70,7 +78,9 @@ def lingers(architecture: Any, *, fidelity: int, seed: int, report: Any) -> dict
 
 def trained(fingerprint: str, epochs: range, report: Any) -> dict[str, float]:
     for epoch in epochs:
-        time.sleep(seconds())
+        begun = time.monotonic()
+        while (left := begun + seconds() - time.monotonic()) > 0:  # the pace may change meanwhile
+            time.sleep(min(left, 0.05))
         report(Epoch(epoch=epoch, train_loss=1 / epoch, accuracy=0.5, seconds=0.0))
         if fails(fingerprint):
             raise ValueError("an architecture that fails")

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -24,6 +25,33 @@ TESTS = Path(__file__).parent
 def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     path = tmp_path / "a folder" / "c"
     return str(path) if request.param == "a path" else f"{request.param}://{path}"
+
+
+def test_what_another_user_planted_is_no_folder_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    user = os.getuid()
+    planted = [tmp_path / f"nas-of-{user}-{number}" for number in range(100)]
+    planted[0].write_text("a file")
+    (tmp_path / "mine").mkdir(0o700)
+    planted[1].symlink_to(tmp_path / "mine")
+    planted[2].symlink_to(tmp_path / "nowhere")
+    planted[3].mkdir()
+    planted[3].chmod(0o777)
+    planted[4].mkdir(0o700)
+    if not user:
+        os.chown(planted[4], 65534, 65534)
+    first = artifacts.own_folder()
+    assert first == planted[4 if user else 5]
+    assert first.stat().st_mode & 0o777 == 0o700
+    assert artifacts.own_folder() == first  # and so every process
+    for path in planted:
+        if not path.is_symlink() and not path.exists():
+            path.touch()
+    first.chmod(0o755)
+    with pytest.raises(NasError, match="are not yours alone"):
+        artifacts.own_folder()
 
 
 def text(data: bytes) -> str:

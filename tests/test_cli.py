@@ -15,7 +15,6 @@ import struct
 import subprocess
 import sys
 import termios
-import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,10 +24,11 @@ import optuna
 import pytest
 import test_search
 from sqlalchemy import text
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
 from nas.cli import main
 from nas.driver.loop import search
+from nas.processes import descendants
 from nas.store import open_store
 from nas.workers.in_process import InProcess
 
@@ -54,7 +54,7 @@ def nas(
         env=environment(folder, **more),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert ended.returncode == status, ended.stderr
     assert "Traceback" not in ended.stderr
@@ -225,36 +225,41 @@ def test_a_stopped_search_leaves_nothing_and_goes_on(
     running = start(tmp_path, mark, "--workers", workers)
     assert eventually(lambda: evaluated(tmp_path) >= 4)
     (os.killpg if group else os.kill)(running.pid, number)
-    out, err = running.communicate(timeout=120)  # it waits 60 s for a database that is locked
+    out, err = running.communicate(timeout=PATIENCE)
     assert running.returncode == 130, err
     assert out == ""
     assert "Traceback" not in err
     told = "nas: interrupted; the same command goes on with study lenet_like-digits"
     assert err.splitlines()[-1] == told
-    assert eventually(lambda: not left_over(mark), 10.0)
+    assert eventually(lambda: not left_over(mark))
     states = {row[4] for row in trials(tmp_path)}
     assert states <= {"finished", "waiting"}
 
     again = start(tmp_path, mark, "--workers", "0")
-    out, err = again.communicate(timeout=90)
+    out, err = again.communicate(timeout=PATIENCE)
     assert again.returncode == 0, err
     found = trials(tmp_path)
     assert len(found) == 40
     assert {row[4] for row in found} == {"finished"}
-    assert eventually(lambda: not left_over(mark), 10.0)
+    assert eventually(lambda: not left_over(mark))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_while_it_starts_it_shows_no_traceback(tmp_path: Path, number: int) -> None:
-    for delay in (0.0, 0.8, 2.0):
-        running = start(tmp_path, "", "--workers", "2")
-        # From the moment when the options are read: before, it is Python that starts.
-        maps = Path(f"/proc/{running.pid}/maps")
-        assert eventually(lambda maps=maps: "pydantic" in maps.read_text())
-        time.sleep(delay)
+    def loaded(pid: int) -> str:
+        return Path(f"/proc/{pid}/maps").read_text()
+
+    def started(pid: int) -> str:
+        family = [Path(f"/proc/{child}/cmdline") for child in descendants(pid)]
+        return "".join(path.read_text() for path in family if path.exists())
+
+    # From the moment when the options are read: before, it is Python that starts.
+    for what, where in (("pydantic", loaded), ("_raylet", loaded), ("gcs_server", started)):
+        running = start(tmp_path, "", "--workers", "2", "--evaluator", "evaluators:waits")
+        assert eventually(lambda pid=running.pid, what=what, at=where: what in at(pid)), what
         running.send_signal(number)
-        out, err = running.communicate(timeout=30)
-        assert "Traceback" not in err, delay
+        out, err = running.communicate(timeout=PATIENCE)
+        assert "Traceback" not in err, what
         assert out == ""
 
 
@@ -282,7 +287,7 @@ def test_on_a_terminal_the_progress_is_live(tmp_path: Path) -> None:
         pass
     assert running.stdout
     out = running.stdout.read().decode()
-    assert running.wait(timeout=30) == 0
+    assert running.wait(PATIENCE) == 0
     seen = shown.decode()
     screens = [int(n) for n in re.findall(r" (\d+) of 30", re.sub(r"\x1b\[[\d;]*m", "", seen))]
     assert screens == sorted(screens)
@@ -393,7 +398,7 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
         env=environment(tmp_path),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert ended.stderr == ""
     assert ended.stdout.count("\n") == 1
@@ -572,7 +577,7 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     loaded = set(ended.stdout.splitlines()[-1].split())
     assert "typer" in loaded

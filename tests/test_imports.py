@@ -15,7 +15,16 @@ ROOT = Path(nas.__file__).parent
 
 # From the ground up: a room knows those before it, never those after it. Files without a room come
 # first: what every room may use.
-GROUND = ["errors", "text", "processes", "failpoints", "artifacts", "plugins", "sources"]
+GROUND = [
+    "errors",
+    "text",
+    "processes",
+    "interrupts",
+    "failpoints",
+    "artifacts",
+    "plugins",
+    "sources",
+]
 ROOMS = ["job", "language", "metrics", "pareto", "spaces", "data", "training", "store", "samplers",
          "driver", "workers", "report", "cli"]  # fmt: skip
 

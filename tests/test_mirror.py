@@ -7,7 +7,11 @@ import dataclasses
 import datetime
 import json
 import logging
+import re
+import shlex
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +28,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from postgres import Server, postgres  # noqa: F401 - the fixture
 from sqlalchemy import text
-from waiting import wait
+from waiting import PATIENCE, wait
 
 from nas.errors import StudyError
 from nas.job import Failure, Latency, Outcome, Result
@@ -290,7 +294,7 @@ def test_the_thread_follows_and_closes_in_step(store: Store, study: StudyRow) ->
     for _ in range(10):
         run(store, study, RESULT, DIVERGED)
         mirror.poke()
-    assert mirror.close()
+    assert mirror.close(PATIENCE)
     assert numbers(store) == list(range(20))
 
 
@@ -302,7 +306,7 @@ def test_a_locked_database_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptu
     blocker.execute("BEGIN IMMEDIATE")
     timer = threading.Timer(1.0, blocker.execute, ["ROLLBACK"])
     timer.start()
-    assert Mirror(store, study).start().close(timeout=60)
+    assert Mirror(store, study).start().close(PATIENCE)
     timer.join()
     blocker.close()
     assert numbers(store) == [0]
@@ -328,7 +332,7 @@ def test_a_failure_warns_once_and_is_made_good(
         run(store, study, RESULT)  # the search goes on
         with store.engine.begin() as connection:
             connection.execute(text("ALTER TABLE trial_params RENAME hidden TO param_value"))
-        assert mirror.close()
+        assert mirror.close(PATIENCE)
     [record] = [record for record in caplog.records if record.name == "nas.store.mirror"]
     assert "'digits' falls behind" in record.getMessage()
     assert "\n" not in record.getMessage()
@@ -354,6 +358,25 @@ def test_a_study_of_the_users_own_is_left_alone(
     assert "another origin" in caplog.text
     after = copied(store)
     assert (after.trials, after.user_attrs, after.directions) == before
+
+
+def test_a_copy_that_had_no_mark_yet_is_known_and_stays(
+    store: Store, study: StudyRow, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(store, study, RESULT)
+    Mirror(store, study).catch_up()
+    with store.engine.begin() as connection:
+        connection.execute(text(f"DELETE FROM study_user_attributes WHERE key = '{mirrors.MARK}'"))
+    with pytest.raises(StudyError, match="an older version of nas made") as told:
+        Mirror(store, study).catch_up()
+    assert numbers(store) == [0]
+    [command] = re.findall("`(.*)`", str(told.value))
+    arguments = shlex.split(command)
+    arguments[-1] = url_of(store)  # where its password is not shown
+    code = "from optuna.cli import main; main()"
+    subprocess.run([sys.executable, "-c", code, *arguments[1:]], check=True, capture_output=True)
+    assert Mirror(store, study).catch_up() == 1
+    assert numbers(store) == [0]
 
 
 def test_the_dashboard_shows_the_trial(store: Store, study: StudyRow) -> None:

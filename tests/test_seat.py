@@ -148,7 +148,7 @@ def test_whoever_is_killed_nothing_is_left(victim: str, tmp_path: Path) -> None:
     process.wait()
     process.stdout.close()
     lasting = family if victim == "seat" else family[:1]  # a daemon has lost its keeper by then
-    assert eventually(lambda: not any(map(alive, lasting)), 60)
+    assert eventually(lambda: not any(map(alive, lasting)))
     end(map(Process.of, family))
 
 

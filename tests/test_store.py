@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import itertools
 import logging
 import math
 import multiprocessing
@@ -23,6 +24,7 @@ from postgres import Server, postgres  # noqa: F401 - the fixture
 from sqlalchemy import create_engine, event, text
 
 from nas.errors import StoreError, StudyError
+from nas.interrupts import deferred
 from nas.job import Epoch, Failure, Latency, Result
 from nas.store import Ask, Claim, Store, Study, StudyRow, connect, driver, open_store
 from nas.store.tables import HEAD, metadata
@@ -455,7 +457,7 @@ def test_what_a_killed_driver_left_is_recovered_at_once(url: str, store: Store) 
         "store = t.open_store(os.environ['NAS_STORAGE'])\n"
         "t.begin(store, store.open_study(t.STUDY))\n"
         "print('began', flush=True)\n"
-        "time.sleep(60)\n"
+        "time.sleep(1000)\n"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", script],
@@ -587,6 +589,69 @@ def test_patience_ends_in_one_sentence(tmp_path: Path) -> None:
     assert begin(store, study).trial.number == 0
     blocker.close()
     store.close()
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """As a process that a terminal's Ctrl-C reaches, whatever this one is told."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_wherever_an_interrupt_comes_it_leaves_no_lock(tmp_path: Path) -> None:
+    """Its traceback, which the driver's end runs under, held one at 8 of 100 places."""
+    file = tmp_path / "record.db"
+    store = open_store(f"sqlite:///{file}")
+    study = store.open_study(STUDY)
+    probe = sqlite3.connect(file, timeout=0, isolation_level=None)
+
+    def interrupted(after: int) -> KeyboardInterrupt | None:
+        """Begins a trial, with an interrupt after so many lines."""
+        left = itertools.count(after, -1)
+
+        def trace(*_: object) -> Any:
+            if not next(left):
+                signal.raise_signal(signal.SIGINT)
+            return trace
+
+        before = sys.gettrace()  # a debugger's, or that of a measurement of coverage
+        try:
+            sys.settrace(trace)
+            begin(store, study)
+        except KeyboardInterrupt as error:
+            return error
+        finally:
+            sys.settrace(before)
+        return None
+
+    begin(store, study)  # statements are compiled once
+    places = itertools.count(1, 101)
+    while error := interrupted(next(places)):
+        probe.execute("BEGIN IMMEDIATE")
+        probe.execute("ROLLBACK")
+        del error
+    assert next(places) > 10_000
+    store.close()
+    probe.close()
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_who_interrupts_twice_does_not_wait_for_the_end() -> None:
+    done = []
+
+    def work() -> None:
+        with deferred():
+            signal.raise_signal(signal.SIGINT)
+            done.append("after the first")
+            signal.raise_signal(signal.SIGINT)
+            done.append("after the second")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == ["after the first"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize("step", ["begin", "finish", "requeue", "release", "reuse"])
@@ -783,7 +848,7 @@ def test_urls_that_cannot_be_used(url: str, rule: str) -> None:
         open_store(url)
     assert "hunter2" not in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30  # 4 s and no 60, which a lock is waited for
 
 
 def test_a_wrong_password_is_not_repeated(
@@ -859,9 +924,9 @@ def test_five_thousand_trials_are_read_to_resume(
         ask(), sampled=dict.fromkeys(names, 3), distributions=dict.fromkeys(names, domain)
     )
     store.begin(study.id, [full] * 5000)
-    start = time.perf_counter()
+    start = time.process_time()
     assert sum(len(trial.distributions) for trial in store.trials(study.id)) == 125_000
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     record_property("resume_seconds", seconds)
     print(f"5,000 trials of 25 parameters read in {seconds:.2f} s")
     assert seconds < 20  # about 0.3 s; a quadratic read would take minutes

@@ -11,14 +11,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from faults_checker import faults
-from waiting import counts, free_ports, wait
+from waiting import PATIENCE, counts, free_ports, wait
 
 from nas.errors import NasError
 from nas.workers.submit import Allocation, sbatch_script, submit_ray, submit_slurm
@@ -72,18 +71,15 @@ def test_before_the_time_limit_the_search_stops_and_is_put_back(
 ) -> None:
     nas = (
         "import sys, time\n"
-        "try:\n    open('begun', 'w').close(); time.sleep(60)\n"
+        "try:\n    open('begun', 'w').close(); time.sleep(1000)\n"
         "except KeyboardInterrupt:\n    sys.exit(130)\n"
     )
     command(tmp_path / "nas", f"#!{sys.executable}\n{nas}")
     (tmp_path / "job.sh").write_text(sbatch_script(["search"], Allocation()))
     job = subprocess.Popen(["bash", "job.sh"], cwd=tmp_path, env=allocation)
-    deadline = time.monotonic() + 20
-    while not (tmp_path / "begun").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait("it does not begin", (tmp_path / "begun").exists)
     job.send_signal(signal.SIGUSR1)
-    assert job.wait(20) == 130
+    assert job.wait(PATIENCE) == 130
     assert (tmp_path / "requeued").read_text() == f"requeue {JOB}\n"
 
 
@@ -195,7 +191,7 @@ class Head:
             env={**self.environ, **environ},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
         )
 
     def submit(self, study: str, trials: int, *options: str) -> subprocess.CompletedProcess[str]:
@@ -216,7 +212,7 @@ def head() -> Iterator[Head]:
         yield running
     finally:
         running.process.terminate()
-        running.process.wait(60)
+        running.process.wait(PATIENCE)
         shutil.rmtree(home, ignore_errors=True)
 
 

@@ -63,6 +63,11 @@ URLS = [
     "postgresql://u@h/d?sslpassword={}",
     "postgresql:///d?host=/run&user=u&password={}",
     "postgresql://u:x@h/d?options=@&password={}",
+    "postgresql://u@h/d?options=-c%20password={}",
+    "postgresql://u@h/d?sslmode=require&options=-c%20my.thing%3D{}&x=1",
+    "postgresql://u@h/d?options=-c my.thing={} -c x=1",
+    "postgresql://u@h/d?o%70tions=-c%20my.thing%3D{}",
+    "host=h options='-c my.thing={}' user=u",
     "postgresql://h/d;password={}",
     "host=h user=u password={}",
     "host=h password = '{} x' user=u",
@@ -125,6 +130,7 @@ COMMANDS = [
     [
         f"postgresql://me:{SECRET}@127.0.0.1:1/d?connect_timeout=2",
         f"postgresql://me@127.0.0.1:1/d?connect_timeout=2&password={SECRET}",
+        f"postgresql://me@127.0.0.1:1/d?connect_timeout=2&options=-c%20my.thing%3D{SECRET}",
         f"postgresql:/me:{SECRET}@h/d",
     ],
 )

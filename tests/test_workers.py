@@ -431,7 +431,7 @@ ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
 first, second = open_pool(None, "auto"), open_pool(None, "auto")
 for ticket, pool in enumerate((first, second, first)):
     pool.submit(ticket, job)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not any(isinstance(event, Done) for event in pool.wait(0.2)):
         assert time.monotonic() < deadline, f"job {{ticket}} finds no room"
         (second if pool is first else first).wait(0)
@@ -473,7 +473,7 @@ for need, limit, gpus, slots, holds in (
     pool.submit(1, Job(pattern={PATTERN!r}, evaluator="evaluators:ok"))
     while not any(isinstance(event, Done) for event in pool.wait(30)):
         pass
-    wait(f"the seat holds {{holds}}", lambda: held() == holds, 20)
+    wait(f"the seat holds {{holds}}", lambda: held() == holds)
     pool.close()
 print("fits")
 """
@@ -543,6 +543,6 @@ def test_a_cluster_that_does_not_answer_is_named_at_once(address: str) -> None:
 
 def test_the_seat_finds_children_of_children() -> None:
     with subprocess.Popen(["sh", "-c", "sleep 1000 & wait"]) as shell:
-        assert eventually(lambda: len(descendants(shell.pid)) == 2, 5)
+        assert eventually(lambda: len(descendants(shell.pid)) == 2)
         for pid in reversed(descendants(shell.pid)):
             os.kill(pid, signal.SIGKILL)

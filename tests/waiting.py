@@ -10,6 +10,8 @@ from collections.abc import Callable
 from nas.errors import NasError
 from nas.store import open_store
 
+PATIENCE = 120.0  # seconds: no more than the end of a hang, so ample where others compute, too
+
 
 def free_ports(count: int) -> list[int]:
     """Different ports of loopback that nobody listens on."""
@@ -20,7 +22,7 @@ def free_ports(count: int) -> list[int]:
         return [probe.getsockname()[1] for probe in probes]
 
 
-def eventually(true: Callable[[], object], seconds: float = 60.0) -> bool:
+def eventually(true: Callable[[], object], seconds: float = PATIENCE) -> bool:
     """Whether it comes true within so many seconds."""
     deadline = time.monotonic() + seconds
     while not true():
@@ -30,7 +32,7 @@ def eventually(true: Callable[[], object], seconds: float = 60.0) -> bool:
     return True
 
 
-def wait(what: str, true: Callable[[], object], seconds: float = 60.0) -> None:
+def wait(what: str, true: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Until it is true; an assertion that says ``what`` after so many seconds."""
     assert eventually(true, seconds), what
 

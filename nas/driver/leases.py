@@ -15,6 +15,7 @@ from nas.store import Store
 
 log = logging.getLogger(__name__)
 
+BEATS = 4  # renewals in the time of a lease
 FAREWELL = 1.0  # seconds that the end waits for a beat under way
 
 
@@ -61,7 +62,7 @@ class Leases:
         return since < last.since and token not in last.tokens
 
     def _follow(self) -> None:
-        while not self._closing.wait(self._store.lease / 4):
+        while not self._closing.wait(self._store.lease / BEATS):
             since = time.monotonic()
             try:
                 self._last = Beat(since, self._store.beat())

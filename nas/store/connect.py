@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sqlite3
 import time
 import warnings
@@ -18,6 +19,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, m
 from sqlalchemy.exc import ArgumentError, DBAPIError, SAWarning
 
 from nas.errors import StoreError, brief, nearest
+from nas.interrupts import deferred
 from nas.store.tables import HEAD, VERSION_TABLE
 from nas.text import SECRET, shown_url
 
@@ -152,6 +154,11 @@ def parse(url: str) -> URL:
 
 def shown(url: URL) -> str:
     """The URL as messages may show it: without passwords, and as it was given."""
+    asked = url.query.get("options")
+    if isinstance(asked, str) and asked.endswith(READ_ONLY):  # by _reading
+        asked = asked.removesuffix(READ_ONLY).strip()
+        others = {name: value for name, value in url.query.items() if name != "options"}
+        url = url.set(query=others | ({"options": asked} if asked else {}))
     if url.query.get("uri") and (url.database or "").startswith("file:"):  # by _reading
         url = url.set(database=unquote((url.database or "")[5:]), query={})
     return shown_url(url.render_as_string(hide_password=True))
@@ -160,7 +167,9 @@ def shown(url: URL) -> str:
 def said(error: DBAPIError, url: URL) -> str:
     """What the database said, on one line, without SQL, values or passwords."""
     words = " ".join(str(error.orig).split())[:300]
-    secrets = {url.password, *(str(v) for k, v in url.query.items() if SECRET.search(k))}
+    told = [(name, str(value)) for name, value in url.query.items()]
+    told += [pair for _, value in told for pair in re.findall(r"([\w.]+)=(\S+)", value)]
+    secrets = {url.password, *(value for name, value in told if SECRET.search(name))}
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         words = words.replace(str(secret), "***")
     return words
@@ -170,13 +179,16 @@ def patiently(work: Callable[[bool], T], seconds: float, url: URL) -> T:
     """What ``work`` returns, tried again while the database is away or locked, up to ``seconds``.
 
     ``work`` is told whether it was tried before: then its commit may have arrived although the
-    answer got lost. Raises StoreError when the time is up and for any other database error.
+    answer got lost. Raises StoreError when the time is up and for any other database error. An
+    interrupt is heard between two tries: amid SQLAlchemy it leaves, at one place of twelve, a
+    statement that its traceback alone holds, and SQLite a lock that lasts as long as that.
     """
     deadline = time.monotonic() + seconds
     pause, again = 0.05, False
     while True:
         try:
-            return work(again)
+            with deferred():
+                return work(again)
         except DBAPIError as error:
             if not passes(error):
                 raise StoreError(f"{shown(url)}: {said(error, url)}") from None

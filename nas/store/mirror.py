@@ -19,6 +19,7 @@ import itertools
 import json
 import logging
 import math
+import shlex
 import threading
 import time
 from collections.abc import Mapping
@@ -38,6 +39,7 @@ from nas.errors import StudyError
 from nas.failpoints import reach
 from nas.metrics import METRICS, by_arithmetic
 from nas.store import ENDED, Store, StudyRow, TrialRow
+from nas.store.connect import shown
 
 log = logging.getLogger(__name__)
 
@@ -209,6 +211,13 @@ class Mirror:
             if told.get(MARK) == mark and storage.get_study_directions(copy) == directions:
                 return copy
             break
+        if MARK not in told and all(told.get(name) == getattr(study, name) for name in TOLD):
+            # Its trials have other numbers than ours, so it cannot be gone on with.
+            raise StudyError(
+                f"the Optuna study {study.name!r} looks like a copy that an older version of nas "
+                f"made: `optuna delete-study --study-name {shlex.quote(study.name)} --storage "
+                f"{shlex.quote(shown(self._store.engine.url))}` has it made anew"
+            )
         raise StudyError(
             f"an Optuna study {study.name!r} of another origin is in the way and stays: "
             "to have this one in the dashboard, rename that, or search under another name"

@@ -28,7 +28,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,6 +36,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from nas import artifacts
 from nas.job import Latency
 
 BLOCKS = 10  # at least; more while the smallest calls of no three blocks agree to AGREE
@@ -150,7 +150,7 @@ def one_at_a_time(device: torch.device) -> Iterator[int]:
     name = str(device)
     if device.type == "cuda":
         name = str(torch.cuda.get_device_properties(device).uuid)
-    path = Path(tempfile.gettempdir()) / f"nas-latency-{os.getuid()}-{name}"
+    path = artifacts.own_folder() / f"latency-{name}"
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
