@@ -4,6 +4,15 @@ from __future__ import annotations
 
 import signal
 
+from hypothesis import HealthCheck, settings
+
+# By default an example fails that takes 0.2 s, and so does a slow draw: on a busy machine, any.
+# And the same examples each time.
+settings.register_profile(
+    "nas", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("nas")
+
 # What a shell starts in the background (nohup, many CI runners) ignores SIGINT, and so would all
 # that the tests start: a signal that is ignored stays so beyond an exec, one that is handled does
 # not. The tests themselves go on as they were told.

@@ -16,7 +16,7 @@ from nas.blocks import BLOCKS
 from nas.errors import NasError, ShapeError
 from nas.layers import LAYERS, Conv, Pool
 
-few = settings(max_examples=40, deadline=None, derandomize=True)
+few = settings(max_examples=40)
 
 
 def agree(architecture: nas.Architecture) -> None:
@@ -40,7 +40,7 @@ def test_every_layer_and_block_with_every_option_counts_as_torch(name, data, inp
     agree(architecture)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(body=st.lists(elements([*LAYERS, *BLOCKS]), min_size=1, max_size=5), input=inputs)
 def test_what_arithmetic_accepts_torch_runs_and_counts_the_same(body, input):
     pattern = " -> ".join([f"INPUT({', '.join(map(str, input))})", *body, "FC(3)"])
@@ -63,7 +63,7 @@ def test_sampled_architectures_count_as_torch(name, input):
 sizes = st.integers(1, 40)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(
     map=st.tuples(sizes, sizes),
     kernel=st.integers(1, 9),
