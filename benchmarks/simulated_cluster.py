@@ -30,7 +30,7 @@ from typing import Any
 
 import optuna
 
-from nas.driver import loop
+from nas.driver import leases, loop
 from nas.driver.plan import Plan
 from nas.driver.tally import Status
 from nas.job import Job, Result
@@ -55,13 +55,13 @@ class Clock:
 
 @contextmanager
 def told_by(clock: Clock) -> Iterator[None]:
-    """The driver's loop by another clock than the machine's."""
+    """The driver's loop and its leases by another clock than the machine's."""
     machine: Any = loop.time
-    loop.time = SimpleNamespace(monotonic=clock.now, sleep=clock.sleep)  # type: ignore[assignment]
+    loop.time = leases.time = SimpleNamespace(monotonic=clock.now, sleep=clock.sleep)  # type: ignore[assignment]
     try:
         yield
     finally:
-        loop.time = machine
+        loop.time = leases.time = machine
 
 
 class Simulated:

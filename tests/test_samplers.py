@@ -21,12 +21,13 @@ from optuna.trial import Trial, TrialState
 from scipy.optimize import check_grad
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
+from threadpoolctl import threadpool_info
 
 from nas.pareto import hypervolume
 from nas.samplers import SAMPLERS
 from nas.samplers.acquisition import Belief, improvement
 from nas.samplers.calibration import Calibration
-from nas.samplers.ehvi import EHVISampler, Problem
+from nas.samplers.ehvi import EHVISampler, Problem, one_thread
 from nas.samplers.encoding import Encoding, keys, learn_rules
 from nas.samplers.gp import GP, Settings, Warp, fit
 
@@ -227,6 +228,38 @@ def test_pending_trials_are_accounted_for() -> None:
         for k in range(3):
             t.suggest_int(f"x{k}", 0, 3)
     assert max(sets(s).values()) == 1
+
+
+def test_several_proposals_at_once_are_those_of_asks_one_by_one_while_all_are_under_way() -> None:
+    """The first is the ask's own. On a grid that is weighed whole, the others are what asks would
+    propose, too; more than are left there are not."""
+    s = optuna.create_study(directions=["maximize", "minimize"], sampler=EHVISampler(3))
+    s.optimize(grid_of_two, n_trials=30)
+    at_once = EHVISampler(3).propose(s, 4)
+    assert len({tuple(sorted(p.items())) for p in at_once}) == 4
+    one_by_one = []
+    for _ in range(4):
+        trial = s.ask()
+        grid_of_two(trial)
+        one_by_one.append(trial.params)
+    assert at_once == one_by_one
+    s.optimize(grid_of_two, n_trials=25)
+    assert len(EHVISampler(3).propose(s, 50)) == 5
+
+
+def grid_of_two(trial: Trial) -> tuple[float, float]:
+    a, b = trial.suggest_int("a", 0, 7), trial.suggest_int("b", 0, 7)
+    return math.sin(a) + b**0.5, a + b
+
+
+def test_linear_algebra_takes_one_thread_and_gives_the_others_back() -> None:
+    def threads() -> set[int]:
+        return {p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"}
+
+    before = threads()
+    with one_thread():
+        assert threads() == {1}
+    assert threads() == before
 
 
 def test_threads_share_a_sampler() -> None:
