@@ -41,7 +41,8 @@ import optuna
 from nas import pareto
 from nas.data import describe
 from nas.driver import rungs, tradeoffs
-from nas.driver.finalists import again, trained_epochs
+from nas.driver.equal_cost import trained_epochs
+from nas.driver.finalists import again
 from nas.driver.loop import search
 from nas.driver.plan import Plan
 from nas.job import DataRef, Job, Recipe
@@ -133,8 +134,8 @@ class Again:
         """The mean test accuracy of a network under the default recipe."""
         if row.fingerprint not in self.scores:
             row = dataclasses.replace(row, recipe=dataclasses.asdict(Recipe()))
-            told = [again(study, row, self.data, k, lambda *_: None) for k in range(self.seeds)]
-            self.scores[row.fingerprint] = float(np.mean([test for _, test in told]))
+            told = [again(study, row, self.data, k) for k in range(self.seeds)]
+            self.scores[row.fingerprint] = float(np.mean([training.test for training in told]))
         return self.scores[row.fingerprint]
 
     def volume(self, arm: Arm, epochs: float) -> float:

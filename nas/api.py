@@ -20,6 +20,8 @@ from nas.training.models import Model
 if TYPE_CHECKING:
     import pandas
 
+    from nas.report.front import Picture
+
 STORAGE = "sqlite:///nas.db"
 
 
@@ -66,6 +68,13 @@ class Study:
             raise StudyError(f"study {self.name!r} has no finished trial within its constraints")
         name, direction = next(iter(self.objectives.items()))
         return (max if direction == "max" else min)(front, key=lambda row: row.value(name))
+
+    def plot(self) -> Picture:
+        """The front, as ``nas pareto -f svg`` draws it: shown by a notebook, or written by
+        ``.save("front.svg")``, or as a PNG. Raises StudyError where there is nothing to draw."""
+        from nas.report.front import Picture, svg
+
+        return Picture(svg(*self._read))
 
     def trials_dataframe(self) -> pandas.DataFrame:
         """A row for each trial, with what was sampled. Raises NasError without pandas."""

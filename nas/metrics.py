@@ -29,7 +29,8 @@ class Metric:
     ``logarithmic`` metrics are weighed so that half of them is worth as much to a small network as
     to a large one (as in LEMONADE, Elsken et al. 2019); in plain units all networks below a tenth
     of the largest would be a tenth of the front. ``shown`` prints a value, under ``title``; in
-    tables that leave a choice it is a ``column`` even where it is no objective.
+    tables that leave a choice it is a ``column`` even where it is no objective. ``least`` and
+    ``most`` are what it can be.
     """
 
     about: str
@@ -40,6 +41,8 @@ class Metric:
     logarithmic: bool = False
     device: bool = False
     column: bool = False
+    least: float = -math.inf
+    most: float = math.inf
 
 
 def percent(fraction: float) -> str:
@@ -67,12 +70,16 @@ METRICS: dict[str, Metric] = {
         title="accuracy",
         shown=percent,
         column=True,
+        least=0.0,
+        most=1.0,
     ),
     "balanced_accuracy": Metric(
         about="mean over the classes of the share of their validation images that are right",
         direction="max",
         title="balanced",
         shown=percent,
+        least=0.0,
+        most=1.0,
     ),
     "params": Metric(
         about="weights of the network as deployed",
@@ -82,6 +89,7 @@ METRICS: dict[str, Metric] = {
         arithmetic=lambda architecture: float(architecture.params),
         logarithmic=True,
         column=True,
+        least=0.0,
     ),
     "macs": Metric(
         about="multiply-adds of one image, as deployed",
@@ -91,6 +99,7 @@ METRICS: dict[str, Metric] = {
         arithmetic=lambda architecture: float(architecture.macs),
         logarithmic=True,
         column=True,
+        least=0.0,
     ),
     "latency_ms": Metric(
         about="milliseconds for one image on the device",
@@ -100,6 +109,7 @@ METRICS: dict[str, Metric] = {
         logarithmic=True,
         device=True,
         column=True,
+        least=0.0,
     ),
 }
 
@@ -118,6 +128,17 @@ def check(names: Iterable[str], where: str) -> None:
     for name in names:
         if name not in METRICS:
             raise NasError(f"{where} {name}: there is no such metric; {nearest(name, METRICS)}")
+
+
+def impossible(name: str, value: float) -> str:
+    """Why a metric cannot have this value, as a clause; empty where it can."""
+    known = metric(name)
+    if known.least <= value <= known.most:
+        return ""
+    rule = f"{known.least:g} or more"
+    if math.isfinite(known.most):
+        rule = f"a fraction from {known.least:g} to {known.most:g}"
+    return f"{name} is {value:g}: must be {rule}"
 
 
 def shown(name: str, value: float | None) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 from PIL import Image
 
@@ -60,15 +61,52 @@ def test_a_search_gives_a_study_with_trials_front_and_best(study: nas.Study) -> 
 
 
 def test_a_dataframe_has_a_row_for_each_trial(study: nas.Study) -> None:
-    try:
-        import pandas  # noqa: F401
-    except ImportError:
-        with pytest.raises(NasError, match="pip install pandas"):
-            study.trials_dataframe()
-        return
     frame = study.trials_dataframe()
     assert list(frame["trial"]) == [0, 1, 2]
-    assert set(study.best.sampled) <= set(frame.columns)
+    assert list(frame["accuracy"]) == [row.accuracy for row in study.trials]
+    assert list(frame["params"]) == [row.params for row in study.trials]
+    assert pandas.api.types.is_integer_dtype(frame["params"])
+    for row, (_, told) in zip(study.trials, frame.iterrows(), strict=True):
+        for name in frame.columns.intersection(list(row.sampled)):
+            assert told[name] == row.sampled[name]
+        assert set(row.sampled) <= set(frame.columns)
+    best = frame.loc[frame["accuracy"].idxmax()]
+    assert best["pattern"] == study.best.pattern
+
+
+def test_without_pandas_it_is_told_what_to_install(
+    study: nas.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(NasError, match="pip install pandas"):
+        study.trials_dataframe()
+
+
+def test_the_plot_is_the_picture_of_the_command(
+    study: nas.Study, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    plot = study.plot()
+    given = ("pareto", "--study", study.name, "--storage", study.storage, "-f", "svg")
+    status, out, err = ran(capsys, monkeypatch, *given)
+    assert status == 0, err
+    assert plot.svg == plot._repr_svg_() == plot._repr_html_() == out
+    assert plot.svg.startswith("<svg ")
+    assert repr(plot) == "Picture('lenet_like on photos0: 3 networks, a front of " + (
+        f"{len(study.front)}')"
+    )
+    plot.save(tmp_path / "front.svg")
+    assert (tmp_path / "front.svg").read_text() == out
+    plot.save(str(tmp_path / "front.png"))
+    assert Image.open(tmp_path / "front.png").format == "PNG"
+    with pytest.raises(NasError, match=r"front\.pdf: a picture's name must end in \.svg or \.png"):
+        plot.save(tmp_path / "front.pdf")
+
+
+def test_what_a_notebook_shows_is_one_line(study: nas.Study, photos: Path) -> None:
+    shown = [study, study.plot(), nas.parse("INPUT -> CONV(4) -> FC"), nas.load_space("mixed")]
+    for thing in shown:
+        assert "\n" not in repr(thing)
+        assert len(repr(thing)) < 200
 
 
 def test_ten_lines_from_photos_to_a_prediction(

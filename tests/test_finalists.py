@@ -21,14 +21,18 @@ from typer.testing import CliRunner
 from nas.cli import app as cli
 from nas.cli.options import identified
 from nas.driver import finalists
-from nas.driver.finalists import Mean, believed, choose, random_plan, report, trained_epochs
+from nas.driver.beliefs import believed
+from nas.driver.equal_cost import random_plan, trained_epochs
+from nas.driver.finalists import Mean, choose, report
+from nas.driver.halving import Prior, halve, standings
 from nas.driver.loop import search
 from nas.driver.plan import Plan
-from nas.errors import StudyError
+from nas.errors import NasError, NothingFound, StudyError
 from nas.job import DataRef, Epoch, Job, Recipe
 from nas.spaces.space import Space, read_space
 from nas.store import Store, StudyRow, TrialRow, open_store
-from nas.training import train
+from nas.training import single, train
+from nas.training.models import load_model
 from nas.workers.in_process import InProcess
 
 SPACE = {
@@ -117,7 +121,10 @@ def test_a_lucky_training_is_not_chosen() -> None:
 
 def test_what_is_believed_has_an_interval_that_luck_is_outside_of() -> None:
     study, rows = noisy()
-    found = believed(study, rows)
+    told = believed(study, rows)
+    assert told.name == "accuracy"
+    assert told.sure
+    found = told.by
     assert set(found) == set(range(60))
     truth = {n: 0.9 - ((n - 30) / 60) ** 2 for n in range(60)}
     held = [found[n].low <= truth[n] <= found[n].high for n in truth if n != 5]
@@ -126,12 +133,30 @@ def test_what_is_believed_has_an_interval_that_luck_is_outside_of() -> None:
     assert all(0.0 <= b.low <= b.mean <= b.high <= 1.0 for b in found.values())
 
 
-def test_of_two_trials_is_believed_what_was_measured() -> None:
+def test_of_few_trials_nothing_is_believed_and_the_measured_are_chosen() -> None:
     study, rows = noisy()
-    found = believed(study, rows[:1])
-    assert found[0].mean == rows[0].accuracy
-    assert math.isnan(found[0].low)
-    assert believed(study, []) == {}
+    for count in (0, 1, 9):
+        assert believed(study, rows[:count]).by == {}
+    assert believed(study, rows[:12]).by
+    assert choose(study, rows[:9], 1) == [rows[5]]
+
+
+def test_beliefs_are_about_what_training_leaves_to_luck() -> None:
+    study, rows = noisy(20)
+    for objectives, name in (
+        ((("params", "min"), ("latency_ms", "min")), ""),
+        ((("params", "min"), ("accuracy", "max")), "accuracy"),
+        ((("error", "min"), ("accuracy", "max")), "error"),
+    ):
+        told = [
+            dataclasses.replace(row, metrics={**row.metrics, "error": 1 - (row.accuracy or 0)})
+            for row in rows
+        ]
+        found = believed(dataclasses.replace(study, objectives=objectives), told)
+        assert found.name == name
+        assert bool(found.by) == bool(name)
+        for row in told[6:] if name else ():
+            assert abs(found.by[row.id].mean - row.value(name)) < 0.1
 
 
 def test_what_did_not_finish_or_was_not_sampled_is_not_chosen() -> None:
@@ -191,10 +216,11 @@ def test_the_winner_is_chosen_by_validation_and_each_training_tested_once(
         tested.append(options.get("part", "test"))
         return score(module, ref, **options)
 
-    monkeypatch.setattr(train, "score", counted)
+    monkeypatch.setattr(single, "score", counted)
     trainings: Counter[int] = Counter()
 
-    def tell(row: TrialRow, number: int, epoch: Epoch) -> None:
+    def tell(row: TrialRow, number: int, epoch: Epoch | None) -> None:
+        assert epoch
         trainings[row.number] += epoch.epoch == 4
 
     rows = list(store.trials(study.id))
@@ -209,9 +235,152 @@ def test_the_winner_is_chosen_by_validation_and_each_training_tested_once(
     assert again == found  # a seed repeats exactly
 
 
+def test_what_was_trained_is_kept_and_not_trained_again(
+    store: Store, study: StudyRow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = list(store.trials(study.id))
+    folder = str(tmp_path / "kept")
+    told: list[tuple[int, int, int]] = []
+
+    def stop(row: TrialRow, number: int, epoch: Epoch | None) -> None:
+        told.append((row.number, number, epoch.epoch if epoch else 0))
+        if len(told) == 6:  # within the second training
+            raise KeyboardInterrupt
+
+    given = {"seeds": 2, "top": 2, "folder": folder}
+    with pytest.raises(KeyboardInterrupt):
+        report(study, rows, DataRef(), tell=stop, **given)
+    assert [epoch for _, _, epoch in told] == [1, 2, 3, 4, 1, 2]
+    whole = report(study, rows, DataRef(), seeds=2, top=2)
+    resumed: list[tuple[int, int, int]] = []
+
+    def tell(row: TrialRow, number: int, epoch: Epoch | None) -> None:
+        resumed.append((row.number, number, epoch.epoch if epoch else 0))
+
+    found = report(study, rows, DataRef(), tell=tell, **given)
+    assert resumed[0] == (*told[0][:2], 0)  # the first was there
+    assert [epoch for _, _, epoch in resumed[1:]] == [1, 2, 3, 4] * 3
+    for mine, other in zip(found.finalists, whole.finalists, strict=True):
+        assert (mine.row, mine.validation, mine.test) == (other.row, other.validation, other.test)
+        for training in mine.trainings:
+            model = load_model(training.model)
+            assert train.score(model.network, DataRef(), normal=model.card.normal) == training.test
+    best = max(found.winner.trainings, key=lambda training: training.validation)
+    assert found.winner.model == best.model
+    assert not list(tmp_path.rglob("*.checkpoint*"))
+    monkeypatch.setattr(single, "fit", None)  # nothing is trained
+    assert report(study, rows, DataRef(), **given) == found
+    other = [dataclasses.replace(row, recipe={**row.recipe, "lr": 0.01}) for row in rows]
+    with pytest.raises(TypeError):  # by another recipe it would be another training
+        report(study, other, DataRef(), **given)
+
+
+def test_a_training_goes_on_from_its_checkpoint(
+    store: Store, study: StudyRow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+    row = next(iter(store.trials(study.id, states=["finished"])))
+
+    def stop(row: TrialRow, number: int, epoch: Epoch | None) -> None:
+        if epoch and epoch.epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finalists.again(study, row, DataRef(), 0, stop, str(tmp_path))
+    assert list(tmp_path.glob("*.checkpoint"))
+    trained: list[int] = []
+    epoch_of = train.train_epoch
+
+    def counted(*given: Any) -> Any:
+        trained.append(1)
+        return epoch_of(*given)
+
+    monkeypatch.setattr(train, "train_epoch", counted)
+    resumed = finalists.again(study, row, DataRef(), 0, folder=str(tmp_path))
+    assert 0 < len(trained) < 4
+    whole = finalists.again(study, row, DataRef(), 0)
+    assert (resumed.validation, resumed.test) == (whole.validation, whole.test)
+
+
+def test_who_diverges_is_left_out_and_told(
+    store: Store, study: StudyRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = list(store.trials(study.id))
+    first = choose(study, rows, 1)[0]
+    fit = single.fit
+
+    def diverging(module: Any, job: Job, *given: Any, **told: Any) -> Any:
+        if job.pattern == first.pattern:
+            raise train.Diverged("the loss is inf in epoch 3, step 1")
+        return fit(module, job, *given, **told)
+
+    monkeypatch.setattr(single, "fit", diverging)
+    found = report(study, rows, DataRef(), seeds=2, top=2)
+    ((row, why),) = found.lost
+    assert row.number == first.number
+    assert "diverged" in why
+    assert first.number not in {finalist.row.number for finalist in found.finalists}
+    with pytest.raises(NasError, match=f"trial {first.number}: the training diverged"):
+        report(study, [first], DataRef())
+
+
+# --- sequential halving --------------------------------------------------------------------------
+
+NOTHING = Prior(0.0, math.inf)
+
+
+def test_the_better_half_goes_on_until_two_share_the_rest() -> None:
+    asked: list[tuple[int, int]] = []
+
+    def evaluate(candidate: int, number: int) -> float:
+        asked.append((candidate, number))
+        return float(candidate)
+
+    order, scores = halve([NOTHING] * 5, 15, math.nan, evaluate)
+    assert order == [4, 3, 2, 1, 0]
+    assert [len(each) for each in scores] == [1, 1, 2, 5, 5]  # 5, 3, then 2 as often as there is
+    assert len(asked) == len(set(asked)) == 14
+    for count, budget in ((1, 3), (2, 6), (3, 9), (3, 3), (8, 24)):
+        order, scores = halve([NOTHING] * count, budget, math.nan, lambda k, n: float(k))
+        assert order[0] == count - 1
+        assert budget - 2 < sum(map(len, scores)) <= budget
+
+
+def test_who_fails_is_out() -> None:
+    order, scores = halve([NOTHING] * 3, 9, math.nan, lambda k, n: math.nan if k == 2 else k)
+    assert order == [1, 0, 2]
+    assert len(scores[2]) == 1
+    order, scores = halve([NOTHING] * 2, 6, math.nan, lambda k, n: math.nan)
+    assert sorted(order) == [0, 1]
+    assert sum(map(len, scores)) == 2
+
+
+def test_a_standing_is_the_posterior_of_a_normal_mean() -> None:
+    # By hand: a variance of (2 * 0.04 + 0.02) / (2 + 1), of scores 0.8 and 1.0 about their mean.
+    variance = (2 * 0.04 + 0.02) / 3
+    found = standings([Prior(0.5, 0.1), NOTHING, Prior(0.7, 0.2)], [[0.8, 1.0], [0.6], []], 0.04)
+    precision = 1 / 0.1**2, 2 / variance
+    assert found[0] == pytest.approx((0.5 * precision[0] + 0.9 * precision[1]) / sum(precision))
+    assert found[1:] == [0.6, 0.7]
+
+
+def test_halving_finds_the_best_more_often_than_as_many_evaluations_of_each() -> None:
+    """Of normals whose means were drawn from their priors: what the halving is made for."""
+    rng = np.random.default_rng(0)
+    halved, even = [], []
+    for _ in range(1500):
+        priors = [Prior(mean, 0.5) for mean in rng.normal(0, 0.3, 4)]
+        truth = [rng.normal(prior.mean, prior.deviation) for prior in priors]
+        luck = rng.normal(0, 1.0, (4, 20))
+        order, _ = halve(priors, 12, 1.0, lambda k, n, t=truth, e=luck: float(t[k] + e[k, n]))
+        halved.append(truth[order[0]])
+        even.append(truth[int(np.argmax(np.array(truth) + luck[:, :3].mean(axis=1)))])
+    assert np.mean(halved) > np.mean(even) + 0.02
+
+
 def test_the_seeds_are_not_those_of_the_search(study: StudyRow, store: Store) -> None:
     row = next(iter(store.trials(study.id, states=["finished"])))
-    seeds = {finalists.again(study, row, DataRef(), n, lambda *_: None) for n in range(3)}
+    seeds = {finalists.again(study, row, DataRef(), n) for n in range(3)}
     assert len(seeds) == 3
     assert row.accuracy is not None
 
@@ -237,7 +406,7 @@ def test_random_search_costs_what_the_study_cost(store: Store, study: StudyRow) 
     [
         ({"settings": {"evaluator": "a:b"}}, {}, "was run by a:b: nothing to train again"),
         ({"objectives": (("params", "min"),)}, {}, "no objective accuracy:max"),
-        ({}, {}, "no finished candidate"),
+        ({}, {}, "no candidate of study s has finished"),
         ({}, {"seeds": 0}, "seeds is 0 and top is 3"),
     ],
 )
@@ -245,14 +414,14 @@ def test_what_cannot_be_reported_on(
     changes: dict[str, Any], options: dict[str, Any], rule: str
 ) -> None:
     study, _ = noisy(2)
-    with pytest.raises(StudyError, match=rule):
+    with pytest.raises((StudyError, NothingFound), match=rule):
         report(dataclasses.replace(study, **changes), [], DataRef(), **options)
 
 
 def test_the_command_makes_a_page_of_the_record_alone(
     store: Store, study: StudyRow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "fit", None)  # nothing is trained
+    monkeypatch.setattr(single, "fit", None)  # nothing is trained
     page = tmp_path / "report.html"
     told = ["report", "--storage", str(store.engine.url), "--study", "s", "--top", "0"]
     result = CliRunner().invoke(cli.app, [*told, "-o", str(page)])

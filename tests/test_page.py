@@ -143,7 +143,7 @@ def file(thousand: Told, tmp_path_factory: pytest.TempPathFactory) -> Path:
     trained = tuple(
         Finalist(row, "", Mean(0.8, 0.7, 0.85), Mean(0.79, 0.7, 0.84)) for row in best[:2]
     )
-    report = Report(study, 2, 20, trained, ())
+    report = Report(study, 2, 2, 20, trained, ())
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(html.page(study, rows, curves, report))
     return path

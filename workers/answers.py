@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 from nas.errors import brief
 from nas.job import Epoch, Failure, FailureKind, Latency, Outcome, Result
+from nas.metrics import ACCURACY, impossible
 
 METRICS = 1000  # of one candidate
 NAME_LENGTH = 200  # characters of a metric's or a device's name
@@ -69,6 +70,8 @@ def metrics(told: Any) -> dict[str, float]:
             rule = f"a name has 1 to {NAME_LENGTH} printable characters"
             raise ValueError(f"metric {_shown(name)}: {rule}")
         made["".join(name)] = number(value, f"metric {name}")
+        if reason := impossible(name, made[name]):
+            raise ValueError(reason)
     if len(made) > METRICS:
         raise ValueError(f"more than {METRICS} metrics")
     return made
@@ -92,10 +95,13 @@ def epoch(told: Any) -> Epoch:
     count = number(told.epoch, "an Epoch's epoch", 0.0)
     if count != int(count) or count >= 1 << 53:
         raise ValueError(f"an Epoch's epoch is {count:g}: must be a whole number")
+    accuracy = _float(told.accuracy, "an Epoch's accuracy")
+    if math.isfinite(accuracy) and (reason := impossible(ACCURACY, accuracy)):
+        raise ValueError(f"an Epoch's {reason}")
     return Epoch(
         epoch=int(count),
         train_loss=_float(told.train_loss, "an Epoch's train_loss"),
-        accuracy=_float(told.accuracy, "an Epoch's accuracy"),
+        accuracy=accuracy,
         seconds=_seconds(told.seconds, "an Epoch"),
     )
 

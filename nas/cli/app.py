@@ -18,6 +18,7 @@ import typer
 from nas.cli import data_commands, model_commands, space_commands, submit_commands, trial_commands
 from nas.cli.arguments import (
     STORAGE,
+    Artifacts,
     Data,
     Dataset,
     GroupBy,
@@ -182,14 +183,7 @@ def search(
         str,
         typer.Option("--rungs", metavar="off|auto|3,7,20", help="Epochs to stop candidates at."),
     ] = "off",
-    artifacts: Annotated[
-        str,
-        typer.Option(
-            "--artifacts",
-            metavar="DIR|URL",
-            help="For checkpoints.  [default: artifacts, beside the database]",
-        ),
-    ] = "",
+    artifacts: Artifacts = "",
     keep: Annotated[
         Literal["front", "all", "none"],
         typer.Option("--keep", help="Whose weights to keep, among the artifacts."),
@@ -347,6 +341,13 @@ def pareto(
         Optional[Path],  # noqa: UP045
         typer.Option("--output", "-o", metavar="FILE", help="Write it there, not to stdout."),
     ] = None,
+    believed: Annotated[
+        bool,
+        typer.Option(
+            "--believed",
+            help="With what all trials together say of it, beside what was measured once.",
+        ),
+    ] = False,
 ) -> None:
     """The Pareto front of a study: as a table, as data, or as a picture."""
     from nas.cli import fronts
@@ -356,7 +357,7 @@ def pareto(
     form = form_of(format, output, fronts.FORMATS, "table")
     store = open_record(storage)
     row = study_in(store, study)
-    fronts.front_out(row, list(store.trials(row.id)), form, output)
+    fronts.front_out(row, list(store.trials(row.id)), form, output, believed=believed)
 
 
 # --- elsewhere -----------------------------------------------------------------------------------
@@ -390,7 +391,10 @@ def dashboard(
 def report(
     study: StudyName = None,
     storage: Storage = STORAGE,
-    seeds: Annotated[int, typer.Option("--seeds", help="Trainings of each.")] = 3,
+    seeds: Annotated[
+        int,
+        typer.Option("--seeds", help="Trainings of each in the mean, more of those near the best."),
+    ] = 3,
     top: Annotated[
         int,
         typer.Option(
@@ -415,27 +419,36 @@ def report(
             help="Write it as a page, or as Markdown.",
         ),
     ] = None,
+    artifacts: Artifacts = "",
     plugin: Plugin = None,
 ) -> None:
-    """The winner, honestly: the best trained again with other seeds, scored once on test."""
-    from nas.cli.options import load_plugins, open_record, study_in
+    """The winner, honestly: the best trained again with other seeds, scored once on test.
+
+    What is trained is kept: interrupted, the same command goes on, and another one trains nothing
+    twice.
+    """
+    from nas.cli.options import kept_in, load_plugins, open_record, study_in
 
     plugins = load_plugins(plugin or [])
     store = open_record(storage, write=bool(compare))
     row = study_in(store, study)
     from nas.cli.reports import report_and_show
 
-    report_and_show(
-        store,
-        row,
-        data,
-        seeds=seeds,
-        top=top,
-        compare=compare,
-        workers=workers,
-        output=output,
-        plugins=plugins,
-    )
+    try:
+        report_and_show(
+            store,
+            row,
+            data,
+            seeds=seeds,
+            top=top,
+            compare=compare,
+            workers=workers,
+            output=output,
+            plugins=plugins,
+            folder=kept_in(artifacts, storage, row),
+        )
+    except KeyboardInterrupt:
+        fail("interrupted; the same command goes on", 130)
 
 
 @db_app.command("upgrade")

@@ -56,7 +56,13 @@ Plugin = Annotated[
         "--plugin", metavar="FILE.py", help="Registers layers, blocks and data sets; repeatable."
     ),
 ]
-
-
+Artifacts = Annotated[
+    str,
+    typer.Option(
+        "--artifacts",
+        metavar="DIR|URL",
+        help="For checkpoints and models.  [default: artifacts, beside the database]",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="The same seed draws the same.")]
 SpaceName = Annotated[str, typer.Argument(metavar="SPACE", help="A shipped space or a file.")]

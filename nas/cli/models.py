@@ -7,17 +7,16 @@ import dataclasses
 import json
 import logging
 import shlex
-import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
 from nas.cli.options import called
+from nas.cli.output import end_on_sigterm
 from nas.errors import DataError, NasError, brief
 from nas.job import Epoch, Job
 from nas.language.architecture import parse
@@ -55,7 +54,7 @@ def train_and_show(job: Job, folder: Path) -> None:
     from nas.training.single import train
 
     logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
-    signal.signal(signal.SIGTERM, _interrupt)
+    end_on_sigterm()
     tell_images(job)
     # All that the weights depend on: whatever is another gives another file.
     name = f"{called(job.data)}-{parse(job.pattern).fingerprint}-{job.key}-{job.seed}"
@@ -75,10 +74,6 @@ def train_and_show(job: Job, folder: Path) -> None:
     print(f"  nas evaluate {shown}{data}", file=sys.stderr)
     print(f"  nas predict {shown} IMAGE_OR_DIR", file=sys.stderr)
     print(f"  nas export {shown} -f onnx", file=sys.stderr)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 # --- predict -------------------------------------------------------------------------------------

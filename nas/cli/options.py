@@ -441,6 +441,13 @@ def artifacts_dir(artifacts: str, storage: str) -> str:
     return str(Path(parse_url(storage).database or "").absolute().parent / "artifacts")
 
 
+def kept_in(artifacts: str, storage: str, study: StudyRow) -> str:
+    """The study's own folder in ``artifacts_dir``."""
+    from nas.artifacts import part
+
+    return "/".join([artifacts_dir(artifacts, storage).rstrip("/"), part(study.name)])
+
+
 def open_record(storage: str, *, create: bool = False, write: bool = False) -> Store:
     """The record, to be read unless it is told otherwise: who only looks needs no right to write,
     and changes nothing."""

@@ -1,13 +1,15 @@
-"""Where a command's data goes: to stdout, or into a file, whole or not at all."""
+"""Where a command's data goes: to stdout, or into a file, whole or not at all; and what ends it."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
+from types import FrameType
 
 from nas.artifacts import replace
 from nas.errors import NasError
@@ -51,3 +53,12 @@ def printed(print_it: Callable[[], None]) -> bytes:
     with contextlib.redirect_stdout(io.StringIO()) as caught:
         print_it()
     return caught.getvalue().encode()
+
+
+def end_on_sigterm() -> None:
+    """SIGTERM (a batch job's end) from now on does what Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)

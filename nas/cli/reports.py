@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,16 +14,21 @@ from nas import metrics
 from nas.cli import output as files
 from nas.cli.options import data_of
 from nas.driver.audit import Subject, audit
-from nas.driver.finalists import Report, random_plan, report
+from nas.driver.beliefs import believed
+from nas.driver.equal_cost import random_plan
+from nas.driver.finalists import Report, report
 from nas.driver.loop import search
 from nas.driver.plan import Plan
 from nas.errors import NasError
-from nas.job import Job
+from nas.job import DataRef, Job
 from nas.report import html, pages, screens
 from nas.report.progress import Progress, Trainings
 from nas.spaces.space import Space
 from nas.store import Store, StudyRow, TrialRow
 from nas.training import footprint
+from nas.training.evaluation import Evaluation, evaluate
+from nas.training.models import load_model
+from nas.training.train import available
 from nas.workers import open_pool
 
 
@@ -48,10 +54,12 @@ def report_and_show(
     workers: int | None,
     output: Path | None,
     plugins: tuple[str, ...],
+    folder: str,
 ) -> None:
     """Trains the finalists again, and with ``compare`` "random" first searches at random for as
     many epochs as the study; shows the report, and writes it to ``output`` as its name ends. With a
-    ``top`` of 0 nothing is trained: the page has what the record has."""
+    ``top`` of 0 nothing is trained: the page has what the record has. What is trained is kept in
+    ``folder``, and is not trained again."""
     if compare not in ("", "random"):
         raise NasError(f"--compare {compare}: must be random")
     form = files.form_of("", output, ("html", "md"), "md")
@@ -62,34 +70,39 @@ def report_and_show(
         raise NasError(f"--top 0: {told} needs networks trained again; -o FILE.html does not")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    files.end_on_sigterm()
     rows = list(store.trials(study.id))
-    found = None
+    found, errors = None, None
     if top:
-        found = trained(store, study, rows, data, seeds, top, compare, workers, plugins)
+        ref = data_of(study, data)
+        random: list[TrialRow] = []
+        if compare:
+            random = searched(random_plan(study, rows, ref, plugins), store, workers)
+        with Trainings(study.settings["epochs"], seeds * top) as progress:
+            found = report(
+                *(study, rows, ref), seeds=seeds, top=top, random=random, folder=folder,
+                plugins=plugins, tell=progress.tell,
+            )  # fmt: skip
         screens.out(pages.report_page(found))
+        if form == "html":
+            errors = judged(found, ref)
     if output and form == "html":
-        files.write(output, html.page(study, rows, store.curves(study.id), found).encode())
+        curves, beliefs = store.curves(study.id), believed(study, rows)
+        files.write(output, html.page(study, rows, curves, found, beliefs, errors).encode())
     elif output and found:
         files.write(output, pages.report_markdown(found).encode())
+    if found and found.winner.model:
+        model = shlex.quote(found.winner.model)
+        print(f"\nnext, with the winner's model, {model}:", file=sys.stderr)
+        print(f"  nas export {model} -f onnx -o model.onnx", file=sys.stderr)
+        print(f"  nas predict {model} IMAGE_OR_DIR", file=sys.stderr)
 
 
-def trained(
-    store: Store,
-    study: StudyRow,
-    rows: Sequence[TrialRow],
-    data: str,
-    seeds: int,
-    top: int,
-    compare: str,
-    workers: int | None,
-    plugins: tuple[str, ...],
-) -> Report:
-    ref = data_of(study, data)
-    random: list[TrialRow] = []
-    if compare:
-        random = searched(random_plan(study, rows, ref, plugins), store, workers)
-    with Trainings(seeds, study.settings["epochs"]) as progress:
-        return report(study, rows, ref, seeds=seeds, top=top, random=random, tell=progress.tell)
+def judged(found: Report, data: DataRef) -> Evaluation | None:
+    """The winner's model on the test images, which its training was scored by already."""
+    if not found.winner.model:
+        return None
+    return evaluate(load_model(found.winner.model).to(available()), data)
 
 
 def searched(plan: Plan, store: Store, workers: int | None) -> list[TrialRow]:

@@ -6,16 +6,15 @@ import contextlib
 import logging
 import os
 import shlex
-import signal
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
-from types import FrameType
 from typing import TYPE_CHECKING
 
+from nas.cli.output import end_on_sigterm
 from nas.driver.baselines import architectures, enter
 from nas.driver.plan import Plan
-from nas.errors import NothingFound, StoreError
+from nas.driver.tradeoffs import nothing_found
+from nas.errors import StoreError
 from nas.job.pool import Pool
 from nas.report import screens
 from nas.report.images import tell as tell_images
@@ -73,15 +72,17 @@ def search_and_show(
             cpus_per_trial,
             0 if limit else need,
         )
-        signal.signal(signal.SIGTERM, _interrupt)  # now: Ray has set its own
+        end_on_sigterm()  # now: Ray has set its own
         return pool
 
     study, ended, status = run(plan, storage, opened, baselines)
     beside = [row for row in ended if row.baseline]
     _tell_end(plan, status)
     if not status.front:
-        raise NothingFound(_why_nothing(study, ended))
-    screens.rows_out(study, status.front, "table", among=ended)
+        raise nothing_found(study, ended)
+    from nas.driver.beliefs import believed  # optuna is loaded by now
+
+    screens.rows_out(study, status.front, "table", ended, believed(study, ended))
     if beaten := [row for row in beside if row.number not in {r.number for r in status.front}]:
         print("\nbaselines that are not on the front:")
         screens.rows_out(study, beaten, "table")
@@ -129,10 +130,6 @@ def run(
         store.close()
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def _tell_end(plan: Plan, status: Status) -> None:
     told = [f"{status.finished} evaluated", f"{status.reused} reused", f"{status.failed} failed"]
     if plan.rungs:
@@ -140,16 +137,6 @@ def _tell_end(plan: Plan, status: Status) -> None:
     print(f"nas: study {plan.study}: {', '.join(told)}", file=sys.stderr)
     if status.exhausted:
         print("nas: every architecture that was drawn has been evaluated", file=sys.stderr)
-
-
-def _why_nothing(study: StudyRow, ended: Sequence[TrialRow]) -> str:
-    """Why a study that has come to its end has no front."""
-    if any(row.state in ("finished", "reused") for row in ended):
-        bounds = ", ".join(f"{name} {text}" for name, text in study.constraints.items())
-        return f"no finished candidate of study {study.name} meets the constraints ({bounds})"
-    reasons = Counter(f"{row.failure}: {row.reason}" for row in ended if row.failure)
-    reason, times = next(iter(reasons.most_common(1)), ("nothing was tried", 0))
-    return f"no candidate of study {study.name} finished; {times} of {len(ended)} by {reason}"
 
 
 def _tell_next(plan: Plan, storage: str, status: Status) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,7 @@ __all__ = [
     "download",
     "identity",
     "load",
+    "names",
     "summary",
 ]
 
@@ -41,8 +42,9 @@ class Dataset:
     ``describe`` checks the files and tells the shape, in under a second and without torch; ``read``
     gives one of the parts that ``describe`` named. All raise DataError. What may be left out:
     ``labels`` gives a part's class numbers where that takes no decoding; ``identity`` is a digest
-    of the images (without it the arrays' bytes are digested); ``torchvision`` is the class there
-    that can download them.
+    of the images (without it the arrays' bytes are digested); ``names`` gives each image's file, as
+    people know it, in the order of ``Images.pixels``; ``torchvision`` is the class there that can
+    download them.
     """
 
     about: str
@@ -50,6 +52,7 @@ class Dataset:
     read: Callable[[DataRef, Part], Images]
     labels: Callable[[DataRef, Part], Labels] | None = None
     identity: Callable[[DataRef], str] | None = None
+    names: Callable[[DataRef], Sequence[str]] | None = None
     torchvision: str = ""
 
 
@@ -108,6 +111,7 @@ DATASETS: dict[str, Dataset] = {
         read=imagefolder.read,
         labels=imagefolder.labels,
         identity=imagefolder.identity,
+        names=imagefolder.names,
     ),
 }
 
@@ -175,6 +179,13 @@ def identity(ref: DataRef) -> str:
         found = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), -1)
         parts.append((part, images.labels[images.rows], found))
     return digests.identity(info.classes, parts)
+
+
+def names(ref: DataRef) -> Sequence[str]:
+    """Each image's file below the directory, by its place in ``Images.pixels``; empty where they
+    are not files of their own. Raises DataError."""
+    told = dataset(ref.name).names
+    return told(ref) if told else ()
 
 
 def summary(ref: DataRef) -> str:

@@ -2,39 +2,34 @@
 
 Of many candidates that were trained once, the one that scored best was also the luckiest. So the
 finalists are chosen by what the sampler's model believes of them, are trained again with seeds that
-the search has not used, the winner is chosen by its mean on the validation images, and every
-training is scored once on the test images, by which nothing is chosen.
+the search has not used, the more often the nearer they are to the best; the winner is chosen by the
+validation images, and every training is scored once on the test images, by which nothing is chosen.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import optuna
-from optuna.distributions import json_to_distribution
 from scipy import stats
 
+from nas import artifacts
 from nas.data import load
-from nas.driver import rungs
-from nas.driver.plan import RANDOM, Plan
-from nas.driver.tradeoffs import pareto
+from nas.driver.beliefs import Belief, Beliefs, believed, evaluated
+from nas.driver.halving import Prior, halve
+from nas.driver.tradeoffs import nothing_found, pareto
 from nas.errors import NasError, StudyError
 from nas.job import DataRef, Epoch, Job, Recipe
-from nas.metrics import ACCURACY, METRICS, on_device
+from nas.metrics import ACCURACY
 from nas.plugins import module_name
-from nas.samplers.ehvi import EHVISampler, Problem
-from nas.samplers.encoding import union
 from nas.sources import digest
-from nas.spaces.plain import parse_mapping
-from nas.spaces.space import read_bound, read_space
 from nas.store import StudyRow, TrialRow
-from nas.training import train
+from nas.training import single
+from nas.training.models import kept_card
 
 LEVEL = 0.95
 
@@ -71,33 +66,52 @@ class Mean:
 
 
 @dataclass(frozen=True, slots=True)
+class Training:
+    """One training of a finalist: its accuracies, and the file of its model (empty: not kept)."""
+
+    validation: float
+    test: float
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Finalist:
     """A trial trained again. ``role`` is what it stands for: a finalist, a baseline's name or
-    "random search"."""
+    "random search"; ``belief`` is what was believed of it before."""
 
     row: TrialRow
     role: str
     validation: Mean
     test: Mean
+    trainings: tuple[Training, ...] = ()
+    belief: Belief | None = None
+
+    @property
+    def model(self) -> str:
+        """The file of the model that did best on the validation images."""
+        return max(self.trainings, key=lambda t: t.validation).model if self.trainings else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """``finalists`` are the best first, by their validation means; ``beside`` what they are
-    compared with."""
+    """``finalists`` are the best first, as the halving has left them; ``beside`` what they are
+    compared with; ``lost`` the trials of which a training diverged, with why."""
 
     study: StudyRow
     seeds: int
+    top: int
     epochs: int
     finalists: tuple[Finalist, ...]
     beside: tuple[Finalist, ...]
+    lost: tuple[tuple[TrialRow, str], ...] = ()
 
     @property
     def winner(self) -> Finalist:
         return self.finalists[0]
 
 
-Tell = Callable[[TrialRow, int, Epoch], None]  # trial, which seed, an epoch of its training
+# Trial, which of its trainings, an epoch of it; None where it was trained before and is there.
+Tell = Callable[[TrialRow, int, Epoch | None], None]
 
 
 def report(
@@ -108,12 +122,18 @@ def report(
     seeds: int = 3,
     top: int = 3,
     random: Sequence[TrialRow] = (),
+    folder: str = "",
+    plugins: tuple[str, ...] = (),
     tell: Tell = lambda *_: None,
 ) -> Report:
-    """Trains the ``top`` finalists of a study with so many ``seeds`` each, and beside them its
-    baselines and the best of a ``random`` search.
+    """Trains the ``top`` finalists of a study again, with ``seeds`` each in the mean, more of those
+    that may be the best; and beside them, so many each, its baselines and the best of a ``random``
+    search.
 
-    Raises StudyError where nothing can be trained again, and NasError where a training fails.
+    In ``folder``, a directory or a URL that fsspec knows, each model is kept, and what is under way
+    when it is interrupted: the next call goes on. Raises StudyError where nothing can be trained
+    again, NothingFound where nothing has finished within
+    the constraints, and NasError where every finalist diverges.
     """
     if seeds < 1 or top < 1:
         raise StudyError(f"seeds is {seeds} and top is {top}: each must be 1 or more")
@@ -121,101 +141,105 @@ def report(
         raise StudyError(f"study {study.name!r} was run by {evaluator}: nothing to train again")
     if dict(study.objectives).get(ACCURACY) != "max":
         raise StudyError(f"study {study.name!r} has no objective {ACCURACY}:max to choose by")
-    entered = [(row, "") for row in choose(study, rows, top)]
+    beliefs = believed(study, rows, ACCURACY)
+    entered = choose(study, rows, top, beliefs)
     if not entered:
-        raise StudyError(f"study {study.name!r} has no finished candidate: nothing to report on")
+        raise nothing_found(study, [row for row in rows if not row.baseline])
+    images = len(load(data, "validation")), len(load(data, "test"))
+    lost: dict[int, tuple[TrialRow, str]] = {}
+
+    def trained(row: TrialRow, number: int) -> Training | None:
+        try:
+            return again(study, row, data, number, tell, folder, plugins)
+        except single.NotTrained as error:
+            lost[row.id] = row, str(error)
+            return None
+
+    def finalist(row: TrialRow, role: str, trainings: Sequence[Training]) -> Finalist:
+        means = (
+            Mean.of([t.validation for t in trainings], images[0]),
+            Mean.of([t.test for t in trainings], images[1]),
+        )
+        return Finalist(row, role, *means, tuple(trainings), beliefs.by.get(row.id))
+
+    order, trainings = contest(entered, beliefs, seeds * top, trained)
+    finalists = [finalist(entered[k], "", trainings[k]) for k in order if trainings[k]]
+    if not finalists:
+        told = "; ".join(f"trial {row.number}: {why}" for row, why in lost.values())
+        raise NasError(f"no finalist could be trained again: {told}")
     others = [(row, row.baseline) for row in rows if row.baseline and "->" in row.pattern]
     others += [(row, "random search") for row in choose(study, random, 1)]
+    beside = []
+    for row, role in others:
+        tries = [trained(row, number) for number in range(seeds)]
+        if whole := [t for t in tries if t]:
+            beside.append(finalist(row, role, whole))
+    epochs = study.settings["epochs"]
+    made = tuple(finalists), tuple(beside), tuple(lost.values())
+    return Report(study, seeds, top, epochs, *made)
 
-    def trained(row: TrialRow, role: str) -> Finalist:
-        scores = [again(study, row, data, number, tell) for number in range(seeds)]
-        validation, test = zip(*scores, strict=True)
-        return Finalist(
-            row,
-            role,
-            Mean.of(validation, len(load(data, "validation"))),
-            Mean.of(test, len(load(data, "test"))),
+
+def contest(
+    entered: Sequence[TrialRow],
+    beliefs: Beliefs,
+    budget: int,
+    train: Callable[[TrialRow, int], Training | None],
+) -> tuple[list[int], list[list[Training]]]:
+    """Trains the finalists by sequential halving; their places, the best first, and the trainings
+    of each. Who diverges is out."""
+    trainings: list[list[Training]] = [[] for _ in entered]
+    priors = []
+    for row in entered:
+        belief = beliefs.by.get(row.id)
+        priors.append(
+            Prior(belief.mean, belief.deviation) if belief else Prior(row.value(ACCURACY), math.inf)
         )
 
-    finalists = sorted((trained(*e) for e in entered), key=lambda f: -f.validation.value)
-    beside = tuple(trained(*other) for other in others)
-    return Report(study, seeds, study.settings["epochs"], tuple(finalists), beside)
+    def evaluate(candidate: int, number: int) -> float:
+        done = train(entered[candidate], number)
+        if done is None:
+            return math.nan
+        trainings[candidate].append(done)
+        return done.validation
+
+    order, _ = halve(priors, budget, beliefs.luck, evaluate)
+    return order, trainings
 
 
-def choose(study: StudyRow, rows: Iterable[TrialRow], top: int) -> list[TrialRow]:
-    """The ``top`` of the front by accuracy, where a trial's accuracy is what the sampler's model
-    believes of it; what the model has too little for counts as it was measured."""
-    beliefs = believed(study, rows := list(rows))
-    measured = {row.id: row for row in rows if row.id in beliefs}
+def choose(
+    study: StudyRow, rows: Iterable[TrialRow], top: int, beliefs: Beliefs | None = None
+) -> list[TrialRow]:
+    """The ``top`` of the front by accuracy, where a trial's accuracy is what is believed of it;
+    what the model has too little for counts as it was measured."""
+    rows = list(rows)
+    known = (beliefs or believed(study, rows, ACCURACY)).by
+    measured = {row.id: row for row in evaluated(study, rows)}
+    values = {
+        row.id: known[row.id].mean if row.id in known else row.value(ACCURACY)
+        for row in measured.values()
+    }
     better = [
-        dataclasses.replace(r, metrics={**r.metrics, ACCURACY: beliefs[r.id].mean})
-        for r in measured.values()
+        dataclasses.replace(row, metrics={**row.metrics, ACCURACY: values[row.id]})
+        for row in measured.values()
     ]
-    best = sorted(pareto(study, better), key=lambda r: -beliefs[r.id].mean)
+    best = sorted(pareto(study, better), key=lambda row: -values[row.id])
     return [measured[row.id] for row in best[:top]]
 
 
-@dataclass(frozen=True, slots=True)
-class Belief:
-    """What the model believes of a trial's accuracy apart from the luck of its training, and the
-    ends of the interval that holds it with a chance of 80% (NaN where nothing is known yet)."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def believed(study: StudyRow, rows: Iterable[TrialRow]) -> dict[int, Belief]:
-    """What the sampler's model, which rests on all of ``rows``, believes of their accuracies, by
-    trial id: of the finished ones that have all objectives and are no baselines."""
-    names = [name for name, _ in study.objectives]
-    rows = [r for r in rows if r.state in ("finished", "reused") and not r.baseline]
-    rows = [r for r in rows if all(math.isfinite(r.value(name)) for name in names)]
-    if not rows:
-        return {}
-    known = rebuilt(study, rows)
-    trials = known.get_trials(deepcopy=False)
-    # What arithmetic knows is told, as in the search: it says much of what it does not know.
-    exact = [k for k, name in enumerate(names) if name in METRICS and METRICS[name].arithmetic]
-    costs = {k: rows[-1].value(names[k]) for k in exact}
-    problem = Problem(distributions=union(trials), known=lambda _: costs)
-    found = EHVISampler(study.seed, problem).believed(known, trials)
-    measured = [row.value(ACCURACY) for row in rows]
-    if found is None:
-        return {r.id: Belief(v, math.nan, math.nan) for r, v in zip(rows, measured, strict=True)}
-    place = names.index(ACCURACY)
-    parts = [part[:, place] for part in (found.mean, *found.interval())]
-    if min(measured) >= 0.0 and max(measured) <= 1.0:  # an evaluator's may be no fraction
-        parts = [np.clip(part, 0.0, 1.0) for part in parts]
-    return {r.id: Belief(*map(float, b)) for r, *b in zip(rows, *parts, strict=True)}
-
-
-def rebuilt(study: StudyRow, rows: Sequence[TrialRow]) -> optuna.Study:
-    """Finished trials as a study of Optuna's in memory, with the objectives' plain values."""
-    made = optuna.create_study(
-        directions=["maximize" if d == "max" else "minimize" for _, d in study.objectives]
-    )
-    made.add_trials(
-        [
-            optuna.trial.create_trial(
-                values=[row.value(name) for name, _ in study.objectives],
-                params=dict(row.sampled),
-                distributions={n: _distribution(t) for n, t in row.distributions.items()},
-            )
-            for row in rows
-        ]
-    )
-    return made
-
-
-_distribution = functools.lru_cache(maxsize=4096)(json_to_distribution)  # most repeat
-
-
 def again(
-    study: StudyRow, row: TrialRow, data: DataRef, number: int, tell: Tell
-) -> tuple[float, float]:
-    """Trains a trial's architecture by its recipe with a seed of its own; the accuracies on the
-    validation and on the test images. Raises NasError where the training diverges."""
+    study: StudyRow,
+    row: TrialRow,
+    data: DataRef,
+    number: int,
+    tell: Tell = lambda *_: None,
+    folder: str = "",
+    plugins: tuple[str, ...] = (),
+) -> Training:
+    """Trains a trial's architecture by its recipe with a seed of its own, or finds it in ``folder``
+    as it was trained before, or goes on where that was interrupted.
+
+    Raises NotTrained where the training diverges.
+    """
     told = f"{study.seed} {row.fingerprint} finalist {number}"
     job = Job(
         pattern=row.pattern,
@@ -223,71 +247,21 @@ def again(
         data=data,
         epochs=study.settings["epochs"],
         seed=int.from_bytes(hashlib.sha256(told.encode()).digest()[:4]) >> 1,
+        source=digest(*map(module_name, plugins)),
+        plugins=plugins,
     )
-    device = train.available()
-    architecture, module, normal = train.begin(job, device)
-    bf16 = train.profits(architecture, device)
-    curve: tuple[Epoch, ...]
-    try:
-        curve = train.fit(
-            module,
-            job,
-            lambda epoch: tell(row, number, epoch),
-            device=device,
-            bf16=bf16,
-            normal=normal,
-        )
-    except train.Diverged as error:
-        raise NasError(f"trial {row.number} diverged with another seed: {error}") from None
-    return curve[-1].accuracy, train.score(module, data, device=device, normal=normal)
-
-
-# --- a random search of equal cost ---------------------------------------------------------------
-
-
-def trained_epochs(row: TrialRow) -> int:
-    """The epochs that a trial was trained for: from each rung it went on from before the tail."""
-    steps = [rung for rung, _ in row.rungs]
-    if row.state == "finished":
-        steps.append(row.epochs)
-    return rungs.costs(steps, int(row.recipe.get("freeze", 0)))[-1] if steps else 0
-
-
-def random_plan(
-    study: StudyRow, rows: Iterable[TrialRow], data: DataRef, plugins: tuple[str, ...] = ()
-) -> Plan:
-    """The plan of a random search that trains every candidate whole and for as many epochs in all
-    as the study did; beside it in the record, under its name with ``-random``. Its workers load
-    ``plugins``, as the study's did."""
-    settings = study.settings
-    source = f"the space of study {study.name}"
-    channels, height, width = settings["input"]
-    space = read_space(
-        parse_mapping(study.space_text, source),
-        source,
-        (channels, height, width),
-        settings["classes"],
+    file = checkpoint = None
+    if folder:
+        # All that the weights depend on: whatever is another gives another file.
+        whole = hashlib.sha256(f"{row.fingerprint} {job.key} {job.seed}".encode()).hexdigest()[:12]
+        place = f"{folder.rstrip('/')}/trial-{row.number}-again-{number + 1}-{whole}"
+        file, checkpoint = f"{place}.safetensors", f"{place}.checkpoint"
+        if card := kept_card(file):
+            tell(row, number, None)
+            return Training(card.metrics[ACCURACY], card.metrics["test_accuracy"], file)
+    done = single.train(
+        job, lambda epoch: tell(row, number, epoch), checkpoint=checkpoint, file=file
     )
-    space = dataclasses.replace(
-        space,
-        objectives=dict(study.objectives),
-        constraints={m: read_bound(text, m) for m, text in study.constraints.items()},
-    )
-    spent = sum(trained_epochs(row) for row in rows if not row.baseline)
-    return Plan(
-        study=f"{study.name}{RANDOM}",
-        space=space,
-        job=Job(
-            pattern="",
-            recipe=Recipe.of(study.recipe),
-            data=data,
-            epochs=settings["epochs"],
-            seed=study.seed,
-            latency=bool(on_device([*dict(study.objectives), *study.constraints])),
-            source=digest(*map(module_name, plugins)),
-            plugins=plugins,
-        ),
-        trials=max(1, round(spent / settings["epochs"])),
-        sampler="random",
-        images=study.images_about,
-    )
+    if checkpoint:
+        artifacts.remove(checkpoint)
+    return Training(done.curve[-1].accuracy, done.test, file or "")

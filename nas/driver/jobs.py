@@ -11,7 +11,7 @@ from nas.driver import rungs
 from nas.driver.plan import Plan
 from nas.errors import brief
 from nas.job import Failure, Job, Outcome, Recipe
-from nas.metrics import ACCURACY, METRICS, on_device
+from nas.metrics import METRICS, on_device
 from nas.store import TrialRow
 
 
@@ -71,8 +71,4 @@ def judged(plan: Plan, outcome: Outcome, missing: Sequence[str]) -> Outcome:
         gave = brief(", ".join(sorted(outcome.metrics))) or "nothing"
         who = plan.job.evaluator or "the training"
         reason = f"{who} gave no {', '.join(missing)}: it gave {gave}"
-    elif plan.rungs and ACCURACY in outcome.metrics:
-        accuracy = outcome.metrics[ACCURACY]
-        if not 0 <= accuracy <= 1:
-            reason = f"accuracy is {accuracy}: with rungs it must be a fraction from 0 to 1"
     return Failure(kind="error", reason=reason, seconds=outcome.seconds) if reason else outcome

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nas.errors import NothingFound
 from nas.metrics import ACCURACY, Direction, scaled
 from nas.pareto import front, reference_point
 from nas.spaces.space import read_bound
-from nas.store import StudyRow, TrialRow
+from nas.store import ENDED, StudyRow, TrialRow
 
 Floats = NDArray[np.float64]
 
@@ -36,6 +38,45 @@ def feasible(study: StudyRow, row: TrialRow) -> bool:
         return False
     over = excess(study, row)
     return over.keys() == study.constraints.keys() and all(by <= 0 for by in over.values())
+
+
+def nothing_found(study: StudyRow, rows: Sequence[TrialRow]) -> NothingFound:
+    """Why a study has no front: what its candidates failed by, or the constraints that none meets
+    and the trial that comes nearest."""
+    whole = [row for row in rows if row.state in ("finished", "reused")]
+    if not whole:
+        ended = [row for row in rows if row.state in ENDED]
+        if not ended:
+            return NothingFound(f"no candidate of study {study.name} has finished yet")
+        reasons = Counter(f"{row.failure}: {row.reason}" for row in ended if row.failure)
+        reason, times = next(iter(reasons.most_common(1)), ("being stopped at a rung", len(ended)))
+        return NothingFound(
+            f"no candidate of study {study.name} finished; {times} of {len(ended)} by {reason}"
+        )
+    bounds = ", ".join(
+        f"{name} {read_bound(text, name)}" for name, text in study.constraints.items()
+    )
+    told = f"no finished candidate of study {study.name} meets the constraints ({bounds})"
+    measured = [row for row in whole if excess(study, row).keys() == study.constraints.keys()]
+    if not measured:
+        return NothingFound(f"{told}: of none all that they ask for was measured")
+    nearest = min(measured, key=lambda row: _far(study, row))
+    over = [name for name, by in excess(study, nearest).items() if by > 0]
+    has = ", ".join(f"{name} {_plain(nearest.value(name))}" for name in over)
+    return NothingFound(
+        f"{told}; the nearest is {nearest.baseline or f'trial {nearest.number}'}, with {has}"
+    )
+
+
+def _far(study: StudyRow, row: TrialRow) -> float:
+    """How far a trial is from its constraints, each by the size of its bound."""
+    over = excess(study, row)
+    limits = {name: abs(row.value(name) - by) for name, by in over.items()}
+    return sum(max(0.0, by) / (limits[name] or 1.0) for name, by in over.items())
+
+
+def _plain(value: float) -> str:
+    return f"{value:,.0f}" if value.is_integer() else f"{value:.4g}"
 
 
 def bars(study: StudyRow, front: Sequence[TrialRow], rows: Sequence[TrialRow]) -> Floats:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from nas.driver.finalists import Report
 from nas.job import Recipe
 from nas.spaces.space import load_space, shipped
 from nas.store import StudyRow, TrialRow
@@ -31,6 +32,10 @@ def command(study: StudyRow, rows: Sequence[TrialRow]) -> str:
         _, height, width = settings["input"]
         if height == width:
             told += ["--size", str(height)]
+    if settings.get("skip_unreadable"):
+        told += ["--skip-unreadable"]
+    if group_by := settings.get("group_by"):
+        told += ["--group-by", group_by]
     told += ["--seed", str(study.seed), "--sampler", study.sampler]
     rungs = settings.get("rungs", [])
     told += ["--rungs", ",".join(map(str, rungs)) if rungs else "off"]
@@ -43,6 +48,13 @@ def command(study: StudyRow, rows: Sequence[TrialRow]) -> str:
     for name in dict.fromkeys(row.baseline for row in rows if row.baseline):
         told += ["--baseline", name]
     return shlex.join(told)
+
+
+def report_command(study: StudyRow, report: Report | None) -> str:
+    """The report as it would be typed."""
+    told = ["nas", "report", "--study", study.name]
+    told += ["--seeds", str(report.seeds), "--top", str(report.top)] if report else ["--top", "0"]
+    return shlex.join([*told, "-o", "report.html"])
 
 
 def _changed(recipe: Mapping[str, Any], rungs: bool) -> Iterable[str]:

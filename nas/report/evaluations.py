@@ -53,11 +53,16 @@ def _confused(evaluation: Evaluation) -> Table:
             matrix.add_row(Text(name), *(str(n) if n else "·" for n in row))
         return matrix
     most = table("true", "predicted", "images", numbers=["images"])
-    pairs = [(int(n), a, b) for a, row in enumerate(counts) for b, n in enumerate(row) if a != b]
-    for n, a, b in sorted(pairs, key=lambda pair: -pair[0])[:WIDEST]:
-        if n:
-            most.add_row(Text(names[a]), Text(names[b]), str(n))
+    for n, a, b in confused_most(evaluation):
+        most.add_row(Text(names[a]), Text(names[b]), str(n))
     return most
+
+
+def confused_most(evaluation: Evaluation) -> list[tuple[int, int, int]]:
+    """How many images, the class they are of and the one they are taken for; the most first."""
+    counts = enumerate(evaluation.confusion.tolist())
+    pairs = [(n, a, b) for a, row in counts for b, n in enumerate(row) if n and a != b]
+    return sorted(pairs, key=lambda pair: -pair[0])[:WIDEST]
 
 
 def comparison_page(names: Sequence[str], comparison: Comparison) -> RenderableType:

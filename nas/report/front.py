@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from html import unescape
 from itertools import pairwise
+from pathlib import Path
 
+from nas.artifacts import replace
 from nas.driver.tradeoffs import feasible, pareto
 from nas.errors import NasError, StudyError
 from nas.metrics import METRICS, Direction, metric, shown
@@ -17,6 +22,30 @@ WIDTH, HEIGHT = 820, 470
 BOX = Box(left=74, top=64, right=WIDTH - 40, bottom=HEIGHT - 56)
 FAMILIES = ("DejaVu Sans", "Liberation Sans", "Noto Sans", "Roboto", "Ubuntu", "Arial", "Helvetica")
 LETTER = 5.9  # pixels of a label's letter, at size 11
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A drawing: the text of an ``svg`` file, which a notebook shows by itself."""
+
+    svg: str
+
+    def save(self, file: str | Path) -> None:
+        """Writes it as an SVG, or as a PNG where the name ends so. Raises NasError."""
+        ending = Path(file).suffix.lower()
+        if ending not in (".svg", ".png"):
+            raise NasError(f"{file}: a picture's name must end in .svg or .png")
+        replace(Path(file), png(self.svg) if ending == ".png" else self.svg.encode())
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+    def _repr_html_(self) -> str:
+        return self.svg
+
+    def __repr__(self) -> str:
+        title = re.search("<title>(.*?)</title>", self.svg)
+        return f"Picture({unescape(title[1]) if title else ''!r})"
 
 
 def axes(study: StudyRow) -> tuple[str, str]:

@@ -13,16 +13,18 @@ from datetime import datetime
 from html import escape
 from importlib import metadata, resources
 
+from nas.driver.beliefs import Beliefs
 from nas.driver.finalists import Report
 from nas.driver.tradeoffs import pareto
 from nas.job import Epoch
 from nas.language.expression import show as shape_text
 from nas.metrics import ACCURACY, metric, percent, shown
-from nas.report import again, charts, insight, page_data, pages
+from nas.report import again, believed, charts, insight, mistakes, page_data, pages
 from nas.report.front import axes, directions
 from nas.report.plot import style, tidy
 from nas.report.screens import span
 from nas.store import ENDED, StudyRow, TrialRow
+from nas.training.evaluation import Evaluation
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 NEAR = 0.01  # of accuracy that one would give for a smaller network
@@ -30,8 +32,16 @@ NEAR = 0.01  # of accuracy that one would give for a smaller network
 Curves = Mapping[int, Sequence[Epoch]]  # by a trial's id
 
 
-def page(study: StudyRow, rows: Sequence[TrialRow], curves: Curves, report: Report | None) -> str:
-    """The whole page. ``report`` has what was trained again, where anything was."""
+def page(
+    study: StudyRow,
+    rows: Sequence[TrialRow],
+    curves: Curves,
+    report: Report | None = None,
+    beliefs: Beliefs | None = None,
+    errors: Evaluation | None = None,
+) -> str:
+    """The whole page. ``report`` has what was trained again, where anything was, ``errors`` how the
+    winner did on the test images; ``beliefs`` what is believed of the trials."""
     rows = [row for row in rows if row.state in ENDED]
     best = pareto(study, rows)
     title = f"{study.name}: {study.space} on {study.shown_data}"
@@ -39,15 +49,16 @@ def page(study: StudyRow, rows: Sequence[TrialRow], curves: Curves, report: Repo
     dark = f"@media screen and (prefers-color-scheme:dark){{{style(dark=True)}}}"
     parts = [
         f"<h1>{escape(title)}</h1>",
-        _head(study, rows, best),
-        _front(report),
+        _head(study, rows, best, beliefs),
+        _front(report, beliefs),
         _finalists(report),
+        mistakes.section(errors) if errors else "",
         _grown(study, rows),
         _curves(study, rows, curves, best),
         _common(study, rows, best),
         _matters(study, rows),
         _trials(len(rows)),
-        _again(study, rows),
+        _again(study, rows, report),
     ]
     return "\n".join(
         [
@@ -60,7 +71,7 @@ def page(study: StudyRow, rows: Sequence[TrialRow], curves: Curves, report: Repo
             *filter(None, parts),
             "</main>",
             '<script type="application/json" id="data">',
-            f"{page_data.script(study, rows, best, report)}</script>",
+            f"{page_data.script(study, rows, best, report, beliefs)}</script>",
             f"<script>{(found / 'page.js').read_text()}</script>",
             "</body></html>",
             "",
@@ -71,7 +82,12 @@ def page(study: StudyRow, rows: Sequence[TrialRow], curves: Curves, report: Repo
 # --- the sections --------------------------------------------------------------------------------
 
 
-def _head(study: StudyRow, rows: Sequence[TrialRow], best: Sequence[TrialRow]) -> str:
+def _head(
+    study: StudyRow,
+    rows: Sequence[TrialRow],
+    best: Sequence[TrialRow],
+    beliefs: Beliefs | None,
+) -> str:
     searched = [row for row in rows if not row.baseline]
     states = Counter(row.state for row in searched)
     spent = sum(row.seconds or 0.0 for row in searched)
@@ -94,7 +110,7 @@ def _head(study: StudyRow, rows: Sequence[TrialRow], best: Sequence[TrialRow]) -
         f'<div class="tile"><b>{escape(value)}</b><span>{escape(label)}</span></div>'
         for label, value in tiles.items()
     )
-    lead = headline(study, best)
+    lead = headline(study, best, beliefs)
     return f'<p class="faint">{escape(" · ".join(about))}</p><div class="tiles">{listed}</div>' + (
         f'<p class="lead">{escape(lead)}</p>' if lead else ""
     )
@@ -105,7 +121,7 @@ def _bound(name: str, text: str) -> str:
     return f"{metric(name).title} {sign} {tidy(shown(name, float(limit)))}"
 
 
-def headline(study: StudyRow, best: Sequence[TrialRow]) -> str:
+def headline(study: StudyRow, best: Sequence[TrialRow], beliefs: Beliefs | None = None) -> str:
     """In a sentence: what the most accurate network reaches, and what little less would save."""
     name, cost = axes(study)[1], axes(study)[0]
     if not best or name != ACCURACY or directions(study, cost) != ["min"]:
@@ -120,6 +136,10 @@ def headline(study: StudyRow, best: Sequence[TrialRow]) -> str:
         f"The most accurate is {told(top)}: {percent(top.value(name))} at "
         f"{shown(cost, top.value(cost))} {title}."
     )
+    if beliefs and beliefs.name == name and (belief := beliefs.by.get(top.id)):
+        first += (
+            f" Believed of it, without the luck of one training: {believed.cell(name, belief)}."
+        )
     near = [row for row in best if row.value(name) >= top.value(name) - NEAR]
     least = min(near, key=lambda row: row.value(cost))
     if least is top or not least.value(cost) > 0:
@@ -132,15 +152,17 @@ def headline(study: StudyRow, best: Sequence[TrialRow]) -> str:
     )
 
 
-def _front(report: Report | None) -> str:
-    bars = " Bars: the validation accuracy of new trainings with other seeds." if report else ""
+def _front(report: Report | None, beliefs: Beliefs | None) -> str:
+    more = " Bars: the validation accuracy of new trainings with other seeds." if report else ""
+    if told := believed.note(beliefs):
+        more += f" {told[0].upper()}{told[1:]}."
     return f"""<section id="front"><h2>What accuracy costs</h2>
 <div class="bar-line"><label>across <select id="across"></select></label>
 <label>upwards <select id="up"></select></label>
 <span class="faint">hover to see a network, click to keep it</span></div>
 <div class="split"><figure><div id="plane"><div id="tip" hidden></div></div>
 <figcaption>The line is the front in these two metrics; large points are on the front of all
-objectives, hollow ones break a constraint, diamonds are baselines.{bars}</figcaption></figure>
+objectives, hollow ones break a constraint, diamonds are baselines.{more}</figcaption></figure>
 <aside id="chosen" aria-live="polite"></aside></div><div id="network"></div></section>"""
 
 
@@ -148,13 +170,13 @@ def _finalists(report: Report | None) -> str:
     if report is None:
         return ""
     roles = ["winner" if not i else "" for i in range(len(report.finalists) + len(report.beside))]
+    titles = pages.columns(report)
     cells = (
-        _row(cells, pages.COLUMNS, role)
-        for cells, role in zip(pages.lines(report), roles, strict=True)
+        _row(cells, titles, role) for cells, role in zip(pages.lines(report), roles, strict=True)
     )
     return (
         "<section><h2>The winner, honestly</h2>"
-        f'<div class="scroll"><table>{_heads(pages.COLUMNS)}{"".join(cells)}</table></div>'
+        f'<div class="scroll"><table>{_heads(titles)}{"".join(cells)}</table></div>'
         f'<p class="note">{escape(" ".join(pages.remarks(report)))}</p></section>'
     )
 
@@ -166,10 +188,18 @@ def _heads(columns: Sequence[str]) -> str:
 
 def _row(cells: Sequence[str], columns: Sequence[str], role: str) -> str:
     told = "".join(
-        f"<td{_kind(column)}>{escape(cell)}</td>"
+        f"<td{_kind(column)}>{_two_lines(cell)}</td>"
         for cell, column in zip(cells, columns, strict=True)
     )
     return f'<tr class="{role}">{told}</tr>'
+
+
+def _two_lines(cell: str) -> str:
+    """A value with its interval, if it has one, below it: side by side they are half a page."""
+    value, apart, interval = cell.removesuffix(")").partition(" % (")
+    if not apart:
+        return escape(cell)
+    return f'{escape(value)} %<br><span class="faint">{escape(interval)}</span>'
 
 
 def _kind(column: str) -> str:
@@ -282,7 +312,7 @@ def _trials(trials: int) -> str:
 <div id="trials"><table></table></div></section>"""
 
 
-def _again(study: StudyRow, rows: Sequence[TrialRow]) -> str:
+def _again(study: StudyRow, rows: Sequence[TrialRow], report: Report | None) -> str:
     recipe = ", ".join(f"{k} {v}" for k, v in study.recipe.items() if v not in ("", 0, False))
     settings = study.settings
     shape = shape_text(tuple(settings["input"])) if "input" in settings else ""
@@ -303,10 +333,11 @@ def _again(study: StudyRow, rows: Sequence[TrialRow]) -> str:
     listed = "".join(
         f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items() if text
     )
+    commands = [again.command(study, rows), again.report_command(study, report)]
     space = f"<summary>the space, {escape(study.space)}</summary><pre>{escape(study.space_text)}"
     return (
         f"<section><h2>How it was made</h2><dl>{listed}</dl>"
-        f"<p>To do it again:</p><pre>{escape(again.command(study, rows))}</pre>"
+        f"<p>To do it again:</p><pre>{escape(chr(10).join(commands))}</pre>"
         f"{f'<details>{space}</pre></details>' if study.space_text else ''}</section>"
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial
 
-from nas.driver.finalists import rebuilt
+from nas.driver.beliefs import rebuilt
 from nas.driver.tradeoffs import MARGIN, feasible
 from nas.metrics import scaled
 from nas.pareto import front, hypervolume, reference_point

@@ -131,7 +131,8 @@ function hover(event) {
 }
 
 const named = trial => trial.baseline ? `${trial.baseline}, a baseline` : `trial ${trial.number}`;
-const values = trial => data.axes.map((axis, i) => [axis.title, trial.shown[i]]).filter(([, text]) => text);
+const values = trial => data.axes.flatMap((axis, i) => [[axis.title, trial.shown[i]],
+  ["believed", i === data.believed && trial.believed ? trial.believed[1] : ""]]).filter(([, text]) => text);
 
 function choose(number) {
   const trial = byNumber.get(number);
@@ -178,7 +179,10 @@ addEventListener("beforeprint", plot);
 const columns = [
   {title: "trial", key: t => t.number, cell: t => t.number, number: true},
   {title: "state", key: t => t.state, cell: t => t.state},
-  ...data.axes.map((axis, i) => ({title: axis.title, key: t => t.at ? t.at[i] : null, cell: t => t.shown ? t.shown[i] : "", number: true})),
+  ...data.axes.flatMap((axis, i) => [
+    {title: axis.title, key: t => t.at ? t.at[i] : null, cell: t => t.shown ? t.shown[i] : "", number: true},
+    ...(i === data.believed ? [{title: "believed", key: t => t.believed ? t.believed[0] : null,
+      cell: t => t.believed ? t.believed[1] : "", number: true}] : [])]),
   {title: "epochs", key: t => t.epochs, cell: t => t.epochs || "", number: true},
   {title: "seconds", key: t => t.seconds, cell: t => t.seconds === null ? "" : t.seconds, number: true},
   {title: "network", key: t => t.body, cell: t => t.body},

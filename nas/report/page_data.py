@@ -7,13 +7,14 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from nas.driver.beliefs import Beliefs
 from nas.driver.finalists import Finalist, Report
 from nas.driver.tradeoffs import feasible
 from nas.errors import NasError
 from nas.language.architecture import Architecture, parse
 from nas.language.expression import show as shape_text
 from nas.metrics import ACCURACY, METRICS, count, metric, shown
-from nas.report import pages
+from nas.report import believed, pages
 from nas.report.front import axes, directions
 from nas.report.plot import Axis
 from nas.report.screens import body_of, state_of
@@ -23,7 +24,11 @@ DRAWN = 1_500_000  # characters of drawings: where there is no room left, stages
 
 
 def script(
-    study: StudyRow, rows: Sequence[TrialRow], best: Sequence[TrialRow], report: Report | None
+    study: StudyRow,
+    rows: Sequence[TrialRow],
+    best: Sequence[TrialRow],
+    report: Report | None,
+    beliefs: Beliefs | None,
 ) -> str:
     x, y = axes(study)
     usual = [name for name in METRICS if metric(name).column]
@@ -65,6 +70,7 @@ def script(
                 "epochs": row.epochs,
                 "seconds": None if row.seconds is None else round(row.seconds, 1),
                 **({"range": ranges} if ranges else {}),
+                **_believed(beliefs, row),
                 "more": _more(row, again.get(row.number)),
                 "stages": _stages(architecture, words) if architecture else None,
             }
@@ -86,6 +92,9 @@ def script(
             else None,
             "trials": told,
             "words": list(words),
+            "believed": names.index(beliefs.name)
+            if beliefs and beliefs.by and beliefs.name in names
+            else None,
             "drawings": drawings([f.row for f in again.values()] + list(best)),
         }
     )
@@ -103,6 +112,13 @@ def drawings(rows: Iterable[TrialRow]) -> dict[int, str]:
                 break
             found[row.number] = drawn
     return found
+
+
+def _believed(beliefs: Beliefs | None, row: TrialRow) -> dict[str, Any]:
+    found = beliefs.by.get(row.id) if beliefs else None
+    if beliefs is None or found is None:
+        return {}
+    return {"believed": [round(found.mean, 6), believed.cell(beliefs.name, found)]}
 
 
 def _place(axis: Axis, value: float) -> float | None:

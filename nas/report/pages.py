@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from nas.metrics import by_arithmetic, metric, shown
+from nas.metrics import ACCURACY, by_arithmetic, metric, shown
+from nas.report import believed
 from nas.report.screens import body_of, table
 
 if TYPE_CHECKING:
@@ -60,16 +62,20 @@ def rank(found: Rank) -> str:
 
 
 COSTS = by_arithmetic()
-COLUMNS = (
-    *("", "trial", "searched", "validation", "test"),
-    *(metric(name).title for name in COSTS),
-    "pattern",
-)
+
+
+def columns(report: Report) -> list[str]:
+    """The titles of the table; of what is believed only where anything is."""
+    told = ["", "trial", "searched", "trainings", "validation", "test"]
+    if any(found.belief for found in report.finalists):
+        told.insert(3, "believed")
+    return [*told, *(metric(name).title for name in COSTS), "pattern"]
 
 
 def report_page(report: Report) -> RenderableType:
     """The finalists beside what they are compared with, and how to read it."""
-    listed = table(*COLUMNS, numbers=COLUMNS[1:-1])
+    titles = columns(report)
+    listed = table(*titles, numbers=titles[1:-1])
     for cells in lines(report):
         listed.add_row(*map(Text, cells))
     return Group(listed, Text(""), *map(Text, remarks(report)))
@@ -78,7 +84,8 @@ def report_page(report: Report) -> RenderableType:
 def report_markdown(report: Report) -> str:
     """The same as Markdown."""
     told = [f"# {report.study.name}: {report.study.space} on {report.study.shown_data}", ""]
-    told += [" | ".join(["", *COLUMNS, ""]).strip(), "|" + "---|" * len(COLUMNS)]
+    titles = columns(report)
+    told += [" | ".join(["", *titles, ""]).strip(), "|" + "---|" * len(titles)]
     for cells in lines(report):
         shown = [*cells[:-1], f"`{cells[-1]}`"]
         told.append(" | ".join(["", *shown, ""]).strip())
@@ -87,22 +94,25 @@ def report_markdown(report: Report) -> str:
 
 def lines(report: Report) -> list[list[str]]:
     roles = ["winner", *["finalist"] * (len(report.finalists) - 1)]
-    told = [line(f, role) for f, role in zip(report.finalists, roles, strict=True)]
-    return told + [line(other, other.role) for other in report.beside]
+    titles = columns(report)
+    told = [line(f, role, titles) for f, role in zip(report.finalists, roles, strict=True)]
+    return told + [line(other, other.role, titles) for other in report.beside]
 
 
-def line(found: Finalist, role: str) -> list[str]:
+def line(found: Finalist, role: str, titles: Sequence[str]) -> list[str]:
     row = found.row
-    searched = f"{100 * (row.accuracy or 0.0):.2f} %"
-    return [
-        role,
-        str(row.number),
-        searched,
-        mean(found.validation),
-        mean(found.test),
-        *(shown(name, row.value(name)) for name in COSTS),
-        body_of(row.pattern),
-    ]
+    cells = {
+        "": role,
+        "trial": str(row.number),
+        "searched": f"{100 * (row.accuracy or 0.0):.2f} %",
+        "believed": believed.cell(ACCURACY, found.belief),
+        "trainings": str(len(found.trainings)),
+        "validation": mean(found.validation),
+        "test": mean(found.test),
+        **{metric(name).title: shown(name, row.value(name)) for name in COSTS},
+        "pattern": body_of(row.pattern),
+    }
+    return [cells[title] for title in titles]
 
 
 def mean(found: Mean) -> str:
@@ -111,12 +121,22 @@ def mean(found: Mean) -> str:
 
 
 def remarks(report: Report) -> list[str]:
-    trainings, others = "one training", "not of other seeds"
-    if report.seeds > 1:
-        trainings, others = f"{report.seeds} trainings", "of other seeds"
-    return [
-        f"Validation and test: the mean of {trainings} of {report.epochs} epochs with seeds that "
-        f"the search did not use, and its 95 % interval, of other images and {others}.",
+    least, most = (end(len(f.trainings) for f in report.finalists) for end in (min, max))
+    trainings = f"{least} to {most} trainings" if least < most else f"{most} trainings"
+    others = "of other seeds"
+    if most < 2:
+        trainings, others = "one training", "not of other seeds"
+    epochs = f"{report.epochs} epoch{'s' * (report.epochs != 1)}"
+    told = [
+        f"Validation and test: the mean of {trainings} of {epochs} with seeds that the search did "
+        f"not use, and its 95 % interval, of other images and {others}.",
         "Searched: the accuracy for which the search noticed it, with the luck of one training.",
-        "The winner was chosen by validation; the test images chose nothing.",
     ]
+    if "believed" in columns(report):
+        told.append("Believed: what all trials say of it, without that luck; 80 % interval.")
+    told.append(
+        "The better ones were trained more often; the winner was chosen by validation and by what "
+        "was believed of it; the test images chose nothing."
+    )
+    told += [f"Left out: trial {row.number}, {why}." for row, why in report.lost]
+    return told

@@ -149,10 +149,12 @@ def _one_line(told: str, style: str = "") -> Text:
 
 class Trainings:
     """The trainings of a report on stderr, an epoch at a time: a line that changes on a terminal,
-    elsewhere a line for what each training came to, and at most one every other second."""
+    elsewhere a line for what each training came to, and at most one every other second. Those of
+    the finalists are ``budget`` at most."""
 
-    def __init__(self, seeds: int, epochs: int) -> None:
-        self.seeds, self.epochs = seeds, epochs
+    def __init__(self, epochs: int, budget: int) -> None:
+        self.epochs, self.budget = epochs, budget
+        self.count = 0
         self.console = console(sys.stderr)
         self.status = self.console.status("") if self.console.is_terminal else None
         self.told = 0.0
@@ -166,12 +168,16 @@ class Trainings:
         if self.status:
             self.status.stop()
 
-    def tell(self, row: TrialRow, number: int, epoch: Epoch) -> None:
-        told = (
-            f"{row.baseline or f'trial {row.number}'}, training {number + 1} of {self.seeds}, "
-            f"epoch {epoch.epoch} of {self.epochs}: {percent(epoch.accuracy)}"
-        )
-        last = epoch.epoch >= self.epochs
+    def tell(self, row: TrialRow, number: int, epoch: Epoch | None) -> None:
+        training = f"{row.baseline or f'trial {row.number}'}, training {number + 1}"
+        last = epoch is None or epoch.epoch >= self.epochs
+        which = f"{self.count + 1} of {self.budget}: " if self.count < self.budget else ""
+        if epoch is None:
+            told = f"{which}{training}: as it was trained before"
+        else:
+            reached = f"epoch {epoch.epoch} of {self.epochs}: {percent(epoch.accuracy)}"
+            told = f"{which}{training}, {reached}"
+        self.count += last
         if self.status and not last:
             self.status.update(Text(told))
         elif last or time.monotonic() - self.told >= EVERY:

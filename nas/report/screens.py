@@ -6,9 +6,10 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -21,16 +22,19 @@ from nas.language.architecture import Architecture
 from nas.language.domains import Choice, Domain, Floats, Ints, Progression
 from nas.language.expression import show as shape_text
 from nas.metrics import ACCURACY, METRICS, arithmetic, count, metric, on_device, percent, shown
+from nas.report import believed
 from nas.spaces.space import Space, load_space, shipped
 from nas.store import Store, StudyRow, TrialRow, TrialState
 from nas.text import cell, printable, styled
 
 if TYPE_CHECKING:
+    from nas.driver.beliefs import Beliefs
     from nas.driver.plan import Plan
     from nas.report.doctor import Finding
     from nas.spaces.preflight import Preflight, Spread
     from nas.training.single import Trained
 
+NARROW = 100  # columns of a terminal on which an interval stands for what is believed
 PLAIN_WIDTH = 160  # where stdout is no terminal: a table in a file should not be folded
 
 
@@ -292,47 +296,73 @@ def tell_devices(rows: Iterable[TrialRow]) -> None:
 
 
 def rows_out(
-    study: StudyRow, rows: Sequence[TrialRow], format: str, among: Sequence[TrialRow] = ()
+    study: StudyRow,
+    rows: Sequence[TrialRow],
+    format: str,
+    among: Sequence[TrialRow] = (),
+    beliefs: Beliefs | None = None,
 ) -> None:
-    """Prints trials to stdout as a table, as JSON (a list) or as CSV."""
+    """Prints trials to stdout as a table, as JSON (a list) or as CSV; with what is believed of
+    them, where that is told."""
     if format == "json":
-        told = [trial_dict(study, r) | {"sampled": dict(r.sampled)} for r in rows]
+        told = [
+            trial_dict(study, row) | believed.plain(beliefs, row) | {"sampled": dict(row.sampled)}
+            for row in rows
+        ]
         print(json.dumps(told, indent=1, allow_nan=False))
     elif format == "csv":
-        dicts = [trial_dict(study, row) for row in rows]
+        dicts = [trial_dict(study, row) | believed.plain(beliefs, row) for row in rows]
         names = list(dict.fromkeys(name for told in dicts for name in told))
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(map(cell, names or ["study", "trial"]))
         writer.writerows([cell(told.get(name)) for name in names] for told in dicts)
     elif format == "table":
-        out(trials_table(study, rows))
+        out(trials_table(study, rows, beliefs))
+        if told_of := believed.note(beliefs):
+            print(told_of)
         tell_devices(among or rows)
     else:
         raise NasError(f"--format {format}: must be table, json or csv")
 
 
-def trials_table(study: StudyRow, rows: Sequence[TrialRow]) -> Table:
-    """Trials with the usual metrics and the study's other ones, the settings that were searched,
-    and the pattern."""
+def trials_table(
+    study: StudyRow, rows: Sequence[TrialRow], beliefs: Beliefs | None = None
+) -> Table:
+    """Trials with the usual metrics and the study's other ones, what is believed of one of these,
+    the settings that were searched, and the pattern."""
     usual = [name for name in METRICS if metric(name).column]
     names = list(dict.fromkeys([*usual, *dict(study.objectives), *study.constraints]))
-    settings = searched(rows)
-    numbers = ("trial", *(metric(name).title for name in names), *settings)
-    plain = any(row.state not in ("finished", "reused") for row in rows)
-    listed = table(*numbers, *(["state"] if plain else []), "pattern", numbers=numbers)
     # On a terminal a line each; in a file nothing is cut off.
     terminal = sys.stdout.isatty()
+    short = terminal and console(sys.stdout).width < NARROW
+    known = beliefs if beliefs and any(row.id in beliefs.by for row in rows) else None
+    columns: list[tuple[str, Callable[[TrialRow], str]]] = [("trial", lambda row: str(row.number))]
+    for name in names:
+        columns.append((metric(name).title, partial(_measured, name)))
+        if known and known.name == name:
+            columns.append(("believed", partial(_believed, known, short)))
+    columns += [(name, partial(_setting, name)) for name in searched(rows)]
+    titles = [title for title, _ in columns]
+    plain = any(row.state not in ("finished", "reused") for row in rows)
+    listed = table(*titles, *(["state"] if plain else []), "pattern", numbers=titles)
     overflow: Literal["ellipsis", "fold"] = "ellipsis" if terminal else "fold"
     for row in rows:
-        cells = [
-            str(row.number),
-            *(shown(name, row.value(name)) for name in names),
-            *(str(row.recipe.get(name, "")) for name in settings),
-        ]
         state = [state_of(row)] if plain else []
         pattern = Text(row.baseline or body_of(row.pattern), no_wrap=terminal, overflow=overflow)
-        listed.add_row(*cells, *state, pattern)
+        listed.add_row(*(told(row) for _, told in columns), *state, pattern)
     return listed
+
+
+def _measured(name: str, row: TrialRow) -> str:
+    return shown(name, row.value(name))
+
+
+def _believed(beliefs: Beliefs, short: bool, row: TrialRow) -> str:
+    return believed.cell(beliefs.name, beliefs.by.get(row.id), short=short)
+
+
+def _setting(name: str, row: TrialRow) -> str:
+    return str(row.recipe.get(name, ""))
 
 
 def state_of(row: TrialRow) -> str:

@@ -88,6 +88,9 @@ class Space:
     source: str = ""
     text: str = ""  # the file's content, as the record keeps it
 
+    def __repr__(self) -> str:
+        return f"Space({self.name!r}: {brief(self.pattern, 150)})"
+
     def suggest(self, trial: Trial) -> Architecture:
         """Asks the trial for every value that matters. Raises ShapeError for a draw that does not
         fit the data."""

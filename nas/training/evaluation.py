@@ -6,7 +6,8 @@ Counts are scikit-learn's, intervals and tests SciPy's.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -42,7 +43,7 @@ class ClassScore:
 class Evaluation:
     """A model's probabilities (images, classes) for images whose class numbers are ``labels``.
 
-    ``images`` are what they were, in the same order.
+    ``images`` are what they were, in the same order, of ``ref``.
     """
 
     classes: tuple[str, ...]
@@ -50,6 +51,7 @@ class Evaluation:
     labels: npt.NDArray[np.int64]
     probabilities: Probabilities
     images: tuple[Images, ...] = ()
+    ref: DataRef = field(default_factory=DataRef)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -117,9 +119,22 @@ class Evaluation:
 
     def pixels(self, number: int) -> npt.NDArray[np.uint8]:
         """An image as the data set has it: (channels, height, width)."""
+        images, row = self._place(number)
+        return np.asarray(images.pixels[row])
+
+    def name(self, number: int) -> str:
+        """An image's file below its directory; where it has none, its number in the data set."""
+        _, row = self._place(number)
+        return self._names[row] if self._names else f"image {row}"
+
+    @cached_property
+    def _names(self) -> Sequence[str]:
+        return data.names(self.ref)
+
+    def _place(self, number: int) -> tuple[Images, int]:
         for images in self.images:
             if number < len(images):
-                return np.asarray(images.pixels[images.rows[number]])
+                return images, int(images.rows[number])
             number -= len(images)
         raise IndexError(number)
 
@@ -157,7 +172,7 @@ def evaluate(model: Predictor, ref: DataRef, part: str = "test") -> Evaluation:
     found = np.concatenate([of_images(model, i) for i in images])
     if not np.isfinite(found).all():
         raise NasError("the model's answers are not finite: nothing to score")
-    return Evaluation(model.classes, part, labels, found, images)
+    return Evaluation(model.classes, part, labels, found, images, ref)
 
 
 def _few(names: set[str]) -> str:

@@ -244,6 +244,18 @@ def load_model(file: str | Path) -> Model:
     return model_of(read(file), str(file))
 
 
+def kept_card(file: str | Path) -> Card | None:
+    """What the model in a file, or at a URL that fsspec knows, says of itself; None where there is
+    none. One that is not whole is set aside, with a warning."""
+
+    def whole(data: bytes) -> bytes:
+        safetensors.torch.load(data)
+        return data
+
+    data = artifacts.newest(file, whole)
+    return None if data is None else Card.of(metadata_of(data) or {}, str(file))
+
+
 def model_of(data: bytes, where: str) -> Model:
     """As ``load_model``, of the file's bytes."""
     if data[8:9] == b"{" and int.from_bytes(data[:8], "little") > len(data) - 8:

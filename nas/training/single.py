@@ -16,6 +16,10 @@ from nas.training.models import Card, Model, room_for, save_model
 from nas.training.train import Diverged, available, begin, fit, profits, score, scores
 
 
+class NotTrained(NasError):
+    """A training that diverged: the candidate's fault, and no input's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trained:
     """A finished training. ``test`` is the accuracy on images that nothing was chosen by; ``file``
@@ -26,26 +30,27 @@ class Trained:
     test: float
     latency: Latency
     model: Model
-    file: Path | None
+    file: str | Path | None
 
 
 def train(
     job: Job,
     report: Report,
     *,
-    checkpoint: Path | None = None,
-    file: Path | None = None,
+    checkpoint: str | Path | None = None,
+    file: str | Path | None = None,
 ) -> Trained:
-    """Trains, or goes on from ``checkpoint``, and writes the model to ``file``.
+    """Trains, or goes on from ``checkpoint``, and writes the model to ``file``; both are files, or
+    URLs that fsspec knows.
 
     Interrupted at any moment, it goes on from the last checkpoint; on the CPU to the same weights
-    as an uninterrupted training. Raises NasError, before the training
-    where the file could not be written, and where the training diverges.
+    as an uninterrupted training. Raises NasError, before the training where the file could not be
+    written, and NotTrained where the training diverges.
     """
     device = available()
     architecture, module, normal = begin(job, device)
-    if file is not None:
-        artifacts.reserve(file, room_for(architecture))
+    if file is not None and "://" not in str(file):
+        artifacts.reserve(Path(file), room_for(architecture))
     normal = normal or statistics(data.load(job.data, "train"))
     bf16 = profits(architecture, device)
     try:
@@ -53,7 +58,7 @@ def train(
             module, job, report, checkpoint=checkpoint, device=device, bf16=bf16, normal=normal
         )
     except Diverged as error:
-        raise NasError(f"the training diverged: {error}; try a smaller --recipe lr=") from None
+        raise NotTrained(f"the training diverged: {error}; try a smaller --recipe lr=") from None
     test = score(module, job.data, device=device, normal=normal)
     measured = latency.measure(module, architecture.input, device)
     found = scores(curve) | arithmetic(architecture)

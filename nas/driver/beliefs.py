@@ -1,0 +1,119 @@
+"""What a search makes one believe of its trials, beside what was measured once: the one place.
+
+Of many that were trained once, the one that scored best was also the luckiest. The sampler's model,
+which rests on all of them, says what each is worth apart from its luck, and how sure that is.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import optuna
+from optuna.distributions import json_to_distribution
+from scipy.special import ndtri
+
+from nas.metrics import METRICS, metric
+from nas.samplers.calibration import LEVELS
+from nas.samplers.ehvi import EHVISampler, Problem
+from nas.samplers.encoding import union
+from nas.store import StudyRow, TrialRow
+
+LEVEL = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """What the model believes of a trial's metric apart from the luck of its training, and the ends
+    of the interval that holds it with a chance of 80%."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def deviation(self) -> float:
+        return (self.high - self.low) / (2 * float(ndtri(0.5 + 0.5 * LEVEL)))
+
+
+@dataclass(frozen=True, slots=True)
+class Beliefs:
+    """What is believed of the metric ``name``, ``by`` a trial's id; empty where there are too few
+    trials to learn from. ``held`` is the share of values, each unseen by a model that foretold it,
+    inside its intervals; they are ``sure`` where that is no less than chance leaves of 80%.
+    ``luck`` is the variance of a training about what is believed of it."""
+
+    name: str
+    by: Mapping[int, Belief] = field(default_factory=dict)
+    held: float = math.nan
+    sure: bool = True
+    luck: float = math.nan
+
+
+def uncertain(study: StudyRow) -> str:
+    """The objective that beliefs are about: the first that neither arithmetic knows nor a device
+    measures; empty where there is none."""
+    own = (n for n, _ in study.objectives if not (metric(n).arithmetic or metric(n).device))
+    return next(own, "")
+
+
+def believed(study: StudyRow, rows: Iterable[TrialRow], name: str = "") -> Beliefs:
+    """What the sampler's model believes of the metric ``name``, unless told of the one that is
+    ``uncertain``: of the finished ``rows`` that have all objectives and are no baselines."""
+    name = name or uncertain(study)
+    rows = evaluated(study, rows)
+    names = [objective for objective, _ in study.objectives]
+    if not rows or name not in names:
+        return Beliefs(name)
+    known = rebuilt(study, rows)
+    trials = known.get_trials(deepcopy=False)
+    # What arithmetic knows is told, as in the search: it says much of what it does not know.
+    exact = [k for k, n in enumerate(names) if n in METRICS and METRICS[n].arithmetic]
+    costs = {k: rows[-1].value(names[k]) for k in exact}
+    problem = Problem(distributions=union(trials), known=lambda _: costs)
+    found = EHVISampler(study.seed, problem).believed(known, trials)
+    if found is None:
+        return Beliefs(name)
+    place = names.index(name)
+    measured = np.array([row.value(name) for row in rows])
+    # Inside what the metric can be; a record of before that was asked for may have others.
+    ends = min(metric(name).least, measured.min()), max(metric(name).most, measured.max())
+    parts = [np.clip(part[:, place], *ends) for part in (found.mean, *found.interval(LEVEL))]
+    by = {row.id: Belief(*map(float, b)) for row, *b in zip(rows, *parts, strict=True)}
+    luck = float(np.mean((measured - parts[0]) ** 2))
+    check = found.calibrations[place]
+    if check is None:
+        return Beliefs(name, by, luck=luck)
+    held = check.held[LEVELS.index(LEVEL)]
+    sure = held >= LEVEL - 3 * math.sqrt(LEVEL * (1 - LEVEL) / check.count)
+    return Beliefs(name, by, held, sure, luck)
+
+
+def evaluated(study: StudyRow, rows: Iterable[TrialRow]) -> list[TrialRow]:
+    """The finished ones that have all objectives and were sampled, which a baseline was not."""
+    rows = [row for row in rows if row.state in ("finished", "reused") and not row.baseline]
+    return [r for r in rows if all(math.isfinite(r.value(name)) for name, _ in study.objectives)]
+
+
+def rebuilt(study: StudyRow, rows: Sequence[TrialRow]) -> optuna.Study:
+    """Finished trials as a study of Optuna's in memory, with the objectives' plain values."""
+    made = optuna.create_study(
+        directions=["maximize" if d == "max" else "minimize" for _, d in study.objectives]
+    )
+    made.add_trials(
+        [
+            optuna.trial.create_trial(
+                values=[row.value(name) for name, _ in study.objectives],
+                params=dict(row.sampled),
+                distributions={n: _distribution(t) for n, t in row.distributions.items()},
+            )
+            for row in rows
+        ]
+    )
+    return made
+
+
+_distribution = functools.lru_cache(maxsize=4096)(json_to_distribution)  # most repeat

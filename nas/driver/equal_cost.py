@@ -1,0 +1,64 @@
+"""A random search for as many epochs as a study was trained for, to compare the study with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from nas.driver import rungs
+from nas.driver.plan import RANDOM, Plan
+from nas.job import DataRef, Job, Recipe
+from nas.metrics import on_device
+from nas.plugins import module_name
+from nas.sources import digest
+from nas.spaces.plain import parse_mapping
+from nas.spaces.space import read_bound, read_space
+from nas.store import StudyRow, TrialRow
+
+
+def trained_epochs(row: TrialRow) -> int:
+    """The epochs that a trial was trained for: from each rung it went on from before the tail."""
+    steps = [rung for rung, _ in row.rungs]
+    if row.state == "finished":
+        steps.append(row.epochs)
+    return rungs.costs(steps, int(row.recipe.get("freeze", 0)))[-1] if steps else 0
+
+
+def random_plan(
+    study: StudyRow, rows: Iterable[TrialRow], data: DataRef, plugins: tuple[str, ...] = ()
+) -> Plan:
+    """The plan of a random search that trains every candidate whole and for as many epochs in all
+    as the study did; beside it in the record, under its name with ``-random``. Its workers load
+    ``plugins``, as the study's did."""
+    settings = study.settings
+    source = f"the space of study {study.name}"
+    channels, height, width = settings["input"]
+    space = read_space(
+        parse_mapping(study.space_text, source),
+        source,
+        (channels, height, width),
+        settings["classes"],
+    )
+    space = dataclasses.replace(
+        space,
+        objectives=dict(study.objectives),
+        constraints={m: read_bound(text, m) for m, text in study.constraints.items()},
+    )
+    spent = sum(trained_epochs(row) for row in rows if not row.baseline)
+    return Plan(
+        study=f"{study.name}{RANDOM}",
+        space=space,
+        job=Job(
+            pattern="",
+            recipe=Recipe.of(study.recipe),
+            data=data,
+            epochs=settings["epochs"],
+            seed=study.seed,
+            latency=bool(on_device([*dict(study.objectives), *study.constraints])),
+            source=digest(*map(module_name, plugins)),
+            plugins=plugins,
+        ),
+        trials=max(1, round(spent / settings["epochs"])),
+        sampler="random",
+        images=study.images_about,
+    )

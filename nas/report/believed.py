@@ -1,0 +1,40 @@
+"""How what is believed of a trial is shown: in a table, as plain data, in a sentence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nas.metrics import percent, shown
+
+if TYPE_CHECKING:
+    from nas.driver.beliefs import Belief, Beliefs
+    from nas.store import TrialRow
+
+
+def cell(name: str, found: Belief | None, *, short: bool = False) -> str:
+    """What is believed of the metric ``name``, and its interval, in ``short`` the interval alone;
+    empty where nothing is."""
+    if found is None:
+        return ""
+    low, high = (shown(name, end).partition(" ")[0] for end in (found.low, found.high))
+    return f"{low} to {high}" if short else f"{shown(name, found.mean)} ({low} to {high})"
+
+
+def plain(beliefs: Beliefs | None, row: TrialRow) -> dict[str, float | None]:
+    """As columns beside those of the metrics: NAME_believed, and the ends of its 80% interval."""
+    if beliefs is None or not beliefs.name:
+        return {}
+    found = beliefs.by.get(row.id)
+    ends: tuple[Any, ...] = (found.mean, found.low, found.high) if found else (None, None, None)
+    names = (f"{beliefs.name}_believed{end}" for end in ("", "_low", "_high"))
+    return dict(zip(names, ends, strict=True))
+
+
+def note(beliefs: Beliefs | None) -> str:
+    """What the column of a table is; empty where there is none."""
+    if beliefs is None or not beliefs.by:
+        return ""
+    told = "believed: by all trials together, without the luck of one training; 80 % intervals"
+    if not beliefs.sure:
+        told += f", which held only {percent(beliefs.held)} of what they had not seen"
+    return told
