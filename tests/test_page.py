@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import io
 import json
 import math
 import re
@@ -15,6 +17,7 @@ from typing import Any
 import networks
 import numpy as np
 import pytest
+from PIL import Image
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
@@ -22,12 +25,16 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
 from nas.cli.app import app
+from nas.data import Images, load
+from nas.driver.beliefs import Belief, Beliefs
 from nas.driver.finalists import Finalist, Mean, Report
 from nas.driver.tradeoffs import feasible, pareto
-from nas.report import again, html, insight
+from nas.job import DataRef
+from nas.report import again, html, insight, mistakes
 from nas.report.front import stairs
 from nas.report.page_data import embedded
 from nas.store import StudyRow, TrialRow
+from nas.training.evaluation import Evaluation
 
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
@@ -123,6 +130,11 @@ def test_the_command_is_the_search_again(thousand: Told) -> None:
         assert part in told
     known = {o for p in get_command(app).commands["search"].params for o in p.opts}  # type: ignore[attr-defined]
     assert set(re.findall(r"--[a-z-]+", told)) <= known
+    grouped = {**study.settings, "skip_unreadable": True, "group_by": r"(\d+)_"}
+    told = again.command(dataclasses.replace(study, settings=grouped), rows)
+    assert r"--skip-unreadable --group-by '(\d+)_'" in told
+    told = again.report_command(study, None)
+    assert told == "nas report --study 'thousand <b>&amp;' --top 0 -o report.html"
     other = dataclasses.replace(study, space_text="name: mixed")
     assert "--space mixed.yaml" in again.command(other, rows)
 
@@ -144,9 +156,24 @@ def file(thousand: Told, tmp_path_factory: pytest.TempPathFactory) -> Path:
         Finalist(row, "", Mean(0.8, 0.7, 0.85), Mean(0.79, 0.7, 0.84)) for row in best[:2]
     )
     report = Report(study, 2, 2, 20, trained, ())
+    by = {row.id: Belief(0.75, 0.7, 0.8) for row in rows if row.state == "finished"}
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(html.page(study, rows, curves, report))
+    told = html.page(study, rows, curves, report, Beliefs("accuracy", by), evaluated(12, side=96))
+    path.write_text(told)
     return path
+
+
+def evaluated(classes: int, count: int = 400, side: int = 32) -> Evaluation:
+    """A model that is right on two images of three, and the surer of a mistake the later it is."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(count) % classes
+    taken = np.where(np.arange(count) % 3 == 0, (labels + 1) % classes, labels)
+    sure = np.linspace(0.5, 0.99, count)
+    probabilities = np.full((count, classes), ((1 - sure) / (classes - 1))[:, None], np.float32)
+    probabilities[np.arange(count), taken] = sure
+    pixels = rng.integers(0, 256, (count, 3, side, side), np.uint8)
+    names = tuple(f"class {k} <b>" for k in range(classes))
+    return Evaluation(names, "test", labels, probabilities, (Images.of(pixels, labels),))
 
 
 @pytest.fixture(scope="module")
@@ -273,6 +300,40 @@ def test_what_was_trained_again_has_bars(page: Chrome, thousand: Told) -> None:
 
 
 @needs_browser
+def test_what_the_winner_gets_wrong_is_shown(page: Chrome) -> None:
+    told = evaluated(12, side=96)
+    cells = page.execute_script(
+        "return [...document.querySelectorAll('.matrix tr')].slice(1)"
+        ".map(r => [...r.querySelectorAll('td:not(.number)')].map(c => +c.innerText))"
+    )
+    assert cells == told.confusion.tolist()
+    captions = [c.text for c in page.find_elements(By.CSS_SELECTOR, ".worst figcaption")]
+    assert len(captions) == mistakes.SHOWN
+    worst = max(np.flatnonzero(~told.right))  # the latest is the surest
+    truth, taken = told.labels[worst], told.predicted[worst]
+    certain = 100 * told.probabilities[worst, taken]
+    assert captions[0].splitlines() == [
+        f"class {truth} <b>", f"taken for class {taken} <b>, {certain:.0f} %", f"image {worst}"
+    ]  # fmt: skip
+    sizes = page.execute_script(
+        "return [...document.querySelectorAll('.worst img')].map(i => i.naturalWidth)"
+    )
+    assert set(sizes) == {96}  # all are there
+
+
+@needs_browser
+def test_what_is_believed_stands_beside_what_was_measured(page: Chrome, thousand: Told) -> None:
+    _, rows, _ = thousand
+    heads = [h.text for h in page.find_elements(By.CSS_SELECTOR, "#trials th")]
+    assert heads[heads.index("accuracy") + 1] == "believed"
+    assert sum("75.00 % (70.00 to 80.00)" in line for line in lines(page)) == sum(
+        row.state == "finished" for row in rows
+    )
+    assert "75.00 % (70.00 to 80.00)" in page.find_element(By.ID, "chosen").text
+    assert "Believed of it, without the luck" in page.find_element(By.CLASS_NAME, "lead").text
+
+
+@needs_browser
 @pytest.mark.parametrize("width", [390, 768, 1240])
 def test_no_width_needs_scrolling_sideways(page: Chrome, width: int) -> None:
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
@@ -298,8 +359,52 @@ def test_dark_is_dark_and_paper_is_white(page: Chrome) -> None:
     assert max(map(int, re.findall(r"\d+", seen["dark", ""]))) < 60
 
 
+def test_small_images_are_as_the_network_saw_them() -> None:
+    told = evaluated(3, count=30, side=8)
+    section = mistakes.section(told)
+    found = re.findall(r"data:image/png;base64,([^\"]+)", section)
+    assert len(found) == 10
+    first = np.asarray(Image.open(io.BytesIO(base64.b64decode(found[0]))))
+    assert (first == told.pixels(27).transpose(1, 2, 0)).all()
+    assert "All mistakes" in section
+    assert "class 0 &lt;b&gt;" in section
+
+
+def test_of_many_classes_the_pairs_that_are_confused_most_are_told() -> None:
+    told = evaluated(60)
+    section = mistakes.section(told)
+    assert '<table class="matrix">' not in section
+    counts = told.confusion - np.diag(told.confusion.diagonal())
+    assert section.count("<tr><td>") == min(20, (counts > 0).sum())
+    assert f'<td class="number">{counts.max()}</td>' in section
+
+
+def test_a_model_without_mistakes_has_none_to_show() -> None:
+    told = evaluated(3, count=30)
+    right = dataclasses.replace(told, labels=told.predicted)
+    assert "No mistakes." in mistakes.section(right)
+
+
+def test_mistakes_have_the_names_of_their_files(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for n in range(20):
+            shade = 20 * (name == "dog") + n
+            Image.new("L", (9, 9), shade).save(tmp_path / "photos" / name / f"{n:02}.png")
+    ref = DataRef(name="imagefolder", dir=str(tmp_path / "photos"))
+    images = load(ref, "test")
+    labels = images.labels[images.rows]
+    probabilities = np.eye(2, dtype=np.float32)[1 - labels]  # all wrong
+    told = Evaluation(("cat", "dog"), "test", labels, probabilities, (images,), ref)
+    for number in range(len(told)):
+        shade = int(told.pixels(number)[0, 0, 0])
+        name, n = ("dog", shade - 20) if told.labels[number] else ("cat", shade)
+        assert told.name(number) == f"{name}/{n:02}.png"
+        assert f"<code>{name}/{n:02}.png</code>" in mistakes.section(told)
+
+
 def test_a_page_is_made_in_seconds(thousand: Told) -> None:
     study, rows, curves = thousand
     begun = time.process_time()
-    html.page(study, rows, curves, None)
+    html.page(study, rows, curves)
     assert time.process_time() - begun < 20
