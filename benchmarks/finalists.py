@@ -4,10 +4,10 @@
 
 A search of 60 evaluations on a table of trained networks; then its finalists, the best of the front
 by what is believed, are trained again: each equally often, as often by sequential halving, and by
-sequential halving with what was believed as the prior, which is what ``nas report`` does. A training
-is one of the table's, drawn, and ``noise`` (in the metric's deviations) besides. Told is the regret:
-how much better the best network is that the search has evaluated, in the metric's units; the mean
-of 80 draws a seed, and the standard error over the seeds.
+sequential halving with what was believed as the prior, which is what ``nas report`` does. A
+training is one of the table's, drawn, and ``noise`` (in the metric's deviations) besides. Told is
+the regret: how much better the best network is that the search has evaluated, in the metric's
+units; the mean of 80 draws a seed, and the standard error over the seeds.
 """
 
 from __future__ import annotations
