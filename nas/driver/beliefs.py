@@ -36,7 +36,9 @@ class Belief:
 
     @property
     def deviation(self) -> float:
-        return (self.high - self.low) / (2 * float(ndtri(0.5 + 0.5 * LEVEL)))
+        # Of the longer side: the other may end at what the metric can be.
+        side = max(self.high - self.mean, self.mean - self.low)
+        return side / float(ndtri(0.5 + 0.5 * LEVEL))
 
 
 @dataclass(frozen=True, slots=True)
