@@ -54,8 +54,12 @@ def shown_url(url: str) -> str:
     rest = url[len(head) :]
     if not re.match(r"(?i)sqlite[\w+]*:///", head):  # behind that is a path
         place, mark, query = rest.partition("?")
-        if "@" not in place:
+        early, more, _ = query.partition("@")
+        if "@" not in place or (more and "=" not in early):
             place, mark, query = rest, "", ""
+        # SQLAlchemy takes a "?" before the last @ for a part of who is named, and so do people.
+        query = re.sub(r":[^@]*@", f":{HIDDEN}@", query)
+        rest = f"{place}{mark}{query}"
         before, at, host = place.rpartition("@")
         user, colon, _ = before.partition(":")
         if at and not colon and head.endswith(":"):  # what was read as the scheme is the user
