@@ -11,7 +11,7 @@ import optuna
 
 from nas import metrics
 from nas.cli import output as files
-from nas.cli.options import data_of
+from nas.cli.record import data_of
 from nas.driver.audit import Subject, audit
 from nas.driver.finalists import Report, random_plan, report
 from nas.driver.loop import search
