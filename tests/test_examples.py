@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import glob
 import shlex
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nbclient
+import nbformat
 import pytest
 import torch
 import torchvision
@@ -21,6 +24,8 @@ import nas
 from nas.cli import main
 
 SIDE = 64  # pixels
+
+pytestmark = pytest.mark.timeout(900)  # on a busy machine; alone a few seconds each
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +78,20 @@ def here(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NAS_STORAGE", "OPTUNA_STORAGE"):
+        monkeypatch.delenv(name, raising=False)
+    shown = nbformat.read(ROOT / "docs" / "first_search.ipynb", 4)
+    place = {"metadata": {"path": str(tmp_path)}}
+    ran = nbclient.NotebookClient(copy.deepcopy(shown), timeout=250, resources=place).execute()
+    for was, now in zip(shown.cells, ran.cells, strict=True):
+        if was.cell_type == "code":  # what the page shows is of the same kind
+            kinds = [[*output.get("data", ())] for output in was.outputs]
+            told = [output for output in now.outputs if output.get("name") != "stderr"]
+            assert [[*output.get("data", ())] for output in told] == kinds
+    assert nas.evaluate(tmp_path / "digits.safetensors").accuracy > 0.9
+
+
 def test_own_photos(here: Path, capsys: Any, monkeypatch: Any) -> None:
     told = follow("photos.md", capsys, monkeypatch)
     (trained,) = (here / "trained").glob("*.safetensors")
@@ -93,7 +112,7 @@ def test_a_latency_budget(here: Path, capsys: Any, monkeypatch: Any) -> None:
         front = list(csv.DictReader(file))
     assert front
     assert all(0 < float(row["latency_ms"]) <= 50 for row in front)
-    assert nas.evaluate(here / "int8.onnx", data="photos").accuracy > 0.4
+    assert nas.evaluate(here / "int8.onnx", data="photos").accuracy >= 0.4
 
 
 def test_fine_tuning(here: Path, capsys: Any, monkeypatch: Any) -> None:

@@ -35,6 +35,7 @@ from nas.cli.arguments import (
     Size,
     Storage,
     StudyName,
+    Trial,
 )
 
 app = typer.Typer(
@@ -122,8 +123,12 @@ for command in (
 @app.command(cls=Grouped)
 def show(
     pattern: Annotated[
-        str, typer.Argument(metavar="PATTERN_OR_NAME", help="A pattern, a space or a zoo network.")
-    ],
+        str | None,
+        typer.Argument(metavar="PATTERN_OR_NAME", help="A pattern, a space or a zoo network."),
+    ] = None,
+    trial: Trial = None,
+    study: StudyName = None,
+    storage: Storage = STORAGE,
     dataset: Dataset = None,
     data: Data = "",
     size: Size = 0,
@@ -139,11 +144,21 @@ def show(
     ] = None,
     plugin: Plugin = None,
 ) -> None:
-    """Draw an architecture, stage by stage; or a space, with the domains of what is open."""
+    """Draw an architecture, stage by stage; or a space, with the domains of what is open.
+
+    A pattern may be pasted as a table prints it, without INPUT and the last FC.
+    """
     from nas.cli.options import closed_or_space, data_ref, drawn, load_plugins
+    from nas.cli.record import trial_network
+    from nas.errors import NasError
     from nas.report import screens
 
     load_plugins(plugin or [])
+    if (pattern is None) == (trial is None):
+        raise NasError("give a pattern or a name, or --trial N: one of them")
+    if trial is not None:
+        pattern, _ = trial_network(storage, study, trial)
+    assert pattern is not None
     ref = data_ref(dataset, data, size) if dataset or data else None
     architecture, space = closed_or_space(pattern, ref, size)
     if output is not None:
@@ -221,6 +236,9 @@ def dashboard(
     ] = None,
 ) -> None:
     """The Optuna dashboard on the record, with the front of each study drawn."""
+    import warnings
+
+    warnings.simplefilter("ignore")  # what torch and Optuna tell developers, for every page
     from nas.cli.record import open_record
     from nas.report.dashboard import serve
 

@@ -50,6 +50,17 @@ StudyName = Annotated[
         "--study", help="The study; where there is one only, that one.", rich_help_panel=RECORD
     ),
 ]
+Trial = Annotated[
+    int | None,
+    typer.Option(
+        "--trial",
+        metavar="N",
+        min=0,
+        max=10_000_000,
+        help="A trial of the record, by its number.",
+        rich_help_panel=RECORD,
+    ),
+]
 Dataset = Annotated[
     str | None,
     typer.Option(

@@ -15,7 +15,6 @@ from nas.cli.arguments import (
     HOW,
     ON,
     OUTPUT,
-    RECORD,
     STORAGE,
     Data,
     Dataset,
@@ -26,6 +25,7 @@ from nas.cli.arguments import (
     SkipUnreadable,
     Storage,
     StudyName,
+    Trial,
 )
 
 ModelFile = Annotated[
@@ -39,19 +39,13 @@ KindOfImages = Annotated[
         rich_help_panel=ON,
     ),
 ]
-Trial = Annotated[
-    int | None,
-    typer.Option(
-        "--trial",
-        metavar="N",
-        min=0,
-        max=10_000_000,
-        help="A trial of the record, by its number.",
-        rich_help_panel=RECORD,
-    ),
-]
-
-MODELS = (".safetensors", ".onnx", ".pt", ".pth")  # of files; what else a model might be called
+MODELS = (
+    ".safetensors",
+    ".onnx",
+    ".pt2",
+    ".pt",
+    ".pth",
+)  # of files; what else a model might be called
 
 
 def train(
@@ -335,4 +329,4 @@ def export(
     elif precision != "fp32":
         export_lowered(kept, precision, output or Path(f"{name}.{precision}.onnx"), dataset, data)
     else:
-        export_model(kept, format, output, name)
+        export_model(kept, format, output, name, kept=trial is not None)

@@ -48,10 +48,14 @@ def data_ref(
 
 
 def identified(ref: DataRef) -> tuple[DataRef, str]:
-    """The images with their identity, and what people are told of them. Reads new ones whole."""
-    from nas.data import identity, summary
+    """The images with their identity, and what people are told of them. Reads new ones whole. A
+    size that they have anyway is none: what was trained without it stands for them."""
+    from nas.data import describe, identity, summary
 
     place = f" of {ref.dir}" if ref.dir else ""
+    own = dataclasses.replace(ref, size=0)
+    if ref.size and describe(own).shape == describe(ref).shape:
+        ref = own
     return dataclasses.replace(ref, identity=identity(ref)), f"{summary(ref)}{place}"
 
 
@@ -71,6 +75,7 @@ def closed_or_space(
     if text not in shipped() and not text.endswith((".yaml", ".yml")):
         if "->" not in text and "(" not in text:
             raise NasError(f"unknown network or space {text}; {nearest(text, shipped())}")
+        text = _whole(text)
         if ref is None:
             return _parsed(text, size), None
         from nas.data import describe
@@ -79,6 +84,13 @@ def closed_or_space(
         return parse(text, (info.channels, info.height, info.width), len(info.classes)), None
     space = load_space(text, size=size) if ref is None else space_on(text, ref)
     return (space.sample(0) if space.closed else None), space
+
+
+def _whole(text: str) -> str:
+    """A pattern that begins without INPUT is one as tables print it, without the last FC, too."""
+    items = read_pattern(text).items
+    names = [item.name if isinstance(item, Call) else "" for item in (items[0], items[-1])]
+    return text if names[0] == "INPUT" or names[1] == "FC" else f"INPUT -> {text} -> FC"
 
 
 def _parsed(text: str, size: int) -> Architecture:
@@ -102,7 +114,7 @@ def drawn(architecture: Architecture | None, space: Space | None, output: Path) 
         name = space.name if space else ""
         raise NasError(
             f"{name} is a search space: a network of it can be drawn, such as one that "
-            f"`nas space sample {name}` prints"
+            "`nas space sample` prints of it"
         )
     try:
         output.write_text(architecture.svg(space.name if space else ""), encoding="utf-8")

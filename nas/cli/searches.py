@@ -20,7 +20,7 @@ from nas.job.pool import Pool
 from nas.report import screens
 from nas.report.images import tell as tell_images
 from nas.report.progress import Progress
-from nas.store import ENDED, StudyRow, TrialRow, check_same, open_store
+from nas.store import ENDED, StudyRow, TrialRow, open_store
 from nas.text import shown_url
 from nas.training import footprint
 from nas.workers import open_pool
@@ -37,7 +37,7 @@ def rehearse(plan: Plan, storage: str) -> None:
         store = open_store(storage, create=False, write=False)
         for study in store.studies():
             if study.name == plan.study:
-                check_same(study, plan.row())
+                store.check(study, plan.row())
         store.close()
     tell_images(plan.job)
     screens.out(screens.space_page(plan.space))

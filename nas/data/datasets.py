@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +41,8 @@ class Dataset:
     ``describe`` checks the files and tells the shape, in under a second and without torch; ``read``
     gives one of the parts that ``describe`` named. All raise DataError. What may be left out:
     ``labels`` gives a part's class numbers where that takes no decoding; ``identity`` is a digest
-    of the images (without it the arrays' bytes are digested); ``torchvision`` is the class there
-    that can download them.
+    of the images (without it the arrays' bytes are digested); ``names`` are those of their files,
+    by their row; ``torchvision`` is the class there that can download them.
     """
 
     about: str
@@ -50,6 +50,7 @@ class Dataset:
     read: Callable[[DataRef, Part], Images]
     labels: Callable[[DataRef, Part], Labels] | None = None
     identity: Callable[[DataRef], str] | None = None
+    names: Callable[[DataRef], Sequence[str]] | None = None
     torchvision: str = ""
 
 
@@ -108,6 +109,7 @@ DATASETS: dict[str, Dataset] = {
         read=imagefolder.read,
         labels=imagefolder.labels,
         identity=imagefolder.identity,
+        names=imagefolder.names,
     ),
 }
 
@@ -122,6 +124,12 @@ def describe(ref: DataRef) -> Info:
     if ref.size:
         return dataclasses.replace(info, height=ref.size, width=ref.size)
     return info
+
+
+def names(ref: DataRef) -> Sequence[str]:
+    """The images' files, by their row; none where each is not a file."""
+    told = dataset(ref.name).names
+    return told(ref) if told else ()
 
 
 @functools.lru_cache(maxsize=4)

@@ -79,6 +79,11 @@ def read(ref: DataRef, part: Part) -> Images:
     return Images(images.decoded.pixels, images.labels, images.rows[part], images.groups)
 
 
+def names(ref: DataRef) -> list[str]:
+    """Each image's path below the folder, by its row."""
+    return look(all_of(ref)).listing.paths()
+
+
 def identity(ref: DataRef) -> str:
     """A digest of the classes and of each image's bytes, class and part; ``ref.identity`` itself
     where this machine has those images decoded."""

@@ -6,8 +6,9 @@ likes.
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -24,6 +25,15 @@ class UnderWay:
     baseline: str
     epochs: int
     last: Epoch | None
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """How many seconds a search will still take, by so many trials that ended on this device; 0:
+    by the epochs of those under way."""
+
+    seconds: float
+    trials: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +58,7 @@ class Status:
     exhausted: bool
     failures: Mapping[str, int]
     under_way: tuple[UnderWay, ...]
+    forecast: Forecast | None
 
     @property
     def running(self) -> int:
@@ -56,13 +67,6 @@ class Status:
     @property
     def done(self) -> int:
         return self.finished + self.stopped + self.failed + self.reused
-
-    @property
-    def seconds_left(self) -> float | None:
-        """A forecast from the pace of this run."""
-        if not self.ended:
-            return None
-        return (self.budget - self.done) * self.seconds / self.ended
 
 
 class Tally:
@@ -78,6 +82,7 @@ class Tally:
         self._counts: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
         self._ended = 0
+        self._seconds: defaultdict[str | None, list[float]] = defaultdict(list)  # by device
         self._begun = time.monotonic()
 
     def __contains__(self, row: TrialRow) -> bool:
@@ -107,6 +112,8 @@ class Tally:
             self._taken.add(row.number)
             self._counts[row.state] += 1
             self._latest = row
+            if row.seconds and not row.baseline:
+                self._seconds[row.device].append(row.seconds)
             if row.state == "failed":
                 self._failures[row.reason or row.failure or ""] += 1
         if new:
@@ -123,11 +130,13 @@ class Tally:
         self,
         *,
         under_way: Iterable[UnderWay],
+        slots: int,
         paused: int,
         refused: int,
         repeated: int,
         exhausted: bool,
     ) -> Status:
+        under_way = tuple(under_way)
         states = {state: self._counts[state] for state in ENDED}
         return Status(
             budget=self.budget,
@@ -141,5 +150,20 @@ class Tally:
             seconds=time.monotonic() - self._begun,
             exhausted=exhausted,
             failures=dict(self._failures.most_common()),
-            under_way=tuple(under_way),
+            under_way=under_way,
+            forecast=self._forecast(under_way, slots),
         )
+
+    def _forecast(self, under_way: Iterable[UnderWay], slots: int) -> Forecast | None:
+        """By what a trial took: the pace of a run would count its start, half a minute on a busy
+        machine, to the first of them."""
+        ended = self._seconds[self._latest.device] if self._latest else []
+        begun = [
+            run.last.seconds / run.last.epoch * run.epochs
+            for run in under_way
+            if run.last and not run.baseline
+        ]
+        if not (ended or begun):
+            return None
+        each = statistics.fmean(ended or begun)
+        return Forecast((self.budget - self.done) * each / max(1, slots), len(ended))

@@ -16,14 +16,17 @@ from nas.store.rows import (
     ENDED,
     Ask,
     AttemptRow,
+    Study,
     StudyRow,
     TrialRow,
     TrialState,
+    asks_anew,
+    check_same,
     epoch_of,
     study_of,
     trial_of,
 )
-from nas.store.steps import has, select_trials
+from nas.store.steps import has, nothing_came, select_trials
 from nas.store.tables import attempts, curves, latencies, studies, trials
 
 T = TypeVar("T")
@@ -60,6 +63,12 @@ class Record:
         """All studies, oldest first."""
         query = select(*STUDY).order_by(studies.c.id)
         return [study_of(row) for row in self._all(query)]
+
+    def check(self, was: StudyRow, now: Study) -> None:
+        """Raises StudyError where a study has other settings; objectives and constraints may be
+        others while nothing has come of it: they may have been mistyped."""
+        if not (asks_anew(was, now) and self._read(lambda held: nothing_came(held, was.id))):
+            check_same(was, now)
 
     def trials(
         self,

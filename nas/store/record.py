@@ -25,6 +25,7 @@ from nas.store.rows import (
     StudyRow,
     TrialRow,
     TrialState,
+    asks_anew,
     check_same,
     reused,
     study_of,
@@ -36,6 +37,7 @@ from nas.store.steps import (
     claims_of,
     end_attempt,
     ended_in,
+    nothing_came,
     running_trial,
     select_trials,
     set_state,
@@ -86,7 +88,8 @@ class Store(Record):
     def open_study(self, study: Study) -> StudyRow:
         """The study of this name, created if there is none.
 
-        Raises StudyError where it exists with other settings, naming the first that differs.
+        Raises StudyError where it exists with other settings, naming the first that differs; as
+        long as nothing came of it, objectives and constraints are taken as they are now.
         """
         name = study.name
         if not 0 < len(name) <= 512 or not name.isprintable():
@@ -101,7 +104,12 @@ class Store(Record):
             if row is None:
                 connection.execute(added)  # nothing, where another driver was just faster
                 row = connection.execute(query).one()
-            return study_of(row)
+            found = study_of(row)
+            if asks_anew(found, study) and nothing_came(connection, found.id):
+                asked = {name: values[name] for name in ("objectives", "constraints")}
+                connection.execute(update(studies).where(studies.c.id == found.id).values(asked))
+                found = study_of(connection.execute(query).one())
+            return found
 
         found = self._write(work)
         check_same(found, study)

@@ -45,6 +45,13 @@ _JOINED = {
 TRIAL = [_JOINED[f.name] if f.name in _JOINED else trials.c[f.name] for f in fields(TrialRow)]
 
 
+def nothing_came(connection: Connection, study_id: int) -> bool:
+    """Whether no trial of the study has a result, or is on its way to one."""
+    came = trials.c.state.not_in(("failed", "waiting"))
+    found = select(trials.c.id).where(trials.c.study_id == study_id, came).limit(1)
+    return connection.execute(found).first() is None
+
+
 def select_trials(*more: Any) -> Select[Any]:
     """A query for what ``trial_of`` takes, after ``more`` columns."""
     return select(*more, *TRIAL).select_from(trials.outerjoin(latencies, _HERE))

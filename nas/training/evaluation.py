@@ -6,6 +6,7 @@ Counts are scikit-learn's, intervals and tests SciPy's.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -42,7 +43,7 @@ class ClassScore:
 class Evaluation:
     """A model's probabilities (images, classes) for images whose class numbers are ``labels``.
 
-    ``images`` are what they were, in the same order.
+    ``images`` are what they were, in the same order, and ``ref`` where they came from.
     """
 
     classes: tuple[str, ...]
@@ -50,6 +51,7 @@ class Evaluation:
     labels: npt.NDArray[np.int64]
     probabilities: Probabilities
     images: tuple[Images, ...] = ()
+    ref: DataRef | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -117,9 +119,21 @@ class Evaluation:
 
     def pixels(self, number: int) -> npt.NDArray[np.uint8]:
         """An image as the data set has it: (channels, height, width)."""
+        images, row = self._row(number)
+        return np.asarray(images.pixels[row])
+
+    def name(self, number: int) -> str:
+        """An image's file below the data set's folder; empty where it is none."""
+        return self._names[self._row(number)[1]] if self._names else ""
+
+    @cached_property
+    def _names(self) -> Sequence[str]:
+        return data.names(self.ref) if self.ref else ()
+
+    def _row(self, number: int) -> tuple[Images, int]:
         for images in self.images:
             if number < len(images):
-                return np.asarray(images.pixels[images.rows[number]])
+                return images, int(images.rows[number])
             number -= len(images)
         raise IndexError(number)
 
@@ -157,7 +171,7 @@ def evaluate(model: Predictor, ref: DataRef, part: str = "test") -> Evaluation:
     found = np.concatenate([of_images(model, i) for i in images])
     if not np.isfinite(found).all():
         raise NasError("the model's answers are not finite: nothing to score")
-    return Evaluation(model.classes, part, labels, found, images)
+    return Evaluation(model.classes, part, labels, found, images, ref)
 
 
 def _few(names: set[str]) -> str:
@@ -209,6 +223,11 @@ def usual_part(card: Card, ref: DataRef) -> str:
     if not card.identity or "test" in data.describe(ref).parts:
         return "test"
     return "test" if data.identity(ref) == card.identity else "all"
+
+
+def learned(card: Card, ref: DataRef, part: str) -> bool:
+    """Whether images that the model was trained on are among those of a part."""
+    return part in ("train", "all") and bool(card.identity) and data.identity(ref) == card.identity
 
 
 def compare(first: Evaluation, second: Evaluation) -> Comparison:
