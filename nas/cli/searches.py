@@ -35,9 +35,7 @@ def rehearse(plan: Plan, storage: str) -> None:
     the same name among it."""
     with contextlib.suppress(StoreError):  # there is no record yet
         store = open_store(storage, create=False, write=False)
-        for study in store.studies():
-            if study.name == plan.study:
-                store.check(study, plan.row())
+        store.check(plan.row())
         store.close()
     tell_images(plan.job)
     screens.out(screens.space_page(plan.space))
@@ -102,7 +100,7 @@ def run(
     networks = architectures(plan, baselines)
     if plan.job.evaluator:
         evaluator(plan.job.evaluator)
-    store = open_store(storage)
+    store = open_store(storage, study=plan.row())
     try:
         store.open_study(plan.row())  # a study with other settings is refused before Ray starts
         # Only now, as they take half a second: wrong input is answered at once.

@@ -38,6 +38,16 @@ PENDING: tuple[TrialState, ...] = ("running", "waiting", "paused")
 STUDY = [studies.c[f.name] for f in fields(StudyRow)]
 
 
+def check(held: Connection, study: Study) -> None:
+    """Raises StudyError where the study exists with other settings. Objectives and constraints may
+    be others while nothing has come of it: they may have been mistyped."""
+    row = held.execute(select(*STUDY).where(studies.c.name == study.name)).one_or_none()
+    if row is not None:
+        found = study_of(row)
+        if not (asks_anew(found, study) and nothing_came(held, found.id)):
+            check_same(found, study)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """The record in one database. Threads may share it, processes not.
@@ -64,11 +74,9 @@ class Record:
         query = select(*STUDY).order_by(studies.c.id)
         return [study_of(row) for row in self._all(query)]
 
-    def check(self, was: StudyRow, now: Study) -> None:
-        """Raises StudyError where a study has other settings; objectives and constraints may be
-        others while nothing has come of it: they may have been mistyped."""
-        if not (asks_anew(was, now) and self._read(lambda held: nothing_came(held, was.id))):
-            check_same(was, now)
+    def check(self, study: Study) -> None:
+        """Raises StudyError where ``open_study`` would refuse it."""
+        self._read(lambda held: check(held, study))
 
     def trials(
         self,

@@ -16,7 +16,7 @@ from nas.job import Failure, Outcome, Result
 from nas.metrics import ACCURACY
 from nas.store import driver as drivers
 from nas.store.connect import WRITES, connect, patiently
-from nas.store.reading import STUDY, Record
+from nas.store.reading import STUDY, Record, check
 from nas.store.rows import (
     Ask,
     AttemptState,
@@ -56,6 +56,7 @@ def open_store(
     write: bool = True,
     lease: float = 60.0,
     patience: float = 60.0,
+    study: Study | None = None,
 ) -> Store:
     """The record at ``url``, created or brought up to date; with ``write=False`` to be read only,
     and as it is.
@@ -64,10 +65,16 @@ def open_store(
     ``lease`` seconds after it began or after the last ``beat``; a database that is away or locked
     is waited for up to ``patience`` seconds. Raises StoreError, having changed nothing, for a URL
     that is none, a file that is no SQLite database, a server that does not answer, a schema newer
-    than the code and, with ``create=False``, where there is no record yet.
+    than the code and, with ``create=False``, where there is no record yet. With a ``study`` that
+    ``open_study`` would refuse, an older schema is left as it is: raises StudyError.
     """
+
+    def accept(held: Connection) -> None:
+        if study is not None:
+            check(held, study)
+
     return Store(
-        engine=connect(url, create=create and write, write=write),
+        engine=connect(url, create=create and write, write=write, accept=accept),
         driver=drivers.name(),
         lease=lease,
         patience=patience,
