@@ -86,9 +86,9 @@ def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = nbclient.NotebookClient(copy.deepcopy(shown), timeout=250, resources=place).execute()
     for was, now in zip(shown.cells, ran.cells, strict=True):
         if was.cell_type == "code":  # what the page shows is of the same kind
-            kinds = [[*output.get("data", ())] for output in was.outputs]
+            kinds = [{*output.get("data", ())} for output in was.outputs]
             told = [output for output in now.outputs if output.get("name") != "stderr"]
-            assert [[*output.get("data", ())] for output in told] == kinds
+            assert [{*output.get("data", ())} for output in told] == kinds
     assert nas.evaluate(tmp_path / "digits.safetensors").accuracy > 0.9
 
 

@@ -46,10 +46,10 @@ TRIAL = [_JOINED[f.name] if f.name in _JOINED else trials.c[f.name] for f in fie
 
 
 def nothing_came(connection: Connection, study_id: int) -> bool:
-    """Whether no trial of the study has a result, or is on its way to one."""
-    came = trials.c.state.not_in(("failed", "waiting"))
-    found = select(trials.c.id).where(trials.c.study_id == study_id, came).limit(1)
-    return connection.execute(found).first() is None
+    """Whether the study's trials have failed, and none has a result or is on its way to one. Of a
+    study without any that is not known: a driver may just have opened it."""
+    states = select(trials.c.state).where(trials.c.study_id == study_id).distinct()
+    return {"failed"} <= {*connection.scalars(states)} <= {"failed", "waiting"}
 
 
 def select_trials(*more: Any) -> Select[Any]:
