@@ -6,7 +6,6 @@ import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from nas import plugins
 from nas.cli.settings import bounds, constraint, objective, once, read_recipe, split, within
@@ -21,8 +20,6 @@ from nas.samplers import SAMPLERS
 from nas.spaces.space import Space, load_space, shipped
 from nas.workers.answers import POINTS
 from nas.workers.run import source
-
-T = TypeVar("T")
 
 
 def load_plugins(paths: Iterable[Path]) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ likes.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -82,7 +81,9 @@ class Tally:
         self._counts: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
         self._ended = 0
-        self._seconds: defaultdict[str | None, list[float]] = defaultdict(list)  # by device
+        self._first = 0.0  # when the first of them did
+        # Trials that were trained, and their seconds, by device.
+        self._took: defaultdict[str | None, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
         self._begun = time.monotonic()
 
     def __contains__(self, row: TrialRow) -> bool:
@@ -113,7 +114,8 @@ class Tally:
             self._counts[row.state] += 1
             self._latest = row
             if row.seconds and not row.baseline:
-                self._seconds[row.device].append(row.seconds)
+                number, seconds = self._took[row.device]
+                self._took[row.device] = number + 1, seconds + row.seconds
             if row.state == "failed":
                 self._failures[row.reason or row.failure or ""] += 1
         if new:
@@ -125,6 +127,7 @@ class Tally:
     def end(self) -> None:
         """Counts a trial that ended by this run."""
         self._ended += 1
+        self._first = self._first or time.monotonic()
 
     def status(
         self,
@@ -155,15 +158,17 @@ class Tally:
         )
 
     def _forecast(self, under_way: Iterable[UnderWay], slots: int) -> Forecast | None:
-        """By what a trial took: the pace of a run would count its start, half a minute on a busy
-        machine, to the first of them."""
-        ended = self._seconds[self._latest.device] if self._latest else []
-        begun = [
-            run.last.seconds / run.last.epoch * run.epochs
-            for run in under_way
-            if run.last and not run.baseline
-        ]
-        if not (ended or begun):
+        """By the pace of this run once every slot is on its third trial; before, by what a trial
+        took: the pace would count the start, half a minute on a busy machine, to the first."""
+        ended, seconds = self._took[self._latest.device] if self._latest else (0, 0.0)
+        begun = () if ended else [r for r in under_way if r.last and not r.baseline]
+        if self._ended > 2 * slots:
+            each = (time.monotonic() - self._first) / (self._ended - 1)
+        elif ended:
+            each = seconds / ended / max(1, slots)
+        elif begun:
+            told = (r.last.seconds / r.last.epoch * r.epochs for r in begun if r.last)
+            each = sum(told) / len(begun) / max(1, slots)
+        else:
             return None
-        each = statistics.fmean(ended or begun)
-        return Forecast((self.budget - self.done) * each / max(1, slots), len(ended))
+        return Forecast((self.budget - self.done) * each, ended)
