@@ -2,20 +2,28 @@
 
     python benchmarks/exports.py [--samples 20] [NAME ...]
 
-For each the largest difference from torch's logits, of the largest logit, through ONNX Runtime,
-torch.export's program, the plain source and the weights; of a space over its samples. Weights are
-random, batch statistics and scales too. Networks of the zoo take the smallest square input of 32,
-64, 128 or 224 pixels that they can.
+For each the largest difference from torch's logits, of the largest logit, through every format
+here, and twice more as somebody else would run it: the plain source in an environment that has
+torch alone, the ONNX file in one that has ONNX Runtime alone. Of a space it is the worst of its
+samples. What fails is told below the table, and ends it with status 1. Weights are random, batch
+statistics and scales too. Spaces are on 32 pixels; networks of the zoo take the smallest square
+input of 32, 64, 128 or 224 pixels that they can.
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from importlib.metadata import distribution
 from pathlib import Path
 
+import numpy as np
 import torch
+from packaging.requirements import Requirement
 from torch import nn
 
 import nas
@@ -24,8 +32,56 @@ from nas.errors import NasError
 from nas.language.architecture import Architecture
 from nas.spaces import zoo
 from nas.spaces.space import load_space, shipped
-from nas.training.export import FORMATS, export
+from nas.training.export import FORMATS, deployed, export, noise
 from nas.training.models import Card, Model, save_model
+
+# What runs a file without this package: given are the environment's folder, and folders with the
+# file and pixels.bin. Each writes logits.bin.
+ALONE = {
+    "torch": """
+import pathlib, runpy, sys
+sys.path.append(sys.argv[1])
+import torch
+for folder in map(pathlib.Path, sys.argv[2:]):
+    held = runpy.run_path(str(folder / "exported.py"))
+    shape = held["CHANNELS"], held["HEIGHT"], held["WIDTH"]
+    data = bytearray((folder / "pixels.bin").read_bytes())
+    pixels = torch.frombuffer(data, dtype=torch.uint8).view(-1, *shape)
+    with torch.inference_mode():
+        logits = held["logits"](held["load"](), pixels)
+    (folder / "logits.bin").write_bytes(bytes(logits.flatten().view(torch.uint8).tolist()))
+""",
+    "onnxruntime": """
+import pathlib, sys
+sys.path.append(sys.argv[1])
+import numpy, onnxruntime
+for folder in map(pathlib.Path, sys.argv[2:]):
+    session = onnxruntime.InferenceSession(str(folder / "exported.onnx"))
+    (given,) = session.get_inputs()
+    pixels = numpy.fromfile(folder / "pixels.bin", "uint8").reshape(-1, *given.shape[1:])
+    session.run(None, {given.name: pixels})[0].tofile(folder / "logits.bin")
+""",
+}
+MADE_FOR = {"torch": "python", "onnxruntime": "onnx"}
+COLUMNS = (*FORMATS, *(f"{name} alone" for name in ALONE))
+
+
+def environment(name: str, folder: Path) -> Path:
+    """A folder to import from that holds a distribution and what it requires, by links: nothing
+    else that is installed here."""
+    left, seen = [name], set()
+    while left:
+        found = distribution(left.pop())
+        if found.name in seen:
+            continue
+        seen.add(found.name)
+        for top in {file.parts[0] for file in found.files or () if file.parts[0] != ".."}:
+            link = folder / top
+            if top != "__pycache__" and not link.exists():
+                link.symlink_to(found.locate_file(top))
+        wanted = map(Requirement, found.requires or ())
+        left += [r.name for r in wanted if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return folder
 
 
 def model(architecture: Architecture) -> Model:
@@ -49,18 +105,58 @@ def model(architecture: Architecture) -> Model:
     )
 
 
-def differences(architecture: Architecture) -> dict[str, float]:
-    """By format."""
-    made = model(architecture)
-    with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder, "model.safetensors")
-        save_model(weights, made.network, made.card)
-        told = {}
-        for name, kind in FORMATS.items():
-            done = export(made, name, Path(folder, f"exported{kind.ending}"), weights)
-            assert done.difference is not None
-            told[name] = done.difference
+def here(made: Model, folder: Path, failures: list[str]) -> dict[str, float]:
+    """The differences by format; what was made stays in the folder, as ``exported``."""
+    folder.mkdir()
+    weights = folder / "model.safetensors"
+    save_model(weights, made.network, made.card)
+    told: dict[str, float] = {}
+    for name, kind in FORMATS.items():
+        try:
+            done = export(made, name, folder / f"exported{kind.ending}", weights)
+        except NasError as error:
+            failures.append(f"{name}: {error}")
+            continue
+        assert done.difference is not None
+        told[name] = done.difference
     return told
+
+
+def elsewhere(name: str, packages: Path, made: dict[Path, Model], failures: list[str]) -> float:
+    """The largest difference of the exported files in a process with one package alone."""
+    ready = [f for f in made if (f / f"exported{FORMATS[MADE_FOR[name]].ending}").exists()]
+    run = [sys.executable, "-I", "-S", "-c", ALONE[name], str(packages), *map(str, ready)]
+    ended = subprocess.run(run, capture_output=True, text=True)
+    if ended.returncode:
+        failures.append(f"{name} alone: {ended.stderr.strip().splitlines()[-1]}")
+        return float("nan")
+    worst = 0.0
+    for folder in ready:
+        with torch.inference_mode():
+            expected = deployed(made[folder])(noise(made[folder].input)).numpy()
+        found = np.fromfile(folder / "logits.bin", "float32").reshape(expected.shape)
+        worst = max(worst, float(np.abs(found - expected).max() / np.abs(expected).max()))
+    return worst
+
+
+def differences(
+    architectures: Sequence[Architecture], environments: dict[str, Path], failures: list[str]
+) -> dict[str, float]:
+    """The worst of some networks, by column; without one where nothing could be compared."""
+    with tempfile.TemporaryDirectory() as temporary:
+        made: dict[Path, Model] = {}
+        told: dict[str, float] = {}
+        for number, architecture in enumerate(architectures):
+            folder = Path(temporary, str(number))
+            made[folder] = model(architecture)
+            missed: list[str] = []
+            for name, found in here(made[folder], folder, missed).items():
+                told[name] = max(told.get(name, 0.0), found)
+            failures += [f"{why} ({architecture})" for why in missed]
+            noise(made[folder].input).numpy().tofile(folder / "pixels.bin")
+        for name, packages in environments.items():
+            told[f"{name} alone"] = elsewhere(name, packages, made, failures)
+        return told
 
 
 def smallest(name: str) -> Architecture:
@@ -72,9 +168,11 @@ def smallest(name: str) -> Architecture:
     return zoo.network(name)
 
 
-def line(name: str, found: list[dict[str, float]], began: float) -> str:
-    told = [f"{max(f[format] for f in found):8.1e}" for format in FORMATS]
-    return f"{name:20} {len(found):3} {'  '.join(told)}  {time.perf_counter() - began:6.1f} s"
+def drawn(name: str, samples: int) -> list[Architecture]:
+    if name in zoo.names():
+        return [smallest(name)]
+    space = load_space(name, (3, 32, 32), 10)
+    return [space.sample(seed) for seed in range(samples)]
 
 
 def main() -> None:
@@ -84,15 +182,28 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=20)
     parser.add_argument("names", nargs="*", help="spaces and networks  [default: all]")
     args = parser.parse_args()
-    print(f"{'':20}   n {'  '.join(f'{name:>8}' for name in FORMATS)}", flush=True)
-    for name in args.names or shipped():
-        began = time.perf_counter()
-        if name in zoo.names():
-            found = [differences(smallest(name))]
-        else:
-            space = load_space(name, (3, 32, 32), 10)
-            found = [differences(space.sample(seed)) for seed in range(args.samples)]
-        print(line(name, found, began), flush=True)
+    print(f"| space or network | networks | {' | '.join(COLUMNS)} | failed | seconds |")
+    print(f"|---|--:|{'--:|' * len(COLUMNS)}--:|--:|", flush=True)
+    failures: dict[str, list[str]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        environments = {}
+        for name in ALONE:
+            (there := Path(folder, name)).mkdir()
+            environments[name] = environment(name, there)
+        for name in args.names or shipped():
+            began = time.perf_counter()
+            networks = drawn(name, args.samples)
+            missed: list[str] = []
+            found = differences(networks, environments, missed)
+            if missed:
+                failures[name] = missed
+            told = [f"{found[c]:.1e}" if c in found else "" for c in COLUMNS]
+            count = f"{len(networks)} | {' | '.join(told)} | {len(missed)}"
+            print(f"| {name} | {count} | {time.perf_counter() - began:.0f} |", flush=True)
+    for name, missed in failures.items():
+        for why in missed:
+            print(f"\n{name}: {why}")
+    sys.exit(1 if failures else 0)
 
 
 if __name__ == "__main__":

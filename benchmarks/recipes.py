@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 from nas import data
-from nas.cli.options import _recipe as read
+from nas.cli.settings import read_recipe as read
 from nas.data import DATASETS, Dataset, Images, Info
 from nas.job import DataRef, Failure, Job
 from nas.training import train

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli import options
+from nas.cli import options, record
 from nas.driver.plan import Keep
 from nas.errors import NasError, StudyError
 from nas.job import Report
@@ -36,7 +36,7 @@ class Study:
 
     @cached_property
     def _read(self) -> tuple[StudyRow, tuple[TrialRow, ...]]:
-        store = options.open_record(self.storage)
+        store = record.open_record(self.storage)
         try:
             row = store.find_study(self.name)
             return row, tuple(store.trials(row.id))
@@ -146,7 +146,7 @@ def search(
         plugins=[Path(path) for path in plugins],
         evaluator=evaluator,
         rungs=rungs,
-        artifacts=options.artifacts_dir("", storage),
+        artifacts=record.artifacts_dir("", storage),
         keep=keep,
         skip_unreadable=skip_unreadable,
         group_by=group_by,

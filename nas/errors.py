@@ -60,11 +60,12 @@ def brief(message: str, most: int = 400) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A clause for an error message: the nearest known name, or all of them where none is near."""
-    known = sorted(known)
+    """A clause for an error message: the nearest known name, or all of them where none is near. Of
+    those that begin so, the first known."""
+    known = list(known)
     folded = {k.lower(): k for k in known}
     begun = [k for k in folded if len(name) > 1 and k.startswith(name.lower())]
     close = begun or difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
     if close:
         return f"did you mean {folded[close[0]]}?"
-    return "known: " + ", ".join(known)
+    return "known: " + ", ".join(sorted(known))

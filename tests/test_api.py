@@ -213,6 +213,39 @@ def test_kept_weights_are_exported_and_of_others_it_is_said_how_to_get_them(
             assert f"`nas train --trial {row.number}` trains it" in err
 
 
+def test_the_source_of_a_trial_outlives_its_study(
+    study: nas.Study, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    row, source = study.best, tmp_path / "net.py"
+    given = ("export", "--trial", row.number, "--storage", study.storage, "-o", source)
+    status, _, err = ran(capsys, monkeypatch, *given)
+    assert status == 0, err
+    assert "WEIGHTS = 'net.safetensors'" in source.read_text()
+    assert (tmp_path / "net.safetensors").read_bytes() == Path(row.model or "").read_bytes()
+    assert ran(capsys, monkeypatch, *given)[0] == 0  # again
+    (tmp_path / "net.safetensors").write_bytes(b"mine")
+    status, _, err = ran(capsys, monkeypatch, *given)
+    assert (status, "which is another" in err) == (2, True)
+    assert (tmp_path / "net.safetensors").read_bytes() == b"mine"
+
+
+def test_a_trial_is_shown_by_its_number_or_as_a_table_prints_it(
+    study: nas.Study, capsys: Any, monkeypatch: Any
+) -> None:
+    row = study.best
+    status, whole, _ = ran(
+        capsys, monkeypatch, "show", "--trial", row.number, "--storage", study.storage
+    )
+    assert status == 0
+    assert f"{row.params:,} params" in whole
+    body = " -> ".join(row.pattern.split(" -> ")[1:-1])
+    status, pasted, err = ran(capsys, monkeypatch, "show", body, "--size", 10)
+    assert status == 0, err
+    assert f"{nas.parse(f'INPUT -> {body} -> FC', (1, 10, 10), 10).params:,} params" in pasted
+    status, _, err = ran(capsys, monkeypatch, "show", row.pattern, "--trial", 1)
+    assert (status, "one of them" in err) == (2, True)
+
+
 def test_other_images_than_the_study_was_made_on_are_refused(
     study: nas.Study, tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:

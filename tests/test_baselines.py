@@ -50,6 +50,17 @@ def test_a_baseline_is_trained_once_and_costs_no_trial(tmp_path: Path) -> None:
     assert sorted(t.user_attrs.get("baseline", "") for t in copied if not t.params) == names
 
 
+def test_one_network_by_two_names_is_refused(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/s.db")
+    names = ["linear_classifier", "linear"]
+    with pytest.raises(NasError, match="linear_classifier and linear are one network here"):
+        baselines.enter(plan(1), names, store)
+    baselines.enter(plan(1), names[:1], store)
+    with pytest.raises(NasError, match="linear is the network of trial 0, linear_classifier"):
+        baselines.enter(plan(1), names[1:], store)
+    assert len(list(store.trials(store.find_study("s").id))) == 1
+
+
 def test_a_classical_method_is_fitted_on_the_study_s_images(tmp_path: Path) -> None:
     store = open_store(f"sqlite:///{tmp_path}/s.db")
     for _ in range(2):

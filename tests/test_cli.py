@@ -456,6 +456,7 @@ def test_a_space_is_listed_shown_checked_and_sampled(
 SEARCH = ("search", "--space", "lenet_like")
 WRONG = {
     "space": (("search", "--space", "resnet_lik"), "unknown space resnet_lik; did you mean resnet"),
+    "family": (("search", "--space", "vgg"), "unknown space vgg; did you mean vgg_like?"),
     "space file": (("search", "--space", "no.yaml"), "no.yaml: no such space file"),
     "dataset": ((*SEARCH, "--dataset", "digit"), "digit"),
     "data directory": (

@@ -59,6 +59,20 @@ def test_every_command_and_option_says_what_it_is_for() -> None:
                 assert option.help, f"{path} {option.opts[0]}"
 
 
+def test_many_options_stand_in_groups() -> None:
+    common = {"--seed", "--plugin", "--help"}
+    for path, command in commands():
+        options = [p for p in command.params if p.param_type_name == "option"]
+        alone = {p.opts[0] for p in options if not p.rich_help_panel}
+        assert len(options) < 9 or alone <= common, path
+    shown = reference().partition("## nas search")[2].partition("\n## ")[0]
+    groups = re.findall(r"^(\S.*):\n", shown, re.MULTILINE)
+    assert groups[0] == "What to search"
+    assert groups[-1] == "Options"
+    assert len(groups) == len(set(groups)) == 6
+    assert shown.index("What to search:") < shown.index("--space") < shown.index("The record:")
+
+
 def test_what_the_readme_shows_exists() -> None:
     known = {path: {name for p in c.params for name in p.opts} for path, c in commands()}
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
@@ -77,9 +91,9 @@ def test_what_the_readme_shows_exists() -> None:
                 assert options <= known[path] | {"--help"}, f"{page.name}: {line}"
 
 
-def blocks(text: str) -> list[str]:
-    """What stands in the code blocks of a page, lines that go on joined."""
-    found = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+def blocks(text: str, kind: str = r"\w*") -> list[str]:
+    """What stands in the code blocks of a page (of that kind), lines that go on joined."""
+    found = re.findall(rf"^```{kind}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return [block.replace("\\\n", " ") for block in found]
 
 

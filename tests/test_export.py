@@ -20,11 +20,12 @@ from nas.cli import main
 from nas.data.batches import Normal
 from nas.data.picture import decode
 from nas.errors import NasError
-from nas.spaces.space import load_space
 from nas.training.export import FORMATS, TOLERANCE, Format, export
 from nas.training.models import Card, Model, save_model
-from nas.training.onnx import load_onnx
+from nas.training.onnx import load_onnx, to_onnx
 from nas.training.plain import python_source
+
+EXPORTS = Path(__file__).parent.parent / "benchmarks" / "exports.py"
 
 # Every layer among them, and what exporters have trouble with: rounding up, maps that do not
 # divide, an odd size, an auxiliary classifier, depthwise and grouped convolutions.
@@ -83,13 +84,20 @@ def test_every_format_answers_as_torch_does(pattern: str, tmp_path: Path) -> Non
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["mixed", "mobilenet_like", "densenet_like"])
-def test_samples_of_shipped_spaces_as_onnx(name: str, tmp_path: Path) -> None:
-    """benchmarks/exports.py does 20 of each space and the zoo, in all formats."""
-    space = load_space(name, (3, 32, 32), 10)
-    done = export(model(space.sample(1)), "onnx", tmp_path / "sample.onnx")
-    assert done.difference is not None
-    assert done.difference <= 1e-5
+@pytest.mark.timeout(600)  # for a busy machine
+def test_samples_of_shipped_spaces_in_all_formats_and_alone() -> None:
+    """benchmarks/exports.py does 20 of each space and the zoo."""
+    ended = subprocess.run(
+        [sys.executable, EXPORTS, "--samples", "1", "mixed", "mobilenet_like"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    head, _, *rows = (line.strip("| ").split(" | ") for line in ended.stdout.splitlines())
+    assert [row[0] for row in rows] == ["mixed", "mobilenet_like"]
+    for told in (dict(zip(head, row, strict=True)) for row in rows):
+        for column in (*FORMATS, "torch alone", "onnxruntime alone"):
+            assert 0 <= float(told[column]) <= 1e-5, told
+        assert told["failed"] == "0"
 
 
 ALONE = """
@@ -261,6 +269,18 @@ def test_the_command_writes_under_the_models_name_and_says_how_near_it_is(
     status, out, _ = ran(capsys, monkeypatch, "lenet5", "-o", tmp_path / "lenet.py")
     assert (status, out) == (0, "")
     assert "def network()" in (tmp_path / "lenet.py").read_text()
+
+
+@pytest.mark.parametrize("format", ["python", "safetensors", "pt2", "onnx"])
+def test_of_what_was_exported_nothing_else_is_made(
+    tmp_path: Path, capsys: Any, monkeypatch: Any, format: str
+) -> None:
+    (tmp_path / "model.onnx").write_bytes(to_onnx(model(nas.parse(NETWORKS[3]))))
+    status, _, err = ran(capsys, monkeypatch, tmp_path / "model.onnx", "-f", format)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "name the model that it was made from, a .safetensors file of `nas train`" in err
+    status, out, _ = ran(capsys, monkeypatch, tmp_path / "model.onnx", "-f", "pattern")
+    assert (status, out.strip()) == (0, str(nas.parse(NETWORKS[3])))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from PIL import Image
 from test_data import write
 
 from nas import data
+from nas.cli.options import identified
 from nas.data.images import Images
 from nas.errors import DataError
 from nas.job import DataRef
@@ -167,3 +168,10 @@ def test_a_plugged_in_set_is_its_arrays_or_what_it_says(
 def test_a_summary_is_what_a_person_calls_them(tmp_path: Path) -> None:
     assert data.summary(folder(tmp_path / "d")) == "18 images in 2 classes (cat, dog)"
     assert data.summary(DataRef()) == "1,797 images in 10 classes (0, 1, 2, 3, 4, ...)"
+
+
+def test_a_size_that_the_images_have_is_none(tmp_path: Path) -> None:
+    ref = folder(tmp_path / "images")
+    for size, kept in ((0, 0), (8, 0), (16, 16)):
+        found, _ = identified(dataclasses.replace(ref, size=size))
+        assert found == dataclasses.replace(ref, size=kept, identity=data.identity(ref))

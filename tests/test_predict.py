@@ -23,6 +23,7 @@ import nas
 from nas import data
 from nas.cli import main
 from nas.data.batches import Normal
+from nas.data.picture import decode
 from nas.errors import DataError, NasError
 from nas.job import DataRef
 from nas.training.evaluation import Evaluation, compare, evaluate
@@ -84,6 +85,23 @@ def test_csv_has_a_line_for_each_file_at_every_depth(
     assert [row["class"] for row in rows] == [p.label for p in expected]
     for row, prediction in zip(rows, expected, strict=True):
         assert math.isclose(float(row["probability"]), prediction.probability, abs_tol=2e-6)
+
+
+def test_a_class_less_likely_than_the_others_together_is_told(
+    model: Path, folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    held = nas.load_model(model)
+    sharp = held.network.state_dict()
+    sharp |= {name: 40 * sharp[name] for name in [*sharp][-2:]}  # of the last layer
+    held.network.load_state_dict(sharp)
+    save_model(tmp_path / "sharp.safetensors", held.network, held.card)
+    for file in (model, tmp_path / "sharp.safetensors"):
+        status, out, _ = ran(capsys, monkeypatch, "predict", file, folder)
+        assert status == 0
+        found = nas.load_model(file).predict(sorted(folder.rglob("*.png")))
+        unsure = [line.endswith("  unsure") for line in out.splitlines()]
+        assert sorted(unsure) == sorted(p.probability < 0.5 for p in found)
+        assert any(unsure) is (file == model)
 
 
 def test_onnx_answers_as_the_model(
@@ -269,10 +287,15 @@ def test_a_folder_is_scored_by_the_decoding_of_the_training(model: Path, folder:
     test = evaluate(loaded, ref)
     assert len(test) == len(data.load(ref, "test")) == 12
     assert test.pixels(3).shape == (3, 12, 12)
+    # Each by its file, where the mistakes are shown.
+    for number in range(len(test)):
+        file = folder / test.name(number)
+        assert file.parent.parent.name == test.classes[test.labels[number]]
+        np.testing.assert_array_equal(test.pixels(number), decode(file, (3, 12, 12)))
 
 
 def test_of_another_folder_than_the_trainings_all_is_scored(
-    model: Path, folder: Path, tmp_path: Path
+    model: Path, folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:
     held = nas.load_model(model)
     ours = dataclasses.replace(
@@ -280,6 +303,12 @@ def test_of_another_folder_than_the_trainings_all_is_scored(
     )
     trained_here = Model(held.network, ours)
     assert len(nas.evaluate(trained_here, data=folder)) == 12
+    save_model(tmp_path / "own.safetensors", held.network, ours)
+    for part, warned in (("all", True), ("train", True), ("test", False)):
+        given = ("evaluate", tmp_path / "own.safetensors", "--data", folder, "--part", part)
+        status, _, err = ran(capsys, monkeypatch, *given)
+        assert status == 0
+        assert ("own.safetensors was trained on images of this part" in err) is warned
     for name in CLASSES:
         (tmp_path / "new" / name).mkdir(parents=True)
         for number, path in enumerate(sorted((folder / name).rglob("*.png"))[:5]):

@@ -13,7 +13,7 @@ from postgres import Server, postgres  # noqa: F401 - the fixture
 from sqlalchemy import text
 
 from nas.artifacts import part
-from nas.cli.options import artifacts_dir
+from nas.cli.record import artifacts_dir
 from nas.errors import StoreError
 from nas.job import Result
 from nas.store import Ask, Study, open_store

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nas.cli.options import _recipe
+from nas.cli.settings import read_recipe
 from nas.driver.plan import Plan
 from nas.errors import RecipeError, StudyError
 from nas.job import Job, Recipe
@@ -143,9 +143,9 @@ def test_a_space_may_choose_the_optimizer(tmp_path: Path) -> None:
 
 def test_a_name_sets_a_base_and_settings_overrule_it() -> None:
     for name, recipe in RECIPES.items():
-        assert _recipe([name]) == recipe != Recipe()
-        assert _recipe([name, "batch=17"]) == dataclasses.replace(recipe, batch=17)
-    assert _recipe([]) == Recipe()
+        assert read_recipe([name]) == recipe != Recipe()
+        assert read_recipe([name, "batch=17"]) == dataclasses.replace(recipe, batch=17)
+    assert read_recipe([]) == Recipe()
 
 
 @pytest.mark.parametrize(
@@ -161,5 +161,5 @@ def test_names_that_are_none_or_come_too_late_are_refused(
     settings: list[str], message: str
 ) -> None:
     with pytest.raises(RecipeError) as refused:
-        _recipe(settings)
+        read_recipe(settings)
     assert message in str(refused.value)

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from nas.cli.trial_commands import STATES
-from nas.driver.tally import Status, UnderWay
+from nas.driver.tally import Forecast, Status, UnderWay
 from nas.driver.tradeoffs import pareto
 from nas.errors import NasError
 from nas.job import Epoch
@@ -45,6 +45,7 @@ def status(**changes: object) -> Status:
         exhausted=False,
         failures={},
         under_way=RUNNING[:2],
+        forecast=Forecast(17 * 100 / 7, 7),
     )
     return dataclasses.replace(told, **changes)  # type: ignore[arg-type]
 
@@ -103,7 +104,9 @@ def test_the_clock_ticks_between_two_things_that_happen() -> None:
     assert "1 min 40 s so far" in shown(80, 24)
     later = shown(80, 24, since=30)
     assert "2 min 10 s so far" in later
-    assert "3 min 33 s left" in later  # 17 trials at 100 / 7 seconds, less 30
+    assert (
+        "about 3 min 33 s left (by the first 7 trials)" in later
+    )  # 17 trials at 100 / 7 seconds, less 30
 
 
 # --- tables --------------------------------------------------------------------------------------

@@ -23,9 +23,9 @@ from waiting import PATIENCE, eventually
 
 from nas.driver.loop import search
 from nas.driver.plan import Plan
-from nas.driver.tally import Status
+from nas.driver.tally import Forecast, Status, Tally, UnderWay
 from nas.errors import NothingFound, StudyError
-from nas.job import Failure, Job, Recipe
+from nas.job import Epoch, Failure, Job, Recipe
 from nas.job.pool import Pool
 from nas.language.architecture import Architecture, parse
 from nas.samplers import SAMPLERS
@@ -245,9 +245,28 @@ def test_watch_is_told_of_everything_in_order(store: Store) -> None:
     told: list[Status] = []
     status = run(store, plan(trials=6), told.append)
     assert [done for done, _ in itertools.groupby(s.done for s in told)] == [0, 1, 2, 3, 4, 5, 6]
-    assert told[0].seconds_left is None
+    assert told[0].forecast is None
     assert told[-1] == status
     assert status.latest == rows(store)[5]
+
+
+def test_what_is_left_is_foretold_by_what_trials_took(store: Store) -> None:
+    told: list[Status] = []
+    run(store, plan(trials=4), told.append)
+    run(store, plan(trials=10), told.append)  # before it starts another
+    (first, *_) = (s for s in told if s.budget == 10)
+    took = [row.seconds or 0.0 for row in rows(store)[:4]]
+    assert first.forecast
+    assert first.forecast.trials == 4
+    assert first.forecast.seconds == pytest.approx(6 * sum(took) / 4)
+    study = store.find_study(plan(trials=4).study)
+    running = [
+        UnderWay(n, "", 20, Epoch(epoch=5, train_loss=1.0, accuracy=0.5, seconds=2.0 * n))
+        for n in (1, 2)
+    ]
+    more = {"slots": 2, "paused": 0, "refused": 0, "repeated": 0, "exhausted": False}
+    begun = Tally(study, 12).status(under_way=running, **more).forecast
+    assert begun == Forecast(12 * 12.0 / 2, 0)  # 8 and 16 seconds each, two at once
 
 
 def test_one_seed_gives_one_search(store: Store) -> None:

@@ -713,6 +713,8 @@ def test_the_migrations_make_the_tables(url: str, store: Store) -> None:
     assert ScriptDirectory(str(folder)).get_current_head() == HEAD
 
 
+VERSION = "SELECT version_num FROM nas_alembic_version"
+
 # A study of the schema before this one: two trainings of one architecture on one device.
 OLD = (
     "INSERT INTO nas_studies VALUES (1, 'old', 's', '', '[[\"accuracy\", \"max\"]]', "
@@ -740,6 +742,12 @@ def test_a_record_of_the_old_schema_loses_nothing(
         command.upgrade(config, "0001")
         for row in OLD:
             connection.exec_driver_sql(row)
+    # What cannot go on with it leaves it to those that can.
+    other = Study(name="old", space="s", objectives=(("accuracy", "max"),), images="0f")
+    with pytest.raises(StudyError, match="images that nas did not tell apart then"):
+        open_store(url, study=other)
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql(VERSION).scalar() == "0001"
     engine.dispose()
     store = open_store(url)
     assert [r.getMessage()[:38] for r in caplog.records] == [

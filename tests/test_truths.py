@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 from PIL import Image
 
@@ -307,6 +308,17 @@ def test_what_an_evaluator_does_not_give_stops_the_search_once(
     with pytest.raises(StudyError, match=r"told:table gave no speed: it gave accuracy, energy"):
         search(told, store, InProcess())
     assert store.counts(store.find_study("s").id) == {"failed": 1}
+    # Mistyped, it is in nobody's way: the right command goes on under the same name, and the
+    # dashboard's copy with it. What was searched for from then on is refused like any other.
+    search(planned(study="s", evaluator="told:table", data=""), store, InProcess())
+    study = store.find_study("s")
+    assert store.counts(study.id)["finished"] == 3
+    assert dict(study.objectives) == {"accuracy": "max", "params": "min"}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    copied = optuna.load_study(study_name="s", storage="sqlite:///nas.db")
+    assert len(copied.get_trials()) == 4
+    with pytest.raises(StudyError, match="exists with other settings"):
+        search(told, store, InProcess())
     store.close()
 
 

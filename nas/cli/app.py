@@ -11,25 +11,33 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn, Optional
+from typing import Annotated, NoReturn
 
 import typer
 
-from nas.cli import data_commands, model_commands, space_commands, submit_commands, trial_commands
+from nas.cli import (
+    data_commands,
+    model_commands,
+    search_commands,
+    space_commands,
+    submit_commands,
+    trial_commands,
+)
 from nas.cli.arguments import (
+    HOW,
+    OUTPUT,
     STORAGE,
+    WHERE,
     Artifacts,
     Data,
     Dataset,
-    GroupBy,
+    Grouped,
     Plugin,
-    Seed,
     Size,
-    SkipUnreadable,
     Storage,
     StudyName,
+    Trial,
 )
-from nas.samplers import SAMPLERS
 
 app = typer.Typer(
     name="nas",
@@ -102,205 +110,56 @@ def fail(message: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
-# --- search --------------------------------------------------------------------------------------
-
-
-@app.command()
-def search(
-    space: Annotated[str, typer.Option("--space", help="A shipped space or a space file.")],
-    storage: Storage = STORAGE,
-    study: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--study", help="Its name; the same name resumes.  [default: SPACE-IMAGES]"),
-    ] = None,
-    trials: Annotated[int, typer.Option("--trials", help="How many to have in all.")] = 40,
-    epochs: Annotated[int, typer.Option("--epochs", help="How long each is trained.")] = 20,
-    dataset: Dataset = None,
-    data: Data = "",
-    size: Size = 0,
-    download: Annotated[bool, typer.Option("--download", help="Fetch the data set first.")] = False,
-    skip_unreadable: SkipUnreadable = False,
-    group_by: GroupBy = "",
-    seed: Seed = 0,
-    sampler: Annotated[
-        str, typer.Option("--sampler", metavar="|".join(SAMPLERS), help="Who proposes.")
-    ] = "default",
-    workers: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(
-            "--workers",
-            min=0,
-            help="Jobs at once; 0: in this process.  [default: one a core, if memory allows]",
-        ),
-    ] = None,
-    address: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--address", help="A running Ray cluster, host:port or auto."),
-    ] = None,
-    gpus_per_trial: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(
-            "--gpus-per-trial", min=0, help="May be a fraction, as 0.25.  [default: shared]"
-        ),
-    ] = None,
-    cpus_per_trial: Annotated[
-        float, typer.Option("--cpus-per-trial", metavar="N", help="On a cluster.")
-    ] = 1.0,
-    memory_per_trial: Annotated[
-        float,
-        typer.Option(
-            "--memory-per-trial",
-            metavar="GIB",
-            help="Its room, and its limit (0: as predicted; a fair share).",
-        ),
-    ] = 0.0,
-    time_limit: Annotated[
-        float, typer.Option("--time-limit", min=0, help="Seconds a trial may take (0: no limit).")
-    ] = 0.0,
-    objective: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(
-            "--objective", metavar="accuracy:max,params:min", help="Over the space's own."
-        ),
-    ] = None,
-    constraint: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--constraint", metavar="'params<=1e6'", help="Besides the space's own."),
-    ] = None,
-    recipe: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--recipe", metavar="lr=0.05", help="A training setting; repeatable."),
-    ] = None,
-    baseline: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--baseline", metavar="resnet18,hog_svm", help="Zoo networks beside them."),
-    ] = None,
-    plugin: Plugin = None,
-    evaluator: Annotated[
-        str, typer.Option("--evaluator", metavar="MODULE:FUNCTION", help="Instead of training.")
-    ] = "",
-    rungs: Annotated[
-        str,
-        typer.Option("--rungs", metavar="off|auto|3,7,20", help="Epochs to stop candidates at."),
-    ] = "off",
-    artifacts: Artifacts = "",
-    keep: Annotated[
-        Literal["front", "all", "none"],
-        typer.Option("--keep", help="Whose weights to keep, among the artifacts."),
-    ] = "front",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything and show it; run nothing.")
-    ] = False,
-) -> None:
-    """Search a space for the best trade-offs, or go on with a search."""
-    from nas.cli import searches as run
-    from nas.cli.options import artifacts_dir, plan
-
-    searched = plan(
-        space=space,
-        study=study,
-        trials=trials,
-        epochs=epochs,
-        dataset=dataset,
-        data=data,
-        size=size,
-        skip_unreadable=skip_unreadable,
-        group_by=group_by,
-        download=download,
-        seed=seed,
-        sampler=sampler,
-        objectives=objective or [],
-        constraints=constraint or [],
-        recipe=recipe or [],
-        plugins=plugin or [],
-        evaluator=evaluator,
-        rungs=rungs,
-        artifacts=artifacts_dir(artifacts, storage),
-        keep=keep,
-    )
-    if dry_run:
-        run.rehearse(searched, storage)
-        return
-    try:
-        run.search_and_show(
-            searched,
-            storage,
-            workers=workers,
-            address=address,
-            gpus_per_trial=gpus_per_trial,
-            cpus_per_trial=cpus_per_trial,
-            memory_per_trial=memory_per_trial,
-            time_limit=time_limit,
-            baselines=[name for text in baseline or [] for name in text.split(",")],
-        )
-    except KeyboardInterrupt:
-        fail(f"interrupted; the same command goes on with study {searched.study}", 130)
-
-
-@app.command()
-def audit(
-    space: Annotated[str, typer.Option("--space", help="A shipped space or a space file.")],
-    count: Annotated[int, typer.Option("--count", help="Architectures to train whole.")] = 8,
-    epochs: Annotated[int, typer.Option("--epochs", help="Of a whole training.")] = 20,
-    rungs: Annotated[
-        str, typer.Option("--rungs", metavar="auto|3,7,20", help="Epochs to score at.")
-    ] = "auto",
-    dataset: Dataset = None,
-    data: Data = "",
-    size: Size = 0,
-    skip_unreadable: SkipUnreadable = False,
-    group_by: GroupBy = "",
-    seed: Seed = 0,
-    recipe: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--recipe", metavar="lr=0.05", help="A training setting; repeatable."),
-    ] = None,
-    plugin: Plugin = None,
-) -> None:
-    """How early accuracies, sizes and training-free scores rank networks, beside the end."""
-    from nas.cli import reports
-    from nas.cli.options import audited
-
-    reports.audit_and_show(
-        *audited(
-            *(space, epochs, rungs, dataset, data, size, seed, recipe or [], plugin or []),
-            *(skip_unreadable, group_by),
-        ),
-        count,
-    )
-
-
-app.command()(model_commands.train)
-app.command()(model_commands.predict)
-app.command()(model_commands.evaluate)
-app.command()(model_commands.export)
+for command in (
+    *(search_commands.search, search_commands.audit),
+    *(model_commands.train, model_commands.predict),
+    *(model_commands.evaluate, model_commands.export),
+):
+    app.command(cls=Grouped)(command)
 
 
 # --- architectures and spaces --------------------------------------------------------------------
 
 
-@app.command()
+@app.command(cls=Grouped)
 def show(
     pattern: Annotated[
-        str, typer.Argument(metavar="PATTERN_OR_NAME", help="A pattern, a space or a zoo network.")
-    ],
-    dataset: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--dataset", help="Draw it on this data."),
+        str | None,
+        typer.Argument(metavar="PATTERN_OR_NAME", help="A pattern, a space or a zoo network."),
     ] = None,
+    trial: Trial = None,
+    study: StudyName = None,
+    storage: Storage = STORAGE,
+    dataset: Dataset = None,
     data: Data = "",
     size: Size = 0,
     output: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--output", "-o", metavar="FILE.svg", help="Draw it as a picture instead."),
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE.svg",
+            help="Draw it as a picture instead.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     plugin: Plugin = None,
 ) -> None:
-    """Draw an architecture, stage by stage; or a space, with the domains of what is open."""
+    """Draw an architecture, stage by stage; or a space, with the domains of what is open.
+
+    A pattern may be pasted as a table prints it, without INPUT and the last FC.
+    """
     from nas.cli.options import closed_or_space, data_ref, drawn, load_plugins
+    from nas.cli.record import trial_network
+    from nas.errors import NasError
     from nas.report import screens
 
     load_plugins(plugin or [])
+    if (pattern is None) == (trial is None):
+        raise NasError("give a pattern or a name, or --trial N: one of them")
+    if trial is not None:
+        pattern, _ = trial_network(storage, study, trial)
+    assert pattern is not None
     ref = data_ref(dataset, data, size) if dataset or data else None
     architecture, space = closed_or_space(pattern, ref, size)
     if output is not None:
@@ -315,16 +174,16 @@ def show(
 # --- what the record has -------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(cls=Grouped)
 def status(storage: Storage = STORAGE) -> None:
     """The studies of a database and how far each has come."""
-    from nas.cli.options import open_record
+    from nas.cli.record import open_record
     from nas.report import screens
 
     screens.out(screens.studies_table(open_record(storage)))
 
 
-@app.command()
+@app.command(cls=Grouped)
 def pareto(
     study: StudyName = None,
     storage: Storage = STORAGE,
@@ -335,11 +194,18 @@ def pareto(
             "-f",
             metavar="table|json|csv|svg|png",
             help="svg, png: a picture.  [default: as FILE ends, otherwise table]",
+            rich_help_panel=OUTPUT,
         ),
     ] = "",
     output: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--output", "-o", metavar="FILE", help="Write it there, not to stdout."),
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write it there, not to stdout.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     believed: Annotated[
         bool,
@@ -351,19 +217,18 @@ def pareto(
 ) -> None:
     """The Pareto front of a study: as a table, as data, or as a picture."""
     from nas.cli import fronts
-    from nas.cli.options import open_record, study_in
     from nas.cli.output import form_of
+    from nas.cli.record import opened
 
     form = form_of(format, output, fronts.FORMATS, "table")
-    store = open_record(storage)
-    row = study_in(store, study)
+    store, row = opened(storage, study)
     fronts.front_out(row, list(store.trials(row.id)), form, output, believed=believed)
 
 
 # --- elsewhere -----------------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(cls=Grouped)
 def dashboard(
     storage: Storage = STORAGE,
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
@@ -374,12 +239,15 @@ def dashboard(
         Path, typer.Option("--artifacts", metavar="DIR", help="Where the drawings are kept.")
     ] = Path("nas-artifacts"),
     allow_host: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option("--allow-host", metavar="NAME", help="Another name it has; repeatable."),
     ] = None,
 ) -> None:
     """The Optuna dashboard on the record, with the front of each study drawn."""
-    from nas.cli.options import open_record
+    import warnings
+
+    warnings.simplefilter("ignore")  # what torch and Optuna tell developers, for every page
+    from nas.cli.record import open_record
     from nas.report.dashboard import serve
 
     # A server's record may begin here; a file that is not there is more likely a mistake.
@@ -387,36 +255,52 @@ def dashboard(
     serve(store, host=host, port=port, artifacts=artifacts, names=allow_host or ())
 
 
-@app.command()
+@app.command(cls=Grouped)
 def report(
     study: StudyName = None,
     storage: Storage = STORAGE,
     seeds: Annotated[
         int,
-        typer.Option("--seeds", help="Trainings of each in the mean, more of those near the best."),
+        typer.Option(
+            "--seeds",
+            help="Trainings of each in the mean, more of those near the best.",
+            rich_help_panel=HOW,
+        ),
     ] = 3,
     top: Annotated[
         int,
         typer.Option(
-            "--top", help="How many of the front to train again; 0: a page of the record alone."
+            "--top",
+            help="How many of the front to train again; 0: a page of the record alone.",
+            rich_help_panel=HOW,
         ),
     ] = 3,
     compare: Annotated[
         str,
-        typer.Option("--compare", metavar="random", help="Beside a random search of equal cost."),
+        typer.Option(
+            "--compare",
+            metavar="random",
+            help="Beside a random search of equal cost.",
+            rich_help_panel=HOW,
+        ),
     ] = "",
     data: Data = "",
     workers: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option("--workers", help="Jobs at once of a random search; 0: in this process."),
+        int | None,
+        typer.Option(
+            "--workers",
+            help="Jobs at once of a random search; 0: in this process.",
+            rich_help_panel=WHERE,
+        ),
     ] = None,
     output: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
             "--output",
             "-o",
             metavar="FILE.html|FILE.md",
             help="Write it as a page, or as Markdown.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     artifacts: Artifacts = "",
@@ -427,11 +311,11 @@ def report(
     What is trained is kept: interrupted, the same command goes on, and another one trains nothing
     twice.
     """
-    from nas.cli.options import kept_in, load_plugins, open_record, study_in
+    from nas.cli.options import load_plugins
+    from nas.cli.record import kept_in, opened
 
     plugins = load_plugins(plugin or [])
-    store = open_record(storage, write=bool(compare))
-    row = study_in(store, study)
+    store, row = opened(storage, study, write=bool(compare))
     from nas.cli.reports import report_and_show
 
     try:
@@ -454,13 +338,13 @@ def report(
 @db_app.command("upgrade")
 def db_upgrade(storage: Storage = STORAGE) -> None:
     """Create the record, or bring it up to date."""
-    from nas.cli.options import open_record
+    from nas.cli.record import open_record
 
     open_record(storage, create=True).close()
     print("the record is up to date", file=sys.stderr)
 
 
-@app.command()
+@app.command(cls=Grouped)
 def doctor(storage: Storage = STORAGE) -> None:
     """Versions, devices, database and Ray: what works, and what to do about what does not."""
     from nas.report import screens

@@ -1,11 +1,37 @@
-"""Options that several commands take."""
+"""Options that several commands take, and the groups in which ``--help`` shows them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+WHAT = "What to search"
+ON = "The images"
+HOW = "How it is trained, and how long"
+WHERE = "Where it runs"
+RECORD = "The record"
+OUTPUT = "What is kept and shown"
+
+
+class Grouped(TyperCommand):
+    """Its help shows the options by their groups, in the order of the first of each, as plain
+    text: typer does so in boxes alone, which take rich 0.1 s to load."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            told = param.get_help_record(ctx)
+            if told is not None:
+                argument = param.param_type_name == "argument"
+                name = "Arguments" if argument else getattr(param, "rich_help_panel", None)
+                groups.setdefault(name or "Options", []).append(told)
+        for name in sorted(groups, key=lambda name: name == "Options"):  # those without one last
+            with formatter.section(name):
+                formatter.write_dl(groups[name])
+
 
 Storage = Annotated[
     str,
@@ -14,29 +40,63 @@ Storage = Annotated[
         metavar="URL",
         help="The record: sqlite:///FILE or postgresql+psycopg://...",
         show_envvar=True,
+        rich_help_panel=RECORD,
     ),
 ]
 STORAGE = "sqlite:///nas.db"
+StudyName = Annotated[
+    str | None,
+    typer.Option(
+        "--study", help="The study; where there is one only, that one.", rich_help_panel=RECORD
+    ),
+]
+Trial = Annotated[
+    int | None,
+    typer.Option(
+        "--trial",
+        metavar="N",
+        min=0,
+        max=10_000_000,
+        help="A trial of the record, by its number.",
+        rich_help_panel=RECORD,
+    ),
+]
 Dataset = Annotated[
-    Optional[str],  # noqa: UP045 - typer reads it at run time
+    str | None,
     typer.Option(
         "--dataset",
         help="The images; `nas doctor` lists the names.  [default: imagefolder with --data, "
         "otherwise digits]",
+        rich_help_panel=ON,
     ),
 ]
 Data = Annotated[
     str,
     typer.Option(
-        "--data", metavar="DIR", help="The directory they are in, or a .csv with file and label."
+        "--data",
+        metavar="DIR",
+        help="The directory they are in, or a .csv with file and label.",
+        rich_help_panel=ON,
     ),
 ]
 Size = Annotated[
     int,
-    typer.Option("--size", min=0, max=16_384, help="Resize images to SIZE x SIZE pixels (0: no)."),
+    typer.Option(
+        "--size",
+        min=0,
+        max=16_384,
+        help="Resize images to SIZE x SIZE pixels (0: no).",
+        rich_help_panel=ON,
+    ),
+]
+Download = Annotated[
+    bool, typer.Option("--download", help="Fetch the data set first.", rich_help_panel=ON)
 ]
 SkipUnreadable = Annotated[
-    bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read.")
+    bool,
+    typer.Option(
+        "--skip-unreadable", help="Leave out images that cannot be read.", rich_help_panel=ON
+    ),
 ]
 GroupBy = Annotated[
     str,
@@ -44,14 +104,26 @@ GroupBy = Annotated[
         "--group-by",
         metavar="REGEX",
         help="Images alike in this part of their path are never split (of a .csv: its column).",
+        rich_help_panel=ON,
     ),
 ]
-StudyName = Annotated[
-    Optional[str],  # noqa: UP045 - typer reads it at run time
-    typer.Option("--study", help="The study; where there is one only, that one."),
+Recipe = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--recipe",
+        metavar="lr=0.05",
+        help="A training setting, or first a recipe's name; repeatable.",
+        rich_help_panel=HOW,
+    ),
 ]
+Seed = Annotated[int, typer.Option("--seed", help="The same seed draws the same.")]
+Space = Annotated[
+    str,
+    typer.Option("--space", help="A shipped space or a space file.", rich_help_panel=WHAT),
+]
+SpaceName = Annotated[str, typer.Argument(metavar="SPACE", help="A shipped space or a file.")]
 Plugin = Annotated[
-    Optional[list[Path]],  # noqa: UP045
+    list[Path] | None,
     typer.Option(
         "--plugin", metavar="FILE.py", help="Registers layers, blocks and data sets; repeatable."
     ),
@@ -62,7 +134,6 @@ Artifacts = Annotated[
         "--artifacts",
         metavar="DIR|URL",
         help="For checkpoints and models.  [default: artifacts, beside the database]",
+        rich_help_panel=RECORD,
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="The same seed draws the same.")]
-SpaceName = Annotated[str, typer.Argument(metavar="SPACE", help="A shipped space or a file.")]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from nas.cli.arguments import GroupBy, Size, SkipUnreadable
+from nas.cli.arguments import GroupBy, Grouped, Size, SkipUnreadable
 
 app = typer.Typer(help="The images.", no_args_is_help=True)
 
@@ -17,7 +17,7 @@ def group() -> None:
     """The images."""
 
 
-@app.command()
+@app.command(cls=Grouped)
 def check(
     data: Annotated[
         str, typer.Argument(metavar="DIR", help="A folder of images, or a table (.csv) of them.")
@@ -25,9 +25,11 @@ def check(
     size: Size = 0,
     skip_unreadable: SkipUnreadable = False,
     group_by: GroupBy = "",
-    format: Annotated[str, typer.Option("--format", "-f", help="text or json")] = "text",
+    format: Annotated[
+        str, typer.Option("--format", "-f", metavar="text|json", help="How it is printed.")
+    ] = "text",
     output: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--output", "-o", metavar="SHEET.png", help="A few images a class, drawn."),
     ] = None,
 ) -> None:

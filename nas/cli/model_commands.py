@@ -7,67 +7,86 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from nas.cli.arguments import (
+    HOW,
+    ON,
+    OUTPUT,
     STORAGE,
     Data,
     Dataset,
+    Download,
     GroupBy,
     Plugin,
+    Recipe,
     SkipUnreadable,
     Storage,
     StudyName,
+    Trial,
 )
 
 ModelFile = Annotated[
     str, typer.Argument(metavar="MODEL", help="A file of `nas train`, or of `nas export -f onnx`.")
 ]
 KindOfImages = Annotated[
-    str, typer.Option("--dataset", help="The kind of images.  [default: as it was trained on]")
-]
-Trial = Annotated[
-    Optional[int],  # noqa: UP045 - typer reads it at run time
+    str,
     typer.Option(
-        "--trial", metavar="N", min=0, max=10_000_000, help="A trial of the record, by its number."
+        "--dataset",
+        help="The kind of images.  [default: as it was trained on]",
+        rich_help_panel=ON,
     ),
 ]
-
-MODELS = (".safetensors", ".onnx", ".pt", ".pth")  # of files; what else a model might be called
+MODELS = (
+    ".safetensors",
+    ".onnx",
+    ".pt2",
+    ".pt",
+    ".pth",
+)  # of files; what else a model might be called
 
 
 def train(
     pattern: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Argument(metavar="PATTERN_OR_NAME", help="A closed pattern or a zoo network."),
     ] = None,
     trial: Trial = None,
     study: StudyName = None,
     storage: Storage = STORAGE,
     epochs: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option("--epochs", help="How long it is trained.  [default: as the study, or 20]"),
+        int | None,
+        typer.Option(
+            "--epochs",
+            help="How long it is trained.  [default: as the study, or 20]",
+            rich_help_panel=HOW,
+        ),
     ] = None,
     dataset: Dataset = None,
     data: Data = "",
     size: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(
             "--size",
             min=0,
             max=16_384,
             help="Resize images to SIZE x SIZE pixels (0: no).  "
             "[default: as the weights of --init ask, otherwise no]",
+            rich_help_panel=ON,
         ),
     ] = None,
     skip_unreadable: SkipUnreadable = False,
     group_by: GroupBy = "",
-    download: Annotated[bool, typer.Option("--download", help="Fetch the data set first.")] = False,
+    download: Download = False,
     seed: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option("--seed", help="The same seed draws the same.  [default: the trial's, or 0]"),
+        int | None,
+        typer.Option(
+            "--seed",
+            help="The same seed draws the same.  [default: the trial's, or 0]",
+            rich_help_panel=HOW,
+        ),
     ] = None,
     init: Annotated[
         str,
@@ -76,24 +95,35 @@ def train(
             metavar="NAME_OR_FILE",
             help="Begin with torchvision's weights of NAME or NAME:MEMBER, as "
             "resnet50:IMAGENET1K_V1, or with a file's.",
+            rich_help_panel=HOW,
         ),
     ] = "",
     freeze: Annotated[
-        int, typer.Option("--freeze", help="Train the head alone for so many epochs first.")
+        int,
+        typer.Option(
+            "--freeze",
+            help="Train the head alone for so many epochs first.",
+            rich_help_panel=HOW,
+        ),
     ] = 0,
-    recipe: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--recipe", metavar="lr=0.05", help="A training setting; repeatable."),
-    ] = None,
+    recipe: Recipe = None,
     plugin: Plugin = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="For checkpoint and model.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="For checkpoint and model.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = Path("nas-train"),
 ) -> None:
     """Train one architecture to a model, and score it once on the test images; --trial takes data,
     recipe and size from the record. The same command resumes."""
     from nas.cli.models import train_and_show
-    from nas.cli.options import single_job, trial_job
+    from nas.cli.options import single_job
+    from nas.cli.record import trial_job
     from nas.errors import NasError
 
     if (pattern is None) == (trial is None):
@@ -144,8 +174,24 @@ def predict(
         list[Path],
         typer.Argument(metavar="PATH...", help="Images, and directories with images at any depth."),
     ],
-    format: Annotated[str, typer.Option("--format", "-f", help="table, csv or json")] = "table",
-    top: Annotated[int, typer.Option("--top", help="How many classes to tell of each.")] = 1,
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="table|csv|json",
+            help="How it is printed.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = "table",
+    top: Annotated[
+        int,
+        typer.Option(
+            "--top",
+            help="How many classes to tell of each.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = 1,
     plugin: Plugin = None,
 ) -> None:
     """The class of each image, and its probability."""
@@ -159,7 +205,7 @@ def predict(
 def evaluate(
     model: ModelFile,
     other: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Argument(metavar="[MODEL]", help="Another, to compare on the same images."),
     ] = None,
     dataset: KindOfImages = "",
@@ -168,18 +214,30 @@ def evaluate(
         str,
         typer.Option(
             "--part",
-            help="test, validation, train or all.  [default: test; all of a folder without parts "
+            metavar="test|validation|train|all",
+            help="Which of them.  [default: test; all of a folder without parts "
             "that it was not trained on]",
+            rich_help_panel=ON,
         ),
     ] = "",
-    format: Annotated[str, typer.Option("--format", "-f", help="table or json")] = "table",
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="table|json",
+            help="How it is printed.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = "table",
     output: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
             "--output",
             "-o",
             metavar="DIR",
             help="For confusion.csv, confusion.png and mistakes.png.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     plugin: Plugin = None,
@@ -196,7 +254,7 @@ def evaluate(
 
 def export(
     what: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Argument(
             metavar="PATTERN_OR_MODEL",
             help="A model's file; without weights a pattern, a network or a trial's number.",
@@ -207,23 +265,32 @@ def export(
     storage: Storage = STORAGE,
     format: Annotated[
         str,
-        typer.Option("--format", "-f", help="python, pattern, onnx, pt2 or safetensors"),
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="python|pattern|onnx|pt2|safetensors",
+            help="What to write.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = "python",
     output: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
             "--output",
             "-o",
             metavar="FILE",
             help="Where to.  [default: text to stdout, others here, by the model's name]",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     precision: Annotated[
         str,
         typer.Option(
             "--precision",
+            metavar="fp32|fp16|int8",
             help="Of ONNX: fp32, fp16, or int8, quantised by training images (--data, as it was "
             "trained on); told with the accuracy and latency that each has.",
+            rich_help_panel=OUTPUT,
         ),
     ] = "fp32",
     dataset: KindOfImages = "",
@@ -236,7 +303,8 @@ def export(
     normalisation is inside, classes and size are metadata.
     """
     from nas.cli.models import export_lowered, export_model, export_pattern
-    from nas.cli.options import closed_pattern, load_plugins, trial_network
+    from nas.cli.options import closed_pattern, load_plugins
+    from nas.cli.record import trial_network
     from nas.errors import NasError
 
     load_plugins(plugin or [])
@@ -261,4 +329,4 @@ def export(
     elif precision != "fp32":
         export_lowered(kept, precision, output or Path(f"{name}.{precision}.onnx"), dataset, data)
     else:
-        export_model(kept, format, output, name)
+        export_model(kept, format, output, name, kept=trial is not None)

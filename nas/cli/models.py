@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nas.training.onnx import OnnxModel
     from nas.training.predict import Prediction
 
+UNSURE = 0.5  # below, the best class is less likely than all others together
 TOLD = 10  # files that cannot be read, told one by one; the rest are counted
 
 
@@ -158,7 +159,8 @@ def _table(predictions: Predictions, top: int) -> None:
     """A line each, at once: no column waits for the longest name of a million."""
     for path, prediction in predictions:
         best = "  ".join(f"{brief(name)} {100 * p:.2f} %" for name, p in prediction.top(top))
-        print(f"{brief(str(path))}  {best}")
+        unsure = "" if prediction.probability >= UNSURE else "  unsure"
+        print(f"{brief(str(path))}  {best}{unsure}")
 
 
 WRITERS = {"table": _table, "csv": _csv, "json": _json}
@@ -180,7 +182,7 @@ def evaluate_and_show(
     """Scores a model, and one ``beside`` it on the same images; pictures go into ``output``."""
     from nas import artifacts
     from nas.report import evaluations as pages
-    from nas.training.evaluation import compare, data_for, evaluate, usual_part
+    from nas.training.evaluation import compare, data_for, evaluate, learned, usual_part
 
     if format not in ("table", "json"):
         raise NasError(f"--format {format}: must be table or json")
@@ -188,6 +190,13 @@ def evaluate_and_show(
     first = models[file]
     ref = data_for(first.card, dataset, str(Path(data).resolve()) if data else "")
     part = part or usual_part(first.card, ref)
+    for name, model in models.items():
+        if learned(model.card, ref, part):
+            print(
+                f"nas: warning: {name} was trained on images of this part ({part}): "
+                "its accuracy here says little of others; --part test are those it has not seen",
+                file=sys.stderr,
+            )
     found = {name: evaluate(model, ref, part) for name, model in models.items()}
     comparison = compare(*found.values()) if len(found) == 2 else None
     if format == "json":
@@ -221,18 +230,23 @@ def evaluate_and_show(
 # --- export --------------------------------------------------------------------------------------
 
 
-def export_model(file: str, format: str, output: Path | None, name: str) -> None:
+def export_model(
+    file: str, format: str, output: Path | None, name: str, *, kept: bool = False
+) -> None:
     """Writes a model in a format of ``nas.training.export``, and tells how near it is to torch;
-    unless told where to, under ``name``."""
+    unless told where to, under ``name``. Weights that the record has ``kept`` may go with their
+    study: a source that needs them gets a copy beside it."""
+    from nas import artifacts
     from nas.training.export import FORMATS, export, made
-    from nas.training.models import load_model
+    from nas.training.models import load_model, read
 
     if format == "pattern":
-        _text(str(load_model(file).architecture), output)
+        _text(str(predictor(file).architecture), output)
         return
+    weights_of(file)
     if format not in FORMATS:
         raise NasError(f"--format {format}: must be one of pattern, {', '.join(FORMATS)}")
-    if format == "python" and "://" in file:
+    if format == "python" and "://" in file and not kept:
         raise NasError(
             f"the source reads its weights from a disk: first -f safetensors, not {file}"
         )
@@ -243,11 +257,27 @@ def export_model(file: str, format: str, output: Path | None, name: str) -> None
     output = output or Path(name + FORMATS[format].ending)
     if output.exists() and Path(file).exists() and output.samefile(file):
         raise NasError(f"--output {output}: is the model itself; name another file")
-    done = export(model, format, output, Path(file))
+    weights = Path(file)
+    if kept and format == "python":
+        weights, data = output.with_suffix(".safetensors"), read(file)
+        if weights.exists() and weights.read_bytes() != data:
+            raise NasError(f"--output {output}: its weights would be {weights}, which is another")
+        artifacts.replace(weights, data)
+        print(f"nas: the weights are copied to {weights}", file=sys.stderr)
+    done = export(model, format, output, weights)
     told = "not checked: there is no ONNX Runtime here (pip install 'nas-patterns[onnx]')"
     if done.difference is not None:
         told = f"differs from torch by {done.difference:.1e} of the output's scale"
     print(f"nas: {done.file}, {done.file.stat().st_size / 1e6:.2f} MB, {told}", file=sys.stderr)
+
+
+def weights_of(file: str) -> None:
+    """Raises NasError for a file that was itself exported: no other is made of it."""
+    if Path(file).suffix.lower() in (".onnx", ".pt2", ".py"):
+        raise NasError(
+            f"{file} was exported, and nothing else is made of it: name the model that it was made "
+            "from, a .safetensors file of `nas train`, or --trial N"
+        )
 
 
 def export_lowered(file: str, precision: str, output: Path, dataset: str, data: str) -> None:
@@ -258,6 +288,7 @@ def export_lowered(file: str, precision: str, output: Path, dataset: str, data: 
     from nas.training.models import load_model, room_for
     from nas.training.precision import lowered
 
+    weights_of(file)
     model = deployed(load_model(file))
     artifacts.reserve(output, room_for(model.architecture))
     ref = data_for(model.card, dataset, str(Path(data).resolve()) if data else "")

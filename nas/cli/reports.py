@@ -12,7 +12,7 @@ import optuna
 
 from nas import metrics
 from nas.cli import output as files
-from nas.cli.options import data_of
+from nas.cli.record import data_of
 from nas.driver.audit import Subject, audit
 from nas.driver.beliefs import believed
 from nas.driver.equal_cost import random_plan

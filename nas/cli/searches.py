@@ -19,7 +19,7 @@ from nas.job.pool import Pool
 from nas.report import screens
 from nas.report.images import tell as tell_images
 from nas.report.progress import Progress
-from nas.store import ENDED, StudyRow, TrialRow, check_same, open_store
+from nas.store import ENDED, StudyRow, TrialRow, open_store
 from nas.text import shown_url
 from nas.training import footprint
 from nas.workers import open_pool
@@ -34,9 +34,7 @@ def rehearse(plan: Plan, storage: str) -> None:
     the same name among it."""
     with contextlib.suppress(StoreError):  # there is no record yet
         store = open_store(storage, create=False, write=False)
-        for study in store.studies():
-            if study.name == plan.study:
-                check_same(study, plan.row())
+        store.check(plan.row())
         store.close()
     tell_images(plan.job)
     screens.out(screens.space_page(plan.space))
@@ -103,7 +101,7 @@ def run(
     networks = architectures(plan, baselines)
     if plan.job.evaluator:
         evaluator(plan.job.evaluator)
-    store = open_store(storage)
+    store = open_store(storage, study=plan.row())
     try:
         store.open_study(plan.row())  # a study with other settings is refused before Ray starts
         # Only now, as they take half a second: wrong input is answered at once.

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.arguments import Data, Dataset, Plugin, Seed, Size, SpaceName
+from nas.cli.arguments import Data, Dataset, Grouped, Plugin, Seed, Size, SpaceName
 
 app = typer.Typer(help="Search spaces: list, show, check, sample.", no_args_is_help=True)
 
 
-@app.command()
+@app.command(cls=Grouped)
 def ls() -> None:
     """The shipped spaces and the zoo of closed patterns."""
     from nas.report import screens
@@ -19,7 +19,7 @@ def ls() -> None:
     screens.out(screens.space_list())
 
 
-@app.command()
+@app.command(cls=Grouped)
 def show(
     space: SpaceName,
     dataset: Dataset = None,
@@ -35,7 +35,7 @@ def show(
     screens.out(screens.space_page(space_on(space, data_ref(dataset, data, size))))
 
 
-@app.command()
+@app.command(cls=Grouped)
 def check(
     space: SpaceName,
     dataset: Dataset = None,
@@ -57,7 +57,7 @@ def check(
     screens.out(screens.preflight_page(loaded, check(loaded, draws=draws, seed=seed)))
 
 
-@app.command()
+@app.command(cls=Grouped)
 def sample(
     space: SpaceName,
     count: Annotated[

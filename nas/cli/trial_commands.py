@@ -2,55 +2,78 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from nas.cli.arguments import STORAGE, Storage, StudyName
+from nas.cli.arguments import OUTPUT, STORAGE, Grouped, Storage, StudyName
 
 STATES = "finished|stopped|failed|reused|running|paused|waiting"
 
 app = typer.Typer(help="The trials of a study.", no_args_is_help=True)
 
 
-@app.command()
+@app.command(cls=Grouped)
 def ls(
     study: StudyName = None,
     storage: Storage = STORAGE,
     state: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--state", metavar=STATES, help="Only those; repeatable."),
+        list[str] | None,
+        typer.Option(
+            "--state",
+            metavar=STATES,
+            help="Only those; repeatable.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     sort: Annotated[
         str,
         typer.Option(
-            "--sort", metavar="METRIC", help="The best by it first; those without it come last."
+            "--sort",
+            metavar="METRIC",
+            help="The best by it first; those without it come last.",
+            rich_help_panel=OUTPUT,
         ),
     ] = "",
-    limit: Annotated[int, typer.Option("--limit", min=0, help="The first so many (0: all).")] = 0,
-    format: Annotated[str, typer.Option("--format", "-f", help="table, json or csv")] = "table",
+    limit: Annotated[
+        int,
+        typer.Option(
+            "--limit",
+            min=0,
+            help="The first so many (0: all).",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = 0,
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="table|json|csv",
+            help="How it is printed.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = "table",
 ) -> None:
     """The trials of a study."""
-    from nas.cli.options import open_record, study_in
+    from nas.cli.record import opened
     from nas.report import screens
 
-    store = open_record(storage)
-    row = study_in(store, study)
+    store, row = opened(storage, study)
     rows = screens.in_states(list(store.trials(row.id)), state or [])
     rows = screens.ordered(row, rows, sort)[: limit or None]
     screens.rows_out(row, rows, format)
 
 
-@app.command()
+@app.command(cls=Grouped)
 def show(
     number: Annotated[int, typer.Argument(min=0, max=10_000_000, help="The trial's number.")],
     study: StudyName = None,
     storage: Storage = STORAGE,
 ) -> None:
     """One trial: its architecture, recipe, curve and attempts."""
-    from nas.cli.options import open_record, study_in
+    from nas.cli.record import opened
     from nas.report import screens
 
-    store = open_record(storage)
-    row = study_in(store, study)
+    store, row = opened(storage, study)
     screens.out(screens.trial_page(store, row, store.trial(row.id, number)))

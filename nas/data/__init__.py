@@ -4,16 +4,7 @@ No torch here but in ``nas.data.batches``, which carries the images to the devic
 and ``nas.data.augment``.
 """
 
-from nas.data.datasets import (
-    DATASETS,
-    Dataset,
-    describe,
-    download,
-    identity,
-    load,
-    names,
-    summary,
-)
+from nas.data.datasets import DATASETS, Dataset, describe, download, identity, load, names, summary
 from nas.data.images import Images, Info, Part
 
 __all__ = [

@@ -146,7 +146,7 @@ class Asker:
             bounds = ", ".join(f"{m} {b}" for m, b in self._space.constraints.items())
             raise NothingFound(
                 f"none of {DRAWS} draws of {self._space.name} meets the constraints ({bounds}): "
-                f"`nas space check {self._space.name}` shows what the space holds"
+                "`nas space check` of it shows what the space holds"
             )
         return False
 

@@ -34,6 +34,9 @@ def architectures(plan: Plan, names: Sequence[str]) -> dict[str, Architecture]:
         if not space.closed:
             raise NasError(f"--baseline: {name} is a search space: a baseline is one network")
         found[name] = space.sample(0)
+        for other in found:
+            if other != name and found[other].fingerprint == found[name].fingerprint:
+                raise NasError(f"--baseline: {other} and {name} are one network here: name one")
     return found
 
 
@@ -41,8 +44,14 @@ def enter(plan: Plan, names: Sequence[str], store: Store) -> None:
     """Puts those that the study does not have yet into the record: networks for the search to
     train, classical methods with their result."""
     study = store.open_study(plan.row())
-    known = {row.baseline for row in store.trials(study.id)}
+    known = {row.baseline: row for row in store.trials(study.id) if row.baseline}
     wanted = {n: a for n, a in architectures(plan, names).items() if n not in known}
+    for name, found in wanted.items():
+        for row in known.values():
+            if row.fingerprint == found.fingerprint:
+                raise NasError(
+                    f"--baseline: {name} is the network of trial {row.number}, {row.baseline}"
+                )
     store.enqueue(study.id, [ask(plan.job, name, found) for name, found in wanted.items()])
     for name in (name for name in names if name in METHODS and name not in known):
         _classical(name, plan.job, study.id, store)

@@ -400,6 +400,7 @@ class _Driver:
                 )
                 for run in self.running.values()
             ),
+            slots=self.pool.slots,
             paused=len(self.ladder.waiting),
             refused=self.asker.refused,
             repeated=self.asker.repeated,

@@ -7,7 +7,7 @@ likes.
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -24,6 +24,15 @@ class UnderWay:
     baseline: str
     epochs: int
     last: Epoch | None
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """How many seconds a search will still take, by so many trials that ended on this device; 0:
+    by the epochs of those under way."""
+
+    seconds: float
+    trials: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +57,7 @@ class Status:
     exhausted: bool
     failures: Mapping[str, int]
     under_way: tuple[UnderWay, ...]
+    forecast: Forecast | None
 
     @property
     def running(self) -> int:
@@ -56,13 +66,6 @@ class Status:
     @property
     def done(self) -> int:
         return self.finished + self.stopped + self.failed + self.reused
-
-    @property
-    def seconds_left(self) -> float | None:
-        """A forecast from the pace of this run."""
-        if not self.ended:
-            return None
-        return (self.budget - self.done) * self.seconds / self.ended
 
 
 class Tally:
@@ -78,6 +81,9 @@ class Tally:
         self._counts: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
         self._ended = 0
+        self._first = 0.0  # when the first of them did
+        # Trials that were trained, and their seconds, by device.
+        self._took: defaultdict[str | None, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
         self._begun = time.monotonic()
 
     def __contains__(self, row: TrialRow) -> bool:
@@ -107,6 +113,9 @@ class Tally:
             self._taken.add(row.number)
             self._counts[row.state] += 1
             self._latest = row
+            if row.seconds and not row.baseline:
+                number, seconds = self._took[row.device]
+                self._took[row.device] = number + 1, seconds + row.seconds
             if row.state == "failed":
                 self._failures[row.reason or row.failure or ""] += 1
         if new:
@@ -118,16 +127,19 @@ class Tally:
     def end(self) -> None:
         """Counts a trial that ended by this run."""
         self._ended += 1
+        self._first = self._first or time.monotonic()
 
     def status(
         self,
         *,
         under_way: Iterable[UnderWay],
+        slots: int,
         paused: int,
         refused: int,
         repeated: int,
         exhausted: bool,
     ) -> Status:
+        under_way = tuple(under_way)
         states = {state: self._counts[state] for state in ENDED}
         return Status(
             budget=self.budget,
@@ -141,5 +153,22 @@ class Tally:
             seconds=time.monotonic() - self._begun,
             exhausted=exhausted,
             failures=dict(self._failures.most_common()),
-            under_way=tuple(under_way),
+            under_way=under_way,
+            forecast=self._forecast(under_way, slots),
         )
+
+    def _forecast(self, under_way: Iterable[UnderWay], slots: int) -> Forecast | None:
+        """By the pace of this run once every slot is on its third trial; before, by what a trial
+        took: the pace would count the start, half a minute on a busy machine, to the first."""
+        ended, seconds = self._took[self._latest.device] if self._latest else (0, 0.0)
+        begun = () if ended else [r for r in under_way if r.last and not r.baseline]
+        if self._ended > 2 * slots:
+            each = (time.monotonic() - self._first) / (self._ended - 1)
+        elif ended:
+            each = seconds / ended / max(1, slots)
+        elif begun:
+            told = (r.last.seconds / r.last.epoch * r.epochs for r in begun if r.last)
+            each = sum(told) / len(begun) / max(1, slots)
+        else:
+            return None
+        return Forecast((self.budget - self.done) * each, ended)

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
-from wsgiref.simple_server import make_server
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import optuna
 from optuna.artifacts import FileSystemArtifactStore
@@ -55,7 +55,7 @@ def serve(
         decorate(store, study, storage, files)
     app = known_hosts(wsgi(storage, artifact_store=files), {host, *names})
     try:
-        server = make_server(host, port, app, server_class=ThreadedWSGIServer)
+        server = make_server(host, port, app, server_class=ThreadedWSGIServer, handler_class=Quiet)
     except OSError as error:
         raise NasError(f"--host {host} --port {port}: {error.strerror or error}") from None
     print(f"nas: http://{host}:{server.server_port}/dashboard/ (Ctrl-C ends it)", file=sys.stderr)
@@ -63,6 +63,13 @@ def serve(
         server.serve_forever()
     except KeyboardInterrupt:
         server.server_close()
+
+
+class Quiet(WSGIRequestHandler):
+    """Without a line on stderr for each request: a page asks every few seconds."""
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        pass
 
 
 def known_hosts(app: WSGIApplication, names: Collection[str]) -> WSGIApplication:

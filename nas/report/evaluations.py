@@ -148,7 +148,7 @@ def mistakes_png(evaluation: Evaluation) -> bytes:
     wrong = evaluation.mistakes(SHEET)
     columns = 8
     rows = max(1, -(-len(wrong) // columns))
-    wide, high, gap = TILE + 24, TILE + 44, 12
+    wide, high, gap = TILE + 24, TILE + 58, 12
     sheet = Image.new("RGB", (columns * wide + gap, rows * high + gap), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     for place, number in enumerate(wrong):
@@ -165,10 +165,11 @@ def mistakes_png(evaluation: Evaluation) -> bytes:
         lines = (
             f"is {evaluation.classes[int(evaluation.labels[number])]}",
             f"not {evaluation.classes[taken]}, {certain:.0f} %",
+            evaluation.name(number).rpartition("/")[2],
         )
-        for n, line in enumerate(lines):
+        for n, (line, ink) in enumerate(zip(lines, ("black", "#b00020", "#606060"), strict=True)):
             text = _cut(brief(line), lambda text: font.getlength(text) <= wide - 6)
-            draw.text((x, y + TILE + 3 + 14 * n), text, "black" if n == 0 else "#b00020", font)
+            draw.text((x, y + TILE + 3 + 14 * n), text, ink, font)
     if not wrong:
         draw.text((gap, gap), "no mistakes", "black", font)
     out = io.BytesIO()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nas.job import Epoch
     from nas.store import TrialRow
 
+FEW = 8  # trials that tell little of how long others take
 EVERY = 2.0  # seconds between two plain progress lines, at most
 
 
@@ -36,6 +37,7 @@ class Progress:
         self.status: Status | None = None
         self.told = 0.0  # when the status came, or the last plain line was written
         self.done = -1
+        self.foretold = False
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal:
@@ -57,11 +59,13 @@ class Progress:
     def update(self, status: Status) -> None:
         if self.live:
             self.status, self.told = status, time.monotonic()
-        elif status.done != self.done:
-            last = status.done >= status.budget
-            if last or self.done < 0 or time.monotonic() - self.told >= EVERY:
-                self.told, self.done = time.monotonic(), status.done
-                print(f"nas: {self.line(status)}", file=sys.stderr, flush=True)
+            return
+        first = self.done < 0 or (status.forecast is not None and not self.foretold)
+        last = status.done >= status.budget
+        if first or (status.done != self.done and (last or time.monotonic() - self.told >= EVERY)):
+            self.told, self.done = time.monotonic(), status.done
+            self.foretold = status.forecast is not None
+            print(f"nas: {self.line(status)}", file=sys.stderr, flush=True)
 
     def now(self) -> RenderableType:
         """The page as of now: between two things that happen its clock ticks."""
@@ -78,7 +82,7 @@ class Progress:
             *counts(status),
             f"front of {len(status.front)}" if status.front else "",
             f"best {name} {shown(name, best.value(name))}" if best else "",
-            left(status.seconds_left),
+            left(status),
         ]
         return ", ".join(filter(None, parts))
 
@@ -97,8 +101,7 @@ class Progress:
         )
         head = Table.grid()
         head.add_row(name, bar, told)
-        remains = None if status.seconds_left is None else max(0.0, status.seconds_left - since)
-        clock = [f"{span(status.seconds + since)} so far", left(remains)]
+        clock = [f"{span(status.seconds + since)} so far", left(status, since)]
         facts = ", ".join(filter(None, [*counts(status), *clock]))
         lines: list[RenderableType] = [head, _one_line(facts)]
         running = status.under_way[: max(1, height // 3 - 2)]
@@ -132,8 +135,14 @@ def counts(status: Status) -> list[str]:
     return [f"{number} {name}" for name in names if (number := getattr(status, name))]
 
 
-def left(seconds: float | None) -> str:
-    return "" if seconds is None or seconds <= 0 else f"{span(seconds)} left"
+def left(status: Status, since: float = 0.0) -> str:
+    """What is left of the time ``since`` the status came, and by how few trials that is said."""
+    told = status.forecast
+    if told is None or told.seconds <= since or status.done >= status.budget:
+        return ""
+    few = f"by the first {told.trials} trials" if told.trials > 1 else "by the first trial"
+    by = few if told.trials else "by the first epochs"
+    return f"about {span(told.seconds - since)} left{f' ({by})' if told.trials < FEW else ''}"
 
 
 def under_way(run: UnderWay) -> str:

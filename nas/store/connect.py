@@ -63,11 +63,18 @@ NETWORK = frozenset(
 )
 
 
-def connect(url: str, *, create: bool = True, write: bool = True) -> Engine:
+def connect(
+    url: str,
+    *,
+    create: bool = True,
+    write: bool = True,
+    accept: Callable[[Connection], None] = lambda _: None,
+) -> Engine:
     """An engine on the record at ``url``, its schema created or brought up to date.
 
     ``create=False`` refuses where there is no record yet; ``write=False`` besides writes nothing,
-    needs no right to, and refuses an older schema. Raises StoreError, with the database unchanged,
+    needs no right to, and refuses an older schema. ``accept`` sees an older schema's record as it
+    will be, and may raise: then it stays as it was. Raises StoreError, with the database unchanged,
     for a URL that is none, a file that is no SQLite database, a server that does not answer, and a
     schema newer than the code.
     """
@@ -89,7 +96,7 @@ def connect(url: str, *, create: bool = True, write: bool = True) -> Engine:
         # A lock is worth waiting for, a server only while it restarts: who mistyped a host hears
         # it at once by the warning, and for good soon after.
         patience = 60.0 if parsed.drivername == "sqlite" else RESTART_SECONDS
-        patiently(lambda _: _bring_up_to_date(engine, create, write), patience, parsed)
+        patiently(lambda _: _bring_up_to_date(engine, create, write, accept), patience, parsed)
     except (TypeError, ValueError) as error:  # of a setting in the URL's query
         engine.dispose()
         raise StoreError(f"{shown(parsed)}: {brief(str(error))}") from error
@@ -295,7 +302,9 @@ def filesystem(folder: Path, mounts: str = "/proc/mounts") -> str:
     return kind
 
 
-def _bring_up_to_date(engine: Engine, create: bool, write: bool) -> None:
+def _bring_up_to_date(
+    engine: Engine, create: bool, write: bool, accept: Callable[[Connection], None]
+) -> None:
     with engine.connect() as connection:
         version = _version(connection)
     if version is None and not create:
@@ -307,7 +316,7 @@ def _bring_up_to_date(engine: Engine, create: bool, write: bool) -> None:
             f"for ({HEAD!r}): `nas db upgrade` brings it up to date"
         )
     if version != HEAD:
-        _migrate(engine)
+        _migrate(engine, accept)
     if write and engine.dialect.name == "sqlite":
         _log_ahead(engine)
 
@@ -320,7 +329,7 @@ def _version(connection: Connection) -> str | None:
     return version
 
 
-def _migrate(engine: Engine) -> None:
+def _migrate(engine: Engine, accept: Callable[[Connection], None]) -> None:
     """Brings the schema to HEAD in one transaction; who comes second waits and finds it done."""
     from alembic import command
 
@@ -331,6 +340,7 @@ def _migrate(engine: Engine) -> None:
         if version != HEAD:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+            accept(connection)
             unidentified = _unidentified(connection) if version == "0001" else 0
     if unidentified:
         log.warning(

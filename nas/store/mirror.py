@@ -197,7 +197,7 @@ class Mirror:
         study = self._study
         directions = [_DIRECTION[direction] for _, direction in study.objectives]
         mark = f"{study.id}/{study.created}"
-        for tries_left in (1, 0):
+        for tries_left in (2, 1, 0):
             try:
                 copy = storage.get_study_id_from_name(study.name)
             except KeyError:
@@ -208,9 +208,11 @@ class Mirror:
                         raise
                     continue
             told = storage.get_study_user_attrs(copy)
-            if told.get(MARK) == mark and storage.get_study_directions(copy) == directions:
+            if told.get(MARK) != mark:
+                break
+            if storage.get_study_directions(copy) == directions:
                 return copy
-            break
+            storage.delete_study(copy)  # made for what was asked before anything came of it
         if MARK not in told and all(told.get(name) == getattr(study, name) for name in TOLD):
             # Its trials have other numbers than ours, so it cannot be gone on with.
             raise StudyError(

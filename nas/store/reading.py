@@ -16,14 +16,17 @@ from nas.store.rows import (
     ENDED,
     Ask,
     AttemptRow,
+    Study,
     StudyRow,
     TrialRow,
     TrialState,
+    asks_anew,
+    check_same,
     epoch_of,
     study_of,
     trial_of,
 )
-from nas.store.steps import has, select_trials
+from nas.store.steps import has, nothing_came, select_trials
 from nas.store.tables import attempts, curves, latencies, studies, trials
 
 T = TypeVar("T")
@@ -33,6 +36,16 @@ PAGE = 1000  # trials to a query: resuming holds no transaction open and repeats
 PENDING: tuple[TrialState, ...] = ("running", "waiting", "paused")
 
 STUDY = [studies.c[f.name] for f in fields(StudyRow)]
+
+
+def check(held: Connection, study: Study) -> None:
+    """Raises StudyError where the study exists with other settings. Objectives and constraints may
+    be others while nothing has come of it: they may have been mistyped."""
+    row = held.execute(select(*STUDY).where(studies.c.name == study.name)).one_or_none()
+    if row is not None:
+        found = study_of(row)
+        if not (asks_anew(found, study) and nothing_came(held, found.id)):
+            check_same(found, study)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +73,10 @@ class Record:
         """All studies, oldest first."""
         query = select(*STUDY).order_by(studies.c.id)
         return [study_of(row) for row in self._all(query)]
+
+    def check(self, study: Study) -> None:
+        """Raises StudyError where ``open_study`` would refuse it."""
+        self._read(lambda held: check(held, study))
 
     def trials(
         self,

@@ -16,7 +16,7 @@ from nas.job import Failure, Outcome, Result
 from nas.metrics import ACCURACY
 from nas.store import driver as drivers
 from nas.store.connect import WRITES, connect, patiently
-from nas.store.reading import STUDY, Record
+from nas.store.reading import STUDY, Record, check
 from nas.store.rows import (
     Ask,
     AttemptState,
@@ -25,6 +25,7 @@ from nas.store.rows import (
     StudyRow,
     TrialRow,
     TrialState,
+    asks_anew,
     check_same,
     reused,
     study_of,
@@ -36,6 +37,7 @@ from nas.store.steps import (
     claims_of,
     end_attempt,
     ended_in,
+    nothing_came,
     running_trial,
     select_trials,
     set_state,
@@ -54,6 +56,7 @@ def open_store(
     write: bool = True,
     lease: float = 60.0,
     patience: float = 60.0,
+    study: Study | None = None,
 ) -> Store:
     """The record at ``url``, created or brought up to date; with ``write=False`` to be read only,
     and as it is.
@@ -62,10 +65,16 @@ def open_store(
     ``lease`` seconds after it began or after the last ``beat``; a database that is away or locked
     is waited for up to ``patience`` seconds. Raises StoreError, having changed nothing, for a URL
     that is none, a file that is no SQLite database, a server that does not answer, a schema newer
-    than the code and, with ``create=False``, where there is no record yet.
+    than the code and, with ``create=False``, where there is no record yet. With a ``study`` that
+    ``open_study`` would refuse, an older schema is left as it is: raises StudyError.
     """
+
+    def accept(held: Connection) -> None:
+        if study is not None:
+            check(held, study)
+
     return Store(
-        engine=connect(url, create=create and write, write=write),
+        engine=connect(url, create=create and write, write=write, accept=accept),
         driver=drivers.name(),
         lease=lease,
         patience=patience,
@@ -86,7 +95,8 @@ class Store(Record):
     def open_study(self, study: Study) -> StudyRow:
         """The study of this name, created if there is none.
 
-        Raises StudyError where it exists with other settings, naming the first that differs.
+        Raises StudyError where it exists with other settings, naming the first that differs; as
+        long as nothing came of it, objectives and constraints are taken as they are now.
         """
         name = study.name
         if not 0 < len(name) <= 512 or not name.isprintable():
@@ -101,7 +111,12 @@ class Store(Record):
             if row is None:
                 connection.execute(added)  # nothing, where another driver was just faster
                 row = connection.execute(query).one()
-            return study_of(row)
+            found = study_of(row)
+            if asks_anew(found, study) and nothing_came(connection, found.id):
+                asked = {name: values[name] for name in ("objectives", "constraints")}
+                connection.execute(update(studies).where(studies.c.id == found.id).values(asked))
+                found = study_of(connection.execute(query).one())
+            return found
 
         found = self._write(work)
         check_same(found, study)

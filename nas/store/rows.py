@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -178,6 +179,12 @@ def check_same(was: Study, now: Study) -> None:
             f"study {was.name!r} exists with other settings: {difference}; "
             "give those of the study again, or another --study name"
         )
+
+
+def asks_anew(was: Study, now: Study) -> bool:
+    """Whether two studies differ in what is asked of the trials alone: objectives, constraints."""
+    same = dataclasses.replace(was, objectives=now.objectives, constraints=now.constraints)
+    return first_difference(was, now) is not None and first_difference(same, now) is None
 
 
 def first_difference(was: Study, now: Study) -> str | None:

@@ -45,6 +45,13 @@ _JOINED = {
 TRIAL = [_JOINED[f.name] if f.name in _JOINED else trials.c[f.name] for f in fields(TrialRow)]
 
 
+def nothing_came(connection: Connection, study_id: int) -> bool:
+    """Whether the study's trials have failed, and none has a result or is on its way to one. Of a
+    study without any that is not known: a driver may just have opened it."""
+    states = select(trials.c.state).where(trials.c.study_id == study_id).distinct()
+    return {"failed"} <= {*connection.scalars(states)} <= {"failed", "waiting"}
+
+
 def select_trials(*more: Any) -> Select[Any]:
     """A query for what ``trial_of`` takes, after ``more`` columns."""
     return select(*more, *TRIAL).select_from(trials.outerjoin(latencies, _HERE))

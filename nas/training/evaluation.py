@@ -226,6 +226,11 @@ def usual_part(card: Card, ref: DataRef) -> str:
     return "test" if data.identity(ref) == card.identity else "all"
 
 
+def learned(card: Card, ref: DataRef, part: str) -> bool:
+    """Whether images that the model was trained on are among those of a part."""
+    return part in ("train", "all") and bool(card.identity) and data.identity(ref) == card.identity
+
+
 def compare(first: Evaluation, second: Evaluation) -> Comparison:
     """Raises DataError where they are not of the same images."""
     if not np.array_equal(first.labels, second.labels) or first.classes != second.classes:

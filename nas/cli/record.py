@@ -1,0 +1,135 @@
+"""What a command names of the record: its database, a study, a trial with its images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from nas.cli.options import identified, load_plugins
+from nas.cli.settings import read_recipe, within
+from nas.driver.plan import RANDOM
+from nas.errors import StudyError
+from nas.job import DataRef, Job, Recipe
+from nas.store import Store, StudyRow, TrialRow, open_store
+from nas.store.connect import parse as parse_url
+from nas.workers.answers import POINTS
+from nas.workers.run import source
+
+
+def artifacts_dir(artifacts: str, storage: str) -> str:
+    """The directory for checkpoints, or its URL: the one given, or ``artifacts`` beside the
+    database."""
+    from nas.artifacts import absolute
+
+    if artifacts or not storage.startswith("sqlite:///"):
+        return absolute(artifacts or "artifacts")
+    return str(Path(parse_url(storage).database or "").absolute().parent / "artifacts")
+
+
+def kept_in(artifacts: str, storage: str, study: StudyRow) -> str:
+    """The study's own folder in ``artifacts_dir``."""
+    from nas.artifacts import part
+
+    return "/".join([artifacts_dir(artifacts, storage).rstrip("/"), part(study.name)])
+
+
+def open_record(storage: str, *, create: bool = False, write: bool = False) -> Store:
+    """The record, to be read unless it is told otherwise: who only looks needs no right to write,
+    and changes nothing."""
+    return open_store(storage, create=create, write=create or write)
+
+
+def opened(storage: str, study: str | None, *, write: bool = False) -> tuple[Store, StudyRow]:
+    """The record and the named study in it, or its only one."""
+    store = open_record(storage, write=write)
+    return store, study_in(store, study)
+
+
+def study_in(store: Store, name: str | None) -> StudyRow:
+    """The named study, or the only one beside what it was compared with."""
+    if name is not None:
+        return store.find_study(name)
+    known = store.studies()
+    beside = {f"{study.name}{RANDOM}" for study in known}
+    known = [study for study in known if study.name not in beside] or known
+    if len(known) != 1:
+        told = ", ".join(study.name for study in known) or "none"
+        raise StudyError(f"--study is needed: the database has {told}")
+    return known[0]
+
+
+def trial_network(storage: str, study: str | None, number: int) -> tuple[str, str]:
+    """The pattern of a trial, and the file of its weights, empty where they are not kept. Raises
+    StudyError where it is no network."""
+    store, found = opened(storage, study)
+    row = store.trial(found.id, number)
+    return network_of(row), store.model(row)
+
+
+def network_of(row: TrialRow) -> str:
+    if row.baseline and "->" not in row.pattern:
+        raise StudyError(f"trial {row.number} is {row.baseline}, a classical method: no network")
+    return row.pattern
+
+
+def trial_job(
+    storage: str,
+    study: str | None,
+    number: int,
+    *,
+    epochs: int | None,
+    dataset: str | None,
+    data: str,
+    size: int | None,
+    seed: int | None,
+    init: str,
+    freeze: int,
+    recipe: Sequence[str],
+    plugins: Iterable[Path],
+) -> Job:
+    """The job of ``nas train --trial``: the record has everything but the directory of the images,
+    and what is told here goes before it. Raises StudyError, DataError."""
+    files = load_plugins(plugins)
+    store, row = opened(storage, study)
+    trial = store.trial(row.id, number)
+    if dataset not in (None, row.dataset):
+        raise StudyError(f"--dataset {dataset}: study {row.name!r} is on {row.dataset}")
+    if epochs is not None:
+        within("--epochs", epochs, POINTS)
+    own = {"init": init, "freeze": freeze}
+    told = [*recipe, *(f"{name}={value}" for name, value in own.items() if value)]
+    ref = data_of(row, data)
+    return Job(
+        pattern=network_of(trial),
+        recipe=read_recipe(told, Recipe.of(trial.recipe)),
+        data=ref if size is None else dataclasses.replace(ref, size=size),
+        epochs=epochs or row.settings["epochs"],
+        seed=trial.seed if seed is None else seed,
+        source=source("", files),
+        plugins=files,
+    )
+
+
+def data_of(study: StudyRow, folder: str) -> DataRef:
+    """The images of a study, where they were or in another folder. Raises DataError, and StudyError
+    where they are others."""
+    from nas.data import describe
+
+    path = str(Path(folder).resolve()) if folder else study.directory
+    ref = DataRef(
+        name=study.dataset,
+        dir=path,
+        split_seed=study.settings["split_seed"],
+        skip_unreadable=study.settings.get("skip_unreadable", False),
+        group_by=study.settings.get("group_by", ""),
+    )
+    channels, height, width = study.settings["input"]
+    info = describe(ref)
+    if (info.channels, info.height, info.width) != (channels, height, width):
+        ref = dataclasses.replace(ref, size=height)
+    ref, about = identified(ref)
+    if ref.identity != study.images:
+        earlier = study.images_about or "images that nas did not tell apart then"
+        raise StudyError(f"study {study.name!r} was made on {earlier}, and these are {about}")
+    return ref

@@ -1,0 +1,277 @@
+"""``nas search`` and ``nas audit``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Literal
+
+import typer
+
+from nas.cli.arguments import (
+    HOW,
+    RECORD,
+    STORAGE,
+    WHAT,
+    WHERE,
+    Artifacts,
+    Data,
+    Dataset,
+    Download,
+    GroupBy,
+    Plugin,
+    Recipe,
+    Seed,
+    Size,
+    SkipUnreadable,
+    Space,
+    Storage,
+)
+from nas.samplers import SAMPLERS
+
+
+def search(
+    space: Space,
+    storage: Storage = STORAGE,
+    study: Annotated[
+        str | None,
+        typer.Option(
+            "--study",
+            help="Its name; the same name resumes.  [default: SPACE-IMAGES]",
+            rich_help_panel=RECORD,
+        ),
+    ] = None,
+    trials: Annotated[
+        int,
+        typer.Option(
+            "--trials",
+            help="How many to have in all.",
+            rich_help_panel=HOW,
+        ),
+    ] = 40,
+    epochs: Annotated[
+        int,
+        typer.Option(
+            "--epochs",
+            help="How long each is trained.",
+            rich_help_panel=HOW,
+        ),
+    ] = 20,
+    dataset: Dataset = None,
+    data: Data = "",
+    size: Size = 0,
+    download: Download = False,
+    skip_unreadable: SkipUnreadable = False,
+    group_by: GroupBy = "",
+    seed: Seed = 0,
+    sampler: Annotated[
+        str,
+        typer.Option(
+            "--sampler", metavar="|".join(SAMPLERS), help="Who proposes.", rich_help_panel=WHAT
+        ),
+    ] = "default",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=0,
+            help="Jobs at once; 0: in this process.  [default: one a core, if memory allows]",
+            rich_help_panel=WHERE,
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address", help="A running Ray cluster, host:port or auto.", rich_help_panel=WHERE
+        ),
+    ] = None,
+    gpus_per_trial: Annotated[
+        float | None,
+        typer.Option(
+            "--gpus-per-trial",
+            min=0,
+            help="May be a fraction, as 0.25.  [default: shared]",
+            rich_help_panel=WHERE,
+        ),
+    ] = None,
+    cpus_per_trial: Annotated[
+        float,
+        typer.Option(
+            "--cpus-per-trial",
+            metavar="N",
+            help="On a cluster.",
+            rich_help_panel=WHERE,
+        ),
+    ] = 1.0,
+    memory_per_trial: Annotated[
+        float,
+        typer.Option(
+            "--memory-per-trial",
+            metavar="GIB",
+            help="Its room, and its limit (0: as predicted; a fair share).",
+            rich_help_panel=WHERE,
+        ),
+    ] = 0.0,
+    time_limit: Annotated[
+        float,
+        typer.Option(
+            "--time-limit",
+            min=0,
+            help="Seconds a trial may take (0: no limit).",
+            rich_help_panel=HOW,
+        ),
+    ] = 0.0,
+    objective: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--objective",
+            metavar="accuracy:max,params:min",
+            help="Over the space's own.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    constraint: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--constraint",
+            metavar="'params<=1e6'",
+            help="Besides the space's own.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    recipe: Recipe = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--baseline",
+            metavar="resnet18,hog_svm",
+            help="Zoo networks beside them.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    plugin: Plugin = None,
+    evaluator: Annotated[
+        str,
+        typer.Option(
+            "--evaluator",
+            metavar="MODULE:FUNCTION",
+            help="Instead of training.",
+            rich_help_panel=HOW,
+        ),
+    ] = "",
+    rungs: Annotated[
+        str,
+        typer.Option(
+            "--rungs",
+            metavar="off|auto|3,7,20",
+            help="Epochs to stop candidates at.",
+            rich_help_panel=HOW,
+        ),
+    ] = "off",
+    artifacts: Artifacts = "",
+    keep: Annotated[
+        Literal["front", "all", "none"],
+        typer.Option(
+            "--keep", help="Whose weights to keep, among the artifacts.", rich_help_panel=RECORD
+        ),
+    ] = "front",
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Check everything and show it; run nothing.",
+            rich_help_panel=WHERE,
+        ),
+    ] = False,
+) -> None:
+    """Search a space for the best trade-offs, or go on with a search."""
+    from nas.cli import searches as run
+    from nas.cli.options import plan
+    from nas.cli.record import artifacts_dir
+
+    searched = plan(
+        space=space,
+        study=study,
+        trials=trials,
+        epochs=epochs,
+        dataset=dataset,
+        data=data,
+        size=size,
+        skip_unreadable=skip_unreadable,
+        group_by=group_by,
+        download=download,
+        seed=seed,
+        sampler=sampler,
+        objectives=objective or [],
+        constraints=constraint or [],
+        recipe=recipe or [],
+        plugins=plugin or [],
+        evaluator=evaluator,
+        rungs=rungs,
+        artifacts=artifacts_dir(artifacts, storage),
+        keep=keep,
+    )
+    if dry_run:
+        run.rehearse(searched, storage)
+        return
+    try:
+        run.search_and_show(
+            searched,
+            storage,
+            workers=workers,
+            address=address,
+            gpus_per_trial=gpus_per_trial,
+            cpus_per_trial=cpus_per_trial,
+            memory_per_trial=memory_per_trial,
+            time_limit=time_limit,
+            baselines=[name for text in baseline or [] for name in text.split(",")],
+        )
+    except KeyboardInterrupt:
+        told = f"interrupted; the same command goes on with study {searched.study}"
+        print(f"nas: {told}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def audit(
+    space: Space,
+    count: Annotated[
+        int,
+        typer.Option(
+            "--count",
+            help="Architectures to train whole.",
+            rich_help_panel=HOW,
+        ),
+    ] = 8,
+    epochs: Annotated[
+        int,
+        typer.Option(
+            "--epochs",
+            help="Of a whole training.",
+            rich_help_panel=HOW,
+        ),
+    ] = 20,
+    rungs: Annotated[
+        str,
+        typer.Option(
+            "--rungs", metavar="auto|3,7,20", help="Epochs to score at.", rich_help_panel=HOW
+        ),
+    ] = "auto",
+    dataset: Dataset = None,
+    data: Data = "",
+    size: Size = 0,
+    skip_unreadable: SkipUnreadable = False,
+    group_by: GroupBy = "",
+    seed: Seed = 0,
+    recipe: Recipe = None,
+    plugin: Plugin = None,
+) -> None:
+    """How early accuracies, sizes and training-free scores rank networks, beside the end."""
+    from nas.cli import reports
+    from nas.cli.options import audited
+
+    reports.audit_and_show(
+        *audited(
+            *(space, epochs, rungs, dataset, data, size, seed, recipe or [], plugin or []),
+            *(skip_unreadable, group_by),
+        ),
+        count,
+    )

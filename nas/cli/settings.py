@@ -1,0 +1,93 @@
+"""What stands in an option's text: objectives, constraints, settings of a recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from nas.errors import NasError, RecipeError, brief, nearest
+from nas.job import Recipe
+from nas.job.recipe import RECIPES
+from nas.metrics import METRICS, Direction
+from nas.spaces.space import Bound, read_bound, read_direction
+
+T = TypeVar("T")
+
+
+def within(name: str, value: int, most: int) -> None:
+    if not 1 <= value <= most:
+        raise NasError(f"{name} {brief(str(value), 40)}: must be 1 or more, up to {most}")
+
+
+def split(texts: Sequence[str]) -> list[str]:
+    return [part.strip() for text in texts for part in text.split(",") if part.strip()]
+
+
+def objective(text: str) -> tuple[str, Direction]:
+    name, colon, direction = text.partition(":")
+    if not name or not (colon or name in METRICS):
+        raise NasError(f"--objective {text!r}: must be NAME:max or NAME:min")
+    return name, read_direction(direction if colon else METRICS[name].direction,
+                                f"--objective {text}")  # fmt: skip
+
+
+def constraint(text: str) -> tuple[str, Bound]:
+    match = re.fullmatch(r"\s*(\w+)\s*([<>]=.*)", text)
+    if not match:
+        raise NasError(f"--constraint {text!r}: must be as 'params<=1e6' or 'accuracy>=0.9'")
+    return match[1], read_bound(match[2], f"--constraint {text!r}")
+
+
+def once(option: str, told: Iterable[tuple[str, T]]) -> dict[str, T]:
+    found: dict[str, T] = {}
+    for name, value in told:
+        if name in found:
+            raise NasError(f"{option} {name}: given twice; each metric once")
+        found[name] = value
+    return found
+
+
+def bounds(own: Mapping[str, Bound], told: Iterable[tuple[str, Bound]]) -> dict[str, Bound]:
+    """The space's own constraints with those that are told: one bound a metric, which goes before
+    the space's own where it is to the same side."""
+    given = once("--constraint", told)
+    for name, bound in given.items():
+        if name in own and own[name].upper != bound.upper:
+            raise NasError(
+                f"--constraint {name} {bound}: the space has {name} {own[name]}, and a metric has "
+                "one bound"
+            )
+    return {**own, **given}
+
+
+def read_recipe(settings: Sequence[str], base: Recipe | None = None) -> Recipe:
+    """What --recipe tells: a recipe's name, and settings that are other than in it or ``base``."""
+    kinds: dict[str, Any] = {f.name: type(f.default) for f in dataclasses.fields(Recipe)}
+    told: dict[str, Any] = {}
+    named = False
+    for text in settings:
+        name, equals, value = text.partition("=")
+        if not equals and (named or told):
+            raise RecipeError(f"--recipe {text}: one recipe's name at most, before any setting")
+        if not equals:
+            if text not in RECIPES:
+                known = nearest(text, RECIPES)
+                raise RecipeError(f"--recipe {text!r}: no setting NAME=VALUE, no recipe; {known}")
+            base, named = RECIPES[text], True
+            continue
+        if name not in kinds:
+            raise RecipeError(f"--recipe {name}: unknown setting; {nearest(name, kinds)}")
+        told[name] = _setting(name, value, kinds[name])
+    return Recipe.of(told, base)
+
+
+def _setting(name: str, text: str, kind: Any) -> Any:
+    try:
+        if kind is bool:
+            return {"yes": True, "no": False, "true": True, "false": False}[text.lower()]
+        return kind(text)
+    except (KeyError, ValueError):
+        rule = "yes or no" if kind is bool else f"of type {kind.__name__}"
+        raise RecipeError(f"--recipe {name}={text}: must be {rule}") from None
