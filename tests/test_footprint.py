@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas.data import batches
 from nas.job import DataRef, Job, Recipe
 from nas.language.architecture import Architecture, parse
 from nas.spaces.space import load_space, shipped
@@ -114,8 +113,6 @@ def test_without_momentum_there_is_no_third_copy_of_the_weights() -> None:
 
 def test_the_validation_is_as_the_training_loop_has_it() -> None:
     assert footprint.EVALUATED == train.EVALUATION_BATCH
-    assert footprint.PIXELS == batches.PIXELS
-    assert footprint.CHUNK == batches.CHUNK
 
 
 def test_a_validation_holds_what_branches_have_made() -> None:
@@ -126,7 +123,10 @@ def test_a_validation_holds_what_branches_have_made() -> None:
     passing = (4 + 8 + 8) * 8 * 8 * footprint.FLOAT * footprint.EVALUATED
     training = footprint.training(architecture, recipe) * 3 // 2
     ready = footprint.ready(architecture, recipe)
-    assert footprint.trial(architecture, recipe) == footprint.PROCESS + training + passing + ready
+    read = 2048 * 4 * 8 * 8
+    expected = footprint.PROCESS + training + passing + ready + read
+    assert footprint.trial(architecture, recipe) == expected
+    assert footprint.trial(architecture, recipe, streamed=True) == expected + 3 * read
 
 
 def test_images_are_made_ready_a_chunk_at_once() -> None:

@@ -12,6 +12,7 @@ import optuna
 from nas import metrics
 from nas.cli import output as files
 from nas.cli.options import data_of
+from nas.data.datasets import streamed
 from nas.driver.audit import Subject, audit
 from nas.driver.finalists import Report, random_plan, report
 from nas.driver.loop import search
@@ -93,7 +94,7 @@ def trained(
 
 
 def searched(plan: Plan, store: Store, workers: int | None) -> list[TrialRow]:
-    need = footprint.greatest(plan.space, plan.job.recipe)
+    need = footprint.greatest(plan.space, plan.job.recipe, streamed=streamed(plan.job.data))
     pool = open_pool(workers, memory_need=need)
     try:
         with Progress(plan.study, tuple(plan.space.objectives)) as progress:

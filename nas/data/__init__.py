@@ -4,7 +4,16 @@ No torch here but in ``nas.data.batches``, which carries the images to the devic
 and ``nas.data.augment``.
 """
 
-from nas.data.datasets import DATASETS, Dataset, describe, download, identity, load, summary
+from nas.data.datasets import (
+    DATASETS,
+    Dataset,
+    describe,
+    download,
+    identity,
+    load,
+    roomy,
+    summary,
+)
 from nas.data.images import Images, Info, Part
 
 __all__ = [
@@ -17,5 +26,6 @@ __all__ = [
     "download",
     "identity",
     "load",
+    "roomy",
     "summary",
 ]
