@@ -6,6 +6,8 @@ import dataclasses
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -375,3 +377,50 @@ def test_images_are_decoded_before_a_trials_time_begins(tmp_path: Path) -> None:
         assert [*(tmp_path / "cache" / "images").glob("*/statistics-*.json")]
     finally:
         child.kill()
+
+
+def test_streaming_needs_no_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a mount namespace whose /dev/shm is a page: the losses are those of the decoded array."""
+    mount = "mount -t tmpfs -o size=4k tmpfs /dev/shm"
+    namespace = ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh"]
+    try:
+        subprocess.run([*namespace, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mount namespaces need root")
+    place = folder(tmp_path / "d", 30, ending="jpg")
+    wanted = [point.train_loss for point in trained(ref(place)).curve]
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path / "other"))
+    monkeypatch.setenv("NAS_CACHE_GB", "0")
+    code = (
+        f"import sys, torch; sys.path.insert(0, {str(Path(__file__).parent)!r});"
+        f"torch.set_num_threads({torch.get_num_threads()});"
+        "from test_shards import ref, trained;"
+        f"print([point.train_loss for point in trained(ref({str(place)!r})).curve])"
+    )
+    run = [*namespace, sys.executable, "-c", code]
+    told = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == str(wanted)
+    assert [*(tmp_path / "other").rglob("encoded.safetensors")]
+
+
+def nas(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nas.cli", "data", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_commands_pack_and_list_and_remove(tmp_path: Path) -> None:
+    place, out = folder(tmp_path / "d", ending="jpg"), tmp_path / "w"
+    assert nas("pack", place, "-o", out).stdout.startswith("20 images in 1 tars")
+    again = nas("pack", place, "-o", out)
+    assert (again.returncode, len(again.stderr.splitlines())) == (2, 1)
+    images = data.read(ref(out), "train")
+    (name,) = [each.name for each in cache.kept()]
+    held = nas("cache", "--older", 0).stdout
+    assert f"{name} " in held
+    assert "20x3x32x32" in held
+    assert "in use, stays" in held  # by this process
+    del images
+    anew()
+    assert nas("cache", "--remove", "other").returncode == 2
+    assert nas("cache", "--remove", name).stdout.rstrip().endswith("removed")
+    assert not cache.kept()

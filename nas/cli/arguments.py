@@ -28,7 +28,9 @@ Dataset = Annotated[
 Data = Annotated[
     str,
     typer.Option(
-        "--data", metavar="DIR", help="The directory they are in, or a .csv with file and label."
+        "--data",
+        metavar="DIR",
+        help="The directory they are in, a .csv with file and label, or tar files of WebDataset.",
     ),
 ]
 Size = Annotated[
