@@ -424,3 +424,12 @@ def test_the_commands_pack_and_list_and_remove(tmp_path: Path) -> None:
     assert nas("cache", "--remove", "other").returncode == 2
     assert nas("cache", "--remove", name).stdout.rstrip().endswith("removed")
     assert not cache.kept()
+
+
+def test_groups_of_a_table_are_not_lost_in_tars(tmp_path: Path) -> None:
+    folder(tmp_path / "d", ending="jpg")
+    rows = [f"d/{c}/{n:04}.jpg,{c},{n // 2}" for c in "ab" for n in range(10)]
+    (tmp_path / "t.csv").write_text("\n".join(["file,label,group", *rows]))
+    with pytest.raises(DataError, match="groups of images, which tars do not"):
+        pack(ref(tmp_path / "t.csv"), tmp_path / "w")
+    assert not (tmp_path / "w").exists()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class Written:
 
 def pack(ref: DataRef, out: Path, size: int = SIZE) -> Written:
     """Writes the images of a folder or a table as ``out``/PART-NNNNNN.tar, with ``classes.txt`` and
-    an index beside them, which comes last: without it nothing is whole.
+    an index beside them. Until all is whole it lies in ``out``.part.
 
     Raises DataError where ``out`` holds something already, an image is no image or changes
     meanwhile, or the disk is full.
@@ -51,17 +52,35 @@ def pack(ref: DataRef, out: Path, size: int = SIZE) -> Written:
         names = found.paths()
         reasons = {names[n]: why for n, why in seen.errors.items()}
         raise imagefolder.unreadable(found.root, len(found), reasons)
+    if found.groups:
+        raise DataError(f"{root} tells groups of images, which tars do not: they would be lost")
     if wrong := [name for name in found.classes if "\n" in name]:
         raise DataError(f"the class {wrong[0]!r} cannot be packed: its name has two lines")
+    part = out.with_name(f"{out.name}.part")
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        if any(out.iterdir()):
+        if out.exists() and any(out.iterdir()):
             raise DataError(f"{out} is not empty: tars of another set would be mixed with these")
-        (out / shards.CLASSES).write_text("".join(f"{name}\n" for name in found.classes))
-        files, where = written(found, seen, out, size)
-        lengths = [(out / name).stat().st_size for name in files]
+        shutil.rmtree(part, ignore_errors=True)  # of a run that was ended
+        part.mkdir(parents=True)
+        (part / shards.CLASSES).write_text("".join(f"{name}\n" for name in found.classes))
+        files, where = written(found, seen, part, size)
+        lengths = [(part / name).stat().st_size for name in files]
+        keep(found, seen, part, files, where, lengths)
+        part.replace(out)
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror or error}") from error
+    return Written(len(found), len(files), sum(lengths))
+
+
+def keep(
+    found: Listing,
+    seen: survey.Survey,
+    out: Path,
+    files: list[str],
+    where: list[tuple[int, int]],
+    lengths: list[int],
+) -> None:
+    """Writes the index, with what is known of each image."""
     file, offsets = np.array(where, np.int64).reshape(-1, 2).T
     packed = Packed(tuple(files), file.copy(), offsets.copy())
     every = Listing(
@@ -69,7 +88,6 @@ def pack(ref: DataRef, out: Path, size: int = SIZE) -> Written:
         found.labels, found.skipped, found.notes, packed=packed,
     )  # fmt: skip
     shards.keep(out / shards.INDEX, every, files, lengths, seen.rows)
-    return Written(len(found), len(files), sum(lengths))
 
 
 def written(
