@@ -175,8 +175,9 @@ def prepared(ref: DataRef) -> Prepared:
         raise unreadable(found.root, len(found), looked.reasons)
     good = kept.states != FAILED
     rows = {part: np.arange(*ends)[good[slice(*ends)]] for part, ends in found.parts.items()}
-    for number, name in enumerate(found.classes):
-        if not (found.labels[rows["train"]] == number).any():
+    counts = np.bincount(found.labels[rows["train"]], minlength=len(found.classes))
+    for name, count in zip(found.classes, counts, strict=True):
+        if not count:
             raise DataError(f"no image of the class {name} in {found.root} can be read")
     bytes_ = looked.survey.rows["digest"]
     told = digests.identity(

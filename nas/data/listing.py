@@ -10,6 +10,7 @@ import stat
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -257,7 +258,7 @@ def scan(path: Path) -> list[os.DirEntry[str]]:
     """What a folder holds, by name. Raises DataError where that cannot be read."""
     try:
         with os.scandir(path) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
+            return sorted(entries, key=attrgetter("name"))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 

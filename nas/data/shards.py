@@ -68,12 +68,12 @@ def files(text: str) -> tuple[Path, list[str], bool] | None:
         return root, sorted(os.path.relpath(name, root) for name in found), False
     if path.suffix == ENDING and path.is_file():
         return path.parent, [path.name], False
-    if not path.is_dir():
+    if not path.is_dir() or holds_images(path):
         return None
     inner = ["", *(f"{name}/" for name in folders(path))]
     names = [f"{at}{entry.name}" for at in inner for entry in scan(path / at)]
     tars = sorted(name for name in names if name.endswith(ENDING))
-    if not tars or holds_images(path):
+    if not tars:
         return None
     return path, [name for name in tars if not kinds.is_dropping(os.path.basename(name))], True
 
