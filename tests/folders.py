@@ -32,13 +32,15 @@ def folder(
     classes: Iterable[str] = ("a", "b"),
     ending: str = "png",
     seed: int = 0,
+    height: int = 32,
+    width: int = 32,
     **save: Any,
 ) -> Path:
     """``count`` images a class, each another."""
     for label, name in enumerate(classes):
         (root / name).mkdir(parents=True, exist_ok=True)
         for n in range(count):
-            image = Image.fromarray(colour(seed + 1000 * label + n, label))
+            image = Image.fromarray(colour(seed + 1000 * label + n, label, height, width))
             image.save(root / name / f"{n:04}.{ending}", **save)
     return root
 

@@ -34,6 +34,6 @@ real_look = survey.look
 
 
 def look_and_die(piece: survey.Piece) -> object:
-    if any(name.endswith("b/0007.png") for name in piece.names):
+    if any(name.endswith("b/0007.png") for name, *_ in piece.spots):
         os.kill(os.getpid(), signal.SIGKILL)
     return real_look(piece)

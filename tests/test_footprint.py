@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
+from folders import folder, ref
 from torch import Tensor, nn
 
-from nas.data import batches
-from nas.job import DataRef, Job, Recipe
+from nas.job import DataRef, Job, Recipe, Result
 from nas.language.architecture import Architecture, parse
 from nas.spaces.space import load_space, shipped
 from nas.training import footprint, step, train
@@ -114,8 +115,6 @@ def test_without_momentum_there_is_no_third_copy_of_the_weights() -> None:
 
 def test_the_validation_is_as_the_training_loop_has_it() -> None:
     assert footprint.EVALUATED == train.EVALUATION_BATCH
-    assert footprint.PIXELS == batches.PIXELS
-    assert footprint.CHUNK == batches.CHUNK
 
 
 def test_a_validation_holds_what_branches_have_made() -> None:
@@ -126,7 +125,10 @@ def test_a_validation_holds_what_branches_have_made() -> None:
     passing = (4 + 8 + 8) * 8 * 8 * footprint.FLOAT * footprint.EVALUATED
     training = footprint.training(architecture, recipe) * 3 // 2
     ready = footprint.ready(architecture, recipe)
-    assert footprint.trial(architecture, recipe) == footprint.PROCESS + training + passing + ready
+    read = 2048 * 4 * 8 * 8
+    expected = footprint.PROCESS + training + passing + ready + read
+    assert footprint.trial(architecture, recipe) == expected
+    assert footprint.trial(architecture, recipe, streamed=True) == expected + 3 * read
 
 
 def test_images_are_made_ready_a_chunk_at_once() -> None:
@@ -154,19 +156,44 @@ def test_the_greatest_of_a_space_is_one_of_its_feasible_networks() -> None:
     assert footprint.PROCESS < small < greatest
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="looks into /proc")
-def test_a_worker_holds_what_was_predicted() -> None:
-    # In float32 on every machine: depthwise kernels of 5 are slow in bf16 (train.profits).
-    pattern = "INPUT -> CONV(8) -> BN -> RELU -> [MBCONV(8, kernel=5) -> POOL]*2 -> GAP -> FC"
-    recipe, data = Recipe(), DataRef(size=32)
+def held(job: Job) -> int:
+    """The most that a worker's process holds of its own while it does a job."""
     child = Child(".", [], {"OMP_NUM_THREADS": "1"})
     try:
-        child.send(Job(pattern=pattern, recipe=recipe, data=data, epochs=1, latency=False))
+        child.send(job)
         most, message = 0, None
         while not isinstance(message, Ended):
             message = child.receive(0.005)
             most = max(most, child.memory())
     finally:
         child.kill()
+    assert isinstance(message.outcome, Result), message
+    return most
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="looks into /proc")
+def test_a_worker_holds_what_was_predicted() -> None:
+    # In float32 on every machine: depthwise kernels of 5 are slow in bf16 (train.profits).
+    pattern = "INPUT -> CONV(8) -> BN -> RELU -> [MBCONV(8, kernel=5) -> POOL]*2 -> GAP -> FC"
+    recipe, data = Recipe(), DataRef(size=32)
+    most = held(Job(pattern=pattern, recipe=recipe, data=data, epochs=1, latency=False))
     predicted = footprint.trial(parse(pattern, (1, 32, 32), 10), recipe)
     assert 0.7 < predicted / most < 1.6, f"{most >> 20}, not {predicted >> 20} MiB"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="looks into /proc")
+@pytest.mark.parametrize("limit", ["1000", "0"])  # gigabytes: decoded before, and as it goes
+def test_a_worker_holds_what_was_predicted_at_224_pixels(
+    limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NAS_CACHE_GB", limit)
+    data = ref(folder(tmp_path / "d", 120, ending="jpg", height=224, width=224))
+    # Under 1,000,000 MACs: float32 on every machine.
+    pattern = "INPUT -> POOL(kernel=8, stride=8) -> CONV(8) -> BN -> RELU -> GAP -> FC"
+    recipe = Recipe(batch=32, flip=True)
+    most = held(Job(pattern=pattern, recipe=recipe, data=data, epochs=2, latency=False))
+    architecture = parse(pattern, (3, 224, 224), 2)
+    assert architecture.macs < 1_000_000
+    predicted = footprint.trial(architecture, recipe, streamed=limit == "0")
+    assert 0.75 < predicted / most < 1.4, f"{most >> 20}, not {predicted >> 20} MiB"

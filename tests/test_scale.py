@@ -233,7 +233,10 @@ def test_statistics_take_little_memory_and_are_kept(tmp_path: Path) -> None:
 def test_what_is_kept_and_damaged_is_made_anew(tmp_path: Path) -> None:
     root = folder(tmp_path / "d")
     identity = data.identity(ref(root))
-    for path in [*(tmp_path / "cache").rglob("*.npz"), *(tmp_path / "cache").rglob("*.json")]:
+    for path in [
+        *(tmp_path / "cache").rglob("*.safetensors"),
+        *(tmp_path / "cache").rglob("*.json"),
+    ]:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     anew()
     images = data.read(ref(root, identity=identity), "train")

@@ -163,8 +163,14 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Imported:
+    """The job's modules are imported: its images are made ready, once a machine, without a limit
+    of time, as what is left of that would be done anew."""
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
-    """The job's modules are imported: from here on the time is the candidate's."""
+    """All is ready: from here on the time is the candidate's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +181,12 @@ class Ended:
     clean: bool
 
 
-Message = Ready | Started | Epoch | Ended
+Message = Ready | Imported | Started | Epoch | Ended
 
 
 def serve(fd: int) -> None:
-    """Takes jobs from the pipe ``fd`` until it closes. Sends Ready, Started, Epochs and Ended for
-    each."""
+    """Takes jobs from the pipe ``fd`` until it closes. Sends Ready, Imported, Started, Epochs and
+    Ended for each."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
     os.set_inheritable(fd, False)
     adopt_orphans(True)
@@ -195,8 +201,13 @@ def serve(fd: int) -> None:
             job: Job = pipe.recv()
             reach("job_taken")
             send(Ready())
-            with contextlib.suppress(BaseException):
-                resolve(job)  # what fails here fails again in run, which gives the reason
+            with contextlib.suppress(BaseException):  # what fails here fails again in run
+                resolve(job)
+                if not job.evaluator:
+                    from nas.training.train import prepare
+
+                    send(Imported())
+                    prepare(job)
             send(Started())
             outcome = run(job, send, passing=())
             reach("job_done")

@@ -33,7 +33,7 @@ import nas
 from nas.failpoints import reach
 from nas.job import Epoch, Failure, FailureKind, Job, Outcome
 from nas.processes import Process, descendants, end
-from nas.workers.run import Ended, Message, Ready, Started
+from nas.workers.run import Ended, Imported, Message, Ready, Started
 
 TICK = 0.05  # seconds between two looks at limits and cancels; a look costs 0.06 ms
 IMPORTS = 300.0  # seconds that importing a job's modules may take before its own time begins
@@ -95,6 +95,8 @@ class Seat:
             match message:
                 case Ready():
                     ready = True
+                case Imported():
+                    limit = 0.0
                 case Started():
                     begun, limit = time.monotonic(), self._time_limit
                 case Epoch():

@@ -75,7 +75,7 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="DIR",
-        help="The directory they are in, or a .csv with file and label.",
+        help="The directory they are in, a .csv with file and label, or tar files of WebDataset.",
         rich_help_panel=ON,
     ),
 ]

@@ -38,3 +38,38 @@ def check(
     from nas.report import images
 
     images.check(data_ref("imagefolder", data, size, skip_unreadable, group_by), format, output)
+
+
+@app.command()
+def pack(
+    data: Annotated[
+        str, typer.Argument(metavar="DIR", help="A folder of images, or a table (.csv) of them.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT", help="A new folder for the tars.")
+    ],
+    megabytes: Annotated[int, typer.Option(help="Of a tar, as a rule.")] = 1000,
+) -> None:
+    """Put a folder of images into a few tar files (WebDataset) with an index, as --data takes."""
+    from nas.cli.options import data_ref
+    from nas.data.pack import pack as write
+
+    told = write(data_ref("imagefolder", data, 0), output, megabytes * 1_000_000)
+    print(f"{told.images:,} images in {told.files:,} tars, {told.bytes / 1e6:,.1f} MB: {output}")
+
+
+@app.command()
+def cache(
+    remove: Annotated[
+        list[str] | None,
+        typer.Option("--remove", metavar="NAME", help="Remove it, or all that are unused: all."),
+    ] = None,
+    older: Annotated[
+        float | None,
+        typer.Option("--older", metavar="DAYS", help="Remove what was not used for so long."),
+    ] = None,
+) -> None:
+    """List the decoded images that are kept, or remove some; what a process uses stays."""
+    from nas.report import images
+
+    images.kept(remove or [], older)

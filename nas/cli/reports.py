@@ -13,6 +13,7 @@ import optuna
 from nas import metrics
 from nas.cli import output as files
 from nas.cli.record import data_of
+from nas.data.datasets import streamed
 from nas.driver.audit import Subject, audit
 from nas.driver.beliefs import believed
 from nas.driver.equal_cost import random_plan
@@ -106,7 +107,7 @@ def judged(found: Report, data: DataRef) -> Evaluation | None:
 
 
 def searched(plan: Plan, store: Store, workers: int | None) -> list[TrialRow]:
-    need = footprint.greatest(plan.space, plan.job.recipe)
+    need = footprint.greatest(plan.space, plan.job.recipe, streamed=streamed(plan.job.data))
     pool = open_pool(workers, memory_need=need)
     try:
         with Progress(plan.study, tuple(plan.space.objectives)) as progress:

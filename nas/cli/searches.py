@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from nas.cli.output import end_on_sigterm
+from nas.data.datasets import load, roomy, streamed
 from nas.driver.baselines import architectures, enter
 from nas.driver.plan import Plan
 from nas.driver.tradeoffs import nothing_found
@@ -97,6 +98,8 @@ def run(
     """Runs the search in the pool that ``opened`` gives, told what a trial is predicted to hold
     (bytes; 0: unknown). Returns the study, the trials that have ended, and how it stands."""
     tell_images(plan.job, progress)
+    if plan.job.recipe.resized_crop and not plan.job.evaluator:
+        load(roomy(plan.job.data), "train")  # decoded here, with progress
     # What is unknown is refused before anything begins.
     networks = architectures(plan, baselines)
     if plan.job.evaluator:
@@ -112,7 +115,9 @@ def run(
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         need = 0
         if not plan.job.evaluator:
-            need = footprint.greatest(plan.space, plan.job.recipe, networks.values())
+            need = footprint.greatest(
+                plan.space, plan.job.recipe, networks.values(), streamed(plan.job.data)
+            )
         pool = opened(need)
         try:
             if baselines:

@@ -4,7 +4,17 @@ No torch here but in ``nas.data.batches``, which carries the images to the devic
 and ``nas.data.augment``.
 """
 
-from nas.data.datasets import DATASETS, Dataset, describe, download, identity, load, names, summary
+from nas.data.datasets import (
+    DATASETS,
+    Dataset,
+    describe,
+    download,
+    identity,
+    load,
+    names,
+    roomy,
+    summary,
+)
 from nas.data.images import Images, Info, Part
 
 __all__ = [
@@ -18,5 +28,6 @@ __all__ = [
     "identity",
     "load",
     "names",
+    "roomy",
     "summary",
 ]

@@ -24,13 +24,11 @@ from torch import Tensor
 
 from nas.data import augment, cache
 from nas.data.digests import digest
-from nas.data.footprint import AHEAD, CHUNK, PIXELS, READERS
+from nas.data.encoded import Encoded
+from nas.data.footprint import AHEAD, CHUNK, PIXELS, READERS, RESIDENT
 from nas.data.images import Images
 from nas.job import Recipe
 
-# Up to here (bytes, a part) the images stay on the device: CIFAR is 0.2 GB, 50,000 images of 96x96
-# 1.4 GB. Several trials may share a GPU.
-RESIDENT = 2 << 30
 COUNTED = 1 << 22  # bytes whose values are counted in one go
 
 
@@ -86,12 +84,13 @@ def beside(images: Images) -> Path | None:
 class Source:
     """Images that the device can take from: held there whole, or streamed.
 
-    On the CPU nothing is copied, resident or not: all processes read the one map of a set.
-    ``rows`` are those of ``pixels`` and ``labels`` that are meant, all on one device; of streamed
-    ones on the CPU, whence threads read ahead.
+    On the CPU nothing is copied, resident or not: all processes read the one map of a set. Encoded
+    images are streamed, and decoded by as many threads as torch may use. ``rows`` are those of
+    ``pixels`` and ``labels`` that are meant, all on one device; of streamed ones on the CPU, whence
+    threads read ahead.
     """
 
-    pixels: Tensor
+    pixels: Tensor | Encoded
     labels: Tensor
     rows: Tensor
     device: torch.device
@@ -100,7 +99,10 @@ class Source:
     @classmethod
     def of(cls, images: Images, device: torch.device, budget: int = RESIDENT) -> Source:
         """Resident where the images take at most ``budget`` bytes, otherwise streamed."""
-        pixels, labels, rows = (tensor(a) for a in (images.pixels, images.labels, images.rows))
+        labels, rows = tensor(images.labels), tensor(images.rows)
+        if isinstance(images.pixels, Encoded):
+            return cls(images.pixels, labels, rows, device, True)
+        pixels = tensor(images.pixels)
         streamed = images.nbytes > budget
         if device.type == "cpu" or streamed:
             return cls(pixels, labels, rows, device, streamed)
@@ -129,8 +131,12 @@ class Source:
         # Threads, not processes: what takes time is the disk and the copy, both outside Python's
         # lock, and batches cross no shared memory, of which a container has 64 MiB.
         pieces = iter(order.split(size))
-        with ThreadPoolExecutor(READERS) as pool:
-            ahead = deque(pool.submit(read, piece) for piece in itertools.islice(pieces, AHEAD))
+        readers, chunks = READERS, AHEAD
+        if isinstance(self.pixels, Encoded):
+            readers = max(READERS, torch.get_num_threads())
+            chunks = readers + 1
+        with ThreadPoolExecutor(readers) as pool:
+            ahead = deque(pool.submit(read, piece) for piece in itertools.islice(pieces, chunks))
             while ahead:
                 pixels, labels = ahead.popleft().result()
                 ahead += [pool.submit(read, piece) for piece in itertools.islice(pieces, 1)]
@@ -142,6 +148,8 @@ class Source:
     def take(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """(pixels, labels) at these positions, copied."""
         rows = self.rows[positions]
+        if isinstance(self.pixels, Encoded):
+            return torch.from_numpy(self.pixels[rows.numpy()]), self.labels[rows]
         return self.pixels[rows], self.labels[rows]
 
 

@@ -1,17 +1,28 @@
-"""The directory that keeps what is dear to make of images: digests, listings, decoded arrays."""
+"""The directory that keeps what is dear to make of images: digests, listings, decoded arrays.
+
+Decoded arrays are what takes room. Each is a folder below ``images``: what uses one holds a lock on
+its file ``used``, whose time is that of the last use; the longest unused go when room is needed.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import json
 import os
+import shutil
+import time
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 from nas.errors import DataError
 
 # What numpy raises for an archive that is not there, not whole, or of another version.
 LOST = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+ROOM = "NAS_CACHE_GB"
 
 
 def folder() -> Path:
@@ -37,3 +48,100 @@ def unwritable(error: OSError, need: str = "what is known of the images") -> Dat
         f"{folder()} cannot take {need}: {error.strerror or error} (NAS_CACHE names another "
         f"directory)"
     )
+
+
+# --- decoded images ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A folder of decoded images: what it takes, when it was used last (seconds since 1970), of
+    which place the images were read first, and how many of which shape."""
+
+    folder: Path
+    bytes: int
+    used: float
+    root: str
+    shape: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return self.folder.name[:8]
+
+
+def kept() -> list[Kept]:
+    """All of them, the longest unused first."""
+    found = []
+    for path in (folder() / "images").glob("*"):
+        with contextlib.suppress(OSError):
+            states = [each.stat() for each in path.iterdir() if each.is_file()]
+            used = path / "used"
+            last = (used if used.exists() else path).stat().st_mtime
+            about: dict[str, Any] = {}
+            with contextlib.suppress(OSError, ValueError):
+                about = json.loads((path / "about.json").read_text())
+            taken = sum(state.st_blocks * 512 for state in states)
+            shape = tuple(about.get("shape", ()))
+            found.append(Kept(path, taken, last, about.get("root", ""), shape))
+    return sorted(found, key=lambda each: each.used)
+
+
+def use(path: Path) -> IO[str]:
+    """Holds a folder of decoded images: it stays as long as what is returned. Raises OSError."""
+    # Opened to be written to: a lock over NFS asks for it.
+    file = (path / "used").open("a")
+    fcntl.flock(file, fcntl.LOCK_SH)
+    os.utime(path / "used")  # fails where it was removed meanwhile
+    return file
+
+
+def remove(path: Path) -> bool:
+    """Whether a folder of decoded images could be removed: not while a process fills or maps it."""
+    try:
+        with (path / "lock").open("a") as filling, (path / "used").open("a") as used:
+            for file in (filling, used):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path)
+    except OSError:
+        return False
+    return True
+
+
+def in_use(path: Path) -> bool:
+    try:
+        with (path / "lock").open("a") as filling, (path / "used").open("a") as used:
+            for file in (filling, used):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    return False
+
+
+def limit() -> int:
+    """Bytes that all decoded images may take: NAS_CACHE_GB (in 10^9), or half of what the disk has
+    free with those that are there. Raises DataError."""
+    told = os.environ.get(ROOM)
+    if told is None:
+        place = next(path for path in (folder(), *folder().parents) if path.exists())
+        return (shutil.disk_usage(place).free + sum(each.bytes for each in kept())) // 2
+    with contextlib.suppress(ValueError):
+        if (size := float(told)) >= 0:
+            return int(size * 1e9)
+    raise DataError(f"{ROOM} is {told!r}: must be a number of gigabytes, 0 or more")
+
+
+def make_room(need: int) -> None:
+    """Removes decoded images, the longest unused first, until ``need`` bytes more are within the
+    limit; those that a process uses stay."""
+    there = kept()
+    excess = sum(each.bytes for each in there) + need - limit()
+    for each in there:
+        if excess <= 0:
+            return
+        if remove(each.folder):
+            excess -= each.bytes
+
+
+def older(days: float) -> list[Kept]:
+    """Those that were not used for so long."""
+    return [each for each in kept() if time.time() - each.used > days * 86400]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.data import digests, formats, imagefolder
+from nas.data import digests, footprint, formats, imagefolder
 from nas.data.images import Images, Info, Labels, Part
 from nas.data.splits import holdout
 from nas.errors import DataError, nearest
@@ -31,6 +31,7 @@ __all__ = [
     "identity",
     "load",
     "names",
+    "roomy",
     "summary",
 ]
 
@@ -41,10 +42,10 @@ class Dataset:
 
     ``describe`` checks the files and tells the shape, in under a second and without torch; ``read``
     gives one of the parts that ``describe`` named. All raise DataError. What may be left out:
-    ``labels`` gives a part's class numbers where that takes no decoding; ``identity`` is a digest
-    of the images (without it the arrays' bytes are digested); ``names`` gives each image's file, as
-    people know it, in the order of ``Images.pixels``; ``torchvision`` is the class there that can
-    download them.
+    ``labels`` gives a part's class numbers where that takes no decoding; ``roomy`` the reference of
+    the same images with room to crop from; ``identity`` is a digest of the images (without it the
+    arrays' bytes are digested); ``names`` gives each image's file, as people know it, in the order
+    of ``Images.pixels``; ``torchvision`` is the class there that can download them.
     """
 
     about: str
@@ -53,6 +54,7 @@ class Dataset:
     labels: Callable[[DataRef, Part], Labels] | None = None
     identity: Callable[[DataRef], str] | None = None
     names: Callable[[DataRef], Sequence[str]] | None = None
+    roomy: Callable[[DataRef], DataRef] | None = None
     torchvision: str = ""
 
 
@@ -106,12 +108,14 @@ DATASETS: dict[str, Dataset] = {
         torchvision="SVHN",
     ),
     "imagefolder": Dataset(
-        about="a directory of class folders, with or without train/, val/ and test/ above them",
+        about="a directory of class folders, with or without train/, val/ and test/ above them; "
+        "or WebDataset's tar files",
         describe=imagefolder.describe,
         read=imagefolder.read,
         labels=imagefolder.labels,
         identity=imagefolder.identity,
         names=imagefolder.names,
+        roomy=imagefolder.roomy,
     ),
 }
 
@@ -156,6 +160,13 @@ def load(ref: DataRef, part: Part) -> Images:
     return images
 
 
+def roomy(ref: DataRef) -> DataRef:
+    """The same images, split the same, stored larger than they reach a network, so that a crop of
+    them has something to choose; ``ref`` itself where there is no more to be had."""
+    kind = dataset(ref.name)
+    return kind.roomy(ref) if kind.roomy else ref
+
+
 def identity(ref: DataRef) -> str:
     """32 hexadecimal digits that tell these images from any others, wherever they lie.
 
@@ -186,6 +197,11 @@ def names(ref: DataRef) -> Sequence[str]:
     are not files of their own. Raises DataError."""
     told = dataset(ref.name).names
     return told(ref) if told else ()
+
+
+def streamed(ref: DataRef) -> bool:
+    """Whether a training reads these images as it goes: they are many, or not decoded."""
+    return footprint.streamed(load(ref, "train"))
 
 
 def summary(ref: DataRef) -> str:

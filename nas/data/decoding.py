@@ -7,20 +7,24 @@ one a core; interrupted, it goes on from there.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
-from nas.data import cache, picture, survey
+from nas.data import cache, encoded, picture, survey
 from nas.data.digests import digest
+from nas.data.encoded import Encoded
 from nas.data.images import Pixels
 from nas.data.listing import Listing
 from nas.data.survey import CRASHED, Piece, Survey
@@ -28,35 +32,66 @@ from nas.errors import DataError
 
 # What a row of the array is: not yet there, an image, one of a single colour, not readable.
 MISSING, DECODED, BLANK, FAILED = range(4)
+ENCODED = "encoded.safetensors"
 SAVED = 5.0  # seconds between notes of how far it has come
-FORM = 1  # of the pictures: another where the same file comes to other pixels
+FORM = 2  # of the pictures: another where the same file comes to other pixels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decoded:
-    """N x channels x height x width bytes, mapped; the state of each, and why some have failed."""
+    """N x channels x height x width bytes, mapped, or decoded when they are asked for; the state of
+    each, and why some have failed."""
 
     folder: Path
-    pixels: Pixels
+    pixels: Pixels  # or an Encoded, which is read as one
     states: npt.NDArray[np.uint8]
     errors: dict[int, str]
 
 
 def decoded(listing: Listing, seen: Survey, shape: tuple[int, int, int]) -> Decoded:
-    """Raises DataError where the cache cannot be written, or a file changes meanwhile."""
-    told = repr((FORM, shape, len(listing))).encode() + seen.rows["digest"].tobytes()
-    folder = cache.folder() / "images" / digest(told).hex()
-    need = f"the decoded images ({len(listing) * int(np.prod(shape)) / 1e6:.0f} MB)"
+    """All images of a listing: those that are kept already, or decoded now, or where an array of
+    them is over the cache's limit, each checked now and decoded when it is asked for.
+
+    Raises DataError where the cache cannot be written, or a file changes meanwhile.
+    """
+    size = len(listing) * int(np.prod(shape))
+    need = f"the decoded images ({size / 1e6:.0f} MB)"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = folder_of(seen, shape, len(listing))
+        # Encoded images are of a place: a copy of the folder is no use when this one is gone.
+        if large := size > cache.limit() and not (folder / "errors.json").exists():
+            folder = folder_of(seen, shape, len(listing), str(listing.root))
+        elif not folder.exists():
+            cache.make_room(size)
         # One process decodes; the others on this machine wait for it instead of doing the same.
-        with (folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(folder):
             if not complete(folder):
-                fill(folder, listing, seen, shape)
-        return opened(folder)
+                fill(folder, listing, seen, shape, large)
+            return opened(folder)
     except OSError as error:
         raise cache.unwritable(error, need) from error
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Alone in a folder, which is made where it is not there, or was removed while we waited."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = (folder / "lock").open("a")
+        except FileNotFoundError:
+            continue
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            there = Path(lock.name)
+            if there.exists() and there.stat().st_ino == os.fstat(lock.fileno()).st_ino:
+                yield
+                return
+
+
+def folder_of(seen: Survey, shape: tuple[int, int, int], count: int, root: str = "") -> Path:
+    told = repr((FORM, shape, count, *filter(None, [root]))).encode()
+    return cache.folder() / "images" / digest(told + seen.rows["digest"].tobytes()).hex()
 
 
 def complete(folder: Path) -> bool:
@@ -68,25 +103,38 @@ def complete(folder: Path) -> bool:
 
 
 def opened(folder: Path) -> Decoded:
-    """What was decoded. Raises OSError."""
+    """What was decoded. Raises OSError, ValueError, KeyError."""
     errors = json.loads((folder / "errors.json").read_text())
-    # Copy on write: torch takes a map without a copy only where it may be written. Nobody does.
-    pixels = np.load(folder / "pixels.npy", mmap_mode="c")
+    shape = json.loads((folder / "about.json").read_text())["shape"]
     states = np.load(folder / "states.npy")
+    pixels: Any
+    if (folder / ENCODED).exists():
+        pixels = encoded.opened(folder / ENCODED, shape[1:])
+    else:
+        # Copy on write: torch takes a map without a copy only where it may be written. Nobody does.
+        pixels = np.load(folder / "pixels.npy", mmap_mode="c")
+        pixels.used = cache.use(folder)  # as long as the map is there
     return Decoded(folder, pixels, states, {int(n): why for n, why in errors.items()})
 
 
-def fill(folder: Path, listing: Listing, seen: Survey, shape: tuple[int, int, int]) -> None:
+def fill(
+    folder: Path, listing: Listing, seen: Survey, shape: tuple[int, int, int], large: bool
+) -> None:
+    """Decodes what is not yet there; of a ``large`` set nothing is kept but which can be read."""
     digests = seen.rows["digest"]
     path = folder / "pixels.npy"
-    if not path.exists():
+    about = {"root": str(listing.root), "shape": [len(listing), *shape]}
+    (folder / "about.json").write_text(json.dumps(about))
+    if large:
+        encoded.keep(folder / ENCODED, listing, digests)
+    elif not path.exists():
         part = folder / "pixels.part"
         npy.open_memmap(part, mode="w+", dtype=np.uint8, shape=(len(listing), *shape))
         # Reserved first: on a full disk, writing to a mapped page kills the process.
         with part.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
         part.replace(path)
-    pixels = np.load(path, mmap_mode="r+")
+    pixels = None if large else np.load(path, mmap_mode="r+")
     states = started(folder, len(listing))
     errors = dict(seen.errors)
     states[[*errors]] = FAILED
@@ -95,7 +143,9 @@ def fill(folder: Path, listing: Listing, seen: Survey, shape: tuple[int, int, in
     todo = np.flatnonzero(states == MISSING)
     work = survey.pieces(listing, seen.rows, todo)
     saved = time.monotonic()
-    for piece, found in survey.worked(partial(decode, str(path)), work, len(todo), "decoding"):
+    task = partial(decode, "" if large else str(path), shape)
+    doing = "checking" if large else "decoding"
+    for piece, found in survey.worked(task, work, len(todo), doing):
         if found is None:
             states[piece.numbers] = FAILED
             errors |= {int(n): CRASHED for n in piece.numbers}
@@ -103,10 +153,12 @@ def fill(folder: Path, listing: Listing, seen: Survey, shape: tuple[int, int, in
         states[piece.numbers], failed = found
         errors |= {int(piece.numbers[n]): why for n, why in failed.items()}
         if time.monotonic() - saved > SAVED:
-            pixels.flush()
+            if pixels is not None:
+                pixels.flush()
             keep(folder, states)
             saved = time.monotonic()
-    pixels.flush()
+    if pixels is not None:
+        pixels.flush()
     keep(folder, states)
     np.save(folder / "digests.npy", digests)
     with cache.whole(latest) as part:
@@ -115,21 +167,25 @@ def fill(folder: Path, listing: Listing, seen: Survey, shape: tuple[int, int, in
         part.write_text(json.dumps(errors))
 
 
-def decode(array: str, piece: Piece) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
-    """Writes a piece's images to the array's file; their states, and why some have failed."""
-    pixels = np.load(array, mmap_mode="r+")
+def decode(
+    array: str, shape: tuple[int, int, int], piece: Piece
+) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
+    """Decodes a piece's images, and writes them to the array's file, if any; their states, and why
+    some have failed."""
+    pixels = np.load(array, mmap_mode="r+") if array else None
     states = np.full(len(piece), DECODED, np.uint8)
     errors = {}
-    for n, (number, name) in enumerate(zip(piece.numbers, piece.names, strict=True)):
+    for n, number in enumerate(piece.numbers):
         try:
-            data = survey.read(f"{piece.root}/{name}")
+            data = piece.read(n)
             if digest(data) != piece.digests[n].tobytes():
                 raise DataError("it changed while it was read")
-            image = picture.decoded(data, pixels.shape[1:])
+            image = picture.decoded(data, shape)
         except DataError as error:
             states[n], errors[n] = FAILED, str(error)
             continue
-        pixels[number] = image
+        if pixels is not None:
+            pixels[number] = image
         # Two corners first: to compare all takes a sixth of the time to decode 32x32 pixels.
         corner = image[:, :1, :1]
         if (corner == image[:, -1:, -1:]).all() and (corner == image).all():
@@ -151,19 +207,25 @@ def keep(folder: Path, states: npt.NDArray[np.uint8]) -> None:
         np.save(file, states)
 
 
-def reuse(latest: Path, digests: npt.NDArray[np.uint8], pixels: Pixels, states: Pixels) -> None:
-    """Takes what a folder's array before this one has of the same images."""
+def reuse(
+    latest: Path, digests: npt.NDArray[np.uint8], pixels: Pixels | None, states: Pixels
+) -> None:
+    """Takes what a folder's array before this one has of the same images; of a large set, where
+    there are no ``pixels``, that they can be read."""
     try:
         before = opened(cache.folder() / "images" / latest.read_text())
         old = keys(np.load(before.folder / "digests.npy"))
     except cache.LOST:
         return
+    if pixels is not None and isinstance(before.pixels, Encoded):
+        return
     order = np.argsort(old)
     todo = np.flatnonzero(states == MISSING)
     at = order[np.searchsorted(old, keys(digests[todo]), sorter=order).clip(max=len(old) - 1)]
     good = (old[at] == keys(digests[todo])) & (before.states[at] != FAILED)
-    for here, there in zip(todo[good], at[good], strict=True):
-        pixels[here] = before.pixels[there]
+    if pixels is not None:
+        for here, there in zip(todo[good], at[good], strict=True):
+            pixels[here] = before.pixels[there]
     states[todo[good]] = before.states[at[good]]
 
 

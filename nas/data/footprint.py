@@ -8,16 +8,29 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
+from nas.data.images import Images
+
 # Images augmented and normalised in one go: on digits an epoch is one chunk, which spares each step
 # about ten small kernels.
 CHUNK = 2048
 # Their pixels together (height times width): 2048 images of 3x224x224 would take 4 GB on the way.
 PIXELS = CHUNK * 32 * 32
 READERS, AHEAD = 2, 3  # threads that read a streamed set, and chunks that they are ahead
+# Up to here (bytes, a part) the images stay on the device: CIFAR is 0.2 GB, 50,000 images of 96x96
+# 1.4 GB. Several trials may share a GPU.
+RESIDENT = 2 << 30
+ROOM = 8 / 7  # of the side, to crop from: 256 pixels for 224, as practitioners have it
 
 
-def readers(shape: tuple[int, int, int], streamed: bool) -> int:
-    """Bytes of the chunks of images of ``shape``, (channels, height, width), that are being read,
-    and of those that wait where a set is streamed."""
-    images = max(1, min(CHUNK, PIXELS // math.prod(shape[1:])))
-    return images * math.prod(shape) * (1 + (AHEAD if streamed else 0))
+def streamed(images: Images) -> bool:
+    """Whether a training reads these images as it goes: they are many, or not decoded."""
+    return images.nbytes > RESIDENT or not isinstance(images.pixels, np.ndarray)
+
+
+def readers(shape: tuple[int, int, int], batch: int, ahead: int) -> int:
+    """Bytes of the chunks of images of ``shape``, (channels, height, width), that a training reads:
+    the one that it takes from, and those that are read ``ahead``."""
+    images = max(1, PIXELS // math.prod(shape[1:]))
+    return max(1, min(CHUNK, images) // batch) * batch * math.prod(shape) * (1 + ahead)

@@ -1,5 +1,5 @@
 """Images in files: a directory of class folders, DIR/CLASS/*.jpg, or DIR/train/CLASS/*.jpg with
-val/ and test/ beside it; or a table (CSV) that names them.
+val/ and test/ beside it; a table (CSV) that names them; or tar files that hold them (``shards``).
 
 Everything is looked at before anything trains: which files there are (``listing``), what each is
 (``survey``), and each decoded (``decoding``), in processes, with progress, once. What cannot be
@@ -9,20 +9,22 @@ cost hours.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
-import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nas.data import cache, decoding, digests, listing, splits, survey, table
+from nas.data import arrays, cache, decoding, digests, listing, shards, splits, survey, table
 from nas.data.decoding import FAILED, FORM, Decoded
+from nas.data.encoded import Encoded
+from nas.data.footprint import ROOM
 from nas.data.images import Images, Info, Labels, Part
 from nas.data.listing import Listing
 from nas.data.survey import Survey
@@ -41,13 +43,15 @@ class Looked:
     listing: Listing
     survey: Survey
     decoded: Decoded
+    side: int
     reasons: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
     """Images ready to train on: the rows of each part in one mapped array, the groups that no
-    split may part (copies of one image, and what ``ref.group_by`` says)."""
+    split may part (copies of one image, and what ``ref.group_by`` says); ``side``: the median
+    shorter side of the files, in pixels."""
 
     info: Info
     identity: str
@@ -55,6 +59,7 @@ class Prepared:
     labels: Labels
     groups: npt.NDArray[np.int64]
     rows: dict[Part, npt.NDArray[np.int64]]
+    side: int
 
 
 def describe(ref: DataRef) -> Info:
@@ -94,6 +99,15 @@ def identity(ref: DataRef) -> str:
     return prepared(dataclasses.replace(whole(ref), identity="")).identity
 
 
+def roomy(ref: DataRef) -> DataRef:
+    """The same images with room to crop: squares of 8/7 of the side, or as large as the files are
+    in the median; ``ref`` itself where that is no more."""
+    images = prepared(whole(ref))
+    height, width = images.info.shape[1:]
+    side = min(round(ROOM * height), images.side)
+    return dataclasses.replace(ref, size=side) if height == width and side > height else ref
+
+
 def whole(ref: DataRef) -> DataRef:
     """All the images of a reference, before they are split."""
     return dataclasses.replace(ref, split_seed=0)
@@ -108,26 +122,32 @@ def all_of(ref: DataRef) -> DataRef:
 def look(ref: DataRef) -> Looked:
     """Lists, surveys and decodes, or finds what an earlier look has kept. Raises DataError."""
     root = location(ref)
-    found = listing.listing(root) if root.is_dir() else table.listing(root, ref.group_by)
+    if files := shards.files(ref.dir):
+        found = shards.listing(*files)
+    else:
+        found = listing.listing(root) if root.is_dir() else table.listing(root, ref.group_by)
     seen = survey.survey(found)
-    shape = shape_of(ref, found, seen)
+    shape, side = shape_of(ref, found, seen)
     kept = decoding.decoded(found, seen, shape)
     names = found.paths() if kept.errors else []
-    return Looked(found, seen, kept, {names[n]: kept.errors[n] for n in sorted(kept.errors)})
+    return Looked(found, seen, kept, side, {names[n]: kept.errors[n] for n in sorted(kept.errors)})
 
 
 def location(ref: DataRef) -> Path:
     if not ref.dir:
         raise DataError(f"the data set {ref.name} is read from files: give their place (--data)")
     path = Path(ref.dir)
+    if shards.is_pattern(ref.dir) or path.suffix == shards.ENDING:
+        return path
     if path.is_dir() or (path.is_file() and path.suffix.lower() in table.ENDINGS):
         return path
-    state = "is no directory and no table (.csv)" if path.exists() else "does not exist"
+    state = "is no directory, no table (.csv) and no .tar" if path.exists() else "does not exist"
     raise DataError(f"{path} {state}: the data set {ref.name} is read from there")
 
 
-def shape_of(ref: DataRef, found: Listing, seen: Survey) -> tuple[int, int, int]:
-    """Channels, height and width, by the images of every part but test."""
+def shape_of(ref: DataRef, found: Listing, seen: Survey) -> tuple[tuple[int, int, int], int]:
+    """Channels, height and width, by the images of every part but test; and the files' median
+    shorter side."""
     counted = seen.has(survey.SEEN)
     begin, end = found.parts.get("test", (0, 0))
     counted[begin:end] = False
@@ -135,13 +155,14 @@ def shape_of(ref: DataRef, found: Listing, seen: Survey) -> tuple[int, int, int]
         names = found.paths()
         raise unreadable(found.root, len(found), {names[n]: w for n, w in seen.errors.items()})
     sides = np.stack([seen.rows["height"], seen.rows["width"]], 1)[counted]
+    side = int(np.median(sides.min(1)))
     if ref.size:
         height = width = ref.size
     elif (sides == sides[0]).all():
         height, width = map(int, sides[0])
     else:
-        height = width = min(LARGEST, int(np.median(sides.min(1))))
-    return 1 if seen.has(survey.GREY)[counted].all() else 3, height, width
+        height = width = min(LARGEST, side)
+    return (1 if seen.has(survey.GREY)[counted].all() else 3, height, width), side
 
 
 @functools.lru_cache(maxsize=4)
@@ -159,8 +180,9 @@ def prepared(ref: DataRef) -> Prepared:
         raise unreadable(found.root, len(found), looked.reasons)
     good = kept.states != FAILED
     rows = {part: np.arange(*ends)[good[slice(*ends)]] for part, ends in found.parts.items()}
-    for number, name in enumerate(found.classes):
-        if not (found.labels[rows["train"]] == number).any():
+    counts = np.bincount(found.labels[rows["train"]], minlength=len(found.classes))
+    for name, count in zip(found.classes, counts, strict=True):
+        if not count:
             raise DataError(f"no image of the class {name} in {found.root} can be read")
     bytes_ = looked.survey.rows["digest"]
     told = digests.identity(
@@ -171,12 +193,15 @@ def prepared(ref: DataRef) -> Prepared:
             f"the images in {found.root} are others than those that this was begun with: "
             f"{sum(map(len, rows.values()))} in {len(found.classes)} classes here and now"
         )
+    # Sorting all digests and joining them takes seconds for a million: once a set.
+    if known := recall(dataclasses.replace(ref, identity=told)):
+        return known
     channels, height, width = kept.pixels.shape[1:]
     info = Info(channels=channels, height=height, width=width, classes=found.classes,
                 parts=tuple(rows))  # fmt: skip
     groups = splits.together(np.unique(decoding.keys(bytes_), return_inverse=True)[1],
                              grouped(found, ref.group_by))  # fmt: skip
-    images = Prepared(info, told, kept, found.labels, groups, rows)
+    images = Prepared(info, told, kept, found.labels, groups, rows, looked.side)
     remember(ref, images)
     return images
 
@@ -219,30 +244,35 @@ def grouped(found: Listing, group_by: str) -> npt.NDArray[np.int64]:
 # What trials find without a look at the files: 1.28 million stats take seconds, in each of them.
 
 
-def place(ref: DataRef, identity: str) -> Path:
-    told = repr((FORM, identity, ref.size, ref.skip_unreadable, ref.group_by)).encode()
-    return cache.folder() / "prepared" / f"{hashlib.sha256(told).hexdigest()[:32]}.npz"
+def place(ref: DataRef, identity: str, root: str = "") -> Path:
+    told = repr((FORM, identity, ref.size, ref.skip_unreadable, ref.group_by, root)).encode()
+    return cache.folder() / "prepared" / f"{hashlib.sha256(told).hexdigest()[:32]}.safetensors"
 
 
 def remember(ref: DataRef, images: Prepared) -> None:
-    told = json.dumps([dataclasses.asdict(images.info), images.decoded.folder.name])
+    told = [dataclasses.asdict(images.info), images.decoded.folder.name, images.side]
+    kept: arrays.Arrays = {"labels": images.labels, "groups": images.groups}
+    kept |= {f"rows of {part}": rows for part, rows in images.rows.items()}
     try:
-        with cache.whole(place(ref, images.identity)) as part, part.open("wb") as file:
-            rows: Any = images.rows
-            np.savez(file, told=told, labels=images.labels, groups=images.groups, **rows)
+        arrays.save(place(ref, images.identity, root_of(ref, images.decoded)), kept, told)
     except OSError as error:
         raise cache.unwritable(error) from error
 
 
+def root_of(ref: DataRef, images: Decoded) -> str:
+    """Where images must lie to be read: anywhere, once they are decoded."""
+    return os.path.abspath(ref.dir) if isinstance(images.pixels, Encoded) else ""
+
+
 def recall(ref: DataRef) -> Prepared | None:
-    try:
-        with np.load(place(ref, ref.identity)) as kept:
-            arrays = dict(kept)
-        info, folder = json.loads(str(arrays.pop("told")))
-        images = decoding.opened(cache.folder() / "images" / folder)
-    except cache.LOST:  # not on this machine
-        return None
-    info |= {"classes": tuple(info["classes"]), "parts": tuple(info["parts"])}
-    labels, groups = arrays.pop("labels"), arrays.pop("groups")
-    rows: dict[Part, npt.NDArray[np.int64]] = {part: arrays[part] for part in info["parts"]}
-    return Prepared(Info(**info), ref.identity, images, labels, groups, rows)
+    for root in ("", os.path.abspath(ref.dir)):
+        with contextlib.suppress(*cache.LOST):  # not on this machine
+            kept, (info, folder, side) = arrays.load(place(ref, ref.identity, root))
+            images = decoding.opened(cache.folder() / "images" / folder)
+            info |= {"classes": tuple(info["classes"]), "parts": tuple(info["parts"])}
+            rows: dict[Part, npt.NDArray[np.int64]] = {
+                part: kept[f"rows of {part}"] for part in info["parts"]
+            }
+            return Prepared(Info(**info), ref.identity, images, kept["labels"], kept["groups"],
+                            rows, side)  # fmt: skip
+    return None

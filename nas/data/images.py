@@ -34,7 +34,8 @@ class Images:
     """Some rows of an array of images.
 
     ``pixels``: N x channels x height x width; it may be memory-mapped, so parts share it and name
-    their ``rows`` instead of copying. ``labels``: N class numbers.
+    their ``rows`` instead of copying; or a ``nas.data.encoded.Encoded``, which is read as an array
+    by rows and decodes them. ``labels``: N class numbers.
     """
 
     pixels: Pixels

@@ -21,12 +21,16 @@ def holdout(
     """
     # RandomState, not Generator: numpy promises that its stream never changes.
     order = np.random.RandomState(seed).permutation(len(labels))
-    if groups is not None and len(np.unique(groups)) < len(groups):
-        return _grouped(labels, count, order, groups)
+    if groups is not None:
+        ranked = np.sort(groups)  # np.unique takes 0.9 s for a million
+        if (ranked[1:] == ranked[:-1]).any():
+            return _grouped(labels, count, order, groups)
     place = np.empty(len(labels))
-    for label in np.unique(labels):
-        (of_class,) = np.nonzero(labels[order] == label)
-        place[order[of_class]] = (np.arange(len(of_class)) + 0.5) / len(of_class)
+    # All classes at once: a look at all labels for each takes 6 s for ImageNet's 1,000.
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    _, counts = np.unique(labels, return_counts=True)
+    first, each = np.repeat([counts.cumsum() - counts, counts], counts, axis=1)
+    place[by_class] = (np.arange(len(labels)) - first + 0.5) / each
     ranked = order[np.argsort(place[order], kind="stable")]
     return np.sort(ranked[count:]), np.sort(ranked[:count])
 
@@ -39,12 +43,16 @@ def _grouped(
     )
     label = labels[order][first]  # a group counts for the class of its first image
     turn = np.argsort(first)  # the groups in the drawn order
+    by_class = turn[np.argsort(label[turn], kind="stable")]
+    taken = sizes[by_class]
+    ends = taken.cumsum()
+    _, counts = np.unique(label, return_counts=True)
+    last = counts.cumsum() - 1
+    before = ends[last - counts + 1] - taken[last - counts + 1]
+    before, whole = np.repeat([before, ends[last] - before], counts, axis=1)
+    # The middle of the group's own images: one that is most of its class stays in the rest.
     place = np.empty(len(names))
-    for each in np.unique(label):
-        of_class = turn[label[turn] == each]
-        ends = np.cumsum(sizes[of_class])
-        # The middle of the group's own images: one that is most of its class stays in the rest.
-        place[of_class] = (ends - sizes[of_class] / 2) / ends[-1]
+    place[by_class] = (ends - before - taken / 2) / whole
     held = np.zeros(len(names), bool)
     total = 0
     for each in np.lexsort((first, place)):

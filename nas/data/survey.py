@@ -18,9 +18,9 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from nas.data import cache, picture, processes, progress
+from nas.data import arrays, cache, picture, processes, progress
 from nas.data.digests import LENGTH, digest
-from nas.data.listing import Listing
+from nas.data.listing import Listing, Spot
 from nas.errors import DataError
 
 R = TypeVar("R")
@@ -45,22 +45,27 @@ class Survey:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Piece:
-    """Some files of a listing, by number and name, with the digests that are known: what one
+    """Some images of a listing, by number and place, with the digests that are known: what one
     process looks at in one go."""
 
     root: str
     numbers: npt.NDArray[np.int64]
-    names: tuple[str, ...]
+    spots: tuple[Spot, ...]
     digests: npt.NDArray[np.uint8]
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.spots)
+
+    def read(self, n: int) -> bytes:
+        """Raises DataError."""
+        name, offset, size = self.spots[n]
+        return read(f"{self.root}/{name}", offset, size)
 
     def singly(self) -> list[Piece]:
-        """A piece for each file."""
+        """A piece for each image."""
         return [
-            Piece(self.root, self.numbers[[n]], (name,), self.digests[[n]])
-            for n, name in enumerate(self.names)
+            Piece(self.root, self.numbers[[n]], (spot,), self.digests[[n]])
+            for n, spot in enumerate(self.spots)
         ]
 
 
@@ -88,9 +93,9 @@ def survey(listing: Listing) -> Survey:
 def look(piece: Piece) -> tuple[npt.NDArray[np.void], dict[int, str]]:
     rows = np.zeros(len(piece), ROW)
     errors = {}
-    for n, name in enumerate(piece.names):
+    for n in range(len(piece)):
         try:
-            data = read(f"{piece.root}/{name}")
+            data = piece.read(n)
             rows[n]["digest"] = np.frombuffer(digest(data), np.uint8)
             told = picture.header(data)
         except DataError as error:
@@ -101,11 +106,16 @@ def look(piece: Piece) -> tuple[npt.NDArray[np.void], dict[int, str]]:
     return rows, errors
 
 
-def read(path: str) -> bytes:
-    """Raises DataError, without the path, where a file cannot be read."""
+def read(path: str, offset: int = 0, size: int = -1) -> bytes:
+    """A file, or a part of it. Raises DataError, without the path, where it cannot be read."""
     try:
         with open(path, "rb", buffering=0) as file:
-            return file.read()
+            if size < 0:
+                return file.read()
+            data = os.pread(file.fileno(), size, offset)
+            if len(data) < size:
+                raise DataError("its file is cut off")
+            return data
     except FileNotFoundError:
         missing = "a link to nothing" if os.path.islink(path) else "it is missing"
         raise DataError(missing) from None
@@ -117,12 +127,12 @@ def pieces(
     listing: Listing, rows: npt.NDArray[np.void], numbers: npt.NDArray[np.int64]
 ) -> list[Piece]:
     """The files of these numbers in pieces: small enough that all cores end at about one time."""
-    names = listing.paths() if len(numbers) else []
     size = int(np.clip(len(numbers) // (processes.cores() * 16), 8, 256))
     parts = np.split(numbers, range(size, len(numbers), size)) if len(numbers) else []
+    spots = listing.spots(numbers)
     return [
-        Piece(str(listing.root), part, tuple(names[n] for n in part), rows["digest"][part])
-        for part in parts
+        Piece(str(listing.root), part, tuple(spots[first : first + size]), rows["digest"][part])
+        for first, part in zip(range(0, len(numbers), size), parts, strict=True)
     ]
 
 
@@ -150,39 +160,47 @@ def worked(
 
 def record(root: Path) -> Path:
     told = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:32]
-    return cache.folder() / "folders" / f"{told}.npz"
+    return cache.folder() / "folders" / f"{told}.safetensors"
 
 
 def known(memory: Path, listing: Listing) -> npt.NDArray[np.void]:
     """The remembered rows of the listed files; without the flag SEEN where there is none."""
+    if listing.packed and listing.packed.rows is not None:
+        return listing.packed.rows.copy()
     rows = np.zeros(len(listing), ROW)
     try:
-        with np.load(memory) as told:
-            names, sizes, mtimes, before = (
-                told[key] for key in ("names", "sizes", "mtimes", "rows")
-            )
-            before = before.astype(ROW, copy=False)
+        told, _ = arrays.load(memory)
+        names, sizes, mtimes = (told[key] for key in ("names", "sizes", "mtimes"))
+        before = unpacked(told["rows"])
     except cache.LOST:
         return rows
-    if names.tobytes() == listing.names:
-        here = there = np.arange(len(listing))
-    else:
-        numbers = {name: n for n, name in enumerate(names.tobytes().split(b"\0"))}
-        pairs = [
-            (n, numbers[name])
-            for n, name in enumerate(listing.names.split(b"\0"))
-            if name in numbers
-        ]
-        here, there = np.array(pairs, np.int64).reshape(-1, 2).T
+    if np.array_equal(names, np.frombuffer(listing.names, np.uint8)):
+        same = (listing.sizes == sizes) & (listing.mtimes == mtimes)
+        rows[same] = before[same]
+        return rows
+    numbers = {name: n for n, name in enumerate(names.tobytes().split(b"\0"))}
+    pairs = [
+        (n, numbers[name]) for n, name in enumerate(listing.names.split(b"\0")) if name in numbers
+    ]
+    here, there = np.array(pairs, np.int64).reshape(-1, 2).T
     same = (listing.sizes[here] == sizes[there]) & (listing.mtimes[here] == mtimes[there])
     rows[here[same]] = before[there[same]]
     return rows
 
 
 def remember(memory: Path, listing: Listing, rows: npt.NDArray[np.void]) -> None:
-    names = np.frombuffer(listing.names, np.uint8)
+    kept: arrays.Arrays = {
+        "names": np.frombuffer(listing.names, np.uint8),
+        "sizes": listing.sizes,
+        "mtimes": listing.mtimes,
+        "rows": rows.view(np.uint8).reshape(len(rows), -1),
+    }
     try:
-        with cache.whole(memory) as part, part.open("wb") as file:
-            np.savez(file, names=names, sizes=listing.sizes, mtimes=listing.mtimes, rows=rows)
+        arrays.save(memory, kept, "")
     except OSError as error:
         raise cache.unwritable(error) from error
+
+
+def unpacked(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:
+    """Rows as they were before they were kept as bytes. Raises ValueError."""
+    return np.ascontiguousarray(rows).view(ROW).reshape(-1)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from nas.data import datasets, findings
+from nas.data import cache, datasets, findings
 from nas.data.findings import Findings
-from nas.errors import NasError, brief
+from nas.errors import NasError, brief, nearest
 from nas.job import DataRef, Job
 
 SHOWN, CLASSES = 8, 24  # images of a class on a sheet, and classes
@@ -73,3 +75,32 @@ def draw(ref: DataRef, found: Findings, path: Path) -> None:
         canvas.save(path, format="PNG")
     except OSError as error:
         raise NasError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def kept(remove: Sequence[str], days: float | None) -> None:
+    """Prints what decoded images are kept, and removes those of these names (or "all"), and those
+    unused for ``days``. Raises NasError for a name that is none."""
+    there = cache.kept()
+    names = [each.name for each in there]
+    for name in remove:
+        if name not in (*names, "all"):
+            raise NasError(f"--remove {name}: {nearest(name, [*names, 'all'])}")
+    chosen = {each.folder for each in there if "all" in remove or each.name in remove}
+    if days is not None:
+        if not days >= 0:
+            raise NasError(f"--older {days}: must be a number of days, 0 or more")
+        chosen |= {each.folder for each in cache.older(days)}
+    for each in there:
+        state = "in use" if cache.in_use(each.folder) else ""
+        if each.folder in chosen:
+            state = "removed" if cache.remove(each.folder) else "in use, stays"
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(each.used))
+        shape = "x".join(map(str, each.shape)) or "unfinished"
+        told = f"{each.name}  {each.bytes / 1e6:10,.1f} MB  {used}  {shape:20}  {brief(each.root)}"
+        print(f"{told}  {state}".rstrip())
+    left = cache.kept()
+    print(
+        f"nas: {sum(each.bytes for each in left) / 1e6:,.1f} MB of at most "
+        f"{cache.limit() / 1e6:,.0f} ({cache.ROOM} sets it) in {cache.folder()}",
+        file=sys.stderr,
+    )

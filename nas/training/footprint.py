@@ -13,6 +13,7 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from nas.data.footprint import AHEAD, CHUNK, PIXELS, ROOM, readers
 from nas.errors import NasError, ShapeError
 from nas.job import Recipe
 from nas.language.architecture import Architecture
@@ -21,18 +22,18 @@ from nas.spaces.space import Draw, Space
 
 FLOAT, HALF = 4, 2  # bytes of a number
 PROCESS = 430 << 20  # of a worker with torch 2.14 by itself: 413 to 433 MiB with the least networks
-# Images of a validation batch, those that are made ready at once, and the pixels of either: as the
-# loop and its batches have them (a test).
-EVALUATED, CHUNK, PIXELS = 512, 2048, 2048 * 32 * 32
+EVALUATED = 512  # images of a validation batch, as the loop has it (a test)
 DRAWS = 200  # feasible ones, among at most:
 TRIES = 1_000
 
 
-def greatest(space: Space, recipe: Recipe, others: Iterable[Architecture] = ()) -> int:
+def greatest(
+    space: Space, recipe: Recipe, others: Iterable[Architecture] = (), streamed: bool = False
+) -> int:
     """``trial`` at its most over 200 random feasible draws of a space, and ``others``; 0 without
     any. No bound: a sampler may find larger ones. Takes 0.1 to 0.6 s, 1.6 s at 224 pixels."""
-    found = [trial(architecture, recipe) for architecture in others]
-    return max((*found, *(trial(*draw) for draw in _feasible(space, recipe))), default=0)
+    found = [trial(architecture, recipe, streamed) for architecture in others]
+    return max((*found, *(trial(*draw, streamed) for draw in _feasible(space, recipe))), default=0)
 
 
 def _feasible(space: Space, base: Recipe) -> Iterator[tuple[Architecture, Recipe]]:
@@ -50,8 +51,9 @@ def _feasible(space: Space, base: Recipe) -> Iterator[tuple[Architecture, Recipe
                 return
 
 
-def trial(architecture: Architecture, recipe: Recipe) -> int:
-    """Bytes that the process of a trial holds on the CPU at its peak, its images left out.
+def trial(architecture: Architecture, recipe: Recipe, streamed: bool = False) -> int:
+    """Bytes that the process of a trial holds on the CPU at its peak. The images themselves are
+    mapped, and take none of their own: what is read of them does, more where they are ``streamed``.
 
     Of 20 networks (draws of the shipped spaces and the zoo at 64 pixels) it is 0.78 to 1.42 times
     the private memory that was measured (``benchmarks/memory.py``), in float32: which node a trial
@@ -61,7 +63,16 @@ def trial(architecture: Architecture, recipe: Recipe) -> int:
     pixels = math.prod(architecture.input[1:])
     images = max(1, min(EVALUATED, PIXELS // pixels))
     passing = images * FLOAT * _passing(architecture.expression, architecture.input)
-    return PROCESS + training(architecture, recipe) * 3 // 2 + passing + ready(architecture, recipe)
+    made_ready = ready(architecture, recipe) + read(architecture, recipe, streamed)
+    return PROCESS + training(architecture, recipe) * 3 // 2 + passing + made_ready
+
+
+def read(architecture: Architecture, recipe: Recipe, streamed: bool) -> int:
+    """Bytes of the images on their way from their files."""
+    channels, height, width = architecture.input
+    if recipe.resized_crop:  # from larger ones
+        height, width = math.ceil(ROOM * height), math.ceil(ROOM * width)
+    return readers((channels, height, width), recipe.batch, AHEAD if streamed else 0)
 
 
 def ready(architecture: Architecture, recipe: Recipe) -> int:

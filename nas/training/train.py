@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from nas import data
 from nas.data.batches import (
-    RESIDENT,
     Normal,
     Prepare,
     Source,
@@ -32,6 +31,7 @@ from nas.data.batches import (
     preparation,
     statistics,
 )
+from nas.data.footprint import RESIDENT
 from nas.errors import DataError, NasError, RecipeError
 from nas.job import DataRef, Epoch, Failure, FailureKind, Job, Outcome, Report, Result
 from nas.job.schedule import SCHEDULES, cycle, shared
@@ -149,6 +149,20 @@ def check_images(ref: DataRef) -> None:
         )
 
 
+def seen(job: Job) -> DataRef:
+    """The images that a training draws from: where it crops, larger ones than it scores."""
+    return data.roomy(job.data) if job.recipe.resized_crop else job.data
+
+
+def prepare(job: Job) -> None:
+    """Makes ready what a machine keeps of a job's images: decoded, which may take hours, and their
+    statistics. Raises NasError."""
+    check_images(job.data)
+    for ref in dict.fromkeys((job.data, seen(job))):
+        data.load(ref, "train")
+    statistics(data.load(job.data, "train"))
+
+
 def begin(job: Job, device: torch.device) -> tuple[Architecture, nn.Module, Normal | None]:
     """The job's architecture on its data, its module before the first step, and the normalisation
     that initial weights ask for. Raises NasError."""
@@ -185,7 +199,7 @@ def fit(
     info = data.describe(job.data)
     size, classes = info.shape[1:], len(info.classes)
     images = data.load(job.data, "train")
-    train = Source.of(images, device, budget)
+    train = Source.of(data.load(seen(job), "train"), device, budget)
     validation = Source.of(data.load(job.data, "validation"), device, budget)
     normal = normal or statistics(images)
     generator = torch.Generator().manual_seed(job.seed)

@@ -1,0 +1,146 @@
+"""A folder of images as a few tar files with an index: WebDataset's format, read by ``shards``.
+
+The images' bytes and their order stay as they are, and so does their identity: what was found out
+about a folder holds for its tars.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nas.data import imagefolder, listing, progress, shards, survey, table
+from nas.data.digests import digest
+from nas.data.listing import Listing, Packed
+from nas.errors import DataError
+from nas.job import DataRef
+
+SIZE = 1 << 30  # bytes of a tar, as a rule: some 10,000 photographs
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """How many images went into how many tars of how many bytes in all."""
+
+    images: int
+    files: int
+    bytes: int
+
+
+def pack(ref: DataRef, out: Path, size: int = SIZE) -> Written:
+    """Writes the images of a folder or a table as ``out``/PART-NNNNNN.tar, with ``classes.txt`` and
+    an index beside them. Until all is whole it lies in ``out``.part.
+
+    Raises DataError where ``out`` holds something already, an image is no image or changes
+    meanwhile, or the disk is full.
+    """
+    root = imagefolder.location(ref)
+    if shards.files(ref.dir):
+        raise DataError(f"{root} holds tar files: only a folder of images is packed")
+    if size < 1:
+        raise DataError(f"a tar of {size} bytes: must be 1 or more")
+    found = listing.listing(root) if root.is_dir() else table.listing(root)
+    seen = survey.survey(found)
+    if seen.errors:
+        names = found.paths()
+        reasons = {names[n]: why for n, why in seen.errors.items()}
+        raise imagefolder.unreadable(found.root, len(found), reasons)
+    if found.groups:
+        raise DataError(f"{root} tells groups of images, which tars do not: they would be lost")
+    if wrong := [name for name in found.classes if "\n" in name]:
+        raise DataError(f"the class {wrong[0]!r} cannot be packed: its name has two lines")
+    part = out.with_name(f"{out.name}.part")
+    try:
+        if out.exists() and any(out.iterdir()):
+            raise DataError(f"{out} is not empty: tars of another set would be mixed with these")
+        shutil.rmtree(part, ignore_errors=True)  # of a run that was ended
+        part.mkdir(parents=True)
+        (part / shards.CLASSES).write_text("".join(f"{name}\n" for name in found.classes))
+        files, where = written(found, seen, part, size)
+        lengths = [(part / name).stat().st_size for name in files]
+        keep(found, seen, part, files, where, lengths)
+        part.replace(out)
+    except OSError as error:
+        raise DataError(f"{out} cannot be written: {error.strerror or error}") from error
+    return Written(len(found), len(files), sum(lengths))
+
+
+def keep(
+    found: Listing,
+    seen: survey.Survey,
+    out: Path,
+    files: list[str],
+    where: list[tuple[int, int]],
+    lengths: list[int],
+) -> None:
+    """Writes the index, with what is known of each image."""
+    file, offsets = np.array(where, np.int64).reshape(-1, 2).T
+    packed = Packed(tuple(files), file.copy(), offsets.copy())
+    every = Listing(
+        out, found.classes, found.parts, found.places, found.names, found.sizes, found.mtimes,
+        found.labels, found.skipped, found.notes, packed=packed,
+    )  # fmt: skip
+    shards.keep(out / shards.INDEX, every, files, lengths, seen.rows)
+
+
+def written(
+    found: Listing, seen: survey.Survey, out: Path, size: int
+) -> tuple[list[str], list[tuple[int, int]]]:
+    """The names of the tars, and of each image its tar's number and its place there."""
+    files: list[str] = []
+    where: list[tuple[int, int]] = []
+    names = found.paths()
+    keys = unique(names)
+
+    def fill() -> Iterator[tuple[int, None]]:
+        for part, (begin, end) in found.parts.items():
+            number, first = begin, len(files)
+            while number < end:
+                files.append(f"{part}-{len(files) - first:06}{shards.ENDING}")
+                with tarfile.open(out / files[-1], "x:") as tar:
+                    while number < end and tar.offset < size:
+                        where.append((len(files) - 1, add(tar, number)))
+                        number += 1
+                        yield 1, None
+
+    def add(tar: tarfile.TarFile, number: int) -> int:
+        data = survey.read(f"{found.root}/{names[number]}")
+        if digest(data) != seen.rows["digest"][number].tobytes():
+            raise DataError(f"{found.root / names[number]} changed while it was read")
+        stem, ending = keys[number]
+        member = tarfile.TarInfo(f"{stem}{ending}")
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+        place = tar.offset - -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        label = str(found.labels[number]).encode()
+        member = tarfile.TarInfo(f"{stem}.cls")
+        member.size = len(label)
+        tar.addfile(member, io.BytesIO(label))
+        return place
+
+    for _ in progress.shown(fill(), len(found), "packing"):
+        pass
+    return files, where
+
+
+def unique(names: list[str]) -> list[tuple[str, str]]:
+    """A key and an ending for each path: WebDataset takes what is before the first dot of a name
+    as the key, and two images of one key as one sample."""
+    keys: list[tuple[str, str]] = []
+    taken = set()
+    for name in names:
+        stem, ending = os.path.splitext(name)
+        folder, base = os.path.split(stem)
+        key = os.path.join(folder, base.replace(".", "_"))
+        if key in taken:
+            key += f"_{len(keys)}"
+        taken.add(key)
+        keys.append((key, ending))
+    return keys

@@ -1,0 +1,435 @@
+"""Tar files of images (WebDataset), read where they are; and sets too large to be decoded."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from folders import colour, folder, ref
+from PIL import Image
+
+from nas.data import arrays, batches, cache, findings, imagefolder, listing, shards
+from nas.data import datasets as data
+from nas.data.encoded import Encoded
+from nas.data.images import Images
+from nas.data.pack import pack
+from nas.errors import DataError
+from nas.job import DataRef, Job, Recipe, Result
+from nas.training import train
+from nas.workers.run import Ended, Started
+from nas.workers.seat import Child
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("NAS_CACHE_GB", raising=False)
+
+
+def anew() -> None:
+    """As in another process."""
+    for function in (data.load, data.read, imagefolder.look, imagefolder.prepared):
+        function.cache_clear()
+
+
+def jpeg(seed: int, label: int = 0) -> bytes:
+    kept = io.BytesIO()
+    Image.fromarray(colour(seed, label)).save(kept, "JPEG")
+    return kept.getvalue()
+
+
+def tar(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as file:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            file.addfile(member, io.BytesIO(content))
+    return path
+
+
+def members(count: int, first: int = 0, ending: str = "cls") -> list[tuple[str, bytes]]:
+    """Images of the classes 0 and 1 in turn."""
+    every = []
+    for n in range(first, first + count):
+        told = json.dumps({"label": n % 2}) if ending == "json" else str(n % 2)
+        every += [(f"{n:04}.jpg", jpeg(n, n % 2)), (f"{n:04}.{ending}", told.encode())]
+    return every
+
+
+def pixels(images: Images) -> np.ndarray:
+    return np.asarray(images.pixels[images.rows])
+
+
+def decoded(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(content))).transpose(2, 0, 1)
+
+
+# --- what is read --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["cls", "txt", "json"])
+def test_images_and_labels_of_tars_are_read_in_their_order(ending: str, tmp_path: Path) -> None:
+    tar(tmp_path / "w" / "x-000.tar", members(6, 0, ending))
+    tar(tmp_path / "w" / "x-001.tar", members(6, 6, ending))
+    for place in (tmp_path / "w", tmp_path / "w" / "x-{000..001}.tar", tmp_path / "w" / "x-*.tar"):
+        images = data.read(ref(place), "train")
+        assert images.labels.tolist() == [0] * 6 + [1] * 6
+        for row, n in enumerate([0, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9, 11]):
+            assert np.array_equal(images.pixels[row], decoded(jpeg(n, n % 2)))
+    assert data.describe(ref(tmp_path / "w" / "x-000.tar")).classes == ("0", "1")
+    assert len(data.read(ref(tmp_path / "w" / "x-000.tar"), "train")) == 6
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train-000.tar", "val-000.tar", "test-000.tar"),
+        ("imagenet-train-000.tar", "imagenet-validation-000.tar", "imagenet_test.tar"),
+        ("train/000.tar", "dev/000.tar", "eval/000.tar"),
+        ("Training.tar", "eval.tar", "testing.tar"),
+    ],
+)
+def test_parts_are_told_by_names(names: tuple[str, ...], tmp_path: Path) -> None:
+    for place, name in enumerate(names):
+        tar(tmp_path / "w" / name, members(8 + 2 * place, 100 * place))
+    assert {part: len(data.read(ref(tmp_path / "w"), part)) for part in listing.ORDER} == {
+        "train": 8,
+        "validation": 10,
+        "test": 12,
+    }
+
+
+def test_classes_have_names(tmp_path: Path) -> None:
+    tar(tmp_path / "w" / "a.tar", members(10))
+    (tmp_path / "w" / "classes.txt").write_text("zebra\nape\n")
+    assert data.describe(ref(tmp_path / "w")).classes == ("zebra", "ape")
+    plain = [(f"{'ab'[n % 2]}/{n}.jpg", jpeg(n)) for n in range(10)]
+    assert data.describe(ref(tar(tmp_path / "plain.tar", plain))).classes == ("a", "b")
+    many = [
+        (f"{n}{end}", x)
+        for n in range(24)
+        for end, x in ((".jpg", jpeg(n)), (".cls", b"%d" % (n % 12)))
+    ]
+    assert data.describe(ref(tar(tmp_path / "many.tar", many))).classes == tuple(
+        map(str, range(12))
+    )
+
+
+def test_what_is_not_used_is_counted(tmp_path: Path) -> None:
+    more = [("9000.jpg", jpeg(9)), ("9001.cls", b"0"), ("9002.xyz", b""), ("._0001.jpg", b"x")]
+    tar(tmp_path / "w" / "train-0.tar", [*members(10), *more])
+    tar(tmp_path / "w" / "other-0.tar", members(2))
+    found = findings.examine(ref(tmp_path / "w"))
+    assert {reason: count for reason, (count, _) in found.skipped.items()} == {
+        "unlabelled": 1,
+        "label without an image": 1,
+        ".xyz: no image": 1,
+        "droppings": 1,
+        "tar of no part": 1,
+    }
+    assert sum(found.classes.values()) == 10
+
+
+def test_bad_tars_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    whole = tar(tmp_path / "x.tar", members(10)).read_bytes()
+
+    def refused(match: str, *files: tuple[str, bytes], place: str = "") -> None:
+        there = tmp_path / match.replace(" ", "-").replace("/", "")[:20]
+        for name, content in files:
+            (there / name).parent.mkdir(parents=True, exist_ok=True)
+            (there / name).write_bytes(content)
+        with pytest.raises(DataError, match=match) as told:
+            data.describe(ref(there / place if place else there))
+        assert "\n" not in str(told.value)
+
+    def made(*more: tuple[str, bytes]) -> bytes:
+        return tar(tmp_path / "made.tar", [*members(4), *more]).read_bytes()
+
+    end = whole.rindex(b"0009.cls") + 1024
+    refused("a.tar is cut off", ("a.tar", whole[: len(whole) // 3]))
+    refused("b.tar is cut off: it has no end", ("b.tar", whole[:end]))
+    refused("c.tar is cut off or no tar", ("c.tar", b"no tar" * 1000))
+    refused("no part to train on", ("val-0.tar", whole))
+    two = made(("7.jpg", jpeg(1)), ("7.png", jpeg(2)), ("7.cls", b"1"))
+    refused("several images of one sample: 7.jpg and 7.png", ("a.tar", two))
+    refused("holds 0001.jpg twice", ("a.tar", made(("0001.jpg", jpeg(1)))))
+    other = made(("7.jpg", jpeg(1)), ("7.cls", b"5"))
+    refused("label '5', which no image to train on has", ("train.tar", whole), ("val.tar", other))
+    refused("classes.txt does not name", ("a.tar", other), ("classes.txt", b"a\nb\n"))
+    refused("7.json cannot be read", ("a.tar", made(("7.jpg", jpeg(1)), ("7.json", b"{"))))
+    refused("tars name 1 classes", ("a.tar", tar(tmp_path / "o.tar", members(1)).read_bytes()))
+    refused("names no file", ("a.tar", whole), place="b-*.tar")
+    refused("is no .tar: a compressed one", ("a.tar.gz", whole), place="*.tar.gz")
+
+
+# --- packed --------------------------------------------------------------------------------------
+
+
+def odd(root: Path) -> Path:
+    """Names that WebDataset would take for one sample, or for none."""
+    folder(root / "train", 6, ("a.b", "c"), "jpg")
+    folder(root / "train", 6, ("a.b", "c"), "png", seed=50)
+    folder(root / "test", 4, ("a.b", "c"), "jpg", seed=90)
+    (root / "train" / "c" / "0001.jpg").rename(root / "train" / "c" / "x.v1.cls.jpg")
+    return root
+
+
+def test_a_packed_folder_is_the_same_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = odd(tmp_path / "d")
+    identity = data.identity(ref(root))
+    want = {part: pixels(data.load(ref(root), part)) for part in listing.ORDER}
+    told = pack(ref(root), tmp_path / "w", 20_000)
+    assert (told.images, told.files > 3) == (32, True)
+    for file in ("", shards.INDEX):  # by the index, and without it
+        if file:
+            (tmp_path / "w" / file).unlink()
+        monkeypatch.setenv("NAS_CACHE", str(tmp_path / f"cache {file}"))
+        anew()
+        assert data.identity(ref(tmp_path / "w")) == identity
+        for part in listing.ORDER:
+            assert np.array_equal(pixels(data.load(ref(tmp_path / "w"), part)), want[part])
+
+
+def test_an_index_is_of_its_tars(tmp_path: Path) -> None:
+    pack(ref(folder(tmp_path / "d", ending="jpg")), tmp_path / "w", 10_000)
+    with pytest.raises(DataError, match="is not empty"):
+        pack(ref(tmp_path / "d"), tmp_path / "w")
+    last = max((tmp_path / "w").glob("*.tar"))
+    last.write_bytes(last.read_bytes() + bytes(512))
+    with pytest.raises(DataError, match=r"bytes: .*index.* tells of"):
+        data.describe(ref(tmp_path / "w"))
+    last.unlink()
+    with pytest.raises(DataError, match="which is not there"):
+        data.describe(ref(tmp_path / "w"))
+
+
+# --- not decoded ---------------------------------------------------------------------------------
+
+
+def trained(place: DataRef, **recipe: object) -> Result:
+    job = Job(
+        pattern="INPUT -> CONV(4) -> RELU -> POOL -> GAP -> FC",
+        recipe=Recipe(batch=8, **recipe),  # type: ignore[arg-type]
+        data=place,
+        epochs=2,
+        latency=False,
+    )
+    outcome = train.evaluate(job, lambda _: None)
+    assert isinstance(outcome, Result), outcome
+    return outcome
+
+
+@pytest.mark.parametrize("kind", ["folder", "tars"])
+def test_a_set_over_the_limit_is_not_decoded_and_trains_the_same(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = folder(tmp_path / "d", 30, ending="jpg")
+    if kind == "tars":
+        pack(ref(place), tmp_path / "w")
+        place = tmp_path / "w"
+    wanted = trained(ref(place)).curve
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path / "other"))
+    monkeypatch.setenv("NAS_CACHE_GB", "0")
+    anew()
+    identity = data.identity(ref(place))
+    images = data.load(ref(place), "train")
+    assert isinstance(images.pixels, Encoded)
+    assert not [*(tmp_path / "other").rglob("pixels.npy")]
+    assert batches.Source.of(images, torch.device("cpu")).streamed
+    for each in (ref(place), ref(place, identity=identity)):
+        anew()
+        curve = trained(each).curve
+        assert [(p.train_loss, p.accuracy) for p in curve] == [
+            (p.train_loss, p.accuracy) for p in wanted
+        ]
+
+
+def test_images_that_are_not_decoded_are_checked_first_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NAS_CACHE_GB", "0")
+    root = folder(tmp_path / "d", 20, ending="jpg")
+    bad = root / "a" / "0003.jpg"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"1 of 40 images cannot be read: .*0003.jpg"):
+        data.load(ref(root), "train")
+    bad.write_bytes(whole)
+    anew()
+    identity = data.identity(ref(root))
+    bad.write_bytes(jpeg(77))
+    anew()
+    images = data.read(ref(root, identity=identity), "train")
+    with pytest.raises(DataError, match=r"a/0003.jpg cannot be read: it is another than"):
+        images.pixels[images.rows]
+
+
+# --- room to crop --------------------------------------------------------------------------------
+
+
+def test_a_crop_has_room_where_the_files_are_larger(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for n in range(20):
+        place = tmp_path / "d" / "ab"[n % 2] / f"{n}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (60, 70, 3), np.uint8)).save(place)
+    sized = ref(tmp_path / "d", size=28)
+    larger = data.roomy(sized)
+    assert larger == dataclasses.replace(sized, size=32)
+    assert data.roomy(ref(tmp_path / "d", size=56)).size == 60  # as large as they are
+    assert data.roomy(ref(tmp_path / "d", size=60)).size == 60
+    assert data.describe(sized).shape == (3, 28, 28)
+    same, seen = (data.load(each, "train") for each in (sized, larger))
+    assert same.rows.tolist() == seen.rows.tolist()
+    assert seen.pixels.shape[1:] == (3, 32, 32)
+    plain, cropped = (Job(pattern="", data=sized, recipe=Recipe(resized_crop=c)) for c in (0, 0.3))
+    assert train.seen(plain) == sized
+    assert train.seen(cropped) == larger
+    identity = data.identity(sized)
+    anew()
+    assert data.roomy(dataclasses.replace(sized, identity=identity)).size == 32
+    trained(sized, resized_crop=0.3)
+
+
+# --- what is kept --------------------------------------------------------------------------------
+
+
+def test_the_longest_unused_make_room_and_none_that_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 3 * 32 * 32 * 40
+    held = []
+    for n in range(4):
+        root = folder(tmp_path / f"d{n}", 20, seed=5000 * n)
+        images = imagefolder.prepared(imagefolder.whole(ref(root))).decoded
+        held.append(images.folder)
+        os.utime(images.folder / "used", (n + 1, n + 1))
+        if n == 1:
+            used = images  # a process maps it
+        del images
+        anew()
+    assert [each.folder for each in cache.kept()] == held
+    assert cache.in_use(used.folder)
+    room = sum(each.bytes for each in cache.kept())
+    monkeypatch.setenv("NAS_CACHE_GB", str(room / 1e9))
+    cache.make_room(size)
+    assert [each.folder for each in cache.kept()] == held[1:]
+    cache.make_room(2 * size)
+    assert [each.folder for each in cache.kept()] == [held[1], held[3]]
+    assert not cache.remove(held[1])
+    del used
+    assert cache.remove(held[1])
+    monkeypatch.setenv("NAS_CACHE_GB", "much")
+    with pytest.raises(DataError, match="NAS_CACHE_GB is 'much': must be a number of gigabytes"):
+        cache.limit()
+
+
+def test_arrays_are_mapped_and_a_cut_file_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    told = {"a": np.arange(5), "b": np.zeros((2, 3), np.uint8), "c": np.empty(0, np.int64)}
+    arrays.save(path, told, {"x": [1]})
+    back, text = arrays.load(path)
+    assert text == {"x": [1]}
+    assert all(np.array_equal(back[key], told[key]) for key in told)
+    assert isinstance(back["a"], np.memmap)
+    for length in (3, 20, path.stat().st_size - 1):
+        path.write_bytes(path.read_bytes()[:length])
+        with pytest.raises(cache.LOST):
+            arrays.load(path)
+
+
+def test_a_listing_by_processes_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = folder(tmp_path / "d", 3, [f"c{n:02}" for n in range(40)])
+    (root / "c07" / "notes.txt").write_text("")
+    alone = listing.listing(root)
+    monkeypatch.setattr(listing, "INLINE", 5)
+    spread = listing.listing(root)
+    assert alone.names == spread.names
+    assert alone.skipped == spread.skipped
+    for key in ("sizes", "mtimes", "labels"):
+        assert np.array_equal(getattr(alone, key), getattr(spread, key))
+
+
+def test_images_are_decoded_before_a_trials_time_begins(tmp_path: Path) -> None:
+    place = ref(folder(tmp_path / "d", 20, ending="jpg"))
+    child = Child(".", [], {"OMP_NUM_THREADS": "1"})
+    try:
+        child.send(Job(pattern="INPUT -> GAP -> FC", data=place, epochs=1, latency=False))
+        message = None
+        while not isinstance(message, Started | Ended):
+            message = child.receive(0.01)
+        assert [*(tmp_path / "cache" / "images").glob("*/errors.json")]
+        assert [*(tmp_path / "cache" / "images").glob("*/statistics-*.json")]
+    finally:
+        child.kill()
+
+
+def test_streaming_needs_no_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a mount namespace whose /dev/shm is a page: the losses are those of the decoded array."""
+    mount = "mount -t tmpfs -o size=4k tmpfs /dev/shm"
+    namespace = ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh"]
+    try:
+        subprocess.run([*namespace, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mount namespaces need root")
+    place = folder(tmp_path / "d", 30, ending="jpg")
+    wanted = [point.train_loss for point in trained(ref(place)).curve]
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path / "other"))
+    monkeypatch.setenv("NAS_CACHE_GB", "0")
+    code = (
+        f"import sys, torch; sys.path.insert(0, {str(Path(__file__).parent)!r});"
+        f"torch.set_num_threads({torch.get_num_threads()});"
+        "from test_shards import ref, trained;"
+        f"print([point.train_loss for point in trained(ref({str(place)!r})).curve])"
+    )
+    run = [*namespace, sys.executable, "-c", code]
+    told = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == str(wanted)
+    assert [*(tmp_path / "other").rglob("encoded.safetensors")]
+
+
+def nas(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nas.cli", "data", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_commands_pack_and_list_and_remove(tmp_path: Path) -> None:
+    place, out = folder(tmp_path / "d", ending="jpg"), tmp_path / "w"
+    assert nas("pack", place, "-o", out).stdout.startswith("20 images in 1 tars")
+    again = nas("pack", place, "-o", out)
+    assert (again.returncode, len(again.stderr.splitlines())) == (2, 1)
+    images = data.read(ref(out), "train")
+    (name,) = [each.name for each in cache.kept()]
+    held = nas("cache", "--older", 0).stdout
+    assert f"{name} " in held
+    assert "20x3x32x32" in held
+    assert "in use, stays" in held  # by this process
+    del images
+    anew()
+    assert nas("cache", "--remove", "other").returncode == 2
+    assert nas("cache", "--remove", name).stdout.rstrip().endswith("removed")
+    assert not cache.kept()
+
+
+def test_groups_of_a_table_are_not_lost_in_tars(tmp_path: Path) -> None:
+    folder(tmp_path / "d", ending="jpg")
+    rows = [f"d/{c}/{n:04}.jpg,{c},{n // 2}" for c in "ab" for n in range(10)]
+    (tmp_path / "t.csv").write_text("\n".join(["file,label,group", *rows]))
+    with pytest.raises(DataError, match="groups of images, which tars do not"):
+        pack(ref(tmp_path / "t.csv"), tmp_path / "w")
+    assert not (tmp_path / "w").exists()
