@@ -54,8 +54,7 @@ def measure(
     """
     device = device_of(runtime, device)
     if not 1 <= threads <= timing.cores():
-        cores = timing.cores()
-        raise NasError(f"{timing.threads_text(threads)}: this machine has {cores}")
+        raise NasError(f"{timing.threads_text(threads)}: this machine has {timing.cores()} cores")
     training = module.training
     module.to(device).to(memory_format=torch.channels_last)
     module.eval()

@@ -132,13 +132,10 @@ def captured(
 
 def onnx(module: nn.Module, shape: tuple[int, ...], device: torch.device, threads: int) -> Ready:
     graph, batch = to_graph(module, shape[1:]), shape[0]
-
-    def peak() -> int | None:
-        with timing.growth() as grown:
-            timing.onnx_call(graph, threads, batch)()
-        return grown[0] if grown else None
-
-    return Ready(lambda: timing.onnx_call(graph, threads, batch), peak)
+    return Ready(
+        lambda: timing.onnx_call(graph, threads, batch),
+        lambda: timing.onnx_peak(graph, threads, batch),
+    )
 
 
 def to_graph(module: nn.Module, shape: tuple[int, ...]) -> bytes:

@@ -21,10 +21,10 @@ import json
 import os
 import platform
 import re
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -152,28 +152,6 @@ def threads_text(threads: int) -> str:
     return "1 thread" if threads == 1 else f"{threads} threads"
 
 
-@contextmanager
-def growth() -> Iterator[list[int]]:
-    """A list of one number at the end: by how many bytes the memory of this process grew at its
-    peak. Empty where the kernel does not tell."""
-    told: list[int] = []
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-        before = _memory("VmRSS")
-    except (OSError, ValueError):
-        yield told
-        return
-    yield told
-    told.append(max(0, _memory("VmHWM") - before))
-
-
-def _memory(key: str) -> int:
-    found = re.search(rf"{key}:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    if not found:
-        raise ValueError(key)
-    return 1024 * int(found[1])
-
-
 # --- ONNX Runtime --------------------------------------------------------------------------------
 
 
@@ -202,6 +180,35 @@ def onnx_call(graph: bytes, threads: int, batch: int) -> Call:
         return time.perf_counter() - began
 
     return call
+
+
+def onnx_peak(graph: bytes, threads: int, batch: int) -> int | None:
+    """By how many bytes a process that has loaded onnxruntime grows at its peak, to hold the graph
+    and run it once; in a process of its own, as this one would take memory that was freed before.
+    None where the kernel does not tell."""
+    command = [sys.executable, __file__, "--peak", str(threads), str(batch)]
+    done = subprocess.run(command, input=graph, capture_output=True)
+    return int(done.stdout) if done.returncode == 0 and done.stdout.strip() else None
+
+
+def _tell_peak(threads: int, batch: int) -> None:
+    import onnxruntime  # noqa: F401
+
+    graph = sys.stdin.buffer.read()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+        before = _memory("VmRSS")
+    except (OSError, ValueError):
+        return
+    onnx_call(graph, threads, batch)()
+    print(_memory("VmHWM") - before)
+
+
+def _memory(key: str) -> int:
+    found = re.search(rf"{key}:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    if not found:
+        raise ValueError(key)
+    return 1024 * int(found[1])
 
 
 def plain_reference() -> Call:
@@ -241,8 +248,6 @@ def measured(folder: Path, device: str, threads: Sequence[int], batches: Sequenc
         graph = graphs[network["fingerprint"]]
         for count in threads:
             for batch in batches:
-                with growth() as grown:
-                    onnx_call(graph, count, batch)()
                 instances = [onnx_call(graph, count, batch) for _ in range(INSTANCES)]
                 times = take(instances, reference, least)
                 answer = {
@@ -250,7 +255,7 @@ def measured(folder: Path, device: str, threads: Sequence[int], batches: Sequenc
                     "sha256": network["sha256"],
                     "threads": count,
                     "batch": batch,
-                    "peak_bytes": grown[0] if grown else None,
+                    "peak_bytes": onnx_peak(graph, count, batch),
                     **asdict(times),
                 }
                 answers.append(answer)
@@ -280,6 +285,9 @@ def numbers(text: str) -> list[int]:
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["--peak"]:
+        _tell_peak(*map(int, sys.argv[2:]))
+        return
     parser = argparse.ArgumentParser(description="Times the networks of this folder.")
     parser.add_argument("--device", required=True, help="how this machine is to be called")
     parser.add_argument("--threads", type=numbers, default=[1], metavar="1,4")
