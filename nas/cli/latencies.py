@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from nas.cli.options import load_plugins, open_record, study_in
-from nas.driver import latencies
+from nas.cli.options import data_ref, load_plugins, open_record, space_on, study_in
+from nas.driver import latencies, profiles
 from nas.job import Latency
 from nas.metrics import Located, metric
 from nas.report import screens
@@ -81,3 +81,46 @@ def read_and_show(storage: str, answers: Path) -> None:
     device, found = latencies.read_answers(store, answers)
     trials = len({fingerprint for fingerprint, _ in found})
     print(f"nas: {len(found)} latencies of {trials} networks on {device.name}", file=sys.stderr)
+
+
+def profile_and_show(
+    storage: str,
+    space: str,
+    *,
+    name: str,
+    runtime: str,
+    threads: int,
+    batch: int,
+    networks: int,
+    dataset: str | None,
+    data: str,
+    size: int,
+    seed: int,
+    plugins: Iterable[Path],
+) -> None:
+    """How far it is, and at the end what the predictions are to be trusted."""
+    name = latencies.named(name, "--name")
+    load_plugins(plugins)
+    loaded = space_on(space, data_ref(dataset, data, size))
+    store = open_record(storage, create=True)
+
+    def told(what: str, done: int, of: int) -> None:
+        if done == of or done % max(1, of // 10) == 0:
+            print(f"nas: {done} of {of} {what} measured", file=sys.stderr)
+
+    made, predictor = profiles.profile(
+        store, loaded, name=name, runtime=runtime, threads=threads, batch=batch,
+        networks=networks, seed=seed, told=told,
+    )  # fmt: skip
+    at = Located("latency_ms", name, runtime, threads, batch)
+    listed = screens.table("", "")
+    listed.show_header = False
+    for key, text in {
+        "device": made.device.device,
+        "pieces": f"{len(predictor.table):,}",
+        "networks": f"{len(made.profile['wholes']):,} measured whole",
+        "error": predictor.trust,
+        "metric": str(at),
+    }.items():
+        listed.add_row(key, text)
+    screens.out(listed)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.arguments import STORAGE, Plugin, Storage, StudyName
+from nas.cli.arguments import STORAGE, Data, Dataset, Plugin, Seed, Size, Storage, StudyName
 
 app = typer.Typer(
     help="Latencies on devices: measured here, or elsewhere by a pack.",
@@ -79,3 +79,39 @@ def read(
     from nas.cli.latencies import read_and_show
 
     read_and_show(storage, answers)
+
+
+@app.command()
+def profile(
+    space: Annotated[str, typer.Option("--space", help="A shipped space or a space file.")],
+    storage: Storage = STORAGE,
+    runtime: Runtime = "eager",
+    threads: Threads = 1,
+    batch: Batch = 1,
+    name: Name = "",
+    networks: Annotated[
+        int, typer.Option("--networks", min=1, max=10_000, help="How many to draw and take apart.")
+    ] = 40,
+    dataset: Dataset = None,
+    data: Data = "",
+    size: Size = 0,
+    seed: Seed = 0,
+    plugin: Plugin = None,
+) -> None:
+    """Measure pieces of a space's networks here: `latency_ms@NAME` is predicted in a search."""
+    from nas.cli.latencies import profile_and_show
+
+    profile_and_show(
+        storage,
+        space,
+        name=name,
+        runtime=runtime,
+        threads=threads,
+        batch=batch,
+        networks=networks,
+        dataset=dataset,
+        data=data,
+        size=size,
+        seed=seed,
+        plugins=plugin or [],
+    )

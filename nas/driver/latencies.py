@@ -247,11 +247,21 @@ def with_latencies(
     if not places:
         return list(rows), []
     everything = measured(record, {row.fingerprint for row in rows})
-    values, notes = {}, []
+    values: dict[str, dict[str, float]] = {}
+    notes = []
     for name, at in places.items():
-        values[name], where = _values(everything, at, known_devices(record))
+        predicted = sum(name in row.metrics for row in rows)  # by a profile, in a search
+        try:
+            values[name], where = _values(everything, at, known_devices(record))
+        except StudyError:
+            if not predicted:
+                raise
+            notes.append(f"{name}: {predicted} of {len(rows)} trials, all of them predicted")
+            continue
         have = sum(row.fingerprint in values[name] for row in rows)
-        notes.append(f"{name}: {have} of {len(rows)} trials, measured on {where}")
+        only = sum(name in row.metrics and row.fingerprint not in values[name] for row in rows)
+        more = f", {only} more predicted" if only else ""
+        notes.append(f"{name}: {have} of {len(rows)} trials, measured on {where}{more}")
     return [
         dataclasses.replace(row, metrics={**row.metrics, **_of(values, row)}) for row in rows
     ], notes

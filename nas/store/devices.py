@@ -13,7 +13,7 @@ from nas.job import Latency
 from nas.store.reading import Record
 from nas.store.record import Store
 from nas.store.steps import add_latency, put
-from nas.store.tables import devices, latencies, now, packs, profiles
+from nas.store.tables import devices, latencies, now, packs, profiles, trials
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +72,13 @@ def measured(record: Record, fingerprints: Collection[str] | None = None) -> lis
         for row in rows
         if fingerprints is None or row[0] in fingerprints
     ]
+
+
+def patterns(record: Record, fingerprints: Collection[str]) -> dict[str, str]:
+    """The pattern of each of some fingerprints that a trial has."""
+    query = select(trials.c.fingerprint, trials.c.pattern).distinct()
+    rows = record._all(query.where(trials.c.fingerprint.in_(select(latencies.c.fingerprint))))
+    return {row[0]: row[1] for row in rows if row[0] in fingerprints}
 
 
 def keep(

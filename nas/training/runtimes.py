@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nas.errors import NasError, brief
 from nas.training import timing
@@ -57,7 +57,7 @@ def _onnxruntime() -> str:
 
 def timer(module: nn.Module, shape: tuple[int, ...], device: torch.device) -> Call:
     """A function that runs the module once and returns the seconds until its output is there."""
-    x = torch.zeros(shape, device=device).to(memory_format=torch.channels_last)
+    x = _zeros(shape, device)
 
     def on_cpu() -> float:
         began = time.perf_counter()
@@ -65,6 +65,11 @@ def timer(module: nn.Module, shape: tuple[int, ...], device: torch.device) -> Ca
         return time.perf_counter() - began
 
     return on_cuda(lambda: module(x)) if device.type == "cuda" else on_cpu
+
+
+def _zeros(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    x = torch.zeros(shape, device=device)
+    return x.to(memory_format=torch.channels_last) if len(shape) == 4 else x
 
 
 def on_cuda(run: Callable[[], object]) -> Call:
@@ -116,7 +121,7 @@ def captured(
     allocates in its first calls."""
 
     def instance() -> Call:
-        x = torch.zeros(shape, device=device).to(memory_format=torch.channels_last)
+        x = _zeros(shape, device)
         side = torch.cuda.Stream(device)
         with torch.cuda.stream(side):
             for _ in range(3):
@@ -148,7 +153,7 @@ def to_graph(module: nn.Module, shape: tuple[int, ...]) -> bytes:
     needs("onnx")
     file = io.BytesIO()
     try:
-        with warnings.catch_warnings(), torch.inference_mode(False):
+        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 module.to(CPU).eval(),

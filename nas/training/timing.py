@@ -83,6 +83,15 @@ def take(instances: Sequence[Call], compare: Call, best: Callable[[float], float
     )
 
 
+def least(call: Call, seconds: float) -> float:
+    """The least call of some time, after as long to warm up."""
+    for _ in range(2):
+        until, found = time.perf_counter() + seconds, [call(), call(), call()]
+        while time.perf_counter() < until:
+            found.append(call())
+    return min(found)
+
+
 def _count(call: Call) -> int:
     """How often to call in a block, after as long a time to warm up."""
     warm = [call() for _ in range(3)]
