@@ -180,6 +180,16 @@ def test_a_trial_without_a_number_is_on_no_front_and_counted(
     assert "latency_ms@pi: 1 of 3 trials" in told
 
 
+def test_a_batch_measured_here_is_no_latency_that_a_search_may_take_over(
+    store: Store, study: StudyRow
+) -> None:
+    fingerprint, where = nas.parse(PATTERNS[0]).fingerprint, "cpu, 1 thread, torch"
+    keep(store, None, [(fingerprint, Latency(ms=8, low=8, high=8, device=where, batch=64))])
+    assert store.measured(fingerprint, [where]) == ""
+    keep(store, None, [(fingerprint, Latency(ms=1, low=1, high=1, device=where))])
+    assert store.measured(fingerprint, [where]) == where
+
+
 def test_a_device_that_is_mistyped_or_of_several_settings_is_refused(
     tmp_path: Path, store: Store, study: StudyRow
 ) -> None:
