@@ -146,14 +146,11 @@ class Located:
 
 @functools.lru_cache(maxsize=1_000)
 def located(name: str) -> Located | None:
-    """What a metric's name says of a device; None where it names none. Raises NasError."""
+    """What a metric's name says of a device; None where it names none, as an evaluator's hit@10.
+    Raises NasError for one that begins so and goes on otherwise."""
     base, at, rest = name.partition("@")
-    if not at:
+    if not at or base not in METRICS or not METRICS[base].device:
         return None
-    known = [each for each, told in METRICS.items() if told.device]
-    if base not in known:
-        what = f"{base} belongs to no device" if base in METRICS else "there is no such metric"
-        raise NasError(f"{name}: {what}; on a device: {', '.join(known)}")
     device, *parts = rest.split("/")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", device):
         raise NasError(f"{name}: {device!r} is no name of a device: letters, digits and . _ -")

@@ -19,7 +19,7 @@ from nas.cli.app import app
 from nas.driver import latencies
 from nas.errors import NasError
 from nas.job import Latency, Result
-from nas.metrics import Direction, Located, located, metric
+from nas.metrics import Direction, Located, check, located, metric
 from nas.store import Ask, Store, Study, StudyRow, open_store
 from nas.store.devices import Device, keep, measured
 
@@ -79,6 +79,10 @@ def test_a_name_and_its_parts() -> None:
     full = Located("latency_ms", "rpi5", "onnx", 4, 64)
     assert located("latency_ms@rpi5/b64/onnx/t4") == full
     assert located(str(full)) == full
+    assert located("hit@10") is None  # an evaluator's own
+    for name in ("accuracy@rpi5", "latenzy_ms@rpi5"):
+        with pytest.raises(NasError, match="there is no such metric; did you mean"):
+            check([name], "objective")
     assert metric("latency_ms@rpi5").direction == "min"
     assert metric("latency_ms@rpi5").logarithmic
 
@@ -86,8 +90,6 @@ def test_a_name_and_its_parts() -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("accuracy@rpi5", "accuracy belongs to no device"),
-        ("latenzy@rpi5", "there is no such metric"),
         ("latency_ms@", "no name of a device"),
         ("latency_ms@a b", "no name of a device"),
         ("latency_ms@rpi5/t0", "after the device"),
