@@ -198,7 +198,7 @@ def test_a_bound_refuses_before_it_is_evaluated(tmp_path: Path, store: Store) ->
     keep_profile(store, profiled(networks))
     bound = float(np.median([whole(network) for network in networks]))
     command = ["search", "--space", "resnet_like", "--trials", "15", "--workers", "0",
-               "--evaluator", "evaluators:ok", "--study", "s"]  # fmt: skip
+               "--evaluator", "evaluators:ok", "--epochs", "5", "--study", "s"]  # fmt: skip
     asked = [
         "--objective",
         "accuracy:max,latency_ms@pi:min",

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from nas.cli.options import data_ref, load_plugins, open_record, space_on, study_in
+from nas.cli.options import data_ref, load_plugins, space_on
+from nas.cli.record import open_record, study_in
 from nas.driver import latencies, profiles
 from nas.job import Latency
 from nas.metrics import Located, metric
