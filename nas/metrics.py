@@ -7,11 +7,14 @@ names, of which nothing is known but their values.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from nas.errors import NasError, nearest
 from nas.language.architecture import Architecture, parse
@@ -116,9 +119,62 @@ METRICS: dict[str, Metric] = {
 OBJECTIVES: Mapping[str, Direction] = {ACCURACY: "max", "params": "min"}  # unless a space says
 
 
+HERE = "here"  # as a device: this machine
+
+NAME = r"[A-Za-z0-9_]+(?:@[A-Za-z0-9._/-]+)?"  # of a metric, as people write it
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A metric on a named device: ``latency_ms@rpi5``, in full ``latency_ms@rpi5/onnx/t4/b64``.
+
+    What is left open (None) is what the device has; a batch that is not told is of one image.
+    """
+
+    metric: str
+    device: str
+    runtime: str | None = None
+    threads: int | None = None
+    batch: int = 1
+
+    def __str__(self) -> str:
+        threads = f"t{self.threads}" if self.threads else ""
+        batch = f"b{self.batch}" if self.batch != 1 else ""
+        parts = [f"{self.metric}@{self.device}", self.runtime or "", threads, batch]
+        return "/".join(part for part in parts if part)
+
+
+@functools.lru_cache(maxsize=1_000)
+def located(name: str) -> Located | None:
+    """What a metric's name says of a device; None where it names none, as an evaluator's hit@10.
+    Raises NasError for one that begins so and goes on otherwise."""
+    base, at, rest = name.partition("@")
+    if not at or base not in METRICS or not METRICS[base].device:
+        return None
+    device, *parts = rest.split("/")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", device):
+        raise NasError(f"{name}: {device!r} is no name of a device: letters, digits and . _ -")
+    told: dict[str, Any] = {}
+    for part in parts:
+        match = re.fullmatch(r"([tb])([1-9][0-9]{0,5})", part)
+        key = {"t": "threads", "b": "batch"}[match[1]] if match else "runtime"
+        if key in told or not (match or re.fullmatch(r"[a-z]+", part)):
+            raise NasError(f"{name}: {part!r}: after the device a runtime, t4 and b64, each once")
+        told[key] = int(match[2]) if match else part
+    return Located(base, device, **told)
+
+
 def metric(name: str) -> Metric:
-    """The metric of this name; one that the table does not have is an evaluator's own."""
-    return METRICS.get(name) or Metric(
+    """The metric of this name; one that the table does not have is an evaluator's own, or that of a
+    named device, whose values are its own and no other's."""
+    if name in METRICS:
+        return METRICS[name]
+    with contextlib.suppress(NasError):
+        if at := located(name):
+            told = METRICS[at.metric]
+            title = f"{told.title} on {str(at).partition('@')[2]}"
+            return dataclasses.replace(told, title=title, device=False, column=False)
+    return Metric(
         about="as the evaluator gives it", direction="max", title=name, shown="{:.4g}".format
     )
 
@@ -126,7 +182,7 @@ def metric(name: str) -> Metric:
 def check(names: Iterable[str], where: str) -> None:
     """Raises NasError for a name that nothing here can measure, with the nearest known."""
     for name in names:
-        if name not in METRICS:
+        if name not in METRICS and not located(name):
             raise NasError(f"{where} {name}: there is no such metric; {nearest(name, METRICS)}")
 
 

@@ -31,6 +31,8 @@ def commands(group: Any = None, path: str = "nas") -> Iterator[tuple[str, Any]]:
     for name, command in (group or typer.main.get_command(app)).commands.items():
         if hasattr(command, "commands"):
             yield from commands(command, f"{path} {name}")
+            if command.invoke_without_command:
+                yield f"{path} {name}", command
         else:
             yield f"{path} {name}", command
 

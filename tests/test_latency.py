@@ -1,4 +1,5 @@
-"""Latency: repeatable beside a busy process, ordered as the work is, one at a time."""
+"""Latency: repeatable beside a busy process, ordered as the work is, one at a time, in turns with
+trainings, and in each runtime."""
 
 from __future__ import annotations
 
@@ -14,7 +15,10 @@ import pytest
 import torch
 from torch import nn
 
-from nas.training import latency
+from nas.errors import NasError
+from nas.spaces.space import load_space
+from nas.training import latency, runtimes, timing, turns
+from nas.training.network import build
 
 CPU = torch.device("cpu")
 SHAPE = (16, 16, 16)
@@ -74,7 +78,7 @@ def test_it_agrees_with_a_plain_loop() -> None:
 
     def plain() -> float:
         times = []
-        with latency.one_thread(), torch.inference_mode():
+        with latency.with_threads(1), torch.inference_mode():
             for _ in range(300):
                 began = time.perf_counter()
                 module(x)
@@ -105,7 +109,7 @@ def test_measurements_wait_for_each_other() -> None:
     inside: list[int] = []
 
     def hold(n: int) -> None:
-        with latency.one_at_a_time(CPU):
+        with turns.measurement(CPU):
             inside.append(n)
             time.sleep(0.2)
             inside.append(n)
@@ -119,7 +123,7 @@ def test_measurements_wait_for_each_other() -> None:
 
 
 def test_a_machine_slower_than_it_was_widens_the_interval() -> None:
-    with latency.one_at_a_time(CPU) as lock:
+    with turns.measurement(CPU) as lock:
         assert latency.best_reference(lock, "a", 2.0) == 2.0
         assert latency.best_reference(lock, "b", 9.0) == 9.0
         assert latency.best_reference(lock, "a", 1.0) == 1.0
@@ -131,7 +135,7 @@ def test_a_machine_slower_than_it_was_widens_the_interval() -> None:
 
 
 def test_a_damaged_memory_is_begun_anew() -> None:
-    with latency.one_at_a_time(CPU) as lock:
+    with turns.measurement(CPU) as lock:
         for damage in (b"\x00\xff", b"[1]", b'{"a": "x"}', b'{"a": null}'):
             latency.os.ftruncate(lock, 0)
             latency.os.pwrite(lock, damage, 0)
@@ -145,3 +149,118 @@ def test_a_gpu_is_measured() -> None:
     found = latency.measure(network(64), SHAPE, torch.device("cuda"))
     assert 0 < found.low <= found.ms <= found.high
     assert "CUDA" in found.device
+
+
+# --- in turns with trainings ---------------------------------------------------------------------
+
+
+def test_no_step_of_a_training_falls_into_a_measurement() -> None:
+    steps: list[float] = []
+    held, over, first = [], threading.Event(), threading.Event()
+
+    def train() -> None:
+        with turns.training(CPU) as between:
+            while not over.is_set():
+                between()
+                began = time.monotonic()
+                time.sleep(0.002)
+                steps.append(began)
+                first.set()
+
+    threads = [threading.Thread(target=train) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    assert first.wait(60)
+    for _ in range(3):
+        with turns.measurement(CPU):
+            began = time.monotonic()
+            time.sleep(0.2)
+            held.append((began, time.monotonic()))
+        told = len(steps)
+        while len(steps) < told + 10:  # both go on afterwards
+            time.sleep(0.01)
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert not [step for step in steps for begin, end in held if begin < step < end]
+
+
+def test_a_training_that_does_not_look_is_not_waited_for_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "STEP", 0.05)
+    with turns.training(CPU), turns.measurement(CPU):
+        pass
+
+
+def test_a_measurement_that_hangs_does_not_hold_trainings_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "MOST", 0.05)
+    with turns.measurement(CPU), turns.training(CPU) as between:
+        between()
+
+
+@pytest.mark.usefixtures("busy")
+def test_who_computes_beside_a_measurement_is_told() -> None:
+    used = timing.Usage()
+    until = time.monotonic() + 0.5
+    while time.monotonic() < until:
+        pass
+    share = used.by_others()
+    assert share is not None
+    assert share > 0.5 / (timing.os.cpu_count() or 1)  # one process of numpy, the rest is ours
+
+
+# --- runtimes ------------------------------------------------------------------------------------
+
+
+def test_onnx_runtime_computes_what_the_module_does() -> None:
+    pytest.importorskip("onnxruntime")
+    for space in ("resnet_like", "inception_like", "densenet_like", "mobilenet_like", "vgg_like",
+                  "alexnet_like", "lenet_like"):  # fmt: skip
+        architecture = load_space(space, (3, 32, 32), 10).sample(1)
+        module = build(architecture, seed=0).eval()
+        made = timing.session(runtimes.to_graph(module, architecture.input), threads=1)
+        x = torch.randn(3, *architecture.input, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            expected = module(x)
+        (found,) = made.run(["y"], {"x": x.numpy()})
+        scale = float(expected.abs().max())
+        assert torch.allclose(torch.from_numpy(found), expected, atol=1e-4 * scale), space
+
+
+def test_a_measurement_in_onnx_runtime_names_it_and_what_it_held() -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    module = network(64)
+    found = latency.measure(module, SHAPE, CPU, runtime="onnx", batch=8, memory=True)
+    assert (found.runtime, found.batch) == ("onnx", 8)
+    assert found.device.endswith(f"1 thread, onnxruntime {onnxruntime.__version__}")
+    assert 0 < found.low <= found.ms <= found.high
+    assert found.peak_bytes is not None
+    wide = latency.measure(network(64), SHAPE, CPU, runtime="onnx", batch=512, memory=True)
+    assert wide.peak_bytes is not None
+    # A map of 64 channels of 504 more images.
+    assert wide.peak_bytes - found.peak_bytes > 4 * 504 * 64 * 16 * 16
+    one = latency.measure(module, SHAPE, CPU, runtime="onnx")
+    assert one.ms < found.ms
+
+
+def test_what_does_not_work_here_is_refused() -> None:
+    module = network(8)
+    with pytest.raises(NasError, match="unknown runtime onx; did you mean onnx"):
+        latency.measure(module, SHAPE, CPU, runtime="onx")
+    with pytest.raises(NasError, match="runtime cudagraph does not work here: it needs a CUDA"):
+        latency.measure(module, SHAPE, CPU, runtime="cudagraph")
+    with pytest.raises(NasError, match="4096 threads: this machine has"):
+        latency.measure(module, SHAPE, CPU, threads=4096)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("runtime", ["eager", "compile", "cudagraph"])
+def test_every_runtime_of_a_gpu_measures(runtime: str) -> None:
+    device = torch.device("cuda")
+    found = latency.measure(network(64), SHAPE, device, runtime=runtime, batch=8, memory=True)
+    assert 0 < found.low <= found.ms <= found.high
+    assert found.peak_bytes

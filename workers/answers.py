@@ -84,7 +84,11 @@ def latency(told: Any) -> Latency:
         number(getattr(told, name), f"a Latency's {name}", 0.0) for name in ("ms", "low", "high")
     )
     return Latency(
-        ms=ms, low=low, high=high, device=text(told.device, "a Latency's device", NAME_LENGTH)
+        ms=ms,
+        low=low,
+        high=high,
+        device=text(told.device, "a Latency's device", NAME_LENGTH),
+        busy=None if told.busy is None else number(told.busy, "a Latency's busy", 0.0),
     )
 
 

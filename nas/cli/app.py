@@ -17,6 +17,7 @@ import typer
 
 from nas.cli import (
     data_commands,
+    latency_commands,
     model_commands,
     search_commands,
     space_commands,
@@ -49,6 +50,7 @@ app = typer.Typer(
 )
 db_app = typer.Typer(help="The database.", no_args_is_help=True)
 app.add_typer(data_commands.app, name="data")
+app.add_typer(latency_commands.app, name="latency")
 app.add_typer(space_commands.app, name="space")
 app.add_typer(trial_commands.app, name="trials")
 app.add_typer(db_app, name="db")
@@ -214,15 +216,31 @@ def pareto(
             help="With what all trials together say of it, beside what was measured once.",
         ),
     ] = False,
+    objective: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--objective",
+            metavar="accuracy:max,latency_ms@rpi5:min",
+            help="Instead of the study's own.",
+        ),
+    ] = None,
+    constraint: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--constraint", metavar="'latency_ms@rpi5<=20'", help="Besides the study's own."
+        ),
+    ] = None,
 ) -> None:
     """The Pareto front of a study: as a table, as data, or as a picture."""
     from nas.cli import fronts
     from nas.cli.output import form_of
     from nas.cli.record import opened
+    from nas.cli.settings import asked_of
 
     form = form_of(format, output, fronts.FORMATS, "table")
     store, row = opened(storage, study)
-    fronts.front_out(row, list(store.trials(row.id)), form, output, believed=believed)
+    row = asked_of(row, objective or [], constraint or [])
+    fronts.front_out(store, row, form, output, believed=believed)
 
 
 # --- elsewhere -----------------------------------------------------------------------------------

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from nas.cli import output as files
+from nas.driver.latencies import with_latencies
 from nas.driver.tradeoffs import nothing_found, pareto
 from nas.errors import NasError
-from nas.report import front, screens
-from nas.store import StudyRow, TrialRow
+from nas.report import devices, front, screens
+from nas.store import Store, StudyRow
 
 FORMATS = ("table", "json", "csv", "svg", "png")
 
 
 def front_out(
+    store: Store,
     study: StudyRow,
-    rows: Sequence[TrialRow],
     form: str,
     output: Path | None,
     *,
@@ -27,6 +27,10 @@ def front_out(
     """Writes the front to ``output``, or to stdout: a PNG only where that is no terminal. With what
     is ``believed`` of it, which at 300 trials takes 4 s of processor time. Raises NothingFound
     where there is none."""
+    named = [*dict(study.objectives), *study.constraints]
+    rows, notes = with_latencies(store, list(store.trials(study.id)), named)
+    for note in notes:
+        print(f"nas: {note}", file=sys.stderr)
     if form == "png" and output is None and sys.stdout.isatty():
         raise NasError("a PNG is not for a terminal: --output FILE.png, or -f png > FILE.png")
     if believed and form in ("svg", "png"):
@@ -35,7 +39,7 @@ def front_out(
     if not best:
         raise nothing_found(study, rows)
     if form in ("svg", "png"):
-        drawn = front.svg(study, rows)
+        drawn = (devices if devices.of_devices(study) else front).svg(study, rows)
         data = front.png(drawn) if form == "png" else drawn.encode()
     else:
         beliefs = None

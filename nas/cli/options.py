@@ -10,6 +10,7 @@ from pathlib import Path
 from nas import plugins
 from nas.cli.settings import bounds, constraint, objective, once, read_recipe, split, within
 from nas.driver.plan import Keep, Plan
+from nas.driver.profiles import in_search
 from nas.driver.rungs import geometric, read
 from nas.errors import NasError, nearest
 from nas.job import DataRef, Job
@@ -161,6 +162,7 @@ def plan(
         objectives=once("--objective", map(objective, split(objectives))) or loaded.objectives,
         constraints=bounds(loaded.constraints, map(constraint, constraints)),
     )
+    loaded = in_search(loaded)
     levels = read(rungs, epochs)
     if levels and not evaluator and not any(text.startswith("schedule=") for text in recipe):
         recipe = [*recipe, "schedule=rungs"]

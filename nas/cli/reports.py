@@ -20,6 +20,7 @@ from nas.driver.equal_cost import random_plan
 from nas.driver.finalists import Report, report
 from nas.driver.loop import search
 from nas.driver.plan import Plan
+from nas.driver.profiles import known
 from nas.errors import NasError
 from nas.job import DataRef, Job
 from nas.report import html, pages, screens
@@ -109,8 +110,9 @@ def judged(found: Report, data: DataRef) -> Evaluation | None:
 def searched(plan: Plan, store: Store, workers: int | None) -> list[TrialRow]:
     need = footprint.greatest(plan.space, plan.job.recipe, streamed=streamed(plan.job.data))
     pool = open_pool(workers, memory_need=need)
+    named = [*plan.space.objectives, *plan.space.constraints]
     try:
-        with Progress(plan.study, tuple(plan.space.objectives)) as progress:
+        with known(store, named), Progress(plan.study, tuple(plan.space.objectives)) as progress:
             search(plan, store, pool, progress.update)
     finally:
         pool.close()

@@ -8,19 +8,21 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from nas.cli.output import end_on_sigterm
 from nas.data.datasets import load, roomy, streamed
 from nas.driver.baselines import architectures, enter
 from nas.driver.plan import Plan
+from nas.driver.profiles import known
 from nas.driver.tradeoffs import nothing_found
 from nas.errors import StoreError
 from nas.job.pool import Pool
 from nas.report import screens
 from nas.report.images import tell as tell_images
 from nas.report.progress import Progress
-from nas.store import ENDED, StudyRow, TrialRow, open_store
+from nas.store import ENDED, Store, StudyRow, TrialRow, open_store
 from nas.text import shown_url
 from nas.training import footprint
 from nas.workers import open_pool
@@ -33,13 +35,27 @@ if TYPE_CHECKING:
 def rehearse(plan: Plan, storage: str) -> None:
     """What a search would do, with everything checked that can be without running it, a study of
     the same name among it."""
+    store = None
     with contextlib.suppress(StoreError):  # there is no record yet
         store = open_store(storage, create=False, write=False)
         store.check(plan.row())
+    with predicted(store, plan) as told:
+        _tell_predicted(told)
+        tell_images(plan.job)
+        screens.out(screens.space_page(plan.space))
+        screens.out(screens.plan_table(plan, storage))
+    if store:
         store.close()
-    tell_images(plan.job)
-    screens.out(screens.space_page(plan.space))
-    screens.out(screens.plan_table(plan, storage))
+
+
+def predicted(record: Store | None, plan: Plan) -> AbstractContextManager[dict[str, str]]:
+    """Latencies of named devices as what arithmetic knows; what predicts each."""
+    return known(record, [*plan.space.objectives, *plan.space.constraints])
+
+
+def _tell_predicted(told: dict[str, str]) -> None:
+    for name, how in told.items():
+        print(f"nas: {name}: {how}", file=sys.stderr)
 
 
 def search_and_show(
@@ -105,7 +121,11 @@ def run(
     if plan.job.evaluator:
         evaluator(plan.job.evaluator)
     store = open_store(storage, study=plan.row())
+    predictions = contextlib.ExitStack()
     try:
+        told = predictions.enter_context(predicted(store, plan))
+        if progress:
+            _tell_predicted(told)
         store.open_study(plan.row())  # a study with other settings is refused before Ray starts
         # Only now, as they take half a second: wrong input is answered at once.
         import optuna
@@ -130,6 +150,7 @@ def run(
         study = store.find_study(plan.study)
         return study, list(store.trials(study.id, states=ENDED)), status
     finally:
+        predictions.close()
         store.close()
 
 

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 from nas.errors import NasError, RecipeError, brief, nearest
 from nas.job import Recipe
 from nas.job.recipe import RECIPES
-from nas.metrics import METRICS, Direction
+from nas.metrics import METRICS, NAME, Direction, check, metric
 from nas.spaces.space import Bound, read_bound, read_direction
+from nas.store import StudyRow
 
 T = TypeVar("T")
 
@@ -27,14 +28,14 @@ def split(texts: Sequence[str]) -> list[str]:
 
 def objective(text: str) -> tuple[str, Direction]:
     name, colon, direction = text.partition(":")
-    if not name or not (colon or name in METRICS):
+    if not name or not (colon or name.partition("@")[0] in METRICS):
         raise NasError(f"--objective {text!r}: must be NAME:max or NAME:min")
-    return name, read_direction(direction if colon else METRICS[name].direction,
+    return name, read_direction(direction if colon else metric(name).direction,
                                 f"--objective {text}")  # fmt: skip
 
 
 def constraint(text: str) -> tuple[str, Bound]:
-    match = re.fullmatch(r"\s*(\w+)\s*([<>]=.*)", text)
+    match = re.fullmatch(rf"\s*({NAME})\s*([<>]=.*)", text)
     if not match:
         raise NasError(f"--constraint {text!r}: must be as 'params<=1e6' or 'accuracy>=0.9'")
     return match[1], read_bound(match[2], f"--constraint {text!r}")
@@ -60,6 +61,21 @@ def bounds(own: Mapping[str, Bound], told: Iterable[tuple[str, Bound]]) -> dict[
                 "one bound"
             )
     return {**own, **given}
+
+
+def asked_of(study: StudyRow, objectives: Sequence[str], constraints: Sequence[str]) -> StudyRow:
+    """A study with other objectives, where some are told, and further constraints. Raises NasError
+    for a metric that is neither known nor the study's own."""
+    own = {*dict(study.objectives), *study.constraints}
+    asked = once("--objective", map(objective, split(objectives)))
+    told = once("--constraint", map(constraint, split(constraints)))
+    check([name for name in asked if name not in own], "--objective")
+    check([name for name in told if name not in own], "--constraint")
+    return dataclasses.replace(
+        study,
+        objectives=tuple(asked.items()) or study.objectives,
+        constraints={**study.constraints, **{name: str(bound) for name, bound in told.items()}},
+    )
 
 
 def read_recipe(settings: Sequence[str], base: Recipe | None = None) -> Recipe:

@@ -11,7 +11,7 @@ from nas.driver import rungs
 from nas.driver.plan import Plan
 from nas.errors import brief
 from nas.job import Failure, Job, Outcome, Recipe
-from nas.metrics import METRICS, on_device
+from nas.metrics import METRICS, located, of_pattern, on_device
 from nas.store import TrialRow
 
 
@@ -33,6 +33,12 @@ def job(plan: Plan, row: TrialRow) -> Job:
         checkpoint=checkpoint(plan, row),
         model=model(plan, row) if epochs == shared.epochs else "",
     )
+
+
+def predicted(plan: Plan, pattern: str) -> dict[str, float]:
+    """What a profile knows of a network: the latencies that the plan names on devices."""
+    named = dict.fromkeys([*plan.space.objectives, *plan.space.constraints])
+    return {name: of_pattern(name, pattern) for name in named if located(name)}
 
 
 def model(plan: Plan, row: TrialRow) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from nas import artifacts
 from nas.driver.asking import Asker
-from nas.driver.jobs import checkpoint, job, judged, missing
+from nas.driver.jobs import checkpoint, job, judged, missing, predicted
 from nas.driver.ladder import Ladder
 from nas.driver.leases import Leases
 from nas.driver.plan import Plan
@@ -255,6 +255,8 @@ class _Driver:
         measured, evaluator = self.plan.measured, self.plan.job.evaluator
         devices = [] if evaluator else on_device(measured)
         source = self.store.find_result(ask, [n for n in measured if n not in devices])
+        if source and (more := predicted(self.plan, ask.pattern)):
+            source = dataclasses.replace(source, metrics={**source.metrics, **more})
         if source is None or not devices:
             return source, (source.latency_device or "") if source and evaluator else ""
         return source, self.store.measured(ask.fingerprint, self.devices) or None
@@ -343,6 +345,8 @@ class _Driver:
         reach("received")
         claim, lacking = run.claim, missing(self.plan, outcome, run.source)
         outcome = judged(self.plan, outcome, lacking)
+        if isinstance(outcome, Result) and (more := predicted(self.plan, claim.trial.pattern)):
+            outcome = dataclasses.replace(outcome, metrics={**outcome.metrics, **more})
         if isinstance(outcome, Failure) and not lacking and _again(claim, outcome):
             reach("failed")
             if retry := self.store.requeue(claim.token, outcome):

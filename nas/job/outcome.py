@@ -23,8 +23,10 @@ class Epoch:
 class Latency:
     """Measured latency of a batch, in milliseconds, and where it was measured.
 
-    ``ms`` is the least call's, ``low`` and ``high`` its interval: see ``nas.training.latency``.
-    ``device`` is the fingerprint.
+    ``ms`` is the median of several instances' least calls, ``low`` and ``high`` its interval: see
+    ``nas.training.timing``. ``device`` is the fingerprint: device, threads and versions. ``busy``
+    is the share of the processors that others used meanwhile, ``peak_bytes`` the most memory that
+    one inference held, None where nothing tells.
     """
 
     ms: float
@@ -33,6 +35,8 @@ class Latency:
     device: str
     runtime: str = "eager"
     batch: int = 1
+    busy: float | None = None
+    peak_bytes: int | None = None
 
 
 Report = Callable[[Epoch], None]

@@ -203,9 +203,13 @@ class Record:
         return self._read(lambda connection: connection.scalar(query)) or ""
 
     def measured(self, fingerprint: str, devices: Collection[str]) -> str:
-        """Of ``devices``, one on which the latency of this architecture is known; else empty."""
+        """Of ``devices``, one on which the latency of this architecture is known, as a search
+        measures it (eager, one image); else empty."""
         query = select(latencies.c.device).where(
-            latencies.c.fingerprint == fingerprint, latencies.c.device.in_(devices)
+            latencies.c.fingerprint == fingerprint,
+            latencies.c.device.in_(devices),
+            latencies.c.runtime == "eager",
+            latencies.c.batch == 1,
         )
         rows = self._all(query.order_by(latencies.c.device).limit(1))
         return str(rows[0].device) if rows else ""

@@ -288,6 +288,8 @@ def latency_of(fingerprint: str, latency: Latency) -> dict[str, Any]:
         "ms": float(latency.ms),
         "low": float(latency.low),
         "high": float(latency.high),
+        "busy": latency.busy,
+        "peak_bytes": latency.peak_bytes,
     }
 
 

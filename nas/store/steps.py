@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, insert, literal_column, select, update
+from sqlalchemy import Connection, Select, Table, func, insert, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from nas.job import Failure, Latency, Outcome, Result
@@ -150,11 +150,24 @@ def write_outcome(connection: Connection, trial_id: int, outcome: Outcome, **tol
             connection.execute(insert(curves).values(trial_id=trial_id, epochs=points))
 
 
-def add_latency(connection: Connection, fingerprint: str, latency: Latency) -> None:
-    """Keeps a measurement; the first of an architecture on a device stands."""
-    sql = sqlite if connection.dialect.name == "sqlite" else postgresql
+def add_latency(
+    connection: Connection, fingerprint: str, latency: Latency, *, again: bool = False
+) -> None:
+    """Keeps a measurement; the first of an architecture on a device stands, but ``again``."""
     row = latency_of(fingerprint, latency) | {"measured": now()}
-    connection.execute(sql.insert(latencies).values(row).on_conflict_do_nothing())
+    put(connection, latencies, row, again=again)
+
+
+def put(connection: Connection, table: Table, row: dict[str, Any], *, again: bool) -> None:
+    """Inserts a row; where there is one of its key, that stands, or with ``again`` this one."""
+    sql = sqlite if connection.dialect.name == "sqlite" else postgresql
+    added = sql.insert(table).values(row)
+    keys = [column.name for column in table.primary_key]
+    if again:
+        changed = {name: added.excluded[name] for name in row if name not in keys}
+        connection.execute(added.on_conflict_do_update(index_elements=keys, set_=changed))
+    else:
+        connection.execute(added.on_conflict_do_nothing())
 
 
 def running_trial(connection: Connection, token: str) -> int | None:

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-HEAD = "0003"  # the newest revision under migrations/versions
+HEAD = "0004"  # the newest revision under migrations/versions
 VERSION_TABLE = "nas_alembic_version"
 
 metadata = MetaData(
@@ -126,7 +126,8 @@ attempts = Table(
 )
 
 # A latency is of an architecture on a device, not of an evaluation: however often a network was
-# trained, by whatever recipe, on one device it has one latency, the first that was measured.
+# trained, by whatever recipe, on one device it has one latency in a runtime at a batch, the first
+# that was measured, unless it is measured again on purpose.
 latencies = Table(
     "nas_latencies",
     metadata,
@@ -138,6 +139,40 @@ latencies = Table(
     Column("low", Double, nullable=False),
     Column("high", Double, nullable=False),
     Column("measured", Double, nullable=False),
+    Column("busy", Double),  # the share of the processors that others used meanwhile
+    Column("peak_bytes", BigInteger),  # the most that one inference held
+)
+
+# What people call a device, its fingerprint being what told it apart.
+devices = Table(
+    "nas_devices",
+    metadata,
+    Column("device", Text, primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("threads", Integer, nullable=False),
+    Column("about", JSON, nullable=False),  # cpu, clock, versions
+    Index("ix_nas_devices_name", "name"),
+)
+
+# Networks that were handed out to be timed elsewhere: answers are held against this.
+packs = Table(
+    "nas_packs",
+    metadata,
+    Column("pack", String(64), primary_key=True),
+    Column("study_id", ForeignKey(studies.c.id), nullable=False),
+    Column("networks", JSON, nullable=False),  # [{fingerprint, trial, file, sha256}, ...]
+    Column("made", Double, nullable=False),
+)
+
+# Pieces of networks with their latencies, from which that of others is predicted.
+profiles = Table(
+    "nas_profiles",
+    metadata,
+    Column("device", Text, primary_key=True),
+    Column("runtime", String(32), primary_key=True),
+    Column("batch", Integer, primary_key=True, autoincrement=False),
+    Column("profile", JSON, nullable=False),  # see nas.driver.predicted
+    Column("made", Double, nullable=False),
 )
 
 # One row a trial, not one an epoch: a curve is written once, with its result, and read whole. At

@@ -71,6 +71,16 @@ def build(architecture: Architecture, *, seed: int | None = None) -> nn.Module:
     return network
 
 
+def build_row(layers: Sequence[Node], x: Shape) -> nn.Module:
+    """Layers in a row that ``x`` reaches, as they are within a network."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        row = nn.Sequential(*_sequence(layers, x))
+    for module in row.modules():
+        _initialise(module, None)
+    return row
+
+
 def _initialise(module: nn.Module, generator: torch.Generator | None) -> None:
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(

@@ -13,7 +13,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,7 @@ from nas.training.checkpoint import Training, keep, resume
 from nas.training.graph import Step, step_of
 from nas.training.network import build
 from nas.training.step import average_of, balanced, optimizer_of, trainable
+from nas.training.turns import training as in_turns
 
 log = logging.getLogger(__name__)
 
@@ -224,7 +225,7 @@ def fit(
     steps = len(train) // batch  # the rest of a shuffled epoch is left out: all batches are alike
     resumable = shared(recipe.schedule, recipe.freeze, epochs)
     step: Step | None = None
-    with seeded(job.seed, device), cudnn_benchmark():
+    with seeded(job.seed, device), cudnn_benchmark(), in_turns(device) as between:
         began = saved = time.perf_counter()
         if checkpoint:
             resume(training, checkpoint)
@@ -246,9 +247,10 @@ def fit(
                     recipe.lr * SCHEDULES[recipe.schedule](n, steps, last - first, recipe.warmup)
                     for n in range((epoch - first) * steps, (epoch + 1 - first) * steps)
                 ],
+                between,
             )
             train_loss = finite_mean(losses, epoch + 1)
-            scores = scores_of(scored, validation, plain, bf16)
+            scores = scores_of(scored, validation, plain, bf16, between)
             point = Epoch(
                 epoch=epoch + 1,
                 train_loss=train_loss,
@@ -274,11 +276,13 @@ def train_epoch(
     step: Step,
     epoch: Iterable[tuple[Tensor, Tensor]],
     rates: list[float],
+    between: Callable[[], None] = lambda: None,
 ) -> list[Tensor]:
     """A step for each batch of the epoch, at its learning rate; returns the losses, left on the
-    device."""
+    device. ``between`` is called before each step."""
     losses = []
     for (x, y), rate in zip(epoch, rates, strict=True):
+        between()
         losses.append(step(x, y, rate))
         if training.average:
             training.average.update_parameters(training.module)
@@ -318,7 +322,13 @@ def begin_from(init: str, module: nn.Module, architecture: Architecture) -> Norm
     return start.normal
 
 
-def scores_of(module: nn.Module, source: Source, prepare: Prepare, bf16: bool) -> Scores:
+def scores_of(
+    module: nn.Module,
+    source: Source,
+    prepare: Prepare,
+    bf16: bool,
+    between: Callable[[], None] = lambda: None,
+) -> Scores:
     """Scores on all images of a source; NaN where a logit is not finite."""
     module.eval()
     told, right = [], []
@@ -326,6 +336,7 @@ def scores_of(module: nn.Module, source: Source, prepare: Prepare, bf16: bool) -
     everything = torch.arange(len(source))
     with torch.inference_mode(), torch.autocast(source.device.type, torch.bfloat16, enabled=bf16):
         for x, y in batches(source, everything, prepare.at_once(EVALUATION_BATCH), prepare):
+            between()
             logits = module(x)
             told.append(y)
             right.append(logits.argmax(1) == y)

@@ -1,0 +1,127 @@
+"""What ``nas latency`` does, from options to the screen."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from nas.cli.options import data_ref, load_plugins, space_on
+from nas.cli.record import open_record, study_in
+from nas.driver import latencies, profiles
+from nas.job import Latency
+from nas.metrics import Located, metric
+from nas.report import screens
+from nas.store import Store, StudyRow, TrialRow
+
+COLUMNS = ("trial", "latency", "interval", "busy", "peak")
+
+
+def _chosen(
+    storage: str, study: str | None, trials: str, plugins: Iterable[Path]
+) -> tuple[Store, StudyRow, list[TrialRow]]:
+    load_plugins(plugins)
+    store = open_record(storage, write=True)
+    row = study_in(store, study)
+    return store, row, latencies.networks(row, list(store.trials(row.id)), trials)
+
+
+def measure_and_show(
+    storage: str,
+    study: str | None,
+    trials: str,
+    *,
+    name: str,
+    runtime: str,
+    threads: int,
+    batch: int,
+    again: bool,
+    plugins: Iterable[Path],
+) -> None:
+    """A line for each network, and at the end how to name the device."""
+    name = latencies.named(name, "--name")
+    store, _, rows = _chosen(storage, study, trials, plugins)
+    listed = screens.table(*COLUMNS, "", "pattern", numbers=COLUMNS)
+
+    def told(row: TrialRow, found: Latency, new: bool) -> None:
+        print(f"nas: trial {row.number}: {found.ms:.3f} ms", file=sys.stderr)
+        listed.add_row(
+            str(row.number),
+            metric("latency_ms").shown(found.ms),
+            f"{found.low:.3f} to {found.high:.3f}",
+            "" if found.busy is None else f"{100 * found.busy:.0f} %",
+            "" if found.peak_bytes is None else f"{found.peak_bytes / 2**20:.1f} MiB",
+            "" if new else "known",
+            screens.body_of(row.pattern),
+        )
+
+    latencies.measure(
+        store, rows, name=name, runtime=runtime, threads=threads, batch=batch, again=again,
+        told=told,
+    )  # fmt: skip
+    screens.out(listed)
+    at = Located("latency_ms", name, runtime, threads, batch)
+    print(f"nas: nas pareto --objective accuracy:max,{at}:min", file=sys.stderr)
+
+
+def pack_and_show(
+    storage: str, study: str | None, trials: str, folder: Path, plugins: Iterable[Path]
+) -> None:
+    store, row, rows = _chosen(storage, study, trials, plugins)
+    name = latencies.pack(store, row, rows, folder)
+    print(
+        f"nas: pack {name} of {len(rows)} networks is in {folder}; there, with onnxruntime and "
+        f"numpy: python {latencies.SCRIPT} --device NAME; here again: nas latency read "
+        f"{folder / latencies.ANSWERS}",
+        file=sys.stderr,
+    )
+
+
+def read_and_show(storage: str, answers: Path) -> None:
+    store = open_record(storage, write=True)
+    device, found = latencies.read_answers(store, answers)
+    trials = len({fingerprint for fingerprint, _ in found})
+    print(f"nas: {len(found)} latencies of {trials} networks on {device.name}", file=sys.stderr)
+
+
+def profile_and_show(
+    storage: str,
+    space: str,
+    *,
+    name: str,
+    runtime: str,
+    threads: int,
+    batch: int,
+    networks: int,
+    dataset: str | None,
+    data: str,
+    size: int,
+    seed: int,
+    plugins: Iterable[Path],
+) -> None:
+    """How far it is, and at the end what the predictions are to be trusted."""
+    name = latencies.named(name, "--name")
+    load_plugins(plugins)
+    loaded = space_on(space, data_ref(dataset, data, size))
+    store = open_record(storage, create=True)
+
+    def told(what: str, done: int, of: int) -> None:
+        if done == of or done % max(1, of // 10) == 0:
+            print(f"nas: {done} of {of} {what} measured", file=sys.stderr)
+
+    made, predictor = profiles.profile(
+        store, loaded, name=name, runtime=runtime, threads=threads, batch=batch,
+        networks=networks, seed=seed, told=told,
+    )  # fmt: skip
+    at = Located("latency_ms", name, runtime, threads, batch)
+    listed = screens.table("", "")
+    listed.show_header = False
+    for key, text in {
+        "device": made.device.device,
+        "pieces": f"{len(predictor.table):,}",
+        "networks": f"{len(made.profile['wholes']):,} measured whole",
+        "error": predictor.trust,
+        "metric": str(at),
+    }.items():
+        listed.add_row(key, text)
+    screens.out(listed)

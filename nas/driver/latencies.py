@@ -1,0 +1,322 @@
+"""Latencies of a study's networks: measured here, handed out to be measured elsewhere, read back,
+and as values of trials."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import platform
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas import artifacts
+from nas.driver.tradeoffs import pareto
+from nas.errors import NasError, StudyError, brief, nearest
+from nas.job import Latency
+from nas.language.architecture import parse
+from nas.metrics import HERE, Located, located
+from nas.store import Store, StudyRow, TrialRow
+from nas.store.devices import Device, Measured, add_pack, find_pack, keep, known_devices, measured
+from nas.store.reading import Record
+from nas.training import timing
+
+if TYPE_CHECKING:
+    import torch
+
+MANIFEST, SCRIPT, ANSWERS = "manifest.json", "measure.py", "answers.json"
+
+
+def networks(study: StudyRow, rows: Sequence[TrialRow], which: str) -> list[TrialRow]:
+    """The trials that ``which`` tells: front, all or numbers; of one architecture the first. Raises
+    NasError for what is neither, and for a trial that is no network."""
+    if which == "front":
+        rows = pareto(study, rows)
+    elif which == "all":
+        rows = [row for row in rows if row.state in ("finished", "reused", "stopped")]
+    elif re.fullmatch(r"\d{1,8}(,\d{1,8})*", which):
+        known = {row.number: row for row in rows}
+        numbers = [int(part) for part in which.split(",")]
+        if missing := [n for n in numbers if n not in known]:
+            raise NasError(f"--trials {which}: the study has no trial {missing[0]}")
+        rows = [known[n] for n in numbers]
+        for row in rows:
+            if "->" not in row.pattern:
+                raise NasError(f"--trials {which}: trial {row.number} is {row.baseline}, a "
+                               "classical method: no network")  # fmt: skip
+    else:
+        raise NasError(f"--trials {which}: must be front, all or numbers such as 9,12")
+    found = {row.fingerprint: row for row in reversed(rows) if "->" in row.pattern}
+    if not found:
+        raise NasError(f"--trials {which}: the study has no such network")
+    return sorted(found.values(), key=lambda row: row.number)
+
+
+# --- measured here -------------------------------------------------------------------------------
+
+
+def named(name: str, what: str) -> str:
+    """The name that a device is given, this machine's own where it is empty. Raises NasError."""
+    own = re.sub(r"[^A-Za-z0-9._-]+", "-", platform.node()).strip("-._")[:64] or "machine"
+    if name == HERE or (name and not re.fullmatch(timing.NAME, name)):
+        raise NasError(
+            f"{what} {brief(name, 60)}: a device's name has letters, digits and . _ -, and {HERE} "
+            "is any machine itself"
+        )
+    return name or own
+
+
+def device_here(name: str, runtime: str, threads: int, device: torch.device) -> Device:
+    """This machine as the record knows it."""
+    from nas.training import latency
+
+    where = latency.fingerprint(latency.device_of(runtime, device), threads, runtime)
+    about = {"cpu": timing.cpu_name(), "clock": timing.governor()}
+    return Device(device=where, name=name, threads=threads, about=about)
+
+
+def measure(
+    store: Store,
+    rows: Iterable[TrialRow],
+    *,
+    name: str,
+    runtime: str,
+    threads: int,
+    batch: int,
+    again: bool,
+    told: Callable[[TrialRow, Latency, bool], None],
+) -> None:
+    """Measures networks here and keeps each at once; ``told`` of each trial, and whether its number
+    is new. What the record has of this very device is not measured again unless asked."""
+    from nas.training import latency
+    from nas.training.network import build
+    from nas.training.train import available
+
+    here = device_here(name, runtime, threads, available())
+    keep(store, here, [])
+    known = {
+        row.fingerprint: row.latency
+        for row in measured(store)
+        if (row.latency.device, row.latency.runtime, row.latency.batch)
+        == (here.device, runtime, batch)
+    }
+    for row in rows:
+        if row.fingerprint in known and not again:
+            told(row, known[row.fingerprint], False)
+            continue
+        architecture = parse(row.pattern)
+        found = latency.measure(
+            build(architecture, seed=0),
+            architecture.input,
+            available(),
+            runtime=runtime,
+            threads=threads,
+            batch=batch,
+            memory=True,
+        )
+        keep(store, None, [(row.fingerprint, found)], again=True)
+        told(row, found, True)
+
+
+# --- measured elsewhere --------------------------------------------------------------------------
+
+
+def pack(store: Store, study: StudyRow, rows: Sequence[TrialRow], folder: Path) -> str:
+    """Writes ONNX files, the script and the manifest; the pack's name, which the record remembers.
+
+    Weights are drawn by a fixed seed: the same networks give the same pack. Raises NasError for a
+    folder that has something in it.
+    """
+    from nas.training.network import build
+    from nas.training.runtimes import to_graph
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise NasError(f"--output {folder}: must be a new or an empty directory")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NasError(f"--output {folder}: {error.strerror}") from None
+    listed = []
+    for row in rows:
+        architecture = parse(row.pattern)
+        graph = to_graph(build(architecture, seed=0).eval(), architecture.input)
+        file = f"trial-{row.number}.onnx"
+        artifacts.replace(folder / file, graph)
+        listed.append(
+            {
+                "fingerprint": row.fingerprint,
+                "trial": row.number,
+                "file": file,
+                "sha256": hashlib.sha256(graph).hexdigest(),
+            }
+        )
+    script = Path(timing.__file__).read_bytes()
+    name = hashlib.sha256(json.dumps([study.name, study.id, listed]).encode()).hexdigest()[:16]
+    manifest = {
+        "pack": name,
+        "study": study.name,
+        "networks": listed,
+        "script": {"file": SCRIPT, "sha256": hashlib.sha256(script).hexdigest()},
+    }
+    artifacts.replace(folder / SCRIPT, script)
+    artifacts.replace(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+    add_pack(store, name, study.id, listed)
+    return name
+
+
+def read_answers(store: Store, file: Path) -> tuple[Device, list[tuple[str, Latency]]]:
+    """Takes the answers of a pack into the record. Raises NasError, with nothing kept, for what is
+    no such file, a pack that the record does not know, networks that are not in it, files that were
+    changed, and a device whose name is another machine's."""
+    try:
+        told = json.loads(file.read_bytes())
+        answers, cpu, clock = told["answers"], str(told["cpu"]), str(told["clock"])
+        version = str(told["versions"]["onnxruntime"])
+        pack, name = str(told["pack"]), named(str(told["device"]), "device")
+    except OSError as error:
+        raise NasError(f"{file}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise NasError(f"{file}: no answers of a pack: {brief(repr(error), 100)}") from None
+    known = find_pack(store, pack)
+    if known is None:
+        raise NasError(f"{file}: this record made no pack {brief(pack, 40)}")
+    files = {network["fingerprint"]: network for network in known[1]}
+    found: dict[int, list[tuple[str, Latency]]] = {}
+    for answer in answers if isinstance(answers, list) else [answers]:
+        try:
+            fingerprint, threads = str(answer["fingerprint"]), _whole(answer["threads"])
+            taken = Latency(
+                ms=_positive(answer["ms"]),
+                low=_positive(answer["low"]),
+                high=_positive(answer["high"]),
+                device=f"{name}: {cpu}, {timing.threads_text(threads)}, onnxruntime {version}",
+                runtime="onnx",
+                batch=_whole(answer["batch"]),
+                busy=None if answer["busy"] is None else min(1.0, float(answer["busy"])),
+                peak_bytes=None if answer["peak_bytes"] is None else int(answer["peak_bytes"]),
+            )
+            if not taken.low <= taken.ms <= taken.high:
+                raise ValueError(taken.ms)
+            sha256 = answer["sha256"]
+        except (ValueError, KeyError, TypeError) as error:
+            why = brief(repr(error), 100)
+            raise NasError(f"{file}: an answer that is none: {why}") from None
+        if fingerprint not in files:
+            raise NasError(f"{file}: network {brief(fingerprint, 40)} is not of pack {pack}")
+        if sha256 != files[fingerprint]["sha256"]:
+            changed = files[fingerprint]["file"]
+            raise NasError(f"{file}: {changed} was changed after it was packed: pack it again")
+        found.setdefault(threads, []).append((fingerprint, taken))
+    if not found:
+        raise NasError(f"{file}: has no answers")
+    for threads, each in found.items():
+        where = each[0][1].device
+        device = Device(
+            device=where, name=name, threads=threads, about={"cpu": cpu, "clock": clock}
+        )
+        keep(store, device, each, again=True)
+    return device, [pair for each in found.values() for pair in each]
+
+
+def _positive(value: Any) -> float:
+    number = float(value)
+    if not 0 < number < math.inf:
+        raise ValueError(value)
+    return number
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or not 1 <= value < 1 << 20:
+        raise ValueError(value)
+    return value
+
+
+# --- as values of trials -------------------------------------------------------------------------
+
+
+def with_latencies(
+    record: Record, rows: Sequence[TrialRow], names: Iterable[str]
+) -> tuple[list[TrialRow], list[str]]:
+    """Trials with what the record has of them on the devices that ``names`` name, and a sentence
+    for each such name that says how many have a value, and on what."""
+    places = {name: at for name in names if (at := located(name))}
+    if not places:
+        return list(rows), []
+    everything = measured(record, {row.fingerprint for row in rows})
+    values: dict[str, dict[str, float]] = {}
+    notes = []
+    for name, at in places.items():
+        predicted = sum(name in row.metrics for row in rows)  # by a profile, in a search
+        try:
+            values[name], where = _values(everything, at, known_devices(record))
+        except StudyError:
+            if not predicted:
+                raise
+            notes.append(f"{name}: {predicted} of {len(rows)} trials, all of them predicted")
+            continue
+        have = sum(row.fingerprint in values[name] for row in rows)
+        only = sum(name in row.metrics and row.fingerprint not in values[name] for row in rows)
+        more = f", {only} more predicted" if only else ""
+        notes.append(f"{name}: {have} of {len(rows)} trials, measured on {where}{more}")
+    return [
+        dataclasses.replace(row, metrics={**row.metrics, **_of(values, row)}) for row in rows
+    ], notes
+
+
+def _of(values: Mapping[str, Mapping[str, float]], row: TrialRow) -> dict[str, float]:
+    return {
+        name: known[row.fingerprint] for name, known in values.items() if row.fingerprint in known
+    }
+
+
+def is_here(device: str, about: Mapping[str, Any]) -> bool:
+    """Whether a device of the record is this machine, as far as its processor tells."""
+    cpu = timing.cpu_name()
+    return about.get("cpu") == cpu or (not about and device.startswith(f"{cpu} "))
+
+
+def _values(
+    everything: Sequence[Measured], at: Located, devices: Sequence[Device]
+) -> tuple[dict[str, float], str]:
+    """By fingerprint, of the device that has most; and which that is. Raises NasError where the
+    name is unknown, or is of several runtimes or numbers of threads."""
+    about = {device.device: device.about for device in devices}
+    on_it = [
+        row
+        for row in everything
+        if (row.name == at.device)
+        or (at.device == HERE and is_here(row.latency.device, about.get(row.latency.device, {})))
+    ]
+    names = sorted({device.name for device in devices})
+    if not on_it and at.device not in (*names, HERE):
+        known = nearest(at.device, names) if names else "the record names no device yet"
+        raise StudyError(f"{at}: there is no device {at.device}; {known}")
+    fits = [row for row in on_it if row.latency.batch == at.batch
+            and at.runtime in (None, row.latency.runtime)
+            and at.threads in (None, threads_of(row))]  # fmt: skip
+    settings = {(row.latency.runtime, threads_of(row)) for row in fits}
+    if len(settings) > 1:
+        told = ", ".join(
+            str(dataclasses.replace(at, runtime=runtime, threads=threads))
+            for runtime, threads in sorted(settings, key=str)
+        )
+        raise StudyError(f"{at}: the record has several: {told}")
+    if not fits:
+        had = sorted({f"{row.latency.runtime}/t{threads_of(row)}/b{row.latency.batch}"
+                      for row in on_it})  # fmt: skip
+        told = f"; it has {', '.join(had)}" if had else ""
+        raise StudyError(f"{at}: nothing was measured so of these trials{told}")
+    (most, _), *others = Counter(row.latency.device for row in fits).most_common()
+    told = f"{most}" + (f" (not on {len(others)} other versions of it)" if others else "")
+    return {r.fingerprint: r.latency.ms for r in fits if r.latency.device == most}, told
+
+
+def threads_of(row: Measured) -> int | None:
+    if row.threads is not None:
+        return row.threads
+    match = re.search(r"(\d+) threads?,", row.latency.device)
+    return int(match[1]) if match else None

@@ -1,0 +1,244 @@
+"""Profiles: what a device takes for the pieces of a space's networks, and by them the latency of
+others before they are measured, as a metric that arithmetic knows."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from nas.driver.latencies import device_here, is_here
+from nas.errors import NasError, StudyError, nearest
+from nas.language.architecture import Architecture, parse
+from nas.metrics import HERE, METRICS, Located, located, metric, of_pattern
+from nas.spaces.space import Space
+from nas.store import Store
+from nas.store.devices import Profiled, all_profiles, keep, keep_profile, measured, patterns
+from nas.store.reading import Record
+from nas.training.pieces import distinct, parts, time_piece
+from nas.training.predicted import Predictor
+
+DRAWS = 50  # times as many draws as networks, before a space has no more
+PIECES = 400  # timed at most, the commonest first: what is left is interpolated
+
+Told = Callable[[str, int, int], None]
+
+
+def profile(
+    store: Store,
+    space: Space,
+    *,
+    name: str,
+    runtime: str,
+    threads: int,
+    batch: int,
+    networks: int,
+    seed: int,
+    told: Told,
+) -> tuple[Profiled, Predictor]:
+    """Measures the pieces of random networks of the space here, and those networks whole, and adds
+    them to what this device's profile has of other spaces. What is known is not measured again.
+    ``told`` of pieces and networks: what, how many are measured, of how many."""
+    import torch
+
+    from nas.training import latency
+    from nas.training.network import build
+    from nas.training.train import available
+    from nas.training.turns import measurement
+
+    at_hand = available()
+    where = latency.device_of(runtime, at_hand)
+    device = device_here(name, runtime, threads, at_hand)
+    keep(store, device, [])
+    before = [
+        each.profile
+        for each in all_profiles(store)
+        if (each.device.device, each.runtime, each.batch) == (device.device, runtime, batch)
+    ]
+    times: dict[str, float] = {k: ms for each in before for k, ms in each["pieces"].items()}
+    wholes: dict[str, float] = {k: ms for each in before for k, ms in each["wholes"].items()}
+    drawn = _drawn(space, networks, seed)
+    new = [piece for piece in distinct(drawn) if piece.key not in times][:PIECES]
+    for n, piece in enumerate(new):
+        with (
+            measurement(where),
+            latency.with_threads(threads),
+            torch.inference_mode(),
+        ):
+            times[piece.key] = time_piece(piece, runtime, where, threads, batch)
+        told("pieces", n + 1, len(new))
+    unseen = [architecture for architecture in drawn if str(architecture) not in wholes]
+    for n, architecture in enumerate(unseen):
+        found = latency.measure(
+            build(architecture, seed=0),
+            architecture.input,
+            at_hand,
+            runtime=runtime,
+            threads=threads,
+            batch=batch,
+        )
+        wholes[str(architecture)] = found.ms
+        keep(store, None, [(architecture.fingerprint, found)])
+        told("networks", n + 1, len(unseen))
+    made = Profiled(
+        device=device, runtime=runtime, batch=batch, profile={"pieces": times, "wholes": wholes}
+    )
+    keep_profile(store, made)
+    return made, predictor(store, made)
+
+
+def _drawn(space: Space, count: int, seed: int) -> list[Architecture]:
+    rng = random.Random(seed)
+    found: dict[str, Architecture] = {}
+    for _ in range(DRAWS * count):
+        architecture = space.draw(rng)[1]
+        if not space.excess(architecture):
+            found.setdefault(architecture.fingerprint, architecture)
+        if len(found) == count:
+            break
+    if not found:
+        raise NasError(f"no draw of {space.name} meets its constraints")
+    return list(found.values())
+
+
+def predictor(record: Record, profiled: Profiled) -> Predictor:
+    """What a profile predicts by, corrected by all that the record has measured on its device
+    since, of networks of any study."""
+    wholes: dict[str, float] = dict(profiled.profile["wholes"])
+    since = _measured(record, profiled)
+    wholes |= {text: since[key] for key, text in patterns(record, since).items()}
+    known = [(a, ms) for text, ms in wholes.items() if (a := _parsed(text))]
+    times: Mapping[str, float] = profiled.profile["pieces"]
+    pieces = {
+        piece.key: piece
+        for architecture, _ in known
+        for piece in parts(architecture).pieces
+        if piece.key in times
+    }
+    return Predictor.fit([(piece, times[key]) for key, piece in pieces.items()], known)
+
+
+def _measured(record: Record, profiled: Profiled) -> dict[str, float]:
+    """By fingerprint, what was measured as the profile was."""
+    wanted = (profiled.device.device, profiled.runtime, profiled.batch)
+    return {
+        row.fingerprint: row.latency.ms
+        for row in measured(record)
+        if (row.latency.device, row.latency.runtime, row.latency.batch) == wanted
+    }
+
+
+def _parsed(text: str) -> Architecture | None:
+    try:
+        return parse(text)
+    except NasError:  # of a plug-in that is not loaded
+        return None
+
+
+# --- as metrics ----------------------------------------------------------------------------------
+
+
+def in_search(space: Space) -> Space:
+    """A space whose objectives and constraints name ``latency_ms@here`` by what a search measures
+    itself: in eager PyTorch, one thread, one image. Raises NasError for what it does not."""
+
+    def plain(name: str) -> str:
+        at = located(name)
+        if at is None or at.device != HERE:
+            return name
+        if (at.runtime or "eager", at.threads or 1, at.batch) != ("eager", 1, 1):
+            raise NasError(
+                f"{name}: a search measures in eager PyTorch, in one thread, one image; what "
+                "`nas latency profile --name NAME` has measured is predicted as "
+                f"{at.metric}@NAME"
+            )
+        return at.metric
+
+    return dataclasses.replace(
+        space,
+        objectives=_renamed(space.objectives, plain),
+        constraints=_renamed(space.constraints, plain),
+    )
+
+
+def _renamed(told: Mapping[str, Any], plain: Callable[[str], str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in told.items():
+        if plain(name) in found:
+            raise NasError(f"{name}: given twice; each metric once")
+        found[plain(name)] = value
+    return found
+
+
+@contextlib.contextmanager
+def known(record: Record | None, names: Iterable[str]) -> Iterator[dict[str, str]]:
+    """Makes arithmetic of the latencies that ``names`` name, for as long as a search runs: what was
+    measured of a network, or else what the device's profile predicts. Gives a sentence on each.
+    Raises StudyError for a device that no profile predicts, with the nearest that one does."""
+    places = {name: at for name in names if (at := located(name))}
+    told: dict[str, str] = {}
+    entries = {}
+    for name, at in places.items():
+        chosen = _profile(record, at)
+        assert record
+        predict, since = predictor(record, chosen), _measured(record, chosen)
+
+        def value(
+            architecture: Architecture,
+            predict: Predictor = predict,
+            since: Mapping[str, float] = since,
+        ) -> float:
+            found = since.get(architecture.fingerprint)
+            return predict(architecture) if found is None else found
+
+        entries[name] = dataclasses.replace(metric(name), arithmetic=value)
+        told[name] = f"predicted by {len(predict.table)} pieces, {predict.trust}"
+    METRICS.update(entries)
+    of_pattern.cache_clear()
+    try:
+        yield told
+    finally:
+        for name in entries:
+            METRICS.pop(name, None)
+        of_pattern.cache_clear()
+
+
+def _profile(record: Record | None, at: Located) -> Profiled:
+    profiles = all_profiles(record) if record else []
+    on_it = [
+        each
+        for each in profiles
+        if each.device.name == at.device
+        or (at.device == HERE and is_here(each.device.device, each.device.about))
+    ]
+    fits = [
+        each
+        for each in on_it
+        if each.batch == at.batch
+        and at.runtime in (None, each.runtime)
+        and at.threads in (None, each.device.threads)
+    ]
+    names = {_name(at, each): each for each in fits}
+    if len(names) > 1:
+        raise StudyError(f"{at}: there are several profiles: {', '.join(sorted(names))}")
+    if not fits:
+        known = sorted({_name(at, each) for each in profiles})
+        near = nearest(str(at), known) if known else "there is no profile yet"
+        raise StudyError(
+            f"{at}: no profile predicts it; {near}; `nas latency profile` makes one on its device"
+        )
+    return fits[-1]
+
+
+def _name(at: Located, profiled: Profiled) -> str:
+    return str(
+        Located(
+            at.metric,
+            profiled.device.name,
+            profiled.runtime,
+            profiled.device.threads,
+            profiled.batch,
+        )
+    )

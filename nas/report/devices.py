@@ -1,0 +1,82 @@
+"""The fronts of several devices in one picture: a metric of each device across, on one axis."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from nas.errors import StudyError
+from nas.metrics import Located, located, metric, shown
+from nas.report.front import BOX, HEIGHT, WIDTH, directions, stairs
+from nas.report.plot import Axis, Point, circle, fill, line, n, picture, text
+from nas.store import StudyRow, TrialRow
+
+LINES = ("front", "beside", "ink", "faint")  # an ink each; of more devices there is no picture
+
+
+def of_devices(study: StudyRow) -> list[str]:
+    """The objectives that are one metric on several devices; empty where there are no two."""
+    places = {name: at for name, _ in study.objectives if (at := located(name))}
+    same = {at.metric for at in places.values()}
+    return list(places) if len(places) > 1 and len(same) == 1 else []
+
+
+def svg(study: StudyRow, rows: Sequence[TrialRow]) -> str:
+    """For each device a line of steps through the trials that no other dominates there, in the
+    first objective and its own. Raises StudyError where a device has no value to draw."""
+    names, y = of_devices(study), study.objectives[0][0]
+    if y in names:
+        raise StudyError(
+            f"the first objective is {y}: fronts of devices are drawn of what is gained"
+        )
+    if len(names) > len(LINES):
+        raise StudyError(f"{len(names)} devices: at most {len(LINES)} are drawn at once")
+    rows = [row for row in rows if math.isfinite(row.value(y))]
+    fronts = {name: stairs(_on(study, y, name), rows, name, y) for name in names}
+    for name, best in fronts.items():
+        if not best:
+            raise StudyError(
+                f"study {study.name!r} has no feasible trial with {name} and {y} to draw"
+            )
+    base = (located(names[0]) or Located(names[0], "")).metric
+    across = Axis.of(base, (row.value(name) for name in names for row in rows))
+    up = Axis.of(y, (row.value(y) for best in fronts.values() for row in best))
+    drawn = BOX.frame(across.ticks, up.ticks)
+    legend, x = [], BOX.left + 4
+    for name, ink in zip(names, LINES, strict=False):
+
+        def place(row: TrialRow, name: str = name) -> Point:
+            return BOX.place(across.at(row.value(name)), up.at(row.value(y)))
+
+        steps = [place(row) for row in fronts[name]]
+        corners = [corner for a, b in pairwise(steps) for corner in (a, (b[0], a[1]))]
+        end = BOX.right if directions(study, name) == ["min"] else BOX.left
+        drawn.append(line([*corners, steps[-1], (end, steps[-1][1])], ink, 1.8))
+        for row, at in zip(fronts[name], steps, strict=True):
+            values = f"{shown(y, row.value(y))}, {shown(name, row.value(name))}"
+            drawn.append(
+                circle(*at, 4.5, fill(ink), f"trial {row.number}: {values}\n{row.pattern}")
+            )
+            drawn.append(text(at[0] + 7, at[1] + 14, str(row.number), ink=ink, size=10))
+        told = name.partition("@")[2]
+        mark = circle(0, -4, 4.5, fill(ink))
+        legend.append(f'<g transform="translate({n(x)} 48)">{mark}{text(10, 0, told)}</g>')
+        x += 34 + 6.4 * len(told)
+    title = f"{study.space} on {study.shown_data}: the fronts of {len(names)} devices"
+    middle = (BOX.top + BOX.bottom) / 2
+    turned = f' transform="rotate(-90 18 {n(middle)})"'
+    below = f"{metric(base).title}, logarithmic" if metric(base).logarithmic else metric(base).title
+    drawn += [
+        text(BOX.left, 26, title, ink="ink", size=15, more=' font-weight="600"'),
+        *legend,
+        text((BOX.left + BOX.right) / 2, HEIGHT - 14, below, anchor="middle", size=13),
+        text(18, middle, metric(y).title, anchor="middle", size=13, more=turned),
+    ]
+    return picture(WIDTH, HEIGHT, title, drawn)
+
+
+def _on(study: StudyRow, y: str, name: str) -> StudyRow:
+    both = [pair for pair in study.objectives if pair[0] in (y, name)]
+    return dataclasses.replace(study, objectives=tuple(both))

@@ -1,0 +1,160 @@
+"""Devices, what was measured on them, and what was handed out to be: beside the trials."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from nas.errors import StudyError
+from nas.job import Latency
+from nas.store.reading import Record
+from nas.store.record import Store
+from nas.store.steps import add_latency, put
+from nas.store.tables import devices, latencies, now, packs, profiles, trials
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """A device as people call it. ``device`` is its fingerprint, threads and versions included;
+    ``about`` what else is known of it: its ``cpu``, its ``clock``."""
+
+    device: str
+    name: str
+    threads: int
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A latency of the record; ``name`` and ``threads`` are its device's, where that has a name."""
+
+    fingerprint: str
+    latency: Latency
+    name: str = ""
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profiled:
+    """A profile of the record: see ``nas.driver.predicted``."""
+
+    device: Device
+    runtime: str
+    batch: int
+    profile: Mapping[str, Any]
+
+
+_LATENCY = [latencies.c[name] for name in Latency.__dataclass_fields__]
+
+
+def known_devices(record: Record) -> list[Device]:
+    """All that have a name, by it."""
+    query = select(devices).order_by(devices.c.name, devices.c.device)
+    return [_device(row) for row in record._all(query)]
+
+
+def measured(record: Record, fingerprints: Collection[str] | None = None) -> list[Measured]:
+    """What was measured of some architectures, or of all."""
+    query = select(
+        latencies.c.fingerprint, devices.c.name, devices.c.threads, *_LATENCY
+    ).select_from(latencies.outerjoin(devices, devices.c.device == latencies.c.device))
+    rows = record._all(query.order_by(latencies.c.fingerprint, latencies.c.measured))
+    return [
+        Measured(
+            fingerprint=row[0],
+            name=row[1] or "",
+            threads=row[2],
+            latency=Latency(**dict(zip(Latency.__dataclass_fields__, row[3:], strict=True))),
+        )
+        for row in rows
+        if fingerprints is None or row[0] in fingerprints
+    ]
+
+
+def patterns(record: Record, fingerprints: Collection[str]) -> dict[str, str]:
+    """The pattern of each of some fingerprints that a trial has."""
+    query = select(trials.c.fingerprint, trials.c.pattern).distinct()
+    rows = record._all(query.where(trials.c.fingerprint.in_(select(latencies.c.fingerprint))))
+    return {row[0]: row[1] for row in rows if row[0] in fingerprints}
+
+
+def keep(
+    store: Store,
+    device: Device | None,
+    found: Iterable[tuple[str, Latency]],
+    *,
+    again: bool = False,
+) -> None:
+    """Keeps the latencies of some fingerprints, and what their device is called. Raises StudyError
+    where that is the name of another machine."""
+    found = list(found)
+
+    def work(connection: Connection, _: bool) -> None:
+        if device:
+            _check_name(connection, device)
+            put(connection, devices, _plain(device), again=True)
+        for fingerprint, latency in found:
+            add_latency(connection, fingerprint, latency, again=again)
+
+    store._write(work)
+
+
+def _plain(device: Device) -> dict[str, Any]:
+    return {name: getattr(device, name) for name in Device.__dataclass_fields__}
+
+
+def _check_name(connection: Connection, device: Device) -> None:
+    for row in connection.execute(select(devices).where(devices.c.name == device.name)):
+        was, is_now = row.about.get("cpu", ""), device.about.get("cpu", "")
+        if was != is_now:
+            raise StudyError(
+                f"device {device.name} is a machine with {was} in this record, and here is one "
+                f"with {is_now}: give it another name"
+            )
+
+
+def add_pack(store: Store, pack: str, study_id: int, networks: Sequence[Mapping[str, Any]]) -> None:
+    """Remembers what was handed out; the same again is the same."""
+    row = {"pack": pack, "study_id": study_id, "networks": list(networks), "made": now()}
+    store._write(lambda connection, _: put(connection, packs, row, again=False))
+
+
+def find_pack(record: Record, pack: str) -> tuple[int, list[dict[str, Any]]] | None:
+    """The study's id and the networks of a pack; None for one that was not made of this record."""
+    rows = record._all(select(packs.c.study_id, packs.c.networks).where(packs.c.pack == pack))
+    return (rows[0][0], rows[0][1]) if rows else None
+
+
+def keep_profile(store: Store, profiled: Profiled) -> None:
+    """Keeps a profile in place of the one that the device had."""
+    row = {
+        "device": profiled.device.device,
+        "runtime": profiled.runtime,
+        "batch": profiled.batch,
+        "profile": dict(profiled.profile),
+        "made": now(),
+    }
+
+    def work(connection: Connection, _: bool) -> None:
+        _check_name(connection, profiled.device)
+        put(connection, devices, _plain(profiled.device), again=True)
+        put(connection, profiles, row, again=True)
+
+    store._write(work)
+
+
+def all_profiles(record: Record) -> list[Profiled]:
+    query = select(profiles.c.runtime, profiles.c.batch, profiles.c.profile, devices).join(
+        devices, devices.c.device == profiles.c.device
+    )
+    return [
+        Profiled(runtime=row[0], batch=row[1], profile=row[2], device=_device(row[3:]))
+        for row in record._all(query.order_by(devices.c.name))
+    ]
+
+
+def _device(values: Sequence[Any]) -> Device:
+    return Device(**dict(zip(Device.__dataclass_fields__, values, strict=True)))

@@ -1,0 +1,241 @@
+"""Latency before it is measured: pieces, what is learned of them, and a search under a bound."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_latencies import run
+
+import nas
+from nas.driver.profiles import in_search, known
+from nas.errors import NasError
+from nas.job import Latency
+from nas.language.architecture import Architecture
+from nas.metrics import METRICS, of_pattern
+from nas.spaces.space import load_space, read_space
+from nas.store import Store, open_store
+from nas.store.devices import Device, Profiled, all_profiles, keep, keep_profile, measured
+from nas.training.pieces import Piece, distinct, parts
+from nas.training.predicted import FEWEST, Predictor
+
+SPACES = ("resnet_like", "inception_like", "densenet_like", "mobilenet_like", "vgg_like",
+          "alexnet_like", "lenet_like", "linear")  # fmt: skip
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    made = open_store(f"sqlite:///{tmp_path}/nas.db")
+    yield made
+    made.close()
+
+
+def drawn(space: str, count: int, seed: int = 0) -> list[Architecture]:
+    told = load_space(space, (3, 32, 32), 10)
+    rng = random.Random(seed)
+    found: dict[str, Architecture] = {}
+    for _ in range(20 * count):
+        architecture = told.draw(rng)[1]
+        found[architecture.fingerprint] = architecture
+    return list(found.values())[:count]
+
+
+def cost(piece: Piece) -> float:
+    """A device's law: work, weights, and a price for each call, in milliseconds."""
+    x, params, macs = piece.x, 0, 0
+    for layer in piece.layers:
+        x, p, m = layer.cost(x)
+        params, macs = params + p, macs + m
+    return 0.002 + 2e-8 * macs + 1e-7 * params + 3e-7 * math.prod(piece.x)
+
+
+def whole(architecture: Architecture) -> float:
+    """The calls of all but the first are cheaper than apart, and the maps are not warm."""
+    told = parts(architecture)
+    maps = sum(math.prod(piece.x) for piece in told.pieces)
+    return (
+        0.01 + sum(cost(piece) - 0.0015 for piece in told.pieces) + 2e-7 * maps + 1e-7 * told.moved
+    )
+
+
+def profiled(networks: list[Architecture], name: str = "pi", **more: int) -> Profiled:
+    device = Device(device=f"{name}, 1 thread, x", name=name, threads=1, about={"cpu": name})
+    profile = {
+        "pieces": {piece.key: cost(piece) for piece in distinct(networks)},
+        "wholes": {str(network): whole(network) for network in networks},
+    }
+    return Profiled(device=device, runtime="onnx", batch=1, profile=profile)
+
+
+# --- pieces --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_the_pieces_are_the_network(space: str) -> None:
+    for architecture in drawn(space, 5):
+        params = macs = 0
+        for piece in parts(architecture).pieces:
+            x = piece.x
+            for layer in piece.layers:
+                x, p, m = layer.cost(x)
+                params, macs = params + p, macs + m
+        assert (params, macs) == (architecture.params, architecture.macs)
+
+
+def test_a_piece_is_what_runs_in_one_go() -> None:
+    text = "INPUT -> CONV(width=8) -> BN -> RELU -> DROPOUT -> POOL -> BN -> GAP"
+    text += " -> FC(width=8) -> RELU -> FC"
+    kinds = [piece.kind for piece in parts(nas.parse(text)).pieces]
+    assert kinds == ["conv-bn-relu", "maxpool", "batchnorm", "gap", "linear-relu", "linear"]
+    block = nas.parse("INPUT -> CONV(width=8) -> RESIDUAL(width=8) -> GAP -> FC")
+    told = parts(block)
+    assert (told.joins, told.moved) == (1, 8 * 8 * 8)
+
+
+# --- what is learned -----------------------------------------------------------------------------
+
+
+def test_without_networks_measured_whole_it_is_the_plain_sum() -> None:
+    networks = drawn("resnet_like", 4)
+    predict = Predictor.fit([(p, cost(p)) for p in distinct(networks)], [])
+    for network in networks:
+        expected = sum(cost(piece) for piece in parts(network).pieces)
+        assert predict(network) == pytest.approx(expected)
+    assert "uncorrected" in predict.trust
+
+
+@pytest.mark.parametrize("space", ["resnet_like", "inception_like", "lenet_like"])
+def test_networks_that_were_not_measured_are_predicted(space: str) -> None:
+    some, others = drawn(space, 30), drawn(space, 30, seed=1)
+    predict = Predictor.fit(
+        [(p, cost(p)) for p in distinct(some)], [(network, whole(network)) for network in some]
+    )
+    errors = [abs(predict(network) / whole(network) - 1) for network in others]
+    assert np.quantile(errors, 0.9) < 0.1
+    plain = Predictor.fit([(p, cost(p)) for p in distinct(some)], [])
+    uncorrected = [abs(plain(network) / whole(network) - 1) for network in others]
+    assert np.mean(errors) < np.mean(uncorrected) / 2
+
+
+def test_the_error_that_is_told_is_that_of_networks_to_come() -> None:
+    rng = np.random.default_rng(0)
+    some, others = drawn("resnet_like", 40), drawn("resnet_like", 80, seed=1)
+    noisy = {
+        n.fingerprint: whole(n) * math.exp(0.08 * rng.standard_normal()) for n in some + others
+    }
+    predict = Predictor.fit(
+        [(p, cost(p)) for p in distinct(some)], [(n, noisy[n.fingerprint]) for n in some]
+    )
+    came = [abs(predict(n) / noisy[n.fingerprint] - 1) for n in others]
+    assert np.mean(predict.errors) == pytest.approx(np.mean(came), rel=0.4)
+
+
+def test_few_networks_teach_nothing_of_wholes() -> None:
+    networks = drawn("lenet_like", FEWEST - 1)
+    predict = Predictor.fit(
+        [(p, cost(p)) for p in distinct(networks)], [(n, whole(n)) for n in networks]
+    )
+    assert predict.errors == ()
+
+
+# --- as a metric ---------------------------------------------------------------------------------
+
+
+def test_a_metric_of_a_device_is_arithmetic_while_a_search_runs(store: Store) -> None:
+    networks = drawn("resnet_like", 20)
+    keep_profile(store, profiled(networks))
+    before, name = dict(METRICS), "latency_ms@pi"
+    other = drawn("resnet_like", 1, seed=9)[0]
+    with known(store, ["accuracy", name]) as told:
+        assert "20 networks left out" in told[name]
+        assert of_pattern(name, str(other)) == pytest.approx(whole(other), rel=0.2)
+    assert before == METRICS
+    assert math.isnan(of_pattern(name, str(other)))
+    # What is measured stands before what is predicted, and corrects the rest.
+    where = profiled(networks).device.device
+    found = Latency(ms=77.0, low=76, high=78, device=where, runtime="onnx")
+    keep(store, None, [(other.fingerprint, found)])
+    with known(store, [name]):
+        assert of_pattern(name, str(other)) == 77.0
+
+
+def test_a_device_that_no_profile_predicts_is_refused(store: Store) -> None:
+    keep_profile(store, profiled(drawn("lenet_like", 3)))
+    for name, why in {
+        "latency_ms@ip": "no profile predicts it; did you mean latency_ms@pi/onnx/t1?",
+        "latency_ms@pi/eager": "no profile predicts it",
+        "latency_ms@pi/b64": "no profile predicts it",
+    }.items():
+        with pytest.raises(NasError, match=why.replace("?", r"\?")), known(store, [name]):
+            pass
+    with pytest.raises(NasError, match="there is no profile yet"), known(None, ["latency_ms@pi"]):
+        pass
+
+
+def test_here_is_what_the_search_measures_itself() -> None:
+    space = read_space(
+        {"name": "s", "pattern": "INPUT -> CONV(width=8) -> GAP -> FC",
+         "objectives": {"accuracy": "max", "latency_ms@here": "min"}}, "s.yaml")  # fmt: skip
+    assert dict(in_search(space).objectives) == {"accuracy": "max", "latency_ms": "min"}
+    other = read_space(
+        {"name": "s", "pattern": "INPUT -> CONV(width=8) -> GAP -> FC",
+         "objectives": {"accuracy": "max", "latency_ms@here/onnx": "min"}}, "s.yaml")  # fmt: skip
+    with pytest.raises(NasError, match="a search measures in eager PyTorch"):
+        in_search(other)
+
+
+# --- from the command line -----------------------------------------------------------------------
+
+
+def test_a_bound_refuses_before_it_is_evaluated(tmp_path: Path, store: Store) -> None:
+    told = load_space("resnet_like")
+    rng = random.Random(0)
+    networks = list({(a := told.draw(rng)[1]).fingerprint: a for _ in range(40)}.values())
+    keep_profile(store, profiled(networks))
+    bound = float(np.median([whole(network) for network in networks]))
+    command = ["search", "--space", "resnet_like", "--trials", "15", "--workers", "0",
+               "--evaluator", "evaluators:ok", "--epochs", "5", "--study", "s"]  # fmt: skip
+    asked = [
+        "--objective",
+        "accuracy:max,latency_ms@pi:min",
+        "--constraint",
+        f"latency_ms@pi<={bound}",
+    ]
+    status, _, said = run(tmp_path, *command, *asked)
+    assert status == 0, said
+    assert "latency_ms@pi: predicted by" in said
+    rows = list(store.trials(store.find_study("s").id))
+    assert len(rows) == 15
+    values = {row.number: row.value("latency_ms@pi") for row in rows}
+    assert all(value <= bound for value in values.values())
+    for row in rows:
+        assert values[row.number] == pytest.approx(whole(nas.parse(row.pattern)), rel=0.3)
+    _, _, said = run(tmp_path, "pareto", "--study", "s", "-f", "csv")
+    assert "15 of 15 trials, all of them predicted" in said
+    # It goes on, and another device is refused before anything begins.
+    assert run(tmp_path, *command[:4], "16", *command[5:], *asked)[0] == 0
+    status, _, said = run(tmp_path, *command, "--objective", "accuracy:max,latency_ms@pj:min")
+    assert (status, "no profile predicts it; did you mean latency_ms@pi/onnx/t1" in said) == (
+        2,
+        True,
+    )
+
+
+def test_a_profile_is_measured_once_and_of_several_spaces(tmp_path: Path, store: Store) -> None:
+    command = ["latency", "profile", "--name", "pc", "--networks", "3"]
+    status, shown, _ = run(tmp_path, *command, "--space", "lenet_like")
+    assert status == 0
+    assert "3 measured whole" in shown
+    (first,) = all_profiles(store)
+    assert len(measured(store)) == 3
+    _, _, said = run(tmp_path, *command, "--space", "lenet_like")
+    assert "measured" not in said
+    assert all_profiles(store) == [first]
+    run(tmp_path, *command, "--space", "linear")
+    (both,) = all_profiles(store)
+    assert first.profile["pieces"].items() < both.profile["pieces"].items()
+    assert all(ms > 0 for ms in both.profile["pieces"].values())
