@@ -28,6 +28,7 @@ from nas.cli.arguments import (
     HOW,
     OUTPUT,
     STORAGE,
+    WHAT,
     WHERE,
     Artifacts,
     Data,
@@ -214,6 +215,7 @@ def pareto(
         typer.Option(
             "--believed",
             help="With what all trials together say of it, beside what was measured once.",
+            rich_help_panel=OUTPUT,
         ),
     ] = False,
     objective: Annotated[
@@ -222,12 +224,16 @@ def pareto(
             "--objective",
             metavar="accuracy:max,latency_ms@rpi5:min",
             help="Instead of the study's own.",
+            rich_help_panel=WHAT,
         ),
     ] = None,
     constraint: Annotated[
         list[str] | None,
         typer.Option(
-            "--constraint", metavar="'latency_ms@rpi5<=20'", help="Besides the study's own."
+            "--constraint",
+            metavar="'latency_ms@rpi5<=20'",
+            help="Besides the study's own.",
+            rich_help_panel=WHAT,
         ),
     ] = None,
 ) -> None:

@@ -7,22 +7,58 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.arguments import STORAGE, Data, Dataset, Plugin, Seed, Size, Storage, StudyName
+from nas.cli.arguments import (
+    HOW,
+    STORAGE,
+    WHAT,
+    WHERE,
+    Data,
+    Dataset,
+    Grouped,
+    Plugin,
+    Seed,
+    Size,
+    Space,
+    Storage,
+    StudyName,
+)
 
 app = typer.Typer(
     help="Latencies on devices: measured here, or elsewhere by a pack.",
     invoke_without_command=True,
 )
 
-Trials = Annotated[str, typer.Option("--trials", metavar="front|all|9,12", help="Whose networks.")]
+Trials = Annotated[
+    str,
+    typer.Option(
+        "--trials", metavar="front|all|9,12", help="Whose networks.", rich_help_panel=WHAT
+    ),
+]
 Name = Annotated[
-    str, typer.Option("--name", help="What this machine is called.  [default: its host name]")
+    str,
+    typer.Option(
+        "--name",
+        help="What this machine is called.  [default: its host name]",
+        rich_help_panel=WHERE,
+    ),
 ]
 Runtime = Annotated[
-    str, typer.Option("--runtime", metavar="eager|compile|cudagraph|onnx", help="What runs them.")
+    str,
+    typer.Option(
+        "--runtime",
+        metavar="eager|compile|cudagraph|onnx",
+        help="What runs them.",
+        rich_help_panel=WHERE,
+    ),
 ]
-Threads = Annotated[int, typer.Option("--threads", min=1, help="Of the runtime, on the CPU.")]
-Batch = Annotated[int, typer.Option("--batch", min=1, max=65_536, help="Images at once.")]
+Threads = Annotated[
+    int,
+    typer.Option("--threads", min=1, help="Of the runtime, on the CPU.", rich_help_panel=WHERE),
+]
+Batch = Annotated[
+    int,
+    typer.Option("--batch", min=1, max=65_536, help="Images at once.", rich_help_panel=WHERE),
+]
 
 
 @app.callback()
@@ -81,16 +117,23 @@ def read(
     read_and_show(storage, answers)
 
 
-@app.command()
+@app.command(cls=Grouped)
 def profile(
-    space: Annotated[str, typer.Option("--space", help="A shipped space or a space file.")],
+    space: Space,
     storage: Storage = STORAGE,
     runtime: Runtime = "eager",
     threads: Threads = 1,
     batch: Batch = 1,
     name: Name = "",
     networks: Annotated[
-        int, typer.Option("--networks", min=1, max=10_000, help="How many to draw and take apart.")
+        int,
+        typer.Option(
+            "--networks",
+            min=1,
+            max=10_000,
+            help="How many to draw and take apart.",
+            rich_help_panel=HOW,
+        ),
     ] = 40,
     dataset: Dataset = None,
     data: Data = "",
