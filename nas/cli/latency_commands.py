@@ -71,7 +71,9 @@ def measure(
     threads: Threads = 1,
     batch: Batch = 1,
     name: Name = "",
-    again: Annotated[bool, typer.Option("--again", help="Measure what is known, too.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Measure what is known, too.", rich_help_panel=HOW)
+    ] = False,
     plugin: Plugin = None,
 ) -> None:
     """Measure a study's networks here, for `--objective latency_ms@NAME:min`."""
