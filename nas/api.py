@@ -115,6 +115,7 @@ def search(
     progress: bool = True,
     skip_unreadable: bool = False,
     group_by: str = "",
+    teachers: Iterable[str | Path] = (),
 ) -> Study:
     """Searches a space, or goes on with the study of that name, and returns it.
 
@@ -124,7 +125,8 @@ def search(
     ``{"lr": 0.05}``. Weights are kept of the "front", "all" or "none": ``row.model`` is their file.
     ``workers``: jobs at once, 0 in this process, None as many as there is room for. ``progress`` is
     shown on stderr. ``skip_unreadable`` leaves out images that cannot be read, and ``group_by``, a
-    regular expression over their paths, says which belong together in every split. Raises NasError.
+    regular expression over their paths, says which belong together in every split. ``teachers`` are
+    files of models by whose outputs each candidate learns. Raises NasError.
     """
     from nas.cli.searches import run
     from nas.workers import open_pool
@@ -150,6 +152,7 @@ def search(
         keep=keep,
         skip_unreadable=skip_unreadable,
         group_by=group_by,
+        teachers=[str(file) for file in teachers],
     )
     run(
         plan,

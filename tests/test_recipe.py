@@ -29,7 +29,10 @@ FIRST = {
 CHANGED: dict[str, Any] = {
     "padding": "reflect", "resized_crop": 0.08, "photometric": True, "erase": 0.25, "mixup": 0.2,
     "cutmix": 1.0, "class_weights": "balanced", "optimizer": "adamw", "ema": 0.999,
+    "teacher": "0123456789abcdef",
 }  # fmt: skip
+# Only with a teacher are they told.
+TAUGHT: dict[str, Any] = {"distill": 0.5, "temperature": 4.0, "attention": 10.0}
 
 
 def drawn(rng: random.Random) -> Recipe:
@@ -39,7 +42,8 @@ def drawn(rng: random.Random) -> Recipe:
         "warmup": 0.5, "clip": 0.0, "crop": 2, "flip": True, "cutout": 3, "aux": 1.0,
         "init": "resnet18", "freeze": 1, "schedule": "rungs",
     }  # fmt: skip
-    return Recipe(**{name: value for name, value in elsewhere.items() if rng.random() < 0.5})
+    told = {name: value for name, value in elsewhere.items() if rng.random() < 0.5}
+    return Recipe(**told, **(TAUGHT if "teacher" in told else {}))
 
 
 def test_what_was_recorded_before_a_setting_came_stays_valid() -> None:
@@ -65,7 +69,7 @@ def test_keys_are_those_of_the_first_version(name: str, monkeypatch: pytest.Monk
 
 def test_later_settings_are_all_that_the_first_version_lacked() -> None:
     assert {f.name for f in dataclasses.fields(Recipe)} == {*FIRST, *LATER}
-    assert {*CHANGED} == LATER
+    assert {*CHANGED, *TAUGHT} == LATER
 
 
 @pytest.mark.parametrize("name", CHANGED)
@@ -73,6 +77,15 @@ def test_each_setting_makes_another_evaluation(name: str) -> None:
     changed = Job(pattern="x", recipe=Recipe(**{name: CHANGED[name]}))
     assert changed.key != Job(pattern="x").key
     assert checkpoint.identity(changed) != checkpoint.identity(Job(pattern="x"))
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_each_setting_of_a_teacher_makes_another_evaluation(name: str) -> None:
+    taught = Recipe(teacher=CHANGED["teacher"])
+    changed = Job(pattern="x", recipe=taught.but({name: TAUGHT[name]}))
+    assert changed.key != Job(pattern="x", recipe=taught).key
+    with pytest.raises(RecipeError, match=f"recipe.{name} is .* with a teacher"):
+        Recipe(**{name: TAUGHT[name]})
 
 
 def test_a_recipe_survives_as_plain_data() -> None:

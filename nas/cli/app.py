@@ -20,6 +20,7 @@ from nas.cli import (
     latency_commands,
     model_commands,
     search_commands,
+    small_commands,
     space_commands,
     submit_commands,
     trial_commands,
@@ -117,6 +118,7 @@ for command in (
     *(search_commands.search, search_commands.audit),
     *(model_commands.train, model_commands.predict),
     *(model_commands.evaluate, model_commands.export),
+    *(small_commands.distill, small_commands.cascade, small_commands.prune),
 ):
     app.command(cls=Grouped)(command)
 
@@ -236,17 +238,29 @@ def pareto(
             rich_help_panel=WHAT,
         ),
     ] = None,
+    cascade: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--cascade",
+            metavar="FILE.json",
+            help="Draw a cascade beside them; repeatable.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
 ) -> None:
     """The Pareto front of a study: as a table, as data, or as a picture."""
     from nas.cli import fronts
     from nas.cli.output import form_of
     from nas.cli.record import opened
     from nas.cli.settings import asked_of
+    from nas.errors import NasError
 
     form = form_of(format, output, fronts.FORMATS, "table")
+    if cascade and form not in ("svg", "png"):
+        raise NasError(f"--cascade {cascade[0]}: is drawn in a picture, -f svg or png")
     store, row = opened(storage, study)
     row = asked_of(row, objective or [], constraint or [])
-    fronts.front_out(store, row, form, output, believed=believed)
+    fronts.front_out(store, row, form, output, believed=believed, cascades=cascade or [])
 
 
 # --- elsewhere -----------------------------------------------------------------------------------

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from nas.cli import output as files
@@ -23,10 +25,11 @@ def front_out(
     output: Path | None,
     *,
     believed: bool = False,
+    cascades: Sequence[Path] = (),
 ) -> None:
     """Writes the front to ``output``, or to stdout: a PNG only where that is no terminal. With what
-    is ``believed`` of it, which at 300 trials takes 4 s of processor time. Raises NothingFound
-    where there is none."""
+    is ``believed`` of it, which at 300 trials takes 4 s of processor time; a picture has
+    ``cascades``, by their files, beside it. Raises NothingFound where there is none."""
     named = [*dict(study.objectives), *study.constraints]
     rows, notes = with_latencies(store, list(store.trials(study.id)), named)
     for note in notes:
@@ -39,7 +42,13 @@ def front_out(
     if not best:
         raise nothing_found(study, rows)
     if form in ("svg", "png"):
-        drawn = (devices if devices.of_devices(study) else front).svg(study, rows)
+        if devices.of_devices(study) and cascades:
+            raise NasError(f"--cascade {cascades[0]}: has no latency on another device")
+        drawn = (
+            devices.svg(study, rows)
+            if devices.of_devices(study)
+            else front.svg(study, rows, [expected(file) for file in cascades])
+        )
         data = front.png(drawn) if form == "png" else drawn.encode()
     else:
         beliefs = None
@@ -57,3 +66,15 @@ def front_out(
         sys.stdout.write(data.decode())
     else:
         listed()
+
+
+def expected(file: Path) -> dict[str, float]:
+    """What the file of a cascade says that it does: accuracy, and its costs an image. Raises
+    NasError."""
+    try:
+        told = json.loads(file.read_bytes())["about"]["expected"]
+        return {str(name): float(value) for name, value in told.items()}
+    except OSError as error:
+        raise NasError(f"--cascade {file}: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise NasError(f"--cascade {file}: is no file that `nas cascade` has written") from None

@@ -29,7 +29,10 @@ from nas.cli.arguments import (
 )
 
 ModelFile = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A file of `nas train`, or of `nas export -f onnx`.")
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A file of `nas train`, `nas cascade`, or `nas export -f onnx`."
+    ),
 ]
 KindOfImages = Annotated[
     str,
@@ -45,6 +48,7 @@ MODELS = (
     ".pt2",
     ".pt",
     ".pth",
+    ".json",
 )  # of files; what else a model might be called
 
 
@@ -323,6 +327,13 @@ def export(
         kept, name = what, Path(what).stem
     elif what is not None:
         pattern = closed_pattern(what)
+    if kept.endswith(".json"):
+        from nas.cli.cascades import export_cascade
+
+        if precision != "fp32":
+            raise NasError(f"--precision {precision}: a cascade is exported as it is, fp32")
+        export_cascade(kept, format, output)
+        return
     as_text = format == "pattern" or (format == "python" and output is None)
     if not kept or (pattern and as_text):
         export_pattern(pattern, format, output, without)

@@ -26,6 +26,7 @@ from nas.report.images import tell as tell_images
 from nas.text import cell
 
 if TYPE_CHECKING:
+    from nas.training.cascade import Cascade
     from nas.training.models import Model
     from nas.training.onnx import OnnxModel
     from nas.training.predict import Prediction
@@ -34,9 +35,14 @@ UNSURE = 0.5  # below, the best class is less likely than all others together
 TOLD = 10  # files that cannot be read, told one by one; the rest are counted
 
 
-def predictor(file: str | Path) -> Model | OnnxModel:
-    """The model in a file of ours (or at a URL that fsspec knows), or of ours as ONNX. Raises
-    NasError."""
+def predictor(file: str | Path) -> Model | OnnxModel | Cascade:
+    """The model in a file of ours (or at a URL that fsspec knows), of ours as ONNX, or a cascade.
+    Raises NasError."""
+    if str(file).lower().endswith(".json"):
+        from nas.training.cascade import load_cascade
+        from nas.training.train import available
+
+        return load_cascade(file).to(available())
     if str(file).lower().endswith(".onnx"):
         from nas.training.onnx import load_onnx
 
@@ -57,8 +63,7 @@ def train_and_show(job: Job, folder: Path) -> None:
     logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
     end_on_sigterm()
     tell_images(job)
-    # All that the weights depend on: whatever is another gives another file.
-    name = f"{called(job.data)}-{parse(job.pattern).fingerprint}-{job.key}-{job.seed}"
+    name = file_name(job)
 
     def report(point: Epoch) -> None:
         told = f"epoch {point.epoch} of {job.epochs}, loss {point.train_loss:.4f}"
@@ -75,6 +80,11 @@ def train_and_show(job: Job, folder: Path) -> None:
     print(f"  nas evaluate {shown}{data}", file=sys.stderr)
     print(f"  nas predict {shown} IMAGE_OR_DIR", file=sys.stderr)
     print(f"  nas export {shown} -f onnx", file=sys.stderr)
+
+
+def file_name(job: Job) -> str:
+    """For a training's files, without their ending: all that the weights depend on is in it."""
+    return f"{called(job.data)}-{parse(job.pattern).fingerprint}-{job.key}-{job.seed}"
 
 
 # --- predict -------------------------------------------------------------------------------------
@@ -114,6 +124,7 @@ def predict_and_show(file: str, paths: Sequence[Path], format: str, top: int) ->
                 yield path, answer
 
     WRITERS[format](predictions(), top)
+    tell_stops(model)
     if others:
         print(
             f"nas: {others:,} files left out: hidden, or no images by their ending",
@@ -123,6 +134,14 @@ def predict_and_show(file: str, paths: Sequence[Path], format: str, top: int) ->
         raise DataError(f"{failed:,} of {told:,} images could not be read")
     if not told:
         raise DataError(f"{', '.join(map(str, paths))}: no images there")
+
+
+def tell_stops(model: Model | OnnxModel | Cascade, ms: float | None = None) -> None:
+    """Says how many of the images stopped at each member of a cascade, and how long one took."""
+    if shares := getattr(model, "shares", None):
+        told = ", ".join(f"{100 * share:.1f} %" for share in shares)
+        took = f"; {ms:.3f} ms an image, one by one" if ms is not None else ""
+        print(f"nas: stopped at each member: {told}{took}", file=sys.stderr)
 
 
 Predictions = Iterable[tuple[Path, "Prediction"]]
@@ -182,7 +201,9 @@ def evaluate_and_show(
     """Scores a model, and one ``beside`` it on the same images; pictures go into ``output``."""
     from nas import artifacts
     from nas.report import evaluations as pages
+    from nas.training.cascade import TIMED, Cascade, timed
     from nas.training.evaluation import compare, data_for, evaluate, learned, usual_part
+    from nas.training.predict import sized
 
     if format not in ("table", "json"):
         raise NasError(f"--format {format}: must be table or json")
@@ -198,6 +219,10 @@ def evaluate_and_show(
                 file=sys.stderr,
             )
     found = {name: evaluate(model, ref, part) for name, model in models.items()}
+    for model, of in zip(models.values(), found.values(), strict=True):
+        if isinstance(model, Cascade):
+            images = of.images[0]
+            tell_stops(model, timed(model, sized(images, images.rows[:TIMED], model.input)))
     comparison = compare(*found.values()) if len(found) == 2 else None
     if format == "json":
         told: dict[str, Any] = {n: pages.evaluation_dict(e) for n, e in found.items()}
@@ -241,7 +266,7 @@ def export_model(
     from nas.training.models import load_model, read
 
     if format == "pattern":
-        _text(str(predictor(file).architecture), output)
+        _text(str(predictor(file).card.architecture), output)
         return
     weights_of(file)
     if format not in FORMATS:

@@ -142,6 +142,7 @@ def plan(
     keep: Keep = "front",
     skip_unreadable: bool = False,
     group_by: str = "",
+    teachers: Sequence[str] = (),
 ) -> Plan:
     """The plan that the options of ``nas search`` describe, checked before anything is written."""
     within("--trials", trials, 10_000_000)
@@ -168,15 +169,19 @@ def plan(
         recipe = [*recipe, "schedule=rungs"]
     if sampler not in SAMPLERS:
         raise NasError(f"--sampler: unknown sampler {sampler}; {nearest(sampler, SAMPLERS)}")
+    if teachers and evaluator:
+        raise NasError(f"--teacher {teachers[0]}: an evaluator trains as it will, without it")
+    teachers, taught = taught_by(teachers, ref)
     job = Job(
         pattern="",
-        recipe=read_recipe(recipe),
+        recipe=read_recipe([*recipe, *taught]),
         data=ref,
         epochs=epochs,
         seed=seed,
         evaluator=evaluator,
         source=source(evaluator, files),
         plugins=files,
+        teachers=tuple(teachers),
     )
     planned = Plan(
         study=study or f"{loaded.name}-{called(ref)}",
@@ -197,6 +202,22 @@ def plan(
         job=dataclasses.replace(job, data=ref),
         images=images,
     )
+
+
+def taught_by(files: Sequence[str], ref: DataRef) -> tuple[tuple[str, ...], list[str]]:
+    """The models' files as workers may name them, and the setting of the recipe that says which
+    they are. Raises NasError where one cannot teach on these images."""
+    if not files:
+        return (), []
+    from nas.data import describe
+    from nas.training import teacher
+    from nas.training.models import load_model
+
+    info, models = describe(ref), [load_model(file) for file in files]
+    for model, file in zip(models, files, strict=True):
+        teacher.check(model, info, file)
+    places = (file if "://" in file else str(Path(file).expanduser().resolve()) for file in files)
+    return tuple(places), [f"teacher={teacher.digest_of(models)}"]
 
 
 def called(ref: DataRef) -> str:
@@ -265,7 +286,7 @@ def single_job(
     settings = read_recipe([*recipe, *(f"{name}={value}" for name, value in own.items() if value)])
     files = load_plugins(plugins)
     if size is None:
-        size = _asked(settings.init) if settings.init else 0
+        size = initial_size(settings.init) if settings.init else 0
     ref = data_ref(dataset, data, size, skip_unreadable, group_by)
     if download:
         from nas.data import download as fetch
@@ -288,7 +309,7 @@ def single_job(
     )
 
 
-def _asked(init: str) -> int:
+def initial_size(init: str) -> int:
     """The side of the images that pretrained weights or a model ask for; 0 where ``init`` is a file
     of weights alone."""
     from nas.training import states, weights

@@ -108,6 +108,7 @@ def trial_job(
         seed=trial.seed if seed is None else seed,
         source=source("", files),
         plugins=files,
+        teachers=tuple(row.settings.get("teachers", ())),
     )
 
 

@@ -148,6 +148,15 @@ def search(
             rich_help_panel=WHAT,
         ),
     ] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--teacher",
+            metavar="MODEL",
+            help="A model's file by whose outputs each candidate learns; of several their mean.",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
     plugin: Plugin = None,
     evaluator: Annotated[
         str,
@@ -209,6 +218,7 @@ def search(
         rungs=rungs,
         artifacts=artifacts_dir(artifacts, storage),
         keep=keep,
+        teachers=teacher or [],
     )
     if dry_run:
         run.rehearse(searched, storage)

@@ -72,12 +72,12 @@ def statistics(images: Images) -> Normal:
     return Normal(tuple(mean), tuple(std))
 
 
-def beside(images: Images) -> Path | None:
+def beside(images: Images, what: str = "statistics", ending: str = "json") -> Path | None:
     """The file for what is known of these rows of an array in the cache; None of any other."""
     name = getattr(images.pixels, "filename", None)
     if name is None or not Path(name).is_relative_to(cache.folder()):
         return None
-    return Path(name).with_name(f"statistics-{digest(images.rows.tobytes()).hex()}.json")
+    return Path(name).with_name(f"{what}-{digest(images.rows.tobytes()).hex()}.{ending}")
 
 
 @dataclass(frozen=True, slots=True)

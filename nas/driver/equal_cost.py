@@ -57,6 +57,7 @@ def random_plan(
             latency=bool(on_device([*dict(study.objectives), *study.constraints])),
             source=digest(*map(module_name, plugins)),
             plugins=plugins,
+            teachers=tuple(settings.get("teachers", ())),
         ),
         trials=max(1, round(spent / settings["epochs"])),
         sampler="random",

@@ -246,6 +246,7 @@ def again(
         recipe=Recipe.of(row.recipe),
         data=data,
         epochs=study.settings["epochs"],
+        teachers=tuple(study.settings.get("teachers", ())),
         seed=int.from_bytes(hashlib.sha256(told.encode()).digest()[:4]) >> 1,
         source=digest(*map(module_name, plugins)),
         plugins=plugins,

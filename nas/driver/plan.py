@@ -93,6 +93,8 @@ class Plan:
                 "split_seed": job.data.split_seed,
                 **({"skip_unreadable": True} if job.data.skip_unreadable else {}),
                 **({"group_by": job.data.group_by} if job.data.group_by else {}),
+                # Where they lie; what they are, ``recipe.teacher`` says.
+                **({"teachers": list(job.teachers)} if job.teachers else {}),
                 **({"rungs": list(self.rungs)} if self.rungs else {}),
             },
         )

@@ -39,7 +39,8 @@ class Job:
     ``pattern`` is the canonical closed pattern; ``epochs`` the fidelity, 0 for a measurement of the
     latency alone. ``evaluator`` names a user's function as ``module:function``, called as
     ``f(architecture, *, fidelity, seed, report) -> metrics``; empty: ``nas.training.train``.
-    ``source`` is the digest of the evaluator's module, where the search was started.
+    ``source`` is the digest of the evaluator's module, where the search was started. ``teachers``
+    are the files of the models that ``recipe.teacher`` names by their digest.
     ``plugins`` are files registered before the pattern is read; ``checkpoint`` is a file that the
     training keeps and goes on from, ``model`` the one that its weights are written to in the end
     (none, if empty).
@@ -56,6 +57,7 @@ class Job:
     plugins: tuple[str, ...] = ()
     checkpoint: str = ""
     model: str = ""
+    teachers: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -63,7 +65,7 @@ class Job:
         of one architecture and seed under one key may stand for each other. Images are what they
         are, not where they lie; an evaluator is given none."""
         told = dataclasses.asdict(self)
-        for name in ("pattern", "seed", "plugins", "latency", "checkpoint", "model"):
+        for name in ("pattern", "seed", "plugins", "latency", "checkpoint", "model", "teachers"):
             told.pop(name)
         if self.evaluator:
             told.pop("data")

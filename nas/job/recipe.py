@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from nas.job.schedule import SCHEDULES
 OPTIMIZERS: Mapping[str, float] = {"sgd": 0.1, "adamw": 0.001}
 PADDINGS = ("constant", "reflect")
 CLASS_WEIGHTS = ("none", "balanced")
+# Of distillation: what gained most on validation images of digits (benchmarks/smaller.py, sweep).
+DISTILL, TEMPERATURE = 0.9, 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,11 @@ class Recipe:
     the probability that a rectangle is cleared; ``mixup`` and ``cutmix`` are the alpha of the Beta
     distribution by which two images are mixed (0.2 and 1 are usual), and with both each image gets
     one of them.
+
+    ``teacher`` is the digest of the models whose outputs are learnt beside the labels
+    (``nas.training.teacher``; ``Job.teachers`` are their files), ``distill`` the weight of that
+    loss, ``temperature`` what both softmaxes are softened by, and ``attention`` the weight of a
+    loss on where the stages look (0: off).
     """
 
     batch: int = 64
@@ -62,6 +70,10 @@ class Recipe:
     class_weights: str = "none"
     optimizer: str = "sgd"
     ema: float = 0.0
+    teacher: str = ""
+    distill: float = DISTILL
+    temperature: float = TEMPERATURE
+    attention: float = 0.0
 
     def __post_init__(self) -> None:
         rules: dict[str, tuple[bool, str]] = {
@@ -91,12 +103,40 @@ class Recipe:
             ),
             "optimizer": (self.optimizer in OPTIMIZERS, "one of " + ", ".join(OPTIMIZERS)),
             "ema": (0 <= self.ema < 1, "a decay from 0 (off) up to but not 1"),
+            "teacher": (
+                re.fullmatch("(?:[0-9a-f]{16})?", self.teacher) is not None,
+                "the digest of models, which --teacher gives",
+            ),
+            "distill": (
+                0 < self.distill <= 1 and self._taught("distill", DISTILL),
+                "a weight above 0 and up to 1, of a training with a teacher (--teacher)",
+            ),
+            "temperature": (
+                0 < self.temperature <= 100 and self._taught("temperature", TEMPERATURE),
+                "a number above 0 and up to 100, of a training with a teacher (--teacher)",
+            ),
+            "attention": (
+                0 <= self.attention <= 10_000 and self._taught("attention", 0.0),
+                "a weight from 0 (off) to 10000, of a training with a teacher (--teacher)",
+            ),
         }
         if self.lr == 0 and self.optimizer in OPTIMIZERS:
             object.__setattr__(self, "lr", OPTIMIZERS[self.optimizer])
         for name, (ok, rule) in rules.items():
             if not ok:
                 raise RecipeError(f"recipe.{name} is {getattr(self, name)!r}: must be {rule}")
+
+    def _taught(self, name: str, usual: float) -> bool:
+        """Whether a setting of distillation is not told in vain."""
+        return bool(self.teacher) or getattr(self, name) == usual
+
+    @property
+    def augments(self) -> bool:
+        """Whether an image is seen otherwise each time."""
+        return any(
+            (self.resized_crop, self.crop, self.flip, self.photometric, self.cutout, self.erase,
+             self.mixup, self.cutmix)
+        )  # fmt: skip
 
     @classmethod
     def of(cls, values: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
@@ -143,6 +183,11 @@ RECIPES: Mapping[str, Recipe] = {
     # 78.3 +- 6.7 without the weights. No pretrained network of the zoo was there to measure.
     "finetune": Recipe(optimizer="adamw", lr=0.002, weight_decay=0.05, batch=16),
 }
+
+# Of a training without a teacher.
+UNTAUGHT: Mapping[str, Any] = {
+    "teacher": "", "distill": DISTILL, "temperature": TEMPERATURE, "attention": 0.0,
+}  # fmt: skip
 
 _NAMES = [f.name for f in dataclasses.fields(Recipe)]
 LATER = frozenset(_NAMES[_NAMES.index("schedule") + 1 :])

@@ -44,6 +44,8 @@ def command(study: StudyRow, rows: Sequence[TrialRow]) -> str:
         told += ["--constraint", f"{name}{str(bound).replace(' ', '')}"]
     if evaluator := settings.get("evaluator"):
         told += ["--evaluator", evaluator]
+    for file in settings.get("teachers", ()):
+        told += ["--teacher", file]
     told += _changed(study.recipe, bool(rungs))
     for name in dict.fromkeys(row.baseline for row in rows if row.baseline):
         told += ["--baseline", name]
@@ -62,5 +64,5 @@ def _changed(recipe: Mapping[str, Any], rungs: bool) -> Iterable[str]:
     if rungs:
         usual["schedule"] = "rungs"
     for name, value in recipe.items():
-        if value != usual.get(name):
+        if value != usual.get(name) and name != "teacher":
             yield from ("--recipe", f"{name}={value}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import unescape
 from itertools import pairwise
@@ -71,18 +71,25 @@ def stairs(study: StudyRow, rows: Sequence[TrialRow], x: str, y: str) -> list[Tr
     return sorted(kept, key=lambda row: row.value(x), reverse=both[0] == "max")
 
 
-def svg(study: StudyRow, rows: Sequence[TrialRow]) -> str:
+def svg(
+    study: StudyRow, rows: Sequence[TrialRow], cascades: Sequence[Mapping[str, float]] = ()
+) -> str:
     """All trials that have a result as faint points, hollow where they break a constraint; the
-    front as a line of steps with its points labelled; baselines with their names.
+    front as a line of steps with its points labelled; baselines with their names; ``cascades``,
+    each by its accuracy and mean costs, as squares.
 
-    Raises StudyError where no trial has a value of both metrics.
+    Raises StudyError where no trial, or a cascade, has not a value of both metrics.
     """
     x, y = axes(study)
     rows = [row for row in rows if row.state in ("finished", "reused")]
     rows = [row for row in rows if math.isfinite(row.value(x)) and math.isfinite(row.value(y))]
     if not rows:
         raise StudyError(f"study {study.name!r} has no finished trial with {x} and {y} to draw")
-    across, up = Axis.of(x, (row.value(x) for row in rows)), Axis.of(y, (r.value(y) for r in rows))
+    for name in (x, y):
+        if any(name not in each for each in cascades):
+            raise StudyError(f"a cascade has no {name}, by which study {study.name!r} is drawn")
+    across = Axis.of(x, [*(row.value(x) for row in rows), *(each[x] for each in cascades)])
+    up = Axis.of(y, [*(row.value(y) for row in rows), *(each[y] for each in cascades)])
 
     def place(row: TrialRow) -> Point:
         return BOX.place(across.at(row.value(x)), up.at(row.value(y)))
@@ -105,9 +112,15 @@ def svg(study: StudyRow, rows: Sequence[TrialRow]) -> str:
             drawn.append(circle(*place(row), 4.5, fill("front"), _about(study, row)))
     for row in beside:
         drawn.append(_diamond(*place(row)))
+    squares = [BOX.place(across.at(each[x]), up.at(each[y])) for each in cascades]
+    drawn += [_square(*at) for at in squares]
     named = [(place(row), row.baseline, "beside") for row in beside]
+    named += [
+        (at, f"cascade: {tidy(shown(y, each[y]))}", "beside")
+        for at, each in zip(squares, cascades, strict=True)
+    ]
     told = [(place(row), _label(study, row, x), "ink") for row in best if not row.baseline]
-    drawn += _labels([*named, *told], [place(row) for row in [*best, *beside]])
+    drawn += _labels([*named, *told], [*map(place, [*best, *beside]), *squares])
     count = sum(not row.baseline for row in rows)
     title = f"{study.space} on {study.shown_data}: {count} networks, a front of {len(best)}"
     middle = (BOX.top + BOX.bottom) / 2
@@ -142,6 +155,11 @@ def _diamond(x: float, y: float) -> str:
         f"{n(a)},{n(b)}" for a, b in [(x, y - 6), (x + 6, y), (x, y + 6), (x - 6, y)]
     )
     return f'<polygon points="{corners}" {fill("beside")}/>'
+
+
+def _square(x: float, y: float) -> str:
+    place = f'x="{n(x - 4.5)}" y="{n(y - 4.5)}" width="9" height="9"'
+    return f"<rect {place} {fill('beside')}/>"
 
 
 def _legend(study: StudyRow, rows: Sequence[TrialRow]) -> list[str]:

@@ -295,6 +295,16 @@ def tell_devices(rows: Iterable[TrialRow]) -> None:
         print(f"latencies are of {len(devices)} devices, not to be compared: {'; '.join(devices)}")
 
 
+def tell_teachers(rows: Iterable[TrialRow]) -> None:
+    """Says which trials were trained by a teacher's outputs: they are compared with others as what
+    they are."""
+    rows = list(rows)
+    for teacher in dict.fromkeys(row.recipe.get("teacher", "") for row in rows):
+        taught = [str(row.number) for row in rows if row.recipe.get("teacher", "") == teacher]
+        if teacher:
+            print(f"taught by {teacher}: {', '.join(taught)}")
+
+
 def rows_out(
     study: StudyRow,
     rows: Sequence[TrialRow],
@@ -321,6 +331,7 @@ def rows_out(
         if told_of := believed.note(beliefs):
             print(told_of)
         tell_devices(among or rows)
+        tell_teachers(rows)
     else:
         raise NasError(f"--format {format}: must be table, json or csv")
 

@@ -210,7 +210,9 @@ def _leaves(study: Study) -> Iterator[tuple[str, Any]]:
             lines = enumerate(value.splitlines(), start=1)
             yield from ((f"the space's line {n}", line) for n, line in lines)
         elif name not in ("images", "images_about", "directory"):
-            yield from _flat(name, value)
+            yield from (
+                (key, told) for key, told in _flat(name, value) if key != "settings.teachers"
+            )
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -48,7 +48,7 @@ def identity(job: Job) -> str:
     """What a checkpoint belongs to. The number of epochs is part of it only where the schedule
     depends on it from the start."""
     told = dataclasses.asdict(job)
-    for name in ("evaluator", "latency", "plugins", "checkpoint", "model"):
+    for name in ("evaluator", "latency", "plugins", "checkpoint", "model", "teachers"):
         told.pop(name)
     told["recipe"] = job.recipe.plain()
     if job.data.identity:  # which says more than the place

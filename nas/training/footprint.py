@@ -60,9 +60,7 @@ def trial(architecture: Architecture, recipe: Recipe, streamed: bool = False) ->
     goes to, and whether bf16 pays there, is not known before. The heap gives back a part only of
     what a step has freed, hence the half; the validation comes on top of that, with more images.
     """
-    pixels = math.prod(architecture.input[1:])
-    images = max(1, min(EVALUATED, PIXELS // pixels))
-    passing = images * FLOAT * _passing(architecture.expression, architecture.input)
+    passing = _evaluating(architecture)
     made_ready = ready(architecture, recipe) + read(architecture, recipe, streamed)
     return PROCESS + training(architecture, recipe) * 3 // 2 + passing + made_ready
 
@@ -75,6 +73,16 @@ def read(architecture: Architecture, recipe: Recipe, streamed: bool) -> int:
     return readers((channels, height, width), recipe.batch, AHEAD if streamed else 0)
 
 
+def scoring(architecture: Architecture) -> int:
+    """Bytes that a network takes which only answers, as a teacher does: weights and a pass."""
+    return FLOAT * architecture.params + _evaluating(architecture)
+
+
+def _evaluating(architecture: Architecture) -> int:
+    images = max(1, min(EVALUATED, PIXELS // math.prod(architecture.input[1:])))
+    return images * FLOAT * _passing(architecture.expression, architecture.input)
+
+
 def ready(architecture: Architecture, recipe: Recipe) -> int:
     """Bytes of the images that are made ready for training at once, with what is there on the way:
     of 32 and of 224 pixels (batches of 64), 3.2 and 2.3 times the images themselves, up to 4.6 and
@@ -84,11 +92,7 @@ def ready(architecture: Architecture, recipe: Recipe) -> int:
     at_once = max(1, min(CHUNK, PIXELS // (height * width)))
     images = max(1, at_once // recipe.batch) * recipe.batch
     mixed = recipe.mixup or recipe.cutmix
-    augmented = mixed or any(
-        (recipe.resized_crop, recipe.crop, recipe.flip, recipe.photometric, recipe.cutout,
-         recipe.erase)
-    )  # fmt: skip
-    copies = 3 + bool(augmented) + bool(mixed)
+    copies = 3 + recipe.augments + bool(mixed)
     return images * FLOAT * math.prod(architecture.input) * copies
 
 

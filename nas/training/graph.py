@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from nas.training.checkpoint import Training
 from nas.training.step import loss_of
+from nas.training.teacher import Teacher
 
 log = logging.getLogger(__name__)
 
@@ -30,24 +31,38 @@ WARM_UP = 2
 
 
 def step_of(
-    training: Training, live: list[nn.Parameter], bf16: bool, weights: Tensor | None = None
+    training: Training,
+    live: list[nn.Parameter],
+    bf16: bool,
+    weights: Tensor | None = None,
+    teacher: Teacher | None = None,
 ) -> Step:
     """The step of a training on its ``live`` parameters; ``weights``: of the classes, as in
-    ``loss_of``. All its batches must be of one shape."""
-    step = eager(training, live, bf16, weights)
-    if training.device.type == "cuda":
+    ``loss_of``. All its batches must be of one shape. With a ``teacher``, whose targets change
+    from step to step, it is not captured."""
+    step = eager(training, live, bf16, weights, teacher)
+    if training.device.type == "cuda" and teacher is None:
         return Captured(step, training.optimizer, training.device)
     return step
 
 
-def eager(training: Training, live: list[nn.Parameter], bf16: bool, weights: Tensor | None) -> Step:
+def eager(
+    training: Training,
+    live: list[nn.Parameter],
+    bf16: bool,
+    weights: Tensor | None,
+    teacher: Teacher | None = None,
+) -> Step:
     recipe, optimizer = training.job.recipe, training.optimizer
 
     def step(x: Tensor, y: Tensor, rate: float | Tensor) -> Tensor:
         for group in optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast(training.device.type, torch.bfloat16, enabled=bf16):
-            loss = loss_of(training.module(x), y, recipe, weights)
+            output = training.module(x)
+            loss = loss_of(output, y, recipe, weights)
+            if teacher:
+                loss = teacher.loss(loss, output, x)
         optimizer.zero_grad()
         loss.backward()
         if recipe.clip:

@@ -6,6 +6,7 @@ of auxiliary classifiers where it has them; its metadata is the ``Card``, each e
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -188,6 +189,18 @@ class Model(nn.Module):
     def input(self) -> tuple[int, int, int]:
         """Channels, height and width of the images that it takes."""
         return self.card.input
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits of all that its answers depend on: network, classes, normalisation
+        and weights, wherever its file lies and whatever else that tells."""
+        card = self.card
+        told = (self.architecture.fingerprint, card.classes, card.normal.mean, card.normal.std)
+        found = hashlib.sha256(json.dumps(told).encode())
+        for name, tensor in sorted(state_of(self.network).items()):
+            found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            found.update(tensor.numpy().tobytes())
+        return found.hexdigest()[:16]
 
     def predict(self, images: Any) -> list[Prediction]:
         """A prediction for each of ``images``: paths, Pillow's images or arrays of uint8, one or a

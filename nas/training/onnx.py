@@ -121,7 +121,10 @@ class OnnxModel:
 
     def logits(self, pixels: Tensor) -> npt.NDArray[np.float32]:
         """(images, classes) of pixels from 0 to 255."""
-        found: npt.NDArray[np.float32] = self.session.run(["logits"], given(pixels))[0]
+        few = self.session.get_inputs()[0].shape[0] == 1  # a cascade takes one image at a time
+        parts = pixels.split(1 if few else max(1, len(pixels)))
+        answers = [self.session.run(["logits"], given(part))[0] for part in parts]
+        found: npt.NDArray[np.float32] = np.concatenate(answers)
         return found
 
     def probabilities(self, pixels: Tensor) -> Probabilities:

@@ -52,6 +52,20 @@ class SqueezeExcitation(nn.Module):
         return x * self.scale_activation(self.fc2(y))
 '''
 
+FILLED = """
+    kinds = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "I64": torch.int64}
+    data = Path(weights).read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    state = {}
+    for name, told in json.loads(data[8:start]).items():
+        if name != "__metadata__":
+            first, end = told["data_offsets"]
+            held = bytearray(data[start + first : start + end])
+            state[name] = torch.frombuffer(held, dtype=kinds[told["dtype"]]).view(told["shape"])
+    module.load_state_dict({name: state[name] for name in module.state_dict()})
+    return module
+""".strip("\n")
+
 MODEL = '''
 CLASSES = {classes}
 CHANNELS, HEIGHT, WIDTH = {input}
@@ -62,17 +76,8 @@ WEIGHTS = {weights}  # from the folder of this file
 
 def load(weights=Path(__file__).parent / WEIGHTS):
     """The network with the weights of a safetensors file, ready to predict."""
-    kinds = {{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "I64": torch.int64}}
-    data = Path(weights).read_bytes()
-    start = 8 + int.from_bytes(data[:8], "little")
-    module, state = network().eval(), {{}}
-    for name, told in json.loads(data[8:start]).items():
-        if name != "__metadata__":
-            first, end = told["data_offsets"]
-            held = bytearray(data[start + first : start + end])
-            state[name] = torch.frombuffer(held, dtype=kinds[told["dtype"]]).view(told["shape"])
-    module.load_state_dict({{name: state[name] for name in module.state_dict()}})
-    return module
+    module = network().eval()
+{filled}
 
 
 def logits(module, pixels):
@@ -130,7 +135,7 @@ def python_source(architecture: Architecture, card: Card | None = None, weights:
     """
     with torch.device("meta"):
         network = build(architecture)
-    body = _source(network)
+    body = source_of(network)
     head = (
         f'"""{architecture}\n\n{architecture.params:,} params, {architecture.macs:,} MACs.'
         f" Made by nas {nas.__version__}.\n"
@@ -142,31 +147,34 @@ def python_source(architecture: Architecture, card: Card | None = None, weights:
     imports += ["import torch"] if torch_too else []
     imports += ["from torch import nn"]
     parts = [head + '"""\n\n' + "\n".join(imports) + "\n"]
-    parts += [
-        part
-        for name, part in (("Sum", SUM), ("Concat", CONCAT), ("SqueezeExcitation", SQUEEZE))
-        if f"{name}(" in body
-    ]
+    parts += classes_in(body)
     parts.append(f"\ndef network():\n    return {textwrap.indent(body, '    ').strip()}\n")
     if card:
         told = MODEL.format(
-            classes=_listed(card.classes),
+            classes=listed(card.classes),
             input=architecture.input,
             mean=[255 * value for value in card.normal.mean],
             std=[255 * value for value in card.normal.std],
             weights=repr(weights),
+            filled=FILLED,
             decode=DECODE,
         )
         parts.append(told)
     return "\n".join(parts)
 
 
-def _listed(classes: tuple[str, ...]) -> str:
+def classes_in(body: str) -> list[str]:
+    """The source of the classes that a network's source has beside torch's."""
+    known = (("Sum", SUM), ("Concat", CONCAT), ("SqueezeExcitation", SQUEEZE))
+    return [part for name, part in known if f"{name}(" in body]
+
+
+def listed(classes: tuple[str, ...]) -> str:
     lines = textwrap.indent("".join(f"{name!r},\n" for name in classes), "    ")
     return repr(list(classes)) if len(repr(classes)) < 80 else f"[\n{lines}]"
 
 
-def _source(module: nn.Module) -> str:
+def source_of(module: nn.Module) -> str:
     if isinstance(module, SqueezeExcitation):
         kinds = [f"nn.{type(m).__name__}()" for m in (module.activation, module.scale_activation)]
         conv = module.fc1
@@ -205,4 +213,4 @@ def _arguments(module: nn.Module) -> Iterator[str]:
 
 
 def _lines(children: list[nn.Module]) -> str:
-    return textwrap.indent("".join(f"{_source(child)},\n" for child in children), "    ").rstrip()
+    return textwrap.indent("".join(f"{source_of(child)},\n" for child in children), "    ").rstrip()

@@ -9,6 +9,7 @@ from a checkpoint or not. On a GPU cuDNN's choice of kernels leaves the last bit
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
@@ -44,6 +45,7 @@ from nas.training.checkpoint import Training, keep, resume
 from nas.training.graph import Step, step_of
 from nas.training.network import build
 from nas.training.step import average_of, balanced, optimizer_of, trainable
+from nas.training.teacher import Teacher
 from nas.training.turns import training as in_turns
 
 log = logging.getLogger(__name__)
@@ -218,6 +220,9 @@ def fit(
         average=average_of(module, recipe.ema) if recipe.ema else None,
     )
     scored = training.average or module
+    teacher = None
+    if recipe.teacher:
+        teacher = Teacher.of(job, module, normal, device, train, images)
     weights = None
     if recipe.class_weights == "balanced":
         weights = balanced(images.labels[images.rows], classes).to(device)
@@ -225,7 +230,8 @@ def fit(
     steps = len(train) // batch  # the rest of a shuffled epoch is left out: all batches are alike
     resumable = shared(recipe.schedule, recipe.freeze, epochs)
     step: Step | None = None
-    with seeded(job.seed, device), cudnn_benchmark(), in_turns(device) as between:
+    watched = teacher.watching() if teacher else contextlib.nullcontext()
+    with seeded(job.seed, device), cudnn_benchmark(), watched, in_turns(device) as between:
         began = saved = time.perf_counter()
         if checkpoint:
             resume(training, checkpoint)
@@ -238,11 +244,12 @@ def fit(
             first, last = cycle(epoch, recipe.freeze, epochs)
             live = trainable(module, head_only=epoch < recipe.freeze)
             if step is None or epoch == recipe.freeze:
-                step = step_of(training, live, bf16, weights)
+                step = step_of(training, live, bf16, weights, teacher)
+            epoch_of = batches(train, order, batch, augment)
             losses = train_epoch(
                 training,
                 step,
-                batches(train, order, batch, augment),
+                teacher.following(epoch_of, order.split(batch)) if teacher else epoch_of,
                 [
                     recipe.lr * SCHEDULES[recipe.schedule](n, steps, last - first, recipe.warmup)
                     for n in range((epoch - first) * steps, (epoch + 1 - first) * steps)

@@ -28,12 +28,14 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from nas.data import Info
 from nas.data.batches import Normal
 from nas.errors import NasError, ShapeError, nearest
 from nas.language.architecture import Architecture
 from nas.language.expression import Shape
 from nas.spaces.zoo import names, network
 from nas.training import states
+from nas.training.models import Card
 from nas.training.network import AuxHead, build
 from nas.training.states import Pairs, State
 
@@ -227,6 +229,29 @@ def initial_state(source: str, architecture: Architecture) -> Start:
         auxiliary = [key for key, part in module.named_modules() if isinstance(part, AuxHead)]
         fresh = tuple(f"{key}." for key in (head, *auxiliary))
     return Start(state=_fitted(module, found, pairs, where, fresh), normal=normal)
+
+
+def zoo_model(name: str, source: str, info: Info) -> tuple[nn.Module, Card]:
+    """The zoo's network ``name`` on these images with all its weights from ``source``, as for
+    ``initial_state``. Raises NasError where its head is for other classes."""
+    architecture = network(name, info.shape, len(info.classes))
+    start = initial_state(source, architecture)
+    module = build(architecture)
+    auxiliary = tuple(
+        f"{key}." for key, part in module.named_modules() if isinstance(part, AuxHead)
+    )
+    lacking = [
+        k for k in module.state_dict() if k not in start.state and not k.startswith(auxiliary)
+    ]
+    if lacking:
+        raise NasError(
+            f"{source} knows other classes than the {len(info.classes)} of these images: "
+            f"`nas train {name} --init {source}` makes a model that knows them"
+        )
+    module.load_state_dict(start.state, strict=False)
+    if start.normal is None:
+        raise NasError(f"{source} does not tell how its images were normalised: only a model does")
+    return module.eval(), Card(architecture=architecture, classes=info.classes, normal=start.normal)
 
 
 def _names(

@@ -1,0 +1,241 @@
+"""``nas cascade``: its candidates, the choice, and what is shown and written."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nas.cli.options import identified
+from nas.cli.record import data_of, opened
+from nas.driver.tradeoffs import pareto
+from nas.errors import NasError, NothingFound, StudyError
+from nas.job import DataRef
+from nas.metrics import METRICS, arithmetic, shown
+from nas.report import screens
+from nas.report import smaller as pages
+from nas.store import TrialRow
+from nas.training import cascade, classical, latency
+from nas.training.cascade import Cascade, Member
+from nas.training.evaluation import compare, data_for, evaluate, fitting
+from nas.training.models import Model, load_model
+from nas.training.predict import sized
+from nas.training.stopping import Candidate, Choice, Demand, Verdict, decide
+from nas.training.train import available
+
+COSTS = ("latency_ms", "macs", "params")
+
+
+def cascade_and_show(
+    files: Sequence[str],
+    *,
+    study: str | None,
+    storage: str,
+    data: str,
+    dataset: str,
+    cost: str,
+    accuracy: str,
+    budget: float | None,
+    baselines: Sequence[str],
+    output: Path,
+) -> None:
+    """Chooses a cascade on the validation images, tells what it does on the test images beside the
+    best single network, and writes it. Raises NothingFound where the networks allow none."""
+    if cost not in COSTS:
+        raise NasError(f"--cost {cost}: must be one of {', '.join(COSTS)}")
+    if output.suffix.lower() != ".json":
+        raise NasError(f"--output {output}: must end in .json")
+    if budget is not None and accuracy != "best":
+        raise NasError(f"--accuracy {accuracy} and --budget {budget:g}: one of them is demanded")
+    wanted = _fraction(accuracy)
+    models, ref, beside = (
+        _of_files(files, dataset, data) if files else _of_study(storage, study, data)
+    )
+    for name in dict.fromkeys([*beside, *baselines]):
+        models |= _classical(name, ref)
+    if len(models) < 2:
+        raise NothingFound(f"a cascade needs two networks with weights: there is {len(models)}")
+    cascade.alike(list(models.values()), "a cascade")
+    device = available()
+    costs = [costs_of(model.to(device), device) for model in models.values()]
+    found = [evaluate(model, ref, "validation") for model in models.values()]
+    labels = found[0].labels
+    candidates = [
+        Candidate.of(e.probabilities, each[cost]) for e, each in zip(found, costs, strict=True)
+    ]
+    best = max(e.accuracy for e in found)
+    demand = Demand(accuracy=best if wanted is None else wanted)
+    if budget is not None:
+        demand = Demand(budget=budget)
+    verdict = decide(candidates, labels, demand, best_single=wanted is None)
+    names = list(models)
+    scores = [e.accuracy for e in found]
+    screens.out(pages.candidates_table(names, list(models.values()), scores, costs, cost))
+    if verdict.cascade is None:
+        raise NothingFound(_why_none(verdict, demand, names, cost))
+    chosen, single = verdict.cascade, verdict.single
+    made = _made(verdict, list(models.values()), chosen)
+    beaten = list(models.values())[single.members[0]] if single else None
+    tested = evaluate(made, ref, "test")
+    images = tested.images[0]
+    pixels = sized(images, images.rows[: cascade.TIMED], made.input)
+    expected = {n: _expected(chosen, [c[n] for c in costs]) for n in COSTS}
+    about: dict[str, Any] = {
+        "cost": cost,
+        "demand": {"budget": budget} if budget is not None else {"accuracy": demand.accuracy},
+        "expected": {"accuracy": chosen.accuracy, **expected},
+        "shares": list(chosen.shares),
+        "members": [names[i] for i in chosen.members],
+        "device": latency.fingerprint(device, threads=1),
+        "test": {"accuracy": tested.accuracy, "images": len(tested)},
+        "measured_ms": cascade.timed(made, pixels),
+    }
+    told = pages.Cascaded(
+        names=names,
+        cost=cost,
+        choice=chosen,
+        single=single,
+        luck=verdict.luck[len(chosen.members)],
+        test=tested,
+        shares=made.shares,
+        costs=[c[cost] for c in costs],
+        ms=about["measured_ms"],
+        single_test=evaluate(beaten, ref, "test") if beaten else None,
+        single_ms=cascade.timed(beaten, pixels) if beaten else None,
+    )
+    if told.single_test is not None:
+        about["single"] = {"name": names[single.members[0]], "test": told.single_test.accuracy}  # type: ignore[union-attr]
+    made.about = about
+    cascade.save_cascade(output, made)
+    screens.out(
+        pages.cascade_page(told, compare(tested, told.single_test) if told.single_test else None)
+    )
+    print(f"\nnas: written to {output}, its members beside it\nnext:", file=sys.stderr)
+    print(f"  nas predict {output} IMAGE_OR_DIR", file=sys.stderr)
+    print(f"  nas export {output} -f onnx", file=sys.stderr)
+
+
+def _fraction(text: str) -> float | None:
+    """None for "best"."""
+    if text == "best":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1:
+        raise NasError(f"--accuracy {text}: must be best, or a fraction above 0 and up to 1")
+    return value
+
+
+def _of_files(
+    files: Sequence[str], dataset: str, data: str
+) -> tuple[dict[str, Model], DataRef, list[str]]:
+    models = {file: load_model(file) for file in files}
+    first = next(iter(models.values()))
+    ref = data_for(first.card, dataset, str(Path(data).resolve()) if data else "")
+    ref, _ = identified(fitting(ref, first.input))
+    for file, model in models.items():
+        if model.card.identity and model.card.identity != ref.identity:
+            raise NasError(
+                f"{file} was trained on other images: it may have seen those that choose or test"
+            )
+    return models, ref, []
+
+
+def _of_study(
+    storage: str, study: str | None, data: str
+) -> tuple[dict[str, Model], DataRef, list[str]]:
+    """The networks of a study's front and its baselines with their weights, by their trial, and
+    the names of its classical baselines."""
+    store, row = opened(storage, study)
+    ref = data_of(row, data)
+    rows = list(store.trials(row.id))
+    wanted = list(pareto(row, rows))
+    wanted += [
+        r for r in rows if r.baseline and r.state in ("finished", "reused") and r not in wanted
+    ]
+    files = {_called(r): store.model(r) for r in wanted if "->" in r.pattern}
+    lacking = [name for name, file in files.items() if not file]
+    if lacking:
+        print(f"nas: no weights kept of {', '.join(lacking)}: left out", file=sys.stderr)
+    if files and len(lacking) == len(files):
+        raise StudyError(f"study {row.name!r} has no weights kept of its front: --keep front")
+    names = [r.baseline for r in wanted if r.baseline in classical.METHODS]
+    return {n: load_model(f) for n, f in files.items() if f}, ref, names
+
+
+def _called(row: TrialRow) -> str:
+    return row.baseline or f"trial {row.number}"
+
+
+def _classical(name: str, ref: DataRef) -> dict[str, Model]:
+    """A classical baseline as a network: nothing else can be a member, and HOG's arithmetic is in
+    no cost but the time."""
+    if name != "logistic":
+        if name not in classical.METHODS:
+            raise NasError(f"--baseline {name}: must be logistic, which is a network of one layer")
+        print(f"nas: {name} is no network: left out", file=sys.stderr)
+        return {}
+    from nas.training.linear import as_model
+
+    return {name: as_model(classical.fit(name, ref), ref)}
+
+
+def costs_of(model: Model, device: Any) -> dict[str, float]:
+    """Of one image."""
+    told = arithmetic(model.architecture)
+    measured = latency.measure(model.network, model.input, device)
+    return {"latency_ms": measured.ms, **{name: float(told[name]) for name in ("macs", "params")}}
+
+
+def _made(verdict: Verdict, models: Sequence[Model], choice: Choice) -> Cascade:
+    least = [*choice.thresholds, -math.inf]
+    return Cascade(
+        [
+            Member(models[i], verdict.candidates[i].temperature, threshold)
+            for i, threshold in zip(choice.members, least, strict=True)
+        ],
+        {},
+    )
+
+
+def _expected(choice: Choice, costs: Sequence[float]) -> float:
+    """The mean cost of an image: that of each member, of the images that reach it."""
+    reaching = [1 - sum(choice.shares[:k]) for k in range(len(choice.members))]
+    return sum(share * costs[i] for share, i in zip(reaching, choice.members, strict=True))
+
+
+def _why_none(verdict: Verdict, demand: Demand, names: Sequence[str], cost: str) -> str:
+    what = (
+        f"accuracy {demand.accuracy:.4f} on validation at less {METRICS[cost].title}"
+        if demand.accuracy is not None
+        else f"more accuracy at {demand.budget:g} {METRICS[cost].title}"
+    )
+    told = [f"these networks allow no cascade that has {what} than one network alone"]
+    if verdict.single:
+        name, value = names[verdict.single.members[0]], shown(cost, verdict.single.cost)
+        told.append(f"{name} has {verdict.single.accuracy:.4f} at {value}")
+    for size, luck in verdict.luck.items():
+        if size > 1 and luck:
+            told.append(
+                f"of {size} members, held out, {luck.held_out:.4f} at {shown(cost, luck.cost)}"
+            )
+    return "; ".join(told)
+
+
+def export_cascade(file: str, format: str, output: Path | None) -> None:
+    """Writes a cascade as one file for elsewhere, and tells how near its answers are."""
+    from nas.training.cascade_export import FORMATS, export
+
+    if format not in FORMATS:
+        raise NasError(f"--format {format}: a cascade is exported as {' or '.join(FORMATS)}")
+    ending = ".py" if format == "python" else ".onnx"
+    output = output or Path(Path(file).stem + ending)
+    difference = export(cascade.load_cascade(file), format, output, Path(file))
+    told = "not checked: there is no ONNX Runtime here (pip install 'nas-patterns[onnx]')"
+    if difference is not None:
+        told = f"its probabilities differ by {difference:.1e} at most"
+    print(f"nas: {output}, {output.stat().st_size / 1e6:.2f} MB, {told}", file=sys.stderr)

@@ -1,0 +1,85 @@
+"""``nas prune``: a narrower network with a trained one's weights, beside one from scratch."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from nas.cli.models import file_name
+from nas.cli.output import end_on_sigterm
+from nas.cli.settings import read_recipe
+from nas.cli.smaller import images_of, model_files, tell_epoch
+from nas.errors import NasError
+from nas.job import Job, Recipe
+from nas.job.recipe import UNTAUGHT
+from nas.metrics import count, percent
+from nas.report import screens
+from nas.report import smaller as pages
+from nas.report.images import tell as tell_images
+from nas.training.beside import beside
+from nas.training.evaluation import evaluate
+from nas.training.models import load_model, save_model
+from nas.training.prune import By, pruned
+from nas.workers.run import source
+
+
+def prune_and_show(
+    text: str,
+    width: float,
+    by: str,
+    *,
+    study: str | None,
+    storage: str,
+    epochs: int,
+    seeds: int,
+    dataset: str,
+    data: str,
+    seed: int,
+    recipe: Sequence[str],
+    plugins: tuple[str, ...],
+    folder: Path,
+) -> None:
+    """Prunes a model and trains it on, and beside it the same network from scratch for as many
+    epochs as both trainings of the pruned one had; a line an epoch on stderr."""
+    logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    end_on_sigterm()
+    if by not in get_args(By):
+        raise NasError(f"--by {by}: must be {' or '.join(get_args(By))}")
+    files = model_files(text, storage, study, "MODEL")
+    if len(files) != 1:
+        raise NasError(f"MODEL {text}: must be one model's file, or a trial's number")
+    (file,) = files
+    model = load_model(file)
+    narrow = pruned(model, width, by, seed)  # type: ignore[arg-type]
+    ref = images_of([file], dataset or None, data)
+    tell_images(Job(pattern="", data=ref))
+    if not model.card.epochs:
+        raise NasError(f"{file} does not tell its epochs: the control would not know how long")
+    start = folder / f"pruned-{narrow.digest}.safetensors"
+    save_model(start, narrow.network, narrow.card)
+    own, made = model.architecture.params, narrow.architecture.params
+    print(f"nas: {count(made)} params of {count(own)}: {narrow.architecture}", file=sys.stderr)
+    scores = [evaluate(each, ref, "validation").accuracy for each in (model, narrow)]
+    told = f"{percent(scores[1])} before it is trained on, of {percent(scores[0])} unpruned"
+    print(f"nas: validation accuracy {told}", file=sys.stderr)
+    way = Job(
+        pattern=str(narrow.architecture),
+        recipe=read_recipe(
+            [*recipe, f"init={start}"], Recipe.of(model.card.recipe).but({**UNTAUGHT, "freeze": 0})
+        ),
+        data=ref,
+        epochs=epochs,
+        seed=seed,
+        source=source("", plugins),
+        plugins=plugins,
+    )
+    control = dataclasses.replace(
+        way, recipe=way.recipe.but({"init": ""}), epochs=model.card.epochs + epochs
+    )
+    jobs = {"pruned": way, "control": control}
+    found = beside(jobs, seeds, folder, file_name, tell_epoch)
+    screens.out(pages.beside_page(("pruned", "from scratch"), found))

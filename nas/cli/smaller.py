@@ -1,0 +1,176 @@
+"""``nas distill``: what its options mean, and what it shows."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nas.cli.model_commands import MODELS
+from nas.cli.models import file_name
+from nas.cli.options import (
+    closed_or_space,
+    data_ref,
+    identified,
+    initial_size,
+    taught_by,
+)
+from nas.cli.output import end_on_sigterm
+from nas.cli.record import data_of, opened, trial_network
+from nas.cli.settings import read_recipe
+from nas.data import describe
+from nas.driver.tradeoffs import pareto
+from nas.errors import NasError, StudyError, nearest
+from nas.job import DataRef, Epoch, Job, Recipe
+from nas.job.recipe import UNTAUGHT
+from nas.metrics import count, percent
+from nas.report import screens
+from nas.report import smaller as pages
+from nas.report.images import tell as tell_images
+from nas.spaces.zoo import names as zoo_names
+from nas.training.beside import beside
+from nas.training.evaluation import data_for
+from nas.training.models import load_model, save_model
+from nas.training.weights import zoo_model
+from nas.workers.run import source
+
+
+def distill_and_show(
+    teachers: Sequence[str],
+    student: str,
+    *,
+    study: str | None,
+    storage: str,
+    init: str,
+    seeds: int,
+    epochs: int,
+    dataset: str | None,
+    data: str,
+    seed: int,
+    recipe: Sequence[str],
+    plugins: tuple[str, ...],
+    folder: Path,
+) -> None:
+    """Trains a student with its teacher and without, a line an epoch on stderr; both side by side
+    on stdout."""
+    logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    end_on_sigterm()
+    recorded = any(_number(text) for text in (*teachers, student)) or "front" in teachers
+    base, ref = Recipe(), None
+    if recorded:
+        _, row = opened(storage, study)
+        if dataset not in (None, row.dataset):
+            raise StudyError(f"--dataset {dataset}: study {row.name!r} is on {row.dataset}")
+        base, ref = Recipe.of(row.recipe), data_of(row, data)
+    files = [file for text in teachers for file in model_files(text, storage, study)]
+    ref = ref or images_of(files, dataset, data, init)
+    tell_images(Job(pattern="", data=ref))
+    if zoo := [text for text in teachers if text in zoo_names()]:
+        files += [_zoo(name, init, ref, folder) for name in zoo]
+    elif init:
+        raise NasError(f"--init {init}: is for a teacher of the zoo, by its name")
+    places, taught = taught_by(files, ref)
+    pattern = _pattern(student, storage, study, ref)
+    way = Job(
+        pattern=pattern,
+        recipe=read_recipe([*recipe, *taught], base.but(UNTAUGHT)),
+        data=ref,
+        epochs=epochs,
+        seed=seed,
+        source=source("", plugins),
+        plugins=plugins,
+        teachers=places,
+    )
+    control = dataclasses.replace(way, recipe=way.recipe.but(UNTAUGHT), teachers=())
+    _tell_sizes(places, pattern)
+    found = beside({"distilled": way, "control": control}, seeds, folder, file_name, tell_epoch)
+    screens.out(pages.beside_page(("distilled", "without a teacher"), found))
+
+
+def tell_epoch(side: str, job: Job, point: Epoch) -> None:
+    scored = f"validation accuracy {percent(point.accuracy)}"
+    where = f"{side}, seed {job.seed}, epoch {point.epoch} of {job.epochs}"
+    print(f"nas: {where}: {scored}", file=sys.stderr, flush=True)
+
+
+def _tell_sizes(files: Sequence[str], pattern: str) -> None:
+    from nas.language.architecture import parse
+
+    own, most = parse(pattern).params, max(load_model(f).architecture.params for f in files)
+    told = f"a student of {count(own)} params, {count(most)} in its largest teacher"
+    larger = ": the student is the larger one" if own > most else ""
+    print(f"nas: {told}{larger}", file=sys.stderr)
+
+
+def _number(text: str) -> bool:
+    return text.isdecimal() and text.isascii() and len(text) < 9
+
+
+def model_files(text: str, storage: str, study: str | None, option: str = "--teacher") -> list[str]:
+    """The files of the models that an option names; none of a zoo network. Raises NasError."""
+    if text in zoo_names():
+        return []
+    if text == "front":
+        store, row = opened(storage, study)
+        found = [store.model(each) for each in pareto(row, list(store.trials(row.id)))]
+        if not any(found):
+            raise StudyError(f"study {row.name!r} has no weights kept of its front: --keep front")
+        return [file for file in found if file]
+    if _number(text):
+        _, file = trial_network(storage, study, int(text))
+        if not file:
+            raise StudyError(
+                f"trial {text} has no weights kept: `nas train --trial {text}` trains it to a model"
+            )
+        return [file]
+    if os.path.isfile(text) or "://" in text or Path(text).suffix in MODELS:
+        return [text]
+    raise NasError(
+        f"{option} {text}: must be a model's file, a trial's number, front, or a network of the "
+        f"zoo; {nearest(text, zoo_names())}"
+    )
+
+
+def images_of(files: Sequence[str], dataset: str | None, data: str, init: str = "") -> DataRef:
+    """The images that a model was trained on, or others as it takes them."""
+    if not files:
+        size = initial_size(init) if init else 0
+        return identified(data_ref(dataset, data, size))[0]
+    card = load_model(files[0]).card
+    ref = data_for(card, dataset or "", str(Path(data).resolve()) if data else "")
+    _, height, width = card.input
+    if describe(ref).shape[1:] != (height, width) and height == width:
+        ref = dataclasses.replace(ref, size=height)
+    ref, _ = identified(ref)
+    if card.identity and ref.identity != card.identity:
+        print(
+            "nas: the model was trained on other images: whether it saw some of these test "
+            "images is not known",
+            file=sys.stderr,
+        )
+    return ref
+
+
+def _zoo(name: str, init: str, ref: DataRef, folder: Path) -> str:
+    """Writes a network of the zoo with its weights as a model, and says where."""
+    if not init:
+        raise NasError(f"--teacher {name}: needs its weights, --init {name} or a file")
+    network, card = zoo_model(name, init, describe(ref))
+    file = folder / f"{name}.safetensors"
+    save_model(file, network, card)
+    return str(file)
+
+
+def _pattern(text: str, storage: str, study: str | None, ref: DataRef) -> str:
+    if _number(text):
+        return trial_network(storage, study, int(text))[0]
+    architecture, space = closed_or_space(text, ref)
+    if architecture is None:
+        raise NasError(
+            f"--student {space.name if space else text}: is a search space; `nas search --teacher` "
+            "trains each of its networks by a teacher"
+        )
+    return str(architecture)

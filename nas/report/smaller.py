@@ -1,0 +1,141 @@
+"""What ``nas distill`` and ``nas cascade`` show: a way to train beside its control, a cascade
+beside one network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from nas.metrics import count, metric, percent, shown
+from nas.report.screens import table
+
+if TYPE_CHECKING:
+    from nas.training.beside import Beside, Gain
+    from nas.training.evaluation import Comparison, Evaluation
+    from nas.training.models import Model
+    from nas.training.stopping import Choice, Luck
+
+
+def beside_page(names: Sequence[str], found: Beside) -> RenderableType:
+    """Each seed's test accuracy, the mean of both sides, and the gain with its interval."""
+    sides = (found.way, found.control)
+    numbers = [f"{name}, {part}" for part in ("validation", "test") for name in names]
+    listed = table("seed", *numbers, numbers=numbers)
+    scores = [np.mean(side.validation, 1) for side in sides]
+    scores += [np.mean(side.test, 1) for side in sides]
+    for row, trained in enumerate(zip(found.way.trained, found.control.trained, strict=True)):
+        listed.add_row(str(trained[0].model.card.seed), *(percent(float(s[row])) for s in scores))
+    listed.add_row("mean", *(percent(float(s.mean())) for s in scores))
+    best = found.way.best
+    made = best.architecture
+    return Group(
+        listed,
+        Text(""),
+        Text(f"gain on validation: {gain_text(found.validation)}"),
+        Text(f"gain on test: {gain_text(found.test)}: {verdict(found.test)}"),
+        Text(f"model: {best.file}, {count(made.params)} params, best of the seeds on validation"),
+    )
+
+
+def gain_text(gain: Gain) -> str:
+    """In points of percent."""
+    told = f"{100 * gain.value:+.2f} points"
+    if math.isnan(gain.low):
+        return f"{told}, without an interval, which one seed does not tell"
+    return f"{told} ({100 * gain.low:+.2f} to {100 * gain.high:+.2f})"
+
+
+def verdict(gain: Gain) -> str:
+    if not gain.sure:
+        return "no gain that is sure"
+    return "a gain" if gain.value > 0 else "a loss"
+
+
+# --- cascades ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cascaded:
+    """A chosen cascade with what it does on the test images, beside the best single network."""
+
+    names: Sequence[str]
+    cost: str
+    choice: Choice
+    single: Choice | None
+    luck: Luck | None
+    test: Evaluation
+    shares: Sequence[float]
+    costs: Sequence[float]
+    ms: float
+    single_test: Evaluation | None
+    single_ms: float | None
+
+    @property
+    def test_cost(self) -> float:
+        reaching = [1 - sum(self.shares[:k]) for k in range(len(self.shares))]
+        members = zip(reaching, self.choice.members, strict=True)
+        return sum(share * self.costs[i] for share, i in members)
+
+
+def candidates_table(
+    names: Sequence[str],
+    models: Sequence[Model],
+    scores: Sequence[float],
+    costs: Sequence[Mapping[str, float]],
+    cost: str,
+) -> RenderableType:
+    """What a cascade is chosen from, the cheapest first."""
+    titles = [metric(name).title for name in costs[0]]
+    listed = table("network", "validation", *titles, numbers=("validation", *titles))
+    for i in sorted(range(len(names)), key=lambda i: costs[i][cost]):
+        values = [shown(name, value) for name, value in costs[i].items()]
+        listed.add_row(Text(names[i]), percent(scores[i]), *values)
+    return listed
+
+
+def cascade_page(told: Cascaded, comparison: Comparison | None) -> RenderableType:
+    """The members with their thresholds, and cascade and single network on the test images."""
+    choice, title = told.choice, metric(told.cost).title
+    members = table("member", "answers from", "of validation", "of test",
+                    numbers=("answers from", "of validation", "of test"))  # fmt: skip
+    least = [*(f"{100 * t:.2f} %" for t in choice.thresholds), "all that is left"]
+    for i, at, share, tested in zip(choice.members, least, choice.shares, told.shares, strict=True):
+        members.add_row(Text(told.names[i]), at, percent(share), percent(tested))
+    scores = table("", "validation", "test", f"{title} an image", "ms, measured",
+                   numbers=("validation", "test", f"{title} an image", "ms, measured"))  # fmt: skip
+    scores.add_row(
+        "cascade", percent(choice.accuracy), _with_interval(told.test),
+        shown(told.cost, told.test_cost), f"{told.ms:.3f}",
+    )  # fmt: skip
+    lines: list[RenderableType] = [Text(""), members, Text(""), scores, Text("")]
+    if told.single and told.single_test and told.single_ms is not None:
+        scores.add_row(
+            Text(told.names[told.single.members[0]]), percent(told.single.accuracy),
+            _with_interval(told.single_test), shown(told.cost, told.single.cost),
+            f"{told.single_ms:.3f}",
+        )  # fmt: skip
+        part = told.test_cost / told.single.cost
+        lines.append(Text(f"the cascade costs {100 * part:.0f} % of the single network"))
+    if told.luck:
+        chosen, held = percent(told.luck.chosen), percent(told.luck.held_out)
+        lines.append(Text(f"chosen by four folds {chosen}, on the fifth {held}"))
+    if comparison:
+        sure = "they differ" if comparison.p < 0.05 else "no difference that is sure"
+        lines.append(
+            Text(
+                f"test images right with the cascade alone {comparison.only_first}, with the "
+                f"single network alone {comparison.only_second}: p = {comparison.p:.3g}, {sure}"
+            )
+        )
+    return Group(*lines)
+
+
+def _with_interval(of: Evaluation) -> str:
+    low, high = of.interval
+    return f"{percent(of.accuracy)}  ({100 * low:.2f} to {100 * high:.2f})"

@@ -1,0 +1,196 @@
+"""A cascade: networks in the order of their cost, each of which answers where it is sure enough.
+
+Its file is JSON beside the members' own files, which it names with their digests; who predicts with
+it needs those alone. ``nas.training.stopping`` chooses the members.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from nas import artifacts
+from nas.errors import NasError, brief
+from nas.training import predict
+from nas.training.latency import with_threads
+from nas.training.models import Card, Model, load_model, read, save_model
+from nas.training.predict import Prediction, Probabilities
+
+VERSION = 1
+TIMED = 200  # images one by one
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A network, the ``temperature`` that calibrates it, and the least confidence at which its
+    answer stands (minus infinity for the last)."""
+
+    model: Model
+    temperature: float
+    threshold: float
+
+
+class Cascade:
+    """Predicts as a ``Model`` does. ``stopped`` counts the images that each member has answered so
+    far; ``about`` is what was measured when it was chosen."""
+
+    def __init__(self, members: Sequence[Member], about: Mapping[str, Any]) -> None:
+        self.members, self.about = tuple(members), about
+        self.stopped = [0] * len(self.members)
+
+    @property
+    def card(self) -> Card:
+        """The last member's: all know the same classes of the same images."""
+        return self.members[-1].model.card
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.card.classes
+
+    @property
+    def input(self) -> tuple[int, int, int]:
+        return self.card.input
+
+    def to(self, device: torch.device) -> Cascade:
+        for member in self.members:
+            member.model.to(device)
+        return self
+
+    def answers(self, pixels: Tensor) -> tuple[Probabilities, npt.NDArray[np.int64]]:
+        """The calibrated probabilities (images, classes) of pixels, and which member stopped each:
+        a later one is given only what is left."""
+        found = np.empty((len(pixels), len(self.classes)), np.float32)
+        by = np.empty(len(pixels), np.int64)
+        left = torch.arange(len(pixels))
+        for number, member in enumerate(self.members):
+            if not len(left):
+                break
+            each = torch.from_numpy(member.model.probabilities(pixels[left]))
+            soft = (each.clamp_min(1e-30).log() / member.temperature).softmax(1)
+            stops = soft.max(1).values >= member.threshold
+            found[left[stops]], by[left[stops]] = soft[stops].numpy(), number
+            left = left[~stops]
+        return found, by
+
+    def probabilities(self, pixels: Tensor) -> Probabilities:
+        found, by = self.answers(pixels)
+        for number in by:
+            self.stopped[number] += 1
+        return found
+
+    def predict(self, images: Any) -> list[Prediction]:
+        """As ``Model.predict``."""
+        return predict.predict(self, images)
+
+    @property
+    def shares(self) -> list[float]:
+        """The fraction of the images so far that stopped at each member; zeros without any."""
+        return [count / max(1, sum(self.stopped)) for count in self.stopped]
+
+    def __repr__(self) -> str:
+        told = " -> ".join(f"{member.model.architecture.params:,}" for member in self.members)
+        return f"Cascade({told} params, {len(self.classes)} classes)"
+
+
+def timed(model: Model | Cascade, pixels: Tensor) -> float:
+    """Milliseconds an image, of these images (at most 200) one by one on one thread: of each image
+    the least of five rounds, as other programs only add to it."""
+    images = [image[None] for image in pixels[:TIMED]]
+    answer = model.answers if isinstance(model, Cascade) else model.probabilities
+    least = [math.inf] * len(images)
+    with with_threads(1):
+        answer(images[0])
+        for _ in range(5):
+            for number, image in enumerate(images):
+                began = time.perf_counter()
+                answer(image)
+                least[number] = min(least[number], time.perf_counter() - began)
+    return 1000 * sum(least) / len(images)
+
+
+# --- the file ------------------------------------------------------------------------------------
+
+
+def save_cascade(file: Path, cascade: Cascade) -> None:
+    """Writes a cascade to ``file``, and its members beside it. Raises NasError."""
+    told = []
+    for number, member in enumerate(cascade.members, 1):
+        beside = file.with_name(f"{file.stem}-{number}.safetensors")
+        save_model(beside, member.model.network, member.model.card)
+        told.append(
+            {
+                "file": beside.name,
+                "digest": member.model.digest,
+                "temperature": member.temperature,
+                "threshold": member.threshold if math.isfinite(member.threshold) else None,
+            }
+        )
+    held = {"nas_cascade": VERSION, "members": told, "about": dict(cascade.about)}
+    artifacts.replace(file, f"{json.dumps(held, indent=1)}\n".encode())
+
+
+def load_cascade(file: str | Path) -> Cascade:
+    """The cascade in a file, ready to predict. Raises NasError where there is none, or where its
+    members are not there, are others, or do not know the same classes."""
+    where = str(file)
+    try:
+        held = json.loads(read(file))
+        version = held["nas_cascade"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise NasError(f"{where} is no cascade of nas") from None
+    if version != VERSION:
+        raise NasError(
+            f"{where} is a cascade of format {brief(str(version))}: this nas reads format {VERSION}"
+        )
+    folder, _, _ = where.rpartition("/")
+    members = []
+    try:
+        for told in held["members"]:
+            name = str(told["file"])
+            model = load_model(f"{folder}/{name}" if folder else name)
+            if model.digest != told["digest"]:
+                raise NasError(f"{where}: its member {brief(name)} was changed since it was chosen")
+            threshold = told["threshold"]
+            least = -math.inf if threshold is None else float(threshold)
+            members.append(Member(model, float(told["temperature"]), least))
+        about = dict(held["about"])
+    except (TypeError, KeyError, ValueError) as error:
+        raise NasError(f"{where} is a cascade whose file is damaged: {error!r}") from None
+    check(members, where)
+    return Cascade(members, about)
+
+
+def check(members: Sequence[Member], where: str) -> None:
+    """Raises NasError where members cannot answer in turn."""
+    if not members:
+        raise NasError(f"{where} is a cascade without members")
+    alike([member.model for member in members], where)
+    for member in members[:-1]:
+        if not 0 <= member.threshold <= 1:
+            raise NasError(f"{where}: a threshold is {member.threshold}: must be from 0 to 1")
+    for member in members:
+        if not (math.isfinite(member.temperature) and member.temperature > 0):
+            raise NasError(f"{where}: a temperature is {member.temperature}: must be above 0")
+    if math.isfinite(members[-1].threshold):
+        raise NasError(f"{where}: the last member has a threshold: it answers whatever is left")
+
+
+def alike(models: Sequence[Model], where: str) -> None:
+    """Raises NasError where models do not take the same images or know the same classes."""
+    first = models[0]
+    for model in models[1:]:
+        if model.classes != first.classes:
+            raise NasError(f"{where}: the members know other classes, or in another order")
+        if model.input != first.input:
+            told = ["x".join(map(str, each.input)) for each in (first, model)]
+            raise NasError(f"{where}: the members take images of {' and of '.join(told)}")

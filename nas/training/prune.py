@@ -1,0 +1,355 @@
+"""From a trained network to a narrower one of the same pattern, with the weights of the channels
+that matter most.
+
+``narrowed`` changes the widths of the pattern, so that what comes of it is an expression like any
+other; ``carried`` walks both trees at once and finds which channels of the wide one go where.
+Channels that are added to one another are kept or dropped together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from nas.errors import NasError, PatternError, ShapeError
+from nas.language.architecture import Architecture, parse
+from nas.language.elements import CLASSES, Scalar, Step, parameters, realise
+from nas.language.expression import Aux, Concat, Leaf, Node, Seq, Shape, Sum
+from nas.language.layers import BatchNorm, Conv, Flatten, Linear, SqueezeExcite
+from nas.training.models import Model, state_of
+from nas.training.network import build
+
+By = Literal["scale", "norm"]
+WIDTHS = ("width", "growth", "one", "reduce3", "three", "reduce5", "five", "project")
+
+
+# --- a narrower pattern --------------------------------------------------------------------------
+
+
+def narrowed(architecture: Architecture, factor: float) -> Architecture:
+    """The same pattern with its widths times ``factor``, the classes as they are.
+
+    Equal widths stay equal and unequal ones unequal, so that what was added to its input still is;
+    widths stay multiples of their groups. Raises NasError where it is no narrower network.
+    """
+    if not 0 < factor < 1:
+        raise NasError(f"--width {factor:g}: must be above 0 and below 1")
+    *body, head = architecture.steps
+    widths = _rounded(body, factor)
+    x: Shape = architecture.input
+    steps: list[Step] = []
+    try:
+        for step in body:
+            args: list[tuple[str, Scalar]] = []
+            for name, value in step.args:
+                if name == "groups" and isinstance(step.node, Conv) and _depthwise(step):
+                    value = x[0]
+                elif name in WIDTHS and isinstance(value, int) and value:
+                    value = x[0] if _depthwise(step) else widths[value]
+                args.append((name, value))
+            if any(p.name == CLASSES for p in parameters(step.name)):
+                args.append((CLASSES, architecture.classes))
+            steps += realise(step.name, tuple(args), x)
+            x = steps[-1].cost.shape if steps else x
+        steps += realise(head.name, head.args, x)
+        made = parse(str(Architecture(architecture.input, tuple(steps))))
+    except (ShapeError, PatternError) as error:
+        raise NasError(f"--width {factor:g}: the network cannot be so narrow: {error}") from None
+    if made.params >= architecture.params:
+        raise NasError(
+            f"--width {factor:g}: leaves {made.params:,} params of {architecture.params:,}: "
+            "nothing becomes narrower"
+        )
+    return made
+
+
+def _depthwise(step: Step) -> bool:
+    return isinstance(step.node, Conv) and 1 < step.node.groups == step.x[0] == step.node.width
+
+
+def _rounded(steps: Sequence[Step], factor: float) -> dict[int, int]:
+    """The new width for each that occurs: a multiple of all groups that it is split into, larger
+    than that of every smaller one, and no narrower than its block can be."""
+    multiples: dict[int, int] = {}
+    floors: dict[int, int] = {}
+    for step in steps:
+        told: dict[str, int] = {k: v for k, v in step.args if isinstance(v, int)}
+        split = 1 if _depthwise(step) else told.get("groups", 1)
+        if split > 1:  # the inner channels, or those that come, are split
+            split *= told.get("bottleneck", 0) or 1
+            multiples[step.x[0]] = math.lcm(multiples.get(step.x[0], 1), told["groups"])
+        for name, width in told.items():
+            if name in WIDTHS and width:
+                multiples[width] = math.lcm(multiples.get(width, 1), split)
+                if step.name == "INCEPTION" and name == "width":
+                    floors[width] = 16
+    found: dict[int, int] = {}
+    least = 0
+    for width in sorted(multiples):
+        each = multiples[width]
+        wanted = max(width * factor, floors.get(width, 1))
+        least = max(round(wanted / each), least // each + 1) * each
+        found[width] = least
+    return found
+
+
+# --- which channels ------------------------------------------------------------------------------
+
+
+@dataclass(eq=False, slots=True)
+class Segment:
+    """Channels that lie side by side: ``wide`` of them, of which ``narrow`` are kept. One that is
+    added to others becomes these, its ``parts``."""
+
+    wide: int
+    narrow: int
+    parts: tuple[Segment, ...] = ()
+    blocks: int = 1
+    score: Tensor | None = None
+
+    def kept(self) -> Tensor:
+        """The channels that stay, in their order: as many of each block (a group of a
+        convolution), those of the highest score."""
+        if self.wide == self.narrow or self.score is None:
+            return torch.arange(self.wide)[: self.narrow]
+        each = self.score.view(self.blocks, -1)
+        best = each.argsort(dim=1, descending=True, stable=True)[:, : self.narrow // self.blocks]
+        starts = torch.arange(self.blocks)[:, None] * each.shape[1]
+        return (best.sort(1).values + starts).flatten()
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """The channels of a map, or the features that flattening made of it: each channel ``repeat``
+    times."""
+
+    segments: tuple[Segment, ...]
+    repeat: int = 1
+
+    def flat(self) -> tuple[Segment, ...]:
+        return tuple(found for segment in self.segments for found in _flat(segment))
+
+    def kept(self) -> Tensor:
+        """The places along the axis that stay."""
+        places, start = [], 0
+        for segment in self.flat():
+            places.append(segment.kept() + start)
+            start += segment.wide
+        channels = torch.cat(places)
+        return (channels[:, None] * self.repeat + torch.arange(self.repeat)).flatten()
+
+
+def _flat(segment: Segment) -> Iterator[Segment]:
+    if segment.parts:
+        for part in segment.parts:
+            yield from _flat(part)
+    else:
+        yield segment
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A tensor of the state: the axes of its first two dimensions, as far as it has them, and into
+    how many groups the second is split along the first."""
+
+    name: str
+    out: Axis
+    into: Axis | None = None
+    groups: int = 1
+
+
+@dataclass(eq=False)
+class _Walk:
+    state: Mapping[str, Tensor]
+    held: list[Held] = field(default_factory=list)
+    scales: list[tuple[Axis, Tensor]] = field(default_factory=list)
+    norms: list[tuple[Axis, Tensor]] = field(default_factory=list)
+    blocks: list[tuple[Axis, int]] = field(default_factory=list)
+
+    def sequence(
+        self, wide: Sequence[Node], narrow: Sequence[Node], x: Shape, y: Shape, at: str, axis: Axis
+    ) -> Axis:
+        if len(wide) != len(narrow):
+            raise _Other(at)
+        for number, (a, b) in enumerate(zip(wide, narrow, strict=True)):
+            axis = self.node(a, b, x, y, f"{at}{number}.", axis)
+            x, y = a.cost(x).shape, b.cost(y).shape
+        return axis
+
+    def node(self, a: Node, b: Node, x: Shape, y: Shape, at: str, axis: Axis) -> Axis:
+        """The channels that leave a node of the wide tree, ``a``, and its like in the narrow one;
+        ``at`` is its module's name and a dot."""
+        match a, b:
+            case Seq(items), Seq(others):
+                return self.sequence(items, others, x, y, at, axis)
+            case Sum(items), Sum(others) if len(items) == len(others):
+                pairs = enumerate(zip(items, others, strict=True))
+                first, *rest = [self.node(m, n, x, y, f"{at}{k}.", axis) for k, (m, n) in pairs]
+                for other in rest:
+                    _together(first, other)
+                return first
+            case Concat(items), Concat(others) if len(items) == len(others):
+                pairs = enumerate(zip(items, others, strict=True))
+                axes = [self.node(m, n, x, y, f"{at}{k}.", axis) for k, (m, n) in pairs]
+                return Axis(tuple(s for each in axes for s in each.segments))
+            case Aux(head), Aux(other):
+                mine, theirs = (n.items if isinstance(n, Seq) else (n,) for n in (head, other))
+                self.sequence(mine, theirs, x, y, at, axis)
+                return axis
+        if type(a) is not type(b) or not isinstance(a, Leaf):
+            raise _Other(at)
+        return self.leaf(a, b, x, y, at, axis)
+
+    def leaf(self, a: Leaf, b: Node, x: Shape, y: Shape, at: str, axis: Axis) -> Axis:
+        match a, b:
+            case Conv(), Conv():
+                return self.conv(a, b, x, y, at, axis)
+            case Linear(), Linear():
+                area = math.prod(x[1:])  # a map is flattened first, by a module of its own
+                name = at if len(x) == 1 else f"{at}1."
+                out = Axis((Segment(a.width, b.width),))
+                self.weights(name, out, Axis(axis.segments, axis.repeat * area))
+                return out
+            case BatchNorm(), BatchNorm():
+                for entry in ("weight", "bias", "running_mean", "running_var"):
+                    self.held.append(Held(f"{at}{entry}", axis))
+                if axis.repeat == 1 and (scale := self.state.get(f"{at}weight")) is not None:
+                    self.scales.append((axis, scale.abs()))
+                return axis
+            case SqueezeExcite(), SqueezeExcite():
+                inner = Axis((Segment(a.squeeze, b.squeeze),))
+                self.weights(f"{at}fc1.", inner, axis)
+                self.weights(f"{at}fc2.", axis, inner, scored=False)
+                return axis
+            case Flatten(), Flatten():
+                return Axis(axis.segments, axis.repeat * math.prod(x[1:]))
+        if a.cost(x).params:
+            raise NasError(
+                f"{type(a).__name__} is a layer of a plug-in: which of its weights belong to a "
+                "channel is not known"
+            )
+        return axis
+
+    def conv(self, a: Conv, b: Conv, x: Shape, y: Shape, at: str, axis: Axis) -> Axis:
+        if a.groups == x[0] > 1 and b.groups == y[0]:
+            if a.width != x[0] or b.width != y[0]:
+                raise NasError("a depthwise convolution that widens cannot be made narrower")
+            self.weights(at, axis, None, scored=False)
+            return axis
+        if a.groups != b.groups:
+            raise _Other(at)
+        out = Axis((Segment(a.width, b.width),))
+        if a.groups > 1:
+            self.blocks += [(axis, a.groups), (out, a.groups)]
+        self.weights(at, out, axis, a.groups)
+        return out
+
+    def weights(
+        self, at: str, out: Axis, into: Axis | None, groups: int = 1, scored: bool = True
+    ) -> None:
+        self.held += [Held(f"{at}weight", out, into, groups), Held(f"{at}bias", out)]
+        if scored and (weight := self.state.get(f"{at}weight")) is not None:
+            self.norms.append((out, weight.flatten(1).norm(dim=1)))
+
+
+class _Other(NasError):
+    def __init__(self, at: str) -> None:
+        number = int(at.split(".")[0]) + 1
+        super().__init__(
+            f"element {number} is built otherwise at this width: another --width may keep it"
+        )
+
+
+def _together(first: Axis, other: Axis) -> None:
+    """Makes the channels that are added be kept together. Raises NasError where they are parted
+    otherwise on both sides."""
+    mine, theirs = first.flat(), other.flat()
+    if mine == theirs:
+        return
+    if len(mine) == 1:
+        mine[0].parts = theirs
+    elif len(theirs) == 1:
+        theirs[0].parts = mine
+    elif [(s.wide, s.narrow) for s in mine] == [(s.wide, s.narrow) for s in theirs]:
+        for a, b in zip(mine, theirs, strict=True):
+            if a is not b:
+                a.parts = (b,)
+    else:
+        raise NasError("a sum of concatenations that are parted otherwise cannot be made narrower")
+
+
+# --- the weights ---------------------------------------------------------------------------------
+
+
+def carried(model: Model, narrow: Architecture, by: By = "scale", seed: int = 0) -> torch.nn.Module:
+    """The network ``narrow``, which ``narrowed`` has made of the model's, with the model's weights
+    of the channels that count most: by the sum of BN's scales that they have (Liu et al. 2017,
+    "Network slimming"), where there are any, or by the L2 norm of their filters.
+
+    Raises NasError where the two are not alike.
+    """
+    wide, state = model.architecture, state_of(model.network)
+    walk = _Walk(state)
+    channels = wide.input[0]
+    nodes = [[step.node for step in each.steps] for each in (wide, narrow)]
+    walk.sequence(
+        nodes[0], nodes[1], wide.input, narrow.input, "", Axis((Segment(channels, channels),))
+    )
+    for axis, blocks in walk.blocks:
+        segments = axis.flat()
+        if len(segments) > 1 and any(s.wide != s.narrow for s in segments):
+            raise NasError("groups of a concatenation's channels cannot be made narrower")
+        segments[0].blocks = math.lcm(segments[0].blocks, blocks)
+        if segments[0].narrow % segments[0].blocks:
+            raise NasError(
+                f"{segments[0].narrow} channels cannot be kept of {segments[0].blocks} groups alike"
+            )
+    _score(walk.scales if by == "scale" else walk.norms)
+    _score([each for each in walk.norms if any(s.score is None for s in each[0].flat())])
+    network = build(narrow, seed=seed)
+    with torch.no_grad():
+        own = network.state_dict()
+        for held in walk.held:
+            if held.name in state and held.name in own:
+                own[held.name].copy_(_taken(state[held.name], held))
+        for name, tensor in own.items():
+            if name.endswith("num_batches_tracked") and name in state:
+                tensor.copy_(state[name])
+    return network
+
+
+def _score(told: Sequence[tuple[Axis, Tensor]]) -> None:
+    for axis, scores in told:
+        start = 0
+        for segment in axis.flat():
+            own = scores[start : start + segment.wide].double()
+            segment.score = own if segment.score is None else segment.score + own
+            start += segment.wide
+
+
+def _taken(tensor: Tensor, held: Held) -> Tensor:
+    rows = held.out.kept()
+    found = tensor[rows]
+    if held.into is None or found.ndim < 2:
+        return found
+    columns = held.into.kept()
+    if held.groups == 1:
+        return found[:, columns]
+    # Each group's filters see the channels of that group, counted from its first.
+    width, kept = tensor.shape[1], len(columns) // held.groups
+    own = columns.view(held.groups, kept) - torch.arange(held.groups)[:, None] * width
+    per_group = found.view(held.groups, -1, *found.shape[1:])
+    return torch.cat([each[:, at] for each, at in zip(per_group, own, strict=True)])
+
+
+def pruned(model: Model, factor: float, by: By = "scale", seed: int = 0) -> Model:
+    """The model at ``factor`` of its widths, not yet trained on. Raises NasError."""
+    narrow = narrowed(model.architecture, factor)
+    card = dataclasses.replace(model.card, architecture=narrow, metrics={})
+    return Model(carried(model, narrow, by, seed), card).eval()

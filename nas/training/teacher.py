@@ -1,0 +1,239 @@
+"""Distillation: a training that learns the outputs of trained models beside the labels.
+
+A teacher is one model or several, whose softened probabilities are averaged. Where no augmentation
+changes the images its outputs are computed once, and kept beside the images in the cache; otherwise
+for each batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import kl_div, log_softmax
+
+from nas import data
+from nas.data import Images, Info
+from nas.data.batches import Normal, Source
+from nas.data.footprint import RESIDENT
+from nas.errors import NasError, RecipeError, brief
+from nas.job import Job, Recipe
+from nas.language.architecture import Architecture, parse
+from nas.language.expression import show
+from nas.training.models import Model, load_model
+from nas.training.outputs import outputs
+
+LEAST = 1e-30  # of a probability: float32 holds its logarithm
+
+
+def digest_of(models: Sequence[Model]) -> str:
+    """16 hexadecimal digits for models whose outputs are averaged, in whatever order."""
+    each = sorted(model.digest for model in models)
+    return each[0] if len(each) == 1 else hashlib.sha256(" ".join(each).encode()).hexdigest()[:16]
+
+
+def check(model: Model, info: Info, where: str) -> None:
+    """Raises NasError where a model cannot teach on images with these classes and of this shape."""
+    if {*model.classes} != {*info.classes}:
+        counts = f"{len(model.classes)} classes and the images {len(info.classes)}"
+        others = sorted({*model.classes} ^ {*info.classes})
+        raise NasError(
+            f"{where} cannot teach here: it knows {counts}, and {brief(others[0])} is known to one "
+            "of them alone"
+        )
+    if model.input != info.shape:
+        raise NasError(
+            f"{where} cannot teach here: it takes images of {show(model.input)}, and these are "
+            f"{show(info.shape)}"
+        )
+
+
+@functools.lru_cache(maxsize=2)
+def loaded(files: tuple[str, ...], digest: str) -> tuple[Model, ...]:
+    """The models in these files. Raises NasError where they are not those of ``digest``."""
+    if not files:
+        raise RecipeError(f"recipe.teacher is {digest!r}: the models are given by --teacher")
+    models = tuple(load_model(file) for file in files)
+    if (here := digest_of(models)) != digest:
+        raise NasError(
+            f"the teacher in {', '.join(files)} is another than that of the recipe: its digest is "
+            f"{here}, not {digest}"
+        )
+    return models
+
+
+@dataclass(eq=False, slots=True)
+class Teacher:
+    """What a training learns from. ``held`` are the soft targets (images, classes) of its images in
+    their order, None where they are computed a batch at a time; ``columns`` are the data's classes
+    among each model's. ``seen`` are the student's maps of the step under way, and ``at`` the
+    positions of its images among all."""
+
+    recipe: Recipe
+    models: tuple[Model, ...]
+    columns: tuple[Tensor, ...]
+    mean: Tensor
+    std: Tensor
+    held: Tensor | None
+    student: nn.Module
+    stages: tuple[tuple[int, tuple[int, ...]], ...]
+    seen: dict[int, Tensor] = field(default_factory=dict)
+    at: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        job: Job,
+        student: nn.Module,
+        normal: Normal,
+        device: torch.device,
+        source: Source,
+        images: Images,
+    ) -> Teacher:
+        """The teacher of a job, for the ``images`` of its training, which are ``source`` on the
+        device, in the ``normal`` of the student. Raises NasError where it cannot teach there."""
+        recipe, info = job.recipe, data.describe(job.data)
+        models = tuple(m.to(device).eval() for m in loaded(job.teachers, recipe.teacher))
+        for model, file in zip(models, job.teachers, strict=True):
+            check(model, info, file)
+        columns = tuple(
+            torch.tensor([m.classes.index(name) for name in info.classes], device=device)
+            for m in models
+        )
+        held = None
+        once = not recipe.augments and 4 * len(images) * len(info.classes) <= RESIDENT
+        if once:
+            each = [torch.from_numpy(outputs(m, images)).to(device) for m in models]
+            held = softened(each, columns, recipe.temperature)
+        made = parse(job.pattern, info.shape, len(info.classes))
+        stages: tuple[tuple[int, tuple[int, ...]], ...] = ()
+        if recipe.attention:
+            stages = shared_stages(made, [model.architecture for model in models])
+        return cls(
+            recipe=recipe,
+            models=models,
+            columns=columns,
+            mean=torch.tensor(normal.mean, device=device).mul(255).view(-1, 1, 1),
+            std=torch.tensor(normal.std, device=device).mul(255).view(-1, 1, 1),
+            held=held,
+            student=student,
+            stages=stages,
+        )
+
+    def following(
+        self, epoch: Iterable[tuple[Tensor, Tensor]], positions: Iterable[Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch, whose images are at these ``positions``: ``loss`` is then that
+        of the batch last given."""
+        for batch, self.at in zip(epoch, positions, strict=True):
+            yield batch
+
+    def loss(self, loss: Tensor, output: Tensor | tuple[Tensor, list[Tensor]], x: Tensor) -> Tensor:
+        """The student's ``loss`` on the labels, and what it differs from the teacher in: (1 - w) of
+        the one and w T² KL(teacher, student) of the other, both softmaxes at the temperature T
+        (Hinton et al. 2015, section 2: T² keeps the gradients' scale).
+
+        ``output``: of the student, for the images ``x`` as it takes them.
+        """
+        recipe = self.recipe
+        logits = output[0] if isinstance(output, tuple) else output
+        watched = dict(self.seen)  # the student's maps: a teacher's own pass may add others
+        targets = None
+        if self.held is not None and self.at is not None:
+            targets = self.held[self.at.to(self.held.device)]
+        found = self._answers(x) if targets is None or self.stages else []
+        if targets is None:
+            targets = softened([p for p, _ in found], self.columns, recipe.temperature)
+        soft = log_softmax(logits.float() / recipe.temperature, 1)
+        far = recipe.temperature**2 * kl_div(soft, targets, reduction="batchmean")
+        loss = (1 - recipe.distill) * loss + recipe.distill * far
+        for own, theirs in self.stages:
+            for (_, maps), theirs_at in zip(found, theirs, strict=True):
+                apart = attention(watched[own]) - attention(maps[theirs_at])
+                weight = recipe.attention / (len(self.stages) * len(self.models))
+                loss = loss + weight * apart.square().sum(1).mean()
+        return loss
+
+    @torch.no_grad()
+    def _answers(self, x: Tensor) -> list[tuple[Tensor, dict[int, Tensor]]]:
+        """Each model's probabilities for images as the student takes them, in float32, and its maps
+        at the ends of the stages."""
+        with torch.autocast(x.device.type, enabled=False):
+            pixels = x.float() * self.std + self.mean
+            return [self._answer(pixels, k) for k in range(len(self.models))]
+
+    def _answer(self, pixels: Tensor, number: int) -> tuple[Tensor, dict[int, Tensor]]:
+        model = self.models[number]
+        maps: dict[int, Tensor] = {}
+        with noting(model.network, [theirs[number] for _, theirs in self.stages], maps):
+            return model(pixels).softmax(1), maps
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """While it lasts, the student's maps are there for ``loss``."""
+        with noting(self.student, [own for own, _ in self.stages], self.seen):
+            yield
+        self.seen.clear()
+
+
+def softened(each: Sequence[Tensor], columns: Sequence[Tensor], temperature: float) -> Tensor:
+    """The mean of several models' probabilities (images, classes), each softened to the
+    temperature, in the order of the data's classes."""
+    soft = [
+        (p[:, own].float().clamp_min(LEAST).log() / temperature).softmax(1)
+        for p, own in zip(each, columns, strict=True)
+    ]
+    return torch.stack(soft).mean(0)
+
+
+# --- where the stages look -----------------------------------------------------------------------
+
+
+def attention(maps: Tensor) -> Tensor:
+    """Where a map (images, channels, height, width) is active: the mean square over its channels,
+    scaled to length 1 (Zagoruyko and Komodakis 2017, section 3.1, F² and equation 2)."""
+    return nn.functional.normalize(maps.float().square().mean(1).flatten(1))
+
+
+def shared_stages(
+    student: Architecture, teachers: Sequence[Architecture]
+) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """For each size of map that all of them have, the last element of the student with it and those
+    of the teachers. Widths may differ. Raises RecipeError where there is none."""
+    own, *theirs = [_ends(each) for each in (student, *teachers)]
+    sizes = [size for size in own if all(size in each for each in theirs)]
+    if not sizes:
+        raise RecipeError(
+            "recipe.attention needs a map of equal height and width in student and teacher: they "
+            "have none"
+        )
+    return tuple((own[size], tuple(each[size] for each in theirs)) for size in sizes)
+
+
+def _ends(architecture: Architecture) -> dict[tuple[int, ...], int]:
+    shapes = [step.cost.shape for step in architecture.steps]
+    return {s[1:]: k for k, s in enumerate(shapes) if len(s) == 3 and max(s[1:]) > 1}
+
+
+@contextlib.contextmanager
+def noting(network: nn.Module, elements: Sequence[int], into: dict[int, Tensor]) -> Iterator[None]:
+    """While it lasts, what leaves these elements of a network is put ``into`` by their numbers."""
+
+    def note(number: int, module: nn.Module, inputs: object, output: Tensor) -> None:
+        into[number] = output
+
+    children = list(network.children())
+    hooks = [
+        children[number].register_forward_hook(functools.partial(note, number))
+        for number in elements
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,318 @@
+"""Distillation: what a student learns from, what it is compared with, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import scipy.special
+import torch
+from scipy import stats
+from torch import nn
+
+import nas
+from nas import data
+from nas.cli import main
+from nas.data.batches import Source, preparation, statistics
+from nas.errors import NasError, RecipeError
+from nas.job import DataRef, Job, Recipe
+from nas.language.architecture import parse
+from nas.training import teacher, train
+from nas.training.beside import Gain
+from nas.training.models import Card, Model, load_model, save_model
+from nas.training.step import loss_of
+
+LARGE = "INPUT -> CONV(12) -> BN -> RELU -> POOL -> CONV(16) -> BN -> RELU -> GAP -> FC"
+SMALL = "INPUT -> CONV(4) -> BN -> RELU -> POOL -> CONV(6) -> BN -> RELU -> GAP -> FC"
+DIGITS = DataRef()
+CPU = torch.device("cpu")
+
+
+def model_file(file: Path, pattern: str = LARGE, seed: int = 0, classes=None, input=None) -> Path:
+    info = data.describe(DIGITS)
+    made = parse(pattern, input or info.shape, len(classes or info.classes))
+    network = nas.build(made, seed=seed)
+    normal = statistics(data.load(DIGITS, "train"))
+    normal = dataclasses.replace(
+        normal, mean=normal.mean * made.input[0], std=normal.std * made.input[0]
+    )
+    card = Card(
+        architecture=made,
+        classes=tuple(classes or info.classes),
+        normal=normal,
+        dataset="digits",
+        identity=data.identity(DIGITS),
+    )
+    save_model(file, network, card)
+    return file
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    return model_file(tmp_path / "large.safetensors")
+
+
+def job_of(*files: Path, pattern: str = SMALL, **settings) -> Job:
+    digest = teacher.digest_of([load_model(file) for file in files])
+    recipe = Recipe.of({"teacher": digest, **settings})
+    return Job(pattern=pattern, recipe=recipe, epochs=1, teachers=tuple(map(str, files)))
+
+
+def teaching(job: Job, student: nn.Module) -> tuple[teacher.Teacher, torch.Tensor, torch.Tensor]:
+    """The teacher of a job, the first images as the student takes them, and their labels."""
+    images = data.load(job.data, "train")
+    normal, source = statistics(images), Source.of(images, CPU)
+    made = teacher.Teacher.of(job, student, normal, CPU, source, images)
+    made.at = torch.arange(32)
+    pixels, labels = source.take(made.at)
+    return made, preparation(normal, (8, 8))(pixels), labels
+
+
+@pytest.mark.parametrize("settings", [{}, {"distill": 0.3, "temperature": 5.0}])
+def test_the_loss_is_hintons(large: Path, tmp_path: Path, settings: dict[str, float]) -> None:
+    """Computed again in double precision from the paper's formula; of two teachers the mean."""
+    other = model_file(tmp_path / "other.safetensors", seed=1)
+    job = job_of(large, other, **settings)
+    student = nas.build(parse(SMALL), seed=2).eval()
+    made, x, labels = teaching(job, student)
+    with torch.no_grad():
+        logits = student(x)
+        hard = loss_of(logits, labels, job.recipe)
+        found = float(made.loss(hard, logits, x))
+        theirs = [load_model(file).network(x).double().numpy() for file in (large, other)]
+    t, w = job.recipe.temperature, job.recipe.distill
+    soft = np.mean([scipy.special.softmax(z / t, 1) for z in theirs], axis=0)
+    own = scipy.special.log_softmax(logits.double().numpy() / t, 1)
+    kl = np.sum(soft * (np.log(soft) - own), axis=1).mean()
+    assert found == pytest.approx((1 - w) * float(hard) + w * t**2 * kl, rel=1e-4)
+
+
+def test_held_outputs_and_those_of_a_batch_are_the_same(large: Path) -> None:
+    student = nas.build(parse(SMALL), seed=2).eval()
+    made, x, _ = teaching(job_of(large), student)
+    assert made.held is not None
+    again = dataclasses.replace(made, held=None)
+    with torch.no_grad():
+        losses = [float(t.loss(x.new_zeros(()), student(x), x))
+                  for t in (made, again)]  # fmt: skip
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    augmented, _, _ = teaching(job_of(large, crop=1), student)
+    assert augmented.held is None  # an image is another each time, and so is what is said of it
+
+
+def test_classes_in_another_order_teach_the_same(tmp_path: Path, large: Path) -> None:
+    model = load_model(large)
+    order = [3, 1, 0, 2, 9, 8, 7, 6, 5, 4]
+    classes = tuple(model.classes[i] for i in order)
+    head = list(model.network.children())[-1]
+    for tensor in (head.weight, head.bias):
+        tensor.data = tensor.data[order]
+    turned = tmp_path / "turned.safetensors"
+    save_model(turned, model.network, dataclasses.replace(model.card, classes=classes))
+    student = nas.build(parse(SMALL), seed=2).eval()
+    held = [teaching(job_of(file), student)[0].held for file in (large, turned)]
+    assert torch.allclose(held[0], held[1], atol=1e-6)
+
+
+def test_attention_is_learnt_where_maps_agree_in_size_whatever_their_width(large: Path) -> None:
+    student = nas.build(parse(SMALL), seed=2)
+    made, x, _ = teaching(job_of(large, attention=5.0), student)
+    # After the first stage 8 x 8, after the second 4 x 4: the elements before POOL and before GAP.
+    assert made.stages == ((2, (2,)), (6, (6,)))
+    with made.watching():
+        output = student(x)
+        pulled = made.loss(output.sum() * 0, output, x)
+    without = dataclasses.replace(made, stages=())
+    assert pulled > without.loss(output.sum() * 0, output, x)
+    pulled.backward()
+    assert student[0].weight.grad.abs().sum() > 0
+    assert not made.seen  # nothing is held afterwards
+    itself = load_model(large).network
+    same, _, _ = teaching(job_of(large, pattern=LARGE, attention=5.0), itself)
+    with same.watching(), torch.no_grad():
+        output = itself(x)
+        assert float(same.loss(output.sum() * 0, output, x)) < 1e-4
+    with pytest.raises(RecipeError, match="they have none"):
+        teaching(job_of(large, pattern="INPUT -> FLATTEN -> FC", attention=1.0), student)
+
+
+def test_a_student_learns_from_outputs_alone(large: Path, tmp_path: Path) -> None:
+    """With all weight on the teacher, the student ends with the teacher's answers, not the labels':
+    an untrained teacher knows nothing of these."""
+    job = dataclasses.replace(job_of(large, distill=1.0, temperature=1.0), epochs=12)
+    _, module, _ = train.begin(job, CPU)
+    train.fit(module, job, lambda _: None, device=CPU)
+    images = data.load(DIGITS, "test")
+    pixels = torch.from_numpy(images.pixels[images.rows])
+    own = Model(module, load_model(large).card).probabilities(pixels).argmax(1)
+    theirs = load_model(large).probabilities(pixels).argmax(1)
+    assert np.mean(own == theirs) > 0.7
+    assert np.mean(own == images.labels[images.rows]) < 0.4
+
+
+def test_interrupted_and_resumed_is_the_same_to_the_bit(large: Path, tmp_path: Path) -> None:
+    job = dataclasses.replace(job_of(large, crop=1, attention=1.0), epochs=3)
+
+    def trained(file: Path | None, stop: int = 9) -> dict[str, torch.Tensor]:
+        _, module, _ = train.begin(job, CPU)
+
+        def report(point: nas.job.Epoch) -> None:
+            if point.epoch == stop:
+                raise KeyboardInterrupt
+
+        train.fit(module, job, report, device=CPU, checkpoint=file)
+        return module.state_dict()
+
+    file, was = tmp_path / "checkpoint", train.CHECKPOINT_SECONDS
+    train.CHECKPOINT_SECONDS = 0
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            trained(file, 2)
+        resumed = trained(file)
+    finally:
+        train.CHECKPOINT_SECONDS = was
+    assert all(torch.equal(resumed[k], v) for k, v in trained(None).items())
+
+
+def test_a_result_under_a_teacher_stands_for_no_other(large: Path, tmp_path: Path) -> None:
+    job, plain = job_of(large), Job(pattern=SMALL, epochs=1)
+    elsewhere = tmp_path / "elsewhere" / "a.safetensors"
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(large.read_bytes())
+    other = model_file(tmp_path / "other.safetensors", seed=1)
+    assert job_of(elsewhere).key == job.key
+    assert len({job.key, plain.key, job_of(other).key, job_of(large, temperature=4.0).key}) == 4
+    assert Job(pattern=SMALL, epochs=1, recipe=Recipe()).key == plain.key
+    both = job_of(large, other)
+    assert both.key == job_of(other, large).key != job.key
+    model = load_model(large)  # what a card tells besides changes no answer
+    save_model(large, model.network, dataclasses.replace(model.card, metrics={"accuracy": 0.5}))
+    assert job_of(large).key == job.key
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"classes": tuple("abcdefghij")}, "cannot teach here: it knows 10 classes and the images"),
+        ({"classes": tuple("012")}, "it knows 3 classes and the images 10"),
+        ({"input": (3, 8, 8)}, "it takes images of 3x8x8, and these are 1x8x8"),
+        ({"input": (1, 16, 16)}, "it takes images of 1x16x16, and these are 1x8x8"),
+    ],
+)
+def test_a_teacher_of_other_classes_or_input_is_refused(tmp_path: Path, change, told) -> None:
+    file = model_file(tmp_path / "other.safetensors", **change)
+    with pytest.raises(NasError, match=re.escape(told)):
+        teaching(job_of(file), nas.build(parse(SMALL)))
+
+
+def test_a_teacher_that_was_changed_or_is_not_there_is_refused(large: Path) -> None:
+    job = job_of(large)
+    model_file(large, seed=5)
+    teacher.loaded.cache_clear()
+    with pytest.raises(NasError, match="is another than that of the recipe"):
+        teaching(job, nas.build(parse(SMALL)))
+    with pytest.raises(RecipeError, match="given by --teacher"):
+        teaching(dataclasses.replace(job, teachers=()), nas.build(parse(SMALL)))
+    with pytest.raises(RecipeError, match=r"recipe\.distill is 0\.5: .* with a teacher"):
+        Recipe(distill=0.5)
+
+
+def test_a_gain_has_the_interval_of_its_pairs() -> None:
+    rng = np.random.default_rng(0)
+    control = rng.random(400) < 0.7
+    way = np.where(rng.random(400) < 0.1, True, control)
+    alike = Gain.of([way, way], [control, control])  # seeds that agree: images alone vary
+    told = stats.ttest_1samp(way.astype(float) - control, 0).confidence_interval(0.95)
+    assert (alike.low, alike.high) == pytest.approx((told.low, told.high), rel=1e-9)
+    assert alike.sure
+    assert np.isnan(Gain.of([way], [control]).low)
+    assert not Gain.of([way], [control]).sure
+
+
+def test_gains_of_nothing_are_seldom_sure() -> None:
+    """Ten trainings of equal skill in pairs, 300 times: the interval misses 0 in 5% at most."""
+    rng = np.random.default_rng(1)
+    missed = 0
+    for _ in range(300):
+        easy = rng.beta(4, 1, 200)  # of each image, how often it is right
+        skill = np.clip(easy + rng.normal(0, 0.02, (2, 5, 1)), 0, 1)
+        way, control = rng.random((2, 5, 200)) < skill
+        missed += Gain.of(list(way), list(control)).sure
+    assert missed / 300 < 0.08
+
+
+def nas_command(*told: object) -> int:
+    with mock.patch.object(sys, "argv", ["nas", *map(str, told)]):
+        try:
+            main()
+        except SystemExit as stopped:
+            return int(stopped.code or 0)
+    return 0
+
+
+def test_distill_from_the_command_line(large: Path, tmp_path: Path, capsys) -> None:
+    command = ("distill", "--teacher", large, "--student", SMALL, "--epochs", 2, "--seeds", 2,
+               "-o", tmp_path / "out")  # fmt: skip
+    assert nas_command(*command) == 0
+    out, told = capsys.readouterr()
+    assert "gain on test:" in out
+    assert "a student of" in told
+    assert told.count("epoch 2 of 2") == 4
+    file = re.search(r"model: (\S+\.safetensors),", out)[1]
+    card = load_model(file).card
+    assert card.recipe["teacher"] == load_model(large).digest
+    controls = [load_model(f).card for f in (tmp_path / "out").glob("*.safetensors")]
+    assert sorted((c.seed, "teacher" in c.recipe) for c in controls) == [
+        (0, False), (0, True), (1, False), (1, True)]  # fmt: skip
+    assert nas_command(*command) == 0
+    assert capsys.readouterr().out == out  # goes on, to the same
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        (["--teacher", "resnet18"], "needs its weights, --init resnet18 or a file"),
+        (["--teacher", "nothere.safetensors"], "No such file"),
+        (["--teacher", "resnet81"], "must be a model's file, a trial's number, front, or"),
+        (["--teacher", "LARGE", "--seeds", "0"], "--seeds 0: must be 1 or more"),
+        (["--teacher", "LARGE", "--temperature", "-1"], "recipe.temperature is -1.0"),
+        (["--teacher", "LARGE", "--student", "lenet_like"], "is a search space"),
+        (["--teacher", "LARGE", "--init", "x"], "is for a teacher of the zoo"),
+    ],
+)
+def test_what_distill_refuses(large: Path, tmp_path: Path, capsys, told, reason) -> None:
+    told = [str(large) if word == "LARGE" else word for word in told]
+    if "--student" not in told:
+        told += ["--student", SMALL]
+    assert nas_command("distill", *told, "-o", tmp_path / "out") == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_a_search_under_a_teacher(large: Path, tmp_path: Path, capsys) -> None:
+    storage = f"sqlite:///{tmp_path}/nas.db"
+    command = ["search", "--space", "lenet_like", "--trials", "2", "--epochs", "1", "--workers",
+               "0", "--storage", storage]  # fmt: skip
+    assert nas_command(*command, "--teacher", large) == 0
+    rows = nas.api.Study("lenet_like-digits", storage).trials
+    assert [row.recipe["teacher"] for row in rows] == [load_model(large).digest] * 2
+    assert "taught by" in capsys.readouterr().out
+    assert nas_command(*command) == 2
+    assert "recipe.teacher is" in capsys.readouterr().err
+    moved = large.with_name("moved.safetensors")
+    large.rename(moved)
+    assert nas_command(*command, "--teacher", moved) == 0  # the same model, elsewhere
+    number = rows[0].number
+    capsys.readouterr()
+    assert nas_command("distill", "--teacher", "front", "--student", number, "--storage", storage,
+                       "--epochs", 1, "--seeds", 1, "-o", tmp_path / "out") == 0  # fmt: skip
+    assert "which one seed does not tell" in capsys.readouterr().out
+
+
+def test_an_evaluator_takes_no_teacher(large: Path) -> None:
+    with pytest.raises(NasError, match="an evaluator trains as it will"):
+        nas.search("lenet_like", evaluator="a:b", teachers=[large])
