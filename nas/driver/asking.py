@@ -31,7 +31,7 @@ from nas.samplers.ehvi import DROPPED, EHVISampler
 from nas.store import Ask, StudyRow, TrialRow
 
 PATIENCE = 10  # proposals in a row that cost nothing and bring nothing, before a random one
-AT_ONCE = 8  # proposals of one ask, where as many slots wait: the last knows less than the first
+AT_ONCE = 16  # proposals of one ask, where as many slots wait: the last knows less than the first
 DRAWS = 2_000  # random draws without a new feasible architecture, before the space is exhausted
 
 

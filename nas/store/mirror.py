@@ -140,9 +140,9 @@ class Mirror:
         """
         try:
             study, running = self._study.id, self._running
-            known = self._store.trials(study, numbers=running) if running else ()
+            ended = self._store.trials(study, numbers=running, states=ENDED) if running else ()
             begun = list(self._store.trials(study, since=self._next))
-            rows = [*(row for row in known if row.state in ENDED), *begun]
+            rows = [*ended, *begun]
             storage, copied = self._storage or self._open(), 0
             for start in range(0, len(rows), BATCH):
                 with storage.engine.begin() as connection:
