@@ -24,6 +24,7 @@ from nas import data
 from nas.job import DataRef, Epoch, Job, Recipe
 from nas.training import train
 from nas.training.checkpoint import Training
+from nas.training.device import cudnn_benchmark
 from nas.training.graph import Captured, eager
 from nas.training.step import optimizer_of
 
@@ -73,7 +74,7 @@ def bare(job: Job, classes: int, shape: tuple[int, int, int], captured: bool) ->
     x = torch.randn(batch, *shape, device=DEVICE).to(memory_format=torch.channels_last)
     y = torch.arange(batch, device=DEVICE) % classes
     rates = []
-    with train.cudnn_benchmark():
+    with cudnn_benchmark():
         for _ in range(3):
             torch.cuda.synchronize()
             began = time.perf_counter()

@@ -29,7 +29,7 @@ from nas.data.batches import Prepare, Source, preparation, statistics
 from nas.errors import NasError, RecipeError, StudyError
 from nas.job import DataRef, Epoch, Failure, Job, Recipe, Result, schedule
 from nas.training import checkpoint as checkpoints
-from nas.training import states, train
+from nas.training import device, states, train
 from nas.training.graph import eager
 from nas.training.step import balanced, head_of, loss_of
 
@@ -564,7 +564,7 @@ def test_bf16_on_a_cpu_is_for_what_it_makes_faster_and_computes(body: str, profi
     architecture = nas.parse(f"INPUT(16, 8, 8) -> {body} -> GAP -> FC(10)")
     can = torch.cpu.get_capabilities()
     native = bool(can.get("avx512_bf16") or can.get("amx_bf16"))
-    assert train.profits(architecture, CPU) == (profits and native)
+    assert device.profits(architecture, CPU) == (profits and native)
 
 
 def test_a_stride_over_a_map_smaller_than_the_kernel_trains() -> None:
@@ -610,13 +610,13 @@ def test_a_captured_step_does_what_the_step_does(
     pattern: str, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     told = job(pattern, recipe=recipe, epochs=3)
-    device = torch.device("cuda")
+    cuda = torch.device("cuda")
     states, curves = [], []
     for captured in (True, False):
         if not captured:
             monkeypatch.setattr(train, "step_of", eager)
-        _, module, _ = train.begin(told, device)
-        curves.append(train.fit(module, told, silent, device=device))
+        _, module, _ = train.begin(told, cuda)
+        curves.append(train.fit(module, told, silent, device=cuda))
         states.append(module.state_dict())
     assert caplog.text == "", "not captured"
     for name, value in states[0].items():
@@ -635,9 +635,9 @@ def test_what_cannot_be_captured_is_trained_as_it_is(caplog: pytest.LogCaptureFi
             return x * max(1.0, x.mean().item())
 
     told = job(LEARNER, epochs=2)
-    device = torch.device("cuda")
-    _, module, _ = train.begin(told, device)
-    curve = train.fit(torch.nn.Sequential(Reads(), module), told, silent, device=device)
+    cuda = torch.device("cuda")
+    _, module, _ = train.begin(told, cuda)
+    curve = train.fit(torch.nn.Sequential(Reads(), module), told, silent, device=cuda)
     assert len(curve) == 2
     assert curve[1].train_loss < curve[0].train_loss
     assert caplog.text.count("without a CUDA graph") == 1

@@ -19,11 +19,11 @@ from nas.report import smaller as pages
 from nas.store import TrialRow
 from nas.training import cascade, classical, latency
 from nas.training.cascade import Cascade, Member
+from nas.training.device import available
 from nas.training.evaluation import compare, data_for, evaluate, fitting
 from nas.training.models import Model, load_model
 from nas.training.predict import sized
 from nas.training.stopping import Candidate, Choice, Demand, Verdict, decide
-from nas.training.train import available
 
 COSTS = ("latency_ms", "macs", "params")
 

@@ -40,15 +40,15 @@ def predictor(file: str | Path) -> Model | OnnxModel | Cascade:
     Raises NasError."""
     if str(file).lower().endswith(".json"):
         from nas.training.cascade import load_cascade
-        from nas.training.train import available
+        from nas.training.device import available
 
         return load_cascade(file).to(available())
     if str(file).lower().endswith(".onnx"):
         from nas.training.onnx import load_onnx
 
         return load_onnx(file)
+    from nas.training.device import available
     from nas.training.models import load_model
-    from nas.training.train import available
 
     return load_model(file).to(available())
 

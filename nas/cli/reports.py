@@ -28,9 +28,9 @@ from nas.report.progress import Progress, Trainings
 from nas.spaces.space import Space
 from nas.store import Store, StudyRow, TrialRow
 from nas.training import footprint
+from nas.training.device import available
 from nas.training.evaluation import Evaluation, evaluate
 from nas.training.models import load_model
-from nas.training.train import available
 from nas.workers import open_pool
 
 

@@ -29,6 +29,7 @@ from nas.language.architecture import Architecture
 from nas.metrics import ACCURACY, METRICS, arithmetic
 from nas.spaces.space import Space
 from nas.training import train
+from nas.training.device import available
 from nas.training.indicators import INDICATORS
 
 RESAMPLES = 1000
@@ -142,7 +143,7 @@ def examine(architecture: Architecture, job: Job, levels: Sequence[int]) -> Subj
 
 def free_scores(architecture: Architecture, job: Job) -> tuple[dict[str, float], dict[str, float]]:
     """What is known of an architecture without training, and the seconds that it took."""
-    device = train.available()
+    device = available()
     _, module, normal = train.begin(job, device)
     module.to(device)
     images = data.load(job.data, "train")

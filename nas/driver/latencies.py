@@ -93,8 +93,8 @@ def measure(
     """Measures networks here and keeps each at once; ``told`` of each trial, and whether its number
     is new. What the record has of this very device is not measured again unless asked."""
     from nas.training import latency
+    from nas.training.device import available
     from nas.training.network import build
-    from nas.training.train import available
 
     here = device_here(name, runtime, threads, available())
     keep(store, here, [])

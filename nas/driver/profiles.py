@@ -44,8 +44,8 @@ def profile(
     import torch
 
     from nas.training import latency
+    from nas.training.device import available
     from nas.training.network import build
-    from nas.training.train import available
     from nas.training.turns import measurement
 
     at_hand = available()

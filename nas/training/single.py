@@ -12,8 +12,9 @@ from nas.job import Epoch, Job, Latency, Report
 from nas.language.architecture import Architecture
 from nas.metrics import arithmetic
 from nas.training import latency
+from nas.training.device import available, profits
 from nas.training.models import Card, Model, room_for, save_model
-from nas.training.train import Diverged, available, begin, fit, profits, score, scores
+from nas.training.train import Diverged, begin, fit, score, scores
 
 
 class NotTrained(NasError):

@@ -14,8 +14,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,11 +36,10 @@ from nas.errors import DataError, NasError, RecipeError
 from nas.job import DataRef, Epoch, Failure, FailureKind, Job, Outcome, Report, Result
 from nas.job.schedule import SCHEDULES, cycle, shared
 from nas.language.architecture import Architecture, parse
-from nas.language.expression import Shape, leaves
-from nas.language.layers import Conv
 from nas.metrics import ACCURACY
 from nas.training import latency
 from nas.training.checkpoint import Training, keep, resume
+from nas.training.device import available, cudnn_benchmark, profits, seeded
 from nas.training.graph import Step, step_of
 from nas.training.network import build
 from nas.training.step import average_of, balanced, optimizer_of, trainable
@@ -365,59 +363,3 @@ def finite_mean(losses: list[Tensor], epoch: int) -> float:
         step = int(wrong[0])
         raise Diverged(f"the loss is {values[step]:g} in epoch {epoch}, step {step + 1}")
     return values.mean().item()
-
-
-# The device.
-
-
-def available() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def profits(architecture: Architecture, device: torch.device) -> bool:
-    """Whether bf16 autocast pays. A rule of the hardware and the network, not a timing: a timing's
-    noise would change the numbers of a repetition.
-
-    benchmarks/training.py --precision on one core of an EPYC 9004, step time of bf16 over float32,
-    both in channels last (which itself pays nearly always, 1.0 to 2 times): residual, dense and
-    VGG-like networks of 1 to 40 million MACs 0.57 to 0.91, linear 1.0 to 1.2, LeNet 0.86 to 1.2;
-    depthwise 3x3 convolutions 0.4 to 0.75, but strided ones 1.4 to 12, and 5x5 1.0 to 2. Not yet
-    measured on a GPU.
-    """
-    if architecture.macs < 1_000_000:
-        return False
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    can = torch.cpu.get_capabilities()
-    if not (can.get("avx512_bf16", False) or can.get("amx_bf16", False)):
-        return False
-    return not any(
-        _slow_in_bf16(layer, x) or _wrong_in_bf16(layer, x)
-        for layer, x in leaves(architecture.expression, architecture.input)
-        if isinstance(layer, Conv)
-    )
-
-
-def _slow_in_bf16(conv: Conv, x: Shape) -> bool:
-    return conv.groups == x[0] > 1 and (conv.stride > 1 or conv.kernel > 3)
-
-
-def _wrong_in_bf16(conv: Conv, x: Shape) -> bool:
-    """oneDNN's weight gradient (torch 2.14) leaves the taps that a strided kernel never lays on the
-    map as the memory was, NaN at times: seen for every kernel larger than its map."""
-    return conv.stride > 1 and conv.kernel > min(x[1:])
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's own generators (initial weights, dropout) at ``seed``, and afterwards as before."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def cudnn_benchmark() -> Iterator[None]:
-    """cuDNN times its kernels for each shape once: all our batches are of one shape."""
-    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
-        yield
