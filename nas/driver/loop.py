@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from nas import artifacts
 from nas.driver.asking import Asker
+from nas.driver.hours import Hours
 from nas.driver.jobs import checkpoint, job, judged, missing, predicted
 from nas.driver.ladder import Ladder
 from nas.driver.leases import Leases
@@ -36,19 +37,32 @@ POLL = 2.0  # seconds between two looks at what other drivers of the study have 
 Watch = Callable[[Status], None]
 
 
-def search(plan: Plan, store: Store, pool: Pool, watch: Watch = lambda _: None) -> Status:
-    """Runs or resumes a study until it has ``plan.trials`` trials, or its space is exhausted.
+def search(
+    plan: Plan,
+    store: Store,
+    pool: Pool,
+    watch: Watch = lambda _: None,
+    since: float | None = None,
+) -> Status:
+    """Runs or resumes a study until it has ``plan.trials`` trials, or its space is exhausted, or
+    there is no time for another trial: ``plan.seconds`` from ``since``, by time.monotonic() (None:
+    from now). What is under way then comes to its end, or to its next rung.
 
     ``watch`` is told after everything that happens. Raises StudyError where the study exists with
     other settings, and NothingFound where nothing meets the constraints. Interrupted, it leaves the
     trials under way to be claimed by the next run.
     """
-    if plan.trials < 1:
+    if plan.trials is None and plan.seconds is None:
+        raise StudyError("neither trials nor seconds are given: the search would have no end")
+    if plan.trials is not None and plan.trials < 1:
         raise StudyError(f"trials is {plan.trials}: must be 1 or more")
+    if plan.seconds is not None and not plan.seconds > 0:
+        raise StudyError(f"seconds is {plan.seconds:g}: must be more than 0")
+    hours = Hours(plan.seconds, time.monotonic() if since is None else since, time.monotonic)
     if plan.sampler not in SAMPLERS:
         raise StudyError(f"unknown sampler {plan.sampler}; known: {', '.join(SAMPLERS)}")
     with Leases(store) as leases:
-        driver = _Driver(plan, store, pool, leases, watch)
+        driver = _Driver(plan, store, pool, leases, watch, hours)
         try:
             driver.resume()
             return driver.run()
@@ -70,9 +84,11 @@ class _Running:
 
 
 class _Driver:
-    def __init__(self, plan: Plan, store: Store, pool: Pool, leases: Leases, watch: Watch) -> None:
+    def __init__(
+        self, plan: Plan, store: Store, pool: Pool, leases: Leases, watch: Watch, hours: Hours
+    ) -> None:
         self.plan, self.store, self.pool, self.leases = plan, store, pool, leases
-        self.watch = watch
+        self.watch, self.hours = watch, hours
         self.row = store.open_study(plan.row())
         self.tally = Tally(self.row, plan.trials)
         self.ladder = Ladder(self.row, plan.rungs)
@@ -84,7 +100,8 @@ class _Driver:
         self.tickets = 0
         self.kept: dict[int, TrialRow] = {}  # those whose weights are
         self.supply = Supply(
-            plan, self.row, store, self.asker, self.tally, self.submit, self.reused
+            *(plan, self.row, store, self.asker, self.tally, hours),
+            *(self.submit, self.reused),
         )
         self.looked = time.monotonic()
 
@@ -112,9 +129,10 @@ class _Driver:
             self.settle()
             more = self.fill()
             if not (more or self.running):
-                if self.supply.exhausted or self.count() >= self.tally.budget:
+                over = self.hours.over
+                if over or self.supply.exhausted or not self.tally.room(self.count()):
                     self.settle(last=True)
-                    if not (self.running or self.ladder.waiting):
+                    if not self.running and (over or not self.ladder.waiting):
                         return self.tell_watch()
                 if not self.running:
                     time.sleep(POLL)  # the rest of the budget is with another driver,
@@ -212,6 +230,8 @@ class _Driver:
         scores = (*asked.rungs, (run.epochs, result.metrics[ACCURACY]))
         scored = dataclasses.replace(asked, metrics=result.metrics, rungs=scores)
         then = self.ladder.verdict(scored, self.tally.front)
+        if then == "running" and not self.supply.timely(scored):
+            then = "paused"
         if not self.store.reach(run.claim.token, run.epochs, result, then):
             self.ladder.leave(asked)  # another driver has the trial now
             return
@@ -235,11 +255,20 @@ class _Driver:
             return
         for row in ladder.hopeless(self.tally.front):
             self.stop(row)
-        while self.room() and (following := ladder.following(self.tally.front)):
+        while self.room() and (following := self.following()):
             self.promote(following)
-        over = last and not (self.running or ladder.following(self.tally.front))
+        over = last and not (self.running or self.following() or self.accompanied())
         for row in [*ladder.waiting.values()] if over else ladder.surplus(self.tally.front):
             self.stop(row)
+
+    def following(self) -> TrialRow | None:
+        """Who goes on next, if there is time."""
+        row = self.ladder.following(self.tally.front)
+        return row if row and self.supply.timely(row) else None
+
+    def accompanied(self) -> bool:
+        """Whether time is over for this driver alone: who waits at a rung is left to the others."""
+        return self.hours.over and any(self.store.trials(self.row.id, states=["running"]))
 
     def promote(self, row: TrialRow) -> None:
         self.ladder.leave(row)
@@ -273,7 +302,10 @@ class _Driver:
             outcome = dataclasses.replace(outcome, metrics={**outcome.metrics, **more})
         if isinstance(outcome, Failure) and not lacking and _again(claim, outcome):
             reach("failed")
-            if retry := self.store.requeue(claim.token, outcome):
+            if not self.supply.timely(claim.trial):  # it waits for the next run
+                self.store.release(claim.token, outcome)
+                self.ladder.leave(claim.trial)
+            elif retry := self.store.requeue(claim.token, outcome):
                 reach("requeued")
                 self.submit(retry, run.source)
             else:
@@ -296,7 +328,7 @@ class _Driver:
 
     def conclude(self, row: TrialRow) -> None:
         """A trial of this driver ended, and the record has it."""
-        self.take([row])
+        self.take([row], own=True)
         self.asker.tell(row)
         reach("told")
         if file := checkpoint(self.plan, row):
@@ -304,8 +336,9 @@ class _Driver:
         self.tally.end()
         self.tell_watch()
 
-    def take(self, rows: list[TrialRow]) -> None:
+    def take(self, rows: list[TrialRow], own: bool = False) -> None:
         ended = self.tally.take(rows)
+        self.hours.take(ended, own)
         for row in ended:
             self.ladder.take(row)
         self.kept |= {row.number: row for row in ended if row.model}
@@ -333,6 +366,7 @@ class _Driver:
             refused=self.asker.refused,
             repeated=self.asker.repeated,
             exhausted=self.supply.exhausted,
+            hours=self.hours,
         )
         self.watch(status)
         return status

@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from nas.driver.asking import Asker
-from nas.driver.jobs import predicted
+from nas.driver.hours import Hours
+from nas.driver.jobs import ahead, predicted
 from nas.driver.plan import Plan
 from nas.driver.tally import Tally
 from nas.failpoints import reach
@@ -15,6 +16,7 @@ from nas.metrics import on_device
 from nas.store import Ask, Claim, Store, StudyRow, TrialRow
 
 AHEAD = 8  # one in so many slots has its next candidate asked for before it is free
+UNFIT = 8  # candidates in a row that there is no time for, before no more are asked for
 
 
 class Supply:
@@ -29,16 +31,18 @@ class Supply:
         store: Store,
         asker: Asker,
         tally: Tally,
+        hours: Hours,
         submit: Callable[[Claim, TrialRow | None], None],
         reused: Callable[[int, TrialRow], None],
     ) -> None:
         self.plan, self.row, self.store = plan, row, store
-        self.asker, self.tally = asker, tally
+        self.asker, self.tally, self.hours = asker, tally, hours
         self.submit, self.reused = submit, reused
         self.devices: set[str] = set()  # those that measured a latency in this run
         self.ready: deque[tuple[int, Ask]] = deque()  # asked ahead of need
         self.waits = True  # whether the record may have trials that wait for a driver
         self.exhausted = False
+        self.unfit = 0  # candidates in a row that there was no time for
 
     def fill(self, room: int, count: int, slots: int) -> bool:
         """Takes up what waits in the record, begins what was asked ahead of need, or asks for one
@@ -46,9 +50,9 @@ class Supply:
         a second, and what has happened meanwhile is not to wait for the last of many. There is
         ``room`` in so many of the pool's ``slots``, and ``count`` trials are known to be of the
         budget."""
-        needed = max(0, min(room, self.tally.budget - count))
+        needed = int(min(room, self.tally.room(count)))
         if needed and self.waits:
-            claims = self.store.claim(self.row.id, needed)
+            claims = self.claim(needed)
             self.waits = len(claims) == needed
             for claim in claims:
                 reach("claimed")
@@ -62,13 +66,29 @@ class Supply:
             return False
         return self.ask(room, count)
 
+    def claim(self, most: int) -> list[Claim]:
+        """Takes up to so many of those that wait, of those that there is time for."""
+        if self.hours.left is None:
+            return self.store.claim(self.row.id, most)
+        waiting = self.store.trials(self.row.id, states=["waiting"])
+        timely = [row.number for row in waiting if self.timely(row)]
+        return self.store.claim(self.row.id, most, timely) if timely else []
+
+    def timely(self, row: Ask) -> bool:
+        """Whether there is time for a trial's next training: always for the first of a study."""
+        return self.hours.fits(row.macs, ahead(self.plan, row), first=not self.tally.done)
+
     def ask(self, room: int, count: int) -> bool:
         """Asks for one candidate; whether there was one. What is begun by other drivers counts,
         too: nothing is asked to be thrown away."""
-        left = self.tally.budget - len(self.ready)
-        if self.exhausted or count >= left or self.store.begun(self.row.id) >= left:
+        ready = len(self.ready)
+        begun = max(count, self.store.begun(self.row.id))
+        if self.exhausted or not self.tally.room(begun + ready):
             return False
-        asked = self.asker.ask(wanted=min(room - len(self.ready), left - count))
+        # What takes no time is begun until it is over.
+        if self.unfit >= UNFIT or not self.hours.fits(0, 0, first=not self.tally.done):
+            return False
+        asked = self.asker.ask(wanted=int(min(room - ready, self.tally.room(count + ready))))
         if asked is None:
             self.exhausted = True
             return False
@@ -77,13 +97,18 @@ class Supply:
         return True
 
     def begin(self, asked: Sequence[tuple[int, Ask]]) -> None:
-        """Begins what was asked, in one transaction, or takes over what is known of it."""
+        """Begins what was asked, in one transaction, or takes over what is known of it. Nothing
+        comes of what there is no time for."""
         study, budget = self.row.id, self.tally.budget
         sources: dict[str, TrialRow | None] = {}
         for trial, ask in asked:
             source, device = self.known(ask)
-            if source is None or device is None:
+            if source is None and not self.timely(ask):
+                self.asker.drop(trial)
+                self.unfit += 1
+            elif source is None or device is None:
                 sources[_name(ask)] = source
+                self.unfit = 0
             elif row := self.store.reuse(
                 study, ask, source, device=device, budget=budget, once=True
             ):

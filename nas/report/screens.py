@@ -17,6 +17,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from nas import durations
 from nas.errors import NasError, nearest
 from nas.language.architecture import Architecture
 from nas.language.domains import Choice, Domain, Floats, Ints, Progression
@@ -459,7 +460,8 @@ def plan_table(plan: Plan, storage: str) -> Table:
     told.show_header = False
     for name, text in {
         "study": plan.study,
-        "trials": str(plan.trials),
+        "trials": "as many as there is time for" if plan.trials is None else str(plan.trials),
+        "budget": "no limit" if plan.seconds is None else durations.show(plan.seconds),
         "epochs": str(plan.job.epochs),
         "rungs": ", ".join(map(str, plan.rungs)) or "off",
         "dataset": plan.job.data.name,
