@@ -98,7 +98,7 @@ def search(
     data: str | Path = "",
     dataset: str = "",
     trials: int | None = None,
-    budget: str = "",
+    budget: str | None = None,
     epochs: int = 20,
     objectives: Mapping[str, str] | None = None,
     constraints: Iterable[str] = (),

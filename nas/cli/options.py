@@ -127,7 +127,7 @@ def plan(
     space: str,
     study: str | None,
     trials: int | None,
-    budget: str = "",
+    budget: str | None = None,
     epochs: int,
     dataset: str | None,
     data: str,
@@ -148,7 +148,7 @@ def plan(
     teachers: Sequence[str] = (),
 ) -> Plan:
     """The plan that the options of ``nas search`` describe, checked before anything is written."""
-    seconds = durations.read(budget, "--budget") if budget else None
+    seconds = None if budget is None else durations.read(budget, "--budget")
     if trials is None and seconds is None:
         trials = TRIALS
     if trials is not None:

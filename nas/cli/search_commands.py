@@ -50,14 +50,14 @@ def search(
         ),
     ] = None,
     budget: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--budget",
             metavar="2h|1h30m|45min|90s",
-            help="How long this command begins trials that end in time.",
+            help="What this command may take: no trial is begun that would end later.",
             rich_help_panel=HOW,
         ),
-    ] = "",
+    ] = None,
     epochs: Annotated[
         int,
         typer.Option(

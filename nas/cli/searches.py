@@ -199,10 +199,12 @@ def _tell_next(plan: Plan, storage: str, status: Status) -> None:
         print(f"  nas train --trial {told} --epochs {3 * plan.job.epochs}", file=sys.stderr)
         print(f"  nas report{study}{given} -o report.html", file=sys.stderr)
     print(f"  nas trials show {told}", file=sys.stderr)
+    if status.exhausted:
+        return
     if status.out_of_time:
         allowed = durations.show(plan.seconds or 0.0)
         print(f"  the same command goes on, for another {allowed}", file=sys.stderr)
-    elif not status.exhausted:
+    else:
         more = 2 * max(plan.trials or 0, status.done)
         print(f"  the same command with --trials {more} goes on", file=sys.stderr)
 

@@ -62,7 +62,7 @@ class Progress:
             self.status, self.told = status, time.monotonic()
             return
         first = self.done < 0 or (status.forecast is not None and not self.foretold)
-        last = full(status) or status.out_of_time
+        last = full(status) or (status.out_of_time and not status.under_way)
         if first or (status.done != self.done and (last or time.monotonic() - self.told >= EVERY)):
             self.told, self.done = time.monotonic(), status.done
             self.foretold = status.forecast is not None
