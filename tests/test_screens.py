@@ -119,7 +119,7 @@ def test_without_a_number_of_trials_it_is_time_that_is_left() -> None:
     assert "1 h 29 min of 2 h left" in page
     bars = [shown(80, 24, **by_time | {"time_left": left}).count("━") for left in (7000.0, 200.0)]
     assert bars[0] < bars[1]
-    assert "0 min 00 s of 2 h left" in shown(80, 24, since=9999.0, **by_time)
+    assert "the 2 h are over" in shown(80, 24, since=9999.0, **by_time)
 
 
 def test_of_trials_and_time_it_tells_what_is_expected_to_end_first() -> None:

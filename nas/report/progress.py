@@ -79,7 +79,7 @@ class Progress:
         best = status.front[0] if status.front else None
         name = self.objectives[0]
         parts = [
-            f"{of_budget(status)} trials",
+            f"{of_budget(status)} trial{'s' * (status.budget is not None or status.done != 1)}",
             *counts(status),
             f"front of {len(status.front)}" if status.front else "",
             f"best {name} {shown(name, best.value(name))}" if best else "",
@@ -157,7 +157,8 @@ def left(status: Status, since: float = 0.0) -> str:
     if status.time is not None and status.time_left is not None:
         rest = max(0.0, status.time_left - since)
         if told is None or told.seconds - since > rest:
-            return f"{span(rest)} of {durations.show(status.time)} left"
+            allowed = durations.show(status.time)
+            return f"{span(rest)} of {allowed} left" if rest else f"the {allowed} are over"
     if told is None or told.seconds <= since:
         return ""
     few = f"by the first {told.trials} trials" if told.trials > 1 else "by the first trial"
