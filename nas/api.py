@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -96,7 +97,8 @@ def search(
     *,
     data: str | Path = "",
     dataset: str = "",
-    trials: int = 40,
+    trials: int | None = None,
+    budget: str | None = None,
     epochs: int = 20,
     objectives: Mapping[str, str] | None = None,
     constraints: Iterable[str] = (),
@@ -120,7 +122,9 @@ def search(
     """Searches a space, or goes on with the study of that name, and returns it.
 
     ``data`` is a directory of images; ``dataset`` what is in it (class folders, where it is not
-    said; without a directory the digits). ``objectives`` are as ``{"accuracy": "max", "params":
+    said; without a directory the digits). It ends with so many ``trials`` (40, if there is no
+    ``budget``), or where no other would end within the ``budget`` of time for this call, as "2h",
+    "1h30m", "45min" or "90s". ``objectives`` are as ``{"accuracy": "max", "params":
     "min"}``, ``constraints`` as "params<=1e6"; ``recipe`` is a recipe's name, or settings as
     ``{"lr": 0.05}``. Weights are kept of the "front", "all" or "none": ``row.model`` is their file.
     ``workers``: jobs at once, 0 in this process, None as many as there is room for. ``progress`` is
@@ -128,6 +132,7 @@ def search(
     regular expression over their paths, says which belong together in every split. ``teachers`` are
     files of models by whose outputs each candidate learns. Raises NasError.
     """
+    since = time.monotonic()
     from nas.cli.searches import run
     from nas.workers import open_pool
 
@@ -135,6 +140,7 @@ def search(
         space=str(space),
         study=study,
         trials=trials,
+        budget=budget,
         epochs=epochs,
         dataset=dataset or None,
         data=str(data),
@@ -160,6 +166,7 @@ def search(
         lambda need: open_pool(workers, memory_need=need),
         tuple(baselines),
         progress,
+        since,
     )
     return Study(plan.study, storage)
 

@@ -43,6 +43,18 @@ def study(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> nas.Study:
     )  # fmt: skip
 
 
+def test_a_search_by_the_hour_has_what_there_was_time_for(tmp_path: Path) -> None:
+    told: dict[str, Any] = {
+        "space": "lenet_like", "storage": f"sqlite:///{tmp_path}/nas.db", "workers": 0,
+        "evaluator": "evaluators:prints", "sampler": "random", "progress": False,
+    }  # fmt: skip
+    first = len(nas.search(**told, budget="1s").trials)
+    assert first >= 1
+    assert len(nas.search(**told, trials=first + 1, budget="2h").trials) == first + 1
+    with pytest.raises(NasError, match="--budget '2': must be a time with its unit"):
+        nas.search(**told, budget="2")
+
+
 def test_a_search_gives_a_study_with_trials_front_and_best(study: nas.Study) -> None:
     assert [row.number for row in study.trials] == [0, 1, 2]
     assert study.objectives == {"accuracy": "max", "params": "min"}

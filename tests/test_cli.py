@@ -123,6 +123,24 @@ def test_an_exhausted_space_is_told(tmp_path: Path) -> None:
     assert len(trials(tmp_path)) == 1
 
 
+def test_a_budget_of_time_says_why_it_is_over_and_how_to_go_on(tmp_path: Path) -> None:
+    """However busy the machine is: the first trial is always begun."""
+    told = ("search", "--space", "lenet_like", "--workers", "0", *STUB)
+    ended = nas(tmp_path, *told, "--budget", "2s").stderr
+    count = len(trials(tmp_path))
+    assert count >= 1
+    assert f"nas: the budget of 2 s is over: {count} trial" in ended
+    assert "  the same command goes on, for another 2 s\n" in ended
+    assert not re.search(r"of \d+ trials", ended)  # there is no N
+    more = ("--trials", str(count + 2), "--budget", "1h30m")
+    ended = nas(tmp_path, *told, *more).stderr
+    assert len(trials(tmp_path)) == count + 2
+    assert re.search(rf"nas: {count + 2} trials were asked for; 1 h \d.* of the 1 h 30 min", ended)
+    status = nas(tmp_path, "status").stdout.splitlines()
+    assert "trained" in status[0]
+    assert re.search(r" \d+ min \d\d s ", status[1])
+
+
 def test_where_nothing_fits_the_status_is_3(tmp_path: Path) -> None:
     told = ("--workers", "0", "--constraint", "params<=10", *STUB)
     ended = nas(tmp_path, "search", "--space", "lenet_like", *told, status=3)
@@ -136,6 +154,10 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path: Path) -> None:
     ended = nas(tmp_path, *told)
     assert re.search(r"^trials +7 *$", ended.stdout, re.MULTILINE)
     assert re.search(r"^sampler +tpe *$", ended.stdout, re.MULTILINE)
+    assert re.search(r"^budget +no limit *$", ended.stdout, re.MULTILINE)
+    timed = nas(tmp_path, *told[:3], "--budget", "1h30m", "--dry-run").stdout
+    assert re.search(r"^trials +as many as there is time for *$", timed, re.MULTILINE)
+    assert re.search(r"^budget +1 h 30 min *$", timed, re.MULTILINE)
     assert "INPUT -> " in ended.stdout
     assert list(tmp_path.iterdir()) == []
 
@@ -465,6 +487,13 @@ WRONG = {
     ),
     "sampler": ((*SEARCH, "--sampler", "tpf"), "unknown sampler tpf; did you mean tpe?"),
     "trials": ((*SEARCH, "--trials", "0"), "--trials 0: must be 1 or more"),
+    "budget": ((*SEARCH, "--budget", "2"), "--budget '2': must be a time with its unit, such as"),
+    "no budget": ((*SEARCH, "--budget", "0h"), "--budget 0h: must be 1 second or more, up to"),
+    "empty budget": ((*SEARCH, "--budget", ""), "--budget '': must be a time with its unit"),
+    "requeued": (
+        ("submit", "slurm", "--minutes", "60", "--", *SEARCH, "--budget", "2h"),
+        "a search that goes on has its time again; it needs --minutes 132 or more",
+    ),
     "epochs": ((*SEARCH, "--epochs", "0"), "--epochs 0: must be 1 or more"),
     "seed": ((*SEARCH, "--seed", "-1"), "--seed -1: must be from 0 to 4294967295"),
     "objective": ((*SEARCH, "--objective", "loss"), "must be NAME:max or NAME:min"),

@@ -24,6 +24,7 @@ GROUND = [
     "artifacts",
     "plugins",
     "sources",
+    "durations",
 ]
 ROOMS = ["job", "language", "metrics", "pareto", "spaces", "data", "training", "store", "samplers",
          "driver", "workers", "report", "cli"]  # fmt: skip

@@ -109,6 +109,27 @@ def test_the_clock_ticks_between_two_things_that_happen() -> None:
     )  # 17 trials at 100 / 7 seconds, less 30
 
 
+def test_without_a_number_of_trials_it_is_time_that_is_left() -> None:
+    by_time = {"budget": None, "forecast": None, "time": 7200.0, "time_left": 5400.0}
+    told = Progress("s", ("accuracy",)).line(status(**by_time))
+    assert told.startswith("7 trials, 2 running")
+    assert "1 h 30 min of 2 h left" in told
+    assert " of 24" not in told
+    page = shown(80, 24, since=60.0, **by_time)
+    assert "1 h 29 min of 2 h left" in page
+    bars = [shown(80, 24, **by_time | {"time_left": left}).count("━") for left in (7000.0, 200.0)]
+    assert bars[0] < bars[1]
+    assert "the 2 h are over" in shown(80, 24, since=9999.0, **by_time)
+
+
+def test_of_trials_and_time_it_tells_what_is_expected_to_end_first() -> None:
+    both = {"time": 7200.0, "forecast": Forecast(300.0, 9)}
+    line = Progress("s", ("accuracy",)).line
+    assert "7 of 24 trials" in line(status(**both, time_left=5400.0))
+    assert "about 5 min 00 s left" in line(status(**both, time_left=5400.0))
+    assert "2 min 00 s of 2 h left" in line(status(**both, time_left=120.0))
+
+
 # --- tables --------------------------------------------------------------------------------------
 
 

@@ -105,6 +105,19 @@ def test_an_allocation_outside_its_domain_is_named(values: dict[str, object], wo
         Allocation(**values)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("told", [["--budget", "50min"], ["--budget=50m"], ["--trials", "9"]])
+def test_a_budget_that_ends_within_the_job_is_handed_over(told: list[str]) -> None:
+    script = sbatch_script(["search", *told], Allocation(minutes=60))
+    assert f"nas search {' '.join(told)} --address" in script
+
+
+@pytest.mark.parametrize("told", [["--budget", "59min"], ["--budget=59m"]])
+def test_a_budget_that_would_begin_again_without_end_is_refused(told: list[str]) -> None:
+    """Put back in the queue, the job has its time again: 120 s before its 60 min are over."""
+    with pytest.raises(NasError, match="has its time again; it needs --minutes 71 or more"):
+        sbatch_script(["search", *told], Allocation(minutes=60))
+
+
 def test_without_slurm_it_says_where_to_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(NasError, match="login node"):

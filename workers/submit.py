@@ -7,6 +7,8 @@ a ``$`` or a ``;`` in a study's name stays what it is.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import os
 import re
 import shlex
@@ -16,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nas import durations
 from nas.errors import NasError, brief
 from nas.text import shown_url
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 POLL = 2.0  # seconds between two looks at a Ray job
+STARTS = 10  # minutes of a job beside a search: Ray's start, and the trials that are under way
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,11 +136,29 @@ def without_secret(arguments: Sequence[str]) -> tuple[list[str], str]:
     return kept, secret
 
 
+def check_time(arguments: Sequence[str], allocation: Allocation) -> None:
+    """Raises NasError where a search's budget of time does not end before the job is put back in
+    the queue: it would have its time again each time, without end."""
+    following = dict(itertools.pairwise(arguments))
+    joined = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    told = joined.get("--budget", following.get("--budget"))
+    if not told:
+        return
+    needed = durations.read(told, "--budget") + allocation.grace
+    if needed > 60 * allocation.minutes:
+        raise NasError(
+            f"--budget {told}: a job of {allocation.minutes} min is put back in the queue before "
+            f"that is over, and a search that goes on has its time again; it needs --minutes "
+            f"{math.ceil(needed / 60) + STARTS} or more"
+        )
+
+
 def sbatch_script(arguments: Sequence[str], allocation: Allocation) -> str:
     """The script that runs ``nas ARGUMENTS`` on an allocation, and goes on where it was cut off.
 
     A ``--storage`` with a password is no part of it: who submits has that in ``NAS_STORAGE``.
     """
+    check_time(arguments, allocation)
     arguments, secret = without_secret(arguments)
     needs = f"export {STORAGE}=${{{STORAGE}:?must be set where this is submitted}}\n"
     options = []

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from nas import plugins
+from nas import durations, plugins
 from nas.cli.settings import bounds, constraint, objective, once, read_recipe, split, within
 from nas.driver.plan import Keep, Plan
 from nas.driver.profiles import in_search
@@ -21,6 +21,8 @@ from nas.samplers import SAMPLERS
 from nas.spaces.space import Space, load_space, shipped
 from nas.workers.answers import POINTS
 from nas.workers.run import source
+
+TRIALS = 40  # of a search of which neither their number nor its time is told
 
 
 def load_plugins(paths: Iterable[Path]) -> tuple[str, ...]:
@@ -124,7 +126,8 @@ def plan(
     *,
     space: str,
     study: str | None,
-    trials: int,
+    trials: int | None,
+    budget: str | None = None,
     epochs: int,
     dataset: str | None,
     data: str,
@@ -145,7 +148,11 @@ def plan(
     teachers: Sequence[str] = (),
 ) -> Plan:
     """The plan that the options of ``nas search`` describe, checked before anything is written."""
-    within("--trials", trials, 10_000_000)
+    seconds = None if budget is None else durations.read(budget, "--budget")
+    if trials is None and seconds is None:
+        trials = TRIALS
+    if trials is not None:
+        within("--trials", trials, 10_000_000)
     within("--epochs", epochs, POINTS)
     if not 0 <= seed < 1 << 32:
         raise NasError(f"--seed {seed}: must be from 0 to 4294967295")
@@ -188,6 +195,7 @@ def plan(
         space=loaded,
         job=job,
         trials=trials,
+        seconds=seconds,
         sampler=sampler,
         rungs=levels,
         artifacts=artifacts,

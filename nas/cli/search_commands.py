@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Annotated, Literal
 
 import typer
@@ -41,13 +42,22 @@ def search(
         ),
     ] = None,
     trials: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--trials",
-            help="How many to have in all.",
+            help="How many to have in all.  [default: 40, and with --budget no limit]",
             rich_help_panel=HOW,
         ),
-    ] = 40,
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            metavar="2h|1h30m|45min|90s",
+            help="What this command may take: no trial is begun that would end later.",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
     epochs: Annotated[
         int,
         typer.Option(
@@ -193,6 +203,7 @@ def search(
     ] = False,
 ) -> None:
     """Search a space for the best trade-offs, or go on with a search."""
+    since = time.monotonic()  # what a budget of time begins with
     from nas.cli import searches as run
     from nas.cli.options import plan
     from nas.cli.record import artifacts_dir
@@ -201,6 +212,7 @@ def search(
         space=space,
         study=study,
         trials=trials,
+        budget=budget,
         epochs=epochs,
         dataset=dataset,
         data=data,
@@ -234,6 +246,7 @@ def search(
             memory_per_trial=memory_per_trial,
             time_limit=time_limit,
             baselines=[name for text in baseline or [] for name in text.split(",")],
+            since=since,
         )
     except KeyboardInterrupt:
         told = f"interrupted; the same command goes on with study {searched.study}"

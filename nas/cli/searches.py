@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
+from nas import durations
 from nas.cli.output import end_on_sigterm
 from nas.data.datasets import load, roomy, streamed
 from nas.driver.baselines import architectures, enter
@@ -69,8 +70,10 @@ def search_and_show(
     memory_per_trial: float,
     time_limit: float,
     baselines: Sequence[str] = (),
+    since: float | None = None,
 ) -> None:
-    """Runs the search with live progress on stderr; at the end the front on stdout.
+    """Runs the search with live progress on stderr; at the end the front on stdout. A budget of
+    time begins at ``since``, by time.monotonic(), or with the search itself.
 
     SIGTERM (a batch job's end) stops it as Ctrl-C does: nothing is lost, the same command resumes.
     """
@@ -90,7 +93,7 @@ def search_and_show(
         end_on_sigterm()  # now: Ray has set its own
         return pool
 
-    study, ended, status = run(plan, storage, opened, baselines)
+    study, ended, status = run(plan, storage, opened, baselines, since=since)
     beside = [row for row in ended if row.baseline]
     _tell_end(plan, status)
     if not status.front:
@@ -110,6 +113,7 @@ def run(
     opened: Callable[[int], Pool],
     baselines: Sequence[str] = (),
     progress: bool = True,
+    since: float | None = None,
 ) -> tuple[StudyRow, list[TrialRow], Status]:
     """Runs the search in the pool that ``opened`` gives, told what a trial is predicted to hold
     (bytes; 0: unknown). Returns the study, the trials that have ended, and how it stands."""
@@ -149,7 +153,8 @@ def run(
                 enter(plan, baselines, store)
             shown = Progress(plan.study, tuple(plan.space.objectives)) if progress else None
             with shown or contextlib.nullcontext():
-                status = search(plan, store, pool, shown.update if shown else lambda _: None)
+                watch = shown.update if shown else lambda _: None
+                status = search(plan, store, pool, watch, since)
         finally:
             pool.close()
         study = store.find_study(plan.study)
@@ -166,6 +171,20 @@ def _tell_end(plan: Plan, status: Status) -> None:
     print(f"nas: study {plan.study}: {', '.join(told)}", file=sys.stderr)
     if status.exhausted:
         print("nas: every architecture that was drawn has been evaluated", file=sys.stderr)
+    elif plan.seconds is not None:
+        print(f"nas: {_why(plan.seconds, status)}", file=sys.stderr)
+
+
+def _why(seconds: float, status: Status) -> str:
+    """Why a search with a budget of time ended."""
+    allowed, left = durations.show(seconds), max(0.0, status.time_left or 0.0)
+    trials = f"{status.done} trial{'s' * (status.done != 1)}"
+    if not status.out_of_time:
+        return f"{trials} were asked for; {durations.show(left)} of the {allowed} are left"
+    told = f"the budget of {allowed} is over: {trials}"
+    # Less than a twentieth is what the end of every budget leaves.
+    short = left > seconds / 20
+    return f"{told}; the {durations.show(left)} left are too short for another" if short else told
 
 
 def _tell_next(plan: Plan, storage: str, status: Status) -> None:
@@ -180,8 +199,13 @@ def _tell_next(plan: Plan, storage: str, status: Status) -> None:
         print(f"  nas train --trial {told} --epochs {3 * plan.job.epochs}", file=sys.stderr)
         print(f"  nas report{study}{given} -o report.html", file=sys.stderr)
     print(f"  nas trials show {told}", file=sys.stderr)
-    if not status.exhausted:
-        more = 2 * max(plan.trials, status.done)
+    if status.exhausted:
+        return
+    if status.out_of_time:
+        allowed = durations.show(plan.seconds or 0.0)
+        print(f"  the same command goes on, for another {allowed}", file=sys.stderr)
+    else:
+        more = 2 * max(plan.trials or 0, status.done)
         print(f"  the same command with --trials {more} goes on", file=sys.stderr)
 
 

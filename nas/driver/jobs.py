@@ -12,15 +12,13 @@ from nas.driver.plan import Plan
 from nas.errors import brief
 from nas.job import Failure, Job, Outcome, Recipe
 from nas.metrics import METRICS, located, of_pattern, on_device
-from nas.store import TrialRow
+from nas.store import Ask, TrialRow
 
 
 def job(plan: Plan, row: TrialRow) -> Job:
     """The training that a trial needs next: up to its next rung, or to the end."""
     shared = plan.job
-    reached = row.rungs[-1][0] if row.rungs else 0
-    whole = row.baseline or not plan.rungs
-    epochs = shared.epochs if whole else rungs.after(plan.rungs, reached)
+    epochs = up_to(plan, row)
     # A verdict needs what the objectives and constraints are about; anything else can wait.
     asked = bool(on_device(plan.measured))
     return dataclasses.replace(
@@ -39,6 +37,26 @@ def predicted(plan: Plan, pattern: str) -> dict[str, float]:
     """What a profile knows of a network: the latencies that the plan names on devices."""
     named = dict.fromkeys([*plan.space.objectives, *plan.space.constraints])
     return {name: of_pattern(name, pattern) for name in named if located(name)}
+
+
+def up_to(plan: Plan, row: Ask) -> int:
+    """The epochs of a trial at its next rung, or the end."""
+    if row.baseline or not plan.rungs:
+        return plan.job.epochs
+    return rungs.after(plan.rungs, reached[-1] if (reached := _reached(row)) else 0)
+
+
+def ahead(plan: Plan, row: Ask) -> int:
+    """The epochs that are trained for that: on from a checkpoint, where there is one."""
+    reached, epochs = _reached(row), up_to(plan, row)
+    if not (reached and plan.artifacts):
+        return epochs
+    before, after = rungs.costs([*reached, epochs], int(row.recipe.get("freeze", 0)))[-2:]
+    return after - before
+
+
+def _reached(row: Ask) -> list[int]:
+    return [rung for rung, _ in row.rungs] if isinstance(row, TrialRow) else []
 
 
 def model(plan: Plan, row: TrialRow) -> str:

@@ -10,46 +10,59 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from nas import artifacts
 from nas.driver.asking import Asker
+from nas.driver.hours import Hours
 from nas.driver.jobs import checkpoint, job, judged, missing, predicted
 from nas.driver.ladder import Ladder
 from nas.driver.leases import Leases
 from nas.driver.plan import Plan
+from nas.driver.supply import Supply
 from nas.driver.tally import Status, Tally, UnderWay
 from nas.errors import StoreError, StudyError
 from nas.failpoints import reach
 from nas.job import Epoch, Failure, Outcome, Result
 from nas.job.pool import Done, Pool
-from nas.metrics import ACCURACY, on_device
+from nas.metrics import ACCURACY
 from nas.samplers import SAMPLERS
-from nas.store import Ask, Claim, Store, TrialRow
+from nas.store import Claim, Store, TrialRow
 from nas.store.mirror import Mirror
 
 LOST = 20  # workers that may die under one trial before the trial is what kills them
-AHEAD = 8  # one in so many slots has its next candidate asked for before it is free
 POLL = 2.0  # seconds between two looks at what other drivers of the study have done
 
 Watch = Callable[[Status], None]
 
 
-def search(plan: Plan, store: Store, pool: Pool, watch: Watch = lambda _: None) -> Status:
-    """Runs or resumes a study until it has ``plan.trials`` trials, or its space is exhausted.
+def search(
+    plan: Plan,
+    store: Store,
+    pool: Pool,
+    watch: Watch = lambda _: None,
+    since: float | None = None,
+) -> Status:
+    """Runs or resumes a study until it has ``plan.trials`` trials, or its space is exhausted, or
+    there is no time for another trial: ``plan.seconds`` from ``since``, by time.monotonic() (None:
+    from now). What is under way then comes to its end, or to its next rung.
 
     ``watch`` is told after everything that happens. Raises StudyError where the study exists with
     other settings, and NothingFound where nothing meets the constraints. Interrupted, it leaves the
     trials under way to be claimed by the next run.
     """
-    if plan.trials < 1:
+    if plan.trials is None and plan.seconds is None:
+        raise StudyError("neither trials nor seconds are given: the search would have no end")
+    if plan.trials is not None and plan.trials < 1:
         raise StudyError(f"trials is {plan.trials}: must be 1 or more")
+    if plan.seconds is not None and not plan.seconds > 0:
+        raise StudyError(f"seconds is {plan.seconds:g}: must be more than 0")
+    hours = Hours(plan.seconds, time.monotonic() if since is None else since, time.monotonic)
     if plan.sampler not in SAMPLERS:
         raise StudyError(f"unknown sampler {plan.sampler}; known: {', '.join(SAMPLERS)}")
     with Leases(store) as leases:
-        driver = _Driver(plan, store, pool, leases, watch)
+        driver = _Driver(plan, store, pool, leases, watch, hours)
         try:
             driver.resume()
             return driver.run()
@@ -71,9 +84,11 @@ class _Running:
 
 
 class _Driver:
-    def __init__(self, plan: Plan, store: Store, pool: Pool, leases: Leases, watch: Watch) -> None:
+    def __init__(
+        self, plan: Plan, store: Store, pool: Pool, leases: Leases, watch: Watch, hours: Hours
+    ) -> None:
         self.plan, self.store, self.pool, self.leases = plan, store, pool, leases
-        self.watch = watch
+        self.watch, self.hours = watch, hours
         self.row = store.open_study(plan.row())
         self.tally = Tally(self.row, plan.trials)
         self.ladder = Ladder(self.row, plan.rungs)
@@ -84,10 +99,10 @@ class _Driver:
         self.running: dict[int, _Running] = {}
         self.tickets = 0
         self.kept: dict[int, TrialRow] = {}  # those whose weights are
-        self.devices: set[str] = set()  # those that measured a latency in this run
-        self.ready: deque[tuple[int, Ask]] = deque()  # asked ahead of need
-        self.waits = True  # whether the record may have trials that wait for a driver
-        self.exhausted = False
+        self.supply = Supply(
+            *(plan, self.row, store, self.asker, self.tally, hours),
+            *(self.submit, self.reused),
+        )
         self.looked = time.monotonic()
 
     # -- start and end ----------------------------------------------------------------------------
@@ -114,9 +129,10 @@ class _Driver:
             self.settle()
             more = self.fill()
             if not (more or self.running):
-                if self.exhausted or self.count() >= self.tally.budget:
+                over = self.hours.over
+                if over or self.supply.exhausted or not self.tally.room(self.count()):
                     self.settle(last=True)
-                    if not (self.running or self.ladder.waiting):
+                    if not self.running and (over or not self.ladder.waiting):
                         return self.tell_watch()
                 if not self.running:
                     time.sleep(POLL)  # the rest of the budget is with another driver,
@@ -153,7 +169,7 @@ class _Driver:
             if self.leases.lost(run.claim.token, run.since):  # its result would be refused
                 self.pool.cancel(ticket)
         self.store.recover(self.row.id)
-        self.waits = True  # for what was just recovered, and what others released
+        self.supply.waits = True  # for what was just recovered, and what others released
         rows = next(self.news)
         if any(row not in self.asker and not row.baseline for row in rows):
             self.asker.part()
@@ -177,89 +193,15 @@ class _Driver:
         return max(0, self.pool.slots - len(self.running))
 
     def fill(self) -> bool:
-        """Takes up what waits in the record, begins what was asked ahead of need, or asks for one
-        candidate, while the budget lasts; whether there may be more to do. One, as an ask may take
-        a second, and what has happened meanwhile is not to wait for the last of many."""
-        room = max(0, min(self.room(), self.tally.budget - self.count()))
-        if room and self.waits:
-            claims = self.store.claim(self.row.id, room)
-            self.waits = len(claims) == room
-            for claim in claims:
-                reach("claimed")
-                self.submit(claim)
-            if claims:
-                return True
-        if room and self.ready:
-            self.begin([self.ready.popleft() for _ in range(min(room, len(self.ready)))])
-            return True
-        if len(self.ready) >= max(room, self.pool.slots // AHEAD):
-            return False
-        return self.ask()
+        """Begins what is next, while the budget lasts; whether there may be more to do."""
+        return self.supply.fill(self.room(), self.count(), self.pool.slots)
 
-    def ask(self) -> bool:
-        """Asks for one candidate; whether there was one. What is begun by other drivers counts,
-        too: nothing is asked to be thrown away."""
-        left = self.tally.budget - len(self.ready)
-        if self.exhausted or self.count() >= left or self.store.begun(self.row.id) >= left:
-            return False
-        asked = self.asker.ask(wanted=min(self.room() - len(self.ready), left - self.count()))
-        if asked is None:
-            self.exhausted = True
-            return False
-        reach("asked")
-        self.ready.append(asked)
-        return True
-
-    def begin(self, asked: Sequence[tuple[int, Ask]]) -> None:
-        """Begins what was asked, in one transaction, or takes over what is known of it."""
-        study, budget = self.row.id, self.tally.budget
-        sources: dict[str, TrialRow | None] = {}
-        for trial, ask in asked:
-            source, device = self.known(ask)
-            if source is None or device is None:
-                sources[_name(ask)] = source
-            elif row := self.store.reuse(
-                study, ask, source, device=device, budget=budget, once=True
-            ):
-                reach("reused")
-                self.asker.begin(trial, row)
-                self.take([row])
-                self.asker.tell(row)
-                self.tell_watch()
-            else:
-                self.give_up(trial, ask)
-        new = [(trial, ask) for trial, ask in asked if _name(ask) in sources]
-        if not new:
-            return
-        claims = self.store.begin(study, [ask for _, ask in new], budget=budget, once=True)
-        reach("begun")
-        mine = {_name(claim.trial): claim for claim in claims}
-        for trial, ask in new:
-            if claim := mine.get(_name(ask)):
-                self.asker.begin(trial, claim.trial)
-                self.submit(claim, sources[_name(ask)])
-            else:
-                self.give_up(trial, ask)
-
-    def give_up(self, trial: int, ask: Ask) -> None:
-        """The record did not take what was asked: another driver was faster with it, or with the
-        rest of the budget."""
-        if self.store.has(self.row.id, ask):
-            self.asker.miss(trial)
-        else:
-            self.asker.drop(trial)
-
-    def known(self, ask: Ask) -> tuple[TrialRow | None, str | None]:
-        """An earlier evaluation that may stand for this one, in whatever study; and the device that
-        its latency is taken from (empty: it needs none), None where that is to be measured here."""
-        measured, evaluator = self.plan.measured, self.plan.job.evaluator
-        devices = [] if evaluator else on_device(measured)
-        source = self.store.find_result(ask, [n for n in measured if n not in devices])
-        if source and (more := predicted(self.plan, ask.pattern)):
-            source = dataclasses.replace(source, metrics={**source.metrics, **more})
-        if source is None or not devices:
-            return source, (source.latency_device or "") if source and evaluator else ""
-        return source, self.store.measured(ask.fingerprint, self.devices) or None
+    def reused(self, trial: int, row: TrialRow) -> None:
+        """What was asked as ``trial`` has the result of an earlier one."""
+        self.asker.begin(trial, row)
+        self.take([row])
+        self.asker.tell(row)
+        self.tell_watch()
 
     # -- run --------------------------------------------------------------------------------------
 
@@ -288,6 +230,8 @@ class _Driver:
         scores = (*asked.rungs, (run.epochs, result.metrics[ACCURACY]))
         scored = dataclasses.replace(asked, metrics=result.metrics, rungs=scores)
         then = self.ladder.verdict(scored, self.tally.front)
+        if then == "running" and not self.supply.timely(scored):
+            then = "paused"
         if not self.store.reach(run.claim.token, run.epochs, result, then):
             self.ladder.leave(asked)  # another driver has the trial now
             return
@@ -311,11 +255,20 @@ class _Driver:
             return
         for row in ladder.hopeless(self.tally.front):
             self.stop(row)
-        while self.room() and (following := ladder.following(self.tally.front)):
+        while self.room() and (following := self.following()):
             self.promote(following)
-        over = last and not (self.running or ladder.following(self.tally.front))
+        over = last and not (self.running or self.following() or self.accompanied())
         for row in [*ladder.waiting.values()] if over else ladder.surplus(self.tally.front):
             self.stop(row)
+
+    def following(self) -> TrialRow | None:
+        """Who goes on next, if there is time."""
+        row = self.ladder.following(self.tally.front)
+        return row if row and self.supply.timely(row) else None
+
+    def accompanied(self) -> bool:
+        """Whether time is over for this driver alone: who waits at a rung is left to the others."""
+        return self.hours.over and any(self.store.trials(self.row.id, states=["running"]))
 
     def promote(self, row: TrialRow) -> None:
         self.ladder.leave(row)
@@ -349,14 +302,17 @@ class _Driver:
             outcome = dataclasses.replace(outcome, metrics={**outcome.metrics, **more})
         if isinstance(outcome, Failure) and not lacking and _again(claim, outcome):
             reach("failed")
-            if retry := self.store.requeue(claim.token, outcome):
+            if not self.supply.timely(claim.trial):  # it waits for the next run
+                self.store.release(claim.token, outcome)
+                self.ladder.leave(claim.trial)
+            elif retry := self.store.requeue(claim.token, outcome):
                 reach("requeued")
                 self.submit(retry, run.source)
             else:
                 self.ladder.leave(claim.trial)  # another driver has the trial now
             return
         if isinstance(outcome, Result) and outcome.latency:
-            self.devices.add(outcome.latency.device)
+            self.supply.devices.add(outcome.latency.device)
         if isinstance(outcome, Result) and not run.source and run.epochs < self.plan.job.epochs:
             self.at_rung(run, outcome)
             return
@@ -372,7 +328,7 @@ class _Driver:
 
     def conclude(self, row: TrialRow) -> None:
         """A trial of this driver ended, and the record has it."""
-        self.take([row])
+        self.take([row], own=True)
         self.asker.tell(row)
         reach("told")
         if file := checkpoint(self.plan, row):
@@ -380,8 +336,9 @@ class _Driver:
         self.tally.end()
         self.tell_watch()
 
-    def take(self, rows: list[TrialRow]) -> None:
+    def take(self, rows: list[TrialRow], own: bool = False) -> None:
         ended = self.tally.take(rows)
+        self.hours.take(ended, own)
         for row in ended:
             self.ladder.take(row)
         self.kept |= {row.number: row for row in ended if row.model}
@@ -408,15 +365,11 @@ class _Driver:
             paused=len(self.ladder.waiting),
             refused=self.asker.refused,
             repeated=self.asker.repeated,
-            exhausted=self.exhausted,
+            exhausted=self.supply.exhausted,
+            hours=self.hours,
         )
         self.watch(status)
         return status
-
-
-def _name(ask: Ask) -> str:
-    """What is never evaluated twice in a study."""
-    return f"{ask.fingerprint} {ask.job_key}"
 
 
 def _again(claim: Claim, failure: Failure) -> bool:

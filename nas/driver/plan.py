@@ -19,7 +19,8 @@ RANDOM = "-random"  # after a study's name: the random search that it is compare
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A search. ``job`` is what every candidate shares: recipe, data, epochs, evaluator; its seed
-    is the search's. ``space`` is bound to the data and holds objectives and constraints.
+    is the search's. ``space`` is bound to the data and holds objectives and constraints. It ends
+    with so many ``trials`` (None: as many as the space has), or after ``seconds`` (None: whenever).
 
     At each of ``rungs``, in epochs, the last a whole training, a candidate may be stopped.
     ``artifacts`` is the directory (or a URL that fsspec knows) for checkpoints; without (empty), a
@@ -32,7 +33,8 @@ class Plan:
     study: str
     space: Space
     job: Job
-    trials: int
+    trials: int | None
+    seconds: float | None = None
     sampler: str = "default"
     rungs: tuple[int, ...] = ()
     artifacts: str = ""

@@ -6,11 +6,13 @@ likes.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from nas.driver.hours import Hours
 from nas.driver.tradeoffs import pareto
 from nas.job import Epoch
 from nas.store import ENDED, StudyRow, TrialRow
@@ -40,9 +42,11 @@ class Status:
     """How a search stands. ``seconds`` and ``ended`` count this run only; ``refused`` are proposals
     that arithmetic rejected and ``repeated`` those that were evaluated before: neither costs.
     ``stopped`` and ``paused`` trials came to a rung, not to the end. ``failures`` counts the failed
-    ones by their reason, the commonest first."""
+    ones by their reason, the commonest first. ``budget`` counts trials, None without a limit; of
+    ``time``, in seconds, ``time_left`` is left, and ``out_of_time`` that something was not begun
+    for want of it."""
 
-    budget: int
+    budget: int | None
     finished: int
     stopped: int
     failed: int
@@ -58,6 +62,9 @@ class Status:
     failures: Mapping[str, int]
     under_way: tuple[UnderWay, ...]
     forecast: Forecast | None
+    time: float | None = None
+    time_left: float | None = None
+    out_of_time: bool = False
 
     @property
     def running(self) -> int:
@@ -69,9 +76,10 @@ class Status:
 
 
 class Tally:
-    """The ended trials of ``study``, which is to have so many ``trials`` and its baselines."""
+    """The ended trials of ``study``, which is to have so many ``trials`` (None: any number) and its
+    baselines."""
 
-    def __init__(self, study: StudyRow, trials: int) -> None:
+    def __init__(self, study: StudyRow, trials: int | None) -> None:
         self._study = study
         self.front: tuple[TrialRow, ...] = ()
         self._trials = trials
@@ -99,10 +107,14 @@ class Tally:
         return self._counts["finished"] + self._counts["reused"]
 
     @property
-    def budget(self) -> int:
+    def budget(self) -> int | None:
         """The trials that the study may have: a baseline counts beside those that are searched,
         from when it is known of."""
-        return self._trials + len(self._baselines)
+        return None if self._trials is None else self._trials + len(self._baselines)
+
+    def room(self, count: int) -> float:
+        """How many trials the study may have besides so many."""
+        return math.inf if self.budget is None else max(0, self.budget - count)
 
     def take(self, rows: Iterable[TrialRow]) -> list[TrialRow]:
         """Notes trials; those that ended and were not taken before."""
@@ -138,6 +150,7 @@ class Tally:
         refused: int,
         repeated: int,
         exhausted: bool,
+        hours: Hours | None = None,
     ) -> Status:
         under_way = tuple(under_way)
         states = {state: self._counts[state] for state in ENDED}
@@ -155,11 +168,17 @@ class Tally:
             failures=dict(self._failures.most_common()),
             under_way=under_way,
             forecast=self._forecast(under_way, slots),
+            time=hours.seconds if hours else None,
+            time_left=hours.left if hours else None,
+            out_of_time=hours is not None and hours.over,
         )
 
     def _forecast(self, under_way: Iterable[UnderWay], slots: int) -> Forecast | None:
         """By the pace of this run once every slot is on its third trial; before, by what a trial
-        took: the pace would count the start, half a minute on a busy machine, to the first."""
+        took: the pace would count the start, half a minute on a busy machine, to the first. None,
+        too, where the trials have no limit."""
+        if self.budget is None:
+            return None
         ended, seconds = self._took[self._latest.device] if self._latest else (0, 0.0)
         begun = () if ended else [r for r in under_way if r.last and not r.baseline]
         if self._ended > 2 * slots:

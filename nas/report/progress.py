@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from nas import durations
 from nas.metrics import percent, shown
 from nas.report.screens import Plain, body_of, console, span, table
 
@@ -61,7 +62,7 @@ class Progress:
             self.status, self.told = status, time.monotonic()
             return
         first = self.done < 0 or (status.forecast is not None and not self.foretold)
-        last = status.done >= status.budget
+        last = full(status) or (status.out_of_time and not status.under_way)
         if first or (status.done != self.done and (last or time.monotonic() - self.told >= EVERY)):
             self.told, self.done = time.monotonic(), status.done
             self.foretold = status.forecast is not None
@@ -78,7 +79,7 @@ class Progress:
         best = status.front[0] if status.front else None
         name = self.objectives[0]
         parts = [
-            f"{of_budget(status)} trials",
+            f"{of_budget(status)} trial{'s' * (status.budget is not None or status.done != 1)}",
             *counts(status),
             f"front of {len(status.front)}" if status.front else "",
             f"best {name} {shown(name, best.value(name))}" if best else "",
@@ -94,11 +95,8 @@ class Progress:
         told = Text(f" {of_budget(status)}", style="bold")
         name.truncate(max(8, width - 30), overflow="ellipsis")
         room = width - name.cell_len - told.cell_len - 2
-        bar = ProgressBar(
-            total=max(status.budget, status.done),
-            completed=status.done,
-            width=max(5, min(40, room)),
-        )
+        total, completed = share(status, since)
+        bar = ProgressBar(total=total, completed=completed, width=max(5, min(40, room)))
         head = Table.grid()
         head.add_row(name, bar, told)
         clock = [f"{span(status.seconds + since)} so far", left(status, since)]
@@ -123,7 +121,22 @@ class Progress:
         return Group(*lines, Text(""))
 
 
+def share(status: Status, since: float = 0.0) -> tuple[float, float]:
+    """How much there is to do, and how much is done: in trials, or without a limit of them in
+    seconds, ``since`` the status came."""
+    if status.budget is None:
+        time = status.time or 1.0
+        return time, min(time, time - (status.time_left or 0.0) + since)
+    return max(status.budget, status.done), status.done
+
+
+def full(status: Status) -> bool:
+    return status.budget is not None and status.done >= status.budget
+
+
 def of_budget(status: Status) -> str:
+    if status.budget is None:
+        return str(status.done)
     if status.done > status.budget:
         return f"{status.done} (of {status.budget} asked for)"
     return f"{status.done} of {status.budget}"
@@ -136,9 +149,17 @@ def counts(status: Status) -> list[str]:
 
 
 def left(status: Status, since: float = 0.0) -> str:
-    """What is left of the time ``since`` the status came, and by how few trials that is said."""
+    """What is left of the time ``since`` the status came, and by how few trials that is said; of
+    the time that the search has, where its trials are not expected to be done before."""
     told = status.forecast
-    if told is None or told.seconds <= since or status.done >= status.budget:
+    if full(status):
+        return ""
+    if status.time is not None and status.time_left is not None:
+        rest = max(0.0, status.time_left - since)
+        if told is None or told.seconds - since > rest:
+            allowed = durations.show(status.time)
+            return f"{span(rest)} of {allowed} left" if rest else f"the {allowed} are over"
+    if told is None or told.seconds <= since:
         return ""
     few = f"by the first {told.trials} trials" if told.trials > 1 else "by the first trial"
     by = few if told.trials else "by the first epochs"

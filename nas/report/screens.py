@@ -17,6 +17,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from nas import durations
 from nas.errors import NasError, nearest
 from nas.language.architecture import Architecture
 from nas.language.domains import Choice, Domain, Floats, Ints, Progression
@@ -24,7 +25,7 @@ from nas.language.expression import show as shape_text
 from nas.metrics import ACCURACY, METRICS, arithmetic, count, metric, on_device, percent, shown
 from nas.report import believed
 from nas.spaces.space import Space, load_space, shipped
-from nas.store import Store, StudyRow, TrialRow, TrialState
+from nas.store import ENDED, Store, StudyRow, TrialRow, TrialState
 from nas.text import cell, printable, styled
 
 if TYPE_CHECKING:
@@ -195,17 +196,20 @@ def spread_table(name: str, spread: Spread) -> RenderableType:
 
 
 def studies_table(store: Store) -> RenderableType:
-    """The studies, oldest first; a column for those states alone in which there is any trial."""
+    """The studies, oldest first, with what their trials took; a column for those states alone in
+    which there is any trial."""
     studies = [(study, store.counts(study.id)) for study in store.studies()]
     states = [s for s in get_args(TrialState) if any(counts.get(s) for _, counts in studies)]
     listed = table(
-        "study", "space", "dataset", *states, "best", "created", numbers=[*states, "best"]
+        *("study", "space", "dataset", *states, "trained", "best", "created"),
+        numbers=[*states, "trained", "best"],
     )
     for column in listed.columns[:3]:
         column.overflow = "fold"
     for study, counts in studies:
         name, direction = study.objectives[0]
-        values = [row.value(name) for row in store.trials(study.id, states=("finished", "reused"))]
+        rows = list(store.trials(study.id, states=ENDED))
+        values = (row.value(name) for row in rows if row.state in ("finished", "reused"))
         known = [value for value in values if not math.isnan(value)]
         best = (max(known) if direction == "max" else min(known)) if known else None
         listed.add_row(
@@ -213,6 +217,7 @@ def studies_table(store: Store) -> RenderableType:
             study.space,
             study.shown_data,
             *(str(counts.get(state, "")) for state in states),
+            span(math.fsum(row.seconds or 0.0 for row in rows)),
             shown(name, best),
             datetime.fromtimestamp(study.created).strftime("%Y-%m-%d"),
         )
@@ -459,7 +464,8 @@ def plan_table(plan: Plan, storage: str) -> Table:
     told.show_header = False
     for name, text in {
         "study": plan.study,
-        "trials": str(plan.trials),
+        "trials": "as many as there is time for" if plan.trials is None else str(plan.trials),
+        "budget": "no limit" if plan.seconds is None else durations.show(plan.seconds),
         "epochs": str(plan.job.epochs),
         "rungs": ", ".join(map(str, plan.rungs)) or "off",
         "dataset": plan.job.data.name,

@@ -288,10 +288,13 @@ class Store(Record):
 
         return self._write(work)
 
-    def claim(self, study_id: int, most: int) -> list[Claim]:
-        """Begins a new attempt of up to ``most`` waiting trials, oldest first, no two drivers the
-        same one."""
-        return self._claim_from(study_id, "waiting", most)
+    def claim(
+        self, study_id: int, most: int, numbers: Collection[int] | None = None
+    ) -> list[Claim]:
+        """Begins a new attempt of up to ``most`` waiting trials (of these ``numbers``), oldest
+        first, no two drivers the same one."""
+        chosen = () if numbers is None else (trials.c.number.in_(numbers),)
+        return self._claim_from(study_id, "waiting", most, *chosen)
 
     def beat(self) -> set[str]:
         """Renews the leases of all attempts that this driver runs, in one statement: their tokens.

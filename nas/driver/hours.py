@@ -1,0 +1,90 @@
+"""The time that a search has, and what of it a training would take."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+from nas.driver.equal_cost import trained_epochs
+from nas.store import TrialRow
+
+FEW = 5  # trainings that tell what an epoch takes, and not yet how that grows with the MACs
+
+
+class Hours:
+    """``seconds`` of wall-clock time since ``since`` by the clock ``now``; None: without end.
+
+    A training is expected to take, of each epoch, ``a + b * MACs`` seconds with ``a`` and ``b`` not
+    below 0, by the least squares of the logarithms over the trials of the study that were trained
+    on this driver's device, or as long as none was, on that of the latest. The images are the same
+    for all of a study, so they are in both. Of ``FEW`` trials or less it is the median.
+    """
+
+    def __init__(self, seconds: float | None, since: float, now: Callable[[], float]) -> None:
+        self.seconds, self._since, self._now = seconds, since, now
+        self._refused = False  # whether something was not begun for want of time
+        self._device: str | None = None
+        self._own = False
+        self._fitted: tuple[str | None, int] = (None, 0)
+        self._line = (0.0, 0.0)
+        # Of trainings by device: MACs, and the seconds of an epoch.
+        self._took: defaultdict[str | None, list[tuple[float, float]]] = defaultdict(list)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds; None: without end."""
+        return None if self.seconds is None else self._since + self.seconds - self._now()
+
+    @property
+    def over(self) -> bool:
+        """Whether the time is over, or something was not begun for want of it."""
+        return self._refused or (self.left is not None and self.left <= 0)
+
+    def take(self, rows: Iterable[TrialRow], own: bool = False) -> None:
+        """Learns from trials that ended, each told once; whether they are this driver's ``own``."""
+        for row in rows:
+            epochs = trained_epochs(row) if row.state in ("finished", "stopped") else 0
+            if row.seconds and epochs:
+                self._took[row.device].append((float(row.macs), row.seconds / epochs))
+                if own or not self._own:
+                    self._device, self._own = row.device, own
+
+    def expected(self, macs: int, epochs: int) -> float | None:
+        """The seconds of so many ``epochs`` of a network; None where nothing is known."""
+        known = self._took[self._device]
+        if not known:
+            return None
+        if self._fitted != (self._device, len(known)):
+            self._fitted, self._line = (self._device, len(known)), line(np.array(known))
+        a, b = self._line
+        return epochs * (a + b * macs)
+
+    def fits(self, macs: int, epochs: int, first: bool = False) -> bool:
+        """Whether a training is expected to end in time. Where nothing is known it does, as long as
+        there is any time left, or it is among the ``first``."""
+        left = self.left
+        if left is None:
+            return True
+        expected = self.expected(macs, epochs)
+        fits = (left > 0 or first) if expected is None else left > 0 and expected <= left
+        self._refused = self._refused or not fits
+        return fits
+
+
+def line(taken: NDArray[np.float64]) -> tuple[float, float]:
+    """``a`` and ``b`` of the seconds ``a + b * MACs``, of so many (MACs, seconds), (n, 2)."""
+    macs, seconds = taken.T
+    middle, most = float(np.median(seconds)), max(1.0, float(macs.max()))
+    if len(taken) <= FEW:
+        return middle, 0.0
+    found = least_squares(
+        lambda ab: np.log(ab[0] + ab[1] * macs / most) - np.log(seconds),
+        (middle / 2, middle / 2),
+        bounds=(middle * 1e-9, np.inf),
+        x_scale=middle,
+    )
+    return float(found.x[0]), float(found.x[1]) / most

@@ -1,0 +1,155 @@
+"""Where a search's next trials come from: what waits in the record, else what the sampler asks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from nas.driver.asking import Asker
+from nas.driver.hours import Hours
+from nas.driver.jobs import ahead, predicted
+from nas.driver.plan import Plan
+from nas.driver.tally import Tally
+from nas.failpoints import reach
+from nas.metrics import on_device
+from nas.store import Ask, Claim, Store, StudyRow, TrialRow
+
+AHEAD = 8  # one in so many slots has its next candidate asked for before it is free
+UNFIT = 8  # candidates in a row that there is no time for, before no more are asked for
+
+
+class Supply:
+    """Begins trials of a study: ``submit`` runs what was claimed, with the earlier evaluation that
+    it lacks no more than the latency of; ``reused`` is told of an ask that has the result of an
+    earlier one."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        row: StudyRow,
+        store: Store,
+        asker: Asker,
+        tally: Tally,
+        hours: Hours,
+        submit: Callable[[Claim, TrialRow | None], None],
+        reused: Callable[[int, TrialRow], None],
+    ) -> None:
+        self.plan, self.row, self.store = plan, row, store
+        self.asker, self.tally, self.hours = asker, tally, hours
+        self.submit, self.reused = submit, reused
+        self.devices: set[str] = set()  # those that measured a latency in this run
+        self.ready: deque[tuple[int, Ask]] = deque()  # asked ahead of need
+        self.waits = True  # whether the record may have trials that wait for a driver
+        self.exhausted = False
+        self.unfit = 0  # candidates in a row that there was no time for
+
+    def fill(self, room: int, count: int, slots: int) -> bool:
+        """Takes up what waits in the record, begins what was asked ahead of need, or asks for one
+        candidate, while the budget lasts; whether there may be more to do. One, as an ask may take
+        a second, and what has happened meanwhile is not to wait for the last of many. There is
+        ``room`` in so many of the pool's ``slots``, and ``count`` trials are known to be of the
+        budget."""
+        needed = int(min(room, self.tally.room(count)))
+        if needed and self.waits:
+            claims = self.claim(needed)
+            self.waits = len(claims) == needed
+            for claim in claims:
+                reach("claimed")
+                self.submit(claim, None)
+            if claims:
+                return True
+        if needed and self.ready:
+            self.begin([self.ready.popleft() for _ in range(min(needed, len(self.ready)))])
+            return True
+        if len(self.ready) >= max(needed, slots // AHEAD):
+            return False
+        return self.ask(room, count)
+
+    def claim(self, most: int) -> list[Claim]:
+        """Takes up to so many of those that wait, of those that there is time for."""
+        if self.hours.left is None:
+            return self.store.claim(self.row.id, most)
+        waiting = self.store.trials(self.row.id, states=["waiting"])
+        timely = [row.number for row in waiting if self.timely(row)]
+        return self.store.claim(self.row.id, most, timely) if timely else []
+
+    def timely(self, row: Ask) -> bool:
+        """Whether there is time for a trial's next training: always for the first of a study."""
+        return self.hours.fits(row.macs, ahead(self.plan, row), first=not self.tally.done)
+
+    def ask(self, room: int, count: int) -> bool:
+        """Asks for one candidate; whether there was one. What is begun by other drivers counts,
+        too: nothing is asked to be thrown away."""
+        ready = len(self.ready)
+        begun = max(count, self.store.begun(self.row.id))
+        if self.exhausted or not self.tally.room(begun + ready):
+            return False
+        # What takes no time is begun until it is over.
+        if self.unfit >= UNFIT or not self.hours.fits(0, 0, first=not self.tally.done):
+            return False
+        asked = self.asker.ask(wanted=int(min(room - ready, self.tally.room(count + ready))))
+        if asked is None:
+            self.exhausted = True
+            return False
+        reach("asked")
+        self.ready.append(asked)
+        return True
+
+    def begin(self, asked: Sequence[tuple[int, Ask]]) -> None:
+        """Begins what was asked, in one transaction, or takes over what is known of it. Nothing
+        comes of what there is no time for."""
+        study, budget = self.row.id, self.tally.budget
+        sources: dict[str, TrialRow | None] = {}
+        for trial, ask in asked:
+            source, device = self.known(ask)
+            if source is None and not self.timely(ask):
+                self.asker.drop(trial)
+                self.unfit += 1
+            elif source is None or device is None:
+                sources[_name(ask)] = source
+                self.unfit = 0
+            elif row := self.store.reuse(
+                study, ask, source, device=device, budget=budget, once=True
+            ):
+                reach("reused")
+                self.reused(trial, row)
+            else:
+                self.give_up(trial, ask)
+        new = [(trial, ask) for trial, ask in asked if _name(ask) in sources]
+        if not new:
+            return
+        claims = self.store.begin(study, [ask for _, ask in new], budget=budget, once=True)
+        reach("begun")
+        mine = {_name(claim.trial): claim for claim in claims}
+        for trial, ask in new:
+            if claim := mine.get(_name(ask)):
+                self.asker.begin(trial, claim.trial)
+                self.submit(claim, sources[_name(ask)])
+            else:
+                self.give_up(trial, ask)
+
+    def give_up(self, trial: int, ask: Ask) -> None:
+        """The record did not take what was asked: another driver was faster with it, or with the
+        rest of the budget."""
+        if self.store.has(self.row.id, ask):
+            self.asker.miss(trial)
+        else:
+            self.asker.drop(trial)
+
+    def known(self, ask: Ask) -> tuple[TrialRow | None, str | None]:
+        """An earlier evaluation that may stand for this one, in whatever study; and the device that
+        its latency is taken from (empty: it needs none), None where that is to be measured here."""
+        measured, evaluator = self.plan.measured, self.plan.job.evaluator
+        devices = [] if evaluator else on_device(measured)
+        source = self.store.find_result(ask, [n for n in measured if n not in devices])
+        if source and (more := predicted(self.plan, ask.pattern)):
+            source = dataclasses.replace(source, metrics={**source.metrics, **more})
+        if source is None or not devices:
+            return source, (source.latency_device or "") if source and evaluator else ""
+        return source, self.store.measured(ask.fingerprint, self.devices) or None
+
+
+def _name(ask: Ask) -> str:
+    """What is never evaluated twice in a study."""
+    return f"{ask.fingerprint} {ask.job_key}"

@@ -1,0 +1,38 @@
+"""Times as people write them: ``90s``, ``45min``, ``2h``, ``1h30m``."""
+
+from __future__ import annotations
+
+import re
+
+from nas.errors import NasError, brief
+
+MOST = 10_000 * 3600  # seconds; beyond it is a slip, and no search
+
+
+def read(text: str, option: str) -> float:
+    """The seconds that a text means. Raises NasError, which names the ``option``, unless it is
+    hours, minutes and seconds, each with its unit, and more than nothing."""
+    number = r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*"
+    parts = rf"(?:{number}h)?(?:{number}(?:min|m))?(?:{number}s)?\s*"
+    match = re.fullmatch(parts, text.lower())
+    if match is None or not any(match.groups()):
+        raise NasError(
+            f"{option} {brief(repr(text), 40)}: must be a time with its unit, such as 90s, 45min, "
+            "2h or 1h30m"
+        )
+    hours, minutes, seconds = (float(told or 0) for told in match.groups())
+    total = 3600 * hours + 60 * minutes + seconds
+    if not 1 <= total <= MOST:
+        raise NasError(f"{option} {text}: must be 1 second or more, up to {MOST // 3600} hours")
+    return total
+
+
+def show(seconds: float) -> str:
+    """As short as it is exact to the second: "2 h", "1 h 30 min", "90 s"."""
+    whole = round(seconds)
+    if whole < 120 and whole % 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = ((hours, "h"), (minutes, "min"), (rest, "s"))
+    return " ".join(f"{number} {unit}" for number, unit in parts if number) or "0 s"
