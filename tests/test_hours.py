@@ -273,6 +273,18 @@ def test_who_waits_at_a_rung_is_stopped_when_time_is_over(store: Store, clock: C
     assert pool.begun[-1][1] <= 2000.0
 
 
+def test_nobody_goes_on_from_a_rung_that_would_end_too_late(store: Store, clock: Clock) -> None:
+    """By 180 seconds one was trained whole, in 120, and two came to the rung: one of them is next,
+    the one that waits or, with other seeds, the one that just arrives."""
+    for seed in range(6):
+        searched = plan(230.0, epochs=9, rungs=(3, 9), study=f"s{seed}")
+        job, began = dataclasses.replace(searched.job, seed=seed), clock.time
+        pool = Simulated(clock, ten_each)
+        status = loop.search(dataclasses.replace(searched, job=job), store, pool)
+        assert max(end for _, end in pool.begun) <= began + 230.0, seed
+        assert (status.finished, status.out_of_time) == (1, True)
+
+
 def test_who_waits_at_a_rung_is_left_to_a_driver_that_has_time(
     url: str, store: Store, clock: Clock
 ) -> None:
