@@ -216,7 +216,7 @@ def pareto(
         bool,
         typer.Option(
             "--believed",
-            help="With what all trials together say of it, beside what was measured once.",
+            help="With what all trials together say of it; in a table, json or csv.",
             rich_help_panel=OUTPUT,
         ),
     ] = False,

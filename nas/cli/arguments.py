@@ -16,6 +16,10 @@ RECORD = "The record"
 OUTPUT = "What is kept and shown"
 
 
+# What a model's file might end in.
+MODELS = (".safetensors", ".onnx", ".pt2", ".pt", ".pth", ".json")
+
+
 class Grouped(TyperCommand):
     """Its help shows the options by their groups, in the order of the first of each, as plain
     text: typer does so in boxes alone, which take rich 0.1 s to load."""

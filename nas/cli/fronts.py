@@ -53,9 +53,14 @@ def front_out(
     else:
         beliefs = None
         if believed:
+            import optuna
+
             from nas.driver.beliefs import believed as beliefs_of  # a second of imports
 
+            optuna.logging.set_verbosity(optuna.logging.WARNING)
             beliefs = beliefs_of(study, rows)
+            if not beliefs.by:
+                print("nas: too few trials to believe more than was measured", file=sys.stderr)
         listed = functools.partial(screens.rows_out, study, best, form, rows, beliefs)
         data = files.printed(listed) if output else b""
     if output:

@@ -13,6 +13,7 @@ import typer
 
 from nas.cli.arguments import (
     HOW,
+    MODELS,
     ON,
     OUTPUT,
     STORAGE,
@@ -38,18 +39,10 @@ KindOfImages = Annotated[
     str,
     typer.Option(
         "--dataset",
-        help="The kind of images.  [default: as it was trained on]",
+        help="The kind of images; a folder needs --data.  [default: that of the training]",
         rich_help_panel=ON,
     ),
 ]
-MODELS = (
-    ".safetensors",
-    ".onnx",
-    ".pt2",
-    ".pt",
-    ".pth",
-    ".json",
-)  # of files; what else a model might be called
 
 
 def train(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from nas.cli.arguments import MODELS
 from nas.cli.options import called
 from nas.cli.output import end_on_sigterm
 from nas.errors import DataError, NasError, brief
@@ -99,6 +100,8 @@ def predict_and_show(file: str, paths: Sequence[Path], format: str, top: int) ->
         raise NasError(f"--format {format}: must be one of {', '.join(WRITERS)}")
     if top < 1:
         raise NasError(f"--top {top}: must be 1 or more")
+    if models := [str(path) for path in paths if path.suffix.lower() in MODELS]:
+        raise NasError(f"{brief(models[0])} is a model, not an image: one model, then the images")
     found = files(paths)
     model = predictor(file)
     others = 0

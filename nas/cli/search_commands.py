@@ -31,7 +31,7 @@ from nas.samplers import SAMPLERS
 
 
 def search(
-    space: Space,
+    space: Space = "",
     storage: Storage = STORAGE,
     study: Annotated[
         str | None,
@@ -207,7 +207,14 @@ def search(
     from nas.cli import searches as run
     from nas.cli.options import plan
     from nas.cli.record import artifacts_dir
+    from nas.errors import NasError
+    from nas.spaces.space import open_spaces
 
+    if not space:
+        raise NasError(
+            f"--space is needed: a file, or one of {', '.join(open_spaces())}; `nas space ls` "
+            "tells what each holds, and resnet_like is a good first"
+        )
     searched = plan(
         space=space,
         study=study,

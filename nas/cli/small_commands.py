@@ -136,7 +136,9 @@ def cascade(
     dataset: Annotated[
         str,
         typer.Option(
-            "--dataset", help="The kind of images.  [default: as trained on]", rich_help_panel=ON
+            "--dataset",
+            help="The kind of images; a folder needs --data.  [default: that of the training]",
+            rich_help_panel=ON,
         ),
     ] = "",
     data: Data = "",
@@ -230,7 +232,9 @@ def prune(
     dataset: Annotated[
         str,
         typer.Option(
-            "--dataset", help="The kind of images.  [default: as trained on]", rich_help_panel=ON
+            "--dataset",
+            help="The kind of images; a folder needs --data.  [default: that of the training]",
+            rich_help_panel=ON,
         ),
     ] = "",
     data: Data = "",

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nas.cli.model_commands import MODELS
+from nas.cli.arguments import MODELS
 from nas.cli.models import file_name
 from nas.cli.options import (
     closed_or_space,

@@ -163,9 +163,9 @@ def mistakes_png(evaluation: Evaluation) -> bytes:
         taken = int(evaluation.predicted[number])
         certain = 100 * float(evaluation.probabilities[number, taken])
         lines = (
-            f"is {evaluation.classes[int(evaluation.labels[number])]}",
-            f"not {evaluation.classes[taken]}, {certain:.0f} %",
-            evaluation.name(number).rpartition("/")[2],
+            evaluation.classes[int(evaluation.labels[number])],
+            f"taken for {evaluation.classes[taken]}, {certain:.0f} %",
+            "/".join(evaluation.name(number).split("/")[-2:]),
         )
         for n, (line, ink) in enumerate(zip(lines, ("black", "#b00020", "#606060"), strict=True)):
             text = _cut(brief(line), lambda text: font.getlength(text) <= wide - 6)

@@ -293,6 +293,11 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in files}
 
 
+def open_spaces() -> list[str]:
+    """The names of the shipped spaces, without the zoo's closed patterns."""
+    return [name for name, path in shipped().items() if path.parent.name != "zoo"]
+
+
 def load_space(
     name_or_path: str | Path,
     input: Shape | None = None,
