@@ -97,7 +97,11 @@ def test_safetensors_and_a_model_of_ours(tmp_path: Path) -> None:
         "epochs": 1, "dataset": "digits", "data": "", "size": None, "download": False, "seed": 0,
         "freeze": 0, "recipe": [], "plugins": [], "init": str(tmp_path / "model.safetensors"),
     }  # fmt: skip
-    assert single_job("INPUT -> CONV(4) -> GAP -> FC", **told).data.size == 8
+    assert single_job("INPUT -> CONV(4) -> GAP -> FC", **told).data.size == 0  # as digits are
+    larger = ARCHITECTURE.on((3, 16, 16), 5)
+    card = Card(architecture=larger, classes=tuple("abcde"), normal=normal)
+    save_model(tmp_path / "model.safetensors", nas.build(larger), card)
+    assert single_job("INPUT -> CONV(4) -> GAP -> FC", **told).data.size == 16
 
 
 @pytest.mark.parametrize("classes", [5, 7])

@@ -105,7 +105,8 @@ search=$!
 [ -z "$stopped" ] || kill -INT "$search" # the time was over before it began
 wait "$search"
 status=$?
-while kill -0 "$search" 2>/dev/null; do
+# A wait that USR1 interrupts says so, though the search may have ended meanwhile: asked again.
+while [ "$status" -eq $((128 + $(kill -l USR1))) ] || kill -0 "$search" 2>/dev/null; do
     wait "$search"
     status=$?
 done
@@ -117,6 +118,7 @@ exit "$status"
 
 
 STORAGE = "NAS_STORAGE"
+AGENT = 60.0  # seconds until a cluster's head takes jobs
 
 
 def without_secret(arguments: Sequence[str]) -> tuple[list[str], str]:
@@ -212,8 +214,15 @@ def submit_ray(arguments: Sequence[str], address: str) -> str:
             "cluster's head instead, or PGPASSWORD"
         )
     command = shlex.join(["nas", *arguments, "--address", "auto"])
+    deadline = time.monotonic() + AGENT
     with _jobs(address) as jobs:
-        return str(jobs.submit_job(entrypoint=command))
+        while True:
+            try:
+                return str(jobs.submit_job(entrypoint=command))
+            except RuntimeError as error:  # a head that has just begun has no agent yet
+                if "try again later" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(1.0)
 
 
 def follow_ray(name: str, address: str) -> Iterator[str]:
