@@ -18,7 +18,7 @@ import torch
 from folders import colour, folder, ref
 from PIL import Image
 
-from nas.data import arrays, batches, cache, findings, imagefolder, listing, shards
+from nas.data import arrays, batches, cache, findings, imagefolder, listing, shards, tars
 from nas.data import datasets as data
 from nas.data.encoded import Encoded
 from nas.data.images import Images
@@ -214,6 +214,200 @@ def test_an_index_is_of_its_tars(tmp_path: Path) -> None:
     last.unlink()
     with pytest.raises(DataError, match="which is not there"):
         data.describe(ref(tmp_path / "w"))
+
+
+@pytest.mark.parametrize("names", [[str(n) for n in range(11)], ["2", "0", "1"]])
+def test_numbers_are_lines_where_classes_are_called_by_numbers(
+    names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, out = folder(tmp_path / "d", 2, names, "jpg"), tmp_path / "w"
+    identity = data.identity(ref(root))
+    pack(ref(root), out)
+    assert data.identity(ref(out)) == data.identity(ref(out / "*.tar")) == identity
+    assert data.describe(ref(out / "*.tar")).classes == data.describe(ref(root)).classes
+    labels = data.read(ref(root), "train").labels.tolist()
+    assert data.read(ref(out / "*.tar"), "train").labels.tolist() == labels
+    (out / shards.INDEX).unlink()
+    anew()
+    assert data.identity(ref(out)) == identity
+
+
+def test_classes_that_change_are_read_again_and_must_be_those_of_the_index(tmp_path: Path) -> None:
+    tar(tmp_path / "w" / "a.tar", members(10))
+    named = tmp_path / "w" / shards.CLASSES
+    named.write_bytes("\ufeff2\r\n0".encode() + b"\n\n\n")
+    assert data.describe(ref(tmp_path / "w")).classes == ("2", "0")
+    anew()
+    named.write_text("2\n1")  # the last line without an end
+    assert data.describe(ref(tmp_path / "w")).classes == ("2", "1")
+    assert data.read(ref(tmp_path / "w"), "train").labels.tolist() == [0] * 5 + [1] * 5
+    pack(ref(folder(tmp_path / "d", ending="jpg")), tmp_path / "p")
+    (tmp_path / "p" / shards.CLASSES).write_text("b\na\n")
+    with pytest.raises(DataError, match="names other classes than"):
+        data.describe(ref(tmp_path / "p"))
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"\xff\xfea\n", "classes.txt cannot be read: .*utf-8"),
+        (b"a\na\n", "names 'a' twice, in lines 1 and 2"),
+        (b"a\n\nb\n", "line 2 is empty"),
+        (b"\n", "classes.txt is empty"),
+    ],
+)
+def test_what_is_no_list_of_classes_is_refused(content: bytes, match: str, tmp_path: Path) -> None:
+    tar(tmp_path / "w" / "a.tar", members(4))
+    (tmp_path / "w" / shards.CLASSES).write_bytes(content)
+    with pytest.raises(DataError, match=match):
+        data.describe(ref(tmp_path / "w"))
+
+
+@pytest.mark.parametrize(
+    ("label", "match"),
+    [
+        ("²".encode(), "label ², which"),
+        (b"9" * 5000, r"label 9+ \.\.\., which"),
+        (b"-1", "label -1, which"),
+    ],
+)
+def test_a_label_that_no_class_has_is_refused(label: bytes, match: str, tmp_path: Path) -> None:
+    tar(tmp_path / "w" / "a.tar", [*members(4), ("9.jpg", jpeg(9)), ("9.cls", label)])
+    (tmp_path / "w" / shards.CLASSES).write_text("a\nb\n")
+    with pytest.raises(DataError, match=match):
+        data.describe(ref(tmp_path / "w"))
+
+
+def test_a_label_of_deep_json_and_an_index_that_is_none_are_refused(tmp_path: Path) -> None:
+    deep = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
+    place = tar(tmp_path / "a.tar", [*members(4), ("9.jpg", jpeg(9)), ("9.json", deep)])
+    with pytest.raises(DataError, match=r"9.json cannot be read"):
+        data.describe(ref(place))
+    pack(ref(folder(tmp_path / "d", ending="jpg")), tmp_path / "w")
+    for content in (b"", b"text\n" * 10, (2).to_bytes(8, "little") + b"[]"):
+        (tmp_path / "w" / shards.INDEX).write_bytes(content)
+        with pytest.raises(DataError, match=r"is no index \(.*\): without that all is read anew"):
+            data.describe(ref(tmp_path / "w"))
+
+
+def test_packing_leaves_alone_what_is_not_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = folder(tmp_path / "d", ending="jpg")
+    (tmp_path / "w.part").mkdir()
+    (tmp_path / "w.part" / "thesis").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("mine")
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.chdir(tmp_path)
+    for out, match in {
+        ".": "has no name of its own",
+        "..": "has no name of its own",
+        "link": "is a link",
+        "file": "cannot be written: Not a directory",
+        "d/w": "is within .*d: its tars would be",
+    }.items():
+        with pytest.raises(DataError, match=match):
+            pack(ref(root), Path(out))
+    assert sorted(tmp_path.iterdir()) == before  # not even the cache: no work was done
+    broken = folder(tmp_path / "e", ending="jpg")
+    data.identity(ref(broken))
+    monkeypatch.setattr("nas.data.pack.digest", lambda _: b"")
+    with pytest.raises(DataError, match="changed while it was read"):
+        pack(ref(broken), tmp_path / "w")
+    monkeypatch.undo()
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
+    pack(ref(root), tmp_path / "w")
+    made = {tmp_path / name for name in ("w", "e", "cache")}
+    assert {*tmp_path.iterdir()} == {*before, *made}
+    assert (tmp_path / "w.part" / "thesis").read_text() == "mine"
+    assert (tmp_path / "w").stat().st_mode == root.stat().st_mode  # others read it as well
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\rb", " ", "\ufeffa", os.fsdecode(b"a\xff")])
+def test_a_class_that_is_no_line_is_not_packed(name: str, tmp_path: Path) -> None:
+    root = folder(tmp_path / "d", 1, ("a", name), "jpg")
+    with pytest.raises(DataError, match="cannot be packed: its name is no line"):
+        pack(ref(root), tmp_path / "w")
+
+
+# --- each file once, and all of it ---------------------------------------------------------------
+
+
+def test_a_tar_is_read_once(tmp_path: Path) -> None:
+    at = tmp_path / "w"
+    tar(at / "a.tar", members(10))
+    for pattern in ("{a,a}.tar", "{a,*}.tar", "{a,./a,../w/a}.tar"):
+        assert len(data.read(ref(at / pattern), "train")) == 10
+    for link in (at / "b.tar").symlink_to, (at / "b.tar").hardlink_to:
+        link(at / "a.tar")
+        for place in (at, at / "*.tar", at / "{a,b}.tar"):
+            anew()
+            with pytest.raises(DataError, match=r"a.tar and .*b.tar are one file"):
+                data.describe(ref(place))
+        (at / "b.tar").unlink()
+
+
+def test_braces_are_those_of_a_shell() -> None:
+    for text in ("{2..1}", "{8..11}", "{08..11}", "{1..010}", "x{a,b}-{0..1}", "{a,{b,c}}"):
+        shell = subprocess.run(["bash", "-c", f"echo {text}"], capture_output=True, text=True)
+        assert sorted({*tars.expanded(text)}) == sorted(shell.stdout.split())
+    for text in ("{0..99999999999}", "{0..9999}{0..9999}", "{a,b}" * 2000, "{1..{2,999999}}" * 2):
+        with pytest.raises(DataError, match="names more than 1,000,000 files"):
+            list(tars.expanded(text))
+
+
+def test_a_tar_that_goes_on_after_its_end_is_refused(tmp_path: Path) -> None:
+    first, second = (tar(tmp_path / "x", members(6, n)).read_bytes() for n in (0, 6))
+    (tmp_path / "a.tar").write_bytes(first + second)
+    with pytest.raises(DataError, match=r"a.tar goes on after its end"):
+        data.describe(ref(tmp_path / "a.tar"))
+    (tmp_path / "b.tar").write_bytes(first + bytes(3 << 20))  # a tape's blocks
+    assert len(data.read(ref(tmp_path / "b.tar"), "train")) == 6
+
+
+def test_links_and_devices_in_a_tar_are_counted(tmp_path: Path) -> None:
+    place = tar(tmp_path / "a.tar", members(10))
+    with tarfile.open(place, "a") as file:
+        for name, kind, target in (
+            ("s.jpg", tarfile.SYMTYPE, "0001.jpg"),
+            ("lost.jpg", tarfile.LNKTYPE, "nowhere.jpg"),
+            ("pipe", tarfile.FIFOTYPE, ""),
+            ("null.jpg", tarfile.CHRTYPE, ""),
+            ("folder", tarfile.DIRTYPE, ""),
+            ("again.jpg", tarfile.LNKTYPE, "0001.jpg"),
+            ("again.cls", tarfile.LNKTYPE, "0001.cls"),
+            ("third.jpg", tarfile.LNKTYPE, "again.jpg"),
+            ("third.cls", tarfile.LNKTYPE, "again.cls"),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            file.addfile(member)
+    told = findings.examine(ref(place))
+    assert told.skipped == {
+        "a link in a tar": (2, ("a.tar/s.jpg", "a.tar/lost.jpg")),
+        "a device in a tar": (2, ("a.tar/pipe", "a.tar/null.jpg")),
+    }
+    images = data.read(ref(place), "train")
+    assert images.labels.tolist() == [0] * 5 + [1] * 7
+    for row in (-2, -1):
+        assert np.array_equal(pixels(images)[row], decoded(jpeg(1, 1)))
+
+
+def test_labels_that_differ_are_counted(tmp_path: Path) -> None:
+    more = [
+        ("0000.txt", b"a dog\xff"),
+        ("0001.txt", b"1"),
+        ("0002.txt", b"1"),
+        ("0003.json", b"{}"),
+    ]
+    place = tar(tmp_path / "a.tar", [*members(10), *more])
+    assert findings.examine(ref(place)).skipped == {
+        ".txt not used: it differs from .cls, which is the label": (
+            2,
+            ("a.tar/0000.txt", "a.tar/0002.txt"),
+        )
+    }
 
 
 # --- not decoded ---------------------------------------------------------------------------------

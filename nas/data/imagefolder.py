@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nas.data import arrays, cache, decoding, digests, listing, shards, splits, survey, table
+from nas.data import arrays, cache, decoding, digests, listing, shards, splits, survey, table, tars
 from nas.data.decoding import FAILED, FORM, Decoded
 from nas.data.encoded import Encoded
 from nas.data.footprint import ROOM
@@ -122,7 +122,7 @@ def all_of(ref: DataRef) -> DataRef:
 def look(ref: DataRef) -> Looked:
     """Lists, surveys and decodes, or finds what an earlier look has kept. Raises DataError."""
     root = location(ref)
-    if files := shards.files(ref.dir):
+    if files := tars.files(ref.dir):
         found = shards.listing(*files)
     else:
         found = listing.listing(root) if root.is_dir() else table.listing(root, ref.group_by)
@@ -137,7 +137,7 @@ def location(ref: DataRef) -> Path:
     if not ref.dir:
         raise DataError(f"the data set {ref.name} is read from files: give their place (--data)")
     path = Path(ref.dir)
-    if shards.is_pattern(ref.dir) or path.suffix == shards.ENDING:
+    if tars.is_pattern(ref.dir) or path.suffix == tars.ENDING:
         return path
     if path.is_dir() or (path.is_file() and path.suffix.lower() in table.ENDINGS):
         return path

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from nas.data import imagefolder, listing, progress, shards, survey, table
+from nas.data import imagefolder, listing, progress, shards, survey, table, tars
 from nas.data.digests import digest
 from nas.data.listing import Listing, Packed
 from nas.errors import DataError
@@ -36,16 +36,17 @@ class Written:
 
 def pack(ref: DataRef, out: Path, size: int = SIZE) -> Written:
     """Writes the images of a folder or a table as ``out``/PART-NNNNNN.tar, with ``classes.txt`` and
-    an index beside them. Until all is whole it lies in ``out``.part.
+    an index beside them. Until all is whole it lies in a hidden folder of its own beside ``out``.
 
-    Raises DataError where ``out`` holds something already, an image is no image or changes
-    meanwhile, or the disk is full.
+    Raises DataError where ``out`` holds something already or is no new folder, an image is no image
+    or changes meanwhile, or the disk is full.
     """
     root = imagefolder.location(ref)
-    if shards.files(ref.dir):
+    if tars.files(ref.dir):
         raise DataError(f"{root} holds tar files: only a folder of images is packed")
     if size < 1:
         raise DataError(f"a tar of {size} bytes: must be 1 or more")
+    refuse(out, root)
     found = listing.listing(root) if root.is_dir() else table.listing(root)
     seen = survey.survey(found)
     if seen.errors:
@@ -54,22 +55,45 @@ def pack(ref: DataRef, out: Path, size: int = SIZE) -> Written:
         raise imagefolder.unreadable(found.root, len(found), reasons)
     if found.groups:
         raise DataError(f"{root} tells groups of images, which tars do not: they would be lost")
-    if wrong := [name for name in found.classes if "\n" in name]:
-        raise DataError(f"the class {wrong[0]!r} cannot be packed: its name has two lines")
-    part = out.with_name(f"{out.name}.part")
+    if wrong := [name for name in found.classes if not is_line(name)]:
+        raise DataError(f"the class {wrong[0]!r} cannot be packed: its name is no line of UTF-8")
     try:
-        if out.exists() and any(out.iterdir()):
-            raise DataError(f"{out} is not empty: tars of another set would be mixed with these")
-        shutil.rmtree(part, ignore_errors=True)  # of a run that was ended
-        part.mkdir(parents=True)
-        (part / shards.CLASSES).write_text("".join(f"{name}\n" for name in found.classes))
-        files, where = written(found, seen, part, size)
-        lengths = [(part / name).stat().st_size for name in files]
-        keep(found, seen, part, files, where, lengths)
-        part.replace(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".nas-pack-", dir=out.parent) as own:
+            part = Path(own) / "whole"  # what has a temporary name is its owner's alone to read
+            part.mkdir()
+            text = "".join(f"{name}\n" for name in found.classes)
+            (part / shards.CLASSES).write_text(text, encoding="utf-8", newline="\n")
+            files, where = written(found, seen, part, size)
+            lengths = [(part / name).stat().st_size for name in files]
+            keep(found, seen, part, files, where, lengths)
+            part.replace(out)
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror or error}") from error
     return Written(len(found), len(files), sum(lengths))
+
+
+def refuse(out: Path, root: Path) -> None:
+    """Raises DataError where ``out`` cannot become a new folder of tars, before any work."""
+    if out.name in ("", ".."):
+        raise DataError(f"{out} has no name of its own: the tars go into a new folder")
+    if out.is_symlink():
+        raise DataError(f"{out} is a link: the tars go into a new folder")
+    if out.is_mount():
+        raise DataError(f"{out} is where a disk is mounted: the tars go into a new folder")
+    if root.is_dir() and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(root)):
+        raise DataError(f"{out} is within {root}: its tars would be a part of these images")
+    try:
+        if out.exists() and any(out.iterdir()):
+            raise DataError(f"{out} is not empty: tars of another set would be mixed with these")
+    except OSError as error:
+        raise DataError(f"{out} cannot be written: {error.strerror or error}") from error
+
+
+def is_line(name: str) -> bool:
+    """Whether ``classes.txt`` gives a name back as it is."""
+    text = name.encode(errors="ignore").decode("utf-8-sig")
+    return text == name and bool(name.strip()) and not {"\n", "\r"} & set(name)
 
 
 def keep(
@@ -103,7 +127,7 @@ def written(
         for part, (begin, end) in found.parts.items():
             number, first = begin, len(files)
             while number < end:
-                files.append(f"{part}-{len(files) - first:06}{shards.ENDING}")
+                files.append(f"{part}-{len(files) - first:06}{tars.ENDING}")
                 with tarfile.open(out / files[-1], "x:") as tar:
                     while number < end and tar.offset < size:
                         where.append((len(files) - 1, add(tar, number)))
@@ -139,7 +163,7 @@ def unique(names: list[str]) -> list[tuple[str, str]]:
         stem, ending = os.path.splitext(name)
         folder, base = os.path.split(stem)
         key = os.path.join(folder, base.replace(".", "_"))
-        if key in taken:
+        while key in taken:
             key += f"_{len(keys)}"
         taken.add(key)
         keys.append((key, ending))

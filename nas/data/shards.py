@@ -2,20 +2,19 @@
 
 A label is a number or a name in ``x.cls`` or ``x.txt``, or a field of ``x.json`` (``cls``,
 ``label``, ...); where nothing tells one, the folder of the image in the tar is its class. Numbers
-have the names of ``classes.txt`` beside the tars, a line each. Nothing is unpacked: an index says
+have the names of ``classes.txt`` beside the tars, a line each from 0: with it a whole number is
+always a line's, even where classes are called by numbers. Nothing is unpacked: an index says
 where in its tar an image lies. It is beside the tars where ``nas data pack`` has made them
 (``INDEX``), and otherwise made once and kept in the cache directory.
 """
 
 from __future__ import annotations
 
-import glob
-import itertools
 import json
 import os
 import re
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,15 +24,17 @@ import numpy as np
 from nas.data import arrays, cache, kinds, processes, progress, survey
 from nas.data.digests import digest
 from nas.data.images import Part
-from nas.data.listing import ORDER, Gathered, Listing, Packed, build, folders, holds_images, scan
+from nas.data.listing import ORDER, Gathered, Listing, Packed, build
 from nas.data.table import NAMES
+from nas.data.tars import ENDING
 from nas.errors import DataError, brief, nearest
 
-ENDING = ".tar"
 INDEX, CLASSES = "index.safetensors", "classes.txt"
 LABELS = ("cls", "txt", "json")  # in the order in which they are asked
 FIELDS = ("cls", *NAMES["label"])
 FORM = 1  # of the index
+# What reading an index raises where it is none: any text may stand where it is looked for.
+NONE = (*cache.LOST, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,62 +45,6 @@ class Sample:
     offset: int
     size: int
     label: str
-
-
-# --- which tars ----------------------------------------------------------------------------------
-
-
-def is_pattern(text: str) -> bool:
-    """Whether it may name several files: ``train-*.tar``, ``train-{000..146}.tar``."""
-    return bool(set("*?[{") & set(text)) and not os.path.exists(text)
-
-
-def files(text: str) -> tuple[Path, list[str], bool] | None:
-    """The tars that a directory, a pattern or a path names: the folder of all, their paths below
-    it, and whether these are all there. None for what names none; a folder of images with a tar
-    beside them is one of images.
-
-    Raises DataError for a pattern without a file.
-    """
-    path = Path(text)
-    if is_pattern(text):
-        found = [name for each in expanded(text) for name in matching(each)]
-        root = Path(os.path.commonpath([os.path.dirname(name) for name in found]))
-        return root, sorted(os.path.relpath(name, root) for name in found), False
-    if path.suffix == ENDING and path.is_file():
-        return path.parent, [path.name], False
-    if not path.is_dir() or holds_images(path):
-        return None
-    inner = ["", *(f"{name}/" for name in folders(path))]
-    names = [f"{at}{entry.name}" for at in inner for entry in scan(path / at)]
-    tars = sorted(name for name in names if name.endswith(ENDING))
-    if not tars:
-        return None
-    return path, [name for name in tars if not kinds.is_dropping(os.path.basename(name))], True
-
-
-def expanded(text: str) -> list[str]:
-    """Braces as a shell has them: ``{000..146}`` and ``{a,b}``."""
-    found = re.search(r"\{([^{}]*)\}", text)
-    if not found:
-        return [text]
-    inside = found[1]
-    if numbers := re.fullmatch(r"(\d+)\.\.(\d+)", inside):
-        first, last = map(int, numbers.groups())
-        choices = [f"{n:0{len(numbers[1])}}" for n in range(first, last + 1)]
-    else:
-        choices = inside.split(",")
-    parts = (text[: found.start()] + each + text[found.end() :] for each in choices)
-    return list(itertools.chain.from_iterable(map(expanded, parts)))
-
-
-def matching(pattern: str) -> list[str]:
-    found = sorted(glob.glob(pattern))
-    if not found:
-        raise DataError(f"{pattern} names no file")
-    if wrong := [name for name in found if not name.endswith(ENDING)]:
-        raise DataError(f"{wrong[0]} is no {ENDING}: a compressed one cannot be read at any place")
-    return found
 
 
 # --- what is in them -----------------------------------------------------------------------------
@@ -115,21 +60,35 @@ def listing(root: Path, names: Sequence[str], every: bool = False) -> Listing:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
     lengths = [state.st_size for state in states]
     times = np.array([state.st_mtime_ns for state in states], np.int64)
+    first: dict[tuple[int, int], str] = {}
+    for name, state in zip(names, states, strict=True):
+        same = first.setdefault((state.st_dev, state.st_ino), name)
+        if same != name:
+            raise DataError(f"{root / same} and {root / name} are one file: it would count twice")
+    classes = names_of(root, names)
     beside = root / INDEX
     if every and beside.exists():
-        return restored(beside, root, names, lengths, times)
-    told = json.dumps([FORM, str(root.absolute()), list(names), lengths, times.tolist()])
+        try:
+            found = restored(beside, root, names, lengths, times)
+        except NONE as error:
+            raise DataError(
+                f"{beside} is no index ({brief(str(error), 100)}): without that all is read anew"
+            ) from error
+        if classes not in ([], list(found.classes)):
+            raise DataError(f"{root / CLASSES} names other classes than {beside}")
+        return found
+    told = json.dumps([FORM, str(root.absolute()), list(names), lengths, times.tolist(), classes])
     memory = cache.folder() / "shards" / f"{digest(told.encode()).hex()}.safetensors"
     try:
         return restored(memory, root, names, lengths, times)
-    except cache.LOST:
+    except NONE:
         pass
-    found = gathered(root, names, times)
+    found = gathered(root, names, times, classes)
     keep(memory, found, names, lengths)
     return found
 
 
-def gathered(root: Path, names: Sequence[str], times: Any) -> Listing:
+def gathered(root: Path, names: Sequence[str], times: Any, classes: Sequence[str]) -> Listing:
     """A listing of tars that are read now."""
     found = Gathered()
     named = parts_of(names, found)
@@ -144,7 +103,6 @@ def gathered(root: Path, names: Sequence[str], times: Any) -> Listing:
             for example in examples:
                 found.skip(reason, f"{name}/{example}")
     told = any(sample.label for each in read.values() for sample in each)
-    classes = names_of(root)
     by_part: dict[Part, list[tuple[str, int, Sample]]] = {part: [] for part in ORDER}
     for number in sorted(read):
         for sample in read[number]:
@@ -152,13 +110,12 @@ def gathered(root: Path, names: Sequence[str], times: Any) -> Listing:
             if not label:
                 found.skip("unlabelled", f"{names[number]}/{sample.name}")
                 continue
-            if classes and label not in classes:
-                if not label.isdigit() or int(label) >= len(classes):
-                    raise DataError(
-                        f"{root / names[number]}: {sample.name} has the label {label}, which "
-                        f"{CLASSES} does not name ({len(classes)} classes)"
-                    )
-                label = classes[int(label)]
+            if classes and not (name := class_of(label, classes, told)):
+                raise DataError(
+                    f"{root / names[number]}: {sample.name} has the label {brief(label, 60)}, "
+                    f"which {CLASSES} does not name ({len(classes)} classes)"
+                )
+            label = name if classes else label
             by_part[named[names[number]]].append((label, number, sample))
     train = {label for label, *_ in by_part["train"]}
     every = classes or sorted(train, key=lambda label: (len(label) * label.isdigit(), label))
@@ -180,7 +137,7 @@ def gathered(root: Path, names: Sequence[str], times: Any) -> Listing:
             if label not in numbers:
                 raise DataError(
                     f"{root / names[number]}: {sample.name} of the {part} part has the label "
-                    f"{label!r}, which no image to train on has: {nearest(label, every)}"
+                    f"{brief(label, 60)!r}, which no image to train on has: {nearest(label, every)}"
                 )
             name = f"{names[number]}/{sample.name}"
             found.add(name, sample.size, int(times[number]), numbers[label])
@@ -196,12 +153,43 @@ def gathered(root: Path, names: Sequence[str], times: Any) -> Listing:
     return build(root, every, found, parts, places, notes, packed=packed)
 
 
-def names_of(root: Path) -> list[str]:
-    """The classes' names by their numbers, where the tars' folder tells."""
-    try:
-        return (root / CLASSES).read_text(encoding="utf-8").split("\n")[:-1]
-    except OSError:
-        return []
+def class_of(label: str, classes: Sequence[str], told: bool) -> str:
+    """The class that a label means, empty for none: a number is a line of ``classes.txt``, and a
+    name only where it is that of a folder (not ``told``)."""
+    number = re.fullmatch("[+-]?[0-9]+", label)
+    if not (number and told) and label in classes:
+        return label
+    # int() takes no text of over 4,300 digits.
+    place = int(label) if number and len(label) < 20 else -1
+    return classes[place] if 0 <= place < len(classes) else ""
+
+
+def names_of(root: Path, names: Sequence[str]) -> list[str]:
+    """The classes' names by their numbers, where the folder of all tars or one of theirs tells.
+    Raises DataError where two differ, and for what is no list of names."""
+    every: list[str] = []
+    for folder in sorted({"", *map(os.path.dirname, names)}):
+        path = root / folder / CLASSES
+        try:
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path} cannot be read: {brief(str(error), 100)}") from error
+        while lines and not lines[-1].strip():
+            lines.pop()
+        seen: dict[str, int] = {}
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                raise DataError(f"{path}, line {number} is empty: a class has a name")
+            if (before := seen.setdefault(line, number)) != number:
+                raise DataError(f"{path} names {line!r} twice, in lines {before} and {number}")
+        if not lines:
+            raise DataError(f"{path} is empty: it names the classes, a line each")
+        if every not in ([], lines):
+            raise DataError(f"{path} names other classes than the {CLASSES} of other tars")
+        every = lines
+    return every
 
 
 def parts_of(names: Sequence[str], found: Gathered) -> dict[str, Part]:
@@ -232,16 +220,22 @@ def samples(piece: tuple[str, str, int]) -> tuple[list[Sample], dict[str, list[s
     root, name, _ = piece
     path = os.path.join(root, name)
     found: dict[str, dict[str, tuple[str, int, int]]] = {}
+    places: dict[str, tuple[int, int]] = {}
     skipped: dict[str, list[str]] = {}
     try:
         with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 if kinds.is_dropping(os.path.basename(member.name)):
                     skipped.setdefault("droppings", []).append(member.name)
-                elif member.isfile():
+                elif why := unused(member, places):
+                    skipped.setdefault(why, []).append(member.name)
+                elif not member.isdir():
                     folder, base = os.path.split(member.name)
                     stem, _, ending = base.partition(".")
-                    entry = member.name, member.offset_data, member.size
+                    own = member.offset_data, member.size
+                    place = places[member.linkname] if member.islnk() else own
+                    places[member.name] = place
+                    entry = member.name, *place
                     of = found.setdefault(os.path.join(folder, stem), {})
                     if ending.lower() in of:
                         raise DataError(f"{path} holds {member.name} twice")
@@ -250,6 +244,13 @@ def samples(piece: tuple[str, str, int]) -> tuple[list[Sample], dict[str, list[s
             zeros = bytes(tarfile.BLOCKSIZE)
             if os.pread(file.fileno(), len(zeros), tar.offset) != zeros:
                 raise DataError(f"{path} is cut off: it has no end")
+            file.seek(tar.offset)
+            while rest := file.read(1 << 20):
+                if rest.strip(b"\0"):
+                    raise DataError(
+                        f"{path} goes on after its end, as tars that were joined do: what is "
+                        f"there would be lost (tar -A joins them)"
+                    )
             made = []
             for key, of in found.items():
                 if sample := sampled(file.fileno(), path, key, of, skipped):
@@ -259,6 +260,16 @@ def samples(piece: tuple[str, str, int]) -> tuple[list[Sample], dict[str, list[s
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     return made, skipped
+
+
+def unused(member: tarfile.TarInfo, places: Mapping[str, Any]) -> str:
+    """Why a member is not read; empty for a file, a folder, and a hard link to a file before it,
+    as tar writes a second name of one."""
+    if member.issym() or (member.islnk() and member.linkname not in places):
+        return "a link in a tar"
+    if member.issparse():
+        return "a sparse file in a tar"
+    return "" if member.isfile() or member.isdir() or member.islnk() else "a device in a tar"
 
 
 def sampled(
@@ -283,12 +294,22 @@ def sampled(
     if len(images) > 1:
         told = " and ".join(entry[0] for entry in images)
         raise DataError(f"{path} holds several images of one sample: {told}")
+    label = first = ""
     for ending in LABELS:
         if ending in labels:
-            _, offset, size = labels[ending]
-            if label := labelled(ending, os.pread(file, size, offset), f"{path}: {key}.{ending}"):
-                return Sample(*images[0], label)
-    return Sample(*images[0], "")
+            name, offset, size = labels[ending]
+            try:
+                other = labelled(ending, os.pread(file, size, offset), f"{path}: {key}.{ending}")
+            except DataError:
+                if not label:
+                    raise
+                other = f"not {label}"
+            if not label:
+                label, first = other, ending
+            elif other not in ("", label):
+                why = f".{ending} not used: it differs from .{first}, which is the label"
+                skipped.setdefault(why, []).append(name)
+    return Sample(*images[0], label)
 
 
 def labelled(ending: str, data: bytes, where: str) -> str:
@@ -298,7 +319,7 @@ def labelled(ending: str, data: bytes, where: str) -> str:
         if ending != "json":
             return text
         told = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where} cannot be read: {error}") from error
     if isinstance(told, dict):
         told = next((told[field] for field in FIELDS if told.get(field) is not None), "")
