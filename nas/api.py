@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import UnionType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    ParamSpec,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from nas.cli import options, record
 from nas.driver.plan import Keep
-from nas.errors import NasError, StudyError
+from nas.errors import NasError, StudyError, brief
 from nas.job import Report
 from nas.language.architecture import Architecture
 from nas.store import StudyRow, TrialRow
+from nas.training.cascade import Cascade
 from nas.training.evaluation import Evaluation, data_for
 from nas.training.models import Model
+from nas.training.onnx import OnnxModel
 
 if TYPE_CHECKING:
     import pandas
@@ -24,6 +39,45 @@ if TYPE_CHECKING:
     from nas.report.front import Picture
 
 STORAGE = "sqlite:///nas.db"
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _checked(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, which refuses arguments of other types than it tells: the command line has its
+    own check of what is typed, and Python has none."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        hints = get_type_hints(function)  # here: what it names is imported by now
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            if not _fits(value, hints[name]):
+                rule = str(signature.parameters[name].annotation)
+                raise NasError(f"{name} is {brief(repr(value), 60)}: must be {rule}")
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    kind, inner = get_origin(hint), get_args(hint)
+    if hint is Any or hint is None:
+        return hint is Any or value is None
+    if kind is UnionType:
+        return any(_fits(value, each) for each in inner)
+    if kind is Literal:
+        return isinstance(value, str) and value in inner
+    if hint is int:  # numpy's, too
+        return isinstance(value, Integral) and not isinstance(value, bool)
+    if kind is Mapping and isinstance(value, Mapping):
+        return all(_fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items())
+    if kind is Iterable and isinstance(value, list | tuple | set | frozenset):
+        return all(_fits(each, inner[0]) for each in value)
+    if kind is Iterable and isinstance(value, str | bytes | Path):
+        return False  # one, and its letters are not meant
+    return isinstance(value, kind or hint)
 
 
 @dataclass(frozen=True)
@@ -92,6 +146,7 @@ class Study:
         return f"Study({self.name!r}: {len(self.trials)} trials, {len(self.front)} on the front)"
 
 
+@_checked
 def search(
     space: str | Path,
     *,
@@ -171,6 +226,7 @@ def search(
     return Study(plan.study, storage)
 
 
+@_checked
 def train(
     network: str | Architecture | TrialRow,
     *,
@@ -220,8 +276,9 @@ def train(
     return single.train(job, report, file=None if output is None else Path(output)).model
 
 
+@_checked
 def evaluate(
-    model: Model | str | Path,
+    model: Model | OnnxModel | Cascade | str | Path,
     *,
     data: str | Path = "",
     dataset: str = "",

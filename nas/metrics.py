@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from nas.errors import NasError, nearest
+from nas.errors import NasError, brief, nearest
 from nas.language.architecture import Architecture, parse
 
 Direction = Literal["max", "min"]
@@ -232,3 +232,14 @@ def of_pattern(name: str, pattern: str) -> float:
         return math.nan if known is None else known(parse(pattern))
     except NasError:
         return math.nan
+
+
+def finite(value: Any) -> float:
+    """A number as a file has it. Raises ValueError for text, a truth value, NaN, an infinity, and a
+    whole number that is too large for a float."""
+    try:
+        if type(value) in (int, float) and math.isfinite(value):
+            return float(value)
+    except OverflowError:
+        pass
+    raise ValueError(f"{brief(str(value), 40)} is no finite number")

@@ -271,6 +271,27 @@ def test_other_images_than_the_study_was_made_on_are_refused(
     assert f"study '{study.name}' was made on " in err
 
 
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: nas.evaluate(None), "model is None: must be"),
+        (lambda: nas.evaluate("m.safetensors", data=5), "data is 5: must be str | Path"),
+        (lambda: nas.train("lenet5", epochs="2"), "epochs is '2': must be int"),
+        (lambda: nas.train("lenet5", epochs=1.5), "epochs is 1.5: must be int"),
+        (lambda: nas.train("lenet5", epochs=True), "epochs is True: must be int"),
+        (lambda: nas.train("lenet5", report=3), "report is 3: must be Report"),
+        (lambda: nas.search("lenet_like", trials="x"), "trials is 'x': must be int | None"),
+        (lambda: nas.search("lenet_like", constraints="params<=9"), "constraints is 'params<=9'"),
+        (lambda: nas.search("lenet_like", objectives={"accuracy": 1}), "objectives is {'acc"),
+        (lambda: nas.search("lenet_like", keep="some"), "keep is 'some': must be"),
+    ],
+)
+def test_an_argument_of_another_type_is_refused(call: Any, told: str) -> None:
+    with pytest.raises(NasError) as error:
+        call()
+    assert told in str(error.value)
+
+
 def test_the_package_lists_what_there_is() -> None:
     for name in ("search", "train", "evaluate", "load_model", "parse", "build", "load_space"):
         assert name in dir(nas)

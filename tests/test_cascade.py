@@ -19,7 +19,7 @@ from scipy.special import log_softmax, softmax
 
 import nas
 from nas import data
-from nas.cli import main
+from nas.cli import fronts, main
 from nas.driver.tradeoffs import pareto
 from nas.errors import NasError, StudyError
 from nas.job import DataRef, Job
@@ -225,17 +225,75 @@ def test_what_is_no_cascade_is_refused(made, files, tmp_path: Path) -> None:
     refused(lambda h: h.update(nas_cascade=9), "is a cascade of format 9")
     refused(lambda h: h.update(members=[]), "without members")
     refused(lambda h: h["members"][0].pop("digest"), "is damaged: KeyError")
-    refused(lambda h: h["members"][0].update(threshold=2), "a threshold is 2.0")
-    refused(lambda h: h["members"][0].update(threshold=None), "a threshold is -inf")
+    refused(lambda h: h["members"][0].update(threshold=2), "a threshold is 2")
+    for number in (None, "0.5", True, math.nan, math.inf, 10**400):
+        refused(lambda h, n=number: h["members"][0].update(threshold=n), "no finite number")
+        refused(lambda h, n=number: h["members"][1].update(temperature=n), "no finite number")
+    for number in (math.nan, math.inf, -math.inf, 10**400):
+        refused(lambda h, n=number: h["members"][1].update(threshold=n), "the last member has a")
+    refused(lambda h: h["members"][0].update(file="../none.safetensors"), "no name of a file")
     refused(lambda h: h["members"][1].update(threshold=0.5), "the last member has a threshold")
     refused(lambda h: h["members"][0].update(temperature=0), "a temperature is 0.0")
     refused(lambda h: h["members"][0].update(file="none.safetensors"), "No such file")
     other = load_model(files[0])
-    save_model(tmp_path / "c-1.safetensors", nas.build(other.architecture, seed=3), other.card)
-    refused(lambda h: None, "its member c-1.safetensors was changed since it was chosen")
+    name = held["members"][0]["file"]
+    save_model(tmp_path / name, nas.build(other.architecture, seed=3), other.card)
+    refused(lambda h: None, f"its member {name} was changed since it was chosen")
     file.write_text("[")
     with pytest.raises(NasError, match="is no cascade of nas"):
         load_cascade(file)
+
+
+def test_files_of_the_user_are_never_written_over(files, made, tmp_path: Path, capsys) -> None:
+    for number, file in enumerate(files, 1):
+        (tmp_path / f"m-{number}.safetensors").write_bytes(file.read_bytes())
+    mine = sorted(tmp_path.glob("m-*"))
+    before = [file.read_bytes() for file in mine]
+    output = tmp_path / "m.json"
+    told = ("cascade", *mine, "--cost", "macs", "--accuracy", 0.975, "--baseline", "logistic")
+    assert command(*told, "-o", output) == 0
+    assert command(*told, "-o", output) == 0  # again, to the same
+    assert [file.read_bytes() for file in mine] == before
+    taken = tmp_path / f"n-{made.members[1].model.digest[:8]}.safetensors"
+    taken.write_bytes(b"mine")
+    capsys.readouterr()
+    assert command(*told, "-o", tmp_path / "n.json") == 2
+    out, err = capsys.readouterr()
+    assert out == ""  # before the work
+    assert f"{taken} is there and is another" in err
+    assert taken.read_bytes() == b"mine"
+    assert command("cascade", mine[0], f"{tmp_path}/./{mine[0].name}", "--cost", "macs") == 3
+    assert "is the same network as" in capsys.readouterr().err
+
+
+def test_the_source_reads_the_files_that_the_cascade_names(made, pixels, tmp_path: Path) -> None:
+    file, source = tmp_path / "c.json", tmp_path / "c.py"
+    save_cascade(file, made)
+    moved = file.rename(tmp_path / "other.json")
+    assert command("export", moved, "-f", "python", "-o", source) == 0
+    names: dict = {"__file__": str(source), "__name__": "exported"}
+    exec(source.read_text(), names)
+    found, by = names["predict"](names["load"](), pixels[:50])
+    expected, expected_by = made.answers(pixels[:50])
+    assert np.allclose(found, expected, atol=1e-4)
+    assert by.tolist() == expected_by.tolist()
+    held = json.loads(moved.read_text())["members"]
+    (tmp_path / held[0]["file"]).write_bytes((tmp_path / held[1]["file"]).read_bytes())
+    with pytest.raises(ValueError, match="was changed since this was exported"):
+        names["load"]()
+    before = moved.read_bytes()
+    assert command("export", moved, "-f", "python", "-o", moved) == 2
+    assert moved.read_bytes() == before
+
+
+def test_a_picture_has_the_params_that_a_cascade_holds(made, tmp_path: Path) -> None:
+    told = Cascade(made.members, {"expected": {"accuracy": 0.9, "params": 7.0, "macs": 5.0}})
+    save_cascade(tmp_path / "c.json", told)
+    held = sum(load_model(f).architecture.params for f in tmp_path.glob("c-*.safetensors"))
+    assert fronts.expected(tmp_path / "c.json") == {"accuracy": 0.9, "params": held, "macs": 5.0}
+    save_cascade(tmp_path / "c.json", Cascade(made.members, {"expected": {"macs": math.nan}}))
+    with pytest.raises(NasError, match="does not tell what is expected"):
+        fronts.expected(tmp_path / "c.json")
 
 
 def test_logistic_regression_is_a_network_with_the_same_probabilities(pixels) -> None:
@@ -303,6 +361,9 @@ def test_from_models_to_predictions_on_the_command_line(files, tmp_path: Path, c
         (["--cost", "watts"], "--cost watts: must be one of", 2),
         (["--accuracy", "90"], "--accuracy 90: must be best, or a fraction", 2),
         (["--accuracy", "0.9", "--budget", "5"], "one of them is demanded", 2),
+        (["--budget", "nan"], "--budget nan: must be a number above 0", 2),
+        (["--budget", "0"], "--budget 0: must be a number above 0", 2),
+        (["--budget", "-1"], "--budget -1: must be a number above 0", 2),
         (["-o", "c.txt"], "must end in .json", 2),
         (["--baseline", "hog"], "must be logistic", 2),
         # Of the cheap one's accuracy nothing is cheaper.

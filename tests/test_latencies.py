@@ -228,6 +228,25 @@ def test_answers_that_do_not_belong_are_refused_and_nothing_is_kept(
         ({"answers": [first | {"sha256": "0" * 64}]}, "trial-0.onnx was changed"),
         ({"answers": [first | {"ms": -1}]}, "an answer that is none"),
         ({"answers": [first | {"ms": float("nan")}]}, "an answer that is none"),
+        *[
+            ({"answers": [first | {name: value}]}, "an answer that is none")
+            for name, values in {
+                "ms": ["1", 10**400, True, None],
+                "low": ["1"],
+                "busy": [2, -1, "0", float("nan")],
+                "peak_bytes": [-1, 1.5, "3", 2**63, 10**400],
+                "threads": [10**400, 0, "1"],
+                "batch": [1.0, 10**400],
+                "fingerprint": [None, 3],
+            }.items()
+            for value in values
+        ],
+        ({"answers": [first, first | {"ms": first["high"]}]}, "has two answers of 1 thread"),
+        *[
+            ({name: value}, "no answers of a pack")
+            for name in ("device", "cpu", "clock", "pack")
+            for value in ("", None, 3, "a\nb")
+        ],
         ({"answers": [first | {"high": first["low"] / 2}]}, "an answer that is none"),
         ({"answers": [first | {"threads": True}]}, "an answer that is none"),
         ({"answers": []}, "has no answers"),

@@ -207,5 +207,17 @@ def test_prune_from_the_command_line(tmp_path: Path, capsys) -> None:
     assert made.card.recipe["init"].endswith(".safetensors")
     assert command("prune", file, "--by", "luck", "-o", tmp_path / "out") == 2
     assert "--by luck: must be scale or norm" in capsys.readouterr().err
+    for wrong in (("--epochs", 0), ("--seeds", 0), ("--seed", -1), ("--recipe", "lr=-1")):
+        assert command("prune", file, *wrong, "-o", tmp_path / "no") == 2
+        told = capsys.readouterr().err
+        assert "lr" in told if "lr=-1" in wrong else f"{wrong[0]} {wrong[1]}: must be" in told
+        assert not (tmp_path / "no").exists()
+    for taken in (tmp_path / "out").glob("*.safetensors"):  # what it goes on from, and trained ones
+        was = taken.read_bytes()
+        taken.write_bytes(b"mine")
+        assert command("prune", file, "--epochs", 1, "--seeds", 2, "-o", tmp_path / "out") == 2
+        assert f"{taken} is there and is another" in capsys.readouterr().err
+        assert taken.read_bytes() == b"mine"
+        taken.write_bytes(was)
     assert command("prune", tmp_path / "none.safetensors") == 2
     assert "No such file" in capsys.readouterr().err

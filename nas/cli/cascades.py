@@ -47,6 +47,8 @@ def cascade_and_show(
         raise NasError(f"--cost {cost}: must be one of {', '.join(COSTS)}")
     if output.suffix.lower() != ".json":
         raise NasError(f"--output {output}: must end in .json")
+    if budget is not None and not 0 < budget < math.inf:
+        raise NasError(f"--budget {budget:g}: must be a number above 0")
     if budget is not None and accuracy != "best":
         raise NasError(f"--accuracy {accuracy} and --budget {budget:g}: one of them is demanded")
     wanted = _fraction(accuracy)
@@ -55,9 +57,12 @@ def cascade_and_show(
     )
     for name in dict.fromkeys([*beside, *baselines]):
         models |= _classical(name, ref)
+    models = _once(models)
     if len(models) < 2:
         raise NothingFound(f"a cascade needs two networks with weights: there is {len(models)}")
     cascade.alike(list(models.values()), "a cascade")
+    for model in models.values():
+        cascade.beside(output, model)  # whoever is chosen: before the work
     device = available()
     costs = [costs_of(model.to(device), device) for model in models.values()]
     found = [evaluate(model, ref, "validation") for model in models.values()]
@@ -167,6 +172,16 @@ def _of_study(
     return {n: load_model(f) for n, f in files.items() if f}, ref, names
 
 
+def _once(models: dict[str, Model]) -> dict[str, Model]:
+    """Each network once, whatever the names of its files."""
+    known: dict[str, str] = {}
+    for name, model in models.items():
+        first = known.setdefault(model.digest, name)
+        if first != name:
+            print(f"nas: {name} is the same network as {first}: counted once", file=sys.stderr)
+    return {name: models[name] for name in known.values()}
+
+
 def _called(row: TrialRow) -> str:
     return row.baseline or f"trial {row.number}"
 
@@ -232,6 +247,8 @@ def export_cascade(file: str, format: str, output: Path | None) -> None:
 
     if format not in FORMATS:
         raise NasError(f"--format {format}: a cascade is exported as {' or '.join(FORMATS)}")
+    if format == "python" and "://" in file:
+        raise NasError(f"the source reads its weights from a disk, not from {file}")
     ending = ".py" if format == "python" else ".onnx"
     output = output or Path(Path(file).stem + ending)
     difference = export(cascade.load_cascade(file), format, output, Path(file))

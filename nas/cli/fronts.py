@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from nas.cli import output as files
 from nas.driver.latencies import with_latencies
 from nas.driver.tradeoffs import nothing_found, pareto
 from nas.errors import NasError
+from nas.metrics import finite
 from nas.report import devices, front, screens
 from nas.store import Store, StudyRow
 
@@ -74,12 +74,15 @@ def front_out(
 
 
 def expected(file: Path) -> dict[str, float]:
-    """What the file of a cascade says that it does: accuracy, and its costs an image. Raises
-    NasError."""
+    """What a cascade does: its accuracy, its mean costs an image, and as its params those that it
+    holds, which are of all members as a network's are of all layers. Raises NasError."""
+    from nas.training.cascade import load_cascade  # torch
+
     try:
-        told = json.loads(file.read_bytes())["about"]["expected"]
-        return {str(name): float(value) for name, value in told.items()}
-    except OSError as error:
-        raise NasError(f"--cascade {file}: {error.strerror}") from None
+        made = load_cascade(file)
+        told = {str(name): finite(value) for name, value in made.about["expected"].items()}
+    except NasError as error:
+        raise NasError(f"--cascade {error}") from None
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise NasError(f"--cascade {file}: is no file that `nas cascade` has written") from None
+        raise NasError(f"--cascade {file}: does not tell what is expected of it") from None
+    return told | {"params": float(sum(m.model.architecture.params for m in made.members))}

@@ -12,7 +12,7 @@ from typing import get_args
 from nas.cli.models import file_name
 from nas.cli.output import end_on_sigterm
 from nas.cli.settings import read_recipe
-from nas.cli.smaller import images_of, model_files, tell_epoch
+from nas.cli.smaller import check_numbers, images_of, model_files, tell_epoch
 from nas.errors import NasError
 from nas.job import Job, Recipe
 from nas.job.recipe import UNTAUGHT
@@ -22,7 +22,7 @@ from nas.report import smaller as pages
 from nas.report.images import tell as tell_images
 from nas.training.beside import beside
 from nas.training.evaluation import evaluate
-from nas.training.models import load_model, save_model
+from nas.training.models import load_model, save_once
 from nas.training.prune import By, pruned
 from nas.workers.run import source
 
@@ -49,6 +49,7 @@ def prune_and_show(
     end_on_sigterm()
     if by not in get_args(By):
         raise NasError(f"--by {by}: must be {' or '.join(get_args(By))}")
+    check_numbers(epochs, seeds, seed)
     files = model_files(text, storage, study, "MODEL")
     if len(files) != 1:
         raise NasError(f"MODEL {text}: must be one model's file, or a trial's number")
@@ -60,7 +61,10 @@ def prune_and_show(
     if not model.card.epochs:
         raise NasError(f"{file} does not tell its epochs: the control would not know how long")
     start = folder / f"pruned-{narrow.digest}.safetensors"
-    save_model(start, narrow.network, narrow.card)
+    settings = read_recipe(
+        [*recipe, f"init={start}"], Recipe.of(model.card.recipe).but({**UNTAUGHT, "freeze": 0})
+    )
+    save_once(start, narrow)
     own, made = model.architecture.params, narrow.architecture.params
     print(f"nas: {count(made)} params of {count(own)}: {narrow.architecture}", file=sys.stderr)
     scores = [evaluate(each, ref, "validation").accuracy for each in (model, narrow)]
@@ -68,9 +72,7 @@ def prune_and_show(
     print(f"nas: validation accuracy {told}", file=sys.stderr)
     way = Job(
         pattern=str(narrow.architecture),
-        recipe=read_recipe(
-            [*recipe, f"init={start}"], Recipe.of(model.card.recipe).but({**UNTAUGHT, "freeze": 0})
-        ),
+        recipe=settings,
         data=ref,
         epochs=epochs,
         seed=seed,

@@ -20,7 +20,7 @@ from nas.cli.options import (
 )
 from nas.cli.output import end_on_sigterm
 from nas.cli.record import data_of, opened, trial_network
-from nas.cli.settings import read_recipe
+from nas.cli.settings import read_recipe, within
 from nas.data import describe
 from nas.driver.tradeoffs import pareto
 from nas.errors import NasError, StudyError, nearest
@@ -33,8 +33,9 @@ from nas.report.images import tell as tell_images
 from nas.spaces.zoo import names as zoo_names
 from nas.training.beside import beside
 from nas.training.evaluation import data_for
-from nas.training.models import load_model, save_model
+from nas.training.models import Model, load_model, save_once
 from nas.training.weights import zoo_model
+from nas.workers.answers import POINTS
 from nas.workers.run import source
 
 
@@ -58,6 +59,7 @@ def distill_and_show(
     on stdout."""
     logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
     end_on_sigterm()
+    check_numbers(epochs, seeds, seed)
     recorded = any(_number(text) for text in (*teachers, student)) or "front" in teachers
     base, ref = Recipe(), None
     if recorded:
@@ -88,6 +90,14 @@ def distill_and_show(
     _tell_sizes(places, pattern)
     found = beside({"distilled": way, "control": control}, seeds, folder, file_name, tell_epoch)
     screens.out(pages.beside_page(("distilled", "without a teacher"), found))
+
+
+def check_numbers(epochs: int, seeds: int, seed: int) -> None:
+    """Raises NasError for numbers of trainings that are none, before anything is written."""
+    within("--epochs", epochs, POINTS)
+    within("--seeds", seeds, 10_000)
+    if not 0 <= seed < (1 << 32) - seeds:
+        raise NasError(f"--seed {seed}: must be from 0 to {(1 << 32) - seeds - 1}")
 
 
 def tell_epoch(side: str, job: Job, point: Epoch) -> None:
@@ -160,7 +170,7 @@ def _zoo(name: str, init: str, ref: DataRef, folder: Path) -> str:
         raise NasError(f"--teacher {name}: needs its weights, --init {name} or a file")
     network, card = zoo_model(name, init, describe(ref))
     file = folder / f"{name}.safetensors"
-    save_model(file, network, card)
+    save_once(file, Model(network, card))
     return str(file)
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import platform
 import re
 from collections import Counter
@@ -19,7 +18,7 @@ from nas.driver.tradeoffs import pareto
 from nas.errors import NasError, StudyError, brief, nearest
 from nas.job import Latency
 from nas.language.architecture import parse
-from nas.metrics import HERE, Located, located
+from nas.metrics import HERE, Located, finite, located
 from nas.store import Store, StudyRow, TrialRow
 from nas.store.devices import Device, Measured, add_pack, find_pack, keep, known_devices, measured
 from nas.store.reading import Record
@@ -174,9 +173,9 @@ def read_answers(store: Store, file: Path) -> tuple[Device, list[tuple[str, Late
     changed, and a device whose name is another machine's."""
     try:
         told = json.loads(file.read_bytes())
-        answers, cpu, clock = told["answers"], str(told["cpu"]), str(told["clock"])
-        version = str(told["versions"]["onnxruntime"])
-        pack, name = str(told["pack"]), named(str(told["device"]), "device")
+        answers, cpu, clock = told["answers"], _text(told["cpu"]), _text(told["clock"])
+        version, pack = _text(told["versions"]["onnxruntime"]), _text(told["pack"])
+        name = named(_text(told["device"]), "device")
     except OSError as error:
         raise NasError(f"{file}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -185,23 +184,13 @@ def read_answers(store: Store, file: Path) -> tuple[Device, list[tuple[str, Late
     if known is None:
         raise NasError(f"{file}: this record made no pack {brief(pack, 40)}")
     files = {network["fingerprint"]: network for network in known[1]}
-    found: dict[int, list[tuple[str, Latency]]] = {}
+    found: dict[tuple[int, int, str], Latency] = {}  # by threads, batch and network
     for answer in answers if isinstance(answers, list) else [answers]:
         try:
-            fingerprint, threads = str(answer["fingerprint"]), _whole(answer["threads"])
-            taken = Latency(
-                ms=_positive(answer["ms"]),
-                low=_positive(answer["low"]),
-                high=_positive(answer["high"]),
-                device=f"{name}: {cpu}, {timing.threads_text(threads)}, onnxruntime {version}",
-                runtime="onnx",
-                batch=_whole(answer["batch"]),
-                busy=None if answer["busy"] is None else min(1.0, float(answer["busy"])),
-                peak_bytes=None if answer["peak_bytes"] is None else int(answer["peak_bytes"]),
-            )
-            if not taken.low <= taken.ms <= taken.high:
-                raise ValueError(taken.ms)
-            sha256 = answer["sha256"]
+            fingerprint, sha256 = _text(answer["fingerprint"]), _text(answer["sha256"])
+            threads = _whole(answer["threads"], 1, 1 << 20)
+            where = f"{name}: {cpu}, {timing.threads_text(threads)}, onnxruntime {version}"
+            taken = _latency(answer, where)
         except (ValueError, KeyError, TypeError) as error:
             why = brief(repr(error), 100)
             raise NasError(f"{file}: an answer that is none: {why}") from None
@@ -210,28 +199,51 @@ def read_answers(store: Store, file: Path) -> tuple[Device, list[tuple[str, Late
         if sha256 != files[fingerprint]["sha256"]:
             changed = files[fingerprint]["file"]
             raise NasError(f"{file}: {changed} was changed after it was packed: pack it again")
-        found.setdefault(threads, []).append((fingerprint, taken))
+        setting = (threads, taken.batch, fingerprint)
+        if found.setdefault(setting, taken) != taken:
+            raise NasError(
+                f"{file}: network {fingerprint} has two answers of {timing.threads_text(threads)} "
+                f"and batch {taken.batch}: {found[setting].ms:g} and {taken.ms:g} ms"
+            )
     if not found:
         raise NasError(f"{file}: has no answers")
-    for threads, each in found.items():
-        where = each[0][1].device
-        device = Device(
-            device=where, name=name, threads=threads, about={"cpu": cpu, "clock": clock}
-        )
+    for threads in sorted({threads for threads, _, _ in found}):
+        each = [(key[2], taken) for key, taken in found.items() if key[0] == threads]
+        about = {"cpu": cpu, "clock": clock}
+        device = Device(device=each[0][1].device, name=name, threads=threads, about=about)
         keep(store, device, each, again=True)
-    return device, [pair for each in found.values() for pair in each]
+    return device, [(fingerprint, taken) for (_, _, fingerprint), taken in found.items()]
 
 
-def _positive(value: Any) -> float:
-    number = float(value)
-    if not 0 < number < math.inf:
-        raise ValueError(value)
-    return number
+def _latency(answer: Mapping[str, Any], device: str) -> Latency:
+    """An answer's numbers. Raises ValueError, KeyError or TypeError for what is none."""
+    low, ms, high = (finite(answer[name]) for name in ("low", "ms", "high"))
+    if not 0 < low <= ms <= high:
+        raise ValueError(f"{ms} ms, from {low} to {high}")
+    busy, peak = answer.get("busy"), answer.get("peak_bytes")
+    if busy is not None and not 0 <= finite(busy) <= 1:
+        raise ValueError(f"busy {busy}")
+    return Latency(
+        ms=ms,
+        low=low,
+        high=high,
+        device=device,
+        runtime="onnx",
+        batch=_whole(answer["batch"], 1, 1 << 20),
+        busy=None if busy is None else finite(busy),
+        peak_bytes=None if peak is None else _whole(peak, 0, 1 << 63),
+    )
 
 
-def _whole(value: Any) -> int:
-    if type(value) is not int or not 1 <= value < 1 << 20:
-        raise ValueError(value)
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise ValueError(f"{brief(repr(value), 40)} is no text")
+    return value
+
+
+def _whole(value: Any, least: int, above: int) -> int:
+    if type(value) is not int or not least <= value < above:
+        raise ValueError(f"{brief(str(value), 40)} is no whole number from {least}, below {above}")
     return value
 
 

@@ -76,7 +76,7 @@ def svg(
 ) -> str:
     """All trials that have a result as faint points, hollow where they break a constraint; the
     front as a line of steps with its points labelled; baselines with their names; ``cascades``,
-    each by its accuracy and mean costs, as squares.
+    each by its accuracy and costs, as squares.
 
     Raises StudyError where no trial, or a cascade, has not a value of both metrics.
     """

@@ -18,7 +18,7 @@ from scipy import stats
 from nas.errors import NasError
 from nas.job import Epoch, Job
 from nas.training.evaluation import LEVEL, evaluate
-from nas.training.single import Trained, train
+from nas.training.single import Trained, free_to_train, train
 
 Right = Sequence[npt.NDArray[np.bool_]]  # of each seed, which images are right
 
@@ -107,19 +107,24 @@ def beside(
     """
     if seeds < 1:
         raise NasError(f"--seeds {seeds}: must be 1 or more")
+    planned = [
+        (side, job, folder / name(job))
+        for number in range(seeds)
+        for side, base in jobs.items()
+        for job in [dataclasses.replace(base, seed=base.seed + number)]
+    ]
+    for _, job, place in planned:
+        free_to_train(job, place.with_name(f"{place.name}.safetensors"))
     trained: dict[str, list[Trained]] = {side: [] for side in jobs}
-    for number in range(seeds):
-        for side, base in jobs.items():
-            job = dataclasses.replace(base, seed=base.seed + number)
-            place = folder / name(job)
-            trained[side].append(
-                train(
-                    job,
-                    lambda epoch, side=side, job=job: tell(side, job, epoch),  # type: ignore[misc]
-                    checkpoint=place.with_name(f"{place.name}.checkpoint"),
-                    file=place.with_name(f"{place.name}.safetensors"),
-                )
+    for side, job, place in planned:
+        trained[side].append(
+            train(
+                job,
+                lambda epoch, side=side, job=job: tell(side, job, epoch),  # type: ignore[misc]
+                checkpoint=place.with_name(f"{place.name}.checkpoint"),
+                file=place.with_name(f"{place.name}.safetensors"),
             )
+        )
     way, control = (
         Side(
             tuple(each),

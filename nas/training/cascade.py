@@ -21,9 +21,10 @@ from torch import Tensor
 
 from nas import artifacts
 from nas.errors import NasError, brief
+from nas.metrics import finite
 from nas.training import predict
 from nas.training.latency import with_threads
-from nas.training.models import Card, Model, load_model, read, save_model
+from nas.training.models import Card, Model, free_for, load_model, read, save_once
 from nas.training.predict import Prediction, Probabilities
 
 VERSION = 1
@@ -33,11 +34,13 @@ TIMED = 200  # images one by one
 @dataclass(frozen=True, slots=True)
 class Member:
     """A network, the ``temperature`` that calibrates it, and the least confidence at which its
-    answer stands (minus infinity for the last)."""
+    answer stands (minus infinity for the last). ``file`` is its name beside the cascade's file that
+    it was loaded from."""
 
     model: Model
     temperature: float
     threshold: float
+    file: str = ""
 
 
 class Cascade:
@@ -78,6 +81,8 @@ class Cascade:
             each = torch.from_numpy(member.model.probabilities(pixels[left]))
             soft = (each.clamp_min(1e-30).log() / member.temperature).softmax(1)
             stops = soft.max(1).values >= member.threshold
+            if number + 1 == len(self.members):
+                stops[:] = True  # NaN, too: no image is left without an answer
             found[left[stops]], by[left[stops]] = soft[stops].numpy(), number
             left = left[~stops]
         return found, by
@@ -121,15 +126,24 @@ def timed(model: Model | Cascade, pixels: Tensor) -> float:
 # --- the file ------------------------------------------------------------------------------------
 
 
+def beside(file: Path, model: Model) -> Path:
+    """Where a member of the cascade in ``file`` is written. Raises NasError where that is a file of
+    something else."""
+    found = file.with_name(f"{file.stem}-{model.digest[:8]}.safetensors")
+    free_for(found, model)
+    return found
+
+
 def save_cascade(file: Path, cascade: Cascade) -> None:
-    """Writes a cascade to ``file``, and its members beside it. Raises NasError."""
+    """Writes a cascade to ``file``, and its members beside it under names with their digests: no
+    file that was there before is written over but ``file``. Raises NasError."""
     told = []
-    for number, member in enumerate(cascade.members, 1):
-        beside = file.with_name(f"{file.stem}-{number}.safetensors")
-        save_model(beside, member.model.network, member.model.card)
+    places = [beside(file, member.model) for member in cascade.members]
+    for place, member in zip(places, cascade.members, strict=True):
+        save_once(place, member.model)
         told.append(
             {
-                "file": beside.name,
+                "file": place.name,
                 "digest": member.model.digest,
                 "temperature": member.temperature,
                 "threshold": member.threshold if math.isfinite(member.threshold) else None,
@@ -155,34 +169,41 @@ def load_cascade(file: str | Path) -> Cascade:
     folder, _, _ = where.rpartition("/")
     members = []
     try:
-        for told in held["members"]:
-            name = str(told["file"])
+        about = dict(held["about"])
+        for told, (temperature, threshold) in zip(
+            held["members"], _settings(held["members"], where), strict=True
+        ):
+            name = told["file"]
+            if not isinstance(name, str) or Path(name).name != name:
+                raise ValueError(f"{name} is no name of a file beside it")
             model = load_model(f"{folder}/{name}" if folder else name)
             if model.digest != told["digest"]:
                 raise NasError(f"{where}: its member {brief(name)} was changed since it was chosen")
-            threshold = told["threshold"]
-            least = -math.inf if threshold is None else float(threshold)
-            members.append(Member(model, float(told["temperature"]), least))
-        about = dict(held["about"])
+            members.append(Member(model, temperature, threshold, name))
     except (TypeError, KeyError, ValueError) as error:
-        raise NasError(f"{where} is a cascade whose file is damaged: {error!r}") from None
-    check(members, where)
+        why = brief(repr(error), 100)
+        raise NasError(f"{where} is a cascade whose file is damaged: {why}") from None
+    alike([member.model for member in members], where)
     return Cascade(members, about)
 
 
-def check(members: Sequence[Member], where: str) -> None:
-    """Raises NasError where members cannot answer in turn."""
-    if not members:
+def _settings(told: Sequence[Mapping[str, Any]], where: str) -> list[tuple[float, float]]:
+    """Each member's temperature and threshold, as members can answer in turn. Raises NasError, or
+    what ``finite`` raises."""
+    if not told:
         raise NasError(f"{where} is a cascade without members")
-    alike([member.model for member in members], where)
-    for member in members[:-1]:
-        if not 0 <= member.threshold <= 1:
-            raise NasError(f"{where}: a threshold is {member.threshold}: must be from 0 to 1")
-    for member in members:
-        if not (math.isfinite(member.temperature) and member.temperature > 0):
-            raise NasError(f"{where}: a temperature is {member.temperature}: must be above 0")
-    if math.isfinite(members[-1].threshold):
-        raise NasError(f"{where}: the last member has a threshold: it answers whatever is left")
+    found = []
+    for member in told:
+        last, threshold = member is told[-1], member["threshold"]
+        if last and threshold is not None:
+            raise NasError(f"{where}: the last member has a threshold: it answers whatever is left")
+        if not last and not 0 <= finite(threshold) <= 1:
+            raise NasError(f"{where}: a threshold is {threshold}: must be from 0 to 1")
+        temperature = finite(member["temperature"])
+        if not temperature > 0:
+            raise NasError(f"{where}: a temperature is {temperature}: must be above 0")
+        found.append((temperature, -math.inf if last else finite(threshold)))
+    return found
 
 
 def alike(models: Sequence[Model], where: str) -> None:

@@ -5,6 +5,8 @@ As ``nas.training.export`` does, both are run beside the cascade before they are
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -20,7 +22,7 @@ import torch
 import nas
 from nas import artifacts
 from nas.errors import NasError, brief
-from nas.training.cascade import Cascade, Member
+from nas.training.cascade import Cascade
 from nas.training.export import TOLERANCE, deployed, noise, photographs
 from nas.training.onnx import OnnxModel, needs, to_onnx
 from nas.training.plain import DECODE, FILLED, classes_in, listed, source_of
@@ -34,9 +36,12 @@ def export(cascade: Cascade, format: str, output: Path, file: Path) -> float | N
     returns by how much its probabilities differ at most; None where nothing here can run it.
     Raises NasError."""
     plain = Cascade(
-        [Member(deployed(m.model), m.temperature, m.threshold) for m in cascade.members],
+        [dataclasses.replace(m, model=deployed(m.model)) for m in cascade.members],
         cascade.about,
     )
+    own = [file, *(file.with_name(m.file) for m in cascade.members if m.file)]
+    if output.exists() and any(each.exists() and output.samefile(each) for each in own):
+        raise NasError(f"{output} is of the cascade itself: name another file")
     if format == "python":
         data = python_source(plain, file, output.absolute().parent).encode()
     else:
@@ -77,14 +82,19 @@ SOURCE = '''
 CLASSES = {classes}
 CHANNELS, HEIGHT, WIDTH = {input}
 # Of each member: its network, its weights from the folder of this file, mean and deviation of
-# pixels from 0 to 255, the temperature of its softmax, and the least confidence that it answers at.
+# pixels from 0 to 255, the temperature of its softmax, the least confidence that it answers at, and
+# the SHA-256 of its weights' file.
 MEMBERS = [
 {members}
 ]
 
 
 def load(folder=Path(__file__).parent):
-    """The members with their weights, ready to predict."""
+    """The members with their weights, ready to predict. Raises ValueError for weights that were
+    changed."""
+    for each in MEMBERS:
+        if hashlib.sha256((folder / each[1]).read_bytes()).hexdigest() != each[6]:
+            raise ValueError(f"{{folder / each[1]}} was changed since this was exported")
     return [filled(each[0]().eval(), folder / each[1]) for each in MEMBERS]
 
 
@@ -106,6 +116,8 @@ def predict(members, pixels):
             logits = module((pixels[left].float() - mean) / std)
             soft = (logits / told[4]).softmax(1)
             stops = soft.max(1).values >= told[5]
+            if number + 1 == len(members):
+                stops[:] = True
             found[left[stops]], by[left[stops]] = soft[stops], number
             left = left[~stops]
     return found, by
@@ -129,7 +141,7 @@ def python_source(cascade: Cascade, file: Path, folder: Path) -> str:
         body = source_of(member.model.network)
         body = textwrap.indent(body, "    ").strip()
         bodies.append(f"\ndef network_{number}():\n    return {body}\n")
-        weights = file.absolute().with_name(f"{file.stem}-{number}.safetensors")
+        weights = file.absolute().with_name(member.file)
         normal = member.model.card.normal
         least = member.threshold if math.isfinite(member.threshold) else -1.0
         told = [
@@ -137,13 +149,15 @@ def python_source(cascade: Cascade, file: Path, folder: Path) -> str:
             *(repr([255 * value for value in values]) for values in (normal.mean, normal.std)),
             repr(member.temperature),
             repr(least),
+            repr(hashlib.sha256(weights.read_bytes()).hexdigest()),
         ]
         members.append(f"    (network_{number}, {', '.join(told)}),")
     head = (
         f'"""A cascade of {len(members)} networks. Made by nas {nas.__version__}.\n\n'
         "    python THIS_FILE IMAGE...\n\nprints of each the class, its probability and the number "
         'of the network that answered.\n"""\n\n'
-        "import json\nimport sys\nfrom pathlib import Path\n\nimport torch\nfrom torch import nn\n"
+        "import hashlib\nimport json\nimport sys\nfrom pathlib import Path\n\n"
+        "import torch\nfrom torch import nn\n"
     )
     rest = SOURCE.format(
         classes=listed(cascade.classes),

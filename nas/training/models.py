@@ -248,6 +248,24 @@ def save_model(location: str | Path, network: nn.Module, card: Card) -> None:
         artifacts.replace(Path(location), data)
 
 
+def free_for(file: Path, model: Model) -> None:
+    """Raises NasError where ``file`` is there and is not this model, by its digest."""
+    try:
+        free = not file.exists() or load_model(file).digest == model.digest
+    except NasError:
+        free = False
+    if not free:
+        raise NasError(f"{file} is there and is another: it would be written over; move it away")
+
+
+def save_once(file: Path, model: Model) -> None:
+    """Writes a model to a file of which the user was not asked: none that is there is written over.
+    Raises NasError where it is another."""
+    free_for(file, model)
+    if not file.exists():
+        save_model(file, model.network, model.card)
+
+
 def load_model(file: str | Path) -> Model:
     """The model in a file, or at a URL that fsspec knows, ready to predict. No code in it is run.
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from nas import artifacts, data
 from nas.data.batches import statistics
 from nas.errors import NasError
-from nas.job import Epoch, Job, Latency, Report
+from nas.job import Epoch, Job, Latency, Recipe, Report
 from nas.language.architecture import Architecture
 from nas.metrics import arithmetic
 from nas.training import latency
 from nas.training.device import available, profits
-from nas.training.models import Card, Model, room_for, save_model
+from nas.training.models import Card, Model, load_model, room_for, save_model
 from nas.training.train import Diverged, begin, fit, score, scores
 
 
@@ -32,6 +32,20 @@ class Trained:
     latency: Latency
     model: Model
     file: str | Path | None
+
+
+def free_to_train(job: Job, file: Path) -> None:
+    """Raises NasError where a file that nobody named is there and has another training's model, or
+    none: the job's own is trained again to the same."""
+    if not file.exists():
+        return
+    try:
+        card = load_model(file).card
+        own = (str(card.architecture), card.seed, card.epochs, Recipe.of(card.recipe))
+    except NasError:
+        own = None
+    if own != (job.pattern, job.seed, job.epochs, job.recipe):
+        raise NasError(f"{file} is there and is another: it would be written over; move it away")
 
 
 def train(
