@@ -74,6 +74,14 @@ Dataset = Annotated[
         rich_help_panel=ON,
     ),
 ]
+KindOfImages = Annotated[
+    str,
+    typer.Option(
+        "--dataset",
+        help="The kind of images; a folder needs --data.  [default: that of the training]",
+        rich_help_panel=ON,
+    ),
+]
 Data = Annotated[
     str,
     typer.Option(

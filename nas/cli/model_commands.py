@@ -21,6 +21,7 @@ from nas.cli.arguments import (
     Dataset,
     Download,
     GroupBy,
+    KindOfImages,
     Plugin,
     Recipe,
     SkipUnreadable,
@@ -33,14 +34,6 @@ ModelFile = Annotated[
     str,
     typer.Argument(
         metavar="MODEL", help="A file of `nas train`, `nas cascade`, or `nas export -f onnx`."
-    ),
-]
-KindOfImages = Annotated[
-    str,
-    typer.Option(
-        "--dataset",
-        help="The kind of images; a folder needs --data.  [default: that of the training]",
-        rich_help_panel=ON,
     ),
 ]
 

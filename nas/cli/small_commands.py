@@ -10,13 +10,14 @@ import typer
 
 from nas.cli.arguments import (
     HOW,
-    ON,
     OUTPUT,
     STORAGE,
     WHAT,
     Data,
     Dataset,
+    KindOfImages,
     Plugin,
+    Recipe,
     Seed,
     Storage,
     StudyName,
@@ -28,12 +29,6 @@ Seeds = Annotated[
 Output = Annotated[
     Path,
     typer.Option("--output", "-o", metavar="DIR", help="For the models.", rich_help_panel=OUTPUT),
-]
-RecipeSettings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--recipe", metavar="lr=0.05", help="A training setting; repeatable.", rich_help_panel=HOW
-    ),
 ]
 
 
@@ -95,7 +90,7 @@ def distill(
             "--attention", help="Weight of attention transfer (0: off).", rich_help_panel=HOW
         ),
     ] = 0.0,
-    recipe: RecipeSettings = None,
+    recipe: Recipe = None,
     plugin: Plugin = None,
     output: Output = Path("nas-distill"),
 ) -> None:
@@ -133,14 +128,7 @@ def cascade(
     ] = None,
     study: StudyName = None,
     storage: Storage = STORAGE,
-    dataset: Annotated[
-        str,
-        typer.Option(
-            "--dataset",
-            help="The kind of images; a folder needs --data.  [default: that of the training]",
-            rich_help_panel=ON,
-        ),
-    ] = "",
+    dataset: KindOfImages = "",
     data: Data = "",
     cost: Annotated[
         str,
@@ -229,17 +217,10 @@ def prune(
         int, typer.Option("--epochs", help="How long it is trained on.", rich_help_panel=HOW)
     ] = 5,
     seeds: Seeds = 5,
-    dataset: Annotated[
-        str,
-        typer.Option(
-            "--dataset",
-            help="The kind of images; a folder needs --data.  [default: that of the training]",
-            rich_help_panel=ON,
-        ),
-    ] = "",
+    dataset: KindOfImages = "",
     data: Data = "",
     seed: Seed = 0,
-    recipe: RecipeSettings = None,
+    recipe: Recipe = None,
     plugin: Plugin = None,
     output: Output = Path("nas-prune"),
 ) -> None:

@@ -95,12 +95,19 @@ def use(path: Path) -> IO[str]:
     return file
 
 
+@contextlib.contextmanager
+def unused(path: Path) -> Iterator[None]:
+    """Holds a folder of decoded images alone. Raises OSError where a process fills or maps it."""
+    with (path / "lock").open("a") as filling, (path / "used").open("a") as used:
+        for file in (filling, used):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
 def remove(path: Path) -> bool:
-    """Whether a folder of decoded images could be removed: not while a process fills or maps it."""
+    """Whether a folder of decoded images could be removed."""
     try:
-        with (path / "lock").open("a") as filling, (path / "used").open("a") as used:
-            for file in (filling, used):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with unused(path):
             shutil.rmtree(path)
     except OSError:
         return False
@@ -109,12 +116,10 @@ def remove(path: Path) -> bool:
 
 def in_use(path: Path) -> bool:
     try:
-        with (path / "lock").open("a") as filling, (path / "used").open("a") as used:
-            for file in (filling, used):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with unused(path):
+            return False
     except OSError:
         return True
-    return False
 
 
 def limit() -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Callable
 from random import Random
 
@@ -19,6 +18,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from nas.driver.jobs import asked, seed_of
 from nas.driver.plan import Plan
 from nas.driver.proposals import problem
 from nas.driver.tradeoffs import excess
@@ -152,19 +152,8 @@ class Asker:
 
     def _candidate(self, architecture: Architecture, recipe: Recipe, trial: Trial) -> Ask:
         job = dataclasses.replace(self._plan.job, recipe=recipe)
-        seed = hashlib.sha256(f"{job.seed} {architecture.fingerprint}".encode()).digest()
-        return Ask(
-            sampled=trial.params,
-            distributions={k: distribution_to_json(d) for k, d in trial.distributions.items()},
-            pattern=str(architecture),
-            fingerprint=architecture.fingerprint,
-            params=architecture.params,
-            macs=architecture.macs,
-            recipe=recipe.plain(),
-            job_key=job.key,
-            epochs=job.epochs,
-            seed=int.from_bytes(seed[:4]) >> 1,
-        )
+        told = {k: distribution_to_json(d) for k, d in trial.distributions.items()}
+        return asked(job, architecture, trial.params, told)
 
     # -- what comes of it -------------------------------------------------------------------------
 
@@ -189,8 +178,7 @@ class Asker:
         if self._parted:
             return
         self._parted = True
-        told = f"{self._plan.job.seed} {self._driver}"
-        seed = int.from_bytes(hashlib.sha256(told.encode()).digest()[:4]) >> 1
+        seed = seed_of(f"{self._plan.job.seed} {self._driver}")
         self._study.sampler, self._rng = sampler(self._plan, seed), Random(seed)
 
     def tell(self, row: TrialRow) -> None:
@@ -222,7 +210,7 @@ class Asker:
 
     def _running(self, row: TrialRow) -> FrozenTrial:
         return optuna.trial.create_trial(
-            state=TrialState.RUNNING, params=dict(row.sampled), distributions=_domains(row)
+            state=TrialState.RUNNING, params=dict(row.sampled), distributions=domains(row)
         )
 
     def _frozen(self, row: TrialRow) -> FrozenTrial:
@@ -236,12 +224,13 @@ class Asker:
             state=TrialState.FAIL if failed else TrialState.COMPLETE,
             values=None if failed else values,
             params=dict(row.sampled),
-            distributions=_domains(row),
+            distributions=domains(row),
             constraints=excess(self._row, row),
         )
 
 
-def _domains(row: TrialRow) -> dict[str, BaseDistribution]:
+def domains(row: TrialRow) -> dict[str, BaseDistribution]:
+    """Where a trial's parameters were drawn from; most texts repeat, and are read once."""
     return {name: _distribution(text) for name, text in row.distributions.items()}
 
 

@@ -8,9 +8,9 @@ worker was lost, and the search trains it like one, with the same second chances
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
+from nas.driver.jobs import asked
 from nas.driver.plan import Plan
 from nas.errors import NasError, nearest
 from nas.job import Job
@@ -52,7 +52,9 @@ def enter(plan: Plan, names: Sequence[str], store: Store) -> None:
                 raise NasError(
                     f"--baseline: {name} is the network of trial {row.number}, {row.baseline}"
                 )
-    store.enqueue(study.id, [ask(plan.job, name, found) for name, found in wanted.items()])
+    store.enqueue(
+        study.id, [asked(plan.job, found, {BASELINE: name}) for name, found in wanted.items()]
+    )
     for name in (name for name in names if name in METHODS and name not in known):
         _classical(name, plan.job, study.id, store)
 
@@ -70,18 +72,3 @@ def _classical(name: str, job: Job, study_id: int, store: Store) -> None:
     )
     for claim in store.begin(study_id, [found], once=True):  # none, where another driver was faster
         store.finish(claim.token, fitted.result)
-
-
-def ask(job: Job, name: str, architecture: Architecture) -> Ask:
-    seed = hashlib.sha256(f"{job.seed} {architecture.fingerprint}".encode()).digest()
-    return Ask(
-        sampled={BASELINE: name},
-        pattern=str(architecture),
-        fingerprint=architecture.fingerprint,
-        params=architecture.params,
-        macs=architecture.macs,
-        recipe=job.recipe.plain(),
-        job_key=job.key,
-        epochs=job.epochs,
-        seed=int.from_bytes(seed[:4]) >> 1,
-    )

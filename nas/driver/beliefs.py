@@ -6,16 +6,15 @@ which rests on all of them, says what each is worth apart from its luck, and how
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import optuna
-from optuna.distributions import json_to_distribution
 from scipy.special import ndtri
 
+from nas.driver.asking import domains
 from nas.metrics import METRICS, metric
 from nas.samplers.calibration import LEVELS
 from nas.samplers.ehvi import EHVISampler, Problem
@@ -110,12 +109,9 @@ def rebuilt(study: StudyRow, rows: Sequence[TrialRow]) -> optuna.Study:
             optuna.trial.create_trial(
                 values=[row.value(name) for name, _ in study.objectives],
                 params=dict(row.sampled),
-                distributions={n: _distribution(t) for n, t in row.distributions.items()},
+                distributions=domains(row),
             )
             for row in rows
         ]
     )
     return made
-
-
-_distribution = functools.lru_cache(maxsize=4096)(json_to_distribution)  # most repeat

@@ -21,6 +21,7 @@ from nas import artifacts
 from nas.data import load
 from nas.driver.beliefs import Belief, Beliefs, believed, evaluated
 from nas.driver.halving import Prior, halve
+from nas.driver.jobs import seed_of
 from nas.driver.tradeoffs import nothing_found, pareto
 from nas.errors import NasError, StudyError
 from nas.job import DataRef, Epoch, Job, Recipe
@@ -240,14 +241,13 @@ def again(
 
     Raises NotTrained where the training diverges.
     """
-    told = f"{study.seed} {row.fingerprint} finalist {number}"
     job = Job(
         pattern=row.pattern,
         recipe=Recipe.of(row.recipe),
         data=data,
         epochs=study.settings["epochs"],
         teachers=tuple(study.settings.get("teachers", ())),
-        seed=int.from_bytes(hashlib.sha256(told.encode()).digest()[:4]) >> 1,
+        seed=seed_of(f"{study.seed} {row.fingerprint} finalist {number}"),
         source=digest(*map(module_name, plugins)),
         plugins=plugins,
     )

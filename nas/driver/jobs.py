@@ -1,18 +1,47 @@
-"""The training that a trial needs next, the file that it goes on from, and that of its weights; and
-what counts as an answer."""
+"""A trial as it is asked for, the training that it needs next, the file that it goes on from, and
+that of its weights; and what counts as an answer."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from nas import artifacts
 from nas.driver import rungs
 from nas.driver.plan import Plan
 from nas.errors import brief
 from nas.job import Failure, Job, Outcome, Recipe
+from nas.language.architecture import Architecture
 from nas.metrics import METRICS, located, of_pattern, on_device
 from nas.store import Ask, TrialRow
+
+
+def asked(
+    job: Job,
+    architecture: Architecture,
+    sampled: Mapping[str, Any],
+    distributions: Mapping[str, str] | None = None,
+) -> Ask:
+    """A trial of an architecture by ``job``, with a seed of its own: the same whoever asks."""
+    return Ask(
+        sampled=sampled,
+        distributions=distributions or {},
+        pattern=str(architecture),
+        fingerprint=architecture.fingerprint,
+        params=architecture.params,
+        macs=architecture.macs,
+        recipe=job.recipe.plain(),
+        job_key=job.key,
+        epochs=job.epochs,
+        seed=seed_of(f"{job.seed} {architecture.fingerprint}"),
+    )
+
+
+def seed_of(told: str) -> int:
+    """A seed that is another for every text, of 31 bits."""
+    return int.from_bytes(hashlib.sha256(told.encode()).digest()[:4]) >> 1
 
 
 def job(plan: Plan, row: TrialRow) -> Job:
