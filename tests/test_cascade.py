@@ -7,19 +7,18 @@ import itertools
 import json
 import math
 import re
-import sys
 from pathlib import Path
-from unittest import mock
 
 import networks
 import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax, softmax
+from typed import command
 
 import nas
 from nas import data
-from nas.cli import fronts, main
+from nas.cli import fronts
 from nas.driver.tradeoffs import pareto
 from nas.errors import NasError, StudyError
 from nas.job import DataRef, Job
@@ -170,15 +169,6 @@ def made(files: list[Path]) -> Cascade:
 def pixels() -> torch.Tensor:
     images = data.load(DIGITS, "test")
     return torch.from_numpy(images.pixels[images.rows])
-
-
-def command(*told: object) -> int:
-    with mock.patch.object(sys, "argv", ["nas", *map(str, told)]):
-        try:
-            main()
-        except SystemExit as stopped:
-            return int(stopped.code or 0)
-    return 0
 
 
 def test_each_image_is_answered_by_the_first_that_is_sure(made, pixels) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import sys
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,10 +12,10 @@ import scipy.special
 import torch
 from scipy import stats
 from torch import nn
+from typed import command
 
 import nas
 from nas import data
-from nas.cli import main
 from nas.data.batches import Source, preparation, statistics
 from nas.errors import NasError, RecipeError
 from nas.job import DataRef, Job, Recipe
@@ -246,19 +244,10 @@ def test_gains_of_nothing_are_seldom_sure() -> None:
     assert missed / 300 < 0.08
 
 
-def nas_command(*told: object) -> int:
-    with mock.patch.object(sys, "argv", ["nas", *map(str, told)]):
-        try:
-            main()
-        except SystemExit as stopped:
-            return int(stopped.code or 0)
-    return 0
-
-
 def test_distill_from_the_command_line(large: Path, tmp_path: Path, capsys) -> None:
-    command = ("distill", "--teacher", large, "--student", SMALL, "--epochs", 2, "--seeds", 2,
+    line = ("distill", "--teacher", large, "--student", SMALL, "--epochs", 2, "--seeds", 2,
                "-o", tmp_path / "out")  # fmt: skip
-    assert nas_command(*command) == 0
+    assert command(*line) == 0
     out, told = capsys.readouterr()
     assert "gain on test:" in out
     assert "a student of" in told
@@ -269,7 +258,7 @@ def test_distill_from_the_command_line(large: Path, tmp_path: Path, capsys) -> N
     controls = [load_model(f).card for f in (tmp_path / "out").glob("*.safetensors")]
     assert sorted((c.seed, "teacher" in c.recipe) for c in controls) == [
         (0, False), (0, True), (1, False), (1, True)]  # fmt: skip
-    assert nas_command(*command) == 0
+    assert command(*line) == 0
     assert capsys.readouterr().out == out  # goes on, to the same
 
 
@@ -289,26 +278,26 @@ def test_what_distill_refuses(large: Path, tmp_path: Path, capsys, told, reason)
     told = [str(large) if word == "LARGE" else word for word in told]
     if "--student" not in told:
         told += ["--student", SMALL]
-    assert nas_command("distill", *told, "-o", tmp_path / "out") == 2
+    assert command("distill", *told, "-o", tmp_path / "out") == 2
     assert reason in capsys.readouterr().err
 
 
 def test_a_search_under_a_teacher(large: Path, tmp_path: Path, capsys) -> None:
     storage = f"sqlite:///{tmp_path}/nas.db"
-    command = ["search", "--space", "lenet_like", "--trials", "2", "--epochs", "1", "--workers",
+    line = ["search", "--space", "lenet_like", "--trials", "2", "--epochs", "1", "--workers",
                "0", "--storage", storage]  # fmt: skip
-    assert nas_command(*command, "--teacher", large) == 0
+    assert command(*line, "--teacher", large) == 0
     rows = nas.api.Study("lenet_like-digits", storage).trials
     assert [row.recipe["teacher"] for row in rows] == [load_model(large).digest] * 2
     assert "taught by" in capsys.readouterr().out
-    assert nas_command(*command) == 2
+    assert command(*line) == 2
     assert "recipe.teacher is" in capsys.readouterr().err
     moved = large.with_name("moved.safetensors")
     large.rename(moved)
-    assert nas_command(*command, "--teacher", moved) == 0  # the same model, elsewhere
+    assert command(*line, "--teacher", moved) == 0  # the same model, elsewhere
     number = rows[0].number
     capsys.readouterr()
-    assert nas_command("distill", "--teacher", "front", "--student", number, "--storage", storage,
+    assert command("distill", "--teacher", "front", "--student", number, "--storage", storage,
                        "--epochs", 1, "--seeds", 1, "-o", tmp_path / "out") == 0  # fmt: skip
     assert "which one seed does not tell" in capsys.readouterr().out
 

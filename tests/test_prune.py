@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from typed import command
 
 import nas
 from nas import data
-from nas.cli import main
 from nas.data.batches import Normal
 from nas.errors import NasError
 from nas.job import DataRef, Job
@@ -180,15 +178,6 @@ def test_networks_of_the_zoo_become_narrower(name: str) -> None:
 def test_what_cannot_become_narrower_is_said(text: str, factor: float, told: str) -> None:
     with pytest.raises(NasError, match=re.escape(told)):
         narrowed(parse(f"INPUT -> {text}", INPUT, 10), factor)
-
-
-def command(*told: object) -> int:
-    with mock.patch.object(sys, "argv", ["nas", *map(str, told)]):
-        try:
-            main()
-        except SystemExit as stopped:
-            return int(stopped.code or 0)
-    return 0
 
 
 def test_prune_from_the_command_line(tmp_path: Path, capsys) -> None:
