@@ -305,6 +305,16 @@ def test_a_bare_value_is_a_domain_of_one():
     assert "CONV(width=4, bias=no) -> POOL(kernel=3, stride=2)" in str(architecture)
 
 
+def test_a_bare_list_is_a_choice():
+    bare, told = ({"CONV.width": spec, "N": 2} for spec in ([8, 16], {"choice": [8, 16]}))
+    pattern = "INPUT -> [CONV]*N -> FC"
+    assert [str(space(bare, pattern).sample(i)) for i in range(4)] == [
+        str(space(told, pattern).sample(i)) for i in range(4)
+    ]
+    with pytest.raises(SpaceError, match=r"CONV.width.choice: .*\[8, 16\]"):
+        space({"CONV.width": [[8, 16], 4]}, "INPUT -> CONV -> FC")
+
+
 def test_an_optional_element_is_there_only_where_it_fits():
     loaded = space({"M": 6, "POOL?": "present"}, "INPUT -> [CONV(2) -> POOL?]*M -> FC")
     assert str(loaded.sample(0)).count("POOL") == 1  # 8 -> 4 -> 2 -> 1, and [...]*3 prints once

@@ -207,9 +207,9 @@ KINDS: Mapping[str, tuple[Callable[[Mapping[str, Any], str], Values], frozenset[
 
 
 def read_domain(spec: Any, where: str) -> Domain:
-    """The domain that a space file gives at ``where``; a bare value is a domain of one."""
+    """The domain at ``where`` of a space file; a bare list is a choice, a bare value one of one."""
     if not isinstance(spec, dict):
-        return Domain(_choice({"choice": [spec]}, where))
+        return Domain(_choice({"choice": spec if isinstance(spec, list) else [spec]}, where))
     kinds = [kind for kind in KINDS if kind in spec]
     if set(spec) <= {"per"} and where.endswith("?"):
         return Domain(Choice(("present", "absent")), *_scope(spec, where))
