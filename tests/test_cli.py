@@ -154,6 +154,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path: Path) -> None:
     ended = nas(tmp_path, *told)
     assert re.search(r"^trials +7 *$", ended.stdout, re.MULTILINE)
     assert re.search(r"^sampler +tpe *$", ended.stdout, re.MULTILINE)
+    assert re.search(r"^time +about [0-9].* a training, [0-9]+ at once", ended.stdout, re.MULTILINE)
     assert re.search(r"^budget +no limit *$", ended.stdout, re.MULTILINE)
     timed = nas(tmp_path, *told[:3], "--budget", "1h30m", "--dry-run").stdout
     assert re.search(r"^trials +as many as there is time for *$", timed, re.MULTILINE)

@@ -81,7 +81,6 @@ def open_ray(
     """The pool behind ``nas.workers.open_pool``, which explains and checks the arguments."""
     leave = ExitStack()  # empty: a Ray that the caller has started is the caller's to end
     ours = not ray.is_initialized()
-    cores = os.cpu_count() or 1
     if address:
         if ours:
             leave = _connect(address)
@@ -92,15 +91,13 @@ def open_ray(
             share = replace(share, memory=_request(share, memory_need))
         threads, most = max(1, int(cpus)), workers
     else:
-        room = int(0.9 * machine_memory())
-        most = workers or _side_by_side(cores, room, memory_limit or memory_need)
+        most, threads = at_once(workers, memory_limit or memory_need)
         if ours:
             leave = local_ray.start(most)
         have = _gpus()
         # Ray counts resources to four decimals
         share = Share(cpus=1, gpus=min(1.0, int(have / most * 1e4) / 1e4) if gpus is None else gpus)
-        threads = max(1, cores // most)
-        memory_limit = memory_limit or room // most
+        memory_limit = memory_limit or _room() // most
         if share.slots({"CPU": most, "GPU": have}) < most:
             leave.close()
             raise NasError(
@@ -146,14 +143,22 @@ def _request(share: Share, need: int) -> int:
     return int(min(need, PROCESS if share.gpus else need, roomiest))
 
 
-def _side_by_side(cores: int, room: int, need: int) -> int:
-    """How many workers a machine runs unless told: one a core, if each has the memory it needs.
-    On a machine with GPUs too: fewer workers have larger shares of them."""
+def _room() -> int:
+    return int(0.9 * machine_memory())
+
+
+def at_once(workers: int | None, need: int) -> tuple[int, int]:
+    """How many jobs this machine runs at once, and the threads of each. Unless told, one a core if
+    each has the memory that it needs, in bytes (0: unknown). On a machine with GPUs too: fewer
+    workers have larger shares of them. 0: in the caller's process, with all threads."""
+    cores, room = os.cpu_count() or 1, _room()
+    if workers is not None:
+        return max(1, workers), max(1, cores // max(1, workers))
     most = max(1, min(cores, room // need)) if need else cores
     if most < cores:
         held = f"a trial may hold {need / 2**30:.1f} GiB, and {room / 2**30:.1f} are here"
         log.warning("%d at once on %d cores: %s (--workers N runs N)", most, cores, held)
-    return most
+    return most, max(1, cores // most)
 
 
 def _nodes() -> list[Mapping[str, float]]:

@@ -240,7 +240,7 @@ def search(
         teachers=teacher or [],
     )
     if dry_run:
-        run.rehearse(searched, storage)
+        run.rehearse(searched, storage, workers, memory_per_trial * 2**30)
         return
     try:
         run.search_and_show(

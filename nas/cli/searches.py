@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nas import durations
@@ -33,9 +35,10 @@ if TYPE_CHECKING:
     from nas.driver.tally import Status
 
 
-def rehearse(plan: Plan, storage: str) -> None:
+def rehearse(plan: Plan, storage: str, workers: int | None, memory: float) -> None:
     """What a search would do, with everything checked that can be without running it, a study of
-    the same name among it."""
+    the same name among it, and how long it would take on this machine, ``workers`` trainings at
+    once, or as many as have so many bytes of ``memory``."""
     store = None
     with contextlib.suppress(StoreError):  # there is no record yet
         store = open_store(storage, create=False, write=False)
@@ -44,9 +47,34 @@ def rehearse(plan: Plan, storage: str) -> None:
         _tell_predicted(told)
         tell_images(plan.job)
         screens.out(screens.space_page(plan.space))
-        screens.out(screens.plan_table(plan, storage))
+        screens.out(screens.plan_table(plan, _expected(plan, workers, memory)))
     if store:
         store.close()
+
+
+def _expected(plan: Plan, workers: int | None, memory: float) -> str:
+    """How long the trainings of a plan will take on this machine, in words."""
+    job = plan.job
+    draws = list(footprint.feasible(plan.space, job.recipe))
+    if job.evaluator or job.teachers or not draws:
+        return "not known before the first training"
+    from nas.training import pace  # torch
+    from nas.workers.cluster import at_once
+
+    need = memory or max(footprint.trial(*draw, streamed(job.data)) for draw in draws)
+    most, threads = at_once(workers, int(need))
+    took = [
+        job.epochs * pace.epoch_seconds(replace(job, pattern=str(network), recipe=recipe), threads)
+        for network, recipe in pace.spread(draws)
+    ]
+    mean = sum(took) / len(took)
+    least, longest = (screens.span(seconds) for seconds in (min(took), max(took)))
+    each = f"{least} to {longest} a training, {most} at once"
+    if plan.rungs:
+        each += ", less as rungs stop some"
+    if plan.trials is not None:
+        return f"about {screens.span(math.ceil(plan.trials / most) * mean)}: {each}"
+    return f"about {plan.seconds * most / mean:,.0f} trainings: {each}" if plan.seconds else each
 
 
 def predicted(record: Store | None, plan: Plan) -> AbstractContextManager[dict[str, str]]:

@@ -461,13 +461,14 @@ def trained_page(trained: Trained) -> RenderableType:
     return told
 
 
-def plan_table(plan: Plan, storage: str) -> Table:
+def plan_table(plan: Plan, expected: str) -> Table:
     told = table("", "")
     told.show_header = False
     for name, text in {
         "study": plan.study,
         "trials": "as many as there is time for" if plan.trials is None else str(plan.trials),
         "budget": "no limit" if plan.seconds is None else durations.show(plan.seconds),
+        "time": expected,
         "epochs": str(plan.job.epochs),
         "rungs": ", ".join(map(str, plan.rungs)) or "off",
         "dataset": plan.job.data.name,

@@ -33,10 +33,11 @@ def greatest(
     """``trial`` at its most over 200 random feasible draws of a space, and ``others``; 0 without
     any. No bound: a sampler may find larger ones. Takes 0.1 to 0.6 s, 1.6 s at 224 pixels."""
     found = [trial(architecture, recipe, streamed) for architecture in others]
-    return max((*found, *(trial(*draw, streamed) for draw in _feasible(space, recipe))), default=0)
+    return max((*found, *(trial(*draw, streamed) for draw in feasible(space, recipe))), default=0)
 
 
-def _feasible(space: Space, base: Recipe) -> Iterator[tuple[Architecture, Recipe]]:
+def feasible(space: Space, base: Recipe) -> Iterator[tuple[Architecture, Recipe]]:
+    """Random draws of a space that meet its constraints: ``DRAWS``, or as many as are found."""
     rng, found = random.Random(0), 0
     for _ in range(TRIES):
         draw = Draw(rng)

@@ -1,0 +1,81 @@
+"""How long trainings will take, by a few steps of a few networks, before any is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+import torch
+
+from nas import data
+from nas.data.batches import Source, augmentation, batches, statistics
+from nas.job import Job, Recipe
+from nas.language.architecture import Architecture
+from nas.training.checkpoint import Training
+from nas.training.device import available, cudnn_benchmark, profits, seeded
+from nas.training.graph import step_of
+from nas.training.step import average_of, optimizer_of
+from nas.training.train import begin, seen
+
+NETWORKS = 5  # of a space: at the middles of as many equal shares of its draws, by MACs
+WARM, STEPS = 3, 8  # steps that are not timed, and those that are
+SECONDS = 0.5  # of timed steps are enough, and so is a single one that takes as long
+FORWARD = 1 / 3  # of a step's time, which also goes back twice: an image that is only scored
+
+
+def spread(draws: Sequence[tuple[Architecture, Recipe]]) -> list[tuple[Architecture, Recipe]]:
+    """``NETWORKS`` of the draws whose mean time stands for that of all: one from the middle of each
+    equal share, by MACs."""
+    ordered = sorted(draws, key=lambda draw: draw[0].macs)
+    few = min(NETWORKS, len(ordered))
+    return [ordered[(2 * n + 1) * len(ordered) // (2 * few)] for n in range(few)]
+
+
+def epoch_seconds(job: Job, threads: int) -> float:
+    """Seconds that an epoch of the job will take on this machine, by its first steps on its own
+    images, with so many threads. Nothing is kept. Raises NasError."""
+    device, before = available(), torch.get_num_threads()
+    job = dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, freeze=0))
+    torch.set_num_threads(threads)
+    try:
+        with seeded(job.seed, device), cudnn_benchmark():
+            return _epoch_seconds(job, device)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _epoch_seconds(job: Job, device: torch.device) -> float:
+    recipe, info = job.recipe, data.describe(job.data)
+    images = data.load(job.data, "train")
+    architecture, module, normal = begin(job, device)
+    train = Source.of(data.load(seen(job), "train"), device)
+    generator = torch.Generator().manual_seed(job.seed)
+    prepare = augmentation(
+        normal or statistics(images), info.shape[1:], recipe, generator, len(info.classes)
+    )
+    module.to(device).to(memory_format=torch.channels_last).train()
+    training = Training(job, module, optimizer_of(module, recipe), generator, device, curve=[])
+    average = average_of(module, recipe.ema) if recipe.ema else None
+    step = step_of(training, list(module.parameters()), profits(architecture, device))
+    batch = min(recipe.batch, len(train))
+    order = torch.randint(len(train), ((WARM + STEPS) * batch,), generator=generator)
+    ended = [_now(device)]
+    for x, y in batches(train, order, batch, prepare):
+        step(x, y, recipe.lr)
+        if average:
+            average.update_parameters(module)
+        ended.append(_now(device))
+        timed = ended[WARM:]
+        if ended[-1] - (timed or ended)[0] >= SECONDS:
+            break
+    told = ended[WARM:] if len(ended) > WARM + 1 else ended[-2:]
+    an_image = (told[-1] - told[0]) / (len(told) - 1) / batch
+    steps = len(train) // batch * batch
+    return an_image * (steps + FORWARD * len(data.load(job.data, "validation")))
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,70 @@
+"""How long a search will take, told before it begins."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nas.cli.searches import _expected
+from nas.driver.plan import Plan
+from nas.job import DataRef, Job, Recipe
+from nas.spaces.space import load_space
+from nas.training import footprint, pace
+
+JOB = Job(pattern="INPUT -> CONV(4) -> FC", epochs=3, data=DataRef())
+
+
+@pytest.mark.parametrize("batch", [64, 100])
+def test_an_epoch_is_its_steps_and_the_validation(
+    batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Digits: 1,797 images, a fifth of them to test, and of the rest as many to validate with."""
+    clock = itertools.count()
+    monkeypatch.setattr(pace, "_now", lambda device: next(clock) * 0.05)  # 0.05 s a step
+    told = pace.epoch_seconds(replace(JOB, recipe=Recipe(batch=batch)), threads=1)
+    train, validation = 1797 - 2 * 359, 359
+    assert told == pytest.approx(0.05 * (train // batch) + 0.05 / batch * validation / 3)
+
+
+def test_slow_steps_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr(pace, "_now", lambda device: next(clock) * 7.0)
+    assert pace.epoch_seconds(JOB, threads=1) == pytest.approx(7 * 16 + 7 / 64 * 359 / 3)
+    assert next(clock) == 2  # one step: a clock before it, and one after
+
+
+def test_it_leaves_the_threads_and_the_chance_of_the_process_alone() -> None:
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    pace.epoch_seconds(JOB, threads=threads + 1)
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_few_networks_stand_for_all() -> None:
+    draws = list(footprint.feasible(load_space("vgg_like"), Recipe()))
+    chosen = [network.macs for network, _ in pace.spread(draws)]
+    shares = np.array_split(sorted(network.macs for network, _ in draws), pace.NETWORKS)
+    assert all(share[0] < macs < share[-1] for share, macs in zip(shares, chosen, strict=True))
+    assert pace.spread(draws[:2]) == sorted(draws[:2], key=lambda draw: draw[0].macs)
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"trials": 7}, "about 4 min 00 s: 1 min 00 s to 1 min 00 s a training, 2 at once"),
+        ({"trials": None, "seconds": 600.0}, "about 20 trainings: 1 min 00 s to 1 min 00 s a"),
+        ({"trials": None}, "1 min 00 s to 1 min 00 s a training, 2 at once"),
+        ({"trials": 7, "job": replace(JOB, evaluator="m:f")}, "not known before the first"),
+    ],
+)
+def test_a_plan_says_how_long_it_will_take(
+    told: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "epoch_seconds", lambda job, threads: 20.0)
+    plan = Plan(**{"study": "s", "space": load_space("lenet_like"), "job": JOB, **told})
+    assert _expected(plan, workers=2, memory=0).startswith(words)
