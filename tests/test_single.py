@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +17,9 @@ from torchvision import models
 
 import nas
 from nas.cli import main
+from nas.cli.models import train_and_show
 from nas.cli.options import single_job
+from nas.errors import NasError
 from nas.job import Job
 from nas.training import checkpoint
 from nas.training.single import train
@@ -158,3 +162,20 @@ def test_what_cannot_be_trained_is_one_sentence(
     assert (ended.value.code, told.out) == (2, "")
     assert reason in told.err
     assert told.err.count("\n") == 1
+
+
+def test_a_file_of_anothers_under_its_own_name_is_not_written_over(tmp_path: Path) -> None:
+    job = Job(pattern="INPUT -> CONV(4) -> FC", epochs=1)
+    train_and_show(job, tmp_path)
+    (file,) = tmp_path.glob("*.safetensors")
+    assert re.fullmatch(r"digits-[0-9a-f]{12}\.safetensors", file.name)
+    before = load_file(file)
+    train_and_show(job, tmp_path)  # its own: the same again
+    after = load_file(file)
+    assert all(torch.equal(after[key], before[key]) for key in before)
+    train_and_show(dataclasses.replace(job, seed=1), tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    file.write_bytes(b"a letter")
+    with pytest.raises(NasError, match="is there and is another"):
+        train_and_show(job, tmp_path)
+    assert file.read_bytes() == b"a letter"

@@ -59,7 +59,7 @@ def predictor(file: str | Path) -> Model | OnnxModel | Cascade:
 
 def train_and_show(job: Job, folder: Path) -> None:
     """Trains one architecture with a line an epoch on stderr; at the end the scores on stdout."""
-    from nas.training.single import train
+    from nas.training.single import free_to_train, train
 
     logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
     end_on_sigterm()
@@ -72,6 +72,7 @@ def train_and_show(job: Job, folder: Path) -> None:
         print(f"nas: {told}, {scored}, {screens.span(point.seconds)}", file=sys.stderr, flush=True)
 
     checkpoint, file = folder / f"{name}.checkpoint", folder / f"{name}.safetensors"
+    free_to_train(job, file)
     if checkpoint.exists():
         print(f"nas: goes on from {checkpoint}, its epochs told again first", file=sys.stderr)
     screens.out(screens.trained_page(train(job, report, checkpoint=checkpoint, file=file)))
@@ -84,8 +85,10 @@ def train_and_show(job: Job, folder: Path) -> None:
 
 
 def file_name(job: Job) -> str:
-    """For a training's files, without their ending: all that the weights depend on is in it."""
-    return f"{called(job.data)}-{parse(job.pattern).fingerprint}-{job.key}-{job.seed}"
+    """For a training's files, without their ending: other weights have another."""
+    from nas.training.single import training_id
+
+    return f"{called(job.data)}-{training_id(job)}"
 
 
 # --- predict -------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ validation images, and every training is scored once on the test images, by whic
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -253,9 +252,9 @@ def again(
     )
     file = checkpoint = None
     if folder:
-        # All that the weights depend on: whatever is another gives another file.
-        whole = hashlib.sha256(f"{row.fingerprint} {job.key} {job.seed}".encode()).hexdigest()[:12]
-        place = f"{folder.rstrip('/')}/trial-{row.number}-again-{number + 1}-{whole}"
+        place = (
+            f"{folder.rstrip('/')}/trial-{row.number}-again-{number + 1}-{single.training_id(job)}"
+        )
         file, checkpoint = f"{place}.safetensors", f"{place}.checkpoint"
         if card := kept_card(file):
             tell(row, number, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from nas import artifacts, data
 from nas.data.batches import statistics
 from nas.errors import NasError
 from nas.job import Epoch, Job, Latency, Recipe, Report
-from nas.language.architecture import Architecture
+from nas.language.architecture import Architecture, parse
 from nas.metrics import arithmetic
 from nas.training import latency
 from nas.training.device import available, profits
@@ -34,6 +35,12 @@ class Trained:
     file: str | Path | None
 
 
+def training_id(job: Job) -> str:
+    """12 hexadecimal digits of all that a training's weights depend on: others are others."""
+    told = f"{parse(job.pattern).fingerprint} {job.key} {job.seed}"
+    return hashlib.sha256(told.encode()).hexdigest()[:12]
+
+
 def free_to_train(job: Job, file: Path) -> None:
     """Raises NasError where a file that nobody named is there and has another training's model, or
     none: the job's own is trained again to the same."""
@@ -41,10 +48,11 @@ def free_to_train(job: Job, file: Path) -> None:
         return
     try:
         card = load_model(file).card
-        own = (str(card.architecture), card.seed, card.epochs, Recipe.of(card.recipe))
+        asked = parse(job.pattern, card.architecture.input, len(card.classes))
+        own = (card.architecture, card.seed, card.epochs, Recipe.of(card.recipe))
     except NasError:
-        own = None
-    if own != (job.pattern, job.seed, job.epochs, job.recipe):
+        asked, own = None, None
+    if own != (asked, job.seed, job.epochs, job.recipe):
         raise NasError(f"{file} is there and is another: it would be written over; move it away")
 
 
