@@ -36,7 +36,7 @@ from nas.training.cascade import Cascade, Member, timed
 from nas.training.evaluation import compare, evaluate
 from nas.training.models import load_model, save_model
 from nas.training.predict import sized
-from nas.training.prune import pruned
+from nas.training.prune import pruned, renormalised
 from nas.training.single import train
 from nas.training.stopping import Candidate, Demand, decide
 
@@ -150,7 +150,7 @@ def prune(name: str, ref: DataRef, folder: Path, seeds: int) -> dict[str, Any]:
     task = TASKS[name]
     file = model_of(job_of(task, ref, task.networks[-2 if len(task.networks) > 4 else -1]), folder)
     model = load_model(file)
-    narrow = pruned(model, 0.5)
+    narrow = renormalised(pruned(model, 0.5), ref)
     start = folder / f"pruned-{narrow.digest}.safetensors"
     save_model(start, narrow.network, narrow.card)
     more = task.epochs // 2

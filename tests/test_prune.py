@@ -18,8 +18,9 @@ from nas.job import DataRef, Job
 from nas.language.architecture import Architecture, parse
 from nas.spaces.space import load_space
 from nas.spaces.zoo import names, network
+from nas.training.evaluation import evaluate
 from nas.training.models import Card, Model, load_model
-from nas.training.prune import carried, narrowed, pruned
+from nas.training.prune import carried, narrowed, pruned, renormalised
 from nas.training.single import train
 
 INPUT = (3, 32, 32)
@@ -178,6 +179,34 @@ def test_networks_of_the_zoo_become_narrower(name: str) -> None:
 def test_what_cannot_become_narrower_is_said(text: str, factor: float, told: str) -> None:
     with pytest.raises(NasError, match=re.escape(told)):
         narrowed(parse(f"INPUT -> {text}", INPUT, 10), factor)
+
+
+def test_a_pruned_network_has_the_statistics_of_its_own_channels(tmp_path: Path) -> None:
+    """Reference: the mean and the variance of what reaches a normalisation, over all images."""
+    pattern = "INPUT -> CONV(12) -> BN -> RELU -> POOL -> CONV(16) -> BN -> RELU -> GAP -> FC"
+    job = Job(pattern=pattern, epochs=4)
+    model = train(job, lambda _: None, file=tmp_path / "wide.safetensors").model
+    narrow = pruned(model, 0.5)
+    before = evaluate(narrow, job.data, "validation").accuracy
+    first, state = (
+        [module.clone() for module in narrow.network[4].parameters()],
+        torch.get_rng_state(),
+    )
+    renormalised(narrow, job.data)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not narrow.training
+    assert all(map(torch.equal, first, narrow.network[4].parameters()))  # no weight is another
+    assert evaluate(narrow, job.data, "validation").accuracy > before + 0.1
+    images = data.load(job.data, "train")
+    pixels = torch.from_numpy(images.pixels[images.rows]).float()
+    seen = narrow.network[:4]((pixels - narrow.mean) / narrow.std)
+    second = narrow.network[4](seen)
+    torch.testing.assert_close(
+        narrow.network[5].running_mean, second.mean((0, 2, 3)), rtol=0.1, atol=0.05
+    )
+    torch.testing.assert_close(
+        narrow.network[5].running_var, second.var((0, 2, 3)), rtol=0.1, atol=0.05
+    )
 
 
 def test_prune_from_the_command_line(tmp_path: Path, capsys) -> None:

@@ -23,7 +23,7 @@ from nas.report.images import tell as tell_images
 from nas.training.beside import beside
 from nas.training.evaluation import evaluate
 from nas.training.models import load_model, save_once
-from nas.training.prune import By, pruned
+from nas.training.prune import By, pruned, renormalised
 from nas.workers.run import source
 
 
@@ -60,6 +60,7 @@ def prune_and_show(
     tell_images(Job(pattern="", data=ref))
     if not model.card.epochs:
         raise NasError(f"{file} does not tell its epochs: the control would not know how long")
+    renormalised(narrow, ref, seed)
     start = folder / f"pruned-{narrow.digest}.safetensors"
     settings = read_recipe(
         [*recipe, f"init={start}"], Recipe.of(model.card.recipe).but({**UNTAUGHT, "freeze": 0})

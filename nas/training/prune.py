@@ -16,16 +16,22 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import update_bn
 
+from nas import data
+from nas.data.batches import Source, batches, preparation
 from nas.errors import NasError, PatternError, ShapeError
+from nas.job import DataRef
 from nas.language.architecture import Architecture, parse
 from nas.language.elements import CLASSES, Scalar, Step, parameters, realise
 from nas.language.expression import Aux, Concat, Leaf, Node, Seq, Shape, Sum
 from nas.language.layers import BatchNorm, Conv, Flatten, Linear, SqueezeExcite
+from nas.training.device import seeded
 from nas.training.models import Model, state_of
 from nas.training.network import build
 
 By = Literal["scale", "norm"]
+IMAGES, BATCH = 10_000, 250  # images that statistics are taken of, and how many at once
 WIDTHS = ("width", "growth", "one", "reduce3", "three", "reduce5", "five", "project")
 
 
@@ -353,3 +359,18 @@ def pruned(model: Model, factor: float, by: By = "scale", seed: int = 0) -> Mode
     narrow = narrowed(model.architecture, factor)
     card = dataclasses.replace(model.card, architecture=narrow, metrics={})
     return Model(carried(model, narrow, by, seed), card).eval()
+
+
+def renormalised(model: Model, ref: DataRef, seed: int = 0) -> Model:
+    """The model with the statistics of its batch normalisations as they are on the training images
+    (``IMAGES`` drawn by ``seed``, or all): those that it kept are of sums over channels that it no
+    longer has. Changes ``model``. Raises DataError."""
+    images = data.load(ref, "train")
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:IMAGES]
+    batch = min(BATCH, len(order))
+    whole = order[: len(order) // batch * batch]  # a batch counts as much as any other
+    device = next(model.parameters()).device
+    prepare = preparation(model.card.normal, data.describe(ref).shape[1:])
+    with seeded(seed, device):  # dropout draws
+        update_bn(batches(Source.of(images, device), whole, batch, prepare), model.network)
+    return model
