@@ -30,7 +30,7 @@ from typing import Any
 import optuna
 from optuna.distributions import distribution_to_json
 from optuna.samplers import BaseSampler
-from sqlalchemy import insert, update
+from sqlalchemy import update
 
 import nas.driver.asking
 from nas.driver.loop import search
@@ -44,7 +44,8 @@ from nas.samplers import SAMPLERS
 from nas.spaces.space import Space, load_space
 from nas.store import Ask, Store, open_store
 from nas.store.mirror import Mirror, optuna_storage
-from nas.store.tables import now, studies, trials
+from nas.store.steps import add_trials
+from nas.store.tables import now, studies
 from nas.workers import open_pool
 
 STUDY = "overhead"
@@ -89,12 +90,9 @@ def fill(store: Store, searched: Plan, count: int) -> None:
     with store.engine.begin() as connection:
         for number, ask in enumerate(asks.values()):
             metrics = {"accuracy": accuracy(ask.fingerprint, ask.params)}
-            told = {f.name: getattr(ask, f.name) for f in dataclasses.fields(Ask)}
-            told |= {"study_id": study.id, "number": number, "ask": f"filled {number}"}
-            told |= {"state": "finished", "metrics": metrics, **metrics, "seconds": 0.0}
-            connection.execute(insert(trials).values(**told, created=now(), finished=now()))
-        counted = update(studies).where(studies.c.id == study.id)
-        connection.execute(counted.values(numbers=count))
+            told = {"metrics": metrics, **metrics, "seconds": 0.0, "finished": now()}
+            name = f"filled {number}"
+            add_trials(connection, study.id, [ask], [name], state="finished", budget=None, **told)
     Mirror(store, study).catch_up()
 
 

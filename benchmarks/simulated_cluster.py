@@ -1,7 +1,7 @@
 """How busy a search keeps a cluster whose trainings are only simulated, and what the driver costs.
 
     python benchmarks/simulated_cluster.py [--slots 64] [--seconds 10] [--trials 1000]
-        [--samplers random,default] [--every 500]
+        [--samplers random,default] [--every 500] [--filled 0]
 
 The clock runs by the driver's processor time and leaps while it waits: an hour of a cluster takes
 as long as its driver computes, and what else the machine does is left out, its disk among it. A
@@ -9,16 +9,17 @@ training takes a time drawn from its architecture's fingerprint, within a factor
 ``--seconds``, and its accuracy is a formula. Busy is the share of the slots' time in which they
 train, from the first ask until the last training begins; with the first fill, in which every slot
 waits its turn, and without. Prints a table in Markdown, a line for every so many trials; the first
-line holds the first fill.
+line holds the first fill. With ``--filled`` the study has so many finished trials to begin with,
+drawn at random: what a search costs late in a study is told in minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import heapq
+import multiprocessing
 import os
 import random
-import resource
 import tempfile
 import time
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import optuna
+from driver_overhead import fill
 
 from nas.driver import leases, loop
 from nas.driver.plan import Plan
@@ -115,8 +117,6 @@ class Moment:
     processor: float
 
 
-START = Moment(0, 0.0, 0.0)
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -126,6 +126,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--samplers", default="random,default")
     parser.add_argument("--every", type=int, default=500)
+    parser.add_argument("--filled", type=int, default=0)
     told = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     print(f"{told.slots} slots, trainings of about {told.seconds:g} s, {os.cpu_count()} cores.\n")
@@ -136,29 +137,42 @@ def main() -> None:
             simulate(told, sampler, f"sqlite:///{Path(folder, 'record.db')}")
 
 
+def prefill(url: str, plan: Plan, count: int) -> None:
+    store = open_store(url)
+    fill(store, plan, count)
+    store.close()
+
+
 def simulate(told: argparse.Namespace, sampler: str, url: str) -> None:
+    plan = Plan(
+        study="simulated",
+        space=load_space(told.space, (3, 32, 32), 10),
+        job=Job(pattern="", evaluator="simulated_cluster:formula", latency=False),
+        trials=told.filled + told.trials,
+        sampler=sampler,
+    )
+    if told.filled:  # by another process: its memory is not the driver's
+        filling = multiprocessing.get_context("spawn").Process(
+            target=prefill, args=(url, plan, told.filled)
+        )
+        filling.start()
+        filling.join()
     clock = Clock()
-    pool, begun, last = Simulated(told.slots, told.seconds, clock), time.process_time(), [START]
+    pool, begun = Simulated(told.slots, told.seconds, clock), time.process_time()
+    last = [Moment(told.filled, 0.0, 0.0)]
 
     def look(status: Status) -> None:
         before = last[0]
         # Once the last training has begun, slots are idle for want of trials, not of the driver.
         if status.done < before.done + told.every or len(pool.begun) == told.trials:
             return
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        memory = int(Path("/proc/self/statm").read_text().split()[1]) / 256  # of pages of 4 KiB
         now = Moment(status.done, clock.now(), time.process_time() - begun)
         cost = 1e3 * (now.processor - before.processor) / (now.done - before.done)
         share = f"{pool.busy(before.clock, now.clock):.1%}"
         print(f"| {sampler} | {now.done:,} | {share} | {cost:.0f} | {memory:.0f} |", flush=True)
         last[0] = now
 
-    plan = Plan(
-        study="simulated",
-        space=load_space(told.space, (3, 32, 32), 10),
-        job=Job(pattern="", evaluator="simulated_cluster:formula", latency=False),
-        trials=told.trials,
-        sampler=sampler,
-    )
     store = open_store(url)
     with told_by(clock):
         loop.search(plan, store, pool, look)

@@ -787,7 +787,7 @@ def test_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
     connection.commit()
     connection.close()
     before = file.read_bytes()
-    with pytest.raises(StoreError, match=r"'9999', newer than .* \('0004'\): update nas"):
+    with pytest.raises(StoreError, match=r"'9999', newer than .* \('0005'\): update nas"):
         open_store(f"sqlite:///{file}")
     assert file.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
 
 import optuna
@@ -36,7 +36,17 @@ DRAWS = 2_000  # random draws without a new feasible architecture, before the sp
 
 
 class Memory(InMemoryStorage):
-    """Optuna's storage in memory, where what was told of a trial may be corrected."""
+    """Optuna's storage in memory, where what was told of a trial may be corrected, and a trial that
+    comes whole is kept as it is: the copy of one takes 0.2 ms, and at 20,000 trials 90 MiB."""
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        trial_id = super().create_new_trial(study_id)
+        if template_trial is not None:
+            template_trial._trial_id = trial_id
+            template_trial.number = self.get_trial_number_from_id(trial_id)
+            self._set_trial(trial_id, template_trial)
+            self._update_cache(trial_id, study_id)
+        return trial_id
 
     def check_trial_is_updatable(self, trial_id: int, trial_state: TrialState) -> None:
         pass
@@ -83,8 +93,8 @@ class Asker:
         self._rng = Random(plan.job.seed + begun)  # not again the draws of an earlier run
         self._queued = 0  # proposals that wait to be asked for
         self._ids: dict[int, int] = {}  # by a trial's number in the record: its id here
-        # By fingerprint and Job.key, what is never evaluated twice; None: under way.
-        self._seen: dict[tuple[str, str], TrialRow | None] = {}
+        # By fingerprint and Job.key, what is never evaluated twice: as told; None: under way.
+        self._seen: dict[tuple[str, str], FrozenTrial | None] = {}
 
     def __contains__(self, row: TrialRow) -> bool:
         """Whether the study here has the trial."""
@@ -186,32 +196,28 @@ class Asker:
         baseline is not the sampler's: it is only never asked for."""
         waits = row.state == "paused" and not row.baseline and self._hoped(row) is None
         known = not waits and row.state not in ("running", "waiting")
-        self._seen[row.fingerprint, row.job_key] = row if known else None
+        told = self._frozen(row) if known else _trial(row, TrialState.RUNNING)
         if row.baseline:
-            return
-        if row in self and known:
-            self._put(self._ids[row.number], row)
+            pass
         elif row not in self:
-            template = self._frozen(row) if known else self._running(row)
-            self._ids[row.number] = self._memory.create_new_trial(self._study_id, template)
+            self._ids[row.number] = self._memory.create_new_trial(self._study_id, told)
+        elif known:
+            told = self._put(self._ids[row.number], told)
+        self._seen[row.fingerprint, row.job_key] = told if known else None
 
-    def _put(self, trial_id: int, row: TrialRow) -> None:
-        """Tells the study of a trial that it has, or corrects what was told."""
-        frozen, was = self._frozen(row), self._memory.get_trial(trial_id)
-        for name, value in frozen.system_attrs.items():  # where Optuna keeps constraints
+    def _put(self, trial_id: int, told: FrozenTrial) -> FrozenTrial:
+        """Tells the study of a trial that it has, or corrects what was told; the trial then."""
+        was = self._memory.get_trial(trial_id)
+        for name, value in told.system_attrs.items():  # where Optuna keeps constraints
             self._memory.set_trial_system_attr(trial_id, name, value)
         if was.state == TrialState.RUNNING:
-            self._study.tell(was.number, frozen.values, state=frozen.state)
+            self._study.tell(was.number, told.values, state=told.state)
         else:
-            self._memory.set_trial_state_values(trial_id, frozen.state, frozen.values)
+            self._memory.set_trial_state_values(trial_id, told.state, told.values)
+        return self._memory.get_trial(trial_id)
 
     def _id_of(self, trial: int) -> int:
         return self._memory.get_trial_id_from_study_id_trial_number(self._study_id, trial)
-
-    def _running(self, row: TrialRow) -> FrozenTrial:
-        return optuna.trial.create_trial(
-            state=TrialState.RUNNING, params=dict(row.sampled), distributions=domains(row)
-        )
 
     def _frozen(self, row: TrialRow) -> FrozenTrial:
         """A trial of the record as the study has it: one that is at a rung with what is expected
@@ -220,18 +226,41 @@ class Asker:
             row = self._hoped(row) or row
         values = [scaled(name, row.value(name)) for name, _ in self._row.objectives]
         failed = row.state == "failed" or any(value != value for value in values)
-        return optuna.trial.create_trial(
-            state=TrialState.FAIL if failed else TrialState.COMPLETE,
+        return _trial(
+            row,
+            TrialState.FAIL if failed else TrialState.COMPLETE,
             values=None if failed else values,
-            params=dict(row.sampled),
-            distributions=domains(row),
             constraints=excess(self._row, row),
         )
 
 
+def _trial(
+    row: TrialRow,
+    state: TrialState,
+    values: list[float] | None = None,
+    constraints: Mapping[str, float] | None = None,
+) -> FrozenTrial:
+    """A trial of the record as Optuna's. ``optuna.trial.create_trial`` holds each value against its
+    domain once more, which the record has from Optuna."""
+    told = optuna.trial.create_trial(state=TrialState.RUNNING)
+    told.state, told.values = state, values
+    told.params, told.distributions = dict(row.sampled), domains(row)
+    if state.is_finished():
+        told.datetime_complete = told.datetime_start
+    for name, by in (constraints or {}).items():
+        told.set_constraint(name, by)
+    return told
+
+
 def domains(row: TrialRow) -> dict[str, BaseDistribution]:
-    """Where a trial's parameters were drawn from; most texts repeat, and are read once."""
-    return {name: _distribution(text) for name, text in row.distributions.items()}
+    """Where a trial's parameters were drawn from, not to be changed: trials that ask for the same
+    parameters share it, and each text is read once."""
+    return _domains(tuple(row.distributions.items()))
+
+
+@functools.lru_cache(maxsize=4096)
+def _domains(texts: tuple[tuple[str, str], ...]) -> dict[str, BaseDistribution]:
+    return {name: _distribution(text) for name, text in texts}
 
 
 _distribution = functools.lru_cache(maxsize=4096)(json_to_distribution)

@@ -30,7 +30,7 @@ REACH = 20.0
 SPREAD = 0.37
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Finished:
     """One finished trial: its row, its minimised values (None: it has none) and its constraints."""
 
@@ -38,7 +38,7 @@ class Finished:
     values: Floats | None
     constraints: Mapping[str, float]
 
-    @cached_property
+    @property
     def key(self) -> bytes:
         return keys(self.row[None])[0]
 

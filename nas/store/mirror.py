@@ -141,17 +141,16 @@ class Mirror:
         try:
             study, running = self._study.id, self._running
             ended = self._store.trials(study, numbers=running, states=ENDED) if running else ()
-            begun = list(self._store.trials(study, since=self._next))
-            rows = [*ended, *begun]
+            rows = itertools.chain(ended, self._store.trials(study, since=self._next))
             storage, copied = self._storage or self._open(), 0
-            for start in range(0, len(rows), BATCH):
+            while batch := list(itertools.islice(rows, BATCH)):  # never all at once in memory
                 with storage.engine.begin() as connection:
-                    copied += self._copy_batch(connection, rows[start : start + BATCH])
+                    copied += self._copy_batch(connection, batch)
                     reach("copying")
                 reach("copied")
-            lasting = {row.number for row in begun if row.state not in ENDED}
-            self._running = (running | lasting) - {row.number for row in rows if row.state in ENDED}
-            self._next = begun[-1].number + 1 if begun else self._next
+                over = {row.number for row in batch if row.state in ENDED}
+                self._running = self._running.union(row.number for row in batch) - over
+                self._next = max(self._next, batch[-1].number + 1)
         except BaseException:
             # Nothing is taken for copied that may not be: the next time begins with a comparison.
             self._dispose()

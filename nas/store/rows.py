@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -237,10 +238,40 @@ def study_of(row: Any) -> StudyRow:
 
 
 def trial_of(row: Sequence[Any]) -> TrialRow:
-    told = dict(zip(_TRIAL_NAMES, row, strict=True))
+    *values, text = row
+    told = dict(zip(_TRIAL_NAMES, values, strict=True))
+    shared = _domains(text, told["sampled"])
+    told["distributions"] = shared | own if (own := told["distributions"]) else shared
     told["metrics"] = {k: math.nan if v is None else v for k, v in told["metrics"].items()}
     told["rungs"] = tuple((epochs, accuracy) for epochs, accuracy in told["rungs"] or ())
     return TrialRow(**told)
+
+
+def own_domains(ask: Ask, domains: dict[str, str]) -> dict[str, str]:
+    """Where parameters are drawn from that the study's ``domains`` do not say, to which those are
+    added that it did not know."""
+    for name in ask.sampled:
+        if name != BASELINE and name in ask.distributions:
+            domains.setdefault(name, ask.distributions[name])
+    return {
+        name: text
+        for name, text in ask.distributions.items()
+        if name not in ask.sampled or domains.get(name) != text
+    }
+
+
+def _domains(text: str, sampled: Iterable[str]) -> dict[str, str]:
+    """What a study's domains say of the parameters of a trial; the same for all that have them."""
+    domains, made = _read(text)
+    names = tuple(sampled)
+    if names not in made:
+        made[names] = {name: domains[name] for name in names if name in domains}
+    return made[names]
+
+
+@functools.lru_cache(maxsize=64)
+def _read(text: str) -> tuple[dict[str, str], dict[tuple[str, ...], dict[str, str]]]:
+    return json.loads(text), {}
 
 
 _TRIAL_NAMES = [f.name for f in fields(TrialRow)]

@@ -5,6 +5,7 @@ Locks are taken in one order: the study, then attempts that run, then their tria
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
@@ -22,6 +23,7 @@ from nas.store.rows import (
     clean,
     columns_of,
     latency_of,
+    own_domains,
     point_of,
     trial_of,
 )
@@ -43,6 +45,7 @@ _JOINED = {
     "latency_high": latencies.c.high.label("latency_high"),
 }
 TRIAL = [_JOINED[f.name] if f.name in _JOINED else trials.c[f.name] for f in fields(TrialRow)]
+TRIAL.append(studies.c.domains)
 
 
 def nothing_came(connection: Connection, study_id: int) -> bool:
@@ -54,7 +57,7 @@ def nothing_came(connection: Connection, study_id: int) -> bool:
 
 def select_trials(*more: Any) -> Select[Any]:
     """A query for what ``trial_of`` takes, after ``more`` columns."""
-    return select(*more, *TRIAL).select_from(trials.outerjoin(latencies, _HERE))
+    return select(*more, *TRIAL).select_from(trials.join(studies).outerjoin(latencies, _HERE))
 
 
 def add_trials(
@@ -71,18 +74,21 @@ def add_trials(
     """Adds a trial for each of ``asks`` under its unique name, as many as the budget allows, and
     with ``once`` only those that the study does not have."""
     mine = studies.c.id == study_id
-    counter = select(studies.c.numbers).where(mine).with_for_update()
-    number = connection.scalars(counter).one()
+    counter = select(studies.c.numbers, studies.c.domains).where(mine).with_for_update()
+    number, text = connection.execute(counter).one()
+    domains = json.loads(text)
     if once:  # under the study's lock: two drivers may propose the same at the same moment
         asks = [ask for ask in asks if not has(connection, study_id, ask)]
     granted = len(asks) if budget is None else max(0, min(len(asks), budget - number))
     added = []
     for place, (ask, name) in enumerate(zip(asks[:granted], names, strict=False)):
         row = {f.name: getattr(ask, f.name) for f in fields(Ask)} | {"metrics": {}} | told
+        row["distributions"] = own_domains(ask, domains)
         row |= {"study_id": study_id, "number": number + place, "ask": name}
         row |= {"state": state, "created": now()}
         added.append(connection.scalars(insert(trials).values(row).returning(trials.c.id)).one())
-    connection.execute(update(studies).where(mine).values(numbers=number + granted))
+    counted = {"numbers": number + granted, "domains": json.dumps(domains)}
+    connection.execute(update(studies).where(mine).values(counted))
     return added
 
 

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-HEAD = "0004"  # the newest revision under migrations/versions
+HEAD = "0005"  # the newest revision under migrations/versions
 VERSION_TABLE = "nas_alembic_version"
 
 metadata = MetaData(
@@ -61,6 +61,9 @@ studies = Table(
     Column("images_about", Text, nullable=False, server_default=text("''")),
     Column("directory", Text, nullable=False, server_default=text("''")),
     Column("created", Double, nullable=False),
+    # Where parameters are drawn from, by name, as {name: text} in JSON. Once a study: they were two
+    # thirds of a trial's row, and most of what is read on start.
+    Column("domains", Text, nullable=False, server_default=text("'{}'")),
     # Trial numbers given out. Not count(*): begin() must cost the same at trial 10,000 as at 1.
     Column("numbers", Integer, nullable=False),
 )
@@ -74,7 +77,7 @@ trials = Table(
     Column("ask", String(32), nullable=False, unique=True),  # see Store.begin
     Column("state", String(16), nullable=False),
     Column("sampled", JSON, nullable=False),
-    Column("distributions", JSON, nullable=False),
+    Column("distributions", JSON, nullable=False),  # those that are others than the study's
     Column("pattern", Text, nullable=False),
     Column("fingerprint", String(64), nullable=False),
     Column("params", BigInteger, nullable=False),
