@@ -117,7 +117,6 @@ class Moment:
     processor: float
 
 
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--space", default="resnet_like")

@@ -80,6 +80,7 @@ class Asker:
         driver: str = "",
     ) -> None:
         self.refused = self.repeated = 0
+        self.queued = 0  # proposals that wait to be asked for
         self._plan, self._space, self._row, self._hoped = plan, plan.space, row, hoped
         self._driver, self._parted = driver, False
         directions = plan.space.objectives.values()
@@ -91,7 +92,6 @@ class Asker:
         )
         self._study_id = self._memory.get_study_id_from_name(self._study.study_name)
         self._rng = Random(plan.job.seed + begun)  # not again the draws of an earlier run
-        self._queued = 0  # proposals that wait to be asked for
         self._ids: dict[int, int] = {}  # by a trial's number in the record: its id here
         # By fingerprint and Job.key, what is never evaluated twice: as told; None: under way.
         self._seen: dict[tuple[str, str], FrozenTrial | None] = {}
@@ -111,12 +111,12 @@ class Asker:
         while vain < DRAWS and (vain < PATIENCE or self._enqueue()):
             vain += 1
             sampler = self._study.sampler
-            if wanted > 1 and not self._queued and isinstance(sampler, EHVISampler):
+            if wanted > 1 and not self.queued and isinstance(sampler, EHVISampler):
                 for params in sampler.propose(self._study, min(wanted, AT_ONCE)):
                     self._study.enqueue_trial(params)
-                    self._queued += 1
+                    self.queued += 1
             trial = self._study.ask()
-            self._queued = max(0, self._queued - 1)
+            self.queued = max(0, self.queued - 1)
             try:
                 architecture = self._space.suggest(trial)
             except ShapeError:
@@ -150,7 +150,7 @@ class Asker:
                 or (architecture.fingerprint, self._plan.job.key) not in self._seen
             ):
                 self._study.enqueue_trial(params)
-                self._queued += 1
+                self.queued += 1
                 return True
         if not self._seen:
             bounds = ", ".join(f"{m} {b}" for m, b in self._space.constraints.items())

@@ -97,6 +97,7 @@ class _Driver:
         self.mirror = Mirror(store, self.row)
         self.news = store.changes(self.row.id)
         self.running: dict[int, _Running] = {}
+        self.under_way: dict[int, UnderWay] = {}  # the same, as they are told
         self.tickets = 0
         self.kept: dict[int, TrialRow] = {}  # those whose weights are
         self.supply = Supply(
@@ -156,6 +157,8 @@ class _Driver:
                 self.done(event.ticket, event.outcome)
             elif event.ticket in self.running:
                 self.running[event.ticket].curve.append(event.epoch)
+                begun = self.under_way[event.ticket]
+                self.under_way[event.ticket] = dataclasses.replace(begun, last=event.epoch)
                 reported = True
         if reported:
             self.tell_watch()
@@ -213,6 +216,8 @@ class _Driver:
             asked = dataclasses.replace(asked, epochs=0, latency=True, checkpoint="", model="")
         self.tickets += 1
         self.running[self.tickets] = _Running(claim, asked.epochs, since, source)
+        number, baseline = claim.trial.number, claim.trial.baseline
+        self.under_way[self.tickets] = UnderWay(number, baseline, asked.epochs, last=None)
         self.tally.take([claim.trial])
         self.asker.tell(claim.trial)
         if not (claim.trial.baseline or source):
@@ -295,6 +300,7 @@ class _Driver:
         run = self.running.pop(ticket, None)
         if run is None:
             return
+        del self.under_way[ticket]
         reach("received")
         claim, lacking = run.claim, missing(self.plan, outcome, run.source)
         outcome = judged(self.plan, outcome, lacking)
@@ -352,15 +358,7 @@ class _Driver:
 
     def tell_watch(self) -> Status:
         status = self.tally.status(
-            under_way=(
-                UnderWay(
-                    number=run.claim.trial.number,
-                    baseline=run.claim.trial.baseline,
-                    epochs=run.epochs,
-                    last=run.curve[-1] if run.curve else None,
-                )
-                for run in self.running.values()
-            ),
+            under_way=self.under_way.values(),
             slots=self.pool.slots,
             paused=len(self.ladder.waiting),
             refused=self.asker.refused,

@@ -196,9 +196,7 @@ class EHVISampler(BaseSampler):
         drawn = encoding.every() if encoding.size <= WHOLE else encoding.draw(rng, budget // 3)
         rows, costs = self._admitted(evidence, drawn, rng)
         if not len(rows):  # every set was tried: a repeat at least tells of the noise
-            fresh = replace(
-                evidence, finished=(), pending=evidence.pending[:0], tried=frozenset()
-            )
+            fresh = replace(evidence, finished=(), pending=evidence.pending[:0], tried=frozenset())
             rows, _ = self._admitted(fresh, encoding.draw(rng, budget // 3), rng)
             return [encoding.params(rows[rng.integers(len(rows))])] if len(rows) else []
         model = self._model(evidence)
