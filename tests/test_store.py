@@ -695,6 +695,31 @@ def test_a_commit_whose_answer_was_lost_counts_once(
     assert len(store.attempts(claim.trial.id)) == (2 if step == "requeue" else 1)
 
 
+def test_a_trial_has_its_own_domains_though_the_record_keeps_them_once(
+    store: Store, study: StudyRow
+) -> None:
+    """Among them those of another text than the study has, of a row that a version before this one
+    wrote, and of a parameter that is called as a baseline is marked."""
+    first = dataclasses.replace(ask(0), distributions={"N[1]": "a", "scale": "b"})
+    other = dataclasses.replace(ask(1), distributions={"N[1]": "a", "scale": "c"})
+    named = dataclasses.replace(ask(2), sampled={"baseline": 3}, distributions={"baseline": "d"})
+    network = dataclasses.replace(ask(3), sampled={"baseline": "resnet18"}, distributions={})
+    asks = [first, other, named, network]
+    for claim, asked in zip(store.begin(study.id, asks), asks, strict=True):
+        assert dict(claim.trial.distributions) == asked.distributions
+        assert list(claim.trial.distributions) == list(asked.distributions)
+    query = "SELECT distributions FROM nas_trials ORDER BY number"
+    with store.engine.connect() as connection:
+        kept = [str(text) for text in connection.exec_driver_sql(query).scalars()]
+        assert "a" not in kept[0] and "c" in kept[1]
+        whole = """UPDATE nas_trials SET distributions = '{"N[1]":"x","scale":"y"}'"""
+        connection.exec_driver_sql(f"{whole} WHERE number = 0")
+        connection.commit()
+    rows = list(store.trials(study.id))
+    assert dict(rows[0].distributions) == {"N[1]": "x", "scale": "y"}
+    assert [row.baseline for row in rows] == ["", "", "", "resnet18"]
+
+
 # -- opening --------------------------------------------------------------------------------------
 
 
