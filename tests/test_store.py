@@ -711,7 +711,8 @@ def test_a_trial_has_its_own_domains_though_the_record_keeps_them_once(
     query = "SELECT distributions FROM nas_trials ORDER BY number"
     with store.engine.connect() as connection:
         kept = [str(text) for text in connection.exec_driver_sql(query).scalars()]
-        assert "a" not in kept[0] and "c" in kept[1]
+        assert "a" not in kept[0]
+        assert "c" in kept[1]
         whole = """UPDATE nas_trials SET distributions = '{"N[1]":"x","scale":"y"}'"""
         connection.exec_driver_sql(f"{whole} WHERE number = 0")
         connection.commit()
