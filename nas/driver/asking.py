@@ -37,7 +37,8 @@ DRAWS = 2_000  # random draws without a new feasible architecture, before the sp
 
 class Memory(InMemoryStorage):
     """Optuna's storage in memory, where what was told of a trial may be corrected, and a trial that
-    comes whole is kept as it is: the copy of one takes 0.2 ms, and at 20,000 trials 90 MiB."""
+    comes whole is kept as it is: with copies, and values checked again, 20,000 trials took 3 s and
+    90 MiB, and take 0.4 s and 30 MiB."""
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         trial_id = super().create_new_trial(study_id)
