@@ -32,14 +32,20 @@ def digest(data: bytes) -> bytes:
 
 
 def identity(
-    classes: Sequence[str], parts: Iterable[tuple[str, npt.NDArray[np.int64], Digests]]
+    classes: Sequence[str],
+    parts: Iterable[tuple[str, npt.NDArray[np.int64], Digests]],
+    groups: npt.NDArray[np.int64] | None = None,
 ) -> str:
-    """32 hexadecimal digits for the classes and, of each part, its name, labels and digests."""
+    """32 hexadecimal digits for the classes and, of each part, its name, labels and digests; and
+    for what belongs together, the same number each, where the images themselves tell."""
     told = hashlib.blake2b(json.dumps(list(classes)).encode(), digest_size=LENGTH)
     for name, labels, digests in parts:
         told.update(json.dumps([name, len(labels)]).encode())
         told.update(labels.astype("<i8").tobytes())
         told.update(digests.tobytes())
+    if groups is not None:
+        _, first, numbers = np.unique(groups, return_index=True, return_inverse=True)
+        told.update(first[numbers].astype("<i8").tobytes())  # whatever they are called
     return told.hexdigest()
 
 

@@ -90,7 +90,8 @@ def names(ref: DataRef) -> list[str]:
 
 
 def identity(ref: DataRef) -> str:
-    """A digest of the classes and of each image's bytes, class and part; ``ref.identity`` itself
+    """A digest of the classes and of each image's bytes, class and part, and of the groups that a
+    table or tars tell, which move the split; ``ref.identity`` itself
     where this machine has those images decoded."""
     if ref.identity and recall(ref):
         return ref.identity
@@ -192,8 +193,9 @@ def prepared(ref: DataRef) -> Prepared:
         if not count:
             raise DataError(f"no image of the class {name} in {found.root} can be read")
     bytes_ = looked.survey.rows["digest"]
+    own = grouped(found, "")[np.concatenate([*rows.values()])] if found.groups else None
     told = digests.identity(
-        found.classes, [(part, found.labels[n], bytes_[n]) for part, n in rows.items()]
+        found.classes, [(part, found.labels[n], bytes_[n]) for part, n in rows.items()], own
     )
     if ref.identity not in ("", told):
         raise DataError(
@@ -226,13 +228,16 @@ def unreadable(root: Path, count: int, reasons: dict[str, str]) -> DataError:
 def grouped(found: Listing, group_by: str) -> npt.NDArray[np.int64]:
     """A number for each image, the same for those that ``group_by`` puts together: a regular
     expression, searched in the paths below the root, whose groups (or all of it) are the name. An
-    image without a match stands alone. Raises DataError where none matches."""
-    alone = np.arange(len(found))
+    image without a match stands alone. Of a table it is the column whose groups are ``found``;
+    those that tars tell stay together besides. Raises DataError where none matches."""
     names: list[object]
+    if found.groups and group_by and found.packed:
+        alone = dataclasses.replace(found, groups=())
+        return splits.together(grouped(found, ""), grouped(alone, group_by))
     if found.groups:
         names = [group or n for n, group in enumerate(found.groups)]
     elif not group_by:
-        return alone
+        return np.arange(len(found))
     else:
         try:
             pattern = re.compile(group_by)
