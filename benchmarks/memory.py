@@ -67,7 +67,9 @@ def peak(architecture: Architecture, recipe: Recipe, streamed: bool, place: str)
     larger = math.ceil(ROOM * height)
     DATASETS["random"] = Dataset(
         about="random",
-        describe=lambda _: info,
+        describe=lambda ref: dataclasses.replace(
+            info, height=ref.size or height, width=ref.size or width
+        ),
         read=images,
         roomy=lambda ref: dataclasses.replace(ref, size=larger),
     )

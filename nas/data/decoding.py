@@ -31,7 +31,7 @@ from nas.errors import DataError
 MISSING, DECODED, BLANK, FAILED = range(4)
 ENCODED = "encoded.safetensors"
 SAVED = 5.0  # seconds between notes of how far it has come
-FORM = 2  # of the pictures: another where the same file comes to other pixels
+FORM = 3  # of the pictures: another where the same file comes to other pixels
 
 
 @dataclass(frozen=True, slots=True, eq=False)

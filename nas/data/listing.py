@@ -182,24 +182,30 @@ def listing(root: Path) -> Listing:
         if len(found) == began:
             raise DataError(f"{place} holds no images")
         parts[part] = began, len(found)
+    if places == {"train": base} and (inner_names := shared(base, classes)):
+        notes.append(
+            f"each class ({', '.join(classes[:5])}) holds folders of the same names "
+            f"({', '.join(inner_names[:5])}): if these are the classes, name the folders above "
+            f"them train, val and test"
+        )
     told = {part: os.path.relpath(place, root) for part, place in places.items()}
     return build(root, classes, found, parts, told, notes)
 
 
 def unwrapped(root: Path) -> Path:
     """The root, or the folder in it that holds the parts or the classes: archives often unpack to
-    DIR/NAME/..."""
-    for _ in range(3):
-        inner = [entry for entry in scan(root) if not kinds.is_dropping(entry.name)]
+    DIR/NAME/..., or DIR/data/NAME/..."""
+    below = root
+    for _ in range(4):
+        inner = [entry for entry in scan(below) if not kinds.is_dropping(entry.name)]
         if len(inner) != 1 or not inner[0].is_dir():
             break
         parts, rest = kinds.part_of(inner[0].name)
         if parts and not rest and "train" not in parts:
             break
         below = Path(inner[0].path)
-        if sum(holds_images(below / name) for name in folders(below)) < 2:
-            break
-        root = below
+        if sum(holds_images(below / name) for name in folders(below)) >= 2:
+            return below
     return root
 
 
@@ -253,10 +259,22 @@ def arrange(root: Path, found: Gathered, notes: list[str]) -> dict[Part, Path]:
     return places
 
 
+def shared(root: Path, classes: Sequence[str]) -> tuple[str, ...]:
+    """The folders in class folders, where all have the same ones and no images beside them: as
+    ``fold1/cat`` and ``fold2/cat`` have, whatever language parts are named in."""
+    first = folders(root / classes[0])
+    same = len(first) > 1 and all(
+        folders(root / name) == first and not images_in(root / name) for name in classes
+    )
+    return first if same else ()
+
+
 def inside(root: Path, name: str) -> Path:
-    """The folder of a part: that of the same name in it where that is all there is."""
+    """The folder of a part: that of the same name in it where that is all there is, or of one that
+    is called images, data, ..."""
     inner = folders(root / name)
-    if len(inner) == 1 and kinds.part_of(inner[0]) == kinds.part_of(name):
+    same = len(inner) == 1 and kinds.part_of(inner[0]) == kinds.part_of(name)
+    if same or (len(inner) == 1 and inner[0].lower() in kinds.BESIDE):
         return root / name / inner[0]
     return root / name
 
@@ -280,6 +298,8 @@ def folders(path: Path, found: Gathered | None = None) -> tuple[str, ...]:
                 found.skip("droppings", entry.path)
         elif entry.is_dir():
             names.append(entry.name)
+        elif found is not None and not os.path.exists(entry.path):
+            found.skip("a link to nothing", entry.path)
         elif found is not None and (why := kinds.unread(entry.name)):
             found.skip(why, entry.path)
     return tuple(names)

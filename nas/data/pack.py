@@ -157,7 +157,7 @@ def written(
                         yield 1, None
 
     def add(tar: tarfile.TarFile, number: int) -> int:
-        data = survey.read(f"{found.root}/{names[number]}")
+        data = survey.read(os.path.join(found.root, names[number]))
         if digest(data) != seen.rows["digest"][number].tobytes():
             raise DataError(f"{found.root / names[number]} changed while it was read")
         stem, ending = keys[number]
@@ -185,7 +185,9 @@ def unique(names: list[str]) -> list[tuple[str, str]]:
     keys: list[tuple[str, str]] = []
     taken = set()
     for name in names:
-        stem, ending = os.path.splitext(name)
+        # Of a table, which may name files anywhere: no tar reaches out of where it is unpacked.
+        inside = "/".join(step for step in name.split("/") if step not in ("", ".", ".."))
+        stem, ending = os.path.splitext(inside)
         folder, base = os.path.split(stem)
         key = os.path.join(folder, base.replace(".", "_"))
         while key in taken:
