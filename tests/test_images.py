@@ -341,6 +341,17 @@ def test_an_archive_may_unpack_to_several_folders_in_each_other(tmp_path: Path) 
     assert found.places == {"train": "data/pets/images"}
 
 
+def test_a_class_whose_name_is_no_text_is_told_before_a_training(tmp_path: Path) -> None:
+    """A model could not be written. A file's name may be anything."""
+    root = folder(tmp_path / "d", classes=("猫", "a\nb"))
+    (root / "猫" / "0000.png").rename(root / "猫" / os.fsdecode(b"\xff\n.png"))
+    assert examine(ref(root)).classes == {"a\nb": 10, "猫": 10}
+    folder(root, classes=(os.fsdecode(b"caf\xe9"),), seed=500)
+    anew()
+    with pytest.raises(DataError, match=r"the class 'caf\\udce9' of .* is not UTF-8: rename it"):
+        examine(ref(root))
+
+
 def test_a_link_to_nothing_is_told(tmp_path: Path) -> None:
     root = folder(tmp_path / "d")
     (root / "c").symlink_to(tmp_path / "nowhere")

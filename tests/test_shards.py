@@ -320,7 +320,7 @@ def test_packing_leaves_alone_what_is_not_its_own(
     assert (tmp_path / "w").stat().st_mode == root.stat().st_mode  # others read it as well
 
 
-@pytest.mark.parametrize("name", ["a\nb", "a\rb", " ", "\ufeffa", os.fsdecode(b"a\xff")])
+@pytest.mark.parametrize("name", ["a\nb", "a\rb", " ", "\ufeffa"])
 def test_a_class_that_is_no_line_is_not_packed(name: str, tmp_path: Path) -> None:
     root = folder(tmp_path / "d", 1, ("a", name), "jpg")
     with pytest.raises(DataError, match="cannot be packed: its name is no line"):

@@ -137,6 +137,9 @@ def build(
         np.frombuffer(each, np.int64) if each else np.empty(0, np.int64)
         for each in (found.sizes, found.mtimes, found.labels)
     )
+    for name in classes:  # a model, a record and a report are text
+        if name != name.encode(errors="ignore").decode():
+            raise DataError(f"the class {name!a} of {root} has a name that is not UTF-8: rename it")
     told = (tuple(notes), tuple(groups), packed)
     names = bytes(found.names[:-1])
     return Listing(
