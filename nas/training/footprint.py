@@ -57,12 +57,13 @@ def trial(architecture: Architecture, recipe: Recipe, streamed: bool = False) ->
     """Bytes that the process of a trial holds on the CPU at its peak. The images themselves are
     mapped, and take none of their own: what is read of them does, more where they are ``streamed``.
 
-    Of 20 networks (draws of the shipped spaces and the zoo at 64 pixels) it is 0.78 to 1.42 times
-    the private memory that was measured (``benchmarks/memory.py``), in float32: which node a trial
-    goes to, and whether bf16 pays there, is not known before. The heap gives back a part only of
-    what a step has freed, hence the half; the validation comes on top of that, with more images.
-    Not so of the ``LARGE`` tensors, most of what there is at 224 pixels: these are mapped one by
-    one, and are gone when the validation comes.
+    Of 19 networks (draws of the shipped spaces and the zoo) it is 1.06 to 1.22 at 32 pixels, 0.87
+    to 1.15 at 64 and, in batches of 16 and 32, 1.01 to 1.15 at 224 times the private memory that
+    was measured (``benchmarks/memory.py``), in float32: which node a trial goes to, and whether
+    bf16 pays there, is not known before. The heap gives back a part only of what a step has freed,
+    hence the half; the validation comes on top of that, with more images. Not so of the ``LARGE``
+    tensors, most of what there is at 224 pixels: these are mapped one by one, and are gone when the
+    validation comes.
     """
     large = recipe.batch * _taped(architecture, FLOAT, LARGE / recipe.batch).large
     heap = training(architecture, recipe) - large
