@@ -7,11 +7,13 @@
 ``decode``: seconds of a first and a second start on DIR (class folders, with or without parts),
 each in a process of its own with a cache of its own; beside Pillow in one thread, and torchvision's
 ImageFolder with a DataLoader of a worker a core, over the same files, at the same size.
+A start is all that ``nas search`` does with the images before its first trial: the identity, and
+what is told of them.
 ``list``: seconds and memory (of the process itself) of a first and a second start, and of a trial,
 on as many JPEGs of 8x8 pixels in 1,000 classes, each another by its last bytes; on DIR instead
 where that is given. 1,280,000 take 5 GB of disk, and are removed.
-``workers``: private memory of processes that train on one set of random images, with one and with
-several of them, and of one that trains on a tenth of it.
+``workers``: the most private memory (/proc/PID/smaps_rollup) that processes take to read an epoch's
+batches of one set of random images, one and several of them, and of one of a quarter.
 """
 
 from __future__ import annotations
@@ -37,11 +39,14 @@ print(json.dumps({"seconds": time.perf_counter() - began, "MiB": used[0].ru_maxr
                   "CPU seconds": sum(u.ru_utime + u.ru_stime for u in used), **told}))
 """
 OURS = """
+import dataclasses
 from nas import data
+from nas.data import findings
 from nas.job import DataRef
 ref = DataRef(name="imagefolder", dir=sys.argv[1])
-told = {"images": sum(len(data.load(ref, part)) for part in ("train", "validation", "test")),
-        "shape": data.describe(ref).shape, "identity": data.identity(ref)}
+ref = dataclasses.replace(ref, identity=data.identity(ref))
+found = findings.examine(ref)
+told = {"images": sum(found.parts.values()), "shape": found.shape, "identity": ref.identity}
 """
 TRIAL = """
 from nas import data
@@ -80,17 +85,18 @@ import torch
 import numpy as np
 from nas.data import batches
 from nas.data.images import Images
-from nas.workers.seat import private_memory
-import os
 torch.set_num_threads(1)
-before = private_memory(os.getpid())
+def private():
+    told = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in told if line.startswith("Private_")) / 1024
+before = most = private()
 images = Images.of(np.load(sys.argv[1], mmap_mode="c"), np.arange(int(sys.argv[2])) % 10)
 normal = batches.statistics(images)
 source = batches.Source.of(images, torch.device("cpu"))
 prepare = batches.preparation(normal, images.pixels.shape[2:])
 for _ in batches.batches(source, torch.randperm(len(images)), 64, prepare):
-    pass
-told = {"private MiB": (private_memory(os.getpid()) - before) / 2**20}
+    most = max(most, private())
+told = {"private MiB": most - before}
 """
 
 
@@ -167,7 +173,7 @@ def workers(images: int, side: int, count: int) -> None:
     import numpy as np
 
     with tempfile.TemporaryDirectory() as folder:
-        for number in (images // 10, images):
+        for number in (images // 4, images):
             path = f"{folder}/{number}.npy"
             pixels = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8,
                                                shape=(number, 3, side, side))  # fmt: skip

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from nas.data import datasets, imagefolder
 from nas.job import DataRef
 
 Bytes = npt.NDArray[np.uint8]
@@ -47,3 +48,10 @@ def folder(
 
 def ref(root: Path, **more: Any) -> DataRef:
     return DataRef(name="imagefolder", dir=str(root), **more)
+
+
+def anew() -> None:
+    """As in another process."""
+    kept = (datasets.split, datasets.read, imagefolder.first, imagefolder.look)
+    for function in (*kept, imagefolder.prepared):
+        function.cache_clear()

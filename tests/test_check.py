@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from test_cli import nas_here
 
 from nas.data import datasets as data
 from nas.data.findings import examine
+from nas.data.pack import pack
 from nas.data.splits import holdout, together
 from nas.errors import DataError
 from nas.training.evaluation import data_for
@@ -306,3 +308,43 @@ def test_a_model_is_evaluated_on_the_split_that_it_was_trained_on(
     assert data_for(card, "", str(tmp_path / "d")).group_by == r"patient\d+"
     folder(tmp_path / "other")  # of which the expression matches nothing
     assert data_for(card, "", str(tmp_path / "other")) == ref(tmp_path / "other")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+def test_a_table_is_read_as_spreadsheets_write_it(mark: str, encoding: str, tmp_path: Path) -> None:
+    """Whatever its ending, with paths as Windows has them, or whole ones; all are one set."""
+    rows = flat(tmp_path / "t")
+    plain = data.identity(ref(table(tmp_path / "t" / "labels.csv", rows)))
+    for name in (lambda file: file.replace("/", "\\"), lambda file: str(tmp_path / "t" / file)):
+        lines = [
+            mark.join(("File", "Label")),
+            *(mark.join((name(r["file"]), r["label"])) for r in rows),
+        ]
+        path = tmp_path / "t" / "other.csv"
+        path.write_bytes("\r\n".join(lines).encode(encoding))
+        assert data.identity(ref(path)) == plain
+        assert examine(ref(path)).classes == {"a": 10, "b": 10}
+    assert Image.open(tmp_path / "t" / data.names(ref(path))[0]).size == (32, 32)
+    pack(ref(path), tmp_path / "w")
+    with tarfile.open(tmp_path / "w" / "train-000000.tar") as tar:
+        assert not [name for name in tar.getnames() if name.startswith("/") or ".." in name]
+    assert data.identity(ref(tmp_path / "w")) == plain
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "file,label\nx.png,caf\xe9\n".encode("latin-1"),
+            "is neither UTF-8 nor UTF-16 .*: save it as",
+        ),
+        (b"file,label\nx.png,a\nb, c.png,a\n", "line 3 has 3 fields, and the first line 2: a name"),
+        (b"file,label\nx.png,a\nx\0.png,b\n", "line 3 holds a NUL character"),
+        (b"id,label\n1,a\n2,b\n", "no column 'file' in its first line, but id, label: must be one"),
+    ],
+)
+def test_a_table_that_is_no_table_is_one_sentence(text: bytes, told: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(text)
+    with pytest.raises(DataError, match=told):
+        data.describe(ref(tmp_path / "t.csv"))

@@ -131,6 +131,19 @@ def test_a_validation_holds_what_branches_have_made() -> None:
     assert footprint.trial(architecture, recipe, streamed=True) == expected + 3 * read
 
 
+def test_large_maps_are_given_back_before_the_validation() -> None:
+    """By hand, of 64 images: kept is what leaves the convolution and the activation, 8 maps
+    of 64x64 each. These two, of 8 MiB, are on the heap; of 16 maps they are of 16, and mapped."""
+    recipe = Recipe(batch=64)
+    for maps, large in ((8, 0), (16, 2 * 64 * 16 * 64 * 64 * 4)):
+        architecture = parse(f"INPUT(3, 64, 64) -> CONV({maps}) -> BN -> TANH -> GAP -> FC(2)")
+        training = footprint.training(architecture, recipe)
+        passing = 512 * 2 * maps * 64 * 64 * 4
+        ready = footprint.ready(architecture, recipe) + footprint.read(architecture, recipe, False)
+        expected = footprint.PROCESS + (training - large) * 3 // 2 + max(large, passing) + ready
+        assert footprint.trial(architecture, recipe) == expected
+
+
 def test_images_are_made_ready_a_chunk_at_once() -> None:
     small, large = parse("INPUT(3, 32, 32) -> FC(2)"), parse("INPUT(3, 224, 224) -> GAP -> FC(2)")
     held = 2048 * 3 * 32 * 32 * footprint.FLOAT
@@ -197,3 +210,19 @@ def test_a_worker_holds_what_was_predicted_at_224_pixels(
     assert architecture.macs < 1_000_000
     predicted = footprint.trial(architecture, recipe, streamed=limit == "0")
     assert 0.75 < predicted / most < 1.4, f"{most >> 20}, not {predicted >> 20} MiB"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="looks into /proc")
+def test_a_worker_holds_what_was_predicted_of_large_maps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
+    data = ref(folder(tmp_path / "d", 60, ending="jpg", height=224, width=224))
+    # Few multiplications: float32 on every machine.
+    pattern = "INPUT -> CONV(6, kernel=1) -> [BN -> TANH]*16 -> GAP -> FC"
+    recipe = Recipe(batch=32)
+    most = held(Job(pattern=pattern, recipe=recipe, data=data, epochs=1, latency=False))
+    architecture = parse(pattern, (3, 224, 224), 2)
+    assert architecture.macs < 1_000_000
+    predicted = footprint.trial(architecture, recipe)
+    assert 0.8 < predicted / most < 1.3, f"{most >> 20}, not {predicted >> 20} MiB"

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from test_data import write
 
 from nas import data
 from nas.cli.options import identified
+from nas.data import digests, findings, kinds, listing
 from nas.data.images import Images
 from nas.errors import DataError
 from nas.job import DataRef
@@ -175,3 +177,44 @@ def test_a_size_that_the_images_have_is_none(tmp_path: Path) -> None:
     for size, kept in ((0, 0), (8, 0), (16, 16)):
         found, _ = identified(dataclasses.replace(ref, size=size))
         assert found == dataclasses.replace(ref, size=kept, identity=data.identity(ref))
+
+
+def test_a_command_looks_at_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a size is asked for, which is another array of the same files."""
+    ref = folder(tmp_path / "d")
+    data.identity(ref)
+    walked: list[str] = []
+    walk = listing.walk
+
+    def counted(root: Path, path: Path, *more: Any) -> None:
+        walked.append(os.path.relpath(path, root))
+        walk(root, path, *more)
+
+    monkeypatch.setattr(listing, "walk", counted)
+    for size in (0, 16):
+        walked.clear()
+        found, _ = identified(dataclasses.replace(ref, size=size))
+        assert data.describe(found).shape == (3, size or 8, size or 8)
+        assert findings.examine(found).parts == {"train": 6, "validation": 6, "test": 6}
+        assert sorted(walked) == sorted(
+            f"{part}/{name}" for part in ("train", "val", "test") for name in ("cat", "dog")
+        )
+
+
+def test_digests_that_share_a_half_are_told_apart() -> None:
+    rng = np.random.default_rng(0)
+    all_differ = rng.integers(0, 256, (50, 16), np.uint8)
+    assert len({*digests.numbered(all_differ).tolist()}) == 50
+    some = all_differ[[0, 1, 2, 0, 3]]
+    some[4, :8] = some[1, :8]  # the same first half, another second
+    numbers = digests.numbered(some).tolist()
+    assert numbers[0] == numbers[3]
+    assert len({*numbers}) == 4
+
+
+def test_no_dropping_is_called_like_an_image() -> None:
+    """A name in a folder is looked up by its ending first."""
+    names = [*kinds.DROPPINGS, "Thumbs.DB", "desktop.ini", ".x.jpg", "._x.jpg", ".hidden"]
+    assert {kinds.unused(name) for name in names} == {kinds.DROPPING}
+    shown = ["x.jpg", "x.y.JPEG", "jpg", "x", "x.", "x.txt", "@x.png"]
+    assert [kinds.unused(name) for name in shown] == [kinds.unread(name) for name in shown]

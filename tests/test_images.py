@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import struct
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from folders import colour, folder, grey, ref
+from folders import anew, colour, folder, grey, ref
 from PIL import Image, ImageCms
 
 from nas.data import datasets as data
@@ -52,6 +53,27 @@ def test_16_bits_are_scaled_by_the_types_range(ending: str, tmp_path: Path) -> N
     assert np.array_equal(seen(wide, tmp_path / f"x.{ending}"), expected)
     dark = Image.fromarray(expected.astype(np.uint16) * 16)  # of 12 bits: dark, not stretched
     assert np.array_equal(seen(dark, tmp_path / f"y.{ending}"), np.rint(expected * (16 / 257)))
+
+
+def packed_12(values: np.ndarray) -> bytes:
+    """A TIFF of 12 bits a pixel, two pixels in three bytes."""
+    height, width = values.shape
+    one, other = values[:, ::2], values[:, 1::2]
+    rows = np.stack([one >> 4, (one & 15) << 4 | other >> 8, other & 255], -1)
+    data = rows.astype(np.uint8).tobytes()
+    # Width, height, bits a sample, no compression, black is 0, where, samples, rows, bytes.
+    tags = {256: width, 257: height, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: height,
+            279: len(data)}  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    told = struct.pack("<H", len(tags)) + entries + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + told
+
+
+def test_12_bits_are_scaled_by_their_range(tmp_path: Path) -> None:
+    values = np.linspace(0, 4095, 32 * 32).reshape(32, 32).astype(np.int64)
+    (tmp_path / "x.tif").write_bytes(packed_12(values))
+    pixels = picture.decode(tmp_path / "x.tif", (1, 32, 32))[0]
+    assert np.array_equal(pixels, np.rint(values * (255 / 4095)))
 
 
 def test_signed_16_bits_and_a_pgm_of_12_bits_are_scaled_by_their_range(tmp_path: Path) -> None:
@@ -239,7 +261,8 @@ def test_droppings_are_ignored_at_every_depth(tmp_path: Path) -> None:
     droppings = [root / ".DS_Store", root / "Thumbs.db", root / "__MACOSX" / "a" / "x.jpg"]
     for place in (root / "a", root / "b", deep):
         droppings += [place / ".DS_Store", place / "._0000.jpg", place / "desktop.ini",
-                      place / "THUMBS.DB", place / ".ipynb_checkpoints" / "0000-checkpoint.jpg",
+                      place / "THUMBS.DB", place / "~$0000.jpg",
+                      place / ".ipynb_checkpoints" / "0000-checkpoint.jpg",
                       place / "@eaDir" / "0000.jpg" / "SYNOPHOTO_THUMB_M.jpg"]  # fmt: skip
     for path in droppings:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -285,6 +308,54 @@ def test_parts_go_by_their_usual_names_and_never_become_classes(
     for name in unused if names[1:] not in [("valid", "test")] else ():
         assert f"{name} is not used: 20 images" in found.notes
         assert found.skipped["in a folder not used"][0] == 20
+
+
+@pytest.mark.parametrize("names", [("xtrain", "xtest"), ("fold1", "fold2"), ("Entrena", "Prueba")])
+def test_classes_that_hold_the_same_folders_are_told_to_look_like_parts(
+    names: tuple[str, ...], tmp_path: Path
+) -> None:
+    for n, name in enumerate(names):
+        folder(tmp_path / "d" / name, seed=100 * n)
+    (note,) = examine(ref(tmp_path / "d")).notes
+    assert re.search(rf"each class \({names[1]}, {names[0]}|{names[0]}, {names[1]}\)", note)
+    assert "holds folders of the same names (a, b)" in note
+    # Not where images lie beside them, nor where they differ.
+    Image.fromarray(colour(999)).save(tmp_path / "d" / names[0] / "x.png")
+    anew()
+    assert not examine(ref(tmp_path / "d")).notes
+
+
+@pytest.mark.parametrize("inner", ["images", "Data", "train"])
+def test_the_classes_of_a_part_may_lie_one_deeper(inner: str, tmp_path: Path) -> None:
+    folder(tmp_path / "d" / "train" / inner)
+    folder(tmp_path / "d" / "val", seed=100)
+    found = examine(ref(tmp_path / "d"))
+    assert found.classes == {"a": 20, "b": 20}
+    assert found.places["train"] == f"train/{inner}"
+
+
+def test_an_archive_may_unpack_to_several_folders_in_each_other(tmp_path: Path) -> None:
+    folder(tmp_path / "d" / "data" / "pets" / "images")
+    found = examine(ref(tmp_path / "d"))
+    assert found.classes == {"a": 10, "b": 10}
+    assert found.places == {"train": "data/pets/images"}
+
+
+def test_a_class_whose_name_is_no_text_is_told_before_a_training(tmp_path: Path) -> None:
+    """A model could not be written. A file's name may be anything."""
+    root = folder(tmp_path / "d", classes=("猫", "a\nb"))
+    (root / "猫" / "0000.png").rename(root / "猫" / os.fsdecode(b"\xff\n.png"))
+    assert examine(ref(root)).classes == {"a\nb": 10, "猫": 10}
+    folder(root, classes=(os.fsdecode(b"caf\xe9"),), seed=500)
+    anew()
+    with pytest.raises(DataError, match=r"the class 'caf\\udce9' of .* is not UTF-8: rename it"):
+        examine(ref(root))
+
+
+def test_a_link_to_nothing_is_told(tmp_path: Path) -> None:
+    root = folder(tmp_path / "d")
+    (root / "c").symlink_to(tmp_path / "nowhere")
+    assert examine(ref(root)).skipped["a link to nothing"][0] == 1
 
 
 def test_a_test_folder_without_labels_is_named(tmp_path: Path) -> None:

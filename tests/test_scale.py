@@ -14,7 +14,7 @@ import numpy as np
 import pieces
 import pytest
 import torch
-from folders import colour, folder, ref
+from folders import anew, colour, folder, ref
 from PIL import Image
 from waiting import eventually
 
@@ -29,12 +29,6 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
-
-
-def anew() -> None:
-    """As in another process."""
-    for function in (data.load, data.read, imagefolder.look, imagefolder.prepared):
-        function.cache_clear()
 
 
 # --- processes -----------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ def _of_files(
     models = {file: load_model(file) for file in files}
     first = next(iter(models.values()))
     ref = data_for(first.card, dataset, str(Path(data).resolve()) if data else "")
-    ref, _ = identified(fitting(ref, first.input))
+    ref = fitting(identified(ref)[0], first.input)
     for file, model in models.items():
         if model.card.identity and model.card.identity != ref.identity:
             raise NasError(

@@ -49,12 +49,13 @@ def pack(
         Path, typer.Option("--output", "-o", metavar="OUT", help="A new folder for the tars.")
     ],
     megabytes: Annotated[int, typer.Option(help="Of a tar, as a rule.")] = 1000,
+    group_by: GroupBy = "",
 ) -> None:
     """Put a folder of images into a few tar files (WebDataset) with an index, as --data takes."""
     from nas.cli.options import data_ref
     from nas.data.pack import pack as write
 
-    told = write(data_ref("imagefolder", data, 0), output, megabytes * 1_000_000)
+    told = write(data_ref("imagefolder", data, 0, group_by=group_by), output, megabytes * 1_000_000)
     print(f"{told.images:,} images in {told.files:,} tars, {told.bytes / 1e6:,.1f} MB: {output}")
 
 

@@ -53,10 +53,12 @@ def identified(ref: DataRef) -> tuple[DataRef, str]:
     from nas.data import describe, identity, summary
 
     place = f" of {ref.dir}" if ref.dir else ""
+    # First of all, as it looks at every file: what comes after takes what it has found.
+    ref = dataclasses.replace(ref, identity=identity(ref))
     own = dataclasses.replace(ref, size=0)
     if ref.size and describe(own).shape == describe(ref).shape:
         ref = own
-    return dataclasses.replace(ref, identity=identity(ref)), f"{summary(ref)}{place}"
+    return ref, f"{summary(ref)}{place}"
 
 
 def space_on(space: str, ref: DataRef) -> Space:
@@ -164,6 +166,9 @@ def plan(
         from nas.data import download as fetch
 
         fetch(ref)
+    images = ""
+    if not evaluator:
+        ref, images = identified(ref)
     loaded = space_on(space, ref)
     loaded = dataclasses.replace(
         loaded,
@@ -190,7 +195,7 @@ def plan(
         plugins=files,
         teachers=tuple(teachers),
     )
-    planned = Plan(
+    return Plan(
         study=study or f"{loaded.name}-{called(ref)}",
         space=loaded,
         job=job,
@@ -200,14 +205,6 @@ def plan(
         rungs=levels,
         artifacts=artifacts,
         keep=keep,
-    )
-    if evaluator:
-        return planned
-    ref, images = identified(ref)  # last, as it reads what it has not seen yet
-    return dataclasses.replace(
-        planned,
-        study=study or f"{loaded.name}-{called(ref)}",
-        job=dataclasses.replace(job, data=ref),
         images=images,
     )
 

@@ -126,10 +126,9 @@ def data_of(study: StudyRow, folder: str) -> DataRef:
         group_by=study.settings.get("group_by", ""),
     )
     channels, height, width = study.settings["input"]
-    info = describe(ref)
-    if (info.channels, info.height, info.width) != (channels, height, width):
-        ref = dataclasses.replace(ref, size=height)
     ref, about = identified(ref)
+    if describe(ref).shape != (channels, height, width):
+        ref = dataclasses.replace(ref, size=height)
     if ref.identity != study.images:
         earlier = study.images_about or "images that nas did not tell apart then"
         raise StudyError(f"study {study.name!r} was made on {earlier}, and these are {about}")

@@ -151,10 +151,10 @@ def images_of(files: Sequence[str], dataset: str | None, data: str, init: str = 
         return identified(data_ref(dataset, data, size))[0]
     card = load_model(files[0]).card
     ref = data_for(card, dataset or "", str(Path(data).resolve()) if data else "")
+    ref, _ = identified(ref)
     _, height, width = card.input
     if describe(ref).shape[1:] != (height, width) and height == width:
         ref = dataclasses.replace(ref, size=height)
-    ref, _ = identified(ref)
     if card.identity and ref.identity != card.identity:
         print(
             "nas: the model was trained on other images: whether it saw some of these test "

@@ -50,6 +50,28 @@ def unwritable(error: OSError, need: str = "what is known of the images") -> Dat
     )
 
 
+@contextlib.contextmanager
+def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
+    """Alone in a folder, which is made where it is not there, or was removed while we waited; where
+    we do not ``wait``, whether so. The lock is gone with the process. Raises OSError."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = (folder / "lock").open("a")
+        except FileNotFoundError:
+            continue
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            there = Path(lock.name)
+            if there.exists() and there.stat().st_ino == os.fstat(lock.fileno()).st_ino:
+                yield True
+                return
+
+
 # --- decoded images ------------------------------------------------------------------------------
 
 

@@ -132,7 +132,6 @@ def describe(ref: DataRef) -> Info:
     return info
 
 
-@functools.lru_cache(maxsize=4)
 def load(ref: DataRef, part: Part) -> Images:
     """The images of one part: train, validation or test.
 
@@ -140,11 +139,17 @@ def load(ref: DataRef, part: Part) -> Images:
     out from its train images: a fifth of them, at most 10,000, drawn by ``ref.split_seed`` in
     proportion to the classes. Raises DataError.
     """
+    if part != "train" and part in dataset(ref.name).describe(ref).parts:
+        return read(dataclasses.replace(ref, split_seed=0), part)
+    return split(ref)[part]
+
+
+@functools.lru_cache(maxsize=4)
+def split(ref: DataRef) -> dict[Part, Images]:
+    """The train images, and the parts that are held out from them. Raises DataError."""
     parts = dataset(ref.name).describe(ref).parts
-    unsplit = dataclasses.replace(ref, split_seed=0)
-    if part in parts and part != "train":
-        return read(unsplit, part)
-    images = read(unsplit, "train")
+    images = read(dataclasses.replace(ref, split_seed=0), "train")
+    made: dict[Part, Images] = {}
     count = min(len(images) // 5, 10_000)
     held_out: tuple[Part, ...] = ("test", "validation")
     for held in held_out:
@@ -154,10 +159,9 @@ def load(ref: DataRef, part: Part) -> Images:
             raise DataError(f"{ref.dir or ref.name} holds {len(images)} images: too few to split")
         groups = None if images.groups is None else images.groups[images.rows]
         rest, chosen = holdout(images.labels[images.rows], count, ref.split_seed, groups)
-        if held == part:
-            return dataclasses.replace(images, rows=images.rows[chosen])
+        made[held] = dataclasses.replace(images, rows=images.rows[chosen])
         images = dataclasses.replace(images, rows=images.rows[rest])
-    return images
+    return {"train": images, **made}
 
 
 def roomy(ref: DataRef) -> DataRef:
@@ -177,7 +181,7 @@ def identity(ref: DataRef) -> str:
     overwritten in place with as many bytes and its old time of change restored goes unseen, and
     nothing else does. Raises DataError.
     """
-    load.cache_clear()  # what they are now
+    split.cache_clear()  # what they are now
     read.cache_clear()
     kind = dataset(ref.name)
     if kind.identity:

@@ -7,12 +7,9 @@ one a core; interrupted, it goes on from there.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +31,7 @@ from nas.errors import DataError
 MISSING, DECODED, BLANK, FAILED = range(4)
 ENCODED = "encoded.safetensors"
 SAVED = 5.0  # seconds between notes of how far it has come
-FORM = 2  # of the pictures: another where the same file comes to other pixels
+FORM = 3  # of the pictures: another where the same file comes to other pixels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,29 +61,12 @@ def decoded(listing: Listing, seen: Survey, shape: tuple[int, int, int]) -> Deco
         elif not folder.exists():
             cache.make_room(size)
         # One process decodes; the others on this machine wait for it instead of doing the same.
-        with locked(folder):
+        with cache.locked(folder):
             if not complete(folder):
                 fill(folder, listing, seen, shape, large)
             return opened(folder)
     except OSError as error:
         raise cache.unwritable(error, need) from error
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Alone in a folder, which is made where it is not there, or was removed while we waited."""
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = (folder / "lock").open("a")
-        except FileNotFoundError:
-            continue
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            there = Path(lock.name)
-            if there.exists() and there.stat().st_ino == os.fstat(lock.fileno()).st_ino:
-                yield
-                return
 
 
 def folder_of(seen: Survey, shape: tuple[int, int, int], count: int, root: str = "") -> Path:

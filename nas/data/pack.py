@@ -6,17 +6,19 @@ about a folder holds for its tars.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import os
+import shutil
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from nas.data import imagefolder, listing, progress, shards, survey, table, tars
+from nas.data import cache, imagefolder, listing, progress, shards, survey, table, tars
 from nas.data.digests import digest
 from nas.data.listing import Listing, Packed
 from nas.errors import DataError
@@ -36,10 +38,11 @@ class Written:
 
 def pack(ref: DataRef, out: Path, size: int = SIZE) -> Written:
     """Writes the images of a folder or a table as ``out``/PART-NNNNNN.tar, with ``classes.txt`` and
-    an index beside them. Until all is whole it lies in a hidden folder of its own beside ``out``.
+    an index beside them; the groups of a table go with them. Until all is whole it lies in a hidden
+    folder beside ``out``: what a run that was killed left there is removed.
 
     Raises DataError where ``out`` holds something already or is no new folder, an image is no image
-    or changes meanwhile, or the disk is full.
+    or changes meanwhile, another process packs to ``out``, or the disk is full.
     """
     root = imagefolder.location(ref)
     if tars.files(ref.dir):
@@ -47,21 +50,22 @@ def pack(ref: DataRef, out: Path, size: int = SIZE) -> Written:
     if size < 1:
         raise DataError(f"a tar of {size} bytes: must be 1 or more")
     refuse(out, root)
-    found = listing.listing(root) if root.is_dir() else table.listing(root)
+    if root.is_dir() and ref.group_by:
+        raise DataError(
+            f"--group-by {ref.group_by}: of a folder it is given where its tars are used, which "
+            f"keep the names; here it names a column of a table"
+        )
+    found = listing.listing(root) if root.is_dir() else table.listing(root, ref.group_by)
     seen = survey.survey(found)
     if seen.errors:
         names = found.paths()
         reasons = {names[n]: why for n, why in seen.errors.items()}
         raise imagefolder.unreadable(found.root, len(found), reasons)
-    if found.groups:
-        raise DataError(f"{root} tells groups of images, which tars do not: they would be lost")
     if wrong := [name for name in found.classes if not is_line(name)]:
         raise DataError(f"the class {wrong[0]!r} cannot be packed: its name is no line of UTF-8")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".nas-pack-", dir=out.parent) as own:
-            part = Path(own) / "whole"  # what has a temporary name is its owner's alone to read
-            part.mkdir()
+        with alone(out) as part:
             text = "".join(f"{name}\n" for name in found.classes)
             (part / shards.CLASSES).write_text(text, encoding="utf-8", newline="\n")
             files, where = written(found, seen, part, size)
@@ -71,6 +75,24 @@ def pack(ref: DataRef, out: Path, size: int = SIZE) -> Written:
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror or error}") from error
     return Written(len(found), len(files), sum(lengths))
+
+
+@contextlib.contextmanager
+def alone(out: Path) -> Iterator[Path]:
+    """A new folder, to become ``out``, in a hidden one that this process alone holds and removes in
+    the end. A lock tells one that lives from what a dead one left. Raises DataError."""
+    own = out.parent / f".nas-pack-{digest(os.fsencode(out.name)).hex()[:8]}"
+    with cache.locked(own, wait=False) as held:
+        if not held:
+            raise DataError(f"{out} is being packed by another process ({own})")
+        try:
+            part = own / "whole"
+            if part.exists():
+                shutil.rmtree(part)
+            part.mkdir()
+            yield part
+        finally:
+            shutil.rmtree(own)
 
 
 def refuse(out: Path, root: Path) -> None:
@@ -109,7 +131,7 @@ def keep(
     packed = Packed(tuple(files), file.copy(), offsets.copy())
     every = Listing(
         out, found.classes, found.parts, found.places, found.names, found.sizes, found.mtimes,
-        found.labels, found.skipped, found.notes, packed=packed,
+        found.labels, found.skipped, found.notes, found.groups, packed,
     )  # fmt: skip
     shards.keep(out / shards.INDEX, every, files, lengths, seen.rows)
 
@@ -135,7 +157,7 @@ def written(
                         yield 1, None
 
     def add(tar: tarfile.TarFile, number: int) -> int:
-        data = survey.read(f"{found.root}/{names[number]}")
+        data = survey.read(os.path.join(found.root, names[number]))
         if digest(data) != seen.rows["digest"][number].tobytes():
             raise DataError(f"{found.root / names[number]} changed while it was read")
         stem, ending = keys[number]
@@ -143,10 +165,13 @@ def written(
         member.size = len(data)
         tar.addfile(member, io.BytesIO(data))
         place = tar.offset - -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        label = str(found.labels[number]).encode()
-        member = tarfile.TarInfo(f"{stem}.cls")
-        member.size = len(label)
-        tar.addfile(member, io.BytesIO(label))
+        beside = {"cls": str(found.labels[number])}
+        if found.groups and found.groups[number]:
+            beside["json"] = json.dumps({shards.GROUP: found.groups[number]})
+        for what, text in beside.items():
+            member = tarfile.TarInfo(f"{stem}.{what}")
+            member.size = len(text)  # ASCII
+            tar.addfile(member, io.BytesIO(text.encode()))
         return place
 
     for _ in progress.shown(fill(), len(found), "packing"):
@@ -160,7 +185,9 @@ def unique(names: list[str]) -> list[tuple[str, str]]:
     keys: list[tuple[str, str]] = []
     taken = set()
     for name in names:
-        stem, ending = os.path.splitext(name)
+        # Of a table, which may name files anywhere: no tar reaches out of where it is unpacked.
+        inside = "/".join(step for step in name.split("/") if step not in ("", ".", ".."))
+        stem, ending = os.path.splitext(inside)
         folder, base = os.path.split(stem)
         key = os.path.join(folder, base.replace(".", "_"))
         while key in taken:

@@ -167,10 +167,7 @@ def _deep(image: Image.Image, known: tuple[float, float] | None) -> Image.Image:
     values = np.asarray(image).astype(np.float64)
     key = image.info.get("transparency")
     hidden = values == key if isinstance(key, int) else np.zeros(values.shape, bool)
-    if image.mode in OWN_RANGE:
-        low, high = known or _own_range(values)
-    else:
-        low, high = 0.0, 65535.0
+    low, high = known or (_own_range(values) if image.mode in OWN_RANGE else (0.0, 65535.0))
     scaled = np.nan_to_num((values - low) * (255 / (high - low) if high > low else 0))
     seen = np.rint(scaled.clip(0, 255)).astype(np.uint8)
     seen[hidden] = GROUND
@@ -178,11 +175,13 @@ def _deep(image: Image.Image, known: tuple[float, float] | None) -> Image.Image:
 
 
 def _known_range(image: Image.Image) -> tuple[float, float] | None:
-    """The range of a type that Pillow has widened to 32 bits, where that is told."""
+    """The range of a type that Pillow has widened to 16 or 32 bits, where that is told."""
     if image.format == "PPM" and image.mode == "I":
         return 0.0, 65535.0  # Pillow scales any greatest value to this one
     tags = getattr(image, "tag_v2", {})
-    if image.mode == "I" and tags.get(258) == (16,):  # bits a sample
+    if image.mode == "I;16" and tags.get(258) == (12,):  # bits a sample
+        return 0.0, 4095.0
+    if image.mode == "I" and tags.get(258) == (16,):
         return (-32768.0, 32767.0) if tags.get(339) == (2,) else (0.0, 65535.0)  # signed
     return None
 

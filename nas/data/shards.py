@@ -32,6 +32,7 @@ from nas.errors import DataError, brief, nearest
 INDEX, CLASSES = "index.safetensors", "classes.txt"
 LABELS = ("cls", "txt", "json")  # in the order in which they are asked
 FIELDS = ("cls", *NAMES["label"])
+GROUP = "group"  # the field of x.json that names what no split may part
 FORM = 1  # of the index
 # What reading an index raises where it is none: any text may stand where it is looked for.
 NONE = (*cache.LOST, TypeError, AttributeError, OverflowError, RecursionError)
@@ -39,12 +40,13 @@ NONE = (*cache.LOST, TypeError, AttributeError, OverflowError, RecursionError)
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An image in a tar, with its label, empty where none is told."""
+    """An image in a tar, with its label and its group, empty where none is told."""
 
     name: str
     offset: int
     size: int
     label: str
+    group: str
 
 
 # --- what is in them -----------------------------------------------------------------------------
@@ -129,6 +131,7 @@ def gathered(root: Path, names: Sequence[str], times: Any, classes: Sequence[str
     numbers = {name: n for n, name in enumerate(every)}
     parts: dict[Part, tuple[int, int]] = {}
     where: list[tuple[int, int]] = []
+    groups: list[str] = []
     for part in ORDER:
         began = len(found)
         for label, number, sample in sorted(
@@ -142,6 +145,7 @@ def gathered(root: Path, names: Sequence[str], times: Any, classes: Sequence[str
             name = f"{names[number]}/{sample.name}"
             found.add(name, sample.size, int(times[number]), numbers[label])
             where.append((number, sample.offset))
+            groups.append(sample.group)
         if len(found) > began:
             parts[part] = began, len(found)
     file, offsets = np.array(where, np.int64).reshape(-1, 2).T
@@ -150,7 +154,8 @@ def gathered(root: Path, names: Sequence[str], times: Any, classes: Sequence[str
     }
     notes = [f"read from {len(read):,} tar files"]
     packed = Packed(tuple(names), file.copy(), offsets.copy())
-    return build(root, every, found, parts, places, notes, packed=packed)
+    told_groups = groups if any(groups) else ()
+    return build(root, every, found, parts, places, notes, told_groups, packed)
 
 
 def class_of(label: str, classes: Sequence[str], told: bool) -> str:
@@ -294,12 +299,14 @@ def sampled(
     if len(images) > 1:
         told = " and ".join(entry[0] for entry in images)
         raise DataError(f"{path} holds several images of one sample: {told}")
-    label = first = ""
+    label = first = group = ""
     for ending in LABELS:
         if ending in labels:
             name, offset, size = labels[ending]
             try:
-                other = labelled(ending, os.pread(file, size, offset), f"{path}: {key}.{ending}")
+                data, where = os.pread(file, size, offset), f"{path}: {key}.{ending}"
+                other = labelled(ending, data, where)
+                group = told_in(data, where, (GROUP,)) if ending == "json" else group
             except DataError:
                 if not label:
                     raise
@@ -309,20 +316,29 @@ def sampled(
             elif other not in ("", label):
                 why = f".{ending} not used: it differs from .{first}, which is the label"
                 skipped.setdefault(why, []).append(name)
-    return Sample(*images[0], label)
+    return Sample(*images[0], label, group)
 
 
 def labelled(ending: str, data: bytes, where: str) -> str:
     """The label that a member tells; empty for JSON without one."""
+    if ending == "json":
+        return told_in(data, where, FIELDS)
     try:
-        text = data.decode().strip()
-        if ending != "json":
-            return text
-        told = json.loads(text)
+        return data.decode().strip()
+    except ValueError as error:
+        raise DataError(f"{where} cannot be read: {error}") from error
+
+
+def told_in(data: bytes, where: str, fields: Sequence[str]) -> str:
+    """What the first of some fields of JSON says, where it has one of them."""
+    try:
+        told = json.loads(data.decode().strip())
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} cannot be read: {error}") from error
     if isinstance(told, dict):
-        told = next((told[field] for field in FIELDS if told.get(field) is not None), "")
+        told = next((told[field] for field in fields if told.get(field) is not None), "")
+    elif fields == (GROUP,):
+        return ""
     return str(told) if isinstance(told, str | int) else ""
 
 
@@ -342,6 +358,10 @@ def keep(
         "file": found.packed.file,
         "offsets": found.packed.offsets,
     }
+    names_of_groups = sorted({*found.groups})
+    if found.groups:
+        numbers = {name: n for n, name in enumerate(names_of_groups)}
+        kept["groups"] = np.array([numbers[name] for name in found.groups], np.int64)
     if rows is not None:
         kept["rows"] = rows.view(np.uint8).reshape(len(rows), -1)
     told = {
@@ -353,6 +373,7 @@ def keep(
         "skipped": found.skipped,
         "files": list(names),
         "lengths": list(lengths),
+        "groups": names_of_groups,
     }
     try:
         arrays.save(path, kept, told)
@@ -382,10 +403,12 @@ def restored(
         kept["offsets"],
         survey.unpacked(kept["rows"]) if "rows" in kept else None,
     )
+    named = told.get("groups", [])
+    groups = tuple(named[n] for n in kept["groups"].tolist()) if "groups" in kept else ()
     skipped = {why: (count, tuple(shown)) for why, (count, shown) in told["skipped"].items()}
     parts: dict[Part, tuple[int, int]] = {part: tuple(ends) for part, ends in told["parts"].items()}
     return Listing(
         root, tuple(told["classes"]), parts, told["places"], kept["names"].tobytes(),
         kept["sizes"], times[order][kept["file"]], kept["labels"], skipped, tuple(told["notes"]),
-        packed=packed,
+        groups, packed,
     )  # fmt: skip

@@ -59,7 +59,7 @@ class Piece:
     def read(self, n: int) -> bytes:
         """Raises DataError."""
         name, offset, size = self.spots[n]
-        return read(f"{self.root}/{name}", offset, size)
+        return read(os.path.join(self.root, name), offset, size)  # a table's name may be absolute
 
     def singly(self) -> list[Piece]:
         """A piece for each image."""

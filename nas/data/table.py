@@ -1,17 +1,24 @@
-"""A table that names images: a CSV of ``file,label[,part][,group]``, one image a row."""
+"""A table that names images: a CSV of ``file,label[,part][,group]``, one image a row.
+
+In UTF-8 or, with its mark, UTF-16, which is what spreadsheets write; what stands between the
+columns is what makes columns of the first line.
+"""
 
 from __future__ import annotations
 
+import codecs
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from nas.data import kinds
 from nas.data.images import Part
-from nas.data.listing import ORDER, Gathered, Listing, build
+from nas.data.listing import ABSENT, ORDER, Gathered, Listing, build
 from nas.errors import DataError, nearest
 
-ENDINGS = {".csv": ",", ".tsv": "\t"}
+ENDINGS = (".csv", ".tsv")
+BETWEEN = (",", ";", "\t", "|")
 NAMES = {
     "file": ("file", "filename", "file_name", "path", "filepath", "image", "image_path"),
     "label": ("label", "class", "class_name", "target", "category"),
@@ -30,11 +37,20 @@ def listing(path: Path, group_by: str = "") -> Listing:
     named: dict[Part, list[tuple[str, str, str]]] = {part: [] for part in ORDER}
     found = Gathered()
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file, delimiter=ENDINGS[path.suffix.lower()])
+        with path.open(newline="", encoding=encoding(path)) as file:
+            rows = csv.DictReader(file, delimiter=between(file))
             columns = found_columns(path, rows.fieldnames or [], group_by)
             for row in rows:
+                where = f"{path}, line {rows.line_num}"
+                # A comma in a name, without quotes: what is behind it would be taken for the label.
+                if None in row:
+                    raise DataError(
+                        f"{where} has {len(row) - 1 + len(row[None])} fields, and the first line "
+                        f"{len(row) - 1}: a name with a comma stands in quotes"
+                    )
                 told = {key: (row[name] or "").strip() for key, name in columns.items()}
+                if "\0" in "".join(told.values()):
+                    raise DataError(f"{where} holds a NUL character: it is no text")
                 name, label = told["file"], told["label"]
                 if not label:
                     found.skip("unlabelled", name)
@@ -42,9 +58,13 @@ def listing(path: Path, group_by: str = "") -> Listing:
                 if why := kinds.unread(name):
                     found.skip(why, name)
                     continue
-                part = part_named(told.get("part", ""), f"{path}, line {rows.line_num}")
+                part = part_named(told.get("part", ""), where)
                 named[part].append((label, name, told.get("group", "")))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeError as error:
+        raise DataError(
+            f"{path} is neither UTF-8 nor UTF-16 ({error}): save it as UTF-8"
+        ) from error
+    except (OSError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a table: {error}") from error
     train = named["train"]
     classes = sorted({label for label, *_ in train})
@@ -70,6 +90,26 @@ def listing(path: Path, group_by: str = "") -> Listing:
                  groups if any(groups) else ())  # fmt: skip
 
 
+def encoding(path: Path) -> str:
+    """By the mark that a file begins with; UTF-8 without one. Raises OSError."""
+    with path.open("rb") as file:
+        begin = file.read(2)
+    return "utf-16" if begin in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+def between(file: IO[str]) -> str:
+    """What stands between the columns: that of ``BETWEEN`` by which the first line names most of
+    those that are known, the comma where none does."""
+    line = file.readline()
+    file.seek(0)
+
+    def known(mark: str) -> int:
+        names = {name.strip().lower() for name in next(csv.reader([line], delimiter=mark), [])}
+        return sum(bool(names & {*each}) for each in NAMES.values())
+
+    return max(BETWEEN, key=known)
+
+
 def found_columns(path: Path, names: Sequence[str], group_by: str) -> dict[str, str]:
     """What each column means, by its name in the first line."""
     lower = {name.strip().lower(): name for name in names}
@@ -80,7 +120,8 @@ def found_columns(path: Path, names: Sequence[str], group_by: str) -> dict[str, 
     for key in ("file", "label"):
         if key not in columns:
             raise DataError(
-                f"{path} has no column {key!r} in its first line, but {', '.join(names) or 'none'}"
+                f"{path} has no column {key!r} in its first line, but "
+                f"{', '.join(names) or 'none'}: must be one of {', '.join(NAMES[key])}"
             )
     if group_by:
         if group_by.lower() not in lower:
@@ -97,8 +138,12 @@ def part_named(name: str, where: str) -> Part:
 
 
 def add(root: Path, name: str, label: int, found: Gathered) -> None:
-    try:
-        state = (root / name).stat()
-        found.add(name, state.st_size, state.st_mtime_ns, label)
-    except OSError:
-        found.add(name, -1, 0, label)
+    """A file as the table names it; with the backslashes of Windows where there is none so."""
+    for each in dict.fromkeys((name, name.replace("\\", "/"))):
+        try:
+            state = (root / each).stat()
+        except OSError:
+            continue
+        found.add(each, state.st_size, state.st_mtime_ns, label)
+        return
+    found.add(name, *ABSENT, label)

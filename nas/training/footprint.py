@@ -22,6 +22,7 @@ from nas.spaces.space import Draw, Space
 
 FLOAT, HALF = 4, 2  # bytes of a number
 PROCESS = 430 << 20  # of a worker with torch 2.14 by itself: 413 to 433 MiB with the least networks
+LARGE = 16 << 20  # bytes from which on a tensor is given back to the machine when it is freed
 EVALUATED = 512  # images of a validation batch, as the loop has it (a test)
 DRAWS = 200  # feasible ones, among at most:
 TRIES = 1_000
@@ -56,14 +57,18 @@ def trial(architecture: Architecture, recipe: Recipe, streamed: bool = False) ->
     """Bytes that the process of a trial holds on the CPU at its peak. The images themselves are
     mapped, and take none of their own: what is read of them does, more where they are ``streamed``.
 
-    Of 20 networks (draws of the shipped spaces and the zoo at 64 pixels) it is 0.78 to 1.42 times
-    the private memory that was measured (``benchmarks/memory.py``), in float32: which node a trial
-    goes to, and whether bf16 pays there, is not known before. The heap gives back a part only of
-    what a step has freed, hence the half; the validation comes on top of that, with more images.
+    Of 19 networks (draws of the shipped spaces and the zoo) it is 1.06 to 1.22 at 32 pixels, 0.87
+    to 1.15 at 64 and, in batches of 16 and 32, 1.01 to 1.15 at 224 times the private memory that
+    was measured (``benchmarks/memory.py``), in float32: which node a trial goes to, and whether
+    bf16 pays there, is not known before. The heap gives back a part only of what a step has freed,
+    hence the half; the validation comes on top of that, with more images. Not so of the ``LARGE``
+    tensors, most of what there is at 224 pixels: these are mapped one by one, and are gone when the
+    validation comes.
     """
-    passing = _evaluating(architecture)
+    large = recipe.batch * _taped(architecture, FLOAT, LARGE / recipe.batch).large
+    heap = training(architecture, recipe) - large
     made_ready = ready(architecture, recipe) + read(architecture, recipe, streamed)
-    return PROCESS + training(architecture, recipe) * 3 // 2 + passing + made_ready
+    return PROCESS + heap * 3 // 2 + max(large, _evaluating(architecture)) + made_ready
 
 
 def read(architecture: Architecture, recipe: Recipe, streamed: bool) -> int:
@@ -134,9 +139,13 @@ def kept(architecture: Architecture, *, bf16: bool = False) -> int:
 
     Left out is what does not grow with the map: BN's statistics, squeeze-excitation's gates.
     """
-    tape = _Tape(HALF if bf16 else FLOAT)
+    return _taped(architecture, HALF if bf16 else FLOAT).bytes
+
+
+def _taped(architecture: Architecture, width: int, least: float = math.inf) -> _Tape:
+    tape = _Tape(width, least)
     _classify(architecture.expression, _Tensor(architecture.input), tape)
-    return tape.bytes
+    return tape
 
 
 @dataclass(eq=False, slots=True)
@@ -149,15 +158,20 @@ class _Tensor:
 
 @dataclass(eq=False, slots=True)
 class _Tape:
-    """What is kept, in bytes, where a number of a map has ``width`` bytes."""
+    """What is kept, in bytes, where a number of a map has ``width`` bytes; of that, ``large`` in
+    maps of ``least`` bytes and more."""
 
     width: int
+    least: float
     bytes: int = 0
+    large: int = 0
 
     def keep(self, tensor: _Tensor) -> None:
         if not tensor.kept:
             tensor.kept = True
-            self.bytes += self.width * math.prod(tensor.shape)
+            size = self.width * math.prod(tensor.shape)
+            self.bytes += size
+            self.large += size if size >= self.least else 0
 
 
 def _classify(node: Node, x: _Tensor, tape: _Tape) -> None:
