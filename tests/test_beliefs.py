@@ -104,7 +104,7 @@ def test_what_its_own_intervals_do_not_hold_is_told() -> None:
     assert shown.note(Beliefs("accuracy")) == ""
     assert shown.cell("accuracy", by[1]) == "90.00 % (88.00 to 92.00)"
     assert shown.cell("accuracy", by[1], short=True) == "88.00 to 92.00"
-    assert by[1].deviation == pytest.approx(0.02 / 1.2816, rel=1e-3)
+    assert by[1].deviation == pytest.approx(0.04 / (1.8808 + 0.9542), rel=1e-3)
 
 
 def test_on_a_narrow_terminal_the_interval_stands_for_it(

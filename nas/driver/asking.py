@@ -18,7 +18,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from nas.driver.jobs import asked, seed_of
+from nas.driver.jobs import asked, named, once_more, seed_of
 from nas.driver.plan import Plan
 from nas.driver.proposals import problem
 from nas.driver.tradeoffs import excess
@@ -30,6 +30,7 @@ from nas.samplers import SAMPLERS
 from nas.samplers.ehvi import DROPPED, EHVISampler
 from nas.store import Ask, StudyRow, TrialRow
 
+AGAIN = "again"  # the user attribute of a proposal that was evaluated before, on purpose
 PATIENCE = 10  # proposals in a row that cost nothing and bring nothing, before a random one
 AT_ONCE = 16  # proposals of one ask, where as many slots wait: the last knows less than the first
 DRAWS = 2_000  # random draws without a new feasible architecture, before the space is exhausted
@@ -94,17 +95,18 @@ class Asker:
         self._study_id = self._memory.get_study_id_from_name(self._study.study_name)
         self._rng = Random(plan.job.seed + begun)  # not again the draws of an earlier run
         self._ids: dict[int, int] = {}  # by a trial's number in the record: its id here
-        # By fingerprint and Job.key, what is never evaluated twice: as told; None: under way.
-        self._seen: dict[tuple[str, str], FrozenTrial | None] = {}
+        # By what is never evaluated twice (``named``): as told; None: under way.
+        self._seen: dict[str, FrozenTrial | None] = {}
 
     def __contains__(self, row: TrialRow) -> bool:
         """Whether the study here has the trial."""
         return row.number in self._ids
 
-    def ask(self, wanted: int = 1) -> tuple[int, Ask] | None:
+    def ask(self, wanted: int = 1, late: bool = False) -> tuple[int, Ask] | None:
         """A candidate, with its trial's number here: to ``begin`` or to ``drop``. None where there
         is none left. Where more are ``wanted`` soon, the sampler thinks of up to ``AT_ONCE`` at
-        once, which the next asks get.
+        once, which the next asks get. ``late`` in a budget, it may be a network that was evaluated,
+        to be trained with another seed, where that pays more.
 
         Raises NothingFound where there never was one.
         """
@@ -112,10 +114,8 @@ class Asker:
         while vain < DRAWS and (vain < PATIENCE or self._enqueue()):
             vain += 1
             sampler = self._study.sampler
-            if wanted > 1 and not self.queued and isinstance(sampler, EHVISampler):
-                for params in sampler.propose(self._study, min(wanted, AT_ONCE)):
-                    self._study.enqueue_trial(params)
-                    self.queued += 1
+            if not self.queued and isinstance(sampler, EHVISampler):
+                self._consult(sampler, wanted, late)
             trial = self._study.ask()
             self.queued = max(0, self.queued - 1)
             try:
@@ -128,28 +128,38 @@ class Asker:
                 self.drop(trial.number)
                 continue
             ask = self._candidate(architecture, recipe, trial)
-            key = ask.fingerprint, ask.job_key
+            if AGAIN in trial.user_attrs:
+                ask = once_more(self._plan.job, ask, self._seen)
+            key = named(ask)
             if key not in self._seen:
                 self._seen[key] = None  # under way: the next ask is for another
                 return trial.number, ask
             self.repeated += 1
-            if known := self._seen[key]:
-                self._put(self._id_of(trial.number), known)
+            if row := self._seen[key]:
+                self._put(self._id_of(trial.number), row)
             else:
                 self.drop(trial.number)
         return None
 
+    def _consult(self, sampler: EHVISampler, wanted: int, late: bool) -> None:
+        """Makes the next asks ones for what pays most."""
+        if late and (known := sampler.again(self._study)):
+            self._study.enqueue_trial(known, user_attrs={AGAIN: True})
+            self.queued += 1
+        elif wanted > 1:
+            for params in sampler.propose(self._study, min(wanted, AT_ONCE)):
+                self._study.enqueue_trial(params)
+                self.queued += 1
+
     def _enqueue(self) -> bool:
         """Makes the next ask a random one that is feasible and new; False where there is none."""
+        job = self._plan.job
         for _ in range(DRAWS):
             params, architecture = self._space.draw(self._rng)
             if self._space.excess(architecture):
                 continue
             # With a searched recipe, the same architecture may be evaluated again under another.
-            if (
-                self._space.recipe
-                or (architecture.fingerprint, self._plan.job.key) not in self._seen
-            ):
+            if self._space.recipe or named(asked(job, architecture, params)) not in self._seen:
                 self._study.enqueue_trial(params)
                 self.queued += 1
                 return True
@@ -204,7 +214,7 @@ class Asker:
             self._ids[row.number] = self._memory.create_new_trial(self._study_id, told)
         elif known:
             told = self._put(self._ids[row.number], told)
-        self._seen[row.fingerprint, row.job_key] = told if known else None
+        self._seen[named(row)] = told if known else None
 
     def _put(self, trial_id: int, told: FrozenTrial) -> FrozenTrial:
         """Tells the study of a trial that it has, or corrects what was told; the trial then."""

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import optuna
-from scipy.special import ndtri
 
 from nas.driver.asking import domains
 from nas.metrics import METRICS, metric
-from nas.samplers.calibration import LEVELS
+from nas.samplers.calibration import LEVELS, sides
 from nas.samplers.ehvi import EHVISampler, Problem
 from nas.samplers.encoding import union
 from nas.store import StudyRow, TrialRow
@@ -35,9 +34,7 @@ class Belief:
 
     @property
     def deviation(self) -> float:
-        # Of the longer side: the other may end at what the metric can be.
-        side = max(self.high - self.mean, self.mean - self.low)
-        return side / float(ndtri(0.5 + 0.5 * LEVEL))
+        return (self.high - self.low) / sum(sides(LEVEL))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from nas import artifacts
@@ -35,8 +36,29 @@ def asked(
         recipe=job.recipe.plain(),
         job_key=job.key,
         epochs=job.epochs,
-        seed=seed_of(f"{job.seed} {architecture.fingerprint}"),
+        seed=first_seed(job, architecture.fingerprint),
     )
+
+
+def first_seed(job: Job, fingerprint: str) -> int:
+    """The seed of an architecture's first training in a search."""
+    return seed_of(f"{job.seed} {fingerprint}")
+
+
+def once_more(job: Job, ask: Ask, trained: Container[str]) -> Ask:
+    """The next training of what was trained: with the first seed of which none is in ``trained``,
+    what ``named`` says of them."""
+    for number in itertools.count(2):
+        seed = seed_of(f"{job.seed} {ask.fingerprint} training {number}")
+        again = dataclasses.replace(ask, seed=seed)
+        if named(again) not in trained:
+            return again
+    raise AssertionError
+
+
+def named(ask: Ask) -> str:
+    """What is never evaluated twice in a study: a network by a job with a seed."""
+    return f"{ask.fingerprint} {ask.job_key} {ask.seed}"
 
 
 def seed_of(told: str) -> int:

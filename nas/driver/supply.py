@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from nas.driver.asking import Asker
 from nas.driver.hours import Hours
-from nas.driver.jobs import ahead, predicted
+from nas.driver.jobs import ahead, named, predicted
 from nas.driver.plan import Plan
 from nas.driver.tally import Tally
 from nas.failpoints import reach
@@ -18,6 +18,8 @@ from nas.store import Ask, Claim, Store, StudyRow, TrialRow
 # One in so many slots has its next candidate asked for before it is free. They are thought of half
 # of them or more at once: one takes 160 ms, and 64 slots of trainings of 10 s need one every 156.
 AHEAD = 8
+LATE = 0.25  # of a budget, its end, where a network may be trained again to know it better
+LEARNED = 50  # trials, before which there is more to find than to know
 UNFIT = 8  # candidates in a row that there is no time for, before no more are asked for
 
 
@@ -92,13 +94,23 @@ class Supply:
         # What takes no time is begun until it is over.
         if self.unfit >= UNFIT or not self.hours.fits(0, 0, first=not self.tally.done):
             return False
-        asked = self.asker.ask(wanted=int(min(ahead - ready, self.tally.room(count + ready))))
+        wanted = int(min(ahead - ready, self.tally.room(count + ready)))
+        asked = self.asker.ask(wanted, late=self.late(begun + ready))
         if asked is None:
             self.exhausted = True
             return False
         reach("asked")
         self.ready.append(asked)
         return True
+
+    def late(self, begun: int) -> bool:
+        """Whether a budget of trials or of time comes to its end after so many trials. At rungs no
+        network is trained twice: what one of them says is of another training than the last."""
+        if begun < LEARNED or self.plan.rungs:
+            return False
+        trials, seconds, left = self.tally.budget, self.hours.seconds, self.hours.left
+        few = trials is not None and self.tally.room(begun) <= LATE * trials
+        return few or (seconds is not None and left is not None and left <= LATE * seconds)
 
     def begin(self, asked: Sequence[tuple[int, Ask]]) -> None:
         """Begins what was asked, in one transaction, or takes over what is known of it. Nothing
@@ -111,7 +123,7 @@ class Supply:
                 self.asker.drop(trial)
                 self.unfit += 1
             elif source is None or device is None:
-                sources[_name(ask)] = source
+                sources[named(ask)] = source
                 self.unfit = 0
             elif row := self.store.reuse(
                 study, ask, source, device=device, budget=budget, once=True
@@ -120,16 +132,16 @@ class Supply:
                 self.reused(trial, row)
             else:
                 self.give_up(trial, ask)
-        new = [(trial, ask) for trial, ask in asked if _name(ask) in sources]
+        new = [(trial, ask) for trial, ask in asked if named(ask) in sources]
         if not new:
             return
         claims = self.store.begin(study, [ask for _, ask in new], budget=budget, once=True)
         reach("begun")
-        mine = {_name(claim.trial): claim for claim in claims}
+        mine = {named(claim.trial): claim for claim in claims}
         for trial, ask in new:
-            if claim := mine.get(_name(ask)):
+            if claim := mine.get(named(ask)):
                 self.asker.begin(trial, claim.trial)
-                self.submit(claim, sources[_name(ask)])
+                self.submit(claim, sources[named(ask)])
             else:
                 self.give_up(trial, ask)
 
@@ -152,8 +164,3 @@ class Supply:
         if source is None or not devices:
             return source, (source.latency_device or "") if source and evaluator else ""
         return source, self.store.measured(ask.fingerprint, self.devices) or None
-
-
-def _name(ask: Ask) -> str:
-    """What is never evaluated twice in a study."""
-    return f"{ask.fingerprint} {ask.job_key}"

@@ -85,6 +85,8 @@ class Tally:
         self._trials = trials
         self._latest: TrialRow | None = None
         self._taken: set[int] = set()
+        self._results: list[TrialRow] = []
+        self._networks: set[tuple[str, str]] = set()
         self._baselines: set[int] = set()
         self._counts: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
@@ -131,8 +133,15 @@ class Tally:
             if row.state == "failed":
                 self._failures[row.reason or row.failure or ""] += 1
         if new:
-            front = pareto(self._study, [*self.front, *new.values()])
-            if [row.number for row in front] != [row.number for row in self.front]:
+            results = [row for row in new.values() if row.state in ("finished", "reused")]
+            names = {(row.fingerprint, row.job_key) for row in results if not row.baseline}
+            # What is trained again may leave the front, and what it has beaten come back.
+            again = not self._networks.isdisjoint(names)
+            self._networks |= names
+            self._results += results
+            front = pareto(self._study, self._results if again else [*self.front, *results])
+            told, was = ([(row.number, row.trainings) for row in f] for f in (front, self.front))
+            if told != was:
                 self.front = front  # the same tuple as long as it is the same front: see Ladder
         return list(new.values())
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -141,11 +143,33 @@ def gains(
     return np.nan_to_num(added)  # who has no value of an objective adds nothing
 
 
-def pareto(study: StudyRow, rows: Sequence[TrialRow]) -> tuple[TrialRow, ...]:
-    """The feasible trials that no other dominates, the best by the first objective first."""
+def networks(rows: Iterable[TrialRow]) -> list[TrialRow]:
+    """One row for each network that was trained to its end, by whatever recipe: where it was
+    trained again with other seeds its first, with the means of what was measured of all. Other
+    trials and baselines stand for themselves."""
+    alike: dict[Any, dict[int, TrialRow]] = {}
+    for row in rows:
+        whole = row.state in ("finished", "reused") and not row.baseline
+        key = (row.fingerprint, row.job_key) if whole else row.id
+        alike.setdefault(key, {}).setdefault(row.seed, row)
+    return [_mean([*each.values()]) for each in alike.values()]
+
+
+def _mean(rows: Sequence[TrialRow]) -> TrialRow:
+    first = rows[0]
+    if len(rows) == 1:
+        return first
+    values = {name: [row.value(name) for row in rows] for name in first.metrics}
+    means = {name: float(np.mean(own)) for name, own in values.items()}
+    accuracy = first.accuracy if first.accuracy is None else means.get(ACCURACY, first.accuracy)
+    return dataclasses.replace(first, metrics=means, accuracy=accuracy, trainings=len(rows))
+
+
+def pareto(study: StudyRow, rows: Iterable[TrialRow]) -> tuple[TrialRow, ...]:
+    """The feasible ``networks`` that no other dominates, the best by the first objective first."""
     if not study.objectives:
         return ()
-    rows = [row for row in rows if feasible(study, row)]
+    rows = [row for row in networks(rows) if feasible(study, row)]
     points = [[row.value(name) for name, _ in study.objectives] for row in rows]
     best = [rows[i] for i in front(points, _directions(study))]
     name, direction = study.objectives[0]

@@ -241,6 +241,7 @@ def trial_dict(study: StudyRow, row: TrialRow) -> dict[str, Any]:
         "device": row.latency_device or row.device,
         "epochs": row.epochs,
         "seconds": row.seconds,
+        "trainings": row.trainings,
     }
     others = [name for name in (*dict(study.objectives), *row.metrics) if name not in told]
     told |= {name: _plain(row.value(name)) for name in others}
@@ -359,6 +360,8 @@ def trials_table(
         columns.append((metric(name).title, partial(_measured, name)))
         if known and known.name == name:
             columns.append(("believed", partial(_believed, known, short)))
+    if any(row.trainings > 1 for row in rows):
+        columns.append(("trainings", lambda row: str(row.trainings)))
     columns += [(name, partial(_setting, name)) for name in searched(rows)]
     titles = [title for title, _ in columns]
     plain = any(row.state not in ("finished", "reused") for row in rows)

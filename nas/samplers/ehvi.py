@@ -27,6 +27,7 @@ from threadpoolctl import ThreadpoolController
 from nas.samplers.calibration import Believed
 from nas.samplers.encoding import Encoding, keys, learn_rules, only, union
 from nas.samplers.gp import Settings, fit
+from nas.samplers.knowing import gains
 from nas.samplers.model import Finished, Model
 
 Floats = NDArray[np.float64]
@@ -46,6 +47,9 @@ WHOLE = 2048
 AGAIN = 64
 # The local search: so many of the best proposals are changed and weighed again, so many times.
 BEST, ROUNDS = 20, 3
+# What a gain by knowing counts: the look ahead of one step misses what a new network brings to the
+# next ones.
+PAYS = 0.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,17 +191,37 @@ class EHVISampler(BaseSampler):
         with one_thread():
             return self._proposals(evidence, number, count)
 
+    def again(self, study: Study) -> Params | None:
+        """The parameters of an evaluated network, where it pays more to evaluate it once more than
+        to evaluate any new one; None where it does not. See ``nas.samplers.knowing``."""
+        number = len(study.get_trials(deepcopy=False))
+        evidence = self._evidence(study, Encoding.of(self._space(study)), number)
+        with one_thread():
+            return self._again(evidence, number)
+
+    def _again(self, evidence: Evidence, number: int) -> Params | None:
+        rng = np.random.default_rng([self._seed, number])
+        rows, costs = self._drawn(evidence, rng)
+        model = self._model(evidence) if evidence.encoding.parameters else None
+        if model is None or not len(rows):
+            return None
+        reference = model.reference(rows, costs)
+        rows, costs, scores = self._searched(evidence, model, rows, costs, reference, rng)
+        best = _distinct(rows, scores)[:BEST]
+        known, new = gains(model, rows[best], costs[best], reference)
+        if known.max() * PAYS <= new.max():
+            return None
+        return evidence.encoding.params(model.rows[int(np.argmax(known))])
+
     def _proposals(self, evidence: Evidence, number: int, count: int) -> list[Params]:
         encoding = evidence.encoding
         if not encoding.parameters:
             return []
         rng = np.random.default_rng([self._seed, number])
-        budget = self._problem.proposals if self._problem else PROPOSALS
-        drawn = encoding.every() if encoding.size <= WHOLE else encoding.draw(rng, budget // 3)
-        rows, costs = self._admitted(evidence, drawn, rng)
+        rows, costs = self._drawn(evidence, rng)
         if not len(rows):  # every set was tried: a repeat at least tells of the noise
             fresh = replace(evidence, finished=(), pending=evidence.pending[:0], tried=frozenset())
-            rows, _ = self._admitted(fresh, encoding.draw(rng, budget // 3), rng)
+            rows, _ = self._admitted(fresh, encoding.draw(rng, self._budget // 3), rng)
             return [encoding.params(rows[rng.integers(len(rows))])] if len(rows) else []
         model = self._model(evidence)
         if model is None:
@@ -205,17 +229,42 @@ class EHVISampler(BaseSampler):
             others = rng.permutation(np.delete(np.arange(len(rows)), first))
             return [encoding.params(rows[k]) for k in (first, *others[: count - 1])]
         reference = model.reference(rows, costs)
+        rows, costs, scores = self._searched(evidence, model, rows, costs, reference, rng)
+        return [
+            encoding.params(row) for row in _greedy(model, rows, costs, scores, reference, count)
+        ]
+
+    @property
+    def _budget(self) -> int:
+        return self._problem.proposals if self._problem else PROPOSALS
+
+    def _drawn(self, evidence: Evidence, rng: np.random.Generator) -> tuple[Floats, Floats]:
+        """Rows that may be proposed, and what is told of them: all there are, or draws."""
+        encoding = evidence.encoding
+        whole = encoding.size <= WHOLE
+        rows = encoding.every() if whole else encoding.draw(rng, self._budget // 3)
+        return self._admitted(evidence, rows, rng)
+
+    def _searched(
+        self,
+        evidence: Evidence,
+        model: Model,
+        rows: Floats,
+        costs: Floats,
+        reference: Floats,
+        rng: np.random.Generator,
+    ) -> tuple[Floats, Floats, Floats]:
+        """The rows, their costs and scores, and those of what a local search from them finds."""
+        budget = self._budget
         scores = model.score(rows, costs, reference)
         parents = np.vstack([model.best(BEST), rows[np.argsort(-scores)[:BEST]]])
         for _ in range(ROUNDS):
             copies = np.repeat(parents, budget * 2 // (3 * ROUNDS * len(parents)) + 1, axis=0)
-            more, known = self._admitted(evidence, encoding.mutate(rng, copies), rng)
+            more, known = self._admitted(evidence, evidence.encoding.mutate(rng, copies), rng)
             rows, costs = np.vstack([rows, more]), np.vstack([costs, known])
             scores = np.concatenate([scores, model.score(more, known, reference)])
             parents = rows[np.argsort(-scores)[:BEST]]
-        return [
-            encoding.params(row) for row in _greedy(model, rows, costs, scores, reference, count)
-        ]
+        return rows, costs, scores
 
     def posterior(self, study: Study, trials: Sequence[FrozenTrial]) -> tuple[Floats, Floats]:
         """What the model believes of finished trials, apart from the luck of their evaluation.
@@ -377,11 +426,7 @@ def _greedy(
     What is under way makes a row near it worth less and hardly any worth more: only the ``AGAIN``
     that were the best are weighed again.
     """
-    order = np.argsort(-scores)
-    places: dict[bytes, int] = {}
-    for k, key in zip(order.tolist(), keys(rows[order]), strict=True):
-        places.setdefault(key, k)
-    top = [*places.values()][:AGAIN]
+    top = _distinct(rows, scores)[:AGAIN]
     rows, costs = rows[top], costs[top]
     chosen = [0]
     while len(chosen) < min(count, len(rows)):
@@ -390,6 +435,15 @@ def _greedy(
         scores[chosen] = -np.inf
         chosen.append(int(np.argmax(scores)))
     return [rows[k] for k in chosen]
+
+
+def _distinct(rows: Floats, scores: Floats) -> list[int]:
+    """The places of the different rows, the best first."""
+    order = np.argsort(-scores)
+    places: dict[bytes, int] = {}
+    for k, key in zip(order.tolist(), keys(rows[order]), strict=True):
+        places.setdefault(key, k)
+    return [*places.values()]
 
 
 def _source(study: Study, trials: Sequence[FrozenTrial]) -> Any:

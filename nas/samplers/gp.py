@@ -9,7 +9,7 @@ learnable from thirty networks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -172,13 +172,22 @@ class GP:
     @classmethod
     def given(cls, settings: Settings, scales: NDArray[np.intp], x: Floats, y: Floats) -> GP:
         """The posterior after observing ``y`` (n,) at ``x`` (n, columns)."""
-        z = x * np.sqrt(settings.weights[scales])
+        return cls._of(settings, scales, x * np.sqrt(settings.weights[scales]), y)
+
+    @classmethod
+    def _of(cls, settings: Settings, scales: NDArray[np.intp], z: Floats, y: Floats) -> GP:
         covariance = _kernel(settings, z, z)
         covariance[np.diag_indices(len(y))] += settings.noise + JITTER
         factor = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
         half = solve_triangular(factor, y, lower=True, check_finite=False)
         alpha = solve_triangular(factor, half, lower=True, trans=1, check_finite=False)
         return cls(settings, scales, z, y, factor, alpha)
+
+    def doubting(self) -> GP:
+        """The posterior where what was taken for a network's own part is luck."""
+        settings = self.settings
+        luck = replace(settings, own=0.0, noise=settings.noise + settings.own)
+        return self._of(luck, self.scales, self.z, self.y)
 
     def believing(self, x: Floats) -> GP:
         """The posterior once ``x`` (m, columns) have come out at their means.
@@ -207,6 +216,13 @@ class GP:
         v = solve_triangular(self.factor, k.T, lower=True, check_finite=False)
         variance = self.settings.amplitude + self.settings.own - (v * v).sum(axis=0)
         return k @ self.alpha, np.sqrt(np.maximum(variance, 1e-12))
+
+    def joint(self, x: Floats) -> tuple[Floats, Floats]:
+        """Mean (m,) and covariance (m, m) of the function at rows ``x`` (m, columns)."""
+        k = self._covariance(x)
+        v = solve_triangular(self.factor, k.T, lower=True, check_finite=False)
+        z = x * np.sqrt(self.settings.weights[self.scales])
+        return k @ self.alpha, _kernel(self.settings, z, z) - v.T @ v
 
     def observed(self) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the function at the observed rows, in their order."""

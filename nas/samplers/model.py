@@ -67,6 +67,10 @@ class Surrogate:
     def of(cls, name: str, x: Floats, scales: Scales, values: Floats, fit: Fit) -> Surrogate:
         first = _stage(len(values))
         some = np.linspace(0, first - 1, min(first, FITTED_ON)).astype(int)
+        # What was evaluated again tells of the luck: none of it is left out.
+        numbers = _numbered(x[:first])
+        again = np.flatnonzero(np.bincount(numbers)[numbers] > 1)
+        some = np.union1d(some, again)
         settings = fit(name, x[some], scales, Warp.of(values[:first])(values[some]))
         warp = Warp.of(values)
         process = GP.given(settings, scales, x, warp(values))
@@ -83,8 +87,9 @@ class Surrogate:
         y = self.warp(self.values)
         members = [GP.given(self.process.settings, scales, self.x, y)]
         z = np.empty(len(self.some))
+        network = _numbered(self.x[self.some])  # all evaluations of one are left out together
         for fold in range(FOLDS):
-            out = np.arange(len(z)) % FOLDS == fold
+            out = network % FOLDS == fold
             rest = self.some[~out]
             if not len(rest) or not out.any():
                 continue
@@ -231,7 +236,7 @@ class Model:
             mean[:, k], deviation[:, k] = warp.spread(*committee.predict(x))
             low[:, k], high[:, k] = warp.low, warp.high
             checks.append(committee.calibration)
-        return Believed(mean, deviation, low, high, tuple(checks))
+        return Believed(mean, deviation, low, high, tuple(checks), np.ones(values.shape[1]))
 
     def reference(self, rows: Floats, costs: Floats) -> Floats:
         """The corner behind all that was seen, and all that is told or foreseen of ``rows``.
@@ -308,6 +313,13 @@ def _stage(n: int) -> int:
     while (grown := max(stage + 1, stage * 11 // 10)) <= n:
         stage = grown
     return stage
+
+
+def _numbered(x: Floats) -> NDArray[np.intp]:
+    """The number of each row among the different ones, in the order in which they come."""
+    _, first, places = np.unique(x, axis=0, return_index=True, return_inverse=True)
+    numbers: NDArray[np.intp] = np.argsort(np.argsort(first))[places.ravel()]
+    return numbers
 
 
 def _representative(values: Floats) -> NDArray[np.intp]:

@@ -173,8 +173,8 @@ class Record:
         return {state: count for state, count in self._all(query)}  # noqa: C416
 
     def has(self, study_id: int, ask: Ask) -> bool:
-        """Whether the study has a trial of this architecture under this key, begun or ended, by
-        whichever driver."""
+        """Whether the study has a trial of this architecture under this key with this seed, begun
+        or ended, by whichever driver."""
         return self._read(lambda connection: has(connection, study_id, ask))
 
     def find_result(self, ask: Ask, needed: Collection[str] = ()) -> TrialRow | None:

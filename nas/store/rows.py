@@ -110,7 +110,8 @@ class TrialRow(Ask):
     or stopped trial. ``failure`` is a nas.job.FailureKind.
     ``created`` and ``finished`` are in seconds since 1970; ``reused_from`` is a trial's ``id``.
     ``model`` is the file that holds its weights, where they are kept.
-    Metrics that were not finite come back as NaN.
+    Metrics that were not finite come back as NaN. ``trainings`` is how many, each with its seed,
+    the metrics are the mean of: 1 but where rows were put together.
     """
 
     id: int
@@ -132,6 +133,7 @@ class TrialRow(Ask):
     created: float
     finished: float | None = None
     reused_from: int | None = None
+    trainings: int = 1
 
     def value(self, name: str) -> float:
         """A metric as it was measured, or as arithmetic knows it; NaN where it has no value."""
@@ -239,7 +241,7 @@ def study_of(row: Any) -> StudyRow:
 
 def trial_of(row: Sequence[Any]) -> TrialRow:
     *values, text = row
-    told = dict(zip(_TRIAL_NAMES, values, strict=True))
+    told = dict(zip(STORED, values, strict=True))
     shared = _domains(text, told["sampled"])
     told["distributions"] = shared | own if (own := told["distributions"]) else shared
     told["metrics"] = {k: math.nan if v is None else v for k, v in told["metrics"].items()}
@@ -274,8 +276,8 @@ def _read(text: str) -> tuple[dict[str, str], dict[tuple[str, ...], dict[str, st
     return json.loads(text), {}
 
 
-_TRIAL_NAMES = [f.name for f in fields(TrialRow)]
-_OWN = frozenset(_TRIAL_NAMES) & METRICS.keys()  # metrics that are fields of every trial
+STORED = [f.name for f in fields(TrialRow) if f.name != "trainings"]
+_OWN = frozenset(STORED) & METRICS.keys()  # metrics that are fields of every trial
 _MEASURED = [name for name in sorted(_OWN) if not METRICS[name].arithmetic]
 
 

@@ -15,10 +15,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from nas.job import Failure, Latency, Outcome, Result
 from nas.store.rows import (
+    STORED,
     Ask,
     AttemptState,
     Claim,
-    TrialRow,
     TrialState,
     clean,
     columns_of,
@@ -44,7 +44,7 @@ _JOINED = {
     "latency_low": latencies.c.low.label("latency_low"),
     "latency_high": latencies.c.high.label("latency_high"),
 }
-TRIAL = [_JOINED[f.name] if f.name in _JOINED else trials.c[f.name] for f in fields(TrialRow)]
+TRIAL = [_JOINED[name] if name in _JOINED else trials.c[name] for name in STORED]
 TRIAL.append(studies.c.domains)
 
 
@@ -93,12 +93,14 @@ def add_trials(
 
 
 def has(connection: Connection, study_id: int, ask: Ask) -> bool:
-    """Whether the study has a trial of this architecture under this key; of a baseline, whether it
-    has that baseline, as a candidate may be the same network."""
+    """Whether the study has a trial of this architecture under this key with this seed; of a
+    baseline, whether it has that baseline, as a candidate may be the same network."""
     # By the index of reuse: with the study in the condition, SQLite takes another and reads every
     # trial of the study, 35 ms at 5,000.
     found = select(trials.c.study_id, trials.c.sampled).where(
-        trials.c.fingerprint == ask.fingerprint, trials.c.job_key == ask.job_key
+        trials.c.fingerprint == ask.fingerprint,
+        trials.c.job_key == ask.job_key,
+        trials.c.seed == ask.seed,
     )
     return any(
         study == study_id and (not ask.baseline or sampled == ask.sampled)

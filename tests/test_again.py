@@ -1,0 +1,103 @@
+"""A search may train a network of the front again: several trials, counted as one network."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import networks
+import numpy as np
+import pytest
+import test_search
+from test_search import Status, folder  # noqa: F401
+
+from nas.driver import supply
+from nas.driver.finalists import choose
+from nas.driver.jobs import named
+from nas.driver.tally import Tally
+from nas.driver.tradeoffs import pareto
+from nas.language.architecture import Architecture
+from nas.report.screens import trial_dict
+from nas.samplers import ehvi
+from nas.store import Store, TrialRow, open_store
+
+TRIALS = 26
+
+
+def lucky(architecture: Architecture, *, seed: int, **_: Any) -> dict[str, float]:
+    own = random.Random(architecture.fingerprint).gauss(0, 0.02)
+    luck = random.Random(seed).gauss(0, 0.08)
+    return {"accuracy": test_search.accuracy(architecture) + own + luck}
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    monkeypatch.setattr(supply, "LEARNED", 12)
+    monkeypatch.setattr(supply, "LATE", 0.7)
+    opened = open_store(f"sqlite:///{tmp_path}/record.db")
+    yield opened
+    opened.close()
+
+
+def searched(store: Store, trials: int, evaluator: str) -> tuple[Status, list[TrialRow]]:
+    plan = test_search.plan(sampler="default", trials=trials)
+    job = dataclasses.replace(plan.job, evaluator=evaluator)
+    status = test_search.run(store, dataclasses.replace(plan, job=job))
+    return status, test_search.rows(store)
+
+
+def test_where_trainings_have_luck_some_networks_are_trained_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ehvi, "PAYS", 3.0)
+    searched(store, 18, "test_again:lucky")
+    status, rows = searched(store, TRIALS, "test_again:lucky")  # resumed
+    assert [row.number for row in rows] == list(range(TRIALS))
+    assert {row.state for row in rows} == {"finished"}
+    assert len({named(row) for row in rows}) == TRIALS  # nothing is trained twice with one seed
+    alike = defaultdict(list)
+    for row in rows:
+        alike[row.fingerprint].append(row)
+    again = {name: own for name, own in alike.items() if len(own) > 1}
+    assert again
+    for own in again.values():
+        assert len({row.accuracy for row in own}) == len(own)
+        assert len({str(row.sampled) for row in own}) == 1
+    study = store.find_study("s")
+    front = pareto(study, rows)
+    assert [(r.number, r.trainings) for r in status.front] == [
+        (r.number, r.trainings) for r in front
+    ]
+    assert len({row.fingerprint for row in front}) == len(front)
+    for row in front:
+        own = alike[row.fingerprint]
+        assert trial_dict(study, row)["trainings"] == len(own)
+        assert row.value("accuracy") == pytest.approx(np.mean([r.accuracy for r in own]))
+    finalists = choose(study, rows, 5)
+    assert len({row.fingerprint for row in finalists}) == len(finalists)
+
+
+def test_where_trainings_have_no_luck_hardly_any_is(store: Store) -> None:
+    _, rows = searched(store, TRIALS, "test_search:score")
+    assert len(rows) - len({row.fingerprint for row in rows}) <= 4
+
+
+def test_a_network_that_falls_leaves_the_front_and_what_it_beat_comes_back() -> None:
+    study, rows, _ = networks.study(40)
+    study = dataclasses.replace(study, objectives=(("accuracy", "max"),), constraints={})
+    best, second, *_ = sorted(
+        (row for row in rows if row.state == "finished" and not row.baseline),
+        key=lambda row: -row.value("accuracy"),
+    )
+    tally = Tally(study, 50)
+    tally.take(rows)
+    assert [row.number for row in tally.front] == [best.number]
+    worse = {"accuracy": second.value("accuracy") - 0.5}
+    again = dataclasses.replace(best, id=999, number=99, seed=best.seed + 1, metrics=worse)
+    tally.take([again])
+    assert [(row.number, row.trainings) for row in tally.front] == [(second.number, 1)]
+    assert tally.done == len(rows) + 1
