@@ -15,7 +15,7 @@ import optuna
 
 from nas.driver.asking import domains
 from nas.metrics import METRICS, metric
-from nas.samplers.calibration import LEVELS, sides
+from nas.samplers.calibration import LEVELS
 from nas.samplers.ehvi import EHVISampler, Problem
 from nas.samplers.encoding import union
 from nas.store import StudyRow, TrialRow
@@ -25,16 +25,13 @@ LEVEL = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Belief:
-    """What the model believes of a trial's metric apart from the luck of its training, and the ends
-    of the interval that holds it with a chance of 80%."""
+    """What the model believes of a trial's metric apart from the luck of its training, the ends of
+    the interval that holds it with a chance of 80%, and the standard deviation (NaN: not told)."""
 
     mean: float
     low: float
     high: float
-
-    @property
-    def deviation(self) -> float:
-        return (self.high - self.low) / sum(sides(LEVEL))
+    deviation: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +77,7 @@ def believed(study: StudyRow, rows: Iterable[TrialRow], name: str = "") -> Belie
     # Inside what the metric can be; a record of before that was asked for may have others.
     ends = min(metric(name).least, measured.min()), max(metric(name).most, measured.max())
     parts = [np.clip(part[:, place], *ends) for part in (found.mean, *found.interval(LEVEL))]
+    parts.append(found.deviation[:, place])
     by = {row.id: Belief(*map(float, b)) for row, *b in zip(rows, *parts, strict=True)}
     luck = float(np.mean((measured - parts[0]) ** 2))
     check = found.calibrations[place]
