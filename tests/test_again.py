@@ -13,6 +13,7 @@ import networks
 import numpy as np
 import pytest
 import test_search
+from optuna.distributions import IntDistribution
 from test_search import Status, folder  # noqa: F401
 
 from nas.driver import supply
@@ -21,8 +22,12 @@ from nas.driver.jobs import named
 from nas.driver.tally import Tally
 from nas.driver.tradeoffs import pareto
 from nas.language.architecture import Architecture
+from nas.pareto import hypervolume
 from nas.report.screens import trial_dict
-from nas.samplers import ehvi
+from nas.samplers import ehvi, knowing
+from nas.samplers.encoding import Encoding
+from nas.samplers.gp import GP, Settings
+from nas.samplers.model import Finished, Model
 from nas.store import Store, TrialRow, open_store
 
 TRIALS = 26
@@ -101,3 +106,55 @@ def test_a_network_that_falls_leaves_the_front_and_what_it_beat_comes_back() -> 
     tally.take([again])
     assert [(row.number, row.trainings) for row in tally.front] == [(second.number, 1)]
     assert tally.done == len(rows) + 1
+
+
+def test_what_an_evaluation_pays_is_what_it_brings_once_it_is_made() -> None:
+    """Against posteriors that are conditioned anew on each outcome, drawn by chance."""
+    encoding = Encoding.of({name: IntDistribution(0, 5) for name in "ab"})
+    rng = np.random.default_rng(3)
+    rows = encoding.every()[rng.permutation(36)]
+    cost = rows.sum(axis=1) + rows[:, 0] / 10
+    value = -np.sqrt(1 + cost) + 0.3 * rng.standard_normal(36)
+    finished = [
+        Finished(row, np.array([v, c]), {})
+        for row, v, c in zip(rows[:20], value[:20], cost[:20], strict=True)
+    ]
+    finished += [
+        Finished(row, np.array([v + 0.3, c]), {})
+        for row, v, c in zip(rows[:4], value[:4], cost[:4], strict=True)
+    ]
+    plain = Settings(np.full(5, 2.0), 1.5, 0.1, 3.0, 0.2)
+    told = np.array([False, True])
+    model = Model.of(encoding, finished, np.empty((0, 2)), np.empty((0, 2)), told, lambda *_: plain)
+    new, costs = rows[20:23], np.stack([np.full(3, np.nan), cost[20:23]], axis=1)
+    reference = np.array([1.0, 15.0])
+    known, found = knowing.gains(model, new, costs, reference)
+    assert not known[20:].any()  # again counts once, where the network stands first
+    reference[0] = min(1.0, np.quantile(model.means[:, 0], knowing.WORST))
+    surrogate = model.surrogates[0]
+    assert surrogate is not None
+    own, some = np.vstack([model.rows[:20], new]), np.vstack([model.means[:20], costs])
+    x, _ = model.features(own, some)
+    process, warp = surrogate.process, surrogate.warp
+
+    def volume(means: Any, who: Any) -> float:
+        points = np.stack([warp.inverse(means[who]), some[who, 1]], axis=1)
+        return hypervolume(points, reference, ["min", "min"])
+
+    now = volume(process.mean(x), np.arange(20))
+    mean, deviation = process.predict(x)
+    for candidate in [*np.flatnonzero(known)[:2], 20, 22]:
+        who = np.arange(20) if candidate < 20 else np.append(np.arange(20), candidate)
+        brought = []
+        for z in np.random.default_rng(0).standard_normal(400):
+            came = mean[candidate] + z * np.hypot(deviation[candidate], np.sqrt(0.2))
+            after = GP.given(
+                plain,
+                process.scales,
+                np.vstack([surrogate.x, x[candidate : candidate + 1]]),
+                np.append(process.y, came),
+            )
+            brought.append(volume(after.mean(x), who))
+        got = known[candidate] if candidate < 20 else found[candidate - 20]
+        error = np.std(brought) / 20
+        assert got == pytest.approx(np.mean(brought) - now, abs=3 * error + 0.1 * abs(got))
