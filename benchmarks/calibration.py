@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 from optuna.samplers import RandomSampler
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, create_trial
 from search_efficiency import Study
 from search_tasks import Params, Task, macro, transnas
 
@@ -76,10 +76,7 @@ def held(task: Task, mode: str, seed: int) -> Iterator[tuple[int, float, float]]
             others = unseen(task, seen, seed)
             trials = [_trial(task, params, truth[:objectives]) for params, truth in others]
             judge = EHVISampler(seed, task.problem(objectives))
-            judged = optuna.create_study(directions=["maximize", "minimize"][:objectives])
-            done = (TrialState.COMPLETE, TrialState.FAIL)
-            judged.add_trials(asked.trials(done))
-            found = judge.believed(judged, trials)
+            found = judge.believed(asked._study, trials)
             assert found is not None
             truth = np.array([values[0] for _, values in others])
             low, high = (end[:, 0] for end in found.interval(0.8))
