@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from nas import durations
 from nas.cli.output import end_on_sigterm
 from nas.data.datasets import load, roomy, streamed
+from nas.driver import widening
 from nas.driver.baselines import architectures, enter
 from nas.driver.plan import Plan
 from nas.driver.profiles import known
@@ -43,6 +44,7 @@ def rehearse(plan: Plan, storage: str, workers: int | None, memory: float) -> No
     with contextlib.suppress(StoreError):  # there is no record yet
         store = open_store(storage, create=False, write=False)
         store.check(plan.row())
+        widening.rehearsed(plan, store)
     with predicted(store, plan) as told:
         _tell_predicted(told)
         tell_images(plan.job)
@@ -158,7 +160,9 @@ def run(
         told = predictions.enter_context(predicted(store, plan))
         if progress:
             _tell_predicted(told)
-        store.open_study(plan.row())  # a study with other settings is refused before Ray starts
+        _, changed = widening.opened(plan, store)  # other settings are refused before Ray starts
+        if changed and progress:
+            print(f"nas: {changed}", file=sys.stderr)
         # Only now, as they take half a second: wrong input is answered at once.
         import optuna
 

@@ -22,6 +22,7 @@ from nas.driver.leases import Leases
 from nas.driver.plan import Plan
 from nas.driver.supply import Supply
 from nas.driver.tally import Status, Tally, UnderWay
+from nas.driver.widening import opened
 from nas.errors import StoreError, StudyError
 from nas.failpoints import reach
 from nas.job import Epoch, Failure, Outcome, Result
@@ -89,7 +90,7 @@ class _Driver:
     ) -> None:
         self.plan, self.store, self.pool, self.leases = plan, store, pool, leases
         self.watch, self.hours = watch, hours
-        self.row = store.open_study(plan.row())
+        self.row, _ = opened(plan, store)
         self.tally = Tally(self.row, plan.trials)
         self.ladder = Ladder(self.row, plan.rungs)
         begun = store.begun(self.row.id)

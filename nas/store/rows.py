@@ -99,6 +99,14 @@ class Ask:
         return "" if self.distributions else str(self.sampled.get(BASELINE, ""))
 
 
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """An ``Ask``'s values of a space's parameters, and their domains."""
+
+    values: Mapping[str, Any]
+    distributions: Mapping[str, str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRow(Ask):
     """A trial of the record.
@@ -185,6 +193,13 @@ def check_same(was: Study, now: Study) -> None:
 def asks_anew(was: Study, now: Study) -> bool:
     """Whether two studies differ in what is asked of the trials alone: objectives, constraints."""
     same = dataclasses.replace(was, objectives=now.objectives, constraints=now.constraints)
+    return first_difference(was, now) is not None and first_difference(same, now) is None
+
+
+def widens(was: Study, now: Study) -> bool:
+    """Whether two studies differ in their spaces' text or their constraints alone, so that the
+    trials of the one may be of the other (``nas.driver.widening``)."""
+    same = dataclasses.replace(was, space_text=now.space_text, constraints=now.constraints)
     return first_difference(was, now) is not None and first_difference(same, now) is None
 
 
