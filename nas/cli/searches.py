@@ -34,6 +34,9 @@ from nas.workers.run import evaluator
 
 if TYPE_CHECKING:
     from nas.driver.tally import Status
+    from nas.samplers.related import Older
+
+NOTHING = ", and does not use them: they do not even foretell one another"
 
 
 def rehearse(plan: Plan, storage: str, workers: int | None, memory: float) -> None:
@@ -87,6 +90,14 @@ def predicted(record: Store | None, plan: Plan) -> AbstractContextManager[dict[s
 def _tell_predicted(told: dict[str, str]) -> None:
     for name, how in told.items():
         print(f"nas: {name}: {how}", file=sys.stderr)
+
+
+def tell_older(known: Sequence[Older], offer: str) -> None:
+    for study in known:
+        told = f"knows {len(study.x)} networks of {study.name}"
+        print(f"nas: {told}{'' if study.useful else NOTHING}", file=sys.stderr)
+    if offer:
+        print(f"nas: {offer}", file=sys.stderr)
 
 
 def search_and_show(
@@ -160,6 +171,11 @@ def run(
         told = predictions.enter_context(predicted(store, plan))
         if progress:
             _tell_predicted(told)
+        from nas.driver import older
+
+        begun_with = older.known(plan, store)
+        if progress:
+            tell_older(begun_with, older.offers(plan, store))
         _, changed = widening.opened(plan, store)  # other settings are refused before Ray starts
         if changed and progress:
             print(f"nas: {changed}", file=sys.stderr)

@@ -89,7 +89,8 @@ def fit(
         if fewer.fun < best.fun:
             fewer.x[:-4][dropped] = -np.inf
             best = fewer
-    return Settings(np.exp(best.x[:-4]), *(float(v) for v in np.exp(best.x[-4:])), linear)
+    amplitude, own, roughness, noise = (float(v) for v in np.exp(best.x[-4:]))
+    return Settings(np.exp(best.x[:-4]), amplitude, own, roughness, noise, linear)
 
 
 def _densest(
@@ -107,22 +108,21 @@ def _densest(
     )
 
 
-def _prior(
-    features: int, linear: int = 0, hint: Floats | None = None
-) -> tuple[Floats, Floats]:
+def _prior(features: int, linear: int = 0, hint: Floats | None = None) -> tuple[Floats, Floats]:
     """Centre and spread of the logarithms of the settings in their order, all normal.
 
     Noise is centred at 0.01: a hundred trials may find a quarter or none, ten are not enough to
     take all for noise, by which the least cost would be the only good of a network. A network's own
     part is centred above it, or on tables without noise all of it would count as noise, and its
     spread is wide, or on smooth objectives it would never come to nothing. What is linear is
-    expected to explain a third of what there is.
+    expected to explain a third of what there is, together.
     """
     centre = np.full(features, -2.8 - np.log(features))
     spread = np.full(features, 3.4)
     if hint is not None:
         centre[: len(hint)], spread[: len(hint)] = np.log(np.maximum(hint, LEAST)), 1.0
-    centre[features - linear :], spread[features - linear :] = -1.0, 1.5
+    if linear:
+        centre[-linear:], spread[-linear:] = -1.0 - np.log(linear), 1.5
     return (
         np.concatenate([centre, [0.0, -3.5, 2.5, -4.5]]),
         np.concatenate([spread, [1.5, 2.5, 1.0, 2.0]]),
