@@ -13,6 +13,7 @@ regret in deviations of the task's metric.
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -111,7 +112,6 @@ def older(
 class Case:
     name: str
     known: Callable[[int, int], tuple[Older, ...]]  # of a task and a seed
-    pairs: int = 1
 
 
 def main() -> None:
@@ -120,6 +120,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--objectives", type=int, choices=(1, 2), default=2)
+    parser.add_argument("--out", type=Path, help="a file of all runs, to which these are added")
     parser.add_argument("--cases", default="", help="those whose name has this in it")
     told = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -153,20 +154,22 @@ def main() -> None:
         Case("macro", lambda t, s: (older(other, macros[s], tasks[t]),)),
         Case("macro, shuffled", lambda t, s: (older(other, macros[s], tasks[t], shuffled),)),
     ]  # fmt: skip
-    found = {"none": [scores(tasks[t], old[t, s], objectives) for t in range(7) for s in seeds]}
-    show("none", found["none"])
-    for case in cases:
-        if told.cases not in case.name:
+    stored = json.loads(told.out.read_text()) if told.out and told.out.exists() else {}
+    for case in [Case("none", lambda t, s: ()), *cases]:
+        if told.cases not in case.name and case.name != "none":
             continue
-        runs = []
-        for t in range(7):
-            for s in seeds:
-                done = search(tasks[t], s + 1000, objectives, 25, case.known(t, s))
-                runs.append(scores(tasks[t], done, objectives))
-        show(case.name, runs)
+        runs = stored.setdefault(f"{objectives} | {case.name}", {})
+        for t, s in old:
+            length = 50 if case.name == "none" else 25
+            done = search(tasks[t], s + 1000, objectives, length, case.known(t, s))
+            found = scores(tasks[t], done, objectives)
+            runs[f"{TASKS[t]} {s}"] = {str(n): round(score, 5) for n, score in found.items()}
+        show(case.name, [*runs.values()])
+        if told.out:
+            told.out.write_text(json.dumps(stored))
 
 
-def show(name: str, runs: Sequence[Mapping[int, float]]) -> None:
+def show(name: str, runs: Sequence[Mapping[str, float]]) -> None:
     cells = []
     for n in runs[0]:
         values = np.array([run[n] for run in runs])

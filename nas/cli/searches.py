@@ -21,7 +21,7 @@ from nas.driver.baselines import architectures, enter
 from nas.driver.plan import Plan
 from nas.driver.profiles import known
 from nas.driver.tradeoffs import nothing_found
-from nas.errors import StoreError
+from nas.errors import StoreError, StudyError
 from nas.job.pool import Pool
 from nas.report import screens
 from nas.report.images import tell as tell_images
@@ -48,6 +48,12 @@ def rehearse(plan: Plan, storage: str, workers: int | None, memory: float) -> No
         store = open_store(storage, create=False, write=False)
         store.check(plan.row())
         widening.rehearsed(plan, store)
+    if store:
+        from nas.driver import older
+
+        tell_older(older.known(plan, store), older.offers(plan, store))
+    elif plan.older:
+        raise StudyError(f"--from {plan.older[0]}: there is no record yet")
     with predicted(store, plan) as told:
         _tell_predicted(told)
         tell_images(plan.job)

@@ -146,7 +146,7 @@ class Store(Record):
             text, bounds = connection.execute(held).one()
             if again and (text, bounds) == tuple(told.values()):
                 return
-            states = dict(connection.execute(known).tuples().all())
+            states = {key: state for key, state in connection.execute(known)}  # noqa: C416
             if "running" in states.values():
                 raise StudyError(
                     f"study {was.name!r} is being searched: its space can change when that ended"

@@ -220,7 +220,8 @@ def first_difference(was: Study, now: Study) -> str | None:
 
 
 def _leaves(study: Study) -> Iterator[tuple[str, Any]]:
-    for name in Study.__dataclass_fields__:
+    # The space last, as it may be wider: what else differs is the reason then.
+    for name in sorted(Study.__dataclass_fields__, key="space_text".__eq__):
         value = getattr(study, name)
         if name == "space_text":
             lines = enumerate(value.splitlines(), start=1)
