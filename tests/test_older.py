@@ -263,10 +263,11 @@ def test_what_cannot_serve_is_refused_before_a_study_is_made(store: Store) -> No
 def test_older_studies_are_offered_once(store: Store) -> None:
     run(store, plan(trials=12))
     run(store, plan(study="few", trials=4))
-    new = plan(study="new", older=())
+    new = plan(study="new", sampler="default")
     offered = offers(new, store)
     assert offered.startswith("--from STUDY begins with what an older one knows: ")
     assert "s (12 networks of stack, digits)" in offered
     assert "few" not in offered
     assert offers(dataclasses.replace(new, older=("s",)), store) == ""
     assert offers(dataclasses.replace(new, study="few"), store) == ""
+    assert offers(dataclasses.replace(new, sampler="random"), store) == ""

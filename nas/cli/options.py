@@ -17,12 +17,11 @@ from nas.job import DataRef, Job
 from nas.language.architecture import DEFAULT_INPUT, Architecture, parse
 from nas.language.pattern import Call, write
 from nas.language.pattern import read as read_pattern
-from nas.samplers import SAMPLERS
+from nas.samplers import LEARNING, SAMPLERS
 from nas.spaces.space import Space, load_space, shipped
 from nas.workers.answers import POINTS
 from nas.workers.run import source
 
-LEARNING = ("default", "ehvi")  # the samplers that take older studies
 TRIALS = 40  # of a search of which neither their number nor its time is told
 
 

@@ -23,6 +23,7 @@ from nas.errors import NasError, StudyError
 from nas.language.architecture import Architecture, parse
 from nas.language.expression import leaves
 from nas.metrics import metric, scaled
+from nas.samplers import LEARNING
 from nas.samplers.encoding import Encoding
 from nas.samplers.related import FEWEST, Older
 from nas.spaces.space import Draw
@@ -32,6 +33,7 @@ from nas.store.reading import Record
 Floats = NDArray[np.float64]
 
 SPREAD = 0.5  # deviations of a feature, which is as far as the values of a choice are apart
+COSTS = ["params", "macs"]  # what is told of a network beside its parameters
 FAR = 3.0  # deviations: what lies farther is as far
 OFFERED = 3  # studies that are named at the start of a search
 
@@ -55,7 +57,7 @@ def known(plan: Plan, record: Record) -> tuple[Older, ...]:
             raise StudyError(
                 f"--from {name}: it has {len(rows)} networks with {asked}; {FEWEST} are needed"
             )
-        found.append(_placed(plan, name, rows))
+        found.append(_placed(plan, study, rows))
     return tuple(found)
 
 
@@ -63,7 +65,8 @@ def offers(plan: Plan, record: Record) -> str:
     """A sentence that names the record's older studies that a new one could begin with: those of
     the same space first, then those with the most networks. Empty where there is none."""
     studies = record.studies()
-    if plan.older or any(study.name == plan.study for study in studies):
+    begun = any(study.name == plan.study for study in studies)
+    if begun or plan.older or plan.sampler not in LEARNING:
         return ""
     counts = [(study, len(_rows(plan, record, study, math.inf))) for study in studies]
     serving = [(s.space != plan.space.name, -n, s) for s, n in counts if n >= FEWEST]
@@ -85,12 +88,16 @@ def _rows(plan: Plan, record: Record, study: StudyRow, until: float) -> list[Tri
     return [r for r in ended if any(math.isfinite(r.value(name)) for name in _learned(plan))]
 
 
-def _placed(plan: Plan, name: str, rows: Sequence[TrialRow]) -> Older:
-    new = dict(distributions(plan.space))
-    old = {name for row in rows for name, d in domains(row).items() if not d.single()}
-    encoding = Encoding.of({n: d for n, d in new.items() if n in old})
-    same = bool(encoding.parameters) and old == {n for n, d in new.items() if not d.single()}
-    described = [_described(parse(row.pattern)) for row in rows]
+def _placed(plan: Plan, study: StudyRow, rows: Sequence[TrialRow]) -> Older:
+    new = {n: d for n, d in distributions(plan.space) if not d.single()}
+    old = {n for row in rows for n, d in domains(row).items() if not d.single()}
+    # A parameter of late stages may not have been drawn yet.
+    same = bool(new) and (study.space_text == plan.space.text or old == new.keys())
+    encoding = Encoding.of({n: d for n, d in new.items() if same or n in old})
+    try:
+        described = [_described(parse(row.pattern)) for row in rows]
+    except NasError as error:  # a layer of a plug-in that is not here
+        raise StudyError(f"--from {study.name}: {error}") from None
     names = COSTS if same else sorted({n for told in described for n in told})
     table = np.array([[told.get(n, 0.0) for n in names] for told in described])
     middle, spread = table.mean(axis=0), np.where(table.std(axis=0) > 1e-9, table.std(axis=0), 1.0)
@@ -119,16 +126,13 @@ def _placed(plan: Plan, name: str, rows: Sequence[TrialRow]) -> Older:
         if objective in _learned(plan)
     }
     return Older(
-        name=name,
+        name=study.name,
         place=place,
         x=np.array([columns(r.sampled, d) for r, d in zip(rows, described, strict=True)]),
         scales=np.concatenate([scales, shared + np.arange(len(names))]),
-        values={k: v for k, v in values.items() if np.isfinite(v).all()},
+        values=values,
         shared=shared if same else 0,
     )
-
-
-COSTS = ["params", "macs"]
 
 
 @functools.lru_cache(maxsize=4096)

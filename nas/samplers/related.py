@@ -39,7 +39,8 @@ class Older:
 
     ``place`` gives the features of a parameter set of the new study, (columns,), and ``x`` (n,
     columns) those of the old networks, with the length scale of each column in ``scales``.
-    ``values`` are what was measured, by the index of the new study's objective, (n,) in its units.
+    ``values`` are what was measured, by the index of the new study's objective, (n,) in its units,
+    NaN where nothing was.
     ``shared`` tells how many of the first length scales are the new encoding's own: all, or none.
     """
 
@@ -58,14 +59,19 @@ class Older:
     def useful(self) -> bool:
         return any(map(self.foretells, self.values))
 
+    def told(self, k: int) -> tuple[Floats, Floats]:
+        """The latest rows of ``x`` with a value of an objective, and those."""
+        measured = np.flatnonzero(np.isfinite(self.values[k]))[-MOST:]
+        return self.x[measured], self.values[k][measured]
+
     @cached_property
     def _skill(self) -> Mapping[int, float]:
-        x, skill = self.x[-MOST:], {}
-        for k, values in self.values.items():
-            if len(values) >= FEWEST:
-                last = values[-MOST:]
-                skill[k] = _skill(x, self.scales, Warp.of(last)(last))
-        return skill
+        told = {k: self.told(k) for k in self.values}
+        return {
+            k: _skill(x, self.scales, Warp.of(values)(values))
+            for k, (x, values) in told.items()
+            if len(values) >= FEWEST
+        }
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,8 @@ class Related:
             for study, begin in zip(older, ends, strict=False):
                 if not study.foretells(k):
                     continue
-                x, values = study.x[-MOST:], sign * study.values[k][-MOST:]
+                x, values = study.told(k)
+                values = sign * values
                 warp = Warp.of(values)
                 y = warp(values)
                 settings = fit(x, study.scales, y)
