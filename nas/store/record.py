@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from nas.store import driver as drivers
 from nas.store.connect import WRITES, connect, patiently
 from nas.store.reading import STUDY, Record, check
 from nas.store.rows import (
+    BASELINE,
     Ask,
     AttemptState,
     Claim,
@@ -28,6 +30,7 @@ from nas.store.rows import (
     TrialState,
     asks_anew,
     check_same,
+    own_domains,
     reused,
     study_of,
     trial_of,
@@ -132,9 +135,18 @@ class Store(Record):
         """
         mine = studies.c.id == was.id
         held = select(studies.c.space_text, studies.c.constraints).where(mine).with_for_update()
-        known = select(trials.c.id, trials.c.state).where(
-            trials.c.study_id == was.id, trials.c.distributions != {}
+        known = select(trials.c.id, trials.c.state, trials.c.sampled).where(
+            trials.c.study_id == was.id
         )
+        domains: dict[str, str] = {}
+        placed = [
+            {
+                "key": key,
+                "values": trial.sampled,
+                "domains": own_domains(trial, domains),
+            }
+            for key, trial in trials_now.items()
+        ]
         told = {"space_text": now.space_text, "constraints": dict(now.constraints)}
         changed = (
             update(trials)
@@ -146,7 +158,8 @@ class Store(Record):
             text, bounds = connection.execute(held).one()
             if again and (text, bounds) == tuple(told.values()):
                 return
-            states = {key: state for key, state in connection.execute(known)}  # noqa: C416
+            rows = connection.execute(known).all()
+            states = {key: state for key, state, sampled in rows if {*sampled} != {BASELINE}}
             if "running" in states.values():
                 raise StudyError(
                     f"study {was.name!r} is being searched: its space can change when that ended"
@@ -155,14 +168,9 @@ class Store(Record):
                 states.keys() != trials_now.keys()
             ):
                 raise StudyError(f"study {was.name!r} was changed meanwhile: try again")
-            connection.execute(update(studies).where(mine).values(told))
-            connection.execute(
-                changed,
-                [
-                    {"key": key, "values": placed.values, "domains": placed.distributions}
-                    for key, placed in trials_now.items()
-                ],
-            )
+            changes = {**told, "domains": json.dumps(domains)}
+            connection.execute(update(studies).where(mine).values(changes))
+            connection.execute(changed, placed)
 
         self._write(work)
 

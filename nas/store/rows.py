@@ -103,7 +103,7 @@ class Ask:
 class Sampled:
     """An ``Ask``'s values of a space's parameters, and their domains."""
 
-    values: Mapping[str, Any]
+    sampled: Mapping[str, Any]
     distributions: Mapping[str, str]
 
 
@@ -263,7 +263,7 @@ def trial_of(row: Sequence[Any]) -> TrialRow:
     return TrialRow(**told)
 
 
-def own_domains(ask: Ask, domains: dict[str, str]) -> dict[str, str]:
+def own_domains(ask: Ask | Sampled, domains: dict[str, str]) -> dict[str, str]:
     """Where parameters are drawn from that the study's ``domains`` do not say, to which those are
     added that it did not know."""
     for name in ask.sampled:
