@@ -173,6 +173,7 @@ def search(
     skip_unreadable: bool = False,
     group_by: str = "",
     teachers: Iterable[str | Path] = (),
+    older: Iterable[str] = (),
 ) -> Study:
     """Searches a space, or goes on with the study of that name, and returns it.
 
@@ -185,7 +186,8 @@ def search(
     ``workers``: jobs at once, 0 in this process, None as many as there is room for. ``progress`` is
     shown on stderr. ``skip_unreadable`` leaves out images that cannot be read, and ``group_by``, a
     regular expression over their paths, says which belong together in every split. ``teachers`` are
-    files of models by whose outputs each candidate learns. Raises NasError.
+    files of models by whose outputs each candidate learns. ``older`` names studies of the record
+    that this one begins with what they know of (``--from``). Raises NasError.
     """
     since = time.monotonic()
     from nas.cli.searches import run
@@ -214,6 +216,7 @@ def search(
         skip_unreadable=skip_unreadable,
         group_by=group_by,
         teachers=[str(file) for file in teachers],
+        older=list(older),
     )
     run(
         plan,

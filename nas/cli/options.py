@@ -17,7 +17,7 @@ from nas.job import DataRef, Job
 from nas.language.architecture import DEFAULT_INPUT, Architecture, parse
 from nas.language.pattern import Call, write
 from nas.language.pattern import read as read_pattern
-from nas.samplers import SAMPLERS
+from nas.samplers import LEARNING, SAMPLERS
 from nas.spaces.space import Space, load_space, shipped
 from nas.workers.answers import POINTS
 from nas.workers.run import source
@@ -148,6 +148,7 @@ def plan(
     skip_unreadable: bool = False,
     group_by: str = "",
     teachers: Sequence[str] = (),
+    older: Sequence[str] = (),
 ) -> Plan:
     """The plan that the options of ``nas search`` describe, checked before anything is written."""
     seconds = None if budget is None else durations.read(budget, "--budget")
@@ -183,6 +184,11 @@ def plan(
         raise NasError(f"--sampler: unknown sampler {sampler}; {nearest(sampler, SAMPLERS)}")
     if teachers and evaluator:
         raise NasError(f"--teacher {teachers[0]}: an evaluator trains as it will, without it")
+    if older and sampler not in LEARNING:
+        raise NasError(
+            f"--from {older[0]}: --sampler {sampler} learns from its own study alone; "
+            f"{LEARNING[0]} takes older ones"
+        )
     teachers, taught = taught_by(teachers, ref)
     job = Job(
         pattern="",
@@ -205,6 +211,7 @@ def plan(
         rungs=levels,
         artifacts=artifacts,
         keep=keep,
+        older=tuple(dict.fromkeys(older)),
         images=images,
     )
 

@@ -73,6 +73,15 @@ def search(
     skip_unreadable: SkipUnreadable = False,
     group_by: GroupBy = "",
     seed: Seed = 0,
+    older: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from",
+            metavar="STUDY",
+            help="An older study of the record to begin with what it knows of.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
     sampler: Annotated[
         str,
         typer.Option(
@@ -238,6 +247,7 @@ def search(
         artifacts=artifacts_dir(artifacts, storage),
         keep=keep,
         teachers=teacher or [],
+        older=older or [],
     )
     if dry_run:
         run.rehearse(searched, storage, workers, memory_per_trial * 2**30)

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 from nas import durations
 from nas.cli.output import end_on_sigterm
 from nas.data.datasets import load, roomy, streamed
+from nas.driver import widening
 from nas.driver.baselines import architectures, enter
 from nas.driver.plan import Plan
 from nas.driver.profiles import known
 from nas.driver.tradeoffs import nothing_found
-from nas.errors import StoreError
+from nas.errors import StoreError, StudyError
 from nas.job.pool import Pool
 from nas.report import screens
 from nas.report.images import tell as tell_images
@@ -33,6 +34,9 @@ from nas.workers.run import evaluator
 
 if TYPE_CHECKING:
     from nas.driver.tally import Status
+    from nas.samplers.related import Older
+
+NOTHING = ", and does not use them: they do not even foretell one another"
 
 
 def rehearse(plan: Plan, storage: str, workers: int | None, memory: float) -> None:
@@ -43,6 +47,13 @@ def rehearse(plan: Plan, storage: str, workers: int | None, memory: float) -> No
     with contextlib.suppress(StoreError):  # there is no record yet
         store = open_store(storage, create=False, write=False)
         store.check(plan.row())
+        widening.rehearsed(plan, store)
+    if store:
+        from nas.driver import older
+
+        tell_older(older.known(plan, store), older.offers(plan, store))
+    elif plan.older:
+        raise StudyError(f"--from {plan.older[0]}: there is no record yet")
     with predicted(store, plan) as told:
         _tell_predicted(told)
         tell_images(plan.job)
@@ -85,6 +96,14 @@ def predicted(record: Store | None, plan: Plan) -> AbstractContextManager[dict[s
 def _tell_predicted(told: dict[str, str]) -> None:
     for name, how in told.items():
         print(f"nas: {name}: {how}", file=sys.stderr)
+
+
+def tell_older(known: Sequence[Older], offer: str) -> None:
+    for study in known:
+        told = f"knows {len(study.x)} networks of {study.name}"
+        print(f"nas: {told}{'' if study.useful else NOTHING}", file=sys.stderr)
+    if offer:
+        print(f"nas: {offer}", file=sys.stderr)
 
 
 def search_and_show(
@@ -158,7 +177,14 @@ def run(
         told = predictions.enter_context(predicted(store, plan))
         if progress:
             _tell_predicted(told)
-        store.open_study(plan.row())  # a study with other settings is refused before Ray starts
+        from nas.driver import older
+
+        begun_with = older.known(plan, store)
+        if progress:
+            tell_older(begun_with, older.offers(plan, store))
+        _, changed = widening.opened(plan, store)  # other settings are refused before Ray starts
+        if changed and progress:
+            print(f"nas: {changed}", file=sys.stderr)
         # Only now, as they take half a second: wrong input is answered at once.
         import optuna
 

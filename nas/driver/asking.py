@@ -28,6 +28,7 @@ from nas.language.architecture import Architecture
 from nas.metrics import scaled
 from nas.samplers import SAMPLERS
 from nas.samplers.ehvi import DROPPED, EHVISampler
+from nas.samplers.related import Older
 from nas.store import Ask, StudyRow, TrialRow
 
 AGAIN = "again"  # the user attribute of a proposal that was evaluated before, on purpose
@@ -54,13 +55,14 @@ class Memory(InMemoryStorage):
         pass
 
 
-def sampler(plan: Plan, seed: int, begun: int = 0) -> BaseSampler:
+def sampler(plan: Plan, seed: int, begun: int = 0, older: tuple[Older, ...] = ()) -> BaseSampler:
     """The plan's sampler, on a study of so many trials; ours is told what arithmetic knows of the
-    space. Ours goes on as it would have; the others would propose again what they did at first, so
-    they go on with another seed."""
+    space, and of ``older`` studies. Ours goes on as it would have; the others would propose again
+    what they did at first, so they go on with another seed."""
     made = SAMPLERS[plan.sampler](seed + begun)
     if isinstance(made, EHVISampler):
-        return EHVISampler(seed, problem(plan.space, tuple(plan.space.objectives)))
+        told = problem(plan.space, tuple(plan.space.objectives))
+        return EHVISampler(seed, dataclasses.replace(told, older=older))
     return made
 
 
@@ -69,8 +71,8 @@ class Asker:
 
     ``begun`` trials were there before. ``hoped`` gives a trial that is at a rung as it is expected
     to end, None where nothing is expected yet. ``driver`` tells this driver from others of the
-    study. ``refused`` counts what arithmetic rejected, ``repeated`` what was evaluated before:
-    neither costs more than the asking.
+    study, and ``older`` are those that it begins with. ``refused`` counts what arithmetic rejected,
+    ``repeated`` what was evaluated before: neither costs more than the asking.
     """
 
     def __init__(
@@ -80,17 +82,18 @@ class Asker:
         begun: int,
         hoped: Callable[[TrialRow], TrialRow | None],
         driver: str = "",
+        older: tuple[Older, ...] = (),
     ) -> None:
         self.refused = self.repeated = 0
         self.queued = 0  # proposals that wait to be asked for
         self._plan, self._space, self._row, self._hoped = plan, plan.space, row, hoped
-        self._driver, self._parted = driver, False
+        self._driver, self._parted, self._older = driver, False, older
         directions = plan.space.objectives.values()
         self._memory = Memory()
         self._study = optuna.create_study(
             storage=self._memory,
             directions=["maximize" if d == "max" else "minimize" for d in directions],
-            sampler=sampler(plan, plan.job.seed, begun),
+            sampler=sampler(plan, plan.job.seed, begun, older),
         )
         self._study_id = self._memory.get_study_id_from_name(self._study.study_name)
         self._rng = Random(plan.job.seed + begun)  # not again the draws of an earlier run
@@ -200,7 +203,8 @@ class Asker:
             return
         self._parted = True
         seed = seed_of(f"{self._plan.job.seed} {self._driver}")
-        self._study.sampler, self._rng = sampler(self._plan, seed), Random(seed)
+        self._study.sampler = sampler(self._plan, seed, older=self._older)
+        self._rng = Random(seed)
 
     def tell(self, row: TrialRow) -> None:
         """A trial of the record as it stands, whoever runs it; again where more is known of it. A

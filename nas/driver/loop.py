@@ -19,9 +19,11 @@ from nas.driver.hours import Hours
 from nas.driver.jobs import checkpoint, job, judged, missing, predicted
 from nas.driver.ladder import Ladder
 from nas.driver.leases import Leases
+from nas.driver.older import known
 from nas.driver.plan import Plan
 from nas.driver.supply import Supply
 from nas.driver.tally import Status, Tally, UnderWay
+from nas.driver.widening import opened
 from nas.errors import StoreError, StudyError
 from nas.failpoints import reach
 from nas.job import Epoch, Failure, Outcome, Result
@@ -89,11 +91,13 @@ class _Driver:
     ) -> None:
         self.plan, self.store, self.pool, self.leases = plan, store, pool, leases
         self.watch, self.hours = watch, hours
-        self.row = store.open_study(plan.row())
+        known(plan, store)  # what is not there is refused before the study is made
+        self.row, _ = opened(plan, store)
         self.tally = Tally(self.row, plan.trials)
         self.ladder = Ladder(self.row, plan.rungs)
         begun = store.begun(self.row.id)
-        self.asker = Asker(plan, self.row, begun, self.ladder.hoped, store.driver)
+        older = known(plan, store)
+        self.asker = Asker(plan, self.row, begun, self.ladder.hoped, store.driver, older)
         self.mirror = Mirror(store, self.row)
         self.news = store.changes(self.row.id)
         self.running: dict[int, _Running] = {}

@@ -25,7 +25,8 @@ class Plan:
     At each of ``rungs``, in epochs, the last a whole training, a candidate may be stopped.
     ``artifacts`` is the directory (or a URL that fsspec knows) for checkpoints; without (empty), a
     candidate begins again at each rung, and no weights are kept. ``keep`` tells whose weights are:
-    those of the front, all or none. ``images`` is what people are told of the images. Raises
+    those of the front, all or none. ``images`` is what people are told of the images. ``older`` are
+    the studies of the record that it begins with (``nas.driver.older``). Raises
     StudyError for rungs that do not fit the rest, and for an objective or constraint that nothing
     measures: a training those of ``nas.metrics``, an evaluator what it will give.
     """
@@ -40,6 +41,7 @@ class Plan:
     artifacts: str = ""
     images: str = ""
     keep: Keep = "front"
+    older: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.job.evaluator:
@@ -98,5 +100,6 @@ class Plan:
                 # Where they lie; what they are, ``recipe.teacher`` says.
                 **({"teachers": list(job.teachers)} if job.teachers else {}),
                 **({"rungs": list(self.rungs)} if self.rungs else {}),
+                **({"from": list(self.older)} if self.older else {}),
             },
         )

@@ -36,6 +36,8 @@ def command(study: StudyRow, rows: Sequence[TrialRow]) -> str:
         told += ["--skip-unreadable"]
     if group_by := settings.get("group_by"):
         told += ["--group-by", group_by]
+    for older in settings.get("from", ()):
+        told += ["--from", older]
     told += ["--seed", str(study.seed), "--sampler", study.sampler]
     rungs = settings.get("rungs", [])
     told += ["--rungs", ",".join(map(str, rungs)) if rungs else "off"]

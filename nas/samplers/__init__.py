@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 Make = Callable[[int | None], "BaseSampler"]
 
 
+LEARNING = ("default", "ehvi")  # those that take older studies
+
+
 # Imported when made: Optuna and the models take half a second, the names alone none.
 def _ehvi(seed: int | None) -> BaseSampler:
     from nas.samplers.ehvi import EHVISampler

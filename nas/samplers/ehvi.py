@@ -29,6 +29,7 @@ from nas.samplers.encoding import Encoding, keys, learn_rules, only, union
 from nas.samplers.gp import Settings, fit
 from nas.samplers.knowing import gains
 from nas.samplers.model import Finished, Model
+from nas.samplers.related import Older, Related, opening
 
 Floats = NDArray[np.float64]
 Params = dict[str, Any]
@@ -43,6 +44,8 @@ PROPOSALS = 1500
 LEARNED_FROM = 300
 # An encoding of up to this many rows is weighed whole instead of by draws.
 WHOLE = 2048
+# The first trials where older studies foretell them.
+FORETOLD = 5
 # How many of the best are weighed again for each further proposal of one ask.
 AGAIN = 64
 # The local search: so many of the best proposals are changed and weighed again, so many times.
@@ -68,12 +71,15 @@ class Problem:
     ``proposals``
         how many sets an ask weighs; fewer make an ask faster where ``complete`` and ``known`` are
         slow.
+    ``older``
+        older studies of such networks, as related tasks.
     """
 
     distributions: Mapping[str, BaseDistribution]
     known: Callable[[Params], Mapping[int, float] | None] = lambda _: {}
     complete: Callable[[Params, random.Random], Params] | None = None
     proposals: int = PROPOSALS
+    older: tuple[Older, ...] = ()
 
     @cached_property
     def settled(self) -> Params:
@@ -131,8 +137,9 @@ class EHVISampler(BaseSampler):
     """Expected hypervolume improvement over Gaussian processes; see the module.
 
     The first ``startup`` trials are drawn at random, as a start that fills the corners of a space
-    finds less by the tenth trial; then the model is asked. Spaces without a parameter to choose are
-    left to uniform draws.
+    finds less by the tenth trial; then the model is asked. Where the problem has older studies that
+    foretell anything, the first ``FORETOLD`` are the best by those. Spaces without a parameter to
+    choose are left to uniform draws.
     """
 
     def __init__(
@@ -150,6 +157,9 @@ class EHVISampler(BaseSampler):
         )
         self._read = Reading()
         self._fitted: dict[Any, Settings] = {}
+        self._related: Related | None = None
+        self._placed: dict[bytes, Floats] = {}
+        self._older_read = False
 
     def reseed_rng(self) -> None:
         """Nothing for proposals, which the trial's number seeds; independent draws are reseeded."""
@@ -223,7 +233,7 @@ class EHVISampler(BaseSampler):
             fresh = replace(evidence, finished=(), pending=evidence.pending[:0], tried=frozenset())
             rows, _ = self._admitted(fresh, encoding.draw(rng, self._budget // 3), rng)
             return [encoding.params(rows[rng.integers(len(rows))])] if len(rows) else []
-        model = self._model(evidence)
+        model = self._model(evidence) or self._foretold(evidence)
         if model is None:
             first = rng.integers(len(rows))
             others = rng.permutation(np.delete(np.arange(len(rows)), first))
@@ -299,7 +309,7 @@ class EHVISampler(BaseSampler):
             return None
         rows = np.array([evidence.encoding.row(t.params) for t in trials])
         values = np.array([t.values for t in trials], dtype=float)
-        fit = partial(self._fit, evidence.encoding)
+        fit = partial(self._fit, evidence.encoding, related=self._older(evidence.signs))
         return model.believed(rows, values * evidence.signs, fit).times(evidence.signs)
 
     def sample_independent(
@@ -336,20 +346,68 @@ class EHVISampler(BaseSampler):
     def _model(self, evidence: Evidence) -> Model | None:
         """The model, or None while the trials are too few to learn from."""
         measured = [f.row for f in evidence.finished if f.values is not None]
-        if len(evidence.finished) < self._startup or len(measured) < 2:
+        related = self._older(evidence.signs)
+        startup = min(self._startup, FORETOLD) if related else self._startup
+        if len(evidence.finished) < startup or len(measured) < 2:
             return None
         chance = random.Random(self._seed)
-        known = [self._costs(evidence, self._whole(evidence, r, chance)) for r in evidence.pending]
-        possible = [k for k, costs in enumerate(known) if costs is not None]
+        pending, costs = self._pending(evidence, chance)
         example = self._costs(evidence, self._whole(evidence, measured[-1], chance))
         return Model.of(
             evidence.encoding,
             evidence.finished,
-            evidence.pending[possible],
-            np.array([known[k] for k in possible]).reshape(-1, len(evidence.signs)),
+            pending,
+            costs,
             np.isfinite(example) if example is not None else np.zeros(len(evidence.signs), bool),
+            partial(self._fit, evidence.encoding, related=related),
+            (lambda rows: related.columns(self._place(evidence, related, rows)))
+            if related
+            else None,
             partial(self._fit, evidence.encoding),
         )
+
+    def _pending(self, evidence: Evidence, chance: random.Random) -> tuple[Floats, Floats]:
+        """The rows that are being evaluated, and their known objectives, minimised (or NaN)."""
+        known = [self._costs(evidence, self._whole(evidence, r, chance)) for r in evidence.pending]
+        possible = [k for k, costs in enumerate(known) if costs is not None]
+        costs = np.array([known[k] for k in possible]).reshape(-1, len(evidence.signs))
+        return evidence.pending[possible], costs
+
+    def _foretold(self, evidence: Evidence) -> Model | None:
+        """The model of the first trials: what older studies foretell; None without any."""
+        related = self._older(evidence.signs)
+        if related is None:
+            return None
+        chance = random.Random(self._seed)
+        rows, costs = self._pending(evidence, chance)
+        for finished in evidence.finished:
+            known = self._costs(evidence, self._whole(evidence, finished.row, chance))
+            if known is not None:
+                rows, costs = np.vstack([rows, finished.row]), np.vstack([costs, known])
+        drawn = evidence.encoding.draw(np.random.default_rng(self._seed), 1)[0]
+        example = self._costs(evidence, self._whole(evidence, drawn, chance))
+        if example is None:
+            return None
+        place = partial(self._place, evidence, related)
+        return opening(related, evidence.encoding, place, rows, costs, np.isfinite(example))
+
+    def _older(self, signs: Floats) -> Related | None:
+        """What older studies foretell, read once."""
+        if not self._older_read and self._problem is not None and self._problem.older:
+            self._related = Related.of(self._problem.older, signs)
+        self._older_read = True
+        return self._related
+
+    def _place(self, evidence: Evidence, related: Related, rows: Floats) -> Floats:
+        """Where the older studies have rows, each looked up once."""
+        chance = random.Random(self._seed)
+        if len(self._placed) > 50_000:
+            self._placed = {}
+        for key, row in zip(keys(rows), rows, strict=True):
+            if key not in self._placed:
+                self._placed[key] = related.place(self._whole(evidence, row, chance))
+        columns = sum(study.x.shape[1] for study in related.older)
+        return np.array([self._placed[key] for key in keys(rows)]).reshape(-1, columns)
 
     def _fit(
         self,
@@ -358,12 +416,15 @@ class EHVISampler(BaseSampler):
         x: Floats,
         scales: NDArray[np.intp],
         y: Floats,
+        related: Related | None = None,
     ) -> Settings:
         """Settings fitted to this very number of observations before are taken as they are."""
         key = (self._read.source, name, len(y))
         if key not in self._fitted:
             self._fitted = {k: v for k, v in self._fitted.items() if k[1] != name}
-            self._fitted = {**self._fitted, key: fit(x, scales, y, encoding.doubtful)}
+            linear, hint = (related.width, related.hint(name)) if related else (0, None)
+            found = fit(x, scales, y, encoding.doubtful, linear, hint)
+            self._fitted = {**self._fitted, key: found}
         return self._fitted[key]
 
     def _whole(self, evidence: Evidence, row: Floats, chance: random.Random) -> Params:

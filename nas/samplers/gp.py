@@ -23,18 +23,24 @@ Floats = NDArray[np.float64]
 FENCE = 5.0
 # Variance added to the diagonal whatever the fit says; in units of a target of variance 1.
 JITTER = 1e-6
+# The least weight that is foretold of a feature, be it none elsewhere.
+LEAST = np.exp(-12.0)
 
 
 @dataclass(frozen=True)
 class Settings:
     """What is fitted: inverse squared length scale a feature, amplitude of the smooth part,
-    amplitude and roughness of a network's own part, variance of an evaluation's luck."""
+    amplitude and roughness of a network's own part, variance of an evaluation's luck.
+
+    The last ``linear`` features, a column each, are none of distance: the function is linear in
+    them, and their weights are the variances of the slopes."""
 
     weights: Floats
     amplitude: float
     own: float
     roughness: float
     noise: float
+    linear: int = 0
 
 
 def _matern(distances: Floats) -> tuple[Floats, Floats]:
@@ -58,32 +64,42 @@ def squared(a: Floats, b: Floats) -> Floats:
 
 
 def fit(
-    x: Floats, scales: NDArray[np.intp], y: Floats, doubtful: NDArray[np.bool_] | None = None
+    x: Floats,
+    scales: NDArray[np.intp],
+    y: Floats,
+    doubtful: NDArray[np.bool_] | None = None,
+    linear: int = 0,
+    hint: Floats | None = None,
 ) -> Settings:
     """The settings of the greatest posterior density.
 
     ``x`` (n, columns) from ``Encoding.embed``, ``scales`` (columns,) the feature of each column,
     ``y`` (n,) of mean 0 and variance about 1. ``doubtful`` marks features, the first of all, that
-    are left out where ``y`` is the more likely without any of them.
+    are left out where ``y`` is the more likely without any of them. In the last ``linear`` columns
+    the function is linear. ``hint`` are weights that the first features had elsewhere.
     """
     features = int(scales.max()) + 1
     dropped = np.zeros(features, bool)
     if doubtful is not None:
         dropped[: len(doubtful)] = doubtful
-    best = _densest(x, scales, y)
+    prior = _prior(features, linear, hint)
+    best = _densest(x, scales, y, prior, linear)
     if dropped.any():
-        fewer = _densest(np.where(dropped[scales], 0.0, x), scales, y)
+        fewer = _densest(np.where(dropped[scales], 0.0, x), scales, y, prior, linear)
         if fewer.fun < best.fun:
             fewer.x[:-4][dropped] = -np.inf
             best = fewer
-    return Settings(np.exp(best.x[:-4]), *(float(v) for v in np.exp(best.x[-4:])))
+    amplitude, own, roughness, noise = (float(v) for v in np.exp(best.x[-4:]))
+    return Settings(np.exp(best.x[:-4]), amplitude, own, roughness, noise, linear)
 
 
-def _densest(x: Floats, scales: NDArray[np.intp], y: Floats) -> Any:
-    start, _ = _prior(int(scales.max()) + 1)
+def _densest(
+    x: Floats, scales: NDArray[np.intp], y: Floats, prior: tuple[Floats, Floats], linear: int
+) -> Any:
+    start, _ = prior
     bounds = [(-14.0, 5.0)] * (len(start) - 4)
     return minimize(
-        objective(x, scales, y),
+        objective(x, scales, y, prior, linear),
         start,
         jac=True,
         method="L-BFGS-B",
@@ -92,41 +108,53 @@ def _densest(x: Floats, scales: NDArray[np.intp], y: Floats) -> Any:
     )
 
 
-def _prior(features: int) -> tuple[Floats, Floats]:
+def _prior(features: int, linear: int = 0, hint: Floats | None = None) -> tuple[Floats, Floats]:
     """Centre and spread of the logarithms of the settings in their order, all normal.
 
     Noise is centred at 0.01: a hundred trials may find a quarter or none, ten are not enough to
     take all for noise, by which the least cost would be the only good of a network. A network's own
     part is centred above it, or on tables without noise all of it would count as noise, and its
-    spread is wide, or on smooth objectives it would never come to nothing.
+    spread is wide, or on smooth objectives it would never come to nothing. What is linear is
+    expected to explain a third of what there is, together.
     """
     centre = np.full(features, -2.8 - np.log(features))
+    spread = np.full(features, 3.4)
+    if hint is not None:
+        centre[: len(hint)], spread[: len(hint)] = np.log(np.maximum(hint, LEAST)), 1.0
+    if linear:
+        centre[-linear:], spread[-linear:] = -1.0 - np.log(linear), 1.5
     return (
         np.concatenate([centre, [0.0, -3.5, 2.5, -4.5]]),
-        np.concatenate([np.full(features, 3.4), [1.5, 2.5, 1.0, 2.0]]),
+        np.concatenate([spread, [1.5, 2.5, 1.0, 2.0]]),
     )
 
 
 def objective(
-    x: Floats, scales: NDArray[np.intp], y: Floats
+    x: Floats,
+    scales: NDArray[np.intp],
+    y: Floats,
+    prior: tuple[Floats, Floats] | None = None,
+    linear: int = 0,
 ) -> Callable[[Floats], tuple[float, Floats]]:
     """The negative logarithm of the posterior density of settings, and its gradient.
 
     A function of the logarithms of the settings, in their order.
     """
     features = int(scales.max()) + 1
-    centre, spread = _prior(features)
+    centre, spread = prior or _prior(features, linear)
+    columns = x.shape[1] - linear
     diagonal = np.diag_indices(len(y))
 
     def loss(theta: Floats) -> tuple[float, Floats]:
         weights = np.exp(theta[:-4])
         amplitude, own, roughness, noise = np.exp(theta[-4:])
-        z = x * np.sqrt(weights[scales])
+        scaled = x * np.sqrt(weights[scales])
+        z, slopes = scaled[:, :columns], scaled[:, columns:]
         distances = squared(z, z)
         distances[diagonal] = 0.0  # but for rounding, of which the rough part takes the root
         smooth, slope = _matern(distances)
         rough, steep = _rough(roughness * distances)
-        covariance = amplitude * smooth + own * rough
+        covariance = amplitude * smooth + own * rough + slopes @ slopes.T
         covariance[diagonal] += noise + JITTER
         factor, failed = lapack.dpotrf(covariance, lower=True)
         if failed:
@@ -142,6 +170,7 @@ def objective(
         # The derivative by a column's weight is a sum over pairs of its squared differences; two
         # products with z give it for all columns, without a matrix of differences for each.
         by_column = 2.0 * (inner.sum(axis=1) @ (z * z) - ((inner @ z) * z).sum(axis=0))
+        by_column = np.append(by_column, ((outer @ slopes) * slopes).sum(axis=0))
         by_feature = np.bincount(scales, by_column, minlength=features)
         by_scalars = [
             amplitude * (outer * smooth).sum(),
@@ -215,6 +244,9 @@ class GP:
         k = self._covariance(x)
         v = solve_triangular(self.factor, k.T, lower=True, check_finite=False)
         variance = self.settings.amplitude + self.settings.own - (v * v).sum(axis=0)
+        if linear := self.settings.linear:
+            slopes = x[:, -linear:] ** 2
+            variance += slopes @ self.settings.weights[self.scales[-linear:]]
         return k @ self.alpha, np.sqrt(np.maximum(variance, 1e-12))
 
     def joint(self, x: Floats) -> tuple[Floats, Floats]:
@@ -236,9 +268,12 @@ class GP:
 
 
 def _kernel(settings: Settings, a: Floats, b: Floats) -> Floats:
-    distances = squared(a, b)
+    columns = a.shape[1] - settings.linear
+    distances = squared(a[:, :columns], b[:, :columns])
     smooth: Floats = settings.amplitude * _matern(distances)[0]
     smooth += settings.own * _rough(settings.roughness * distances)[0]
+    if settings.linear:
+        smooth += a[:, columns:] @ b[:, columns:].T
     return smooth
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import moocore
@@ -114,16 +114,28 @@ class Surrogate:
 class Features:
     """Rows as a kernel compares them: their parameters, and the objectives told of them.
 
-    What a network costs says much of what it can do, and from the first trial on.
+    What a network costs says much of what it can do, and from the first trial on. What older
+    studies ``foretell`` of rows comes last, (n, ``linear``), of mean 0 and deviation 1 over what
+    was measured: in that a process is linear.
     """
 
     encoding: Encoding
     told: tuple[tuple[int, Warp], ...]
+    foretell: Callable[[Floats], Floats] | None = None
+    middle: Floats = field(default_factory=lambda: np.zeros(0))
+    spread: Floats = field(default_factory=lambda: np.zeros(0))
+
+    @property
+    def extra(self) -> int:
+        """The columns beside those of the parameters."""
+        return len(self.told) + len(self.middle)
 
     def __call__(self, rows: Floats, costs: Floats) -> tuple[Floats, Scales]:
         """As ``Encoding.embed``, of rows and their told objectives (n, objectives), minimised."""
         x, scales = self.encoding.embed(rows)
         extra = [SPREAD * warp(costs[:, k]) for k, warp in self.told]
+        if self.foretell:
+            extra += [*((self.foretell(rows) - self.middle) / self.spread).T]
         more = np.arange(len(extra)) + scales[-1] + 1
         return np.column_stack([x, *extra]), np.append(scales, more)
 
@@ -153,8 +165,13 @@ class Model:
         costs: Floats,
         told: NDArray[np.bool_],
         fit: Fit,
+        foretell: Callable[[Floats], Floats] | None = None,
+        limit: Fit | None = None,
     ) -> Model:
         """The model of ``finished`` trials, one with values at least, while ``pending`` are run.
+
+        ``foretell`` gives what older studies know of rows, (n, columns); ``limit`` fits what is no
+        objective (None: as ``fit``).
 
         ``told`` (objectives,) marks what is known before an evaluation, and ``costs`` (pending,
         objectives) holds it for the pending rows, minimised; its other columns are not read.
@@ -168,6 +185,13 @@ class Model:
         features = Features(
             encoding, tuple((k, Warp.of(early[:, k])) for k, known in enumerate(told) if known)
         )
+        if foretell:
+            column = foretell(rows[: len(early)])
+            # In deviations of the older study: the first picks are alike and say little of it.
+            spread = np.maximum(column.std(axis=0), 0.3)
+            features = replace(
+                features, foretell=foretell, middle=column.mean(axis=0), spread=spread
+            )
         x, scales = features(rows, values)
         x_pending, _ = features(pending, costs)
         surrogates = tuple(
@@ -183,7 +207,7 @@ class Model:
         return cls(
             features,
             surrogates,
-            tuple(_limits(finished, encoding, pending, fit)),
+            tuple(_limits(finished, encoding, pending, limit or fit)),
             np.vstack([rows, pending]),
             means,
             np.append(feasible, np.full(len(pending), bool(feasible.any()))),
@@ -192,11 +216,8 @@ class Model:
     def believing(self, rows: Floats, costs: Floats) -> Model:
         """The model once ``rows`` with these told objectives are being evaluated, too."""
         x, _ = self.features(rows, costs)
-        plain = x[:, : x.shape[1] - len(self.features.told)]
-        means = costs.copy()
-        for k, surrogate in enumerate(self.surrogates):
-            if surrogate is not None:
-                means[:, k] = surrogate.warp.inverse(surrogate.process.mean(x))
+        plain = x[:, : x.shape[1] - self.features.extra]
+        means = self._means(x, costs)
         return Model(
             self.features,
             tuple(surrogate and surrogate.believing(x) for surrogate in self.surrogates),
@@ -205,6 +226,14 @@ class Model:
             np.vstack([self.means, means]),
             np.append(self.feasible, np.full(len(rows), bool(self.feasible.any()))),
         )
+
+    def _means(self, x: Floats, costs: Floats) -> Floats:
+        """What is believed of rows at ``x`` with these told objectives, (n, objectives)."""
+        means = costs.copy()
+        for k, surrogate in enumerate(self.surrogates):
+            if surrogate is not None:
+                means[:, k] = surrogate.warp.inverse(surrogate.process.mean(x))
+        return means
 
     @cached_property
     def front(self) -> Floats:
@@ -243,10 +272,11 @@ class Model:
 
         What a learned objective has beyond ``REACH`` counts as a penalty, unless the front has it.
         """
-        best, middle, worst = np.quantile(self.means, [0.0, 0.5, 1.0], axis=0)
+        x, _ = self.features(rows, costs)
+        means = self.means if len(self.means) else self._means(x, costs)
+        best, middle, worst = np.quantile(means, [0.0, 0.5, 1.0], axis=0)
         nadir = self.front.max(axis=0, initial=-np.inf)
         corner: Floats = np.empty_like(worst)
-        x, _ = self.features(rows, costs)
         for k, surrogate in enumerate(self.surrogates):
             if surrogate is None:
                 corner[k] = max(worst[k], costs[:, k].max())
@@ -263,11 +293,11 @@ class Model:
         ``costs`` (m, objectives) holds what is told of the rows, minimised.
         """
         x, _ = self.features(rows, costs)
-        plain = x[:, : x.shape[1] - len(self.features.told)]
+        plain = x[:, : x.shape[1] - self.features.extra]
         chance = np.ones(len(rows))
         for surrogate, level in self.limits:
             chance *= surrogate.chance_below(level, plain)
-        if not len(self.front):
+        if not len(self.front) and len(self.rows):
             return chance
         beliefs = [
             Belief(costs[:, k], np.zeros(len(rows)))

@@ -7,11 +7,13 @@ from nas.store.rows import (
     Ask,
     AttemptRow,
     Claim,
+    Sampled,
     Study,
     StudyRow,
     TrialRow,
     TrialState,
     check_same,
+    widens,
 )
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "Ask",
     "AttemptRow",
     "Claim",
+    "Sampled",
     "Store",
     "Study",
     "StudyRow",
@@ -27,4 +30,5 @@ __all__ = [
     "TrialState",
     "check_same",
     "open_store",
+    "widens",
 ]

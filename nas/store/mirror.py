@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import hashlib
 import itertools
 import json
 import logging
@@ -49,6 +50,7 @@ RETRY = 15.0  # seconds until the next look after one that failed
 RACES = 20  # tries, while other drivers make the tables at once
 
 MARK = "nas_record"  # user attribute of the Optuna study: which study of the record it follows
+SPACE = "nas_space"  # another: a digest of its space, by which it knows the trials' domains
 TOLD = ("space", "dataset", "sampler")  # of the study, as user attributes
 AT_ONCE = ("trial", "baseline", "pattern", "fingerprint", *by_arithmetic())  # known at the begin
 
@@ -209,9 +211,11 @@ class Mirror:
             told = storage.get_study_user_attrs(copy)
             if told.get(MARK) != mark:
                 break
-            if storage.get_study_directions(copy) == directions:
+            same = storage.get_study_directions(copy) == directions
+            if same and told.get(SPACE) == _digest(study):
                 return copy
-            storage.delete_study(copy)  # made for what was asked before anything came of it
+            # Made for what was asked before anything came of it, or of a space that was widened.
+            storage.delete_study(copy)
         if MARK not in told and all(told.get(name) == getattr(study, name) for name in TOLD):
             # Its trials have other numbers than ours, so it cannot be gone on with.
             raise StudyError(
@@ -227,7 +231,8 @@ class Mirror:
     def _make_copy(self, storage: RDBStorage, directions: list[StudyDirection], mark: str) -> int:
         """In one transaction: there is no moment at which it could be taken for somebody else's."""
         study = self._study
-        told = {name: getattr(study, name) for name in TOLD} | {MARK: mark}
+        told = {name: getattr(study, name) for name in TOLD}
+        told |= {MARK: mark, SPACE: _digest(study)}
         names = {_SYSTEM_ATTR_METRIC_NAMES: [name for name, _ in study.objectives]}
         made = insert(STUDIES).values(study_name=study.name).returning(STUDIES.c.study_id)
         with storage.engine.begin() as connection:
@@ -295,6 +300,10 @@ class Mirror:
             return {"state": TrialState.RUNNING, "datetime_complete": None}
         ended = trial.finished or trial.created
         return {"state": _state(trial, self._objectives), "datetime_complete": _utc(ended)}
+
+
+def _digest(study: StudyRow) -> str:
+    return hashlib.sha256(study.space_text.encode()).hexdigest()[:16]
 
 
 _DIRECTION = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}

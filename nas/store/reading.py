@@ -25,6 +25,7 @@ from nas.store.rows import (
     epoch_of,
     study_of,
     trial_of,
+    widens,
 )
 from nas.store.steps import has, nothing_came, select_trials
 from nas.store.tables import attempts, curves, latencies, studies, trials
@@ -40,10 +41,13 @@ STUDY = [studies.c[f.name] for f in fields(StudyRow)]
 
 def check(held: Connection, study: Study) -> None:
     """Raises StudyError where the study exists with other settings. Objectives and constraints may
-    be others while nothing has come of it: they may have been mistyped."""
+    be others while nothing has come of it: they may have been mistyped. A changed space passes:
+    whether it is wider is for ``nas.driver.widening`` to tell."""
     row = held.execute(select(*STUDY).where(studies.c.name == study.name)).one_or_none()
     if row is not None:
         found = study_of(row)
+        if widens(found, study):
+            return  # the driver looks at the trials
         if not (asks_anew(found, study) and nothing_came(held, found.id)):
             check_same(found, study)
 

@@ -99,6 +99,14 @@ class Ask:
         return "" if self.distributions else str(self.sampled.get(BASELINE, ""))
 
 
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """An ``Ask``'s values of a space's parameters, and their domains."""
+
+    sampled: Mapping[str, Any]
+    distributions: Mapping[str, str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRow(Ask):
     """A trial of the record.
@@ -190,6 +198,13 @@ def asks_anew(was: Study, now: Study) -> bool:
     return first_difference(was, now) is not None and first_difference(same, now) is None
 
 
+def widens(was: Study, now: Study) -> bool:
+    """Whether two studies differ in their spaces' text or their constraints alone, so that the
+    trials of the one may be of the other (``nas.driver.widening``)."""
+    same = dataclasses.replace(was, space_text=now.space_text, constraints=now.constraints)
+    return first_difference(was, now) is not None and first_difference(same, now) is None
+
+
 def first_difference(was: Study, now: Study) -> str | None:
     """A clause with the first setting in which two studies differ and both its values."""
     if was.images != now.images:
@@ -207,7 +222,8 @@ def first_difference(was: Study, now: Study) -> str | None:
 
 
 def _leaves(study: Study) -> Iterator[tuple[str, Any]]:
-    for name in Study.__dataclass_fields__:
+    # The space last, as it may be wider: what else differs is the reason then.
+    for name in sorted(Study.__dataclass_fields__, key="space_text".__eq__):
         value = getattr(study, name)
         if name == "space_text":
             lines = enumerate(value.splitlines(), start=1)
@@ -249,7 +265,7 @@ def trial_of(row: Sequence[Any]) -> TrialRow:
     return TrialRow(**told)
 
 
-def own_domains(ask: Ask, domains: dict[str, str]) -> dict[str, str]:
+def own_domains(ask: Ask | Sampled, domains: dict[str, str]) -> dict[str, str]:
     """Where parameters are drawn from that the study's ``domains`` do not say, to which those are
     added that it did not know."""
     for name in ask.sampled:

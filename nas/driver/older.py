@@ -1,0 +1,155 @@
+"""Older studies of the record that a search begins with: their networks as the new study sees them.
+
+Of one space the parameters tell where a network is. Networks of another one are placed by what all
+networks have: costs, depth, width, how often each layer occurs.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.driver.asking import domains
+from nas.driver.plan import Plan
+from nas.driver.proposals import distributions
+from nas.errors import NasError, StudyError
+from nas.language.architecture import Architecture, parse
+from nas.language.expression import leaves
+from nas.metrics import metric, scaled
+from nas.samplers import LEARNING
+from nas.samplers.encoding import Encoding
+from nas.samplers.related import FEWEST, Older
+from nas.spaces.space import Draw
+from nas.store import StudyRow, TrialRow
+from nas.store.reading import Record
+
+Floats = NDArray[np.float64]
+
+SPREAD = 0.5  # deviations of a feature, which is as far as the values of a choice are apart
+COSTS = ["params", "macs"]  # what is told of a network beside its parameters
+FAR = 3.0  # deviations: what lies farther is as far
+OFFERED = 3  # studies that are named at the start of a search
+
+
+def known(plan: Plan, record: Record) -> tuple[Older, ...]:
+    """The older studies that the plan begins with: what was evaluated until its own was made, so
+    that a search that goes on knows what it knew.
+
+    Raises StudyError for a study that is not there, is the plan's own, or has nothing to tell.
+    """
+    studies = {study.name: study for study in record.studies()}
+    own = studies.get(plan.study)
+    found = []
+    for name in plan.older:
+        if name == plan.study:
+            raise StudyError(f"--from {name}: a study cannot begin with itself")
+        study = record.find_study(name)
+        rows = _rows(plan, record, study, math.inf if own is None else own.created)
+        if len(rows) < FEWEST:
+            asked = " or ".join(_learned(plan))
+            raise StudyError(
+                f"--from {name}: it has {len(rows)} networks with {asked}; {FEWEST} are needed"
+            )
+        found.append(_placed(plan, study, rows))
+    return tuple(found)
+
+
+def offers(plan: Plan, record: Record) -> str:
+    """A sentence that names the record's older studies that a new one could begin with: those of
+    the same space first, then those with the most networks. Empty where there is none."""
+    studies = record.studies()
+    begun = any(study.name == plan.study for study in studies)
+    if begun or plan.older or plan.sampler not in LEARNING:
+        return ""
+    counts = [(study, len(_rows(plan, record, study, math.inf))) for study in studies]
+    serving = [(s.space != plan.space.name, -n, s) for s, n in counts if n >= FEWEST]
+    named = [
+        f"{study.name} ({-count} networks of {study.space}, {study.shown_data or 'no images'})"
+        for _, count, study in sorted(serving, key=lambda told: told[:2])[:OFFERED]
+    ]
+    return f"--from STUDY begins with what an older one knows: {', '.join(named)}" if named else ""
+
+
+def _learned(plan: Plan) -> list[str]:
+    """The objectives that have to be measured."""
+    return [name for name in plan.space.objectives if not metric(name).arithmetic]
+
+
+def _rows(plan: Plan, record: Record, study: StudyRow, until: float) -> list[TrialRow]:
+    rows = record.trials(study.id, states=["finished", "reused"])
+    ended = [row for row in rows if not row.baseline and (row.finished or row.created) <= until]
+    return [r for r in ended if any(math.isfinite(r.value(name)) for name in _learned(plan))]
+
+
+def _placed(plan: Plan, study: StudyRow, rows: Sequence[TrialRow]) -> Older:
+    new = {n: d for n, d in distributions(plan.space) if not d.single()}
+    old = {n for row in rows for n, d in domains(row).items() if not d.single()}
+    # A parameter of late stages may not have been drawn yet.
+    same = bool(new) and (study.space_text == plan.space.text or old == new.keys())
+    encoding = Encoding.of({n: d for n, d in new.items() if same or n in old})
+    try:
+        described = [_described(parse(row.pattern)) for row in rows]
+    except NasError as error:  # a layer of a plug-in that is not here
+        raise StudyError(f"--from {study.name}: {error}") from None
+    names = COSTS if same else sorted({n for told in described for n in told})
+    table = np.array([[told.get(n, 0.0) for n in names] for told in described])
+    middle, spread = table.mean(axis=0), np.where(table.std(axis=0) > 1e-9, table.std(axis=0), 1.0)
+
+    def columns(params: Mapping[str, Any], told: Mapping[str, float]) -> Floats:
+        features = (np.array([told.get(n, 0.0) for n in names]) - middle) / spread
+        parts = [SPREAD * np.clip(features, -FAR, FAR)]
+        if encoding.parameters:
+            parts.insert(0, encoding.embed(encoding.row(params)[None])[0][0])
+        return np.concatenate(parts)
+
+    def place(params: Mapping[str, Any]) -> Floats:
+        try:
+            architecture = plan.space.suggest(Draw(random.Random(0), params))
+        except NasError:  # arithmetic rejects it, whatever is foretold
+            return columns(params, dict(zip(names, middle, strict=True)))
+        return columns(params, _described(architecture))
+
+    scales = np.zeros(0, dtype=np.intp)
+    if encoding.parameters:
+        _, scales = encoding.embed(encoding.draw(np.random.default_rng(0), 2))
+    shared = int(scales[-1]) + 1 if len(scales) else 0
+    values = {
+        k: np.array([scaled(objective, row.value(objective)) for row in rows])
+        for k, objective in enumerate(plan.space.objectives)
+        if objective in _learned(plan)
+    }
+    return Older(
+        name=study.name,
+        place=place,
+        x=np.array([columns(r.sampled, d) for r, d in zip(rows, described, strict=True)]),
+        scales=np.concatenate([scales, shared + np.arange(len(names))]),
+        values=values,
+        shared=shared if same else 0,
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def _described(architecture: Architecture) -> Mapping[str, float]:
+    """What networks of all spaces have, by name, about normal. MACs are those of a pixel, as images
+    of another size are no other network."""
+    _, height, width = architecture.input
+    found = [leaf for step in architecture.steps for leaf in leaves(step.node, step.x)]
+    counts = Counter(type(leaf).__name__ for leaf, _ in found)
+    blocks = Counter(step.name for step in architecture.steps)
+    maps = [shape for shape in architecture.shapes if len(shape) == 3]
+    return {
+        "params": math.log(architecture.params + 1),
+        "macs": math.log(architecture.macs / (height * width) + 1),
+        "width": math.log(max(shape[0] for shape in maps)),
+        "end": math.log(width / maps[-1][2]),
+        "depth": math.log(len(found) + 1),
+        **{f"layers {name}": math.log(n + 1) for name, n in counts.items()},
+        **{f"blocks {name}": math.log(n + 1) for name, n in blocks.items()},
+    }

@@ -1,0 +1,190 @@
+"""A study whose space is wider than it was goes on with its trials: each is one of the new space.
+
+A trial's domains are written with it, and Optuna takes no two domains of one choice in a study: so
+those of the old trials become what they are in the new space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nas.driver.plan import Plan
+from nas.driver.tradeoffs import feasible
+from nas.errors import NasError, StudyError
+from nas.language.domains import Choice, Domain, Floats, Ints, Progression, Values
+from nas.language.elements import Scalar
+from nas.spaces.plain import parse_mapping
+from nas.spaces.space import Space, read_space
+from nas.store import Sampled, Store, StudyRow, TrialRow, check_same, widens
+
+
+def opened(plan: Plan, store: Store) -> tuple[StudyRow, str]:
+    """The plan's study, made if there is none; and a sentence where its space or its constraints
+    are others than they were, else an empty one.
+
+    Raises StudyError where it exists with other settings, among them a space that not each of its
+    trials is of, or that holds less than it did.
+    """
+    study, told = plan.row(), ""
+    was = _changed(plan, store)
+    if was is not None:
+        store.recover(was.id)
+        placed = rehearsed(plan, store)
+        if placed:
+            store.widen(was, study, placed)
+            told = f"study {was.name} goes on with its {len(placed)} trials in the changed space"
+    return store.open_study(study), told
+
+
+def rehearsed(plan: Plan, store: Store) -> Mapping[int, Sampled]:
+    """What the study's trials are in the plan's space, by their ``id``, where that is wider than
+    the study's; empty where nothing is to be done. Raises as ``opened``, and writes nothing."""
+    was = _changed(plan, store)
+    if was is None:
+        return {}
+    rows = [row for row in store.trials(was.id) if not row.baseline]
+    if not rows:
+        return {}  # as ``open_study`` says
+    try:
+        return _placed(plan, was, rows)
+    except NasError as error:
+        try:
+            check_same(was, plan.row())
+        except StudyError as refusal:
+            raise StudyError(f"{refusal} ({error})") from None
+        raise
+
+
+def _changed(plan: Plan, store: Store) -> StudyRow | None:
+    """The study in the record, where it differs from the plan in what may be widened alone."""
+    study = plan.row()
+    was = next((found for found in store.studies() if found.name == study.name), None)
+    return was if was is not None and widens(was, study) else None
+
+
+def _placed(plan: Plan, was: StudyRow, rows: Sequence[TrialRow]) -> dict[int, Sampled]:
+    channels, height, width = was.settings["input"]
+    source = f"the space of study {was.name}"
+    data = parse_mapping(was.space_text, source)
+    before = read_space(data, source, (channels, height, width), was.settings["classes"])
+    _refuse_narrower(before, plan.space)
+    now = StudyRow(**{**_plain(was), "constraints": plan.row().constraints})
+    for row in rows:
+        if feasible(was, row) and not feasible(now, row):
+            raise StudyError(f"trial {row.number} no longer meets the constraints")
+    return {row.id: _placed_one(plan.space, before, row) for row in rows}
+
+
+def _plain(study: StudyRow) -> dict[str, Any]:
+    return {name: getattr(study, name) for name in StudyRow.__dataclass_fields__}
+
+
+def _refuse_narrower(before: Space, now: Space) -> None:
+    old = {**before.domains, **{f"recipe.{key}": d for key, d in before.recipe.items()}}
+    new = {**now.domains, **{f"recipe.{key}": d for key, d in now.recipe.items()}}
+    for key, domain in old.items():
+        if not _holds(new.get(key), domain):
+            raise StudyError(f"{key} holds less than it did")
+
+
+def _holds(new: Domain | None, old: Domain) -> bool:
+    """Whether the new domain has each value of the old one; one of a single value may be gone, as
+    the networks say what came in its place."""
+    if new is None:
+        return _single(old.values) is not None
+    if (new.per, new.first) != (old.per, old.first) and _single(old.values) is None:
+        return False
+    match new.values, old.values:
+        case Progression(start, times, _), Progression(first, factors, _):
+            return {*first} <= {*start} and {*factors} <= {*times}
+        case Floats(low, high), Floats(least, most):
+            return low <= least and most <= high
+        case (Choice() | Ints(), Choice() | Ints()):
+            return _all(old.values) <= _all(new.values)
+    return _single(old.values) is not None
+
+
+def _all(values: Values) -> set[Scalar]:
+    if isinstance(values, Ints):
+        return {*range(values.low, values.high + 1, values.step)}
+    return {*values.some()}
+
+
+def _single(values: Values) -> Scalar | None:
+    some = {*values.some()}
+    return some.pop() if len(some) == 1 and not isinstance(values, Progression) else None
+
+
+def _placed_one(space: Space, before: Space, row: TrialRow) -> Sampled:
+    trial = _Again(row, before)
+    try:
+        architecture = space.suggest(trial)
+        recipe = space.suggest_recipe(trial)
+    except NasError as error:
+        raise StudyError(f"trial {row.number} is none of the space: {error}") from None
+    searched = {key: recipe.plain()[key] for key in space.recipe}
+    if architecture.fingerprint != row.fingerprint or searched != {
+        key: row.recipe[key] for key in searched
+    }:
+        raise StudyError(f"trial {row.number} would be another network")
+    return Sampled(trial.params, trial.distributions())
+
+
+class _Again:
+    """A trial that answers as an earlier one did; what had one value in its space, and so was not
+    asked for, with that."""
+
+    def __init__(self, row: TrialRow, before: Space) -> None:
+        self._sampled, self._before = row.sampled, before
+        self.params: dict[str, Any] = {}
+        self._asked: dict[str, tuple[str, dict[str, Any]]] = {}
+
+    def distributions(self) -> dict[str, str]:
+        from optuna import distributions as optuna  # only here: it takes a third of a second
+
+        kinds = {
+            "choice": optuna.CategoricalDistribution,
+            "int": optuna.IntDistribution,
+            "float": optuna.FloatDistribution,
+        }
+        return {
+            name: optuna.distribution_to_json(kinds[kind](**told))
+            for name, (kind, told) in self._asked.items()
+        }
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        found = [c for c in choices if self._is(name, c)]
+        return self._answer(name, found, "choice", choices=choices)
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
+        found = [v for v in range(low, high + 1, step) if self._is(name, v)]
+        return int(self._answer(name, found, "int", low=low, high=high, step=step, log=log))
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        value = self._value(name)
+        found = [value] if isinstance(value, float) and low <= value <= high else []
+        return float(self._answer(name, found, "float", low=low, high=high, log=log))
+
+    def _is(self, name: str, value: Scalar) -> bool:
+        own = self._value(name)
+        return type(own) is type(value) and own == value
+
+    def _value(self, name: str) -> Any:
+        if name in self._sampled:
+            return self._sampled[name]
+        key = name.partition("[")[0]
+        domains = self._before.recipe if key.startswith("recipe.") else self._before.domains
+        domain = domains.get(key.removeprefix("recipe."))
+        return _single(domain.values) if domain else None
+
+    def _answer(self, name: str, found: Sequence[Any], kind: str, **told: Any) -> Any:
+        if not found:
+            value = self._value(name)
+            has = "no value" if value is None else repr(value)
+            raise StudyError(f"it has {has} for {name}")
+        self.params[name] = found[0]
+        self._asked[name] = kind, told
+        return found[0]

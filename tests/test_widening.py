@@ -1,0 +1,165 @@
+"""A study whose space is widened goes on with its trials; any other change is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from test_search import plan, rows, run, space_of
+
+from nas.cli.searches import rehearse
+from nas.driver.widening import opened
+from nas.errors import StudyError
+from nas.job import Failure, Recipe
+from nas.spaces.space import Space
+from nas.store import Ask, Store, open_store
+from nas.store.mirror import Mirror
+
+WHERE: dict[str, Any] = {"w": {"choice": [4, 8], "per": "N"}, "N": {"int": [1, 2]}, "k": 3}
+WIDER: dict[str, Any] = {
+    "w": {"choice": [4, 6, 8, 16], "per": "N"},
+    "N": {"int": [1, 4]},
+    "k": {"choice": [3, 5]},
+}
+PATTERN = "INPUT -> [CONV(width=w, kernel=k) -> BN -> RELU]*N -> GAP -> FC"
+
+
+@pytest.fixture(autouse=True)
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAS_TEST_EVALUATED", str(tmp_path / "evaluated"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Any:
+    found = open_store(f"sqlite:///{tmp_path}/record.db")
+    yield found
+    found.close()
+
+
+def space(where: dict[str, Any] | None = None, **sections: Any) -> Space:
+    return space_of({**WHERE, **(where or {})}, pattern=PATTERN, **sections)
+
+
+@pytest.mark.parametrize("sampler", ["default", "tpe"])
+def test_a_wider_space_keeps_the_trials(store: Store, sampler: str) -> None:
+    run(store, plan(space=space(), trials=5, sampler=sampler))
+    before = rows(store)
+    Mirror(store, store.find_study("s")).catch_up()
+    status = run(store, plan(space=space(WIDER), trials=12, sampler=sampler))
+    found = rows(store)
+    assert status.finished == 12
+    assert [(r.number, r.fingerprint, r.accuracy, r.id) for r in found[:5]] == [
+        (r.number, r.fingerprint, r.accuracy, r.id) for r in before
+    ]
+    for old, new in zip(before, found, strict=False):
+        # What had one value and was not asked for is a parameter like any other now.
+        assert new.sampled == {**old.sampled, "k": 3}
+    assert any({r.sampled["N"], r.sampled["k"], r.sampled["w[1]"]} & {3, 4, 5, 6, 16}
+               for r in found[5:])  # fmt: skip
+    # One domain a parameter: Optuna refuses a study with two.
+    texts = {(name, text) for row in found for name, text in row.distributions.items()}
+    assert len(texts) == len({name for name, _ in texts})
+    choices = dict(texts)["w[1]"]
+    assert json.loads(choices)["attributes"]["choices"] == [4, 6, 8, 16]
+    copy = optuna.load_study(study_name="s", storage=store.engine.url.render_as_string())
+    assert {str(t.distributions["w[1]"]) for t in copy.trials} == {
+        str(optuna.distributions.json_to_distribution(choices))
+    }
+    assert [t.params for t in copy.trials] == [dict(row.sampled) for row in found]
+    # It is told once; from then on it is a study as any other.
+    assert opened(plan(space=space(WIDER), sampler=sampler), store)[1] == ""
+
+
+def test_what_is_widened_is_told(store: Store) -> None:
+    run(store, plan(space=space(), trials=3))
+    _, told = opened(plan(space=space(WIDER)), store)
+    assert told == "study s goes on with its 3 trials in the changed space"
+
+
+@pytest.mark.parametrize(
+    ("where", "reason"),
+    [
+        ({"w": {"choice": [4], "per": "N"}}, "w holds less than it did"),
+        ({"N": {"int": [2, 3]}}, "N holds less than it did"),
+        ({"w": {"choice": [4, 8, 16]}}, "w holds less than it did"),  # one for all stages
+        ({"k": 5}, "k holds less than it did"),
+        ({"N": {"int": [1, 5], "step": 2}}, "N holds less than it did"),
+    ],
+)
+def test_a_narrower_space_is_refused(store: Store, where: dict[str, Any], reason: str) -> None:
+    run(store, plan(space=space(), trials=3))
+    before = rows(store)
+    with pytest.raises(StudyError, match=rf"other settings: the space's line .*\({reason}\)"):
+        run(store, plan(space=space(where), trials=9))
+    assert rows(store) == before
+    assert store.find_study("s").space_text == space().text
+
+
+def test_another_pattern_is_refused(store: Store) -> None:
+    run(store, plan(space=space(), trials=3))
+    other = space_of(WHERE, pattern=PATTERN.replace("BN -> ", ""))
+    with pytest.raises(StudyError, match=r"\(trial 0 would be another network\)"):
+        run(store, plan(space=other, trials=9))
+
+
+def test_a_choice_where_the_pattern_had_none_has_no_value(store: Store) -> None:
+    fixed = space_of({k: WHERE[k] for k in "wN"}, pattern=PATTERN.replace("=k", "=3"))
+    run(store, plan(space=fixed, trials=3))
+    with pytest.raises(StudyError, match=r"trial 0 .*it has no value for k\)"):
+        run(store, plan(space=space({"k": {"choice": [3, 5]}}), trials=9))
+
+
+def test_a_constraint_may_move_as_long_as_what_met_it_does(store: Store) -> None:
+    run(store, plan(space=space(constraints={"params": "<= 900"}), trials=4))
+    most = max(row.params for row in rows(store))
+    wide = space(WIDER, constraints={"params": "<= 5000"})
+    assert run(store, plan(space=wide, trials=14)).finished == 14
+    assert most <= 900 < max(row.params for row in rows(store)) <= 5000
+    with pytest.raises(StudyError, match=r"constraints.* \(trial \d+ no longer meets the const"):
+        run(store, plan(space=space(WIDER, constraints={"params": "<= 100"}), trials=20))
+
+
+def test_a_searched_recipe_may_be_wider(store: Store) -> None:
+    narrow = space(recipe={"lr": {"choice": [0.1, 0.2]}})
+    run(store, plan(space=narrow, trials=4))
+    wide = space(WIDER, recipe={"lr": {"choice": [0.05, 0.1, 0.2]}})
+    assert run(store, plan(space=wide, trials=12)).finished == 12
+    assert all(row.recipe["lr"] == row.sampled["recipe.lr"] for row in rows(store))
+    with pytest.raises(StudyError, match=r"recipe.lr holds less than it did"):
+        run(store, plan(space=space(WIDER, recipe={"lr": {"choice": [0.05, 0.2]}}), trials=20))
+
+
+def test_other_settings_are_refused_with_a_wider_space_too(store: Store) -> None:
+    run(store, plan(space=space(), trials=3))
+    with pytest.raises(StudyError, match=r"recipe\.lr is"):
+        run(store, plan(space=space(WIDER), trials=9, recipe=Recipe(lr=0.7)))
+
+
+def test_a_study_that_is_searched_keeps_its_space(store: Store, tmp_path: Path) -> None:
+    run(store, plan(space=space(), trials=3))
+    other = open_store(f"sqlite:///{tmp_path}/record.db")
+    study = other.find_study("s")
+    was = other.trial(study.id, 0)
+    fields = ("sampled", "distributions", "pattern", "fingerprint", "params", "macs")
+    ask = Ask(**{name: getattr(was, name) for name in fields}, job_key="once more")
+    [claim] = other.begin(study.id, [ask])
+    with pytest.raises(StudyError, match="is being searched"):
+        run(store, plan(space=space(WIDER), trials=9))
+    assert store.find_study("s").space_text == space().text
+    other.release(claim.token, Failure(kind="worker_died", reason="stopped"))
+    other.close()
+
+
+def test_a_rehearsal_changes_nothing(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(store, plan(space=space(), trials=3))
+    before = store.find_study("s"), rows(store)
+    rehearse(plan(space=space(WIDER)), f"sqlite:///{tmp_path}/record.db", 0, 0.0)
+    assert (store.find_study("s"), rows(store)) == before
+    with pytest.raises(StudyError, match="holds less"):
+        rehearse(plan(space=space({"N": 1})), f"sqlite:///{tmp_path}/record.db", 0, 0.0)
+    capsys.readouterr()
