@@ -31,7 +31,8 @@ from nas.job import Failure, Job, Result
 from nas.job.pool import Done, Event
 from nas.language.architecture import Architecture
 from nas.samplers import SAMPLERS
-from nas.samplers.ehvi import DROPPED, EHVISampler
+from nas.samplers.ehvi import EHVISampler
+from nas.samplers.evidence import DROPPED
 from nas.spaces.space import Space, read_space
 from nas.store import Ask, Claim, Store, StudyRow, open_store
 from nas.workers.in_process import InProcess

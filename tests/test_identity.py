@@ -17,7 +17,7 @@ from test_data import write
 
 from nas import data
 from nas.cli.options import identified
-from nas.data import digests, findings, kinds, listing
+from nas.data import digests, findings, kinds, walking
 from nas.data.images import Images
 from nas.errors import DataError
 from nas.job import DataRef
@@ -184,13 +184,13 @@ def test_a_command_looks_at_each_file_once(tmp_path: Path, monkeypatch: pytest.M
     ref = folder(tmp_path / "d")
     data.identity(ref)
     walked: list[str] = []
-    walk = listing.walk
+    walk = walking.walk
 
     def counted(root: Path, path: Path, *more: Any) -> None:
         walked.append(os.path.relpath(path, root))
         walk(root, path, *more)
 
-    monkeypatch.setattr(listing, "walk", counted)
+    monkeypatch.setattr(walking, "walk", counted)
     for size in (0, 16):
         walked.clear()
         found, _ = identified(dataclasses.replace(ref, size=size))

@@ -19,7 +19,7 @@ import torch
 from folders import anew, colour, folder, ref
 from PIL import Image
 
-from nas.data import arrays, batches, cache, findings, imagefolder, listing, shards, tars
+from nas.data import arrays, batches, cache, findings, imagefolder, listing, shards, tars, walking
 from nas.data import datasets as data
 from nas.data.encoded import Encoded
 from nas.data.images import Images
@@ -547,7 +547,7 @@ def test_a_listing_by_processes_is_the_same(
     root = folder(tmp_path / "d", 3, [f"c{n:02}" for n in range(40)])
     (root / "c07" / "notes.txt").write_text("")
     alone = listing.listing(root)
-    monkeypatch.setattr(listing, "INLINE", 5)
+    monkeypatch.setattr(walking, "INLINE", 5)
     spread = listing.listing(root)
     assert alone.names == spread.names
     assert alone.skipped == spread.skipped

@@ -158,6 +158,7 @@ def show(
     from nas.cli.record import trial_network
     from nas.errors import NasError
     from nas.report import screens
+    from nas.report import spaces as pages
 
     load_plugins(plugin or [])
     if (pattern is None) == (trial is None):
@@ -173,7 +174,7 @@ def show(
     elif architecture is not None:
         screens.out(screens.drawing(architecture, space))
     elif space is not None:
-        screens.out(screens.space_page(space))
+        screens.out(pages.space_page(space))
 
 
 # --- what the record has -------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from nas.driver.tradeoffs import nothing_found
 from nas.errors import StoreError, StudyError
 from nas.job.pool import Pool
 from nas.report import screens
+from nas.report import spaces as pages
 from nas.report.images import tell as tell_images
 from nas.report.progress import Progress
 from nas.store import ENDED, Store, StudyRow, TrialRow, open_store
@@ -57,7 +58,7 @@ def rehearse(plan: Plan, storage: str, workers: int | None, memory: float) -> No
     with predicted(store, plan) as told:
         _tell_predicted(told)
         tell_images(plan.job)
-        screens.out(screens.space_page(plan.space))
+        screens.out(pages.space_page(plan.space))
         screens.out(screens.plan_table(plan, _expected(plan, workers, memory)))
     if store:
         store.close()

@@ -15,8 +15,9 @@ app = typer.Typer(help="Search spaces: list, show, check, sample.", no_args_is_h
 def ls() -> None:
     """The shipped spaces and the zoo of closed patterns."""
     from nas.report import screens
+    from nas.report import spaces as pages
 
-    screens.out(screens.space_list())
+    screens.out(pages.space_list())
 
 
 @app.command(cls=Grouped)
@@ -30,9 +31,10 @@ def show(
     """A space: its pattern, and the domains of what is open."""
     from nas.cli.options import data_ref, load_plugins, space_on
     from nas.report import screens
+    from nas.report import spaces as pages
 
     load_plugins(plugin or [])
-    screens.out(screens.space_page(space_on(space, data_ref(dataset, data, size))))
+    screens.out(pages.space_page(space_on(space, data_ref(dataset, data, size))))
 
 
 @app.command(cls=Grouped)
@@ -50,11 +52,12 @@ def check(
     """A preflight: how many architectures, how large, what fits, what never matters."""
     from nas.cli.options import data_ref, load_plugins, space_on
     from nas.report import screens
+    from nas.report import spaces as pages
     from nas.spaces.preflight import check
 
     load_plugins(plugin or [])
     loaded = space_on(space, data_ref(dataset, data, size))
-    screens.out(screens.preflight_page(loaded, check(loaded, draws=draws, seed=seed)))
+    screens.out(pages.preflight_page(loaded, check(loaded, draws=draws, seed=seed)))
 
 
 @app.command(cls=Grouped)

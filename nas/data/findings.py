@@ -15,7 +15,8 @@ from nas.data.decoding import BLANK
 from nas.data.digests import numbered
 from nas.data.imagefolder import Looked, Prepared
 from nas.data.images import Part
-from nas.data.listing import EXAMPLES, ORDER, Skipped
+from nas.data.listing import ORDER
+from nas.data.walking import EXAMPLES, Skipped
 from nas.errors import DataError, brief
 from nas.job import DataRef
 

@@ -6,70 +6,30 @@ In arrays, not objects: 1.28 million files take 60 MB.
 from __future__ import annotations
 
 import os
-import stat
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from operator import attrgetter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from nas.data import kinds, processes
+from nas.data import kinds
 from nas.data.images import Part
-from nas.errors import DataError, brief, nearest
+from nas.data.walking import (
+    Gathered,
+    Skipped,
+    below,
+    folders,
+    holds_images,
+    images_in,
+    others,
+    scan,
+    walked,
+)
+from nas.errors import DataError, nearest
 
-Skipped = dict[str, tuple[int, tuple[str, ...]]]  # reason: how many, and three of them
-ABSENT = -1, 0  # size and time of a file that is not there
 Spot = tuple[str, int, int]  # a file below the root, the first byte, and how many (-1: all)
-EXAMPLES = 3
-INLINE = 50_000  # so many files are listed in less time than processes take to start
 ORDER: tuple[Part, ...] = ("train", "validation", "test")
-
-
-@dataclass(slots=True, eq=False)
-class Gathered:
-    """What a walk has found so far: names relative to the root, lengths, times, class numbers."""
-
-    names: bytearray = field(default_factory=bytearray)  # each with a NUL behind
-    sizes: array[int] = field(default_factory=lambda: array("q"))
-    mtimes: array[int] = field(default_factory=lambda: array("q"))
-    labels: array[int] = field(default_factory=lambda: array("q"))
-    skipped: Skipped = field(default_factory=dict)
-
-    def skip(self, reason: str, path: str, count: int = 1) -> None:
-        number, examples = self.skipped.get(reason, (0, ()))
-        shown = (*examples, brief(path)) if len(examples) < EXAMPLES else examples
-        self.skipped[reason] = number + count, shown
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    def take(self, other: Gathered) -> None:
-        """All of another behind what is here."""
-        self.names += other.names
-        self.sizes += other.sizes
-        self.mtimes += other.mtimes
-        self.labels += other.labels
-        for reason, (count, examples) in other.skipped.items():
-            for example in examples:
-                self.skip(reason, example, 1)
-            number, shown = self.skipped[reason]
-            self.skipped[reason] = number + count - len(examples), shown
-
-    def add(self, name: str, size: int, mtime: int, label: int) -> None:
-        """``size`` 0 is an empty file, -1 one that is not there."""
-        self.add_all("", [name], [(size, mtime)], label)
-
-    def add_all(
-        self, folder: str, names: list[str], states: list[tuple[int, int]], label: int
-    ) -> None:
-        """Files of a folder ("" or with a slash behind), each with its size and time."""
-        self.names += os.fsencode("".join(f"{folder}{name}\0" for name in names))
-        self.sizes.extend(size for size, _ in states)
-        self.mtimes.extend(mtime for _, mtime in states)
-        self.labels.extend([label] * len(names))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -280,150 +240,3 @@ def inside(root: Path, name: str) -> Path:
     if same or (len(inner) == 1 and inner[0].lower() in kinds.BESIDE):
         return root / name / inner[0]
     return root / name
-
-
-def scan(path: Path, number: int | None = None) -> list[os.DirEntry[str]]:
-    """What a folder holds, by name; ``number`` is that of the open folder, if any. Raises DataError
-    where that cannot be read."""
-    try:
-        with os.scandir(path if number is None else number) as entries:
-            return sorted(entries, key=attrgetter("name"))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def folders(path: Path, found: Gathered | None = None) -> tuple[str, ...]:
-    """The folders in a folder, droppings left out, and counted where ``found`` is given."""
-    names = []
-    for entry in scan(path):
-        if kinds.is_dropping(entry.name):
-            if found is not None:
-                found.skip("droppings", entry.path)
-        elif entry.is_dir():
-            names.append(entry.name)
-        elif found is not None and not os.path.exists(entry.path):
-            found.skip("a link to nothing", entry.path)
-        elif found is not None and (why := kinds.unread(entry.name)):
-            found.skip(why, entry.path)
-    return tuple(names)
-
-
-def images_in(path: Path) -> int:
-    """How many images lie in a folder itself."""
-    return sum(
-        not (kinds.is_dropping(e.name) or kinds.unread(e.name) or e.is_dir()) for e in scan(path)
-    )
-
-
-Above = tuple[tuple[int, int], ...]  # the folders over this one, by device and number
-
-
-def below(path: Path, above: Above = ()) -> Iterator[str]:
-    """The images in a folder and its folders, its own first. Of those of a large folder the first
-    is there before the others are looked at."""
-    here, inner = within(path, above), []
-    try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                if not (why := kinds.unused(entry.name)) and not entry.is_dir():
-                    yield entry.path
-                elif why != kinds.DROPPING and entry.is_dir():
-                    inner.append(entry.path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    for folder in inner:
-        yield from below(Path(folder), here)
-
-
-def holds_images(path: Path) -> bool:
-    return next(below(path), None) is not None
-
-
-def within(path: Path, above: Above) -> Above:
-    """A folder behind those above it. Raises DataError where it is one of these."""
-    try:
-        here = path.stat()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    if (place := (here.st_dev, here.st_ino)) in above:
-        raise DataError(f"{path} is a link to a folder that holds it")
-    return (*above, place)
-
-
-def walked(root: Path, place: Path, classes: Sequence[str], began: int) -> Iterator[Gathered]:
-    """What each class folder of a part holds. Beyond ``INLINE`` files the rest is spread over
-    processes. A file takes 3 microseconds of processor time: 1.6 of the kernel's for its state,
-    which nothing may stand for (one overwritten in place changes no folder's time), 0.5 to list it.
-    """
-    count, work = began, list(enumerate(classes))
-    while work and count < INLINE:
-        number, name = work.pop(0)
-        inside_it = walk_all((root, place, [(number, name)]))[0]
-        count += len(inside_it)
-        yield inside_it
-    size = max(1, len(work) // (8 * processes.cores()))
-    pieces = [(root, place, work[n : n + size]) for n in range(0, len(work), size)]
-    waiting: dict[int, list[Gathered]] = {}
-    for (_, _, some), answer in processes.spread(walk_all, pieces):
-        if answer is None:
-            raise DataError(f"{place} cannot be read: its reader crashed")
-        waiting[some[0][0]] = answer
-        while ready := waiting.pop(len(classes) - len(work), None):
-            del work[: len(ready)]
-            yield from ready
-
-
-def walk_all(piece: tuple[Path, Path, list[tuple[int, str]]]) -> list[Gathered]:
-    root, place, classes = piece
-    every = []
-    for number, name in classes:
-        every.append(Gathered())
-        walk(root, place / name, number, every[-1])
-    return every
-
-
-def walk(root: Path, path: Path, label: int, found: Gathered, above: Above = ()) -> None:
-    """Adds the images in a class's folder and in its folders, by name. Each file is asked for its
-    state, by its folder's number: by its path takes half as long again."""
-    if not path.is_dir():
-        return
-    here = within(path, above)
-    start = f"{path}/"[len(str(root)) + 1 :]
-    names: list[str] = []
-    states: list[tuple[int, int]] = []
-    try:
-        number = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    try:
-        for entry in scan(path, number):
-            name = entry.name
-            if (why := kinds.unused(name)) and (why == kinds.DROPPING or not entry.is_dir()):
-                found.skip(why, f"{path}/{name}")
-            elif entry.is_dir():
-                found.add_all(start, names, states, label)
-                names, states = [], []
-                walk(root, path / name, label, found, here)
-            else:
-                try:
-                    state = entry.stat()
-                except OSError:
-                    names.append(name)
-                    states.append(ABSENT)
-                    continue
-                if stat.S_ISREG(state.st_mode):
-                    names.append(name)
-                    states.append((state.st_size, state.st_mtime_ns))
-                else:
-                    found.skip("no regular file", f"{path}/{name}")
-    finally:
-        os.close(number)
-    found.add_all(start, names, states, label)
-
-
-def others(path: Path) -> str:
-    """What a class folder without images holds instead."""
-    aside = Gathered()
-    walk(path, path, 0, aside)
-    told = ", ".join(f"{count} {reason}" for reason, (count, _) in aside.skipped.items())
-    return f" ({told})" if told else f" ({' '.join(sorted(kinds.ENDINGS)[:12])} ...)"

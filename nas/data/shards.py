@@ -24,9 +24,10 @@ import numpy as np
 from nas.data import arrays, cache, kinds, processes, progress, survey
 from nas.data.digests import digest
 from nas.data.images import Part
-from nas.data.listing import ORDER, Gathered, Listing, Packed, build
+from nas.data.listing import ORDER, Listing, Packed, build
 from nas.data.table import NAMES
 from nas.data.tars import ENDING
+from nas.data.walking import Gathered
 from nas.errors import DataError, brief, nearest
 
 INDEX, CLASSES = "index.safetensors", "classes.txt"

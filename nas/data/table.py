@@ -14,7 +14,8 @@ from typing import IO
 
 from nas.data import kinds
 from nas.data.images import Part
-from nas.data.listing import ABSENT, ORDER, Gathered, Listing, build
+from nas.data.listing import ORDER, Listing, build
+from nas.data.walking import ABSENT, Gathered
 from nas.errors import DataError, nearest
 
 ENDINGS = (".csv", ".tsv")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nas.data import kinds
-from nas.data.listing import folders, holds_images, scan
+from nas.data.walking import folders, holds_images, scan
 from nas.errors import DataError
 
 ENDING = ".tar"

@@ -27,7 +27,8 @@ from nas.job import Recipe
 from nas.language.architecture import Architecture
 from nas.metrics import scaled
 from nas.samplers import SAMPLERS
-from nas.samplers.ehvi import DROPPED, EHVISampler
+from nas.samplers.ehvi import EHVISampler
+from nas.samplers.evidence import DROPPED
 from nas.samplers.related import Older
 from nas.store import Ask, StudyRow, TrialRow
 

@@ -20,11 +20,10 @@ from rich.text import Text
 from nas import durations
 from nas.errors import NasError, nearest
 from nas.language.architecture import Architecture
-from nas.language.domains import Choice, Domain, Floats, Ints, Progression
 from nas.language.expression import show as shape_text
 from nas.metrics import ACCURACY, METRICS, arithmetic, count, metric, on_device, percent, shown
 from nas.report import believed
-from nas.spaces.space import Space, load_space, shipped
+from nas.spaces.space import Space
 from nas.store import ENDED, Store, StudyRow, TrialRow, TrialState
 from nas.text import cell, printable, styled
 
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from nas.driver.beliefs import Beliefs
     from nas.driver.plan import Plan
     from nas.report.doctor import Finding
-    from nas.spaces.preflight import Preflight, Spread
     from nas.training.single import Trained
 
 NARROW = 100  # columns of a terminal on which an interval stands for what is believed
@@ -81,9 +79,6 @@ def span(seconds: float | None) -> str:
     return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
-# --- architectures and spaces --------------------------------------------------------------------
-
-
 def drawing(architecture: Architecture, space: Space | None = None) -> RenderableType:
     """An architecture stage by stage: the map that leaves each, its params and MACs, and a bar for
     its share of the params."""
@@ -111,90 +106,6 @@ def drawing(architecture: Architecture, space: Space | None = None) -> Renderabl
         total.append(f"besides {architecture.aux_params:,} params of auxiliary classifiers")
     head = [Text(f"{space.name}: {space.about}", style="bold"), Text("")] if space else []
     return Group(*head, drawn, Text(""), *map(Text, total))
-
-
-def space_page(space: Space) -> RenderableType:
-    """A space: its pattern, and the domain of each open symbol."""
-    opened = table("symbol", "values", "a value for each")
-    for key, domain in space.domains.items():
-        first = f"{', '.join(domain.per)} (first {domain.first} only)" if domain.first else ""
-        opened.add_row(Text(key), Text(domain_text(domain)), first or ", ".join(domain.per))
-    for key, domain in space.recipe.items():
-        opened.add_row(Text(f"recipe.{key}"), Text(domain_text(domain)), "")
-    lines = [Text(f"{space.name}: {space.about}", style="bold"), Text(""), Text(space.pattern)]
-    goals = [f"{name} {direction}" for name, direction in space.objectives.items()]
-    bounds = [f"{metric} {bound}" for metric, bound in space.constraints.items()]
-    tail = [
-        Text(f"data         {shape_text(space.input)}, {space.classes} classes"),
-        Text(f"objectives   {', '.join(goals)}"),
-        Text(f"constraints  {', '.join(bounds) or 'none'}"),
-    ]
-    return Group(*lines, Text(""), opened, Text(""), *tail)
-
-
-def domain_text(domain: Domain) -> str:
-    match domain.values:
-        case Choice(values):
-            return ", ".join(map(str, values))
-        case Ints(low, high, step, log):
-            return f"{low} to {high}{f' by {step}' * (step > 1)}{', logarithmic' * log}"
-        case Floats(low, high, log):
-            return f"{low:g} to {high:g}{', logarithmic' * log}"
-        case Progression(start, times, most):
-            first, factors = ", ".join(map(str, start)), ", ".join(f"{t:g}" for t in times)
-            return f"{first}; then times {factors}; at most {most}"
-
-
-def space_list() -> RenderableType:
-    listed = table("name", "about")
-    for name in shipped():
-        listed.add_row(name, Text(load_space(name).about))
-    return listed
-
-
-def preflight_page(space: Space, result: Preflight) -> RenderableType:
-    """What a preflight found: how many networks, how large they are, what fits, what is idle."""
-    facts = table("", "")
-    facts.show_header = False
-    settings, error = result.settings.value, result.settings.error
-    if result.networks is not None:
-        size = f"{result.networks:,} ({settings:,.0f} settings of the parameters), counted"
-    elif math.isinf(settings):
-        size = f"without end, as a parameter is a real number; at least {result.seen:,}"
-    else:
-        most = f"at most {settings:.3g} (standard error {error:.2g})"
-        size = f"{most}, estimated; at least {result.seen:,}"
-    bounds = ", ".join(f"{metric} {percent(share)}" for metric, share in result.shares.items())
-    for name, text in {
-        "draws": f"{result.draws:,}, {percent(result.valid)} valid",
-        "networks": size,
-        "parameters": f"{result.asked[0]} to {result.asked[1]} asked for in a draw",
-        "fit": f"{percent(result.fits)}{f'  ({bounds})' if bounds else ''}",
-        "never matter": ", ".join(result.idle) or "none",
-        "never asked": ", ".join(result.unasked) or "none",
-    }.items():
-        facts.add_row(name, Text(text))
-    sizes = [spread_table(name, spread) for name, spread in result.sizes.items()]
-    warnings = [Text(f"warning: {text}", style="yellow") for text in result.warnings]
-    head = Text(f"{space.name} on {shape_text(space.input)}", style="bold")
-    return Group(head, Text(""), facts, *sizes, *warnings)
-
-
-def spread_table(name: str, spread: Spread) -> RenderableType:
-    """A histogram of a metric by half decades, and the quantiles under it."""
-    title, print = metric(name).title, metric(name).shown
-    bars = table("", "", "")
-    bars.show_header = False
-    most = max(spread.histogram.values(), default=1)
-    for exponent, draws in sorted(spread.histogram.items()):
-        span = f"{print(10**exponent)} to {print(10 ** (exponent + 0.5))}"
-        bars.add_row(f"  {span}", Text("█" * max(1, round(40 * draws / most)), "cyan"), str(draws))
-    least, _, low, median, high, _, top = map(print, spread.quantiles)
-    told = f"{title}: {least} to {top}, median {median}, half of them {low} to {high}"
-    return Group(Text(""), Text(told), bars)
-
-
-# --- studies and trials --------------------------------------------------------------------------
 
 
 def studies_table(store: Store) -> RenderableType:

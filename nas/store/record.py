@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, bindparam, select, update
+from sqlalchemy import ColumnElement, Connection, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from nas.errors import StudyError
@@ -19,7 +18,6 @@ from nas.store import driver as drivers
 from nas.store.connect import WRITES, connect, patiently
 from nas.store.reading import STUDY, Record, check
 from nas.store.rows import (
-    BASELINE,
     Ask,
     AttemptState,
     Claim,
@@ -30,7 +28,6 @@ from nas.store.rows import (
     TrialState,
     asks_anew,
     check_same,
-    own_domains,
     reused,
     study_of,
     trial_of,
@@ -49,6 +46,7 @@ from nas.store.steps import (
     write_outcome,
 )
 from nas.store.tables import attempts, now, studies, trials
+from nas.store.widening import widen
 
 T = TypeVar("T")
 
@@ -133,46 +131,7 @@ class Store(Record):
         Raises StudyError, having changed nothing, where the study is not what it ``was`` any more,
         has trials besides, or one that is running: its driver knows the old space.
         """
-        mine = studies.c.id == was.id
-        held = select(studies.c.space_text, studies.c.constraints).where(mine).with_for_update()
-        known = select(trials.c.id, trials.c.state, trials.c.sampled).where(
-            trials.c.study_id == was.id
-        )
-        domains: dict[str, str] = {}
-        placed = [
-            {
-                "key": key,
-                "values": trial.sampled,
-                "domains": own_domains(trial, domains),
-            }
-            for key, trial in trials_now.items()
-        ]
-        told = {"space_text": now.space_text, "constraints": dict(now.constraints)}
-        changed = (
-            update(trials)
-            .where(trials.c.id == bindparam("key"))
-            .values(sampled=bindparam("values"), distributions=bindparam("domains"))
-        )
-
-        def work(connection: Connection, again: bool) -> None:
-            text, bounds = connection.execute(held).one()
-            if again and (text, bounds) == tuple(told.values()):
-                return
-            rows = connection.execute(known).all()
-            states = {key: state for key, state, sampled in rows if {*sampled} != {BASELINE}}
-            if "running" in states.values():
-                raise StudyError(
-                    f"study {was.name!r} is being searched: its space can change when that ended"
-                )
-            if (text, bounds) != (was.space_text, was.constraints) or (
-                states.keys() != trials_now.keys()
-            ):
-                raise StudyError(f"study {was.name!r} was changed meanwhile: try again")
-            changes = {**told, "domains": json.dumps(domains)}
-            connection.execute(update(studies).where(mine).values(changes))
-            connection.execute(changed, placed)
-
-        self._write(work)
+        self._write(lambda connection, again: widen(connection, was, now, trials_now, again))
 
     def begin(
         self, study_id: int, asks: Sequence[Ask], *, budget: int | None = None, once: bool = False
