@@ -206,7 +206,7 @@ def search(
         bool,
         typer.Option(
             "--dry-run",
-            help="Check everything and show it; run nothing.",
+            help="Check everything, show it, and how long it would take; search nothing.",
             rich_help_panel=WHERE,
         ),
     ] = False,
