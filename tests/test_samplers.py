@@ -126,6 +126,18 @@ def test_believing_leaves_the_mean_and_narrows_the_deviation() -> None:
     assert (grown.predict(new)[1] <= gp.predict(new)[1] + 1e-9).all()
 
 
+def test_rows_weighed_together_are_what_the_process_believes_of_them() -> None:
+    rng = np.random.default_rng(4)
+    x, y, rows = (rng.random(s) for s in [(20, 2), 20, (6, 2)])
+    gp = GP.given(Settings(np.ones(2), 1.0, 0.2, 5.0, 0.01), np.arange(2), x, y)
+    joint = gp.together(rows)
+    for told in ([], [3], [3, 1]):
+        mean, deviation = gp.believing(rows[told]).predict(rows) if told else gp.predict(rows)
+        np.testing.assert_allclose(joint.mean, mean, atol=1e-5)
+        np.testing.assert_allclose(joint.deviation, deviation, atol=1e-5)
+        joint = joint.believing(3 if not told else 1)
+
+
 def test_fitting_tells_noise_from_signal_and_what_matters_from_what_does_not() -> None:
     rng = np.random.default_rng(3)
     x = rng.random((120, 3))

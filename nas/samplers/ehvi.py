@@ -42,7 +42,8 @@ LEARNED_FROM = 300
 WHOLE = 2048
 # The first trials where older studies foretell them.
 FORETOLD = 5
-# How many of the best are weighed again for each further proposal of one ask.
+# How many of the best are weighed again for each further proposal of one ask: what is under way
+# makes a row near it worth less and hardly any worth more, and 512 found no more.
 AGAIN = 64
 # The local search: so many of the best proposals are changed and weighed again, so many times.
 BEST, ROUNDS = 20, 3
@@ -190,9 +191,9 @@ class EHVISampler(BaseSampler):
             return [encoding.params(rows[k]) for k in (first, *others[: count - 1])]
         reference = model.reference(rows, costs)
         rows, costs, scores = self._searched(evidence, model, rows, costs, reference, rng)
-        return [
-            encoding.params(row) for row in _greedy(model, rows, costs, scores, reference, count)
-        ]
+        best = _distinct(rows, scores)[:AGAIN]
+        chosen = model.choose(rows[best], costs[best], reference, count) if count > 1 else [0]
+        return [encoding.params(row) for row in rows[best][chosen]]
 
     @property
     def _budget(self) -> int:
@@ -427,25 +428,6 @@ def one_thread() -> Any:
 @functools.cache
 def _blas() -> Any:
     return ThreadpoolController().select(user_api="blas")
-
-
-def _greedy(
-    model: Model, rows: Floats, costs: Floats, scores: Floats, reference: Floats, count: int
-) -> list[Floats]:
-    """Up to ``count`` different rows, each the best once those before it are being evaluated.
-
-    What is under way makes a row near it worth less and hardly any worth more: only the ``AGAIN``
-    that were the best are weighed again.
-    """
-    top = _distinct(rows, scores)[:AGAIN]
-    rows, costs = rows[top], costs[top]
-    chosen = [0]
-    while len(chosen) < min(count, len(rows)):
-        model = model.believing(rows[chosen[-1:]], costs[chosen[-1:]])
-        scores = model.score(rows, costs, reference)
-        scores[chosen] = -np.inf
-        chosen.append(int(np.argmax(scores)))
-    return [rows[k] for k in chosen]
 
 
 def _distinct(rows: Floats, scores: Floats) -> list[int]:

@@ -256,6 +256,10 @@ class GP:
         z = x * np.sqrt(self.settings.weights[self.scales])
         return k @ self.alpha, _kernel(self.settings, z, z) - v.T @ v
 
+    def together(self, x: Floats) -> Joint:
+        """The posterior at rows ``x`` (m, columns), apart from all others."""
+        return Joint(*self.joint(x), self.settings.noise + JITTER)
+
     def observed(self) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the function at the observed rows, in their order."""
         noise = self.settings.noise + JITTER
@@ -265,6 +269,26 @@ class GP:
 
     def _covariance(self, x: Floats) -> Floats:
         return _kernel(self.settings, x * np.sqrt(self.settings.weights[self.scales]), self.z)
+
+
+@dataclass(frozen=True)
+class Joint:
+    """A function at m rows: ``mean`` (m,), ``covariance`` (m, m), an evaluation's ``noise``."""
+
+    mean: Floats
+    covariance: Floats
+    noise: float
+
+    @property
+    def deviation(self) -> Floats:
+        """The standard deviation at each row, (m,)."""
+        return np.sqrt(np.maximum(np.diag(self.covariance), 1e-12))
+
+    def believing(self, k: int) -> Joint:
+        """As ``GP.believing`` of row ``k``, by an update of rank one."""
+        column = self.covariance[k]
+        shrunk = self.covariance - np.outer(column, column / (column[k] + self.noise))
+        return replace(self, covariance=shrunk)
 
 
 def _kernel(settings: Settings, a: Floats, b: Floats) -> Floats:

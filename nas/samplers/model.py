@@ -18,6 +18,7 @@ from nas.samplers.gp import GP, JITTER, Settings, Warp
 
 Floats = NDArray[np.float64]
 Scales = NDArray[np.intp]
+Normal = tuple[Floats, Floats]  # means and standard deviations of rows, (m,) each
 
 # Observations a posterior holds: 600 keep an ask at 5,000 trials under a quarter of a second.
 OBSERVATIONS = 600
@@ -102,12 +103,6 @@ class Surrogate:
             z[out] = away / np.sqrt(deviation**2 + settings.noise + JITTER)
             members.append(GP.given(settings, scales, self.x, y))
         return Committee(tuple(members), Calibration.of(z))
-
-    def chance_below(self, level: float, x: Floats) -> Floats:
-        """The probability that the quantity is at most ``level``."""
-        mean, deviation = self.process.predict(x)
-        chance: Floats = ndtr((self.warp(np.array([level])) - mean) / deviation)
-        return chance
 
 
 @dataclass(frozen=True)
@@ -213,20 +208,6 @@ class Model:
             np.append(feasible, np.full(len(pending), bool(feasible.any()))),
         )
 
-    def believing(self, rows: Floats, costs: Floats) -> Model:
-        """The model once ``rows`` with these told objectives are being evaluated, too."""
-        x, _ = self.features(rows, costs)
-        plain = x[:, : x.shape[1] - self.features.extra]
-        means = self._means(x, costs)
-        return Model(
-            self.features,
-            tuple(surrogate and surrogate.believing(x) for surrogate in self.surrogates),
-            tuple((surrogate.believing(plain), level) for surrogate, level in self.limits),
-            np.vstack([self.rows, rows]),
-            np.vstack([self.means, means]),
-            np.append(self.feasible, np.full(len(rows), bool(self.feasible.any()))),
-        )
-
     def _means(self, x: Floats, costs: Floats) -> Floats:
         """What is believed of rows at ``x`` with these told objectives, (n, objectives)."""
         means = costs.copy()
@@ -292,20 +273,66 @@ class Model:
 
         ``costs`` (m, objectives) holds what is told of the rows, minimised.
         """
+        x, plain = self._features(rows, costs)
+        return self._worth(
+            costs,
+            reference,
+            self.front,
+            [s.process.predict(x) if s else None for s in self.surrogates],
+            [surrogate.process.predict(plain) for surrogate, _ in self.limits],
+        )
+
+    def choose(self, rows: Floats, costs: Floats, reference: Floats, count: int) -> list[int]:
+        """Up to ``count`` of the rows, each the best once those before it are being evaluated, and
+        have come out at their means (kriging believer). The rows alone are weighed together: with
+        a process that grows, each choice among 64 took a factor of all observations."""
+        x, plain = self._features(rows, costs)
+        joints = [s.process.together(x) if s else None for s in self.surrogates]
+        limits = [surrogate.process.together(plain) for surrogate, _ in self.limits]
+        means, front = self._means(x, costs), self.front
+        chosen: list[int] = []
+        while len(chosen) < min(count, len(rows)):
+            scores = self._worth(
+                *(costs, reference, front),
+                [(j.mean, j.deviation) if j else None for j in joints],
+                [(j.mean, j.deviation) for j in limits],
+            )
+            scores[chosen] = -np.inf
+            best = int(np.argmax(scores))
+            chosen.append(best)
+            joints = [j.believing(best) if j else None for j in joints]
+            limits = [j.believing(best) for j in limits]
+            if len(front) or not len(self.rows):
+                front = np.vstack([front, means[best]])
+                front = front[moocore.is_nondominated(front)]
+        return chosen
+
+    def _features(self, rows: Floats, costs: Floats) -> tuple[Floats, Floats]:
+        """Rows as the objectives' processes see them, and as those of the limits do."""
         x, _ = self.features(rows, costs)
-        plain = x[:, : x.shape[1] - self.features.extra]
-        chance = np.ones(len(rows))
-        for surrogate, level in self.limits:
-            chance *= surrogate.chance_below(level, plain)
-        if not len(self.front) and len(self.rows):
+        return x, x[:, : x.shape[1] - self.features.extra]
+
+    def _worth(
+        self,
+        costs: Floats,
+        reference: Floats,
+        front: Floats,
+        objectives: Sequence[Normal | None],
+        limits: Sequence[Normal],
+    ) -> Floats:
+        """What rows are worth over a front, by what is believed of their objectives and limits."""
+        chance = np.ones(len(costs))
+        for (surrogate, level), (mean, deviation) in zip(self.limits, limits, strict=True):
+            chance *= ndtr((surrogate.warp(np.array([level])) - mean) / deviation)
+        if not len(front) and len(self.rows):
             return chance
         beliefs = [
-            Belief(costs[:, k], np.zeros(len(rows)))
-            if surrogate is None
-            else Belief(*surrogate.process.predict(x), surrogate.warp)
-            for k, surrogate in enumerate(self.surrogates)
+            Belief(costs[:, k], np.zeros(len(costs)))
+            if surrogate is None or normal is None
+            else Belief(*normal, surrogate.warp)
+            for k, (surrogate, normal) in enumerate(zip(self.surrogates, objectives, strict=True))
         ]
-        return chance * improvement(self.front, reference, beliefs)
+        return chance * improvement(front, reference, beliefs)
 
 
 def _limits(

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.samplers.encoding import Encoding
-from nas.samplers.gp import GP, Settings, Warp, fit
+from nas.samplers.gp import GP, Joint, Settings, Warp, fit
 from nas.samplers.model import Features, Model, Surrogate
 
 Floats = NDArray[np.float64]
@@ -90,6 +90,16 @@ class Foretelling:
         told = [gp.predict(x[:, at]) for gp, at in self.parts]
         means, deviations = np.stack([m for m, _ in told]), np.stack([d for _, d in told])
         return means.mean(axis=0), np.sqrt((deviations**2).mean(axis=0) + means.var(axis=0))
+
+    def together(self, x: Floats) -> Joint:
+        """As ``predict``, with the covariances of the rows."""
+        told = [gp.together(x[:, at]) for gp, at in self.parts]
+        means = np.stack([joint.mean for joint in told])
+        away = means - means.mean(axis=0)
+        covariance = np.mean([joint.covariance for joint in told], axis=0)
+        covariance += away.T @ away / len(told)
+        noise = float(np.mean([joint.noise for joint in told]))
+        return Joint(means.mean(axis=0), covariance, noise)
 
     def believing(self, x: Floats) -> Foretelling:
         return Foretelling(tuple((gp.believing(x[:, at]), at) for gp, at in self.parts))
