@@ -1,13 +1,13 @@
 """What a search finds with many slots: candidates asked for early, and several at once.
 
     python benchmarks/parallel_asks.py --data ../shared/benchmarks [--slots 64] [--seeds 6]
-        [--evaluations 200] [--problems "macro;class_scene"] [--asked "in time;ahead;at once"]
+        [--evaluations 200] [--problems "macro;class_scene"] [--asked "in time;driver"]
 
 The tables of ``search_efficiency.py``, and its sampler ``ehvi, told``. So many slots train, each
-for a time drawn within a factor of two; an ask takes no time here, so the ways differ in what was
-known alone. ``in time``: one candidate whenever a slot is free. ``ahead``: one at a time, and so
-many ready as the driver keeps. ``at once``: as the driver asks, several in one ask. Prints the
-hypervolume found by and picked from the first evaluations to end, over that of the whole table:
+for a time drawn within a factor of two of ``--seconds``. ``in time``: one candidate whenever a slot
+is free, and an ask takes no time. ``driver``: as the driver asks, ahead of need, and several at
+once where it falls behind; an ask takes its time. ``at once``: always as many as are wanted. Prints
+the hypervolume found by and picked from the first evaluations to end, over that of the whole table:
 the mean over seeds, the difference from ``in time`` seed by seed, and its standard error.
 """
 
@@ -30,42 +30,47 @@ from nas.driver.asking import AT_ONCE
 from nas.driver.supply import AHEAD
 from nas.samplers.ehvi import EHVISampler
 
+ONE, MORE = 0.16, 0.02  # seconds of an ask, and of each further candidate of it
 COUNTS = (25, 50, 100, 150, 200, 300, 400)
 
 
 class Slots:
     """Trains what the sampler proposes, ``slots`` at a time."""
 
-    def __init__(self, task: Task, seed: int, slots: int, ahead: int, at_once: int) -> None:
-        self.task, self.slots, self.ahead, self.at_once = task, slots, ahead, at_once
+    def __init__(self, task: Task, seed: int, slots: int, seconds: float, way: str) -> None:
+        self.task, self.slots, self.seconds, self.way = task, slots, seconds, way
+        self.ahead = 0 if way == "in time" else max(slots // AHEAD, min(slots - 1, 1))
         self.sampler = EHVISampler(seed, task.problem(2))
         self.study = optuna.create_study(directions=["maximize", "minimize"], sampler=self.sampler)
         self.rng = np.random.default_rng([seed, 7])
         self.ready: deque[tuple[Trial, Params]] = deque()
         self.queued = 0
         self.ends: list[tuple[float, int, Trial, Params]] = []
-        self.now = 0.0
+        self.now = self.trained = 0.0
 
-    def fill(self) -> None:
-        """As ``Supply.fill``, until no slot is free and enough is ready."""
-        while True:
-            room = self.slots - len(self.ends)
-            if room and self.ready:
-                trial, params = self.ready.popleft()
-                length = 2 ** self.rng.uniform(-1, 1)
-                heapq.heappush(self.ends, (self.now + length, trial.number, trial, params))
-                continue
-            wanted = max(room, self.ahead)
-            enough = wanted if self.queued else min(wanted, wanted // 2 + 1)
-            if len(self.ready) >= enough:
-                return
-            self.ask(wanted - len(self.ready))
+    def fill(self) -> bool:
+        """One thing, as ``Supply.fill``; whether there was one to do."""
+        room = self.slots - len(self.ends)
+        if room and self.ready:
+            trial, params = self.ready.popleft()
+            length = self.seconds * 2 ** self.rng.uniform(-1, 1)
+            heapq.heappush(self.ends, (self.now + length, trial.number, trial, params))
+            self.trained += length
+            return True
+        ahead = max(room, self.ahead)
+        if len(self.ready) >= ahead:
+            return False
+        short = len(self.ready) < ahead / 2 or self.way == "at once"
+        self.ask(ahead - len(self.ready) if short and self.way != "in time" else 1)
+        return True
 
     def ask(self, wanted: int) -> None:
         # The first fill is drawn at random in any way, and here the same for all.
         filled = len(self.study.get_trials(deepcopy=False)) >= self.slots
-        if filled and wanted > 1 and self.at_once > 1 and not self.queued:
-            for params in self.sampler.propose(self.study, min(wanted, self.at_once)):
+        if self.way != "in time":
+            self.now += MORE if self.queued else ONE
+        if filled and wanted > 1 and not self.queued:
+            for params in self.sampler.propose(self.study, min(wanted, AT_ONCE)):
                 self.study.enqueue_trial(params)
                 self.queued += 1
         trial = self.study.ask()
@@ -79,8 +84,10 @@ class Slots:
     def evaluations(self) -> Iterator[tuple[float, float]]:
         """The truths of what was trained, as the trainings end."""
         while True:
-            self.fill()
-            self.now, _, trial, params = heapq.heappop(self.ends)
+            if (not self.ends or self.ends[0][0] > self.now) and self.fill():
+                continue
+            end, _, trial, params = heapq.heappop(self.ends)
+            self.now = max(self.now, end)
             network = self.task.look(params)
             assert network is not None
             self.study.tell(trial, [float(self.rng.choice(network.trainings)), network.cost])
@@ -89,8 +96,7 @@ class Slots:
 
 def scores(told: argparse.Namespace, task: Task, seed: int, way: str) -> list[tuple[float, float]]:
     """Found and picked at each of ``COUNTS``."""
-    ahead = 0 if way == "in time" else told.ahead or told.slots // AHEAD
-    slots = Slots(task, seed, told.slots, ahead, AT_ONCE if way == "at once" else 1)
+    slots = Slots(task, seed, told.slots, told.seconds, way)
     everything = np.array([n.truth for n in task.networks])
     worst = pareto.reference_point(everything, DIRECTIONS)
     corner = np.array([np.quantile(everything[:, 0], 0.25), worst[1]])
@@ -103,9 +109,8 @@ def scores(told: argparse.Namespace, task: Task, seed: int, way: str) -> list[tu
             truths = [_truth(task, trial.params) for trial in done]
             believed = slots.sampler.posterior(slots.study, done)[0]
             picked = [truths[k] for k in pareto.front(believed, DIRECTIONS)]
-            reached.append(
-                tuple(pareto.hypervolume(t, corner, DIRECTIONS) / whole for t in (ended, picked))
-            )
+            found, kept = (pareto.hypervolume(t, corner, DIRECTIONS) for t in (ended, picked))
+            reached.append((found / whole, kept / whole))
         if len(ended) >= told.evaluations:
             return reached
     raise AssertionError
@@ -121,9 +126,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/benchmarks"))
     parser.add_argument("--problems", default="macro;class_scene")
-    parser.add_argument("--asked", default="in time;ahead;at once")
+    parser.add_argument("--asked", default="in time;driver;at once")
     parser.add_argument("--slots", type=int, default=64)
-    parser.add_argument("--ahead", type=int, default=0, help="0: as the driver")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of a training")
     parser.add_argument("--evaluations", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--first", type=int, default=0, help="the first seed")

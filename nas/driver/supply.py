@@ -15,8 +15,10 @@ from nas.failpoints import reach
 from nas.metrics import on_device
 from nas.store import Ask, Claim, Store, StudyRow, TrialRow
 
-# One in so many slots has its next candidate asked for before it is free. They are thought of half
-# of them or more at once: one takes 160 ms, and 64 slots of trainings of 10 s need one every 156.
+# One in so many slots has its next candidate asked for before it is free, and where there are a
+# few, one of them. While half of those are ready, they are thought of one at a time, and only then
+# several at once: one takes 160 ms, and 64 slots of trainings of 10 s need one every 156; but of
+# several the last knows no more than the first.
 AHEAD = 8
 LATE = 0.25  # of a budget, its end, where a network may be trained again to know it better
 LEARNED = 50  # trials, before which there is more to find than to know
@@ -66,11 +68,8 @@ class Supply:
         if needed and self.ready:
             self.begin([self.ready.popleft() for _ in range(min(needed, len(self.ready)))])
             return True
-        ahead = max(needed, slots // AHEAD)
-        enough = ahead if self.asker.queued else ahead // 2 + 1
-        if len(self.ready) >= min(ahead, enough):
-            return False
-        return self.ask(ahead, count)
+        ahead = max(needed, slots // AHEAD, min(slots - 1, 1))
+        return len(self.ready) < ahead and self.ask(ahead, count)
 
     def claim(self, most: int) -> list[Claim]:
         """Takes up to so many of those that wait, of those that there is time for."""
@@ -94,7 +93,8 @@ class Supply:
         # What takes no time is begun until it is over.
         if self.unfit >= UNFIT or not self.hours.fits(0, 0, first=not self.tally.done):
             return False
-        wanted = int(min(ahead - ready, self.tally.room(count + ready)))
+        short = ahead - ready if ready < ahead / 2 else 1
+        wanted = int(min(short, self.tally.room(count + ready)))
         asked = self.asker.ask(wanted, late=self.late(begun + ready))
         if asked is None:
             self.exhausted = True
