@@ -67,7 +67,7 @@ class Slots:
     def ask(self, wanted: int) -> None:
         # The first fill is drawn at random in any way, and here the same for all.
         filled = len(self.study.get_trials(deepcopy=False)) >= self.slots
-        if self.way != "in time":
+        if filled and self.way != "in time":
             self.now += MORE if self.queued else ONE
         if filled and wanted > 1 and not self.queued:
             for params in self.sampler.propose(self.study, min(wanted, AT_ONCE)):
@@ -126,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/benchmarks"))
     parser.add_argument("--problems", default="macro;class_scene")
-    parser.add_argument("--asked", default="in time;driver;at once")
+    parser.add_argument("--asked", default="in time;driver")
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=10.0, help="of a training")
     parser.add_argument("--evaluations", type=int, default=200)

@@ -237,6 +237,27 @@ def test_what_has_happened_is_heard_after_each_ask(
     assert known == list(range(len(known)))
 
 
+@pytest.mark.parametrize(("slots", "known"), [(1, [0, 1, 2, 3]), (2, [0, 0, 0, 1])])
+def test_where_slots_are_a_few_a_candidate_is_ready_before_one_is_free(
+    store: Store, monkeypatch: pytest.MonkeyPatch, slots: int, known: list[int]
+) -> None:
+    """A slot would stand idle for the time of an ask. With one slot, to wait is to know more."""
+
+    class Patient(InProcess):
+        """Nothing ends while there is something to do."""
+
+        def wait(self, timeout: float) -> list[Event]:
+            return super().wait(timeout) if timeout else []
+
+    asks: list[int] = []
+    think: Callable[[Spy], None] = lambda spy: asks.append(spy.count(TrialState.COMPLETE))  # noqa: E731
+    monkeypatch.setitem(SAMPLERS, "spy", lambda seed: Spy(seed, think))
+    pool = Patient()
+    pool.slots = slots
+    search(plan(trials=4), store, pool)
+    assert asks == known
+
+
 # --- several drivers -----------------------------------------------------------------------------
 
 
