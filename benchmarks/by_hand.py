@@ -1,13 +1,13 @@
 """README's first search beside the same written by hand, with Optuna and a plain PyTorch loop.
 
-    python benchmarks/by_hand.py [--trials 24] [--ways "nas;nsga2;tpe"] [--rounds 1]
+    python benchmarks/by_hand.py [--trials 24] [--ways "nas;tpe;nas random;random"] [--rounds 1]
 
 By hand is what a good engineer writes in an afternoon, below in ``objective``: the choices of
 ``resnet_like``, the images as tensors in memory, the same recipe and epochs, one thread a process,
 two processes on one SQLite study. It keeps no weights, measures no latency, and resumes nothing.
 Searches propose networks of different sizes, so beside trials a minute stand images trained a
-second of processor time, and multiply-adds of forward passes. Processor time is that of the command
-and all its descendants, their start and end among it. Digits; two cores; 5 minutes.
+second of processor time, and multiply-adds of forward passes. Processor time is that of all
+processes of a search, their start and end among it. Digits; two cores; 5 minutes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import argparse
 import itertools
 import math
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -32,7 +33,6 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
 
-from nas.processes import descendants
 from nas.store import ENDED, open_store
 
 EPOCHS, BATCH, PROCESSES = 20, 64, 2
@@ -180,23 +180,25 @@ def work(url: str, sampler: str, trials: int, seed: int) -> None:
 
 
 class Meter(threading.Thread):
-    """Processor seconds of a process and all its descendants, looked at as they run: of Ray's some
-    are nobody's to wait for."""
+    """Processor seconds of all processes with a mark in their environment, looked at as they run:
+    of a search's some are nobody's to wait for, and not all are its descendants."""
 
-    def __init__(self, pids: list[int]) -> None:
+    def __init__(self, mark: str) -> None:
         super().__init__(daemon=True)
-        self.pids, self.over, self.used = pids, threading.Event(), dict[tuple[int, str], int]()
+        self.mark, self.over = mark, threading.Event()
+        self.used: dict[tuple[str, str], int] = {}
         self.start()
 
     def run(self) -> None:
-        while not self.over.wait(0.1):
-            for pid in {pid for root in self.pids for pid in descendants(root)}:
+        while not self.over.wait(0.25):
+            for entry in Path("/proc").glob("[0-9]*"):
                 try:
-                    text = Path(f"/proc/{pid}/stat").read_text()
-                except OSError:
+                    if self.mark.encode() not in (entry / "environ").read_bytes():
+                        continue
+                    fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+                except OSError:  # another user's, or gone
                     continue
-                fields = text.rsplit(")", 1)[1].split()
-                self.used[pid, fields[19]] = int(fields[11]) + int(fields[12])
+                self.used[entry.name, fields[19]] = int(fields[11]) + int(fields[12])
 
     def seconds(self) -> float:
         self.over.set()
@@ -235,13 +237,14 @@ def run(way: str, trials: int, seed: int, folder: str) -> Told:
         commands = [command + (["--sampler", sampler] if sampler else [])]
     else:  # the study's tables are made once
         optuna.storages.RDBStorage(url)
-    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+    mark = f"by hand or not {secrets.token_hex(8)}"
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "SEARCHED": mark}
     begun = time.perf_counter()
     with open(Path(folder, "log"), "w") as log:
         running = [
             subprocess.Popen(c, cwd=folder, env=environ, stdout=log, stderr=log) for c in commands
         ]
-        meter = Meter([process.pid for process in running])
+        meter = Meter(mark)
         failed = bool(sum(process.wait() != 0 for process in running))
     wall, processor = time.perf_counter() - begun, meter.seconds()
     if failed:
