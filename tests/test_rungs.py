@@ -249,7 +249,7 @@ def trial(params: int, accuracy: float, latency: float, **told: Any) -> TrialRow
         id=1,
         study_id=1,
         pattern="",
-        fingerprint="",
+        fingerprint=f"{params} {accuracy} {latency}",  # trainings of one network count as one
         params=params,
         accuracy=accuracy,
         latency_ms=latency,
