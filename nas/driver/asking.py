@@ -27,7 +27,7 @@ from nas.job import Recipe
 from nas.language.architecture import Architecture
 from nas.metrics import scaled
 from nas.samplers import SAMPLERS
-from nas.samplers.ehvi import EHVISampler
+from nas.samplers.ehvi import EHVISampler, Params
 from nas.samplers.evidence import DROPPED
 from nas.samplers.related import Older
 from nas.store import Ask, StudyRow, TrialRow
@@ -146,14 +146,16 @@ class Asker:
         return None
 
     def _consult(self, sampler: EHVISampler, wanted: int, late: bool) -> None:
-        """Makes the next asks ones for what pays most."""
-        if late and (known := sampler.again(self._study)):
-            self._study.enqueue_trial(known, user_attrs={AGAIN: True})
+        """Makes the next asks ones for what pays most; where several are wanted, for new ones."""
+        told: list[tuple[Params, bool]] = []
+        if wanted > 1:
+            proposed = sampler.propose(self._study, min(wanted, AT_ONCE))
+            told = [(params, False) for params in proposed]
+        elif late and (advice := sampler.advise(self._study)):
+            told = [advice]
+        for params, again in told:
+            self._study.enqueue_trial(params, user_attrs={AGAIN: True} if again else None)
             self.queued += 1
-        elif wanted > 1:
-            for params in sampler.propose(self._study, min(wanted, AT_ONCE)):
-                self._study.enqueue_trial(params)
-                self.queued += 1
 
     def _enqueue(self) -> bool:
         """Makes the next ask a random one that is feasible and new; False where there is none."""

@@ -152,15 +152,15 @@ class EHVISampler(BaseSampler):
         with one_thread():
             return self._proposals(evidence, number, count)
 
-    def again(self, study: Study) -> Params | None:
-        """The parameters of an evaluated network, where it pays more to evaluate it once more than
-        to evaluate any new one; None where it does not. See ``nas.samplers.knowing``."""
+    def advise(self, study: Study) -> tuple[Params, bool] | None:
+        """What pays most to evaluate next, and whether that is a network which was evaluated, once
+        more (``nas.samplers.knowing``); None where nothing is known yet, or nothing is new."""
         number = len(study.get_trials(deepcopy=False))
         evidence = self._evidence(study, Encoding.of(self._space(study)), number)
         with one_thread():
-            return self._again(evidence, number)
+            return self._advise(evidence, number)
 
-    def _again(self, evidence: Evidence, number: int) -> Params | None:
+    def _advise(self, evidence: Evidence, number: int) -> tuple[Params, bool] | None:
         rng = np.random.default_rng([self._seed, number])
         rows, costs = self._drawn(evidence, rng)
         model = self._model(evidence) if evidence.encoding.parameters else None
@@ -170,9 +170,9 @@ class EHVISampler(BaseSampler):
         rows, costs, scores = self._searched(evidence, model, rows, costs, reference, rng)
         best = _distinct(rows, scores)[:BEST]
         known, new = gains(model, rows[best], costs[best], reference)
-        if known.max() * PAYS <= new.max():
-            return None
-        return evidence.encoding.params(model.rows[int(np.argmax(known))])
+        again = bool(known.max() * PAYS > new.max())
+        row = model.rows[int(np.argmax(known))] if again else rows[best[0]]
+        return evidence.encoding.params(row), again
 
     def _proposals(self, evidence: Evidence, number: int, count: int) -> list[Params]:
         encoding = evidence.encoding
