@@ -17,9 +17,8 @@ from test_data import write
 
 from nas import data
 from nas.cli.options import identified
-from nas.data import digests, findings, kinds, walking
+from nas.data import digests, findings, kinds, survey, walking
 from nas.data.images import Images
-from nas.errors import DataError
 from nas.job import DataRef
 
 FILES = ["cifar10", "cifar100", "fashion_mnist", "imagefolder", "mnist", "svhn"]
@@ -126,18 +125,66 @@ def test_a_name_that_keeps_the_order_and_the_parts_own_do_not_count(tmp_path: Pa
     assert data.identity(ref) == first
 
 
-def test_a_later_look_reads_no_file_again(tmp_path: Path) -> None:
-    """What is said to go unseen does, so the bytes were not read."""
+def test_a_later_look_reads_no_file_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ref = folder(tmp_path / "d")
     first = data.identity(ref)
-    file = tmp_path / "d/train/cat/1.png"
-    stat, content = file.stat(), file.read_bytes()
-    file.write_bytes(bytes(len(content)))
-    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    read: list[str] = []
+    look = survey.look
+
+    def counted(piece: survey.Piece) -> Any:
+        read.extend(name for name, _, _ in piece.spots)
+        return look(piece)
+
+    monkeypatch.setattr(survey, "look", counted)
     assert data.identity(ref) == first
-    os.utime(file)
-    with pytest.raises(DataError, match=r"cat/1\.png"):
-        data.identity(ref)
+    assert not read
+    os.utime(tmp_path / "d/train/cat/1.png")
+    assert data.identity(ref) == first
+    assert read == ["train/cat/1.png"]
+
+
+def exchanged(one: Path, other: Path) -> None:
+    aside = one.with_name("aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+
+
+def overwritten(one: Path, other: Path) -> None:
+    one.write_bytes(other.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (exchanged, "train/{}/1.bmp"),
+        (exchanged, "train/{}"),
+        (overwritten, "train/{}/1.bmp"),
+        (lambda one, other: shutil.copy2(other, one), "train/{}/1.bmp"),
+        (lambda one, other: os.replace(other, one), "train/{}/1.bmp"),
+    ],
+)
+def test_what_has_the_size_and_the_time_of_another_is_seen(
+    change: Callable[[Path, Path], object], what: str, tmp_path: Path
+) -> None:
+    """As files of a reproducible archive have. Reference: a look that remembers nothing."""
+    root = tmp_path / "d"
+    ref = folder(root)
+    for file in [*root.rglob("*.png")]:
+        Image.open(file).save(file.with_suffix(".bmp"))
+        file.unlink()
+    files = sorted(root.rglob("*.bmp"))
+    assert len({file.stat().st_size for file in files}) == 1
+    for file in files:
+        os.utime(file, (1.6e9, 1.6e9))
+    first = data.identity(ref)
+    change(root / what.format("cat"), root / what.format("dog"))
+    for file in root.rglob("*.bmp"):
+        if file.stat().st_mtime != 1.6e9:
+            os.utime(file, (1.6e9, 1.6e9))
+    assert data.identity(ref) != first
+    shutil.copytree(root, tmp_path / "copy")
+    assert data.identity(dataclasses.replace(ref, dir=str(tmp_path / "copy"))) == data.identity(ref)
 
 
 def test_size_and_split_are_no_part_of_it(tmp_path: Path) -> None:

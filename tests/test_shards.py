@@ -551,7 +551,7 @@ def test_a_listing_by_processes_is_the_same(
     spread = listing.listing(root)
     assert alone.names == spread.names
     assert alone.skipped == spread.skipped
-    for key in ("sizes", "mtimes", "labels"):
+    for key in ("sizes", "changes", "labels"):
         assert np.array_equal(getattr(alone, key), getattr(spread, key))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from test_search import plan, rows, run, space_of
 
 from nas.cli.searches import rehearse
+from nas.driver.tally import Status
 from nas.driver.widening import opened
 from nas.errors import StudyError
 from nas.job import Failure, Recipe
@@ -136,6 +138,28 @@ def test_other_settings_are_refused_with_a_wider_space_too(store: Store) -> None
     run(store, plan(space=space(), trials=3))
     with pytest.raises(StudyError, match=r"recipe\.lr is"):
         run(store, plan(space=space(WIDER), trials=9, recipe=Recipe(lr=0.7)))
+
+
+def test_a_search_of_the_old_space_ends_where_it_was_widened(store: Store, tmp_path: Path) -> None:
+    """Between two trials nothing runs, and the space is widened: no trial of the old one comes
+    after."""
+    other = open_store(f"sqlite:///{tmp_path}/record.db")
+    wide = plan(space=space(WIDER), trials=12)
+    told: list[str] = []
+
+    def watch(status: Status) -> None:
+        if status.finished >= 3 and not told:
+            with contextlib.suppress(StudyError):  # one is running
+                told.append(opened(wide, other)[1])
+
+    with pytest.raises(StudyError, match=r"'s' goes on in a space .* changed meanwhile"):
+        run(store, plan(space=space(), trials=9), watch)
+    assert told[0].startswith("study s goes on with its")
+    before = rows(store)
+    assert {row.state for row in before} == {"finished"}
+    assert all(row.sampled["k"] == 3 for row in before)
+    assert run(store, wide).finished == 12
+    other.close()
 
 
 def test_a_study_that_is_searched_keeps_its_space(store: Store, tmp_path: Path) -> None:

@@ -177,9 +177,8 @@ def identity(ref: DataRef) -> str:
     A digest of the classes and of each image's part, class and bytes in the order in which they are
     read. One image changed, added, removed, relabelled or moved to another part, or a class
     renamed, gives another; a copy elsewhere the same. Not part of it is what ``ref`` itself tells:
-    the size that images are resized to, and the split. A later look costs a stat a file: a file
-    overwritten in place with as many bytes and its old time of change restored goes unseen, and
-    nothing else does. Raises DataError.
+    the size that images are resized to, and the split. A later look costs a stat a file, and
+    sees each that was written, moved or renamed. Raises DataError.
     """
     split.cache_clear()  # what they are now
     read.cache_clear()

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nas.data import cache
+from nas.data.walking import mark
 from nas.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -63,9 +64,9 @@ def numbered(digests: Digests) -> npt.NDArray[np.int64]:
 def of_files(root: Path, paths: Sequence[Path]) -> Digests:
     """The digest of each file's bytes, unzipped where it ends in .gz.
 
-    Remembered in the cache directory by path, length and time of change: a later look costs a stat
-    a file. So a file overwritten in place with as many bytes and its old time restored goes unseen,
-    and nothing else does. Raises DataError for a file that cannot be read.
+    Remembered in the cache directory by path, length and change of state (``walking.mark``): a
+    later look costs a stat a file, and sees each that was written, moved or renamed.
+    Raises DataError for a file that cannot be read.
     """
     keys = [_key(path) for path in paths]
     memory = (
@@ -87,7 +88,7 @@ def _key(path: Path) -> bytes:
         stat = path.stat()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    return digest(f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
+    return digest(f"{path.absolute()}\0{stat.st_size}\0{mark(stat)}".encode())
 
 
 def _of_file(path: Path) -> bytes:

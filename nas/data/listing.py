@@ -59,7 +59,7 @@ class Listing:
     places: dict[Part, str]
     names: bytes
     sizes: npt.NDArray[np.int64]
-    mtimes: npt.NDArray[np.int64]
+    changes: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
     skipped: Skipped
     notes: tuple[str, ...] = ()
@@ -93,9 +93,9 @@ def build(
     groups: Sequence[str] = (),
     packed: Packed | None = None,
 ) -> Listing:
-    sizes, mtimes, labels = (
+    sizes, changes, labels = (
         np.frombuffer(each, np.int64) if each else np.empty(0, np.int64)
-        for each in (found.sizes, found.mtimes, found.labels)
+        for each in (found.sizes, found.changes, found.labels)
     )
     for name in classes:  # a model, a record and a report are text
         if name != name.encode(errors="ignore").decode():
@@ -103,7 +103,7 @@ def build(
     told = (tuple(notes), tuple(groups), packed)
     names = bytes(found.names[:-1])
     return Listing(
-        root, tuple(classes), parts, places, names, sizes, mtimes, labels, found.skipped, *told
+        root, tuple(classes), parts, places, names, sizes, changes, labels, found.skipped, *told
     )
 
 

@@ -130,7 +130,7 @@ def keep(
     file, offsets = np.array(where, np.int64).reshape(-1, 2).T
     packed = Packed(tuple(files), file.copy(), offsets.copy())
     every = Listing(
-        out, found.classes, found.parts, found.places, found.names, found.sizes, found.mtimes,
+        out, found.classes, found.parts, found.places, found.names, found.sizes, found.changes,
         found.labels, found.skipped, found.notes, found.groups, packed,
     )  # fmt: skip
     shards.keep(out / shards.INDEX, every, files, lengths, seen.rows)

@@ -27,7 +27,7 @@ from nas.data.images import Part
 from nas.data.listing import ORDER, Listing, Packed, build
 from nas.data.table import NAMES
 from nas.data.tars import ENDING
-from nas.data.walking import Gathered
+from nas.data.walking import Gathered, mark
 from nas.errors import DataError, brief, nearest
 
 INDEX, CLASSES = "index.safetensors", "classes.txt"
@@ -62,7 +62,7 @@ def listing(root: Path, names: Sequence[str], every: bool = False) -> Listing:
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
     lengths = [state.st_size for state in states]
-    times = np.array([state.st_mtime_ns for state in states], np.int64)
+    times = np.array([mark(state) for state in states], np.int64)
     first: dict[tuple[int, int], str] = {}
     for name, state in zip(names, states, strict=True):
         same = first.setdefault((state.st_dev, state.st_ino), name)

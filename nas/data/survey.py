@@ -1,8 +1,8 @@
 """A first look at every image: a digest of its bytes, and its size and kind from its header.
 
-Remembered in the cache directory for each root, by path, length and time of change: a later look
-costs a stat a file. So a file overwritten in place with as many bytes and its old time restored
-goes unseen, and nothing else does.
+Remembered in the cache directory for each root, by path, length and change of state
+(``walking.mark``): a later look costs a stat a file, and sees each that was written, moved or
+renamed.
 """
 
 from __future__ import annotations
@@ -170,12 +170,12 @@ def known(memory: Path, listing: Listing) -> npt.NDArray[np.void]:
     rows = np.zeros(len(listing), ROW)
     try:
         told, _ = arrays.load(memory)
-        names, sizes, mtimes = (told[key] for key in ("names", "sizes", "mtimes"))
+        names, sizes, changes = (told[key] for key in ("names", "sizes", "changes"))
         before = unpacked(told["rows"])
     except cache.LOST:
         return rows
     if np.array_equal(names, np.frombuffer(listing.names, np.uint8)):
-        same = (listing.sizes == sizes) & (listing.mtimes == mtimes)
+        same = (listing.sizes == sizes) & (listing.changes == changes)
         rows[same] = before[same]
         return rows
     numbers = {name: n for n, name in enumerate(names.tobytes().split(b"\0"))}
@@ -183,7 +183,7 @@ def known(memory: Path, listing: Listing) -> npt.NDArray[np.void]:
         (n, numbers[name]) for n, name in enumerate(listing.names.split(b"\0")) if name in numbers
     ]
     here, there = np.array(pairs, np.int64).reshape(-1, 2).T
-    same = (listing.sizes[here] == sizes[there]) & (listing.mtimes[here] == mtimes[there])
+    same = (listing.sizes[here] == sizes[there]) & (listing.changes[here] == changes[there])
     rows[here[same]] = before[there[same]]
     return rows
 
@@ -192,7 +192,7 @@ def remember(memory: Path, listing: Listing, rows: npt.NDArray[np.void]) -> None
     kept: arrays.Arrays = {
         "names": np.frombuffer(listing.names, np.uint8),
         "sizes": listing.sizes,
-        "mtimes": listing.mtimes,
+        "changes": listing.changes,
         "rows": rows.view(np.uint8).reshape(len(rows), -1),
     }
     try:

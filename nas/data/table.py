@@ -15,7 +15,7 @@ from typing import IO
 from nas.data import kinds
 from nas.data.images import Part
 from nas.data.listing import ORDER, Listing, build
-from nas.data.walking import ABSENT, Gathered
+from nas.data.walking import ABSENT, Gathered, mark
 from nas.errors import DataError, nearest
 
 ENDINGS = (".csv", ".tsv")
@@ -114,6 +114,8 @@ def between(file: IO[str]) -> str:
 def found_columns(path: Path, names: Sequence[str], group_by: str) -> dict[str, str]:
     """What each column means, by its name in the first line."""
     lower = {name.strip().lower(): name for name in names}
+    if len(lower) < len(names):
+        raise DataError(f"{path} has two columns of one name in its first line: {', '.join(names)}")
     columns = {}
     for key, known in NAMES.items():
         if match := next((lower[name] for name in known if name in lower), None):
@@ -145,6 +147,6 @@ def add(root: Path, name: str, label: int, found: Gathered) -> None:
             state = (root / each).stat()
         except OSError:
             continue
-        found.add(each, state.st_size, state.st_mtime_ns, label)
+        found.add(each, state.st_size, mark(state), label)
         return
     found.add(name, *ABSENT, label)

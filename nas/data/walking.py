@@ -25,7 +25,7 @@ class Gathered:
 
     names: bytearray = field(default_factory=bytearray)  # each with a NUL behind
     sizes: array[int] = field(default_factory=lambda: array("q"))
-    mtimes: array[int] = field(default_factory=lambda: array("q"))
+    changes: array[int] = field(default_factory=lambda: array("q"))
     labels: array[int] = field(default_factory=lambda: array("q"))
     skipped: Skipped = field(default_factory=dict)
 
@@ -41,7 +41,7 @@ class Gathered:
         """All of another behind what is here."""
         self.names += other.names
         self.sizes += other.sizes
-        self.mtimes += other.mtimes
+        self.changes += other.changes
         self.labels += other.labels
         for reason, (count, examples) in other.skipped.items():
             for example in examples:
@@ -49,9 +49,9 @@ class Gathered:
             number, shown = self.skipped[reason]
             self.skipped[reason] = number + count - len(examples), shown
 
-    def add(self, name: str, size: int, mtime: int, label: int) -> None:
+    def add(self, name: str, size: int, changed: int, label: int) -> None:
         """``size`` 0 is an empty file, -1 one that is not there."""
-        self.add_all("", [name], [(size, mtime)], label)
+        self.add_all("", [name], [(size, changed)], label)
 
     def add_all(
         self, folder: str, names: list[str], states: list[tuple[int, int]], label: int
@@ -59,7 +59,7 @@ class Gathered:
         """Files of a folder ("" or with a slash behind), each with its size and time."""
         self.names += os.fsencode("".join(f"{folder}{name}\0" for name in names))
         self.sizes.extend(size for size, _ in states)
-        self.mtimes.extend(mtime for _, mtime in states)
+        self.changes.extend(changed for _, changed in states)
         self.labels.extend([label] * len(names))
 
 
@@ -87,6 +87,12 @@ def folders(path: Path, found: Gathered | None = None) -> tuple[str, ...]:
         elif found is not None and (why := kinds.unread(entry.name)):
             found.skip(why, entry.path)
     return tuple(names)
+
+
+def mark(state: os.stat_result) -> int:
+    """What tells a file from any that was in its place, unread: when its state last changed (ctime,
+    which nobody sets back) and its number, as a folder that is renamed changes no file in it."""
+    return (state.st_ctime_ns + 1_000_000_007 * state.st_ino) % (1 << 63)
 
 
 def images_in(path: Path) -> int:
@@ -194,7 +200,7 @@ def walk(root: Path, path: Path, label: int, found: Gathered, above: Above = ())
                     continue
                 if stat.S_ISREG(state.st_mode):
                     names.append(name)
-                    states.append((state.st_size, state.st_mtime_ns))
+                    states.append((state.st_size, mark(state)))
                 else:
                     found.skip("no regular file", f"{path}/{name}")
     finally:

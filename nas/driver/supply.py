@@ -126,7 +126,7 @@ class Supply:
                 sources[named(ask)] = source
                 self.unfit = 0
             elif row := self.store.reuse(
-                study, ask, source, device=device, budget=budget, once=True
+                study, ask, source, device=device, budget=budget, once=True, of=self.row
             ):
                 reach("reused")
                 self.reused(trial, row)
@@ -135,7 +135,8 @@ class Supply:
         new = [(trial, ask) for trial, ask in asked if named(ask) in sources]
         if not new:
             return
-        claims = self.store.begin(study, [ask for _, ask in new], budget=budget, once=True)
+        asks = [ask for _, ask in new]
+        claims = self.store.begin(study, asks, budget=budget, once=True, of=self.row)
         reach("begun")
         mine = {named(claim.trial): claim for claim in claims}
         for trial, ask in new:

@@ -200,11 +200,14 @@ def opening(
 
 
 def _skill(x: Floats, scales: Scales, y: Floats) -> float:
-    """The share of the variance of ``y`` that is foretold, each fifth by the others."""
+    """The share of the variance of ``y`` that is foretold, each fifth by the others; nothing of
+    values that are all alike."""
+    if np.ptp(y) == 0:
+        return 0.0
     fold, foreseen = np.arange(len(y)) % FOLDS, np.empty(len(y))
     for k in range(FOLDS):
         rest = fold != k
         settings: Settings = fit(x[rest], scales, y[rest])
         judged = GP.given(settings, scales, x[rest], y[rest])
         foreseen[~rest] = judged.mean(x[~rest])
-    return float(1.0 - np.mean((foreseen - y) ** 2) / (y.var() or 1.0))
+    return float(1.0 - np.mean((foreseen - y) ** 2) / y.var())

@@ -134,18 +134,25 @@ class Store(Record):
         self._write(lambda connection, again: widen(connection, was, now, trials_now, again))
 
     def begin(
-        self, study_id: int, asks: Sequence[Ask], *, budget: int | None = None, once: bool = False
+        self,
+        study_id: int,
+        asks: Sequence[Ask],
+        *,
+        budget: int | None = None,
+        once: bool = False,
+        of: StudyRow | None = None,
     ) -> list[Claim]:
         """Records candidates and begins the first attempt of each.
 
         ``budget`` is the most trials that the study may have, over all its drivers: of ``asks``
         only as many are taken, first come, as it still allows. ``once`` leaves out those that the
-        study ``has``.
+        study ``has``. Raises StudyError, having changed nothing, where the study is not what it was
+        (``of``) any more: somebody widened its space.
         """
 
         def write(connection: Connection, tokens: Sequence[str]) -> None:
             added = add_trials(
-                connection, study_id, asks, tokens, state="running", budget=budget, once=once
+                connection, study_id, asks, tokens, state="running", budget=budget, once=once, of=of
             )
             for trial_id, token in zip(added, tokens, strict=False):
                 self._start(connection, trial_id, token)
@@ -165,6 +172,7 @@ class Store(Record):
         device: str = "",
         budget: int | None = None,
         once: bool = False,
+        of: StudyRow | None = None,
     ) -> TrialRow | None:
         """Records a candidate with the result of ``source``, an earlier trial of any study, and
         its latency on ``device``, where that is known (``measured``).
@@ -178,6 +186,7 @@ class Store(Record):
             state="reused",
             budget=budget,
             once=once,
+            of=of,
             finished=now(),
             seconds=0.0,
             **reused(source),

@@ -13,12 +13,14 @@ from typing import Any
 from sqlalchemy import Connection, Select, Table, func, insert, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from nas.errors import StudyError
 from nas.job import Failure, Latency, Outcome, Result
 from nas.store.rows import (
     STORED,
     Ask,
     AttemptState,
     Claim,
+    StudyRow,
     TrialState,
     clean,
     columns_of,
@@ -69,13 +71,20 @@ def add_trials(
     state: TrialState,
     budget: int | None,
     once: bool = False,
+    of: StudyRow | None = None,
     **told: Any,
 ) -> list[int]:
     """Adds a trial for each of ``asks`` under its unique name, as many as the budget allows, and
-    with ``once`` only those that the study does not have."""
+    with ``once`` only those that the study does not have. Raises StudyError where the study's space
+    or constraints are not those ``of`` the study that was asked."""
     mine = studies.c.id == study_id
-    counter = select(studies.c.numbers, studies.c.domains).where(mine).with_for_update()
-    number, text = connection.execute(counter).one()
+    held = (studies.c.numbers, studies.c.domains, studies.c.space_text, studies.c.constraints)
+    number, text, *space = connection.execute(select(*held).where(mine).with_for_update()).one()
+    if of is not None and space != [of.space_text, of.constraints]:
+        raise StudyError(
+            f"study {of.name!r} goes on in a space or under constraints that were changed "
+            "meanwhile: this search ends, one by the new space goes on"
+        )
     domains = json.loads(text)
     if once:  # under the study's lock: two drivers may propose the same at the same moment
         asks = [ask for ask in asks if not has(connection, study_id, ask)]
