@@ -133,7 +133,7 @@ def test_a_wrong_file_is_refused_in_one_sentence_at_once(case, tmp_path):
     began = time.process_time()
     with pytest.raises(SpaceError) as caught:
         load_space(path)
-    assert time.process_time() - began < 1
+    assert time.process_time() - began < 3
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert told in message

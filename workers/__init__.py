@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nas.errors import NasError
+from nas.interrupts import deferred
 from nas.job.pool import Pool
 from nas.workers.in_process import InProcess
 
@@ -53,7 +54,8 @@ def open_pool(
             raise NasError(f"{name} is {value!r}: must be {rule}")
     if workers == 0:
         return InProcess(time_limit)
-    from nas.workers.cluster import open_ray
+    with deferred():  # what is compiled may swallow an interrupt amid its import
+        from nas.workers.cluster import open_ray
 
     return open_ray(
         workers=workers,

@@ -19,6 +19,7 @@ from nas.cli.arguments import MODELS
 from nas.cli.options import called
 from nas.cli.output import end_on_sigterm
 from nas.errors import DataError, NasError, brief
+from nas.interrupts import deferred
 from nas.job import Epoch, Job
 from nas.language.architecture import parse
 from nas.metrics import percent
@@ -59,7 +60,8 @@ def predictor(file: str | Path) -> Model | OnnxModel | Cascade:
 
 def train_and_show(job: Job, folder: Path) -> None:
     """Trains one architecture with a line an epoch on stderr; at the end the scores on stdout."""
-    from nas.training.single import free_to_train, train
+    with deferred():  # what is compiled may swallow an interrupt amid its import
+        from nas.training.single import free_to_train, train
 
     logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
     end_on_sigterm()

@@ -22,6 +22,7 @@ from nas.driver.plan import Plan
 from nas.driver.profiles import known
 from nas.driver.tradeoffs import nothing_found
 from nas.errors import StoreError, StudyError
+from nas.interrupts import deferred
 from nas.job.pool import Pool
 from nas.report import screens
 from nas.report import spaces as pages
@@ -187,9 +188,10 @@ def run(
         if changed and progress:
             print(f"nas: {changed}", file=sys.stderr)
         # Only now, as they take half a second: wrong input is answered at once.
-        import optuna
+        with deferred():  # what is compiled may swallow an interrupt amid its import
+            import optuna
 
-        from nas.driver.loop import search
+            from nas.driver.loop import search
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         need = 0
