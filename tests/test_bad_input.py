@@ -74,7 +74,10 @@ WRONG = {
     "deep brackets": ("name: t\npattern: INPUT -> " + "[" * 10_000, "at most 32 brackets"),
     # domains
     "unknown symbol": (where("with: 3"), "where.with: nothing in the pattern has that name"),
-    "unknown kind": (where("w: {itn: [1, 2]}"), "where.w: needs one of choice, int, float, start"),
+    "unknown kind": (
+        where("w: {itn: [1, 2]}"),
+        "where.w: needs one of choice, int, float, start; it has itn; did you mean int?",
+    ),
     "two kinds": (where("w: {int: [1, 2], choice: [1]}"), "it has ['choice', 'int']"),
     "unknown option": (where("w: {int: [1, 2], stp: 1}"), "where.w.stp: unknown key; did you mean "
                        "step?"),

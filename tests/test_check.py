@@ -280,6 +280,14 @@ def test_a_bad_table_is_told_with_its_line(change: object, told: str, tmp_path: 
         data.describe(ref(table(tmp_path / "t" / "labels.csv", rows)))
 
 
+def test_a_table_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None:
+    flat(tmp_path / "t")
+    path = tmp_path / "t" / "labels.csv"
+    path.write_text("file,label,Label\nimages/00.png,cat,dog\n")
+    with pytest.raises(DataError, match=r"two columns of one name .* file, label, Label"):
+        data.describe(ref(path))
+
+
 def test_a_table_may_be_grouped_by_another_column(tmp_path: Path) -> None:
     rows = flat(tmp_path / "t")
     for n, row in enumerate(rows):

@@ -149,6 +149,15 @@ def test_where_nothing_fits_the_status_is_3(tmp_path: Path) -> None:
     assert trials(tmp_path) == []
 
 
+def test_networks_that_an_evaluator_scored_have_no_images_to_train_on(tmp_path: Path) -> None:
+    told = ("search", "--space", "lenet_like", "--trials", "2", "--workers", "0", *STUB)
+    nas(tmp_path, *told)
+    for command in (("train", "--trial", "0"), ("report", "--top", "1")):
+        ended = nas(tmp_path, *command, status=2)
+        assert "was scored by " in ended.stderr
+        assert "nas train PATTERN --data DIR" in ended.stderr
+
+
 def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path: Path) -> None:
     told = ("search", "--space", "mixed", "--trials", "7", "--sampler", "tpe", "--dry-run")
     ended = nas(tmp_path, *told)

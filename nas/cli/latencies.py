@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -40,7 +41,7 @@ def measure_and_show(
 ) -> None:
     """A line for each network, and at the end how to name the device."""
     name = latencies.named(name, "--name")
-    store, _, rows = _chosen(storage, study, trials, plugins)
+    store, row, rows = _chosen(storage, study, trials, plugins)
     listed = screens.table(*COLUMNS, "", "pattern", numbers=COLUMNS)
 
     def told(row: TrialRow, found: Latency, new: bool) -> None:
@@ -61,7 +62,8 @@ def measure_and_show(
     )  # fmt: skip
     screens.out(listed)
     at = Located("latency_ms", name, runtime, threads, batch)
-    print(f"nas: nas pareto --objective accuracy:max,{at}:min", file=sys.stderr)
+    named = shlex.quote(row.name)
+    print(f"nas: nas pareto --study {named} --objective accuracy:max,{at}:min", file=sys.stderr)
 
 
 def pack_and_show(

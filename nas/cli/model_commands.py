@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -308,7 +309,8 @@ def export(
     if trial is not None:
         pattern, kept = trial_network(storage, study, trial)
         name = f"trial-{trial}"
-        without = f"trial {trial} has no weights kept: `nas train --trial {trial}` trains it"
+        named = f" --study {shlex.quote(study)}" if study else ""
+        without = f"trial {trial} has no weights kept: `nas train --trial {trial}{named}` trains it"
     elif what is not None and (os.path.isfile(what) or Path(what).suffix in MODELS):
         kept, name = what, Path(what).stem
     elif what is not None:

@@ -117,6 +117,11 @@ def data_of(study: StudyRow, folder: str) -> DataRef:
     where they are others."""
     from nas.data import describe
 
+    if evaluator := study.settings.get("evaluator"):
+        raise StudyError(
+            f"study {study.name!r} was scored by {evaluator}: it has no images; `nas train PATTERN "
+            "--data DIR` trains one of its networks"
+        )
     path = str(Path(folder).resolve()) if folder else study.directory
     ref = DataRef(
         name=study.dataset,

@@ -78,7 +78,7 @@ def search(
         typer.Option(
             "--from",
             metavar="STUDY",
-            help="An older study of the record to begin with what it knows of.",
+            help="An older study to begin with what it knows: one of 10 networks or more.",
             rich_help_panel=WHAT,
         ),
     ] = None,

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 NOTHING = ", and does not use them: they do not even foretell one another"
 
 
+START, BETWEEN = 12.0, 0.5  # seconds until the first step of a search, and between two trainings
+
+
 def rehearse(plan: Plan, storage: str, workers: int | None, memory: float) -> None:
     """What a search would do, with everything checked that can be without running it, a study of
     the same name among it, and how long it would take on this machine, ``workers`` trainings at
@@ -80,14 +83,18 @@ def _expected(plan: Plan, workers: int | None, memory: float) -> str:
         job.epochs * pace.epoch_seconds(replace(job, pattern=str(network), recipe=recipe), threads)
         for network, recipe in pace.spread(draws)
     ]
-    mean = sum(took) / len(took)
+    mean = sum(took) / len(took) + BETWEEN
     least, longest = (screens.span(seconds) for seconds in (min(took), max(took)))
     each = f"{least} to {longest} a training, {most} at once"
     if plan.rungs:
         each += ", less as rungs stop some"
     if plan.trials is not None:
-        return f"about {screens.span(math.ceil(plan.trials / most) * mean)}: {each}"
-    return f"about {plan.seconds * most / mean:,.0f} trainings: {each}" if plan.seconds else each
+        whole = START + math.ceil(plan.trials / most) * mean
+        return f"about {screens.span(whole)}: {each}"
+    if plan.seconds is None:
+        return each
+    count = max(0.0, plan.seconds - START) * most / mean
+    return f"about {count:,.0f} trainings: {each}"
 
 
 def predicted(record: Store | None, plan: Plan) -> AbstractContextManager[dict[str, str]]:
@@ -215,7 +222,10 @@ def run(
         finally:
             pool.close()
         study = store.find_study(plan.study)
-        return study, list(store.trials(study.id, states=ENDED)), status
+        # A reused one has the weights of the trial whose result it has.
+        front = tuple(replace(row, model=store.model(row) or None) for row in status.front)
+        rows = list(store.trials(study.id, states=ENDED))
+        return study, rows, replace(status, front=front)
     finally:
         predictions.close()
         store.close()

@@ -53,7 +53,7 @@ def known(plan: Plan, record: Record) -> tuple[Older, ...]:
         study = record.find_study(name)
         rows = _rows(plan, record, study, math.inf if own is None else own.created)
         if len(rows) < FEWEST:
-            asked = " or ".join(_learned(plan))
+            asked = " or ".join(_learned(plan)) or "an objective that arithmetic does not know"
             raise StudyError(
                 f"--from {name}: it has {len(rows)} networks with {asked}; {FEWEST} are needed"
             )

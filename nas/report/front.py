@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from nas.artifacts import replace
-from nas.driver.tradeoffs import feasible, pareto
+from nas.driver.tradeoffs import feasible, networks, pareto
 from nas.errors import NasError, StudyError
 from nas.metrics import METRICS, Direction, metric, shown
 from nas.pareto import front
@@ -121,7 +121,7 @@ def svg(
     ]
     told = [(place(row), _label(study, row, x), "ink") for row in best if not row.baseline]
     drawn += _labels([*named, *told], [*map(place, [*best, *beside]), *squares])
-    count = sum(not row.baseline for row in rows)
+    count = sum(not row.baseline for row in networks(rows))
     title = f"{study.space} on {study.shown_data}: {count} networks, a front of {len(best)}"
     middle = (BOX.top + BOX.bottom) / 2
     turned = f' transform="rotate(-90 18 {n(middle)})"'
