@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import random
 from collections import defaultdict
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import test_search
 from optuna.distributions import IntDistribution
+from rich.console import Console
 from test_search import Status, folder  # noqa: F401
 
 from nas.driver import supply
@@ -23,7 +25,8 @@ from nas.driver.tally import Tally
 from nas.driver.tradeoffs import pareto
 from nas.language.architecture import Architecture
 from nas.pareto import hypervolume
-from nas.report.screens import trial_dict
+from nas.report.front import svg
+from nas.report.screens import trial_dict, trial_page
 from nas.samplers import ehvi, knowing
 from nas.samplers.encoding import Encoding
 from nas.samplers.gp import GP, Settings
@@ -82,6 +85,14 @@ def test_where_trainings_have_luck_some_networks_are_trained_again(
         own = alike[row.fingerprint]
         assert trial_dict(study, row)["trainings"] == len(own)
         assert row.value("accuracy") == pytest.approx(np.mean([r.accuracy for r in own]))
+    first, *others = next(iter(again.values()))
+    page = Console(width=200, file=io.StringIO(), record=True)
+    page.print(trial_page(store, study, first))
+    told = ", ".join(str(row.number) for row in others)
+    assert f"as trial {told}: the front has the mean" in page.export_text()
+    assert f"{len(alike)} networks, a front of {len(front)}" in svg(
+        study, rows, "params", "accuracy"
+    )
     finalists = choose(study, rows, 5)
     assert len({row.fingerprint for row in finalists}) == len(finalists)
 

@@ -78,7 +78,7 @@ WRONG = {
         where("w: {itn: [1, 2]}"),
         "where.w: needs one of choice, int, float, start; it has itn; did you mean int?",
     ),
-    "two kinds": (where("w: {int: [1, 2], choice: [1]}"), "it has ['choice', 'int']"),
+    "two kinds": (where("w: {int: [1, 2], choice: [1]}"), "it has choice, int"),
     "unknown option": (where("w: {int: [1, 2], stp: 1}"), "where.w.stp: unknown key; did you mean "
                        "step?"),
     "empty choice": (where("w: {choice: []}"),
@@ -106,9 +106,10 @@ WRONG = {
     "presence": (where("POOL?: maybe", "INPUT -> POOL? -> FC"), "a choice of present and absent"),
     "wrong scope": (where("CONV.width: {int: [1, 2], per: N}", STAGES.replace("\nwhere:", "", 1)
                           .replace("\n  M: 2", "")) + "  M: 2\n",
-                    "where.CONV.width.per: N: must be a repetition around; it stands inside M"),
-    "no scope": (where("w: {int: [1, 2], per: M}"), "where.w.per: M: must be a repetition around; "
-                 "it stands in no repetition"),
+                    "where.CONV.width.per: N: must be a repetition around each of its places; "
+                    "one stands inside M, and is left out where the pattern has a value there"),
+    "no scope": (where("w: {int: [1, 2], per: M}"), "where.w.per: M: must be a repetition around "
+                 "each of its places; one stands in no repetition"),
     "first": (where("w: {int: [1, 2], first: M}"), "where.w.first: M: must be a repetition around"),
     "element": (where("B: {choice: [PLAN]}", "INPUT -> B -> FC"), "where.B: 'PLAN': unknown layer"),
     "element itself": (where("B: {choice: [B]}", "INPUT -> B -> FC"), "unknown layer or block B"),

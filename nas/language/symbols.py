@@ -146,7 +146,8 @@ def _check_scope(symbol: OpenSymbol, domain: Domain, where: str) -> None:
             if name not in symbol.scope:
                 around = f"inside {', '.join(symbol.scope)}" if symbol.scope else "in no repetition"
                 raise SpaceError(
-                    f"{where}.{key}: {name}: must be a repetition around; it stands {around}"
+                    f"{where}.{key}: {name}: must be a repetition around each of its places; one "
+                    f"stands {around}, and is left out where the pattern has a value there"
                 )
     optional = symbol.parameter is not None and not symbol.parameter.required
     if domain.first and not (symbol.kind == "argument" and optional):

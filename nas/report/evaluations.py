@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,9 @@ def evaluation_page(evaluation: Evaluation) -> RenderableType:
     numbers = ("images", "precision", "recall")
     each = table("class", *numbers, numbers=numbers)
     for score in evaluation.by_class:
-        shown = (f"{score.images:,}", percent(score.precision), percent(score.recall))
+        # Of a class that is never answered, or has no image, there is no such share.
+        shares = ("" if math.isnan(s) else percent(s) for s in (score.precision, score.recall))
+        shown = (f"{score.images:,}", *shares)
         each.add_row(Text(brief(score.name)), *shown)
     return Group(told, Text(""), each, Text(""), _confused(evaluation))
 

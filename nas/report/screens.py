@@ -317,6 +317,12 @@ def trial_page(store: Store, study: StudyRow, row: TrialRow) -> RenderableType:
     told = table("", "")
     told.show_header = False
     low, high = row.latency_low, row.latency_high
+    alike = (row.fingerprint, row.job_key)
+    others = [
+        str(other.number)
+        for other in store.trials(study.id, states=("finished", "reused"))
+        if (other.fingerprint, other.job_key) == alike and other.number != row.number
+    ]
     interval = f"  ({low:.3f} to {high:.3f})" if low is not None and high is not None else ""
     facts: Mapping[str, str] = {
         "study": study.name,
@@ -327,6 +333,7 @@ def trial_page(store: Store, study: StudyRow, row: TrialRow) -> RenderableType:
             for name in dict.fromkeys([ACCURACY, *row.metrics, *on_device(METRICS)])
             if not metric(name).arithmetic
         },
+        "trained too": f"as trial {', '.join(others)}: the front has the mean" if others else "",
         "measured on": row.latency_device or "",
         "trained on": row.device or "",
         "seconds": f"{row.seconds:.1f}" if row.seconds else "",
