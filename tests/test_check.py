@@ -316,6 +316,21 @@ def test_a_model_is_evaluated_on_the_split_that_it_was_trained_on(
     assert data_for(card, "", str(tmp_path / "d")).group_by == r"patient\d+"
     folder(tmp_path / "other")  # of which the expression matches nothing
     assert data_for(card, "", str(tmp_path / "other")) == ref(tmp_path / "other")
+    # A broken file of other images stops neither what was trained nor what leaves it out.
+    (tmp_path / "other" / "a" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    evaluate = ("evaluate", str(model), "--data", str(tmp_path / "other"))
+    status, _, err = nas_here(capsys, monkeypatch, tmp_path, *evaluate)
+    assert status == 2
+    assert "broken.png" in err
+    assert "--skip-unreadable leaves out what cannot" in err
+    status, out, err = nas_here(capsys, monkeypatch, tmp_path, *evaluate, "--skip-unreadable")
+    assert status == 0, err
+    assert "accuracy" in out
+    pack = ("data", "pack", str(tmp_path / "other"), "-o", str(tmp_path / "tars"))
+    status, _, err = nas_here(capsys, monkeypatch, tmp_path, *pack)
+    assert status == 2
+    assert "broken.png" in err
+    assert "move them away" in err
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -201,6 +201,7 @@ def evaluate(
     ] = None,
     dataset: KindOfImages = "",
     data: Data = "",
+    skip_unreadable: SkipUnreadable = False,
     part: Annotated[
         str,
         typer.Option(
@@ -239,7 +240,14 @@ def evaluate(
 
     load_plugins(plugin or [])
     evaluate_and_show(
-        model, other, dataset=dataset, data=data, part=part, format=format, output=output
+        model,
+        other,
+        dataset=dataset,
+        data=data,
+        skip_unreadable=skip_unreadable,
+        part=part,
+        format=format,
+        output=output,
     )
 
 

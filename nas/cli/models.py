@@ -202,6 +202,7 @@ def evaluate_and_show(
     *,
     dataset: str,
     data: str,
+    skip_unreadable: bool,
     part: str,
     format: str,
     output: Path | None,
@@ -217,7 +218,8 @@ def evaluate_and_show(
         raise NasError(f"--format {format}: must be table or json")
     models = {name: predictor(name) for name in (file, beside) if name is not None}
     first = models[file]
-    ref = data_for(first.card, dataset, str(Path(data).resolve()) if data else "")
+    folder = str(Path(data).resolve()) if data else ""
+    ref = data_for(first.card, dataset, folder, skip_unreadable)
     part = part or usual_part(first.card, ref)
     for name, model in models.items():
         if learned(model.card, ref, part):

@@ -214,15 +214,17 @@ def prepared(ref: DataRef) -> Prepared:
     return images
 
 
-def unreadable(root: Path, count: int, reasons: dict[str, str]) -> DataError:
-    """All that cannot be read, in one sentence."""
+def unreadable(
+    root: Path,
+    count: int,
+    reasons: dict[str, str],
+    remedy: str = "--skip-unreadable leaves out what cannot",
+) -> DataError:
+    """All that cannot be read, in one sentence, and what to do."""
     shown = [f"{root / name} ({why})" for name, why in list(reasons.items())[:NAMED]]
     more = f" and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""
     told = brief(f"{', '.join(shown)}{more}", 10_000)
-    return DataError(
-        f"{len(reasons)} of {count} images cannot be read: {told}; --skip-unreadable leaves out "
-        f"what cannot"
-    )
+    return DataError(f"{len(reasons)} of {count} images cannot be read: {told}; {remedy}")
 
 
 def grouped(found: Listing, group_by: str) -> npt.NDArray[np.int64]:

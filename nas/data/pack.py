@@ -60,7 +60,7 @@ def pack(ref: DataRef, out: Path, size: int = SIZE) -> Written:
     if seen.errors:
         names = found.paths()
         reasons = {names[n]: why for n, why in seen.errors.items()}
-        raise imagefolder.unreadable(found.root, len(found), reasons)
+        raise imagefolder.unreadable(found.root, len(found), reasons, "move them away")
     if wrong := [name for name in found.classes if not is_line(name)]:
         raise DataError(f"the class {wrong[0]!r} cannot be packed: its name is no line of UTF-8")
     try:

@@ -200,17 +200,19 @@ def fitting(ref: DataRef, shape: tuple[int, int, int]) -> DataRef:
     raise DataError(f"{ref.dir or ref.name} holds images of {told[0]}: the model takes {told[1]}")
 
 
-def data_for(card: Card, dataset: str, folder: str) -> DataRef:
+def data_for(card: Card, dataset: str, folder: str, skip_unreadable: bool = False) -> DataRef:
     """The data set of that name, or of the kind that the model was trained on; a folder of images
     where that needs no directory and one is given. The images of the training are split as they
     were there."""
     name = dataset or card.dataset
     if not dataset and (name not in data.DATASETS or (folder and name == "digits")):
         name = "imagefolder"
-    ref = DataRef(name=name, dir=folder, split_seed=card.split_seed)
+    ref = DataRef(
+        name=name, dir=folder, split_seed=card.split_seed, skip_unreadable=skip_unreadable
+    )
     if not (card.skip_unreadable or card.group_by):
         return ref
-    same = dataclasses.replace(ref, skip_unreadable=card.skip_unreadable)
+    same = dataclasses.replace(ref, skip_unreadable=card.skip_unreadable or skip_unreadable)
     return (
         dataclasses.replace(same, group_by=card.group_by)
         if data.identity(same) == card.identity
