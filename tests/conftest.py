@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from nas.store import Store, open_store
 
 # By default an example fails that takes 0.2 s, and so does a slow draw: on a busy machine, any.
 # And the same examples each time.
@@ -18,3 +23,17 @@ settings.load_profile("nas")
 # not. The tests themselves go on as they were told.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, lambda number, frame: None)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """A record of its own, for the tests of a file that has no other."""
+    found = open_store(f"sqlite:///{tmp_path}/record.db")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The evaluators of ``test_search`` have a file to write to."""
+    monkeypatch.setenv("NAS_TEST_EVALUATED", str(tmp_path / "evaluated"))

@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import math
 import random
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from nas.samplers.ehvi import FORETOLD, EHVISampler, Problem
 from nas.samplers.encoding import Encoding
 from nas.samplers.gp import GP, Settings, objective
 from nas.samplers.related import SKILL, Older
-from nas.store import Store, open_store
+from nas.store import Store
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -74,6 +73,7 @@ def test_the_gradient_of_a_slope_is_that_of_its_differences() -> None:
 
 # --- the sampler ---------------------------------------------------------------------------------
 
+pytestmark = pytest.mark.usefixtures("evaluated")
 NAMES = [f"op{k}" for k in range(6)]
 DOMAINS = {name: CategoricalDistribution([0, 1, 2]) for name in NAMES}
 ENCODING = Encoding.of(DOMAINS)
@@ -165,18 +165,6 @@ def test_few_values_say_nothing() -> None:
 
 
 # --- the search ----------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NAS_TEST_EVALUATED", str(tmp_path / "evaluated"))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Any:
-    found = open_store(f"sqlite:///{tmp_path}/record.db")
-    yield found
-    found.close()
 
 
 def other_space() -> Any:

@@ -20,6 +20,7 @@ from nas.spaces.space import Space
 from nas.store import Ask, Store, open_store
 from nas.store.mirror import Mirror
 
+pytestmark = pytest.mark.usefixtures("evaluated")
 WHERE: dict[str, Any] = {"w": {"choice": [4, 8], "per": "N"}, "N": {"int": [1, 2]}, "k": 3}
 WIDER: dict[str, Any] = {
     "w": {"choice": [4, 6, 8, 16], "per": "N"},
@@ -27,18 +28,6 @@ WIDER: dict[str, Any] = {
     "k": {"choice": [3, 5]},
 }
 PATTERN = "INPUT -> [CONV(width=w, kernel=k) -> BN -> RELU]*N -> GAP -> FC"
-
-
-@pytest.fixture(autouse=True)
-def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NAS_TEST_EVALUATED", str(tmp_path / "evaluated"))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Any:
-    found = open_store(f"sqlite:///{tmp_path}/record.db")
-    yield found
-    found.close()
 
 
 def space(where: dict[str, Any] | None = None, **sections: Any) -> Space:

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from nas.samplers.related import Older
 
 NOTHING = ", and does not use them: they do not even foretell one another"
-
-
 START, BETWEEN = 12.0, 0.5  # seconds until the first step of a search, and between two trainings
 
 

@@ -86,7 +86,7 @@ class Asker:
         older: tuple[Older, ...] = (),
     ) -> None:
         self.refused = self.repeated = 0
-        self.queued = 0  # proposals that wait to be asked for
+        self._queued = 0  # proposals that wait to be asked for
         self._plan, self._space, self._row, self._hoped = plan, plan.space, row, hoped
         self._driver, self._parted, self._older = driver, False, older
         directions = plan.space.objectives.values()
@@ -118,10 +118,10 @@ class Asker:
         while vain < DRAWS and (vain < PATIENCE or self._enqueue()):
             vain += 1
             sampler = self._study.sampler
-            if not self.queued and isinstance(sampler, EHVISampler):
+            if not self._queued and isinstance(sampler, EHVISampler):
                 self._consult(sampler, wanted, late)
             trial = self._study.ask()
-            self.queued = max(0, self.queued - 1)
+            self._queued = max(0, self._queued - 1)
             try:
                 architecture = self._space.suggest(trial)
             except ShapeError:
@@ -155,7 +155,7 @@ class Asker:
             told = [advice]
         for params, again in told:
             self._study.enqueue_trial(params, user_attrs={AGAIN: True} if again else None)
-            self.queued += 1
+            self._queued += 1
 
     def _enqueue(self) -> bool:
         """Makes the next ask a random one that is feasible and new; False where there is none."""
@@ -167,7 +167,7 @@ class Asker:
             # With a searched recipe, the same architecture may be evaluated again under another.
             if self._space.recipe or named(asked(job, architecture, params)) not in self._seen:
                 self._study.enqueue_trial(params)
-                self.queued += 1
+                self._queued += 1
                 return True
         if not self._seen:
             bounds = ", ".join(f"{m} {b}" for m, b in self._space.constraints.items())

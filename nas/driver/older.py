@@ -44,6 +44,8 @@ def known(plan: Plan, record: Record) -> tuple[Older, ...]:
 
     Raises StudyError for a study that is not there, is the plan's own, or has nothing to tell.
     """
+    if not plan.older:
+        return ()
     studies = {study.name: study for study in record.studies()}
     own = studies.get(plan.study)
     found = []

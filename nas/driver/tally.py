@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from nas.driver.hours import Hours
-from nas.driver.tradeoffs import pareto
+from nas.driver.tradeoffs import network, pareto
 from nas.job import Epoch
 from nas.store import ENDED, StudyRow, TrialRow
 
@@ -134,7 +134,7 @@ class Tally:
                 self._failures[row.reason or row.failure or ""] += 1
         if new:
             results = [row for row in new.values() if row.state in ("finished", "reused")]
-            names = {(row.fingerprint, row.job_key) for row in results if not row.baseline}
+            names = {network(row) for row in results if not row.baseline}
             # What is trained again may leave the front, and what it has beaten come back.
             again = not self._networks.isdisjoint(names)
             self._networks |= names

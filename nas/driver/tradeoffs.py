@@ -143,6 +143,11 @@ def gains(
     return np.nan_to_num(added)  # who has no value of an objective adds nothing
 
 
+def network(row: TrialRow) -> tuple[str, str]:
+    """What is the same of all trainings of one network by one recipe, whatever their seeds."""
+    return row.fingerprint, row.job_key
+
+
 def networks(rows: Iterable[TrialRow]) -> list[TrialRow]:
     """One row for each network that was trained to its end, by whatever recipe: where it was
     trained again with other seeds its first, with the means of what was measured of all. Other
@@ -150,7 +155,7 @@ def networks(rows: Iterable[TrialRow]) -> list[TrialRow]:
     alike: dict[Any, dict[int, TrialRow]] = {}
     for row in rows:
         whole = row.state in ("finished", "reused") and not row.baseline
-        key = (row.fingerprint, row.job_key) if whole else row.id
+        key = network(row) if whole else row.id
         alike.setdefault(key, {}).setdefault(row.seed, row)
     return [_mean([*each.values()]) for each in alike.values()]
 

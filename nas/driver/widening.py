@@ -7,6 +7,7 @@ those of the old trials become what they are in the new space.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from nas.driver.plan import Plan
@@ -69,15 +70,11 @@ def _placed(plan: Plan, was: StudyRow, rows: Sequence[TrialRow]) -> dict[int, Sa
     data = parse_mapping(was.space_text, source)
     before = read_space(data, source, (channels, height, width), was.settings["classes"])
     _refuse_narrower(before, plan.space)
-    now = StudyRow(**{**_plain(was), "constraints": plan.row().constraints})
+    now = replace(was, constraints=plan.row().constraints)
     for row in rows:
         if feasible(was, row) and not feasible(now, row):
             raise StudyError(f"trial {row.number} no longer meets the constraints")
     return {row.id: _placed_one(plan.space, before, row) for row in rows}
-
-
-def _plain(study: StudyRow) -> dict[str, Any]:
-    return {name: getattr(study, name) for name in StudyRow.__dataclass_fields__}
 
 
 def _refuse_narrower(before: Space, now: Space) -> None:

@@ -312,16 +312,16 @@ def body_of(pattern: str) -> str:
 
 def trial_page(store: Store, study: StudyRow, row: TrialRow) -> RenderableType:
     """One trial: what was sampled, the architecture, the recipe, the curve, the attempts."""
+    from nas.driver.tradeoffs import network  # numpy
     from nas.language.architecture import parse
 
     told = table("", "")
     told.show_header = False
     low, high = row.latency_low, row.latency_high
-    alike = (row.fingerprint, row.job_key)
     others = [
         str(other.number)
         for other in store.trials(study.id, states=("finished", "reused"))
-        if (other.fingerprint, other.job_key) == alike and other.number != row.number
+        if network(other) == network(row) and other.number != row.number
     ]
     interval = f"  ({low:.3f} to {high:.3f})" if low is not None and high is not None else ""
     facts: Mapping[str, str] = {
