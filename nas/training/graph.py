@@ -1,4 +1,4 @@
-"""A training step, on a GPU as one CUDA graph.
+"""A training step and a forward pass, on a GPU each as one CUDA graph.
 
 The step of a small network is some hundred kernels of a few microseconds, which the processor
 launches one by one: at a batch of 64 that takes it 5 to 10 times as long as an H100 computes. A
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 # A step on a batch (images, labels) at a learning rate; returns the loss, left on the device.
 Step = Callable[[Tensor, Tensor, float | Tensor], Tensor]
+Forward = Callable[[Tensor], Tensor]  # images to logits
 
 # Steps before the capture: in the first, libraries take their workspaces and cuDNN times its
 # kernels, neither of which may be captured; in the second, all is as it will be.
@@ -42,7 +43,7 @@ def step_of(
     from step to step, it is not captured."""
     step = eager(training, live, bf16, weights, teacher)
     if training.device.type == "cuda" and teacher is None:
-        return Captured(step, training.optimizer, training.device)
+        return Captured(step, training.device, training.optimizer)
     return step
 
 
@@ -80,60 +81,94 @@ def stream(device: torch.device) -> torch.cuda.Stream:
 
 
 class Captured:
-    """``step`` as a CUDA graph from its third call on; as it is where it cannot be captured.
+    """``call`` as a CUDA graph from its third call on; as it is where it cannot be captured.
 
-    Every call is one step of the training, those before the capture included. Dropout's draws go on
-    as they would: torch's own generator is part of the graph.
+    Every call counts, those before the capture included. All calls are on tensors of the shapes of
+    the first; a number among them is held as a tensor. Dropout's draws go on as they would: torch's
+    own generator is part of the graph.
     """
 
-    def __init__(self, step: Step, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-        self._step, self._optimizer = step, optimizer
+    def __init__(
+        self,
+        call: Callable[..., Tensor],
+        device: torch.device,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:
+        self._call, self._device = call, device
+        self._groups = optimizer.param_groups if optimizer else []
         self._stream = stream(device)
         self._warm, self._graph = 0, torch.cuda.CUDAGraph()
-        self._held: tuple[Tensor, Tensor, Tensor, Tensor] | None = None  # what the graph works on
+        self._held: tuple[list[Tensor], Tensor] | None = None  # what the graph reads and gives
 
-    def __call__(self, x: Tensor, y: Tensor, rate: float | Tensor) -> Tensor:
+    def __call__(self, *given: Tensor | float) -> Tensor:
         if self._warm < WARM_UP:
             self._warm += 1
-            return self._aside(x, y, rate)
+            return self._aside(*given)
         if self._warm == WARM_UP:
             self._warm += 1
-            self._capture(x, y)
+            self._capture(*given)
         if self._held is None:
-            return self._step(x, y, rate)
-        images, labels, lr, loss = self._held
-        images.copy_(x)
-        labels.copy_(y)
-        lr.fill_(rate)
+            return self._call(*given)
+        inputs, output = self._held
+        for held, new in zip(inputs, given, strict=True):
+            held.copy_(new) if isinstance(new, Tensor) else held.fill_(new)
         self._graph.replay()
-        return loss.clone()
+        return output.clone()
 
-    def _aside(self, x: Tensor, y: Tensor, rate: float | Tensor) -> Tensor:
+    def _aside(self, *given: Tensor | float) -> Tensor:
         """On the stream of the capture: autograd keeps what it made on another one apart."""
         here = torch.cuda.current_stream()
         self._stream.wait_stream(here)
         with torch.cuda.stream(self._stream):
-            loss = self._step(x, y, rate)
+            output = self._call(*given)
         here.wait_stream(self._stream)
-        return loss
+        return output
 
-    def _capture(self, x: Tensor, y: Tensor) -> None:
-        """Records the step without running it."""
-        images, labels, lr = x.clone(), y.clone(), torch.zeros((), device=x.device)
-        groups = self._optimizer.param_groups
-        for group in groups:
+    def _capture(self, *given: Tensor | float) -> None:
+        """Records the call without running it."""
+        inputs = [
+            new.clone() if isinstance(new, Tensor) else torch.zeros((), device=self._device)
+            for new in given
+        ]
+        for group in self._groups:
             group["capturable"] = True  # Adam asks for it, though its fused step always is
         try:
             # Of this thread alone: others read images ahead into pinned memory.
             with torch.cuda.graph(
                 self._graph, stream=self._stream, capture_error_mode="thread_local"
             ):
-                loss = self._step(images, labels, lr)
-            self._held = images, labels, lr, loss
+                output = self._call(*inputs)
+            self._held = inputs, output
         except RuntimeError as error:
-            self._optimizer.zero_grad()
             told = str(error).partition("\n")[0]
-            log.warning("trained without a CUDA graph, which is slower: %s", told)
+            log.warning("runs without a CUDA graph, which is slower: %s", told)
         finally:
-            for group in groups:
+            for group in self._groups:
                 group["lr"], group["capturable"] = 0.0, False  # no tensor of the graph's
+
+
+def forward_of(module: nn.Module, device: torch.device, bf16: bool) -> Forward:
+    """The module's logits of a batch, without gradients; on a GPU as a graph of the first batch's
+    size, to which smaller ones are filled up."""
+
+    def forward(x: Tensor) -> Tensor:
+        # What cuDNN would gain by timing its kernels for these shapes too, it never gets back.
+        heuristics = torch.backends.cudnn.flags(enabled=True)
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+        with heuristics, torch.no_grad(), autocast:
+            logits: Tensor = module(x)
+        return logits
+
+    if device.type != "cuda":
+        return forward
+    captured, rows = Captured(forward, device), 0
+
+    def filled(x: Tensor) -> Tensor:
+        nonlocal rows
+        rows = max(rows, len(x))
+        if len(x) == rows:
+            return captured(x)
+        rest = x.new_zeros(rows - len(x), *x.shape[1:])
+        return captured(torch.cat([x, rest]))[: len(x)]
+
+    return filled

@@ -40,7 +40,7 @@ from nas.metrics import ACCURACY
 from nas.training import latency
 from nas.training.checkpoint import Training, keep, resume
 from nas.training.device import available, cudnn_benchmark, profits, seeded
-from nas.training.graph import Step, step_of
+from nas.training.graph import Forward, Step, forward_of, step_of
 from nas.training.network import build
 from nas.training.step import average_of, balanced, optimizer_of, trainable
 from nas.training.teacher import Teacher
@@ -228,6 +228,7 @@ def fit(
     steps = len(train) // batch  # the rest of a shuffled epoch is left out: all batches are alike
     resumable = shared(recipe.schedule, recipe.freeze, epochs)
     step: Step | None = None
+    forward = forward_of(scored, device, bf16)
     watched = teacher.watching() if teacher else contextlib.nullcontext()
     with seeded(job.seed, device), cudnn_benchmark(), watched, in_turns(device) as between:
         began = saved = time.perf_counter()
@@ -255,7 +256,8 @@ def fit(
                 between,
             )
             train_loss = finite_mean(losses, epoch + 1)
-            scores = scores_of(scored, validation, plain, bf16, between)
+            scored.eval()
+            scores = scores_of(forward, validation, plain, between)
             point = Epoch(
                 epoch=epoch + 1,
                 train_loss=train_loss,
@@ -309,7 +311,8 @@ def score(
     module.to(device).to(memory_format=torch.channels_last)
     source = Source.of(data.load(ref, part), device)
     plain = preparation(normal, data.describe(ref).shape[1:])
-    return scores_of(module, source, plain, bf16=False).accuracy
+    module.eval()
+    return scores_of(forward_of(module, device, bf16=False), source, plain).accuracy
 
 
 # How a training begins, and what comes of an epoch.
@@ -328,24 +331,21 @@ def begin_from(init: str, module: nn.Module, architecture: Architecture) -> Norm
 
 
 def scores_of(
-    module: nn.Module,
+    forward: Forward,
     source: Source,
     prepare: Prepare,
-    bf16: bool,
     between: Callable[[], None] = lambda: None,
 ) -> Scores:
     """Scores on all images of a source; NaN where a logit is not finite."""
-    module.eval()
     told, right = [], []
     finite = torch.ones((), dtype=torch.bool, device=source.device)
     everything = torch.arange(len(source))
-    with torch.inference_mode(), torch.autocast(source.device.type, torch.bfloat16, enabled=bf16):
-        for x, y in batches(source, everything, prepare.at_once(EVALUATION_BATCH), prepare):
-            between()
-            logits = module(x)
-            told.append(y)
-            right.append(logits.argmax(1) == y)
-            finite &= logits.isfinite().all()
+    for x, y in batches(source, everything, prepare.at_once(EVALUATION_BATCH), prepare):
+        between()
+        logits = forward(x)
+        told.append(y)
+        right.append(logits.argmax(1) == y)
+        finite &= logits.isfinite().all()
     if not finite:
         return Scores(math.nan, math.nan)
     labels, correct = torch.cat(told).cpu(), torch.cat(right).cpu()

@@ -1,0 +1,140 @@
+"""One GPU for the trainings of several processes at once: CUDA's Multi-Process Service (MPS).
+
+Without it a card takes processes by turns, so that eight trainings together get no further than
+one. There is a daemon for each user and machine, which the first seat that shares a card starts,
+and which ends when the last such seat has: by whatever means, for what tells that they are there is
+a lock of a file, and a lock ends with who held it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import nas
+from nas import artifacts
+
+log = logging.getLogger(__name__)
+
+CONTROL = "nvidia-cuda-mps-control"
+ANSWER = 20.0  # seconds that the daemon may take to start, and a process to see a card through it
+LOOK = 0.2  # seconds between two looks at whether a seat is left
+# A context on the first card, by the driver's own library: what a candidate does first.
+PROBE = """
+import ctypes
+cuda, context = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p()
+raise SystemExit(cuda.cuInit(0) or cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0))
+"""
+
+
+@contextmanager
+def shared() -> Iterator[dict[str, str]]:
+    """What a process that shares a card has in its environment, while this is held; nothing, where
+    MPS does not work here."""
+    if not shutil.which(CONTROL) or "CUDA_MPS_PIPE_DIRECTORY" in os.environ:
+        yield {}  # none here; or the machine's own, which every process has in its environment
+        return
+    folder = artifacts.own_folder() / "mps"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with _locked(folder / "seats", fcntl.LOCK_SH):
+        with _locked(folder / "start", fcntl.LOCK_EX):
+            works = _answers(folder) or _start(folder)
+        if not works:
+            log.warning("candidates have the GPU by turns: CUDA's MPS does not start here")
+        yield _environ(folder) if works else {}
+
+
+def watch(folder: str) -> None:
+    """Runs the daemon while a seat holds the lock; the process that ``_start`` leaves behind."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    environ = {**os.environ, **_environ(Path(folder))}
+    with open(Path(folder, "seats"), "w") as seats:
+        daemon = subprocess.Popen([CONTROL, "-f"], env=environ, stdin=subprocess.DEVNULL)
+        taken = False
+        while not taken and daemon.poll() is None:
+            time.sleep(LOOK)
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(seats, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                taken = True
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            _tell(Path(folder), f"quit -t {int(LOOK) + 1}")
+            daemon.wait(ANSWER)
+        daemon.kill()
+
+
+def _start(folder: Path) -> bool:
+    ours = str(Path(nas.__file__).parents[1])
+    code = f"import sys; sys.path.insert(0, {ours!r}); from nas.workers.mps import watch"
+    # Nobody's child, and without the marks by which a search ends what it has started: other
+    # searches share it.
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("CUDA_VISIBLE_DEVICES", "NAS_DRIVER")
+    }
+    with open(folder / "log", "w") as told:
+        subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                f"import os; os.fork() and os._exit(0); {code}; watch({str(folder)!r})",
+            ],
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=told,
+            stderr=told,
+            start_new_session=True,
+            check=False,
+        )
+    until = time.monotonic() + ANSWER
+    while not _answers(folder):
+        if time.monotonic() > until:
+            return False
+        time.sleep(LOOK)
+    return _sees_a_card(folder)
+
+
+def _environ(folder: Path) -> dict[str, str]:
+    return {"CUDA_MPS_PIPE_DIRECTORY": str(folder), "CUDA_MPS_LOG_DIRECTORY": str(folder)}
+
+
+def _answers(folder: Path) -> bool:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return _tell(folder, "get_server_list") == 0
+    return False
+
+
+def _tell(folder: Path, command: str) -> int:
+    return subprocess.run(
+        [CONTROL],
+        input=f"{command}\n".encode(),
+        env={**os.environ, **_environ(folder)},
+        capture_output=True,
+        timeout=ANSWER,
+        check=False,
+    ).returncode
+
+
+def _sees_a_card(folder: Path) -> bool:
+    environ = {**os.environ, **_environ(folder)}
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        command = [sys.executable, "-I", "-S", "-c", PROBE]
+        return subprocess.run(command, env=environ, timeout=ANSWER, check=False).returncode == 0
+    return False
+
+
+@contextmanager
+def _locked(path: Path, kind: int) -> Iterator[None]:
+    with open(path, "a") as lock:
+        fcntl.flock(lock, kind)
+        yield
