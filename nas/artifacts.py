@@ -10,8 +10,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import stat
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -46,24 +44,6 @@ def absolute(folder: str) -> str:
     if set("*?[") & set(folder):
         raise NasError(f"artifacts {protocol}://: a URL of one folder has no * ? [ in it")
     return folder
-
-
-def own_folder() -> Path:
-    """A folder for what this user's processes on this machine tell each other: the same for all of
-    them, and nobody else's.
-
-    A name in the temporary folder is anybody's to take first, so what is not ours is passed by.
-    Raises NasError where no name is left.
-    """
-    user, place = os.getuid(), Path(tempfile.gettempdir())
-    for number in range(100):
-        path = place / f"nas-of-{user}-{number}"
-        with contextlib.suppress(FileExistsError):
-            path.mkdir(0o700)
-        told = path.lstat()
-        if stat.S_ISDIR(told.st_mode) and told.st_uid == user and not told.st_mode & 0o077:
-            return path
-    raise NasError(f"{place}/nas-of-{user}-0 to 99 are not yours alone: remove one, or set TMPDIR")
 
 
 def part(name: str) -> str:

@@ -6,9 +6,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import stat
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from nas.errors import NasError
 
 UNSEEN = "running"  # for a start time where there is no /proc, or it hides the process
 
@@ -92,3 +96,21 @@ def end(processes: Iterable[Process]) -> None:
             todo += [Process.of(child) for _, child in children(process.pid)]
     for process in stopped:
         process.send(signal.SIGKILL)
+
+
+def own_folder() -> Path:
+    """A folder for what this user's processes on this machine tell each other: the same for all of
+    them, and nobody else's.
+
+    A name in the temporary folder is anybody's to take first, so what is not ours is passed by.
+    Raises NasError where no name is left.
+    """
+    user, place = os.getuid(), Path(tempfile.gettempdir())
+    for number in range(100):
+        path = place / f"nas-of-{user}-{number}"
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(0o700)
+        told = path.lstat()
+        if stat.S_ISDIR(told.st_mode) and told.st_uid == user and not told.st_mode & 0o077:
+            return path
+    raise NasError(f"{place}/nas-of-{user}-0 to 99 are not yours alone: remove one, or set TMPDIR")

@@ -14,7 +14,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from nas import artifacts
+from nas import artifacts, processes
 from nas.errors import NasError
 from nas.store import open_store
 
@@ -42,16 +42,16 @@ def test_what_another_user_planted_is_no_folder_of_ours(
     planted[4].mkdir(0o700)
     if not user:
         os.chown(planted[4], 65534, 65534)
-    first = artifacts.own_folder()
+    first = processes.own_folder()
     assert first == planted[4 if user else 5]
     assert first.stat().st_mode & 0o777 == 0o700
-    assert artifacts.own_folder() == first  # and so every process
+    assert processes.own_folder() == first  # and so every process
     for path in planted:
         if not path.is_symlink() and not path.exists():
             path.touch()
     first.chmod(0o755)
     with pytest.raises(NasError, match="are not yours alone"):
-        artifacts.own_folder()
+        processes.own_folder()
 
 
 def text(data: bytes) -> str:

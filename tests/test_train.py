@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import logging
 import functools
+import logging
 import math
 import pickle
 import re
@@ -643,9 +643,7 @@ def test_a_captured_forward_is_the_module() -> None:
         with torch.no_grad():
             for parameter in module.parameters():
                 parameter.mul_(1.01)
-            torch.testing.assert_close(
-                forward(x[:count]), module(x[:count]), rtol=1e-2, atol=1e-3
-            )
+            torch.testing.assert_close(forward(x[:count]), module(x[:count]), rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.gpu

@@ -114,6 +114,7 @@ def open_ray(
             "directory": os.getcwd(),
             "path": tuple(sys.path),
             "environ": _environ(threads, share.gpus),
+            "shares_gpu": 0 < share.gpus < 1,
         },
     )
 

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import nas
-from nas import artifacts
+from nas import processes
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def shared() -> Iterator[dict[str, str]]:
     if not shutil.which(CONTROL) or "CUDA_MPS_PIPE_DIRECTORY" in os.environ:
         yield {}  # none here; or the machine's own, which every process has in its environment
         return
-    folder = artifacts.own_folder() / "mps"
+    folder = processes.own_folder() / "mps"
     folder.mkdir(mode=0o700, exist_ok=True)
     with _locked(folder / "seats", fcntl.LOCK_SH):
         with _locked(folder / "start", fcntl.LOCK_EX):

@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ import nas
 from nas.failpoints import reach
 from nas.job import Epoch, Failure, FailureKind, Job, Outcome
 from nas.processes import Process, descendants, end
+from nas.workers import mps
 from nas.workers.run import Ended, Imported, Message, Ready, Started
 
 TICK = 0.05  # seconds between two looks at limits and cancels; a look costs 0.06 ms
@@ -53,6 +55,7 @@ class Seat:
 
     ``directory`` and ``path`` are the driver's working directory and ``sys.path``, so that a user's
     evaluator is found here as it is there; ``environ`` is added to the child's environment.
+    ``shares_gpu``: its GPU is that of other seats too, so that the child goes through MPS.
     """
 
     def __init__(
@@ -63,12 +66,16 @@ class Seat:
         directory: str = ".",
         path: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
+        shares_gpu: bool = False,
     ) -> None:
         self._time_limit = time_limit
         self._memory_limit = memory_limit or int(0.9 * machine_memory())
         self._directory = directory
         self._path = list(path)
         self._environ = dict(environ or {})
+        self._held = ExitStack()  # until the seat's process ends
+        if shares_gpu:
+            self._environ |= self._held.enter_context(mps.shared())
         self._child: Child | None = None
         self._cancelled = -1
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 import torch
 
-from nas import artifacts
+from nas import processes
 
 STEP = 5.0  # seconds that a measurement waits for the steps under way; then it is beside them
 MOST = 60.0  # seconds that a training is held back at most, should a measurement hang
@@ -78,7 +78,7 @@ def _opened(what: str, device: torch.device) -> Iterator[int]:
     name = str(device)
     if device.type == "cuda":
         name = str(torch.cuda.get_device_properties(device).uuid)
-    path = artifacts.own_folder() / f"{what}-{name}"
+    path = processes.own_folder() / f"{what}-{name}"
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         yield lock
