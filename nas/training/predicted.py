@@ -1,16 +1,13 @@
 """The latency of a network before it is measured: measured pieces added up, and corrected.
 
-Three steps, each learned from measurements of one device, runtime and batch:
+Two steps, each learned from measurements of one device, runtime and batch:
 
 1. A piece that is in the table has its time. One that is not has a price for the call, for
    multiply-adds, weights and maps, those of its kind, by least squares that are not negative; times
    what a Gaussian process over the logarithms of work and form makes of how those in the table
    differ from that (Rasmussen and Williams 2006, algorithm 2.1).
-2. The sum of pieces takes each for warm in the caches and pays each the call. So a whole network is
-   a linear function of that sum, the number of pieces, what joins move, weights and maps, by least
-   squares of the relative error, drawn towards the plain sum.
-3. What is left goes by size: a second process on the logarithm of measured over predicted, where
-   leaving out each network in turn shows that it helps.
+2. Inside of a network it takes another time: what ``nas.training.correction`` learns from networks
+   measured whole.
 
 ``Predictor.errors`` are the relative errors so left out: what a prediction of a network that was
 not measured is to be trusted.
@@ -19,27 +16,22 @@ not measured is to be trusted.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nas.errors import NasError
 from nas.language.architecture import Architecture
+from nas.training.correction import Correction, Floats
 from nas.training.pieces import Piece, parts
 
-Floats = NDArray[np.float64]
-
 OWN = 12  # pieces of a kind, from which on it has prices of its own
-ODD = 0.3  # error from which on a network may have been disturbed: others are not bent to it
 FEWEST = 8  # networks measured whole, below which nothing is learned of wholes
 APART = 2.0  # how far kinds of pieces lie from each other, in deviations of a number
-# Of the second process: networks, and the share of squared error that it must leave at most. With
-# 24 and 0.9 it brought 81 % of others within 10 %, for 82 % without (resnet_like, ONNX Runtime).
-MANY, HELPS = 30, 0.7
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
+LEAST = 0.05  # of the sum of pieces alone: a network takes no less
 
 
 @dataclass(frozen=True)
@@ -101,10 +93,10 @@ class Predictor:
     kinds: tuple[str, ...]
     prices: Mapping[str, Floats]
     pieces: Process
-    linear: Floats
-    rest: Process | None
+    correction: Correction | None
     errors: tuple[float, ...]
-    seen: dict[Piece, float] = field(default_factory=dict, repr=False, compare=False)  # looked up
+    # Pieces that were looked up: alone, and within a network.
+    seen: dict[Piece, tuple[float, float]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def fit(
@@ -119,23 +111,26 @@ class Predictor:
         over = np.log([ms / _price(prices, piece) for piece, ms in measured])
         pieces = Process.fit(x, over)
         table = {piece.key: ms for piece, ms in measured}
-        plain = cls(table, kinds, prices, pieces, np.array([1.0, *np.zeros(6)]), None, ())
+        plain = cls(table, kinds, prices, pieces, None, ())
         if len(wholes) < FEWEST:
             return plain
-        features = np.array([plain._features(architecture) for architecture, _ in wholes])
-        ms = np.array([whole for _, whole in wholes])
-        fair = np.ones(len(ms), dtype=bool)
-        for _ in range(2):  # without those that the machine disturbed: one may bend all others
-            linear, left = _linear(features, ms, fair)
-            fair = np.abs(left) <= max(ODD, 6 * float(np.median(np.abs(left))))
-        over, rest = np.log(ms / _least(features, linear)), None
-        if fair.sum() >= MANY:
-            process = Process.fit(_sizes(features[fair]), over[fair])
-            if float((process.left_out**2).mean()) < HELPS * float((left[fair] ** 2).mean()):
-                rest, left = process, over - process(_sizes(features))
-                left[fair] = process.left_out
-        errors = tuple(np.expm1(np.abs(left)).tolist())
-        return cls(table, kinds, prices, pieces, linear, rest, errors)
+        told = [parts(architecture) for architecture, _ in wholes]
+        found = list(dict.fromkeys(piece for each in told for piece in each.pieces))
+        alone, ms = plain._alone(found), np.array([whole for _, whole in wholes])
+        correction = Correction.fit(told, found, alone, ms)
+        within = dict(zip(found, correction.within(found, alone) / alone, strict=True))
+        # A network that is left out takes the pieces that it alone has out of the table with it.
+        networks = Counter(piece for each in told for piece in set(each.pieces))
+        wrong = {
+            piece: within[piece] * ms * math.expm1(-log)
+            for (piece, ms), log in zip(measured, pieces.left_out, strict=True)
+            if networks[piece] == 1
+        }
+        errors = correction.errors + [
+            sum(wrong.get(piece, 0.0) for piece in each.pieces) / whole
+            for each, whole in zip(told, ms, strict=True)
+        ]
+        return cls(table, kinds, prices, pieces, correction, tuple(np.abs(errors).tolist()))
 
     @property
     def trust(self) -> str:
@@ -150,22 +145,21 @@ class Predictor:
         )
 
     def __call__(self, architecture: Architecture) -> float:
-        features = self._features(architecture)[None]
-        ms = float(_least(features, self.linear)[0])
-        return ms * math.exp(float(self.rest(_sizes(features))[0])) if self.rest else ms
-
-    def _features(self, architecture: Architecture) -> Floats:
         told = parts(architecture)
-        if unknown := [piece for piece in told.pieces if piece not in self.seen]:
-            base = np.array([_price(self.prices, piece) for piece in unknown])
-            x = np.array([_numbers(piece, self.kinds) for piece in unknown])
-            for piece, ms in zip(unknown, base * np.exp(self.pieces(x)), strict=True):
-                self.seen[piece] = self.table.get(piece.key, float(ms))
-        whole = sum(self.seen[piece] for piece in told.pieces)
-        maps = sum(math.prod(piece.x) for piece in told.pieces)
-        return np.array(
-            [whole, len(told.pieces), told.joins, told.moved, architecture.params, maps, 1.0]
-        )
+        if unknown := [piece for piece in dict.fromkeys(told.pieces) if piece not in self.seen]:
+            alone = self._alone(unknown)
+            within = self.correction.within(unknown, alone) if self.correction else alone
+            self.seen.update(zip(unknown, zip(alone.tolist(), within.tolist()), strict=True))
+        plain, ms = map(sum, zip(*(self.seen[piece] for piece in told.pieces), strict=True))
+        besides = self.correction.besides(told) if self.correction else 0.0
+        return max(ms + besides, LEAST * plain)
+
+    def _alone(self, pieces: Sequence[Piece]) -> Floats:
+        """Milliseconds by the table, or interpolated."""
+        base = np.array([_price(self.prices, piece) for piece in pieces])
+        x = np.array([_numbers(piece, self.kinds) for piece in pieces])
+        ms = base * np.exp(self.pieces(x))
+        return np.array([self.table.get(p.key, each) for p, each in zip(pieces, ms, strict=True)])
 
 
 def _prices(measured: Sequence[tuple[Piece, float]]) -> dict[str, Floats]:
@@ -188,37 +182,6 @@ def _prices(measured: Sequence[tuple[Piece, float]]) -> dict[str, Floats]:
 def _price(prices: Mapping[str, Floats], piece: Piece) -> float:
     own = prices.get(piece.kind, prices[""])
     return max(float(own @ np.array(piece.work)), 1e-9)
-
-
-def _least(features: Floats, linear: Floats) -> Floats:
-    """What the weights make of the features, and never next to nothing of the sum."""
-    return np.maximum(features @ linear, 0.05 * features[:, 0])
-
-
-def _sizes(features: Floats) -> Floats:
-    return np.log1p(features[:, :6])
-
-
-def _linear(features: Floats, ms: Floats, fair: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Weights of the features by relative least squares over ``fair`` ones, drawn towards the plain
-    sum; and the logarithm of what each network has over what the weights of all others give it."""
-    rows = features / ms[:, None]
-    scale = np.sqrt((rows**2).mean(0))
-    scale = np.where(scale > 0, scale, 1.0)
-    rows = rows / scale
-    used = rows[fair]
-    towards = np.array([scale[0], *np.zeros(len(scale) - 1)])
-    best: tuple[float, Floats, Floats] | None = None
-    for ridge in RIDGES:
-        inverse = np.linalg.inv(used.T @ used + ridge * len(used) * np.eye(len(scale)))
-        weights = towards + inverse @ used.T @ (1.0 - used @ towards)
-        levers = np.einsum("ij,jk,ik->i", rows, inverse, rows) * fair
-        off = (rows @ weights - 1.0) / (1.0 - levers)  # of the network by all others
-        error = float((off[fair] ** 2).mean())
-        if best is None or error < best[0]:
-            best = (error, weights / scale, -np.log(np.maximum(1.0 + off, 0.05)))
-    assert best
-    return best[1], best[2]
 
 
 def _numbers(piece: Piece, kinds: tuple[str, ...]) -> list[float]:

@@ -1,0 +1,198 @@
+"""What a piece takes inside of a network, learned from networks that were measured whole.
+
+Alone a piece pays a call that it shares in a network, finds its numbers warm, and in ONNX Runtime
+turns them into blocks of channels and back, which a network does at its ends only: there the plain
+sum is 1.2 to 2.4 times the whole. What is paid wrongly goes by the kind of a piece and by its form,
+and only sums of it are seen. So it is a Gaussian process over pieces, known by sums: with counts C
+(networks, pieces) and kernel Q of pieces that of networks is C Q C' (additive Gaussian processes:
+Duvenaud, Nickisch, Rasmussen 2011; from sums: Rasmussen and Williams 2006, section 9.4).
+
+Q is a sum: what is wrong is in proportion to the time alone, to the call, to the map that is read,
+to the map that is written; each as all pieces share it, as those of a kind do, and as those of a
+kind of similar form do. The variances are learned (marginal likelihood, section 5.4.1), so that
+none of it needs to be told of a runtime.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.training.pieces import Parts, Piece
+
+Floats = NDArray[np.float64]
+
+LENGTH = 2.0  # deviations of a number of the form, over which pieces stop to be alike
+ODD = 0.3  # error from which on a network may have been disturbed: others are not bent to it
+MOST = 200  # networks that variances are learned from, spread over all; the rest is by all of them
+# Logarithms of variances, before any network: 14 % of a piece's time, and 2 % of a whole's noise.
+USUAL, NOISE, WIDE = -4.0, 2 * math.log(0.02), 3.0
+
+
+@dataclass(frozen=True)
+class _Traits:
+    """Of some pieces: what their errors are in proportion to, in ms (4, pieces); the logarithms of
+    their form, scaled; their kinds."""
+
+    scales: Floats
+    form: Floats
+    kinds: NDArray[np.str_]
+
+    def alike(self, other: _Traits) -> list[Floats]:
+        """As all pieces are, as those of a kind, and as those of a kind and similar form."""
+        same = (self.kinds[:, None] == other.kinds[None]).astype(float)
+        squares = (self.form**2).sum(1)[:, None] + (other.form**2).sum(1)[None]
+        apart = np.maximum(squares - 2 * self.form @ other.form.T, 0) / self.form.shape[1]
+        return [np.ones_like(same), same, same * np.exp(-0.5 * apart / LENGTH**2)]
+
+    def kernel(self, other: _Traits, variances: Floats) -> Floats:
+        """Q, with ``variances`` (4, 3)."""
+        alike = self.alike(other)
+        found = np.zeros_like(alike[0])
+        for a, b, some in zip(self.scales, other.scales, variances, strict=True):
+            within = sum(v * each for v, each in zip(some, alike, strict=True))
+            found += np.outer(a, b) * within
+        return found
+
+
+@dataclass(frozen=True)
+class _Units:
+    """Makes traits: milliseconds of a call and of a number of a map, and the scale of forms."""
+
+    call: float
+    read: float
+    written: float
+    mean: Floats
+    deviation: Floats
+
+    def traits(self, pieces: Sequence[Piece], alone: Floats) -> _Traits:
+        read, written = _maps(pieces)
+        scales = [alone, np.full(len(pieces), self.call), read * self.read, written * self.written]
+        form = (_forms(pieces) - self.mean) / self.deviation
+        return _Traits(np.array(scales), form, np.array([piece.kind for piece in pieces]))
+
+
+def _maps(pieces: Sequence[Piece]) -> tuple[Floats, Floats]:
+    read = [float(math.prod(piece.x)) for piece in pieces]
+    return np.array(read), np.array([float(math.prod(piece.total[0])) for piece in pieces])
+
+
+def _forms(pieces: Sequence[Piece]) -> Floats:
+    return np.array([piece.numbers for piece in pieces])
+
+
+@dataclass(frozen=True)
+class Correction:
+    """``errors``: of each network that it was learned from, predicted over measured less one where
+    it is left out. ``counted``: milliseconds of a network, of a join, of a number that joins
+    move."""
+
+    counted: Floats
+    errors: Floats
+    units: _Units
+    known: _Traits
+    variances: Floats
+    shares: Floats  # of the known pieces in what is left
+
+    @classmethod
+    def fit(
+        cls, networks: Sequence[Parts], pieces: Sequence[Piece], alone: Floats, ms: Floats
+    ) -> Correction:
+        """From networks with their milliseconds, all of whose ``pieces`` are given, each once, with
+        their milliseconds alone."""
+        place = {piece: k for k, piece in enumerate(pieces)}
+        counts = np.zeros((len(networks), len(pieces)))
+        for row, told in zip(counts, networks, strict=True):
+            for piece in told.pieces:
+                row[place[piece]] += 1
+        besides = np.array([_besides(told) for told in networks])
+        units = _units(pieces, alone, counts)
+        known, plain = units.traits(pieces, alone), counts @ alone
+        # Of a whole these are a tenth at most, before any is seen.
+        tenth = 0.1 * plain.mean() / np.maximum(besides.max(0), 1)
+        fair = np.ones(len(ms), dtype=bool)
+        for _ in range(2):  # without those that the machine disturbed: one may bend all others
+            some = np.flatnonzero(fair)
+            some = some[np.linspace(0, len(some) - 1, min(len(some), MOST)).astype(int)]
+            variances, of_besides, noise = _variances(
+                known, counts[some], besides[some] * tenth, ms[some], plain[some]
+            )
+            inner = known.kernel(known, variances)
+            gram = counts @ inner @ counts.T + (besides * tenth**2 * of_besides) @ besides.T
+            gram /= np.outer(ms, ms)
+            # A disturbed one is left out by a noise beside which it counts for nothing.
+            gram += np.diag(np.where(fair, noise, 1e6))
+            inverse = np.linalg.inv(gram)
+            alpha = inverse @ (1 - plain / ms)
+            errors = -alpha / np.diag(inverse)
+            fair = np.abs(errors) <= max(ODD, 6 * float(np.median(np.abs(errors))))
+        counted = tenth**2 * of_besides * (besides.T @ (alpha / ms))
+        return cls(counted, errors, units, known, variances, counts.T @ (alpha / ms))
+
+    def within(self, pieces: Sequence[Piece], alone: Floats) -> Floats:
+        """Milliseconds of pieces inside of a network, for those alone. Of the two ends that a
+        piece shares with others only the sum over a network is meant: one may be below 0."""
+        kernel = self.units.traits(pieces, alone).kernel(self.known, self.variances)
+        found: Floats = alone + kernel @ self.shares
+        return found
+
+    def besides(self, told: Parts) -> float:
+        """Milliseconds of a network beside its pieces."""
+        return float(self.counted @ _besides(told))
+
+
+def _besides(told: Parts) -> Floats:
+    return np.array([1.0, told.joins, told.moved])
+
+
+def _units(pieces: Sequence[Piece], alone: Floats, counts: Floats) -> _Units:
+    """So that calls, and maps, would each make up the time of all networks."""
+    often = counts.sum(0)
+    read, written = _maps(pieces)
+    whole, forms = float(often @ alone), _forms(pieces)
+    deviation = forms.std(0)
+    return _Units(
+        call=whole / float(often.sum()),
+        read=whole / float(often @ read),
+        written=whole / float(often @ written),
+        mean=forms.mean(0),
+        deviation=np.where(deviation > 0, deviation, 1.0),
+    )
+
+
+def _variances(
+    known: _Traits, counts: Floats, besides: Floats, ms: Floats, plain: Floats
+) -> tuple[Floats, Floats, float]:
+    """Those of the kernel (4, 3), of what is besides (3), and of the noise relative to a whole."""
+    from scipy.optimize import minimize  # 0.2 s, which a command that predicts nothing saves
+
+    used = counts.any(0)
+    known = _Traits(known.scales[:, used], known.form[used], known.kinds[used])
+    alike, grams = known.alike(known), []
+    for scale in known.scales:
+        weighed = counts[:, used] * scale / ms[:, None]
+        grams += [weighed @ each @ weighed.T for each in alike]
+    grams += [np.outer(column, column) for column in (besides / ms[:, None]).T]
+    stack, y, eye = np.array([*grams, np.eye(len(ms))]), 1 - plain / ms, np.eye(len(ms))
+    usual = np.array([*np.full(len(grams), USUAL), NOISE])
+
+    def unlikely(logs: Floats) -> tuple[float, Floats]:
+        """Negative logarithm of the posterior, and its gradient."""
+        variances = np.exp(logs)
+        factor = np.linalg.cholesky(np.tensordot(variances, stack, 1) + 1e-6 * eye)
+        inverse = np.linalg.inv(factor)
+        inverse = inverse.T @ inverse
+        alpha = inverse @ y
+        value = 0.5 * float(y @ alpha) + float(np.log(np.diag(factor)).sum())
+        slope = np.tensordot(stack, inverse - np.outer(alpha, alpha), 2) * variances / 2
+        off = (logs - usual) / WIDE
+        return value + 0.5 * float(off @ off), slope + off / WIDE
+
+    bounds = [(-14.0, 4.0)] * len(grams) + [(2 * math.log(0.005), 0.0)]
+    found = np.exp(minimize(unlikely, usual, jac=True, method="L-BFGS-B", bounds=bounds).x)
+    split = len(grams) - besides.shape[1]
+    return found[:split].reshape(-1, len(alike)), found[split:-1], float(found[-1]) + 1e-6
