@@ -12,7 +12,7 @@ import pytest
 from test_latencies import run
 
 import nas
-from nas.driver.profiles import in_search, known
+from nas.driver.profiles import in_search, known, predictor
 from nas.errors import NasError
 from nas.job import Latency
 from nas.language.architecture import Architecture
@@ -134,6 +134,49 @@ def test_the_error_that_is_told_is_that_of_networks_to_come() -> None:
     assert np.mean(predict.errors) == pytest.approx(np.mean(came), rel=0.4)
 
 
+def blocked(piece: Piece) -> float:
+    """What a piece takes alone where a runtime turns its maps into blocks and back."""
+    return cost(piece) + 0.006 + 4e-7 * (math.prod(piece.x) + math.prod(piece.total[0]))
+
+
+@pytest.mark.parametrize("space", ["resnet_like", "mobilenet_like", "vgg_like"])
+def test_what_pieces_pay_alone_only_is_learned_from_wholes(space: str) -> None:
+    """By kind too, where a layer is slower or faster beside others."""
+
+    def whole(architecture: Architecture) -> float:
+        slow = {"maxpool": 1.4, "conv-bn-relu": 0.8, "linear": 0.6}
+        return sum(cost(p) * slow.get(p.kind, 1.0) for p in parts(architecture).pieces)
+
+    some, others = drawn(space, 60), drawn(space, 60, seed=1)
+    wholes = [(network, whole(network)) for network in some]
+    predict = Predictor.fit([(p, blocked(p)) for p in distinct(some)], wholes)
+    plain = [sum(blocked(p) for p in parts(n).pieces) / whole(n) - 1 for n in others]
+    errors = [abs(predict(network) / whole(network) - 1) for network in others]
+    assert np.median(plain) > 0.3
+    assert np.mean([error <= 0.1 for error in errors]) >= 0.95
+
+
+def test_a_network_that_was_disturbed_does_not_bend_the_others() -> None:
+    some, others = drawn("resnet_like", 40), drawn("resnet_like", 20, seed=1)
+    pieces = [(p, cost(p)) for p in distinct(some)]
+    wholes = [(n, whole(n) * (3 if k in (5, 17) else 1)) for k, n in enumerate(some)]
+    predict = Predictor.fit(pieces, wholes)
+    assert np.quantile([abs(predict(n) / whole(n) - 1) for n in others], 0.9) < 0.1
+    assert sum(error > 0.5 for error in predict.errors) == 2  # told all the same
+
+
+def test_an_error_is_told_as_of_a_network_whose_pieces_are_new() -> None:
+    """The piece that one network alone has is not in the table when that is left out, unless
+    another one was taken apart for it."""
+    rng = np.random.default_rng(0)
+    some = drawn("vgg_like", 30)
+    law = {p.key: cost(p) * math.exp(0.3 * rng.standard_normal()) for p in distinct(some)}
+    wholes = [(n, sum(law[p.key] for p in parts(n).pieces)) for n in some]
+    pieces = [(p, law[p.key]) for p in distinct(some)]
+    told = Predictor.fit(pieces, wholes).errors
+    assert np.mean(told) > 2 * np.mean(Predictor.fit(pieces, wholes, some).errors)
+
+
 def test_few_networks_teach_nothing_of_wholes() -> None:
     networks = drawn("lenet_like", FEWEST - 1)
     predict = Predictor.fit(
@@ -231,6 +274,11 @@ def test_a_profile_is_measured_once_and_of_several_spaces(tmp_path: Path, store:
     assert status == 0
     assert "3 measured whole" in shown
     (first,) = all_profiles(store)
+    # More networks are taken apart than are measured whole, and their pieces are predicted by.
+    wholes = [nas.parse(text) for text in first.profile["wholes"]]
+    assert len(first.profile["apart"]) == 6
+    assert len(first.profile["pieces"]) > len(list(distinct(wholes)))
+    assert len(predictor(store, first).table) == len(first.profile["pieces"])
     assert len(measured(store)) == 3
     _, _, said = run(tmp_path, *command, "--space", "lenet_like")
     assert "measured" not in said

@@ -21,7 +21,10 @@ from nas.training.pieces import distinct, parts, time_piece
 from nas.training.predicted import Predictor
 
 DRAWS = 50  # times as many draws as networks, before a space has no more
-PIECES = 400  # timed at most, the commonest first: what is left is interpolated
+# Networks taken apart for each that is measured whole: their pieces cost little, and of 80 with 20
+# measured whole they bring 97 % of others within 10 % where those of the 20 bring 71 (vgg_like).
+APART = 3
+PIECES = 600  # timed at most, the commonest first: what is left is interpolated
 
 Told = Callable[[str, int, int], None]
 
@@ -38,9 +41,9 @@ def profile(
     seed: int,
     told: Told,
 ) -> tuple[Profiled, Predictor]:
-    """Measures the pieces of random networks of the space here, and those networks whole, and adds
-    them to what this device's profile has of other spaces. What is known is not measured again.
-    ``told`` of pieces and networks: what, how many are measured, of how many."""
+    """Measures the pieces of random networks of the space here, and the first ``networks`` of those
+    whole, and adds them to what this device's profile has of other spaces. What is known is not
+    measured again. ``told`` of pieces and networks: what, how many are measured, of how many."""
     import torch
 
     from nas.training import latency
@@ -59,7 +62,9 @@ def profile(
     ]
     times: dict[str, float] = {k: ms for each in before for k, ms in each["pieces"].items()}
     wholes: dict[str, float] = {k: ms for each in before for k, ms in each["wholes"].items()}
-    drawn = _drawn(space, networks, seed)
+    apart: set[str] = {text for each in before for text in each.get("apart", ())}
+    drawn = _drawn(space, APART * networks, seed)
+    apart |= {str(architecture) for architecture in drawn[networks:]}
     new = [piece for piece in distinct(drawn) if piece.key not in times][:PIECES]
     for n, piece in enumerate(new):
         with (
@@ -69,7 +74,7 @@ def profile(
         ):
             times[piece.key] = time_piece(piece, runtime, where, threads, batch)
         told("pieces", n + 1, len(new))
-    unseen = [architecture for architecture in drawn if str(architecture) not in wholes]
+    unseen = [architecture for architecture in drawn[:networks] if str(architecture) not in wholes]
     for n, architecture in enumerate(unseen):
         found = latency.measure(
             build(architecture, seed=0),
@@ -82,9 +87,8 @@ def profile(
         wholes[str(architecture)] = found.ms
         keep(store, None, [(architecture.fingerprint, found)])
         told("networks", n + 1, len(unseen))
-    made = Profiled(
-        device=device, runtime=runtime, batch=batch, profile={"pieces": times, "wholes": wholes}
-    )
+    all_known = {"pieces": times, "wholes": wholes, "apart": sorted(apart)}
+    made = Profiled(device=device, runtime=runtime, batch=batch, profile=all_known)
     keep_profile(store, made)
     return made, predictor(store, made)
 
@@ -110,14 +114,15 @@ def predictor(record: Record, profiled: Profiled) -> Predictor:
     since = _measured(record, profiled)
     wholes |= {text: since[key] for key, text in patterns(record, since).items()}
     known = [(a, ms) for text, ms in wholes.items() if (a := _parsed(text))]
+    apart = [a for text in profiled.profile.get("apart", ()) if (a := _parsed(text))]
     times: Mapping[str, float] = profiled.profile["pieces"]
     pieces = {
         piece.key: piece
-        for architecture, _ in known
+        for architecture in [*(architecture for architecture, _ in known), *apart]
         for piece in parts(architecture).pieces
         if piece.key in times
     }
-    return Predictor.fit([(piece, times[key]) for key, piece in pieces.items()], known)
+    return Predictor.fit([(piece, times[key]) for key, piece in pieces.items()], known, apart)
 
 
 def _measured(record: Record, profiled: Profiled) -> dict[str, float]:

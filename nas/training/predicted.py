@@ -100,9 +100,13 @@ class Predictor:
 
     @classmethod
     def fit(
-        cls, measured: Sequence[tuple[Piece, float]], wholes: Sequence[tuple[Architecture, float]]
+        cls,
+        measured: Sequence[tuple[Piece, float]],
+        wholes: Sequence[tuple[Architecture, float]],
+        apart: Sequence[Architecture] = (),
     ) -> Predictor:
-        """From pieces and whole networks with their milliseconds. Raises NasError without any."""
+        """From pieces and whole networks with their milliseconds; ``apart`` are networks that only
+        pieces were measured of. Raises NasError without any piece."""
         if not measured:
             raise NasError("a profile without pieces predicts nothing")
         kinds = tuple(sorted({piece.kind for piece, _ in measured}))
@@ -120,11 +124,12 @@ class Predictor:
         correction = Correction.fit(told, found, alone, ms)
         within = dict(zip(found, correction.within(found, alone) / alone, strict=True))
         # A network that is left out takes the pieces that it alone has out of the table with it.
-        networks = Counter(piece for each in told for piece in set(each.pieces))
+        others = [parts(architecture) for architecture in apart]
+        networks = Counter(piece for each in [*told, *others] for piece in set(each.pieces))
         wrong = {
             piece: within[piece] * ms * math.expm1(-log)
             for (piece, ms), log in zip(measured, pieces.left_out, strict=True)
-            if networks[piece] == 1
+            if networks[piece] == 1 and piece in within
         }
         errors = correction.errors + [
             sum(wrong.get(piece, 0.0) for piece in each.pieces) / whole
@@ -149,7 +154,8 @@ class Predictor:
         if unknown := [piece for piece in dict.fromkeys(told.pieces) if piece not in self.seen]:
             alone = self._alone(unknown)
             within = self.correction.within(unknown, alone) if self.correction else alone
-            self.seen.update(zip(unknown, zip(alone.tolist(), within.tolist()), strict=True))
+            both = zip(alone.tolist(), within.tolist(), strict=True)
+            self.seen.update(zip(unknown, both, strict=True))
         plain, ms = map(sum, zip(*(self.seen[piece] for piece in told.pieces), strict=True))
         besides = self.correction.besides(told) if self.correction else 0.0
         return max(ms + besides, LEAST * plain)
