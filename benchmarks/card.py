@@ -60,6 +60,7 @@ def main() -> None:
         Seat(environ=_environ(1, share), shares_gpu=told.seats > 1 and not told.turns)
         for _ in range(told.seats)
     ]
+    through = all("CUDA_MPS_PIPE_DIRECTORY" in seat._environ for seat in seats)
     first = Job(pattern=PATTERN.format(w=16, v=32), data=ref, epochs=1, recipe=Recipe(crop=4))
     jobs = [
         replace(first, pattern=PATTERN.format(w=12 + 2 * k, v=24 + 4 * k), epochs=told.epochs)
@@ -89,7 +90,7 @@ def main() -> None:
     for seat in seats:
         seat.close()
     print(
-        f"{told.seats} seats {'by turns' if told.turns else 'through MPS'}: "
+        f"{told.seats} seats {'through MPS' if through else 'by turns'}: "
         f"{60 * told.jobs / seconds:.1f} candidates a minute, "
         f"{told.jobs * told.epochs * images / seconds:,.0f} images a second, "
         f"card busy {sum(used) / max(1, len(used)):.0f} % of {seconds:.0f} s, "

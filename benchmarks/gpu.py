@@ -25,7 +25,6 @@ from nas import data
 from nas.job import DataRef, Epoch, Job, Recipe
 from nas.training import train
 from nas.training.checkpoint import Training
-from nas.training.device import cudnn_benchmark
 from nas.training.graph import Captured, eager
 from nas.training.step import optimizer_of
 
@@ -70,19 +69,18 @@ def bare(job: Job, classes: int, shape: tuple[int, int, int], captured: bool) ->
     plain = eager(training, list(module.parameters()), True, None)
     step: Callable[[Tensor, Tensor, float], Tensor] = plain
     if captured:
-        step = Captured(plain, optimizer, DEVICE)
+        step = Captured(plain, DEVICE, optimizer)
     batch = job.recipe.batch
     x = torch.randn(batch, *shape, device=DEVICE).to(memory_format=torch.channels_last)
     y = torch.arange(batch, device=DEVICE) % classes
     rates = []
-    with cudnn_benchmark():
-        for _ in range(3):
-            torch.cuda.synchronize()
-            began = time.perf_counter()
-            for _ in range(STEPS):
-                step(x, y, 0.01)
-            torch.cuda.synchronize()
-            rates.append(STEPS * batch / (time.perf_counter() - began))
+    for _ in range(3):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        for _ in range(STEPS):
+            step(x, y, 0.01)
+        torch.cuda.synchronize()
+        rates.append(STEPS * batch / (time.perf_counter() - began))
     return max(rates)
 
 

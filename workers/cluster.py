@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -42,6 +44,8 @@ ANSWER = 10.0  # seconds that a cluster's head may take to answer
 CENSUS = 2.0  # seconds between two looks at the cluster's nodes
 IDLE = 10.0  # seconds that a seat on a cluster is kept without a job: others may wait for its room
 CONTROL = "control"  # the concurrency group of what must not wait for a job
+A_CARD = 8  # trainings at once on a card: more gain nothing (benchmarks/card.py)
+CONTEXT = 1 << 30  # bytes of a card that CUDA and its libraries take for a process
 FAREWELL = 10.0  # seconds that the seats have to end their children before Ray ends the seats
 
 
@@ -150,16 +154,31 @@ def _room() -> int:
 
 def at_once(workers: int | None, need: int) -> tuple[int, int]:
     """How many jobs this machine runs at once, and the threads of each. Unless told, one a core if
-    each has the memory that it needs, in bytes (0: unknown). On a machine with GPUs too: fewer
-    workers have larger shares of them. 0: in the caller's process, with all threads."""
+    each has the memory that it needs, in bytes (0: unknown), and where there are GPUs no more than
+    a card takes. 0: in the caller's process, with all threads."""
     cores, room = os.cpu_count() or 1, _room()
     if workers is not None:
         return max(1, workers), max(1, cores // max(1, workers))
     most = max(1, min(cores, room // need)) if need else cores
+    if memories := cards():
+        fits = sum(max(1, min(A_CARD, memory // (need + CONTEXT))) for memory in memories)
+        return min(most, fits), max(1, cores // min(most, fits))
     if most < cores:
         held = f"a trial may hold {need / 2**30:.1f} GiB, and {room / 2**30:.1f} are here"
         log.warning("%d at once on %d cores: %s (--workers N runs N)", most, cores, held)
     return most, max(1, cores // most)
+
+
+def cards() -> list[int]:
+    """Bytes of memory of each GPU of this machine that this process may see."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    told = subprocess.run(query, capture_output=True, text=True, check=False)
+    lines = told.stdout.split() if told.returncode == 0 else []
+    if (seen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        lines = lines[: len([name for name in seen.split(",") if name.strip()])]
+    return [int(line) << 20 for line in lines if line.isdigit()]
 
 
 def _nodes() -> list[Mapping[str, float]]:

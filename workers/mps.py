@@ -1,9 +1,13 @@
 """One GPU for the trainings of several processes at once: CUDA's Multi-Process Service (MPS).
 
-Without it a card takes processes by turns, so that eight trainings together get no further than
-one. There is a daemon for each user and machine, which the first seat that shares a card starts,
-and which ends when the last such seat has: by whatever means, for what tells that they are there is
-a lock of a file, and a lock ends with who held it.
+Without it a card takes processes by turns: on an H200 four trainings of a small network, each a
+CUDA graph, reach together the 52,000 images a second that one reaches alone; through MPS 108,000,
+and eight 128,000, where eight streams of one process have 142,000. A client that is killed, or
+whose kernel fails, costs the others nothing there (driver 580).
+
+There is a daemon for each user and machine, which the first seat that shares a card starts, and
+which ends when the last such seat has: by whatever means, for what tells that they are there is a
+lock of a file, and a lock ends with who held it.
 """
 
 from __future__ import annotations
@@ -52,6 +56,11 @@ def shared() -> Iterator[dict[str, str]]:
         if not works:
             log.warning("candidates have the GPU by turns: CUDA's MPS does not start here")
         yield _environ(folder) if works else {}
+
+
+def broke(reason: str) -> bool:
+    """Whether a failure is MPS's own, no doing of the candidate: so CUDA's sentences say it."""
+    return "CUDA error" in reason and "MPS" in reason
 
 
 def watch(folder: str) -> None:

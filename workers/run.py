@@ -222,6 +222,9 @@ def _clean() -> bool:
     if torch is None or not torch.cuda.is_initialized():
         return True
     gc.collect()
-    torch.cuda.empty_cache()
-    held = sum(map(torch.cuda.memory_allocated, range(torch.cuda.device_count())))
+    try:
+        torch.cuda.empty_cache()
+        held = sum(map(torch.cuda.memory_allocated, range(torch.cuda.device_count())))
+    except RuntimeError:  # a kernel of the job failed, and with it the process's whole context
+        return False
     return bool(held <= WORKSPACES)

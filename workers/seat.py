@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,8 @@ class Seat:
                     curve.append(message)
                     yield message
                 case Ended(outcome, clean):
+                    if isinstance(outcome, Failure) and mps.broke(outcome.reason):
+                        outcome, clean = replace(outcome, kind="worker_died"), False
                     if not clean or child.memory() > self._memory_limit / 2:
                         self.close()
                     reach("seat_done")

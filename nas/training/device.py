@@ -56,10 +56,3 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
-
-
-@contextmanager
-def cudnn_benchmark() -> Iterator[None]:
-    """cuDNN times its kernels for each shape once: all our batches are of one shape."""
-    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
-        yield

@@ -13,7 +13,7 @@ from nas.data.batches import Source, augmentation, batches, statistics
 from nas.job import Job, Recipe
 from nas.language.architecture import Architecture
 from nas.training.checkpoint import Training
-from nas.training.device import available, cudnn_benchmark, profits, seeded
+from nas.training.device import available, profits, seeded
 from nas.training.graph import step_of
 from nas.training.step import average_of, optimizer_of
 from nas.training.train import begin, seen
@@ -39,7 +39,7 @@ def epoch_seconds(job: Job, threads: int) -> float:
     job = dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, freeze=0))
     torch.set_num_threads(threads)
     try:
-        with seeded(job.seed, device), cudnn_benchmark():
+        with seeded(job.seed, device):
             return _epoch_seconds(job, device)
     finally:
         torch.set_num_threads(before)

@@ -39,7 +39,7 @@ from nas.language.architecture import Architecture, parse
 from nas.metrics import ACCURACY
 from nas.training import latency
 from nas.training.checkpoint import Training, keep, resume
-from nas.training.device import available, cudnn_benchmark, profits, seeded
+from nas.training.device import available, profits, seeded
 from nas.training.graph import Forward, Step, forward_of, step_of
 from nas.training.network import build
 from nas.training.step import average_of, balanced, optimizer_of, trainable
@@ -230,7 +230,7 @@ def fit(
     step: Step | None = None
     forward = forward_of(scored, device, bf16)
     watched = teacher.watching() if teacher else contextlib.nullcontext()
-    with seeded(job.seed, device), cudnn_benchmark(), watched, in_turns(device) as between:
+    with seeded(job.seed, device), watched, in_turns(device) as between:
         began = saved = time.perf_counter()
         if checkpoint:
             resume(training, checkpoint)

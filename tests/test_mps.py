@@ -1,0 +1,163 @@
+"""The daemon by which seats share a GPU: one for all of them, gone when the last is.
+
+There is no card here: the control program is a stand-in that starts, answers and ends as NVIDIA's
+does. That candidates then run at once, and lose nothing by each other, was seen on a card
+(docs/costs.md).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nas import processes
+from nas.job import Failure, Job
+from nas.workers import cluster, mps
+from nas.workers.seat import Seat
+
+CONTROL = """#!/usr/bin/env python3
+import os, pathlib, signal, sys, time
+here = pathlib.Path(os.environ["CUDA_MPS_PIPE_DIRECTORY"], "daemon")
+if "-f" in sys.argv:
+    here.write_text(str(os.getpid()))
+    time.sleep(600)
+try:
+    pid = int(here.read_text())
+    os.kill(pid, 0)
+except (OSError, ValueError):
+    raise SystemExit("Cannot find MPS control daemon process")
+if sys.stdin.read().startswith("quit"):
+    os.kill(pid, signal.SIGTERM)
+"""
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 60.0) -> bool:
+    until = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the daemon's files are; the control program is on the path."""
+    program = tmp_path / "bin" / mps.CONTROL
+    program.parent.mkdir()
+    program.write_text(CONTROL)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(processes, "own_folder", lambda: tmp_path)
+    monkeypatch.setattr(mps, "PROBE", "raise SystemExit(0)")
+    return tmp_path / "mps"
+
+
+def daemon(folder: Path) -> int:
+    return int((folder / "daemon").read_text())
+
+
+def test_seats_share_one_daemon_and_the_last_ends_it(folder: Path) -> None:
+    with mps.shared() as first:
+        assert first["CUDA_MPS_PIPE_DIRECTORY"] == str(folder)
+        pid = daemon(folder)
+        with mps.shared() as second:
+            assert second == first
+            assert daemon(folder) == pid
+        time.sleep(3 * mps.LOOK)
+        assert processes.started(pid)  # one seat is left
+    assert eventually(lambda: not processes.started(pid))
+    with mps.shared() as again:
+        assert again == first
+        assert daemon(folder) != pid
+
+
+def test_a_killed_seat_leaves_no_daemon(folder: Path, tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys, time; from nas import processes; from nas.workers import mps;"
+        f"processes.own_folder = lambda: pathlib.Path({str(tmp_path)!r});"
+        "mps.PROBE = 'raise SystemExit(0)'; held = mps.shared(); held.__enter__();"
+        "print('held', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as seat:
+        assert seat.stdout
+        assert seat.stdout.readline() == b"held\n"
+        pid = daemon(folder)
+        assert processes.started(pid)
+        seat.send_signal(signal.SIGKILL)
+    assert eventually(lambda: not processes.started(pid))
+
+
+def test_where_no_card_answers_candidates_take_turns(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(mps, "PROBE", "raise SystemExit(100)")
+    with mps.shared() as environ:
+        assert environ == {}
+    assert "by turns" in caplog.text
+
+
+def test_a_daemon_of_the_machine_is_left_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "/somewhere")
+    with mps.shared() as environ:
+        assert environ == {}
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("CUDA error: the MPS client has been terminated", "worker_died"),
+        ("CUDA error: device-side assert triggered", "error"),
+    ],
+)
+def test_what_mps_breaks_is_no_fault_of_the_candidate(
+    reason: str, kind: str, tmp_path: Path
+) -> None:
+    (tmp_path / "broken_card.py").write_text(
+        f"def fails(*told, **more):\n    raise RuntimeError({reason!r})\n"
+    )
+    seat = Seat(directory=str(tmp_path), path=[str(tmp_path)])
+    job = Job(pattern="INPUT(1, 8, 8) -> FLATTEN -> FC(10)", evaluator="broken_card:fails")
+    *_, last = seat.run(1, job)
+    seat.close()
+    assert isinstance(last, Failure)
+    assert last.kind == kind
+    assert reason in last.reason
+
+
+@pytest.mark.parametrize(
+    ("cards", "need", "visible", "most"),
+    [
+        ([80], 0, None, 8),  # as many as gain
+        ([80], 19 << 30, None, 4),  # as many as fit
+        ([80], 200 << 30, None, 1),
+        ([80, 80], 1 << 30, None, 16),
+        ([80, 80], 1 << 30, "1", 8),
+        ([80], 0, "", 64),  # none that may be seen: one a core
+    ],
+)
+def test_a_card_takes_as_many_as_fit_and_gain(
+    cards: list[int], need: int, visible: str | None, most: int,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\n" + "".join(f"echo {gib * 1024}\n" for gib in cards))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(cluster.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(cluster, "_room", lambda: 1 << 50)
+    assert cluster.at_once(None, need)[0] == most
+    assert cluster.at_once(3, need)[0] == 3
