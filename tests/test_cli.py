@@ -566,6 +566,10 @@ def test_wrong_input_is_one_sentence_and_nothing_is_written(
     ("arguments", "sentence"),
     [
         (("search",), "--space is needed: a file, or one of alexnet_like"),
+        (
+            ("search", "--space", "linear", "--gpus-per-trial", "2"),
+            "--gpus-per-trial is 2: a training uses one GPU",
+        ),
         ((*SEARCH, "--trails", "3"), "No such option: --trails"),
         ((*SEARCH, "--trials", "many"), "Invalid value for '--trials'"),
         ((*SEARCH, "--workers", "-1"), "Invalid value for '--workers'"),

@@ -21,7 +21,7 @@ from nas.driver.baselines import architectures, enter
 from nas.driver.plan import Plan
 from nas.driver.profiles import known
 from nas.driver.tradeoffs import nothing_found
-from nas.errors import StoreError, StudyError
+from nas.errors import NasError, StoreError, StudyError
 from nas.interrupts import deferred
 from nas.job.pool import Pool
 from nas.report import screens
@@ -133,6 +133,11 @@ def search_and_show(
     """
     logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
     limit = memory_per_trial * 2**30
+    if (gpus_per_trial or 0) > 1 and not plan.job.evaluator:
+        raise NasError(
+            f"--gpus-per-trial is {gpus_per_trial:g}: a training uses one GPU, at most 1 "
+            "(an --evaluator may use more)"
+        )
 
     def opened(need: int) -> Pool:
         pool = open_pool(
