@@ -135,6 +135,23 @@ def test_what_mps_breaks_is_no_fault_of_the_candidate(
     assert reason in last.reason
 
 
+def test_a_clusters_trials_share_its_cards_by_what_they_need(tmp_path: Path) -> None:
+    """A node whose Ray is told of a GPU; what the card has, a stand-in for nvidia-smi says."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 81920\n")
+    program.chmod(0o755)
+    code = (
+        "import ray; from nas.workers import open_pool;"
+        "ray.init(address='local', num_cpus=6, num_gpus=1, include_dashboard=False);"
+        "print('told', [open_pool(None, 'auto', memory_need=n << 30).slots for n in (0, 1, 19)])"
+    )
+    environ = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    told = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False
+    )
+    assert "told [1, 6, 4]" in told.stdout, told.stderr
+
+
 @pytest.mark.parametrize(
     ("cards", "need", "visible", "most"),
     [

@@ -23,7 +23,8 @@ def open_pool(
     takes one for each core here, as far as memory goes, or as many as fit into the cluster.
     ``address`` is ``host:port`` of a running cluster (``auto``: the one of this machine); without
     it Ray is started here and ends with the pool. ``gpus_per_trial`` may be a fraction; None
-    shares this machine's GPUs evenly, and takes one a trial on a cluster that has any.
+    shares this machine's GPUs evenly, and lets as many trials share a cluster's as gains and fits,
+    one where ``memory_need`` is unknown.
     ``time_limit`` is in seconds a trial, 0 for none; ``memory_limit`` in bytes a trial, 0 for an
     equal share of this machine's, or all of a node's. ``cpus_per_trial`` counts on a cluster only.
     ``memory_need``, in bytes, is what a trial is predicted to hold (``nas.training.footprint``; 0:

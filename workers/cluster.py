@@ -30,6 +30,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import ray
 from ray._private.services import canonicalize_bootstrap_address_or_die
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nas.errors import NasError, brief
 from nas.job import Epoch, Failure, Job
@@ -89,7 +90,7 @@ def open_ray(
         if ours:
             leave = _connect(address)
         if gpus is None:
-            gpus = min(1.0, _gpus())
+            gpus = 1 / _at_once_on_a_card(memory_limit or memory_need) if _gpus() else 0.0
         share = Share(cpus=cpus, gpus=gpus, memory=memory_limit)
         if not memory_limit:
             share = replace(share, memory=_request(share, memory_need))
@@ -160,24 +161,46 @@ def at_once(workers: int | None, need: int) -> tuple[int, int]:
     if workers is not None:
         return max(1, workers), max(1, cores // max(1, workers))
     most = max(1, min(cores, room // need)) if need else cores
-    if memories := cards():
-        fits = sum(max(1, min(A_CARD, memory // (need + CONTEXT))) for memory in memories)
-        return min(most, fits), max(1, cores // min(most, fits))
+    if memories := visible_cards():
+        most = min(most, sum(fitting(memory, need) for memory in memories))
+        return most, max(1, cores // most)
     if most < cores:
         held = f"a trial may hold {need / 2**30:.1f} GiB, and {room / 2**30:.1f} are here"
         log.warning("%d at once on %d cores: %s (--workers N runs N)", most, cores, held)
     return most, max(1, cores // most)
 
 
+def fitting(memory: int, need: int) -> int:
+    """How many trainings that need so many bytes share a card, as far as that gains."""
+    return max(1, min(A_CARD, memory // (need + CONTEXT)))
+
+
+def _at_once_on_a_card(need: int) -> int:
+    """How many trainings share a card of the cluster: by its smallest one; one where it is unknown
+    what a training needs, or what the cards have."""
+    look = ray.remote(num_cpus=0)(cards)
+    asked = [
+        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
+        for node in _nodes_with_gpus()
+    ]
+    told, _ = ray.wait(asked, num_returns=len(asked), timeout=ANSWER)
+    memories = [memory for node in told for memory in ray.get(node)]
+    return fitting(min(memories), need) if need and memories else 1
+
+
+def visible_cards() -> list[int]:
+    """As ``cards``, of those that this process may see."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return cards()[: None if seen is None else len(list(filter(str.strip, seen.split(","))))]
+
+
 def cards() -> list[int]:
-    """Bytes of memory of each GPU of this machine that this process may see."""
+    """Bytes of memory of each GPU of this machine."""
     if not shutil.which("nvidia-smi"):
         return []
     query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     told = subprocess.run(query, capture_output=True, text=True, check=False)
     lines = told.stdout.split() if told.returncode == 0 else []
-    if (seen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        lines = lines[: len([name for name in seen.split(",") if name.strip()])]
     return [int(line) << 20 for line in lines if line.isdigit()]
 
 
@@ -185,6 +208,11 @@ def _nodes() -> list[Mapping[str, float]]:
     """What each node of the cluster has, as Ray names it."""
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     return [node["Resources"] for node in nodes if node["Alive"]]
+
+
+def _nodes_with_gpus() -> list[str]:
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return [n["NodeID"] for n in nodes if n["Alive"] and n["Resources"].get("GPU")]
 
 
 def _gpus() -> float:
