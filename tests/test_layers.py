@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from patterns import INPUTS, SPACES, counted, elements, inputs
 from torch import nn
+from torchvision.ops import SqueezeExcitation
 
 import nas
 from nas.blocks import BLOCKS
 from nas.errors import NasError, ShapeError
-from nas.layers import LAYERS, Conv, Pool
+from nas.layers import LAYERS, Conv, Pool, SqueezeExcite
 
 few = settings(max_examples=40)
 
@@ -170,3 +173,21 @@ def test_weights_come_from_the_seed_alone():
     one, same, other = (nas.build(architecture, seed=s).state_dict() for s in (1, 1, 2))
     assert all(torch.equal(one[k], same[k]) for k in one)
     assert any(not torch.equal(one[k], other[k]) for k in one)
+
+
+def test_squeeze_and_excitation_is_torchvisions():
+    ours = SqueezeExcite(3, "silu").module((8, 5, 7), fresh=False)
+    reference = SqueezeExcitation(8, 3, nn.SiLU)
+    reference.load_state_dict(ours.state_dict())  # the same names, or it is refused
+    x = torch.randn(4, 8, 5, 7)
+    assert torch.equal(ours(x), reference(x))
+
+
+def test_a_network_is_built_without_torchvision():
+    """The first squeeze and excitation of a process waited a second for it."""
+    code = (
+        "import sys, nas, nas.training.train\n"
+        "nas.build(nas.parse('INPUT(3, 16, 16) -> MBCONV(8, se=4) -> FC(2)'))\n"
+        "assert 'torchvision' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

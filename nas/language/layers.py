@@ -323,10 +323,9 @@ class SqueezeExcite(Leaf):
         return Cost(x, weights + channels + self.squeeze, weights)
 
     def module(self, x: Shape, fresh: bool) -> nn.Module:
-        from torchvision.ops import SqueezeExcitation
+        from nas.language.gates import SqueezeExcitation
 
-        gate: nn.Module = SqueezeExcitation(x[0], self.squeeze, activation_class(self.kind))
-        return gate
+        return SqueezeExcitation(x[0], self.squeeze, activation_class(self.kind)())
 
     def keeps(self, x: Shape) -> Kept:
         return Kept(input=True)  # the gates, a number a channel, left out

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
-from torchvision.ops import SqueezeExcitation
 
 import nas
 from nas.errors import NasError
 from nas.language.architecture import Architecture
+from nas.language.gates import SqueezeExcitation
 from nas.training.models import Card
 from nas.training.network import AuxHead, ConcatOf, Network, SumOf, build
 
