@@ -101,7 +101,22 @@ def test_where_no_card_answers_candidates_take_turns(
     monkeypatch.setattr(mps, "PROBE", "raise SystemExit(100)")
     with mps.shared() as environ:
         assert environ == {}
+        with mps.shared() as second:
+            assert second == {}  # though the daemon answers
     assert "by turns" in caplog.text
+
+
+def test_what_does_not_start_is_not_tried_for_every_seat(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control = folder.parent / "bin" / mps.CONTROL
+    control.write_text("#!/bin/sh\necho >> ${0}.told\nexit 1\n")
+    monkeypatch.setattr(mps, "ANSWER", 1.0)
+    for _ in range(3):
+        with mps.shared() as environ:
+            assert environ == {}
+            told = control.with_name(f"{mps.CONTROL}.told").read_text()
+    assert len(told) < 20
 
 
 def test_a_daemon_of_the_machine_is_left_alone(

@@ -12,9 +12,9 @@ child is ended instead (see ``nas.workers.seat``). Actors belong to the driver a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -196,11 +196,12 @@ def visible_cards() -> list[int]:
 
 def cards() -> list[int]:
     """Bytes of memory of each GPU of this machine."""
-    if not shutil.which("nvidia-smi"):
-        return []
     query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    told = subprocess.run(query, capture_output=True, text=True, check=False)
-    lines = told.stdout.split() if told.returncode == 0 else []
+    lines = []
+    with contextlib.suppress(OSError, subprocess.SubprocessError):  # no such program, or no card
+        lines = subprocess.run(
+            query, capture_output=True, timeout=ANSWER, check=True
+        ).stdout.split()
     return [int(line) << 20 for line in lines if line.isdigit()]
 
 

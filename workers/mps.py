@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 CONTROL = "nvidia-cuda-mps-control"
 ANSWER = 20.0  # seconds that the daemon may take to start, and a process to see a card through it
+AGAIN = 600.0  # seconds until it is tried again where it did not start
 LOOK = 0.2  # seconds between two looks at whether a seat is left
 # A context on the first card, by the driver's own library: what a candidate does first.
 PROBE = """
@@ -52,7 +53,9 @@ def shared() -> Iterator[dict[str, str]]:
     folder.mkdir(mode=0o700, exist_ok=True)
     with _locked(folder / "seats", fcntl.LOCK_SH):
         with _locked(folder / "start", fcntl.LOCK_EX):
-            works = _answers(folder) or _start(folder)
+            works = not _failed(folder) and (_answers(folder) or _start(folder))
+            if not works:
+                (folder / "failed").touch()
         if not works:
             log.warning("candidates have the GPU by turns: CUDA's MPS does not start here")
         yield _environ(folder) if works else {}
@@ -111,6 +114,13 @@ def _start(folder: Path) -> bool:
             return False
         time.sleep(LOOK)
     return _sees_a_card(folder)
+
+
+def _failed(folder: Path) -> bool:
+    """Whether it was tried in vain a short while ago: the seats of a search come one by one."""
+    with contextlib.suppress(FileNotFoundError):
+        return time.time() - (folder / "failed").stat().st_mtime < AGAIN
+    return False
 
 
 def _environ(folder: Path) -> dict[str, str]:
