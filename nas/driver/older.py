@@ -7,6 +7,7 @@ networks have: costs, depth, width, how often each layer occurs.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import random
 from collections import Counter
@@ -70,11 +71,19 @@ def offers(plan: Plan, record: Record) -> str:
     begun = any(study.name == plan.study for study in studies)
     if begun or plan.older or plan.sampler not in LEARNING:
         return ""
-    counts = [(study, len(_rows(plan, record, study, math.inf))) for study in studies]
-    serving = [(s.space != plan.space.name, -n, s) for s, n in counts if n >= FEWEST]
+
+    def ended(study: StudyRow) -> int:
+        counts = record.counts(study.id)
+        return counts.get("finished", 0) + counts.get("reused", 0)
+
+    # The order is by counts alone; trials are read of those that are named, and of few more.
+    sizes = {study.name: ended(study) for study in studies}
+    first = sorted(studies, key=lambda s: (s.space != plan.space.name, -sizes[s.name]))
+    told = ((s, len(_rows(plan, record, s, math.inf))) for s in first if sizes[s.name] >= FEWEST)
+    serving = itertools.islice((pair for pair in told if pair[1] >= FEWEST), OFFERED)
     named = [
-        f"{study.name} ({-count} networks of {study.space}, {study.shown_data or 'no images'})"
-        for _, count, study in sorted(serving, key=lambda told: told[:2])[:OFFERED]
+        f"{study.name} ({count} networks of {study.space}, {study.shown_data or 'no images'})"
+        for study, count in serving
     ]
     return f"--from STUDY begins with what an older one knows: {', '.join(named)}" if named else ""
 
