@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from nas.errors import NasError, brief
 from nas.text import shown_url
+from nas.workers import mps
 
 PACKAGES = ("torch", "torchvision", "optuna", "ray", "sqlalchemy", "optuna-dashboard")
 
@@ -54,6 +55,10 @@ def _device(storage: str) -> Iterator[Finding]:
             memory = device.total_memory / 2**30
             torch.ones(8, device=f"cuda:{i}").sum().item()
             yield Finding(f"GPU {i}", True, f"{device.name}, {memory:.0f} GiB")
+        with mps.shared() as environ:
+            through = environ or "CUDA_MPS_PIPE_DIRECTORY" in os.environ
+        how = "through CUDA's MPS" if through else f"by turns: {mps.CONTROL} is not here, or fails"
+        yield Finding("GPU shared", True, f"{how}, when several candidates train on one")
     else:
         yield Finding("GPU", True, "none: candidates train on the processor")
 
