@@ -25,13 +25,17 @@ from nas.workers.seat import Seat
 CONTROL = """#!/usr/bin/env python3
 import os, pathlib, signal, sys, time
 here = pathlib.Path(os.environ["CUDA_MPS_PIPE_DIRECTORY"], "daemon")
-if "-f" in sys.argv:
-    here.write_text(str(os.getpid()))
-    time.sleep(600)
 try:
     pid = int(here.read_text())
     os.kill(pid, 0)
 except (OSError, ValueError):
+    pid = 0
+if "-f" in sys.argv:
+    if pid:
+        raise SystemExit("An instance of this daemon is already running")
+    here.write_text(str(os.getpid()))
+    time.sleep(600)
+if not pid:
     raise SystemExit("Cannot find MPS control daemon process")
 if sys.stdin.read().startswith("quit"):
     os.kill(pid, signal.SIGTERM)
@@ -77,6 +81,19 @@ def test_seats_share_one_daemon_and_the_last_ends_it(folder: Path) -> None:
     with mps.shared() as again:
         assert again == first
         assert daemon(folder) != pid
+
+
+def test_a_look_without_an_answer_ends_no_daemon(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mps.shared() as first:
+        pid, answers, looks = daemon(folder), mps._answers, iter([False])
+        monkeypatch.setattr(mps, "_answers", lambda told: next(looks, True) and answers(told))
+        with mps.shared() as second:
+            assert second == first
+        time.sleep(5 * mps.LOOK)
+        assert processes.started(pid)
+        assert daemon(folder) == pid
 
 
 def test_a_killed_seat_leaves_no_daemon(folder: Path, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def open_ray(
         if share.slots({"CPU": most, "GPU": have}) < most:
             leave.close()
             raise NasError(
-                f"{most} workers at {share.gpus:g} GPUs each do not fit: this machine has {have:g}"
+                f"{most} at once with {share.gpus:g} GPUs each do not fit: this machine has {have:g}"
             )
     return RayPool(
         share=share,
@@ -201,8 +201,8 @@ def cards() -> list[int]:
     with contextlib.suppress(OSError, subprocess.SubprocessError):  # no such program, or no card
         lines = subprocess.run(
             query, capture_output=True, timeout=ANSWER, check=True
-        ).stdout.split()
-    return [int(line) << 20 for line in lines if line.isdigit()]
+        ).stdout.splitlines()
+    return [int(line) << 20 for line in lines if line.strip().isdigit()]
 
 
 def _nodes() -> list[Mapping[str, float]]:

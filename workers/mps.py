@@ -31,7 +31,7 @@ from nas import processes
 log = logging.getLogger(__name__)
 
 CONTROL = "nvidia-cuda-mps-control"
-ANSWER = 20.0  # seconds that the daemon may take to start, and a process to see a card through it
+ANSWER = 10.0  # seconds that the daemon may take to start, and a process to see a card through it
 AGAIN = 600.0  # seconds until it is tried again where it did not start
 LOOK = 0.2  # seconds between two looks at whether a seat is left
 # A context on the first card, by the driver's own library: what a candidate does first.
@@ -78,8 +78,10 @@ def watch(folder: str) -> None:
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(seats, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 taken = True
+        if not taken:
+            return  # another's daemon was there already, or this one ended by itself
         with contextlib.suppress(subprocess.TimeoutExpired):
-            _tell(Path(folder), f"quit -t {int(LOOK) + 1}")
+            _tell(Path(folder), "quit -t 1")
             daemon.wait(ANSWER)
         daemon.kill()
 
@@ -128,7 +130,7 @@ def _environ(folder: Path) -> dict[str, str]:
 
 
 def _answers(folder: Path) -> bool:
-    with contextlib.suppress(subprocess.TimeoutExpired):
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         return _tell(folder, "get_server_list") == 0
     return False
 
