@@ -33,7 +33,8 @@ class Metric:
     to a large one (as in LEMONADE, Elsken et al. 2019); in plain units all networks below a tenth
     of the largest would be a tenth of the front. ``shown`` prints a value, under ``title``; in
     tables that leave a choice it is a ``column`` even where it is no objective. ``least`` and
-    ``most`` are what it can be.
+    ``most`` are what it can be. Arithmetic that ``predicts`` what is measured on a device, in a
+    runtime, at a batch, gives way to that where a training brings it.
     """
 
     about: str
@@ -46,6 +47,7 @@ class Metric:
     column: bool = False
     least: float = -math.inf
     most: float = math.inf
+    predicts: tuple[str, str, int] | None = None
 
 
 def percent(fraction: float) -> str:

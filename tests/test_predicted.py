@@ -12,6 +12,7 @@ import pytest
 from test_latencies import run
 
 import nas
+from nas.driver.latencies import device_here
 from nas.driver.profiles import in_search, known, predictor
 from nas.errors import NasError
 from nas.job import Latency
@@ -20,6 +21,7 @@ from nas.metrics import METRICS, of_pattern
 from nas.spaces.space import load_space, read_space
 from nas.store import Store, open_store
 from nas.store.devices import Device, Profiled, all_profiles, keep, keep_profile, measured
+from nas.training.device import available
 from nas.training.pieces import Piece, distinct, parts
 from nas.training.predicted import FEWEST, Predictor
 
@@ -266,6 +268,35 @@ def test_a_bound_refuses_before_it_is_evaluated(tmp_path: Path, store: Store) ->
         2,
         True,
     )
+
+
+def test_what_a_search_measures_stands_before_what_was_predicted(
+    tmp_path: Path, store: Store
+) -> None:
+    """A profile that promises a ten-thousandth of what this machine takes: the bound is kept by
+    every prediction, and by none of the networks."""
+    told = load_space("lenet_like", (1, 8, 8), 10)
+    networks = [told.draw(random.Random(seed))[1] for seed in range(3)]
+    here = device_here("pc", "eager", 1, available())
+    pieces = {piece.key: 1e-4 * cost(piece) for piece in distinct(networks)}
+    apart = [str(network) for network in networks]
+    promised = {"pieces": pieces, "wholes": {}, "apart": apart}
+    keep_profile(store, Profiled(device=here, runtime="eager", batch=1, profile=promised))
+    status, _, said = run(
+        tmp_path, "search", "--space", "lenet_like", "--trials", "2", "--epochs", "1",
+        "--workers", "0", "--study", "s", "--keep", "none",
+        "--objective", "accuracy:max,latency_ms@pc:min", "--constraint", "latency_ms@pc<=0.001",
+    )  # fmt: skip
+    assert status == 2
+    assert "no finished candidate of study s meets the constraints" in said
+    for row in store.trials(store.find_study("s").id):
+        assert row.value("latency_ms@pc") == row.latency_ms > 0.001
+    # Who bounds what is known after a training only is told of what is known before it.
+    command = ["search", "--space", "lenet_like", "--dry-run", "--constraint", "latency_ms<=1"]
+    _, _, said = run(tmp_path, *command)
+    assert "latency_ms@pc/eager/t1 is predicted before" in said
+    _, _, said = run(tmp_path, *command, "--evaluator", "evaluators:ok")
+    assert "is predicted before" not in said
 
 
 def test_a_profile_is_measured_once_and_of_several_spaces(tmp_path: Path, store: Store) -> None:

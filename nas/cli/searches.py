@@ -19,7 +19,7 @@ from nas.data.datasets import load, roomy, streamed
 from nas.driver import widening
 from nas.driver.baselines import architectures, enter
 from nas.driver.plan import Plan
-from nas.driver.profiles import known
+from nas.driver.profiles import known, offer
 from nas.driver.tradeoffs import nothing_found
 from nas.errors import NasError, StoreError, StudyError
 from nas.interrupts import deferred
@@ -58,7 +58,7 @@ def rehearse(plan: Plan, storage: str, workers: int | None, memory: float) -> No
     elif plan.older:
         raise StudyError(f"--from {plan.older[0]}: there is no record yet")
     with predicted(store, plan) as told:
-        _tell_predicted(told)
+        _tell_predicted(told, plan, store)
         tell_images(plan.job)
         screens.out(pages.space_page(plan.space))
         screens.out(screens.plan_table(plan, _expected(plan, workers, memory)))
@@ -100,9 +100,11 @@ def predicted(record: Store | None, plan: Plan) -> AbstractContextManager[dict[s
     return known(record, [*plan.space.objectives, *plan.space.constraints])
 
 
-def _tell_predicted(told: dict[str, str]) -> None:
+def _tell_predicted(told: dict[str, str], plan: Plan, record: Store | None) -> None:
     for name, how in told.items():
         print(f"nas: {name}: {how}", file=sys.stderr)
+    if not plan.job.evaluator and (better := offer(record, plan.space.constraints)):
+        print(f"nas: {better}", file=sys.stderr)
 
 
 def tell_older(known: Sequence[Older], offer: str) -> None:
@@ -188,7 +190,7 @@ def run(
     try:
         told = predictions.enter_context(predicted(store, plan))
         if progress:
-            _tell_predicted(told)
+            _tell_predicted(told, plan, store)
         from nas.driver import older
 
         begun_with = older.known(plan, store)

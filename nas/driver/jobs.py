@@ -13,9 +13,9 @@ from nas import artifacts
 from nas.driver import rungs
 from nas.driver.plan import Plan
 from nas.errors import brief
-from nas.job import Failure, Job, Outcome, Recipe
+from nas.job import Failure, Job, Latency, Outcome, Recipe
 from nas.language.architecture import Architecture
-from nas.metrics import METRICS, located, of_pattern, on_device
+from nas.metrics import METRICS, located, metric, of_pattern, on_device
 from nas.store import Ask, TrialRow
 
 
@@ -84,10 +84,19 @@ def job(plan: Plan, row: TrialRow) -> Job:
     )
 
 
-def predicted(plan: Plan, pattern: str) -> dict[str, float]:
-    """What a profile knows of a network: the latencies that the plan names on devices."""
+def predicted(plan: Plan, pattern: str, measured: Latency | None = None) -> dict[str, float]:
+    """What a profile knows of a network: the latencies that the plan names on devices. What its
+    training has ``measured`` as the profile was stands before what was predicted of it: a bound
+    that is kept by one percent in a prediction may be broken in truth."""
+    place = measured and (measured.device, measured.runtime, measured.batch)
     named = dict.fromkeys([*plan.space.objectives, *plan.space.constraints])
-    return {name: of_pattern(name, pattern) for name in named if located(name)}
+    return {
+        name: measured.ms
+        if measured and metric(name).predicts == place
+        else of_pattern(name, pattern)
+        for name in named
+        if located(name)
+    }
 
 
 def up_to(plan: Plan, row: Ask) -> int:

@@ -306,10 +306,14 @@ class _Driver:
             return
         del self.under_way[ticket]
         reach("received")
-        claim, lacking = run.claim, missing(self.plan, outcome, run.source)
+        claim, source = run.claim, run.source
+        lacking = missing(self.plan, outcome, source)
         outcome = judged(self.plan, outcome, lacking)
-        if isinstance(outcome, Result) and (more := predicted(self.plan, claim.trial.pattern)):
+        if isinstance(outcome, Result):
+            more = predicted(self.plan, claim.trial.pattern, outcome.latency)
             outcome = dataclasses.replace(outcome, metrics={**outcome.metrics, **more})
+            if source:
+                source = dataclasses.replace(source, metrics={**source.metrics, **more})
         if isinstance(outcome, Failure) and not lacking and _again(claim, outcome):
             reach("failed")
             if not self.supply.timely(claim.trial):  # it waits for the next run
@@ -317,18 +321,18 @@ class _Driver:
                 self.ladder.leave(claim.trial)
             elif retry := self.store.requeue(claim.token, outcome):
                 reach("requeued")
-                self.submit(retry, run.source)
+                self.submit(retry, source)
             else:
                 self.ladder.leave(claim.trial)  # another driver has the trial now
             return
         if isinstance(outcome, Result) and outcome.latency:
             self.supply.devices.add(outcome.latency.device)
-        if isinstance(outcome, Result) and not run.source and run.epochs < self.plan.job.epochs:
+        if isinstance(outcome, Result) and not source and run.epochs < self.plan.job.epochs:
             self.at_rung(run, outcome)
             return
         if isinstance(outcome, Failure) and not outcome.curve:
             outcome = dataclasses.replace(outcome, curve=tuple(run.curve))
-        if not self.store.finish(claim.token, outcome, run.source):
+        if not self.store.finish(claim.token, outcome, source):
             self.ladder.leave(claim.trial)
             return
         reach("recorded")

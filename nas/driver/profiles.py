@@ -12,7 +12,7 @@ from typing import Any
 from nas.driver.latencies import device_here, is_here
 from nas.errors import NasError, StudyError, nearest
 from nas.language.architecture import Architecture, parse
-from nas.metrics import HERE, METRICS, Located, located, metric, of_pattern
+from nas.metrics import HERE, METRICS, Located, located, metric, of_pattern, on_device
 from nas.spaces.space import Space
 from nas.store import Store
 from nas.store.devices import Profiled, all_profiles, keep, keep_profile, measured, patterns
@@ -198,7 +198,8 @@ def known(record: Record | None, names: Iterable[str]) -> Iterator[dict[str, str
             found = since.get(architecture.fingerprint)
             return predict(architecture) if found is None else found
 
-        entries[name] = dataclasses.replace(metric(name), arithmetic=value)
+        place = chosen.device.device, chosen.runtime, chosen.batch
+        entries[name] = dataclasses.replace(metric(name), arithmetic=value, predicts=place)
         told[name] = f"predicted by {len(predict.table)} pieces, {predict.trust}"
     METRICS.update(entries)
     of_pattern.cache_clear()
@@ -208,6 +209,17 @@ def known(record: Record | None, names: Iterable[str]) -> Iterator[dict[str, str
         for name in entries:
             METRICS.pop(name, None)
         of_pattern.cache_clear()
+
+
+def offer(record: Record | None, bounded: Iterable[str]) -> str:
+    """A sentence where a bound is on what a search measures itself, after a training, and a profile
+    of this machine predicts it before; else empty."""
+    for name in on_device(bounded):
+        at = Located(name, HERE, "eager", 1)
+        with contextlib.suppress(StudyError):
+            known = _name(at, _profile(record, at))
+            return f"{name} is measured after a training; {known} is predicted before, and refuses"
+    return ""
 
 
 def _profile(record: Record | None, at: Located) -> Profiled:
