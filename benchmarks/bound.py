@@ -35,7 +35,6 @@ import torch
 
 from nas.cli import options
 from nas.cli.searches import run
-from nas.driver.latencies import device_here
 from nas.driver.profiles import known, profile
 from nas.job.pool import Done, Event
 from nas.language.architecture import Architecture, parse
@@ -196,7 +195,7 @@ def main(
     most: float = chosen["ms"]
     profiles = folder / "profile.db"
     made = once(folder / "profile.json", lambda: profiled(f"sqlite:///{profiles}"))
-    where = device_here(NAME, "eager", 1, torch.device("cpu")).device
+    where = latency.fingerprint(torch.device("cpu"), 1)
     print(
         f"{where}\nbound {most} ms; of {drawn} networks {chosen['least']:.3f} to "
         f"{chosen['most']:.3f}\nprofile: {made['seconds']:.0f} s, {made['trust']}",

@@ -106,7 +106,7 @@ def open_ray(
         if share.slots({"CPU": most, "GPU": have}) < most:
             leave.close()
             raise NasError(
-                f"{most} at once with {share.gpus:g} GPUs each do not fit: this machine has {have:g}"
+                f"{most} at once do not fit with {share.gpus:g} GPUs each: here are {have:g}"
             )
     return RayPool(
         share=share,

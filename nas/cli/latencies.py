@@ -16,6 +16,7 @@ from nas.report import screens
 from nas.store import Store, StudyRow, TrialRow
 
 COLUMNS = ("trial", "latency", "interval", "busy", "peak")
+DOUBTFUL = 0.5  # the share of predictions within a tenth, below which it is told
 
 
 def _chosen(
@@ -56,12 +57,12 @@ def measure_and_show(
             screens.body_of(row.pattern),
         )
 
-    latencies.measure(
+    here = latencies.measure(
         store, rows, name=name, runtime=runtime, threads=threads, batch=batch, again=again,
         told=told,
     )  # fmt: skip
     screens.out(listed)
-    at = Located("latency_ms", name, runtime, threads, batch)
+    at = Located("latency_ms", here.name, runtime, threads, batch)
     named = shlex.quote(row.name)
     print(f"nas: nas pareto --study {named} --objective accuracy:max,{at}:min", file=sys.stderr)
 
@@ -99,6 +100,7 @@ def profile_and_show(
     data: str,
     size: int,
     seed: int,
+    again: bool,
     plugins: Iterable[Path],
 ) -> None:
     """How far it is, and at the end what the predictions are to be trusted."""
@@ -113,9 +115,9 @@ def profile_and_show(
 
     made, predictor = profiles.profile(
         store, loaded, name=name, runtime=runtime, threads=threads, batch=batch,
-        networks=networks, seed=seed, told=told,
+        networks=networks, seed=seed, again=again, told=told,
     )  # fmt: skip
-    at = Located("latency_ms", name, runtime, threads, batch)
+    at = Located("latency_ms", made.device.name, runtime, threads, batch)
     listed = screens.table("", "")
     listed.show_header = False
     for key, text in {
@@ -127,3 +129,6 @@ def profile_and_show(
     }.items():
         listed.add_row(key, text)
     screens.out(listed)
+    if predictor.errors and predictor.within < DOUBTFUL:
+        told_again = "measured beside other work, perhaps: the same with --again measures all anew"
+        print(f"nas: {told_again}", file=sys.stderr)

@@ -59,6 +59,9 @@ Batch = Annotated[
     int,
     typer.Option("--batch", min=1, max=65_536, help="Images at once.", rich_help_panel=WHERE),
 ]
+Again = Annotated[
+    bool, typer.Option("--again", help="Measure what is known, too.", rich_help_panel=HOW)
+]
 
 
 @app.callback()
@@ -71,9 +74,7 @@ def measure(
     threads: Threads = 1,
     batch: Batch = 1,
     name: Name = "",
-    again: Annotated[
-        bool, typer.Option("--again", help="Measure what is known, too.", rich_help_panel=HOW)
-    ] = False,
+    again: Again = False,
     plugin: Plugin = None,
 ) -> None:
     """Measure a study's networks here, for `--objective latency_ms@NAME:min`."""
@@ -137,6 +138,7 @@ def profile(
             rich_help_panel=HOW,
         ),
     ] = 80,
+    again: Again = False,
     dataset: Dataset = None,
     data: Data = "",
     size: Size = 0,
@@ -158,5 +160,6 @@ def profile(
         data=data,
         size=size,
         seed=seed,
+        again=again,
         plugins=plugin or [],
     )

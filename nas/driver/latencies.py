@@ -59,21 +59,30 @@ def networks(study: StudyRow, rows: Sequence[TrialRow], which: str) -> list[Tria
 
 
 def named(name: str, what: str) -> str:
-    """The name that a device is given, this machine's own where it is empty. Raises NasError."""
-    own = re.sub(r"[^A-Za-z0-9._-]+", "-", platform.node()).strip("-._")[:64] or "machine"
+    """The name that a device is given, or none. Raises NasError for what is no name."""
     if name == HERE or (name and not re.fullmatch(timing.NAME, name)):
         raise NasError(
             f"{what} {brief(name, 60)}: a device's name has letters, digits and . _ -, and {HERE} "
             "is any machine itself"
         )
-    return name or own
+    return name
 
 
-def device_here(name: str, runtime: str, threads: int, device: torch.device) -> Device:
-    """This machine as the record knows it."""
+def own_name() -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", platform.node()).strip("-._")[:64] or "machine"
+
+
+def device_here(
+    record: Record, name: str, runtime: str, threads: int, device: torch.device
+) -> Device:
+    """This machine as the record knows it: without a name, by the name that it has there, or by the
+    machine's own. Raises NasError for a runtime that does not work here, and for more threads than
+    cores."""
     from nas.training import latency
 
-    where = latency.fingerprint(latency.device_of(runtime, device), threads, runtime)
+    where = latency.fingerprint(latency.device_of(runtime, device, threads), threads, runtime)
+    if not name:
+        name = {each.device: each.name for each in known_devices(record)}.get(where, own_name())
     about = {"cpu": timing.cpu_name(), "clock": timing.governor()}
     return Device(device=where, name=name, threads=threads, about=about)
 
@@ -88,14 +97,15 @@ def measure(
     batch: int,
     again: bool,
     told: Callable[[TrialRow, Latency, bool], None],
-) -> None:
+) -> Device:
     """Measures networks here and keeps each at once; ``told`` of each trial, and whether its number
-    is new. What the record has of this very device is not measured again unless asked."""
+    is new. Returns this device. What the record has of it is not measured again unless asked.
+    """
     from nas.training import latency
     from nas.training.device import available
     from nas.training.network import build
 
-    here = device_here(name, runtime, threads, available())
+    here = device_here(store, name, runtime, threads, available())
     keep(store, here, [])
     known = {
         row.fingerprint: row.latency
@@ -119,6 +129,7 @@ def measure(
         )
         keep(store, None, [(row.fingerprint, found)], again=True)
         told(row, found, True)
+    return here
 
 
 # --- measured elsewhere --------------------------------------------------------------------------
@@ -175,7 +186,7 @@ def read_answers(store: Store, file: Path) -> tuple[Device, list[tuple[str, Late
         told = json.loads(file.read_bytes())
         answers, cpu, clock = told["answers"], _text(told["cpu"]), _text(told["clock"])
         version, pack = _text(told["versions"]["onnxruntime"]), _text(told["pack"])
-        name = named(_text(told["device"]), "device")
+        name = named(_text(told["device"]), "device") or own_name()
     except OSError as error:
         raise NasError(f"{file}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:

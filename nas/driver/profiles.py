@@ -39,11 +39,12 @@ def profile(
     batch: int,
     networks: int,
     seed: int,
+    again: bool = False,
     told: Told,
 ) -> tuple[Profiled, Predictor]:
     """Measures the pieces of random networks of the space here, and the first ``networks`` of those
     whole, and adds them to what this device's profile has of other spaces. What is known is not
-    measured again. ``told`` of pieces and networks: what, how many are measured, of how many."""
+    measured again, unless it is to be; what was measured is kept, however this ends. ``told`` of pieces and networks: what, how many are measured, of how many."""
     import torch
 
     from nas.training import latency
@@ -52,8 +53,8 @@ def profile(
     from nas.training.turns import measurement
 
     at_hand = available()
-    where = latency.device_of(runtime, at_hand)
-    device = device_here(name, runtime, threads, at_hand)
+    where = latency.device_of(runtime, at_hand, threads)
+    device = device_here(store, name, runtime, threads, at_hand)
     keep(store, device, [])
     before = [
         each.profile
@@ -65,32 +66,38 @@ def profile(
     apart: set[str] = {text for each in before for text in each.get("apart", ())}
     drawn = _drawn(space, APART * networks, seed)
     apart |= {str(architecture) for architecture in drawn[networks:]}
-    new = [piece for piece in distinct(drawn) if piece.key not in times][:PIECES]
-    for n, piece in enumerate(new):
-        with (
-            measurement(where),
-            latency.with_threads(threads),
-            torch.inference_mode(),
-        ):
-            times[piece.key] = time_piece(piece, runtime, where, threads, batch)
-        told("pieces", n + 1, len(new))
-    unseen = [architecture for architecture in drawn[:networks] if str(architecture) not in wholes]
-    for n, architecture in enumerate(unseen):
-        found = latency.measure(
-            build(architecture, seed=0),
-            architecture.input,
-            at_hand,
-            runtime=runtime,
-            threads=threads,
-            batch=batch,
-        )
-        wholes[str(architecture)] = found.ms
-        keep(store, None, [(architecture.fingerprint, found)])
-        told("networks", n + 1, len(unseen))
-    all_known = {"pieces": times, "wholes": wholes, "apart": sorted(apart)}
-    made = Profiled(device=device, runtime=runtime, batch=batch, profile=all_known)
-    keep_profile(store, made)
-    return made, predictor(store, made)
+    new = [piece for piece in distinct(drawn) if again or piece.key not in times][:PIECES]
+    unseen = [each for each in drawn[:networks] if again or str(each) not in wholes]
+
+    def made() -> Profiled:
+        all_known = {"pieces": times, "wholes": wholes, "apart": sorted(apart)}
+        return Profiled(device=device, runtime=runtime, batch=batch, profile=all_known)
+
+    try:
+        for n, piece in enumerate(new):
+            with (
+                measurement(where),
+                latency.with_threads(threads),
+                torch.inference_mode(),
+            ):
+                times[piece.key] = time_piece(piece, runtime, where, threads, batch)
+            told("pieces", n + 1, len(new))
+        for n, architecture in enumerate(unseen):
+            found = latency.measure(
+                build(architecture, seed=0),
+                architecture.input,
+                at_hand,
+                runtime=runtime,
+                threads=threads,
+                batch=batch,
+            )
+            wholes[str(architecture)] = found.ms
+            keep(store, None, [(architecture.fingerprint, found)], again=again)
+            told("networks", n + 1, len(unseen))
+    finally:
+        if times:
+            keep_profile(store, made())
+    return made(), predictor(store, made())
 
 
 def _drawn(space: Space, count: int, seed: int) -> list[Architecture]:

@@ -52,9 +52,7 @@ def measure(
     takes it there); its mode is kept. With ``memory`` also the peak bytes, where they are told.
     Raises NasError for a runtime that does not work here, and for more threads than cores.
     """
-    device = device_of(runtime, device)
-    if not 1 <= threads <= timing.cores():
-        raise NasError(f"{timing.threads_text(threads)}: this machine has {timing.cores()} cores")
+    device = device_of(runtime, device, threads)
     training = module.training
     module.to(device).to(memory_format=torch.channels_last)
     module.eval()
@@ -85,12 +83,15 @@ def measure(
     )
 
 
-def device_of(runtime: str, device: torch.device) -> torch.device:
-    """Where a runtime computes, with ``device`` at hand. Raises NasError where it does not work."""
+def device_of(runtime: str, device: torch.device, threads: int = 1) -> torch.device:
+    """Where a runtime computes, with ``device`` at hand. Raises NasError where it does not work,
+    and for more threads than cores."""
     if runtime not in RUNTIMES:
         raise NasError(f"unknown runtime {runtime}; {nearest(runtime, RUNTIMES)}")
     if why := RUNTIMES[runtime].lacks(device):
         raise NasError(f"runtime {runtime} does not work here: {why}")
+    if not 1 <= threads <= timing.cores():
+        raise NasError(f"{timing.threads_text(threads)}: this machine has {timing.cores()} cores")
     return CPU if runtime == "onnx" else device
 
 
