@@ -97,9 +97,12 @@ def fill(store: Store, searched: Plan, count: int) -> None:
 
 
 def timed(sampler: BaseSampler, spent: list[float]) -> BaseSampler:
-    """The sampler, which adds what its model takes to ``spent[0]``."""
-    for name in ("infer_relative_search_space", "sample_relative", "after_trial"):
-        setattr(sampler, name, counted(getattr(sampler, name), spent))
+    """The sampler, which adds what its model takes to ``spent[0]``. Ours is also asked for several
+    at once and, late in a budget, for advice."""
+    asked = ("infer_relative_search_space", "sample_relative", "after_trial", "propose", "advise")
+    for name in asked:
+        if hasattr(sampler, name):
+            setattr(sampler, name, counted(getattr(sampler, name), spent))
     return sampler
 
 

@@ -5,10 +5,11 @@
 
 The tables of ``search_efficiency.py``, and its sampler ``ehvi, told``. So many slots train, each
 for a time drawn within a factor of two of ``--seconds``. ``in time``: one candidate whenever a slot
-is free, and an ask takes no time. ``driver``: as the driver asks, ahead of need, and several at
-once where it falls behind; an ask takes its time. ``at once``: always as many as are wanted. Prints
-the hypervolume found by and picked from the first evaluations to end, over that of the whole table:
-the mean over seeds, the difference from ``in time`` seed by seed, and its standard error.
+is free, and an ask takes no time. ``driver``: as the driver asks, ahead of need, several at once
+where it falls behind, and late in the ``--evaluations`` for a network that was evaluated, where
+that pays more; an ask takes its time. ``at once``: always as many as are wanted. Prints the
+hypervolume found by and picked from the first evaluations to end, over that of the whole table: the
+mean over seeds, the difference from ``in time`` seed by seed, and its standard error.
 """
 
 from __future__ import annotations
@@ -27,18 +28,22 @@ from search_tasks import DIRECTIONS, Params, Task, macro, mixed, transnas
 
 from nas import pareto
 from nas.driver.asking import AT_ONCE
-from nas.driver.supply import AHEAD
+from nas.driver.supply import AHEAD, LATE, LEARNED
 from nas.samplers.ehvi import EHVISampler
 
 ONE, MORE = 0.16, 0.02  # seconds of an ask, and of each further candidate of it
+BEGUN = (TrialState.RUNNING, TrialState.COMPLETE)
 COUNTS = (25, 50, 100, 150, 200, 300, 400)
 
 
 class Slots:
     """Trains what the sampler proposes, ``slots`` at a time."""
 
-    def __init__(self, task: Task, seed: int, slots: int, seconds: float, way: str) -> None:
+    def __init__(
+        self, task: Task, seed: int, slots: int, seconds: float, way: str, budget: int
+    ) -> None:
         self.task, self.slots, self.seconds, self.way = task, slots, seconds, way
+        self.budget = budget
         self.ahead = 0 if way == "in time" else max(slots // AHEAD, min(slots - 1, 1))
         self.sampler = EHVISampler(seed, task.problem(2))
         self.study = optuna.create_study(directions=["maximize", "minimize"], sampler=self.sampler)
@@ -69,10 +74,14 @@ class Slots:
         filled = len(self.study.get_trials(deepcopy=False)) >= self.slots
         if filled and self.way != "in time":
             self.now += MORE if self.queued else ONE
-        if filled and wanted > 1 and not self.queued:
-            for params in self.sampler.propose(self.study, min(wanted, AT_ONCE)):
-                self.study.enqueue_trial(params)
-                self.queued += 1
+        told: list[Params] = []
+        if filled and not self.queued and wanted > 1:
+            told = self.sampler.propose(self.study, min(wanted, AT_ONCE))
+        elif not self.queued and self.late() and (advice := self.sampler.advise(self.study)):
+            told = [advice[0]]
+        for params in told:
+            self.study.enqueue_trial(params)
+            self.queued += 1
         trial = self.study.ask()
         self.queued = max(0, self.queued - 1)
         params = self.task.suggest(trial)
@@ -80,6 +89,12 @@ class Slots:
             self.study.tell(trial, state=TrialState.FAIL)
         else:
             self.ready.append((trial, params))
+
+    def late(self) -> bool:
+        """As ``Supply.late``, by the trials that were asked for."""
+        asked = len(self.study.get_trials(deepcopy=False, states=BEGUN))
+        left = self.budget - asked
+        return self.way == "driver" and asked >= LEARNED and left <= LATE * self.budget
 
     def evaluations(self) -> Iterator[tuple[float, float]]:
         """The truths of what was trained, as the trainings end."""
@@ -96,7 +111,7 @@ class Slots:
 
 def scores(told: argparse.Namespace, task: Task, seed: int, way: str) -> list[tuple[float, float]]:
     """Found and picked at each of ``COUNTS``."""
-    slots = Slots(task, seed, told.slots, told.seconds, way)
+    slots = Slots(task, seed, told.slots, told.seconds, way, told.evaluations)
     everything = np.array([n.truth for n in task.networks])
     worst = pareto.reference_point(everything, DIRECTIONS)
     corner = np.array([np.quantile(everything[:, 0], 0.25), worst[1]])
