@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from test_latencies import run
 
 import nas
 from nas.driver.latencies import device_here
-from nas.driver.profiles import in_search, known, predictor
+from nas.driver.profiles import in_search, known, predictor, profile
 from nas.errors import NasError
 from nas.job import Latency
 from nas.language.architecture import Architecture
@@ -318,3 +319,37 @@ def test_a_profile_is_measured_once_and_of_several_spaces(tmp_path: Path, store:
     (both,) = all_profiles(store)
     assert first.profile["pieces"].items() < both.profile["pieces"].items()
     assert all(ms > 0 for ms in both.profile["pieces"].values())
+
+
+def test_an_interrupted_profile_keeps_its_pieces_and_again_measures_them_anew(
+    store: Store,
+) -> None:
+    space = load_space("lenet_like", (1, 8, 8), 10)
+    asked: dict[str, Any] = {
+        "name": "", "runtime": "eager", "threads": 1, "batch": 1, "networks": 1, "seed": 0,
+    }  # fmt: skip
+
+    def interrupted(what: str, done: int, of: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        profile(store, space, **asked, told=interrupted)
+    [kept] = all_profiles(store)
+    assert len(kept.profile["pieces"]) == 3
+    measured: list[tuple[str, int]] = []
+    made, _ = profile(
+        store, space, **{**asked, "name": "pi"},
+        told=lambda what, done, of: measured.append((what, of)),
+    )  # fmt: skip
+    pieces = len(made.profile["pieces"])
+    assert measured[0] == ("pieces", pieces - 3)
+    measured.clear()
+    made, _ = profile(
+        store, space, **asked, again=True,
+        told=lambda what, done, of: measured.append((what, of)),
+    )  # fmt: skip
+    assert measured[0] == ("pieces", pieces)
+    assert made.device.name == "pi"  # the name that it was given
+    with pytest.raises(NasError, match="4096 threads: this machine has"):
+        profile(store, space, **{**asked, "threads": 4096}, told=lambda *told: None)

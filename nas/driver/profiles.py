@@ -44,7 +44,8 @@ def profile(
 ) -> tuple[Profiled, Predictor]:
     """Measures the pieces of random networks of the space here, and the first ``networks`` of those
     whole, and adds them to what this device's profile has of other spaces. What is known is not
-    measured again, unless it is to be; what was measured is kept, however this ends. ``told`` of pieces and networks: what, how many are measured, of how many."""
+    measured again, unless it is to be; what was measured is kept, however this ends. ``told`` of
+    pieces and networks: what, how many are measured, of how many."""
     import torch
 
     from nas.training import latency
