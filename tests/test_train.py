@@ -31,7 +31,7 @@ from nas.job import DataRef, Epoch, Failure, Job, Recipe, Result, schedule
 from nas.training import checkpoint as checkpoints
 from nas.training import device, states, train
 from nas.training.graph import eager, forward_of
-from nas.training.step import balanced, head_of, loss_of
+from nas.training.step import balanced, head_of, loss_of, optimizer_of
 
 CPU = torch.device("cpu")
 SMALL = (
@@ -136,6 +136,47 @@ def test_a_step_is_the_one_that_plain_pytorch_takes(name: str) -> None:
         assert curve[epoch].train_loss == pytest.approx(total / steps, rel=1e-3)
     for mine, its in zip(ours.parameters(), plain.parameters(), strict=True):
         assert torch.allclose(mine, its, rtol=1e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_an_optimizer_is_torchs_to_the_bit(name: str) -> None:
+    recipe = Recipe(optimizer=name, lr=0.01)
+    module = nas.build(nas.parse(LEARNER, (1, 8, 8), 10), seed=0)
+    twin = copy.deepcopy(module)
+    mine, stock = optimizer_of(module, recipe), optimizer_of(twin, recipe)
+    stock.__class__ = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[name]
+    for step in range(4):
+        x = torch.rand(8, 1, 8, 8)
+        for network, optimizer in ((module, mine), (twin, stock)):
+            optimizer.zero_grad()
+            network(x).square().mean().backward()
+            optimizer.step()
+            if step == 1:
+                optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        assert equal(module, twin)
+
+
+def test_a_training_does_not_import_the_compiler(tmp_path: Path) -> None:
+    """Its import takes as long as that of torch, and 77 MiB of each process."""
+    code = f"""
+import sys
+from nas.job import Epoch, Failure, Job, Recipe
+from nas.training.train import evaluate
+for name in ("sgd", "adamw"):
+    recipe = Recipe(optimizer=name, lr=0.01, ema=0.9, freeze=1)
+    file = {str(tmp_path)!r} + "/" + name
+    job = Job(pattern="INPUT -> CONV(4) -> BN -> AUX -> GAP -> FC", epochs=2, recipe=recipe)
+    def fails(epoch):
+        raise KeyboardInterrupt
+    for report in (fails, lambda epoch: None):  # the second goes on from the checkpoint
+        try:
+            told = evaluate(job, report, checkpoint=file)
+            assert not isinstance(told, Failure), told
+        except KeyboardInterrupt:
+            pass
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_seed_repeats_exactly_and_another_differs() -> None:

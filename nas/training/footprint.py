@@ -21,7 +21,7 @@ from nas.language.expression import Aux, Concat, Kept, Leaf, Node, Seq, Shape, S
 from nas.spaces.space import Draw, Space
 
 FLOAT, HALF = 4, 2  # bytes of a number
-PROCESS = 430 << 20  # of a worker with torch 2.14 by itself: 413 to 433 MiB with the least networks
+PROCESS = 350 << 20  # of a worker with torch 2.14 by itself: 325 to 327 MiB with the least networks
 LARGE = 16 << 20  # bytes from which on a tensor is given back to the machine when it is freed
 EVALUATED = 512  # images of a validation batch, as the loop has it (a test)
 DRAWS = 200  # feasible ones, among at most:

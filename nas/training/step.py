@@ -3,6 +3,9 @@ weights."""
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -11,6 +14,23 @@ from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nas.job import Recipe
+
+# What torch.compile wraps around these imports the compiler with the first call: 0.9 s of processor
+# time in each process, as much as torch itself, for what is not compiled here.
+UNCOMPILED = {
+    name: inspect.unwrap(getattr(torch.optim.Optimizer, name))
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+}
+
+
+def uncompiled(kind: type[torch.optim.Optimizer]) -> Any:
+    """The same optimizer, to the bit, that torch.compile has not wrapped."""
+    step = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), {**UNCOMPILED, "step": step})
+
+
+SGD: type[torch.optim.SGD] = uncompiled(torch.optim.SGD)
+AdamW: type[torch.optim.AdamW] = uncompiled(torch.optim.AdamW)
 
 
 def optimizer_of(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -24,8 +44,8 @@ def optimizer_of(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         {"params": others, "weight_decay": 0.0},
     ]
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, recipe.lr, betas=(recipe.momentum, 0.999), fused=True)
-    optimizer = torch.optim.SGD(
+        return AdamW(groups, recipe.lr, betas=(recipe.momentum, 0.999), fused=True)
+    optimizer = SGD(
         groups,
         lr=recipe.lr,
         momentum=recipe.momentum,
