@@ -60,6 +60,24 @@ def test_nas_help_loads_no_torch_no_ray_no_optuna():
     assert done.stdout.splitlines()[-1].strip() == "loaded:"
 
 
+def test_a_search_loads_no_torch_in_its_driver(tmp_path):
+    code = """
+import sys
+from nas.cli import searches
+from nas.cli.app import main
+
+def opened(*told):
+    print("torch" in sys.modules)
+    raise SystemExit
+
+searches.open_pool = opened
+main()
+"""
+    command = [sys.executable, "-c", code, "search", "--space", "lenet_like"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
+
+
 def modules() -> dict[str, Path]:
     """Every module of the package by its dotted name, the workers' among them."""
     found = {}

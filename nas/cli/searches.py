@@ -208,11 +208,12 @@ def run(
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         need = 0
         if not plan.job.evaluator:
-            from nas.training.models import load_model
-
             need = footprint.greatest(
                 plan.space, plan.job.recipe, networks.values(), streamed(plan.job.data)
             )
+        if plan.job.teachers:
+            from nas.training.models import load_model  # torch: 0.9 s
+
             need += sum(
                 footprint.scoring(load_model(file).architecture) for file in plan.job.teachers
             )
