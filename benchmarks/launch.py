@@ -1,0 +1,144 @@
+"""What ``nas search`` is made of from the moment it is typed to its first training step.
+
+    python benchmarks/launch.py [--rounds 5] [--workers 2] [--beside DIR]
+
+A real ``nas search`` on digits, its command line run by a few lines that note when the driver comes
+to each part; ``nas.failpoints.reach`` notes the rest, as in ``gap.py``. The search is ended at the
+first step of its first training. Prints the median and the least of the rounds, in milliseconds:
+each part from the end of the one above it, and the whole; and the processor time that the part took
+of the process that it ends in, which others on the machine do not blur (Ray's own processes are in
+none). ``--beside`` another checkout, in turns with this one. A minute on two idle cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+# Loaded by every Python that the search starts, before its modules take the name ``reach``.
+NOTES = """
+import os, sys, time
+import nas.failpoints
+
+def note(name):
+    with open(os.environ["NAS_NOTES"], "a") as file:
+        file.write(f"{name} {os.getpid()} {time.monotonic():.6f} {time.process_time():.6f}\\n")
+
+def reach(name):
+    note(name)
+    if name == "job_taken":
+        from nas.training import train
+        note("torch_imported")
+        step_of = train.step_of
+        def noting(*told):
+            note("prepared")
+            step = step_of(*told)
+            def call(*batch):
+                note("first_step")
+                return step(*batch)
+            return call
+        train.step_of = noting
+
+nas.failpoints.reach = reach
+nas.failpoints.note = note
+"""
+# The driver: what is typed, with a note at each part.
+DRIVER = """
+from nas.failpoints import note
+note("python")
+from nas.cli import app, searches
+note("command_imported")
+def noting(name, inner):
+    def call(*told, **more):
+        note(name)
+        return inner(*told, **more)
+    return call
+def opened(*told, **more):
+    note("pool_asked")
+    import nas.workers.cluster
+    note("ray_imported")
+    pool = open_pool(*told, **more)
+    note("ray_started")
+    return pool
+open_pool, searches.open_pool = searches.open_pool, opened
+searches.open_store = noting("plan_checked", searches.open_store)
+from nas.cli.__main__ import main
+main()
+"""
+PARTS = {
+    "python": "Python's own start",
+    "command_imported": "imports of the command line",
+    "plan_checked": "the space, the images",
+    "pool_asked": "the record; imports of optuna and the driver",
+    "ray_imported": "import of Ray",
+    "ray_started": "Ray's start",
+    "recovered": "the study, the sampler; imports that are left",
+    "asked": "the first ask",
+    "dispatched": "its trial begun and handed over",
+    "seat_taken": "the actor's process",
+    "job_taken": "the seat's process",
+    "torch_imported": "its import of torch",
+    "prepared": "the images, the network",
+    "first_step": "until the first step",
+}
+
+
+def launch(workers: int, checkout: str) -> dict[str, tuple[float, float]]:
+    """Seconds that each part took, on the wall and of its process."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "sitecustomize.py").write_text(NOTES)
+        notes = Path(folder, "notes")
+        notes.touch()
+        command = [sys.executable, "-c", DRIVER, "search", "--space", "resnet_like"]
+        command += ["--workers", str(workers), "--storage", f"sqlite:///{folder}/record.db"]
+        path = [folder, checkout, os.environ.get("PYTHONPATH", "")]
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+        environ["NAS_NOTES"] = str(notes)
+        with open(Path(folder, "log"), "w") as log:
+            begun = time.monotonic()
+            running = subprocess.Popen(command, cwd=folder, env=environ, stdout=log, stderr=log)
+            while "first_step" not in notes.read_text() and running.poll() is None:
+                time.sleep(0.02)
+        running.send_signal(signal.SIGINT)
+        running.wait()
+        first: dict[str, tuple[str, float, float]] = {}
+        for name, pid, moment, used in map(str.split, notes.read_text().splitlines()):
+            first.setdefault(name, (pid, float(moment), float(used)))
+        if "first_step" not in first:
+            raise SystemExit(Path(folder, "log").read_text()[-2000:])
+    took, last = {}, ("", begun, 0.0)
+    for name in PARTS:
+        pid, moment, used = first[name]
+        took[name] = moment - last[1], used - (last[2] if pid == last[0] else 0.0)
+        last = first[name]
+    return took | {"all": (last[1] - begun, sum(used for _, used in took.values()))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--beside", help="another checkout")
+    told = parser.parse_args()
+    checkouts = [str(Path(__file__).parents[1]), *([told.beside] if told.beside else [])]
+    runs = [[launch(told.workers, checkout) for checkout in checkouts] for _ in range(told.rounds)]
+    head = " | median | least | processor" * len(checkouts)
+    print(f"milliseconds{head}\n---{'|--:' * 3 * len(checkouts)}")
+    for name, part in {**PARTS, "all": "all"}.items():
+        row = part
+        for k in range(len(checkouts)):
+            wall, used = zip(*(run[k][name] for run in runs), strict=True)
+            shown = statistics.median(wall), min(wall), statistics.median(used)
+            row += "".join(f" | {1e3 * seconds:.0f}" for seconds in shown)
+        print(row)
+
+
+if __name__ == "__main__":
+    main()
