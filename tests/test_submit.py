@@ -204,7 +204,7 @@ class Head:
             env={**self.environ, **environ},
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=2 * PATIENCE,  # it starts a Ray job, which imports all anew
         )
 
     def submit(self, study: str, trials: int, *options: str) -> subprocess.CompletedProcess[str]:
