@@ -252,7 +252,7 @@ def _profile(record: Record | None, at: Located) -> Profiled:
         known = sorted({_name(at, each) for each in profiles})
         near = nearest(str(at), known) if known else "there is no profile yet"
         raise StudyError(
-            f"{at}: no profile predicts it; {near}; `nas latency profile` makes one on its device"
+            f"{at}: no profile predicts it; {near} (`nas latency profile` makes one on its device)"
         )
     return fits[-1]
 
