@@ -466,7 +466,7 @@ for need, limit, gpus, slots, holds in (
     (2 * GIB, 0, 0, 1, 2 * GIB),
     (2 * GIB, GIB, 0, 3, GIB),  # what is told comes before what is predicted
     (99 * GIB, 0, 0, 1, 3 * GIB),  # more than any node has: all of one
-    (99 * GIB, 0, 0.25, 4, 430 * 2**20),  # on a GPU the process alone is in the node's memory
+    (99 * GIB, 0, 0.25, 4, 350 * 2**20),  # on a GPU the process alone is in the node's memory
 ):
     pool = open_pool(None, "auto", gpus, memory_limit=limit, memory_need=need)
     assert pool.slots == slots, pool.slots
