@@ -12,10 +12,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from waiting import eventually
 
 from nas import processes
 from nas.job import Failure, Job
@@ -40,15 +40,6 @@ if not pid:
 if sys.stdin.read().startswith("quit"):
     os.kill(pid, signal.SIGTERM)
 """
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 60.0) -> bool:
-    until = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ def _request(share: Share, need: int) -> int:
     """The memory that a slot asks of its node for a predicted ``need``: its process alone where
     the training is in a GPU's, and no more than the roomiest node has: what is merely predicted
     leaves no cluster without a slot."""
-    roomiest = max((n.get("memory", 0.0) for n in _nodes() if share.slots(n)), default=0.0)
+    roomiest = max((n.get("memory", 0.0) for n in _nodes().values() if share.slots(n)), default=0.0)
     return int(min(need, PROCESS if share.gpus else need, roomiest))
 
 
@@ -163,8 +163,7 @@ def at_once(workers: int | None, need: int) -> tuple[int, int]:
     most = max(1, min(cores, room // need)) if need else cores
     if memories := visible_cards():
         most = min(most, sum(fitting(memory, need) for memory in memories))
-        return most, max(1, cores // most)
-    if most < cores:
+    elif most < cores:
         held = f"a trial may hold {need / 2**30:.1f} GiB, and {room / 2**30:.1f} are here"
         log.warning("%d at once on %d cores: %s (--workers N runs N)", most, cores, held)
     return most, max(1, cores // most)
@@ -181,7 +180,8 @@ def _at_once_on_a_card(need: int) -> int:
     look = ray.remote(num_cpus=0)(cards)
     asked = [
         look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
-        for node in _nodes_with_gpus()
+        for node, resources in _nodes().items()
+        if resources.get("GPU")
     ]
     told, _ = ray.wait(asked, num_returns=len(asked), timeout=ANSWER)
     memories = [memory for node in told for memory in ray.get(node)]
@@ -205,15 +205,10 @@ def cards() -> list[int]:
     return [int(line) << 20 for line in lines if line.strip().isdigit()]
 
 
-def _nodes() -> list[Mapping[str, float]]:
-    """What each node of the cluster has, as Ray names it."""
+def _nodes() -> dict[str, Mapping[str, float]]:
+    """What each node of the cluster has, as Ray names both."""
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node["Resources"] for node in nodes if node["Alive"]]
-
-
-def _nodes_with_gpus() -> list[str]:
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    return [n["NodeID"] for n in nodes if n["Alive"] and n["Resources"].get("GPU")]
+    return {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
 
 
 def _gpus() -> float:
@@ -276,7 +271,7 @@ class RayPool:
             return self._most
         when, count = self._counted
         if time.monotonic() - when > CENSUS or not when:
-            count = sum(map(self._share.slots, _nodes()))
+            count = sum(map(self._share.slots, _nodes().values()))
             self._counted = time.monotonic(), count
         return min(count, self._most) if self._most else count
 

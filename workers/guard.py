@@ -25,6 +25,7 @@ from pathlib import Path
 
 from nas.processes import Process, end
 
+MARK = "NAS_DRIVER"  # in the environment of all that a search starts here, beside its own value
 PATIENCE = 30.0  # seconds that killed processes may take to be gone
 
 

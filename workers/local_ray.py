@@ -31,7 +31,6 @@ from nas.workers import guard
 
 log = logging.getLogger(__name__)
 
-MARK = "NAS_DRIVER"
 TRIES = 2  # beside a busy machine Ray is not always up in its time
 # Of a folder for Ray's own: a socket's path has up to 107 bytes, and this comes after.
 BEHIND = "/nas-abcdefgh/r/session_2026-11-26_19-03-43_357432_4194304/sockets/plasma_store"
@@ -57,7 +56,7 @@ def start(slots: int) -> ExitStack:
 
 
 def _start(slots: int, folder: str) -> ExitStack:
-    mark = f"{MARK}={secrets.token_hex(16)}"
+    mark = f"{guard.MARK}={secrets.token_hex(16)}"
     with ExitStack() as leave:
         watch = _guard(mark, folder)
         leave.callback(watch.communicate)  # ends what is left, and removes the folder

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import nas
 from nas import processes
+from nas.workers import guard
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +70,10 @@ def broke(reason: str) -> bool:
 def watch(folder: str) -> None:
     """Runs the daemon while a seat holds the lock; the process that ``_start`` leaves behind."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    environ = {**os.environ, **_environ(Path(folder))}
     with open(Path(folder, "seats"), "w") as seats:
-        daemon = subprocess.Popen([CONTROL, "-f"], env=environ, stdin=subprocess.DEVNULL)
+        daemon = subprocess.Popen(
+            [CONTROL, "-f"], env=_told(Path(folder)), stdin=subprocess.DEVNULL
+        )
         taken = False
         while not taken and daemon.poll() is None:
             time.sleep(LOOK)
@@ -94,7 +96,7 @@ def _start(folder: Path) -> bool:
     environ = {
         name: value
         for name, value in os.environ.items()
-        if name not in ("CUDA_VISIBLE_DEVICES", "NAS_DRIVER")
+        if name not in ("CUDA_VISIBLE_DEVICES", guard.MARK)
     }
     with open(folder / "log", "w") as told:
         subprocess.run(
@@ -125,6 +127,11 @@ def _failed(folder: Path) -> bool:
     return False
 
 
+def _told(folder: Path) -> dict[str, str]:
+    """The environment of what talks to the daemon."""
+    return {**os.environ, **_environ(folder)}
+
+
 def _environ(folder: Path) -> dict[str, str]:
     return {"CUDA_MPS_PIPE_DIRECTORY": str(folder), "CUDA_MPS_LOG_DIRECTORY": str(folder)}
 
@@ -139,7 +146,7 @@ def _tell(folder: Path, command: str) -> int:
     return subprocess.run(
         [CONTROL],
         input=f"{command}\n".encode(),
-        env={**os.environ, **_environ(folder)},
+        env=_told(folder),
         capture_output=True,
         timeout=ANSWER,
         check=False,
@@ -147,10 +154,11 @@ def _tell(folder: Path, command: str) -> int:
 
 
 def _sees_a_card(folder: Path) -> bool:
-    environ = {**os.environ, **_environ(folder)}
     with contextlib.suppress(subprocess.TimeoutExpired):
         command = [sys.executable, "-I", "-S", "-c", PROBE]
-        return subprocess.run(command, env=environ, timeout=ANSWER, check=False).returncode == 0
+        return (
+            subprocess.run(command, env=_told(folder), timeout=ANSWER, check=False).returncode == 0
+        )
     return False
 
 

@@ -69,11 +69,6 @@ def profile(
     apart |= {str(architecture) for architecture in drawn[networks:]}
     new = [piece for piece in distinct(drawn) if again or piece.key not in times][:PIECES]
     unseen = [each for each in drawn[:networks] if again or str(each) not in wholes]
-
-    def made() -> Profiled:
-        all_known = {"pieces": times, "wholes": wholes, "apart": sorted(apart)}
-        return Profiled(device=device, runtime=runtime, batch=batch, profile=all_known)
-
     try:
         for n, piece in enumerate(new):
             with (
@@ -96,9 +91,11 @@ def profile(
             keep(store, None, [(architecture.fingerprint, found)], again=again)
             told("networks", n + 1, len(unseen))
     finally:
+        all_known = {"pieces": times, "wholes": wholes, "apart": sorted(apart)}
+        made = Profiled(device=device, runtime=runtime, batch=batch, profile=all_known)
         if times:
-            keep_profile(store, made())
-    return made(), predictor(store, made())
+            keep_profile(store, made)
+    return made, predictor(store, made)
 
 
 def _drawn(space: Space, count: int, seed: int) -> list[Architecture]:
