@@ -39,7 +39,7 @@ ROUNDS = 2  # at least; more while a round still finds calls that are faster by 
 AGREE = 1.005
 BLOCK_SECONDS = 0.01
 MOST_SECONDS = 2.0
-BETWEEN = 1.02
+BETWEEN = 1.04  # of 24 processes in turn 98 % of the values lie in another one's; at 1.02 65 %
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # of a device
 
 
