@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import unescape
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 
 from nas.artifacts import replace
@@ -22,6 +23,8 @@ WIDTH, HEIGHT = 820, 470
 BOX = Box(left=74, top=64, right=WIDTH - 40, bottom=HEIGHT - 56)
 FAMILIES = ("DejaVu Sans", "Liberation Sans", "Noto Sans", "Roboto", "Ubuntu", "Arial", "Helvetica")
 LETTER = 5.9  # pixels of a label's letter, at size 11
+
+Area = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +100,16 @@ def svg(
     best = pareto(study, rows)
     numbers = {row.number for row in best}
     drawn = BOX.frame(across.ticks, up.ticks)
-    for row in rows:
-        if row.number not in numbers and not row.baseline:
-            paint = fill("dots") if feasible(study, row) else stroke("dots")
-            drawn.append(circle(*place(row), 3, f'{paint} opacity="0.7"', _about(study, row)))
+    others = [row for row in rows if row.number not in numbers and not row.baseline]
+    for row in others:
+        paint = fill("dots") if feasible(study, row) else stroke("dots")
+        drawn.append(circle(*place(row), 3, f'{paint} opacity="0.7"', _about(study, row)))
     steps = [place(row) for row in stairs(study, rows, x, y)]
     if steps:
         corners = [corner for a, b in pairwise(steps) for corner in (a, (b[0], a[1]))]
         end = BOX.right if directions(study, x) == ["min"] else BOX.left
-        drawn.append(line([*corners, steps[-1], (end, steps[-1][1])], "front", 1.8))
+        steps = [*corners, steps[-1], (end, steps[-1][1])]
+        drawn.append(line(steps, "front", 1.8))
     beside = [row for row in rows if row.baseline]
     for row in best:
         if not row.baseline:
@@ -120,7 +124,10 @@ def svg(
         for at, each in zip(squares, cascades, strict=True)
     ]
     told = [(place(row), _label(study, row, x), "ink") for row in best if not row.baseline]
-    drawn += _labels([*named, *told], [*map(place, [*best, *beside]), *squares])
+    marks = [_around(at, at, 5) for at in [*map(place, [*best, *beside]), *squares]]
+    lesser = [_around(place(row), place(row), 3) for row in others]
+    lesser += [_around(a, b, 1) for a, b in pairwise(steps)]
+    drawn += _labels([*named, *told], marks, lesser)
     count = sum(not row.baseline for row in networks(rows))
     title = f"{study.space} on {study.shown_data}: {count} networks, a front of {len(best)}"
     middle = (BOX.top + BOX.bottom) / 2
@@ -179,25 +186,36 @@ def _legend(study: StudyRow, rows: Sequence[TrialRow]) -> list[str]:
     return [*drawn, text(x, 48, f"labelled by trial: {told}")]
 
 
-def _labels(wanted: Sequence[tuple[Point, str, str]], points: Sequence[Point]) -> list[str]:
-    """Labels beside their points where nothing else stands; one without a place is left out."""
-    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
+def _labels(
+    wanted: Sequence[tuple[Point, str, str]], taken: Sequence[Area], lesser: Sequence[Area]
+) -> list[str]:
+    """Labels beside their points where nothing else stands, and if there is such a place nothing of
+    ``lesser`` importance; one without a place is left out."""
+    taken = list(taken)
     drawn = []
     for (x, y), told, ink in wanted:
         wide = LETTER * len(told)
+        free: list[tuple[bool, Area, float, float]] = []
         for dx, dy in [(8, 15), (-8 - wide, -8), (8, -8), (-8 - wide, 15), (-wide / 2, 22)]:
             box = (x + dx, y + dy - 10, x + dx + wide, y + dy + 3)
             inside = box[0] >= BOX.left and box[2] <= BOX.right
             inside = inside and box[1] >= BOX.top - 10 and box[3] <= BOX.bottom
-            if inside and not any(_meet(box, other) for other in taken):
-                taken.append(box)
-                drawn.append(text(x + dx, y + dy, told, ink=ink, size=11))
-                break
+            if inside and not _meets(box, taken):
+                free.append((_meets(box, lesser), box, x + dx, y + dy))
+        if free:
+            _, box, across, up = min(free, key=itemgetter(0))
+            taken.append(box)
+            drawn.append(text(across, up, told, ink=ink, size=11))
     return drawn
 
 
-def _meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def _around(a: Point, b: Point, by: float) -> Area:
+    (left, right), (top, bottom) = sorted([a[0], b[0]]), sorted([a[1], b[1]])
+    return left - by, top - by, right + by, bottom + by
+
+
+def _meets(a: Area, others: Sequence[Area]) -> bool:
+    return any(a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3] for b in others)
 
 
 def png(drawn: str, zoom: int = 2) -> bytes:
