@@ -22,7 +22,7 @@ from nas.report.progress import Progress
 from nas.store import TrialState
 
 RUNNING = tuple(
-    UnderWay(n, "", 20, Epoch(epoch=n % 20, train_loss=1.0, accuracy=0.5, seconds=1.0))
+    UnderWay(n, "", 20).told(Epoch(epoch=n % 20, train_loss=1.0, accuracy=0.5, seconds=1.0))
     for n in range(1, 31)
 )
 
@@ -74,7 +74,7 @@ def test_it_fits_the_terminal_and_its_last_line_is_free(
 
 
 def test_each_running_trial_has_its_epoch_and_accuracy() -> None:
-    page = shown(80, 24, under_way=(RUNNING[4], UnderWay(9, "lenet5", 20, None)))
+    page = shown(80, 24, under_way=(RUNNING[4], UnderWay(9, "lenet5", 20)))
     assert "trial 5: epoch 5 of 20, 50.00 %" in page
     assert "lenet5: begun" in page
     assert "2 running" in page

@@ -250,6 +250,10 @@ def test_watch_is_told_of_everything_in_order(store: Store) -> None:
     assert status.latest == rows(store)[5]
 
 
+def epoch(number: int, seconds: float) -> Epoch:
+    return Epoch(epoch=number, train_loss=1.0, accuracy=0.5, seconds=seconds)
+
+
 def test_what_is_left_is_foretold_by_what_trials_took(store: Store) -> None:
     told: list[Status] = []
     run(store, plan(trials=4), told.append)
@@ -260,13 +264,13 @@ def test_what_is_left_is_foretold_by_what_trials_took(store: Store) -> None:
     assert first.forecast.trials == 4
     assert first.forecast.seconds == pytest.approx(6 * sum(took) / 4)
     study = store.find_study(plan(trials=4).study)
-    running = [
-        UnderWay(n, "", 20, Epoch(epoch=5, train_loss=1.0, accuracy=0.5, seconds=2.0 * n))
-        for n in (1, 2)
-    ]
     more = {"slots": 2, "paused": 0, "refused": 0, "repeated": 0, "exhausted": False}
-    begun = Tally(study, 12).status(under_way=running, **more).forecast
-    assert begun == Forecast(12 * 12.0 / 2, 0)  # 8 and 16 seconds each, two at once
+    begun = [UnderWay(n, "", 20).told(epoch(1, 5.0)) for n in (1, 2)]
+    assert Tally(study, 12).status(under_way=begun, **more).forecast is None
+    later = [run.told(epoch(5, 5.0 + 2.0 * run.number)) for run in begun]
+    foretold = Tally(study, 12).status(under_way=later, **more).forecast
+    # 5 seconds for the first epoch, and 19 of .5 or 1 second; two at once
+    assert foretold == Forecast(12 * (14.5 + 24.0) / 2 / 2, 0)
 
 
 def test_one_seed_gives_one_search(store: Store) -> None:

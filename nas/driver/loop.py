@@ -161,8 +161,7 @@ class _Driver:
                 self.done(event.ticket, event.outcome)
             elif event.ticket in self.running:
                 self.running[event.ticket].curve.append(event.epoch)
-                begun = self.under_way[event.ticket]
-                self.under_way[event.ticket] = dataclasses.replace(begun, last=event.epoch)
+                self.under_way[event.ticket] = self.under_way[event.ticket].told(event.epoch)
                 reported = True
         if reported:
             self.tell_watch()
@@ -221,7 +220,7 @@ class _Driver:
         self.tickets += 1
         self.running[self.tickets] = _Running(claim, asked.epochs, since, source)
         number, baseline = claim.trial.number, claim.trial.baseline
-        self.under_way[self.tickets] = UnderWay(number, baseline, asked.epochs, last=None)
+        self.under_way[self.tickets] = UnderWay(number, baseline, asked.epochs)
         self.tally.take([claim.trial])
         self.asker.tell(claim.trial)
         if not (claim.trial.baseline or source):
