@@ -16,6 +16,8 @@ import pytest
 import test_search
 from optuna.distributions import IntDistribution
 from rich.console import Console
+from scipy.special import ndtri
+from scipy.stats import qmc
 from test_search import Status, folder  # noqa: F401
 
 from nas.driver import supply
@@ -29,7 +31,7 @@ from nas.report.front import svg
 from nas.report.screens import trial_dict, trial_page
 from nas.samplers import ehvi, knowing
 from nas.samplers.encoding import Encoding
-from nas.samplers.gp import GP, Settings
+from nas.samplers.gp import GP, JITTER, Settings
 from nas.samplers.model import Finished, Model
 from nas.store import Store, TrialRow, open_store
 
@@ -167,3 +169,47 @@ def test_what_an_evaluation_pays_is_what_it_brings_once_it_is_made() -> None:
         got = known[candidate] if candidate < 20 else found[candidate - 20]
         error = np.std(brought) / 20
         assert got == pytest.approx(np.mean(brought) - now, abs=3 * error + 0.1 * abs(got))
+
+
+@pytest.mark.parametrize("told", [[False, True], [False, True, True], [False, False]])
+def test_a_first_look_finds_who_pays_most_of_all(told: list[bool]) -> None:
+    """Against all that were evaluated, each weighed by all that it moves, by moocore."""
+    encoding = Encoding.of({name: IntDistribution(0, 5) for name in "abc"})
+    rng = np.random.default_rng(5)
+    rows = encoding.every()[rng.permutation(216)]
+    costs = [rows @ rng.uniform(0.5, 2, 3) + rng.uniform(0, 1, 216) for _ in told[1:]]
+    value = -np.sqrt(1 + rows.sum(axis=1)) + 0.1 * rng.standard_normal(216)
+    values = np.stack([value, *costs], axis=1)
+    finished = [Finished(row, own, {}) for row, own in zip(rows[:200], values[:200], strict=True)]
+
+    def plain(_: str, x: Any, scales: Any, y: Any) -> Settings:
+        return Settings(np.full(scales.max() + 1, 0.3), 1.0, 0.02, 3.0, 0.1)
+
+    pending, no_costs = np.empty((0, 3)), np.empty((0, len(told)))
+    model = Model.of(encoding, finished, pending, no_costs, np.array(told), plain)
+    reference = values.max(axis=0) + 0.1
+    known, _ = knowing.gains(model, rows[200:], values[200:], reference)
+
+    x, _ = model.features(model.rows, model.means)
+    learned = {k: s for k, s in enumerate(model.surrogates) if s is not None}
+    half = ndtri(qmc.Sobol(len(learned), seed=0).random(knowing.OUTCOMES // 2))
+    corner, means, shifts = reference.copy(), {}, {}
+    for k, surrogate in learned.items():
+        corner[k] = min(corner[k], np.quantile(model.means[:, k], knowing.WORST))
+        process = surrogate.process.doubting()
+        means[k], covariance = process.joint(x)
+        luck = process.settings.noise + JITTER
+        shifts[k] = covariance / np.sqrt(np.diag(covariance) + luck)
+
+    def volume(candidate: int, outcome: Any) -> float:
+        points = model.means.copy()
+        for z, (k, surrogate) in zip(outcome, learned.items(), strict=True):
+            points[:, k] = surrogate.warp.inverse(means[k] + z * shifts[k][:, candidate])
+        return hypervolume(points, corner, ["min"] * len(told))
+
+    now = volume(0, np.zeros(len(learned)))
+    every = [np.mean([volume(k, z) for z in [*half, *-half]]) - now for k in range(200)]
+    weighed = np.flatnonzero(known)
+    assert 1 < len(weighed) <= knowing.CLOSER
+    assert np.argmax(known) == np.argmax(every)
+    assert known[weighed] == pytest.approx(np.array(every)[weighed], rel=1e-6, abs=1e-9)

@@ -113,6 +113,8 @@ def test_the_posterior_is_that_of_scikit_learn() -> None:
         expected, spread = peer.predict(rows, return_std=True)
         np.testing.assert_allclose(mean, expected, atol=1e-5)
         np.testing.assert_allclose(deviation, spread, atol=1e-5)
+    _, joint = peer.predict(np.vstack([x, new]), return_cov=True)
+    np.testing.assert_allclose(ours.moving(new), joint[: len(x), len(x) :], atol=1e-5)
 
 
 def test_believing_leaves_the_mean_and_narrows_the_deviation() -> None:

@@ -263,9 +263,21 @@ class GP:
     def observed(self) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the function at the observed rows, in their order."""
         noise = self.settings.noise + JITTER
-        inverse = solve_triangular(self.factor, np.eye(len(self.y)), lower=True, check_finite=False)
-        variance = noise - noise**2 * (inverse * inverse).sum(axis=0)
-        return self.y - noise * self.alpha, np.sqrt(np.maximum(variance, 0.0))
+        inverse, _ = lapack.dpotri(self.factor, lower=True)
+        variance = noise - noise**2 * np.diag(inverse)
+        return self.smoothed(), np.sqrt(np.maximum(variance, 0.0))
+
+    def smoothed(self) -> Floats:
+        """The mean alone at the observed rows."""
+        return self.y - (self.settings.noise + JITTER) * self.alpha
+
+    def moving(self, x: Floats) -> Floats:
+        """The covariance of the function at the n observed rows with that at rows ``x``
+        (m, columns), (n, m): by K - K (K + noise)^-1 K = noise (K + noise)^-1 K."""
+        half = solve_triangular(self.factor, self._covariance(x).T, lower=True, check_finite=False)
+        whole = solve_triangular(self.factor, half, lower=True, trans=1, check_finite=False)
+        moved: Floats = (self.settings.noise + JITTER) * whole
+        return moved
 
     def _covariance(self, x: Floats) -> Floats:
         return _kernel(self.settings, x * np.sqrt(self.settings.weights[self.scales]), self.z)
@@ -294,8 +306,10 @@ class Joint:
 def _kernel(settings: Settings, a: Floats, b: Floats) -> Floats:
     columns = a.shape[1] - settings.linear
     distances = squared(a[:, :columns], b[:, :columns])
-    smooth: Floats = settings.amplitude * _matern(distances)[0]
-    smooth += settings.own * _rough(settings.roughness * distances)[0]
+    r = np.sqrt(5.0 * distances)  # as _matern, without the derivative
+    smooth: Floats = settings.amplitude * ((1.0 + r + r * r / 3.0) * np.exp(-r))
+    if settings.own:
+        smooth += settings.own * _rough(settings.roughness * distances)[0]
     if settings.linear:
         smooth += a[:, columns:] @ b[:, columns:].T
     return smooth

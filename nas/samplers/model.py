@@ -198,7 +198,7 @@ class Model:
         means = np.vstack([values, costs])
         for k, surrogate in enumerate(surrogates):
             if surrogate is not None:
-                means[:, k] = surrogate.warp.inverse(surrogate.process.observed()[0])
+                means[:, k] = surrogate.warp.inverse(surrogate.process.smoothed())
         return cls(
             features,
             surrogates,
