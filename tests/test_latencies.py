@@ -191,9 +191,9 @@ def test_a_batch_measured_here_is_no_latency_that_a_search_may_take_over(
 ) -> None:
     fingerprint, where = nas.parse(PATTERNS[0]).fingerprint, "cpu, 1 thread, torch"
     keep(store, None, [(fingerprint, Latency(ms=8, low=8, high=8, device=where, batch=64))])
-    assert store.measured(fingerprint, [where]) == ""
+    assert store.measured(fingerprint) == {}
     keep(store, None, [(fingerprint, Latency(ms=1, low=1, high=1, device=where))])
-    assert store.measured(fingerprint, [where]) == where
+    assert store.measured(fingerprint)[where].ms == 1
 
 
 def test_a_device_that_is_mistyped_or_of_several_settings_is_refused(

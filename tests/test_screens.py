@@ -37,6 +37,7 @@ def status(**changes: object) -> Status:
         reused=0,
         paused=0,
         refused=0,
+        rejected=0,
         repeated=0,
         front=pareto(study, rows),
         latest=None,
@@ -85,10 +86,10 @@ def test_what_is_zero_is_not_told_and_what_is_not_is() -> None:
         shown(80, 24, under_way=()),
         Progress("s", ("accuracy",)).line(status(under_way=())),
     ):
-        assert not re.search(r"\b0 (running|paused|stopped|failed|reused|refused)", told)
+        assert not re.search(r"\b0 (running|paused|stopped|failed|reused|refused|rejected)", told)
         assert "7 of 24" in told
-    told = Progress("s", ("accuracy",)).line(status(stopped=3, failed=1, refused=2))
-    assert "11 of 24 trials, 2 running, 3 stopped, 1 failed, 2 refused" in told
+    told = Progress("s", ("accuracy",)).line(status(stopped=3, failed=1, refused=2, rejected=5))
+    assert "11 of 24 trials, 2 running, 3 stopped, 1 failed, 2 refused, 5 rejected" in told
 
 
 def test_more_than_was_asked_for_is_no_share() -> None:

@@ -264,7 +264,7 @@ def test_what_is_left_is_foretold_by_what_trials_took(store: Store) -> None:
     assert first.forecast.trials == 4
     assert first.forecast.seconds == pytest.approx(6 * sum(took) / 4)
     study = store.find_study(plan(trials=4).study)
-    more = {"slots": 2, "paused": 0, "refused": 0, "repeated": 0, "exhausted": False}
+    more = {"slots": 2, "paused": 0, "rejected": 0, "repeated": 0, "exhausted": False}
     begun = [UnderWay(n, "", 20).told(epoch(1, 5.0)) for n in (1, 2)]
     assert Tally(study, 12).status(under_way=begun, **more).forecast is None
     later = [run.told(epoch(5, 5.0 + 2.0 * run.number)) for run in begun]
@@ -443,7 +443,7 @@ def test_what_arithmetic_rejects_costs_no_trial(store: Store) -> None:
     status = run(store, plan(space=wide_space(constraints={"params": f"<= {limit}"}), trials=20))
     found = assert_whole(store, 20)
     assert max(row.params for row in found) <= limit
-    assert status.refused > 5
+    assert status.rejected > 5
     assert len(evaluated()) == 20
 
 

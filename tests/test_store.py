@@ -252,8 +252,9 @@ def test_one_architecture_on_one_device_has_one_latency(store: Store, study: Stu
         assert store.finish(claim.token, result)
     found = [(t.latency_ms, t.latency_low, t.latency_device) for t in store.trials(study.id)]
     assert found == [(1.5, 1.25, "cpu/4"), (1.5, 1.25, "cpu/4"), (7.0, 6.0, "gpu")]
-    assert store.measured("fingerprint0", {"gpu", "tpu"}) == "gpu"
-    assert store.measured("fingerprint0", {"tpu"}) == store.measured("other", {"gpu"}) == ""
+    known = store.measured("fingerprint0")
+    assert known == {"cpu/4": RESULT.latency, "gpu": elsewhere.latency}
+    assert store.measured("other") == {}
     with store.engine.connect() as connection:
         query = text("SELECT latency_ms, device FROM tradeoffs ORDER BY trial")
         assert [tuple(row) for row in connection.execute(query)] == [

@@ -27,11 +27,18 @@ LONGEST = 1e9  # seconds; some thirty years
 KINDS = tuple(k for k in get_args(FailureKind) if k not in ("worker_died", "cancelled"))
 
 
-def outcome(answer: Any, curve: Iterable[Epoch], seconds: float, model: str = "") -> Outcome:
+def outcome(
+    answer: Any,
+    curve: Iterable[Epoch],
+    seconds: float,
+    model: str = "",
+    bounded: bool = False,
+) -> Outcome:
     """What an evaluator returned: a dict of metrics, a Result or a Failure.
 
     ``curve`` is what it reported and ``seconds`` how long it took, for an answer that does not say;
-    ``model`` the file that its weights were to be written to.
+    ``model`` the file that its weights were to be written to; ``bounded`` whether its latency alone
+    may have ended it.
     Raises TypeError or ValueError, with the part that is wrong, for anything else.
     """
     match answer:
@@ -53,6 +60,7 @@ def outcome(answer: Any, curve: Iterable[Epoch], seconds: float, model: str = ""
                 seconds=_seconds(answer.seconds or seconds, "a Result"),
                 device=text(answer.device, "a Result's device", NAME_LENGTH),
                 model=model if answer.model == model else "",  # no other file is the search's
+                refused=bounded and answer.refused is True,
             )
         case Mapping():
             return Result(metrics=metrics(answer), curve=tuple(curve), seconds=seconds)

@@ -53,7 +53,8 @@ def run(
 
     try:
         answer = resolve(job)(job, tell)
-        return answers.outcome(answer, curve, time.perf_counter() - start, job.model)
+        seconds = time.perf_counter() - start
+        return answers.outcome(answer, curve, seconds, job.model, bounded=bool(job.most_ms))
     except passing:
         raise
     except BaseException as error:

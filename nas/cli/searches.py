@@ -241,9 +241,17 @@ def _tell_end(plan: Plan, status: Status) -> None:
     told = [f"{status.finished} evaluated", f"{status.reused} reused", f"{status.failed} failed"]
     if plan.rungs:
         told.insert(1, f"{status.stopped} stopped at a rung")
+    if status.refused:
+        told.append(f"{status.refused} {screens.REFUSED}")
     print(f"nas: study {plan.study}: {', '.join(told)}", file=sys.stderr)
     if status.exhausted:
         print("nas: every architecture that was drawn has been evaluated", file=sys.stderr)
+    elif status.vain:
+        print(
+            f"nas: the last {status.vain} candidates broke the bound of latency: no more are asked "
+            "for; a looser bound goes on, with them",
+            file=sys.stderr,
+        )
     elif plan.seconds is not None:
         print(f"nas: {_why(plan.seconds, status)}", file=sys.stderr)
 

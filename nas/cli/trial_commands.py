@@ -8,7 +8,7 @@ import typer
 
 from nas.cli.arguments import OUTPUT, STORAGE, Grouped, Storage, StudyName
 
-STATES = "finished|stopped|failed|reused|running|paused|waiting"
+STATES = "finished|stopped|failed|reused|refused|running|paused|waiting"
 
 app = typer.Typer(help="The trials of a study.", no_args_is_help=True)
 

@@ -25,10 +25,10 @@ from nas.driver.tradeoffs import excess
 from nas.errors import NothingFound, ShapeError
 from nas.job import Recipe
 from nas.language.architecture import Architecture
-from nas.metrics import scaled
+from nas.metrics import metric, scaled
 from nas.samplers import SAMPLERS
 from nas.samplers.ehvi import EHVISampler, Params
-from nas.samplers.evidence import DROPPED
+from nas.samplers.evidence import DROPPED, LACKING
 from nas.samplers.related import Older
 from nas.store import Ask, StudyRow, TrialRow
 
@@ -72,7 +72,7 @@ class Asker:
 
     ``begun`` trials were there before. ``hoped`` gives a trial that is at a rung as it is expected
     to end, None where nothing is expected yet. ``driver`` tells this driver from others of the
-    study, and ``older`` are those that it begins with. ``refused`` counts what arithmetic rejected,
+    study, and ``older`` are those that it begins with. ``rejected`` counts what arithmetic refused,
     ``repeated`` what was evaluated before: neither costs more than the asking.
     """
 
@@ -85,7 +85,7 @@ class Asker:
         driver: str = "",
         older: tuple[Older, ...] = (),
     ) -> None:
-        self.refused = self.repeated = 0
+        self.rejected = self.repeated = 0
         self._queued = 0  # proposals that wait to be asked for
         self._plan, self._space, self._row, self._hoped = plan, plan.space, row, hoped
         self._driver, self._parted, self._older = driver, False, older
@@ -128,7 +128,7 @@ class Asker:
                 architecture = None
             recipe = self._space.suggest_recipe(trial, self._plan.job.recipe)
             if architecture is None or self._space.excess(architecture):
-                self.refused += 1
+                self.rejected += 1
                 self.drop(trial.number)
                 continue
             ask = self._candidate(architecture, recipe, trial)
@@ -215,6 +215,8 @@ class Asker:
         waits = row.state == "paused" and not row.baseline and self._hoped(row) is None
         known = not waits and row.state not in ("running", "waiting")
         told = self._frozen(row) if known else _trial(row, TrialState.RUNNING)
+        if row.state == "refused" and not _broken(told):
+            return  # by a bound that was stricter: it may be asked for again
         if row.baseline:
             pass
         elif row not in self:
@@ -228,6 +230,8 @@ class Asker:
         was = self._memory.get_trial(trial_id)
         for name, value in told.system_attrs.items():  # where Optuna keeps constraints
             self._memory.set_trial_system_attr(trial_id, name, value)
+        for name, value in told.user_attrs.items():
+            self._memory.set_trial_user_attr(trial_id, name, value)
         if was.state == TrialState.RUNNING:
             self._study.tell(was.number, told.values, state=told.state)
         else:
@@ -243,13 +247,29 @@ class Asker:
         if row.state in ("paused", "stopped"):
             row = self._hoped(row) or row
         values = [scaled(name, row.value(name)) for name, _ in self._row.objectives]
+        lacking = [place for place, value in enumerate(values) if value != value]
+        if row.state == "refused":  # samplers of Optuna's learn nothing of one without values
+            for place in lacking:
+                values[place] = _worst(*self._row.objectives[place])
         failed = row.state == "failed" or any(value != value for value in values)
-        return _trial(
+        told = _trial(
             row,
             TrialState.FAIL if failed else TrialState.COMPLETE,
             values=None if failed else values,
             constraints=excess(self._row, row),
         )
+        if lacking and not failed:
+            told.set_user_attr(LACKING, lacking)
+        return told
+
+
+def _worst(name: str, direction: str) -> float:
+    known = metric(name)
+    return scaled(name, known.least if direction == "max" else known.most)
+
+
+def _broken(told: FrozenTrial) -> bool:
+    return any(by > 0 for by in told.constraints.values())
 
 
 def _trial(

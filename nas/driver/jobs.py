@@ -18,6 +18,8 @@ from nas.language.architecture import Architecture
 from nas.metrics import METRICS, located, metric, of_pattern, on_device
 from nas.store import Ask, TrialRow
 
+MEASURED = ("eager", 1)  # the runtime and the batch of a search's own latencies
+
 
 def asked(
     job: Job,
@@ -79,9 +81,23 @@ def job(plan: Plan, row: TrialRow) -> Job:
         seed=row.seed,
         epochs=epochs,
         latency=shared.latency and (asked or epochs == shared.epochs),
+        # A baseline stands beside the search whatever it costs; at a rung the ladder judges.
+        most_ms={} if row.baseline or row.rungs else most_ms(plan),
         checkpoint=checkpoint(plan, row),
         model=model(plan, row) if epochs == shared.epochs else "",
     )
+
+
+def most_ms(plan: Plan) -> dict[str, float]:
+    """What bounds there are of what a search itself measures, by the device that they are about,
+    under an empty name of any."""
+    found: dict[str, float] = {}
+    for name, bound in plan.space.constraints.items():
+        told = metric(name)
+        place, *how = told.predicts or ("", *MEASURED)
+        if (told.device or told.predicts) and tuple(how) == MEASURED and bound.upper:
+            found[place] = bound.limit
+    return found
 
 
 def predicted(plan: Plan, pattern: str, measured: Latency | None = None) -> dict[str, float]:

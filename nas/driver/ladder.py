@@ -93,6 +93,8 @@ class Ladder:
     def take(self, row: TrialRow) -> None:
         """A trial ended, whoever ran it."""
         self.leave(row)
+        if row.state == "refused" and row.number in self._reached:
+            self._counts[self._reached.pop(row.number)] -= 1  # it was never on its way
         if not row.rungs:
             return
         if row.state in ("finished", "reused") and row.accuracy is not None:

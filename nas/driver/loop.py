@@ -135,7 +135,7 @@ class _Driver:
             more = self.fill()
             if not (more or self.running):
                 over = self.hours.over
-                if over or self.supply.exhausted or not self.tally.room(self.count()):
+                if over or self.supply.ended or not self.tally.room(self.count()):
                     self.settle(last=True)
                     if not self.running and (over or not self.ladder.waiting):
                         return self.tell_watch()
@@ -215,6 +215,9 @@ class _Driver:
         """Runs a claimed trial. With a ``source`` its latency alone is measured."""
         since = time.monotonic()
         asked = job(self.plan, claim.trial)
+        if asked.latency and not asked.evaluator:
+            known = self.store.measured(claim.trial.fingerprint)
+            asked = dataclasses.replace(asked, known=known)
         if source:
             asked = dataclasses.replace(asked, epochs=0, latency=True, checkpoint="", model="")
         self.tickets += 1
@@ -237,6 +240,9 @@ class _Driver:
         asked = run.claim.trial
         scores = (*asked.rungs, (run.epochs, result.metrics[ACCURACY]))
         scored = dataclasses.replace(asked, metrics=result.metrics, rungs=scores)
+        if result.latency:
+            ms, device = result.latency.ms, result.latency.device
+            scored = dataclasses.replace(scored, latency_ms=ms, latency_device=device)
         then = self.ladder.verdict(scored, self.tally.front)
         if then == "running" and not self.supply.timely(scored):
             then = "paused"
@@ -306,7 +312,8 @@ class _Driver:
         del self.under_way[ticket]
         reach("received")
         claim, source = run.claim, run.source
-        lacking = missing(self.plan, outcome, source)
+        refused = isinstance(outcome, Result) and outcome.refused
+        lacking = [] if refused else missing(self.plan, outcome, source)
         outcome = judged(self.plan, outcome, lacking)
         if isinstance(outcome, Result):
             more = predicted(self.plan, claim.trial.pattern, outcome.latency)
@@ -326,7 +333,8 @@ class _Driver:
             return
         if isinstance(outcome, Result) and outcome.latency:
             self.supply.devices.add(outcome.latency.device)
-        if isinstance(outcome, Result) and not source and run.epochs < self.plan.job.epochs:
+        whole = source or refused or run.epochs == self.plan.job.epochs
+        if isinstance(outcome, Result) and not whole:
             self.at_rung(run, outcome)
             return
         if isinstance(outcome, Failure) and not outcome.curve:
@@ -346,7 +354,9 @@ class _Driver:
         reach("told")
         if file := checkpoint(self.plan, row):
             artifacts.remove(file)
-        self.tally.end()
+        self.supply.heard(row)
+        if row.state != "refused":
+            self.tally.end()
         self.tell_watch()
 
     def take(self, rows: list[TrialRow], own: bool = False) -> None:
@@ -368,9 +378,10 @@ class _Driver:
             under_way=self.under_way.values(),
             slots=self.pool.slots,
             paused=len(self.ladder.waiting),
-            refused=self.asker.refused,
+            rejected=self.asker.rejected,
             repeated=self.asker.repeated,
             exhausted=self.supply.exhausted,
+            vain=self.supply.vain if self.supply.ended else 0,
             hours=self.hours,
         )
         self.watch(status)

@@ -217,13 +217,13 @@ def known(record: Record | None, names: Iterable[str]) -> Iterator[dict[str, str
 
 
 def offer(record: Record | None, bounded: Iterable[str]) -> str:
-    """A sentence where a bound is on what a search measures itself, after a training, and a profile
-    of this machine predicts it before; else empty."""
+    """A sentence where a bound is on what a search measures of each candidate, and a profile of
+    this machine predicts it; else empty."""
     for name in on_device(bounded):
         at = Located(name, HERE, "eager", 1)
         with contextlib.suppress(StudyError):
             known = _name(at, _profile(record, at))
-            return f"{name} is measured after a training; {known} is predicted before, and refuses"
+            return f"{name} is measured before each training; {known} is predicted, at no cost"
     return ""
 
 

@@ -22,6 +22,7 @@ from nas.store import Ask, Claim, Store, StudyRow, TrialRow
 AHEAD = 8
 LATE = 0.25  # of a budget, its end, where a network may be trained again to know it better
 LEARNED = 50  # trials, before which there is more to find than to know
+VAIN = 100  # candidates in a row that were refused, before no more are asked for
 UNFIT = 8  # candidates in a row that there is no time for, before no more are asked for
 
 
@@ -48,7 +49,18 @@ class Supply:
         self.ready: deque[tuple[int, Ask]] = deque()  # asked ahead of need
         self.waits = True  # whether the record may have trials that wait for a driver
         self.exhausted = False
+        self.vain = 0  # candidates in a row, of this run, that their latency refused
         self.unfit = 0  # candidates in a row that there was no time for
+
+    @property
+    def ended(self) -> bool:
+        """Whether no more is asked for: the space is exhausted, or nothing keeps its bound."""
+        return self.exhausted or self.vain >= VAIN
+
+    def heard(self, row: TrialRow) -> None:
+        """A trial of this driver ended. What was refused is none of the budget's, so the search
+        needs an end where nothing else is found."""
+        self.vain = self.vain + 1 if row.state == "refused" else 0
 
     def fill(self, room: int, count: int, slots: int) -> bool:
         """Takes up what waits in the record, begins what was asked ahead of need, or asks for one
@@ -88,7 +100,7 @@ class Supply:
         begun by other drivers counts, too: nothing is asked to be thrown away."""
         ready = len(self.ready)
         begun = max(count, self.store.begun(self.row.id))
-        if self.exhausted or not self.tally.room(begun + ready):
+        if self.ended or not self.tally.room(begun + ready):
             return False
         # What takes no time is begun until it is over.
         if self.unfit >= UNFIT or not self.hours.fits(0, 0, first=not self.tally.done):
@@ -164,4 +176,5 @@ class Supply:
             source = dataclasses.replace(source, metrics={**source.metrics, **more})
         if source is None or not devices:
             return source, (source.latency_device or "") if source and evaluator else ""
-        return source, self.store.measured(ask.fingerprint, self.devices) or None
+        here = self.devices & self.store.measured(ask.fingerprint).keys()
+        return source, min(here, default=None)

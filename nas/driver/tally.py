@@ -53,20 +53,23 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How a search stands. ``seconds`` and ``ended`` count this run only; ``refused`` are proposals
-    that arithmetic rejected and ``repeated`` those that were evaluated before: neither costs.
-    ``stopped`` and ``paused`` trials came to a rung, not to the end. ``failures`` counts the failed
-    ones by their reason, the commonest first. ``budget`` counts trials, None without a limit; of
-    ``time``, in seconds, ``time_left`` is left, and ``out_of_time`` that something was not begun
-    for want of it."""
+    """How a search stands. ``seconds`` and ``ended`` count this run only; ``rejected`` are
+    proposals that arithmetic refused and ``repeated`` those that were evaluated before: neither
+    costs. ``stopped`` and ``paused`` trials came to a rung, not to the end. ``refused`` ones broke
+    a bound of latency, measured before a training: they are none of the budget and not ``done``.
+    ``vain`` is how many were in a row, where the search ended by that; else 0. ``failures`` counts
+    the failed ones by their reason, the commonest first. ``budget`` counts trials, None without a
+    limit; of ``time``, in seconds, ``time_left`` is left, and ``out_of_time`` that something was
+    not begun for want of it."""
 
     budget: int | None
     finished: int
     stopped: int
     failed: int
     reused: int
-    paused: int
     refused: int
+    paused: int
+    rejected: int
     repeated: int
     front: tuple[TrialRow, ...]
     latest: TrialRow | None
@@ -79,6 +82,7 @@ class Status:
     time: float | None = None
     time_left: float | None = None
     out_of_time: bool = False
+    vain: int = 0
 
     @property
     def running(self) -> int:
@@ -125,8 +129,9 @@ class Tally:
     @property
     def budget(self) -> int | None:
         """The trials that the study may have: a baseline counts beside those that are searched,
-        from when it is known of."""
-        return None if self._trials is None else self._trials + len(self._baselines)
+        from when it is known of, and so does what was refused: nothing was trained."""
+        beside = len(self._baselines) + self._counts["refused"]
+        return None if self._trials is None else self._trials + beside
 
     def room(self, count: int) -> float:
         """How many trials the study may have besides so many."""
@@ -141,7 +146,7 @@ class Tally:
             self._taken.add(row.number)
             self._counts[row.state] += 1
             self._latest = row
-            if row.seconds and not row.baseline:
+            if row.seconds and not (row.baseline or row.state == "refused"):
                 number, seconds = self._took[row.device]
                 self._took[row.device] = number + 1, seconds + row.seconds
             if row.state == "failed":
@@ -170,24 +175,26 @@ class Tally:
         under_way: Iterable[UnderWay],
         slots: int,
         paused: int,
-        refused: int,
+        rejected: int,
         repeated: int,
         exhausted: bool,
+        vain: int = 0,
         hours: Hours | None = None,
     ) -> Status:
         under_way = tuple(under_way)
         states = {state: self._counts[state] for state in ENDED}
         return Status(
-            budget=self.budget,
+            budget=None if self.budget is None else self.budget - states["refused"],
             **states,
             paused=paused,
-            refused=refused,
+            rejected=rejected,
             repeated=repeated,
             front=self.front,
             latest=self._latest,
             ended=self._ended,
             seconds=time.monotonic() - self._begun,
             exhausted=exhausted,
+            vain=vain,
             failures=dict(self._failures.most_common()),
             under_way=under_way,
             forecast=self._forecast(under_way, slots),

@@ -45,7 +45,7 @@ def feasible(study: StudyRow, row: TrialRow) -> bool:
 def nothing_found(study: StudyRow, rows: Sequence[TrialRow]) -> NothingFound:
     """Why a study has no front: what its candidates failed by, or the constraints that none meets
     and the trial that comes nearest."""
-    whole = [row for row in rows if row.state in ("finished", "reused")]
+    whole = [row for row in rows if row.state in ("finished", "reused", "refused")]
     if not whole:
         ended = [row for row in rows if row.state in ENDED]
         if not ended:
@@ -59,7 +59,9 @@ def nothing_found(study: StudyRow, rows: Sequence[TrialRow]) -> NothingFound:
         f"{name} {read_bound(text, name)}" for name, text in study.constraints.items()
     )
     told = f"no finished candidate of study {study.name} meets the constraints ({bounds})"
-    measured = [row for row in whole if excess(study, row).keys() == study.constraints.keys()]
+    if refused := sum(row.state == "refused" for row in whole):
+        told = f"{told}, {refused} broke that of latency before they were trained"
+    measured = [row for row in whole if any(by > 0 for by in excess(study, row).values())]
     if not measured:
         return NothingFound(f"{told}: of none all that they ask for was measured")
     nearest = min(measured, key=lambda row: _far(study, row))

@@ -5,11 +5,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from nas.job.outcome import Latency
 from nas.job.recipe import Recipe
 
 PLACE = ("name", "dir", "skip_unreadable")  # where images are from, once it is told what they are
+# In what results of one architecture and seed may differ and stand for each other.
+APART = (
+    *("pattern", "seed", "plugins", "latency", "known", "most_ms"),
+    *("checkpoint", "model", "teachers"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +51,11 @@ class Job:
     ``plugins`` are files registered before the pattern is read; ``checkpoint`` is a file that the
     training keeps and goes on from, ``model`` the one that its weights are written to in the end
     (none, if empty).
+
+    ``known`` are this network's latencies by the device that measured them (its fingerprint, as a
+    ``Latency`` has it): there it is not measured again. ``most_ms`` is the most that its latency
+    may be, by device, on any under an empty name: it is measured before the training, and where it
+    is more, nothing is trained.
     """
 
     pattern: str
@@ -54,6 +66,8 @@ class Job:
     evaluator: str = ""
     source: str = ""
     latency: bool = True
+    known: Mapping[str, Latency] = field(default_factory=dict)
+    most_ms: Mapping[str, float] = field(default_factory=dict)
     plugins: tuple[str, ...] = ()
     checkpoint: str = ""
     model: str = ""
@@ -65,7 +79,7 @@ class Job:
         of one architecture and seed under one key may stand for each other. Images are what they
         are, not where they lie; an evaluator is given none."""
         told = dataclasses.asdict(self)
-        for name in ("pattern", "seed", "plugins", "latency", "checkpoint", "model", "teachers"):
+        for name in APART:
             told.pop(name)
         if self.evaluator:
             told.pop("data")

@@ -48,7 +48,9 @@ FailureKind = Literal["diverged", "error", "timeout", "out_of_memory", "worker_d
 class Result:
     """A finished evaluation. ``metrics`` holds at least what the objectives name (``accuracy`` is
     validation accuracy as a fraction); ``device`` is where it was trained, ``model`` the
-    file of its weights, where they were to be kept."""
+    file of its weights, where they were to be kept.
+
+    ``refused``: its latency broke the job's bound, so that no more than that was measured."""
 
     metrics: Mapping[str, float]
     curve: tuple[Epoch, ...] = ()
@@ -56,6 +58,7 @@ class Result:
     seconds: float = 0.0
     device: str = ""
     model: str = ""
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,7 +40,7 @@ def script(
     across = {
         name: Axis.of(
             name,
-            [row.value(name) for row in rows if row.state != "failed"]
+            [row.value(name) for row in rows if row.state not in ("failed", "refused")]
             + (ends if name == ACCURACY else []),
         )
         for name in names

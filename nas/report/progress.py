@@ -144,7 +144,7 @@ def of_budget(status: Status) -> str:
 
 def counts(status: Status) -> list[str]:
     """What there is any of."""
-    names = ("running", "paused", "stopped", "failed", "reused", "refused")
+    names = ("running", "paused", "stopped", "failed", "reused", "refused", "rejected")
     return [f"{number} {name}" for name in names if (number := getattr(status, name))]
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from nas.training.single import Trained
 
 NARROW = 100  # columns of a terminal on which an interval stands for what is believed
+REFUSED = "refused: latency over the bound, measured before training"
 PLAIN_WIDTH = 160  # where stdout is no terminal: a table in a file should not be folded
 
 
@@ -300,6 +301,8 @@ def _setting(name: str, row: TrialRow) -> str:
 def state_of(row: TrialRow) -> str:
     if row.state == "failed":
         return f"failed: {row.failure}"
+    if row.state == "refused":
+        return "refused: latency"
     at_rung = row.state in ("stopped", "paused")
     return f"{row.state} at {row.rungs[-1][0]} epochs" if at_rung else row.state
 
@@ -326,7 +329,7 @@ def trial_page(store: Store, study: StudyRow, row: TrialRow) -> RenderableType:
     interval = f"  ({low:.3f} to {high:.3f})" if low is not None and high is not None else ""
     facts: Mapping[str, str] = {
         "study": study.name,
-        "state": row.state,
+        "state": REFUSED if row.state == "refused" else row.state,
         "failure": f"{row.failure}: {row.reason}" if row.failure else "",
         **{
             metric(name).title: shown(name, row.value(name)) + interval * metric(name).device

@@ -88,9 +88,10 @@ class EHVISampler(BaseSampler):
     """Expected hypervolume improvement over Gaussian processes; see the module.
 
     The first ``startup`` trials are drawn at random, as a start that fills the corners of a space
-    finds less by the tenth trial; then the model is asked. Where the problem has older studies that
-    foretell anything, the first ``FORETOLD`` are the best by those. Spaces without a parameter to
-    choose are left to uniform draws.
+    finds less by the tenth trial; then the model is asked. What breaks a constraint before it is
+    evaluated is none of those: the draws are then what may keep it, by what such taught. Where the
+    problem has older studies that foretell anything, the first ``FORETOLD`` are the best by those.
+    Spaces without a parameter to choose are left to uniform draws.
     """
 
     def __init__(
@@ -315,6 +316,7 @@ class EHVISampler(BaseSampler):
             if related
             else None,
             partial(self._fit, evidence.encoding),
+            sum(f.whole or f.values is None for f in evidence.finished) < startup,
         )
 
     def _pending(self, evidence: Evidence, chance: random.Random) -> tuple[Floats, Floats]:
@@ -432,7 +434,7 @@ def _blas() -> Any:
 
 def _distinct(rows: Floats, scores: Floats) -> list[int]:
     """The places of the different rows, the best first."""
-    order = np.argsort(-scores)
+    order = np.argsort(-scores, kind="stable")  # of those alike the first, as they were drawn
     places: dict[bytes, int] = {}
     for k, key in zip(order.tolist(), keys(rows[order]), strict=True):
         places.setdefault(key, k)

@@ -20,6 +20,9 @@ Floats = NDArray[np.float64]
 # The user attribute of a trial that was given up before it was evaluated: it tells nothing, but is
 # not proposed again. Its state would be that of a failure.
 DROPPED = "dropped"
+# Another: the places of the objectives that were not measured, as a constraint was broken before;
+# the values there are the worst that there are.
+LACKING = "lacking"
 
 
 @dataclass(frozen=True)
@@ -73,4 +76,5 @@ def finished_of(trial: FrozenTrial, encoding: Encoding, signs: Floats) -> Finish
     values = None
     if trial.state == TrialState.COMPLETE and np.isfinite(trial.values).all():
         values = np.array(trial.values) * signs
+        values[trial.user_attrs.get(LACKING, [])] = np.nan
     return Finished(encoding.row(trial.params), values, trial.constraints)

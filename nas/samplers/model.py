@@ -27,13 +27,16 @@ FITTED_ON = 200
 # How far the reference may lie beyond the median, in distances from the median to the best: a
 # penalty of 1e9 is no part of the range, the 45% of a network without layers is.
 REACH = 20.0
+# The chance of success from which on rows are taken as they were drawn, while little is measured.
+LIKELY = 0.5
 # A told objective as a feature: its quartiles, at 1.35 deviations, as far apart as a number's.
 SPREAD = 0.37
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """One finished trial: its row, its minimised values (None: it has none) and its constraints."""
+    """One finished trial: its row, its minimised values and its constraints. None: it failed; NaN:
+    not measured, as a constraint was broken before."""
 
     row: Floats
     values: Floats | None
@@ -45,7 +48,12 @@ class Finished:
 
     @property
     def feasible(self) -> bool:
-        return self.values is not None and all(c <= 0 for c in self.constraints.values())
+        return self.whole and all(c <= 0 for c in self.constraints.values())
+
+    @property
+    def whole(self) -> bool:
+        """Whether all objectives were measured."""
+        return self.values is not None and bool(np.isfinite(self.values).all())
 
 
 # Settings for a quantity, from its name, embedded rows, the scales of their columns, warped values.
@@ -150,6 +158,7 @@ class Model:
     rows: Floats
     means: Floats
     feasible: NDArray[np.bool_]
+    starting: bool = False
 
     @classmethod
     def of(
@@ -162,11 +171,13 @@ class Model:
         fit: Fit,
         foretell: Callable[[Floats], Floats] | None = None,
         limit: Fit | None = None,
+        starting: bool = False,
     ) -> Model:
         """The model of ``finished`` trials, one with values at least, while ``pending`` are run.
 
         ``foretell`` gives what older studies know of rows, (n, columns); ``limit`` fits what is no
-        objective (None: as ``fit``).
+        objective (None: as ``fit``). While ``starting``, all that is as likely as not to keep the
+        constraints is worth the same: too little is known of the objectives to tell more.
 
         ``told`` (objectives,) marks what is known before an evaluation, and ``costs`` (pending,
         objectives) holds it for the pending rows, minimised; its other columns are not read.
@@ -189,23 +200,30 @@ class Model:
             )
         x, scales = features(rows, values)
         x_pending, _ = features(pending, costs)
-        surrogates = tuple(
+        seen = np.isfinite(values)
+        surrogates = [
             None
-            if known
-            else Surrogate.of(f"objective {k}", x, scales, values[:, k], fit).believing(x_pending)
+            if known or not seen[:, k].any()  # before one keeps the constraints, none is needed
+            else Surrogate.of(
+                f"objective {k}", x[seen[:, k]], scales, values[seen[:, k], k], fit
+            ).believing(x_pending)
             for k, known in enumerate(told)
-        )
+        ]
         means = np.vstack([values, costs])
         for k, surrogate in enumerate(surrogates):
             if surrogate is not None:
-                means[:, k] = surrogate.warp.inverse(surrogate.process.smoothed())
+                own = np.append(seen[:, k], np.full(len(pending), True))
+                means[own, k] = surrogate.warp.inverse(surrogate.process.smoothed())
+                foreseen = surrogate.process.mean(x[~seen[:, k]])
+                means[~own, k] = surrogate.warp.inverse(foreseen)
         return cls(
             features,
-            surrogates,
+            tuple(surrogates),
             tuple(_limits(finished, encoding, pending, limit or fit)),
             np.vstack([rows, pending]),
             means,
             np.append(feasible, np.full(len(pending), bool(feasible.any()))),
+            starting,
         )
 
     def _means(self, x: Floats, costs: Floats) -> Floats:
@@ -324,6 +342,8 @@ class Model:
         chance = np.ones(len(costs))
         for (surrogate, level), (mean, deviation) in zip(self.limits, limits, strict=True):
             chance *= ndtr((surrogate.warp(np.array([level])) - mean) / deviation)
+        if self.starting:
+            return np.minimum(chance, LIKELY)
         if not len(front) and len(self.rows):
             return chance
         beliefs = [
@@ -349,10 +369,11 @@ def _limits(
         surrogate = Surrogate.of(name, x, scales, values, fit)
         return surrogate.believing(encoding.embed(pending)[0])
 
-    failed = np.array([f.values is None for f in recent])
+    ended = [f for f in recent if f.values is None or f.whole]
+    failed = np.array([f.values is None for f in ended])
     if failed.any() and not failed.all():
         labels = np.where(failed, 1.0, -1.0)
-        yield learned("failure", recent, labels), 0.0
+        yield learned("failure", ended, labels), 0.0
     for name in sorted({name for f in recent for name in f.constraints}):
         told = [f for f in recent if name in f.constraints]
         values = np.array([f.constraints[name] for f in told])
@@ -388,7 +409,8 @@ def _representative(values: Floats) -> NDArray[np.intp]:
     n = len(values)
     if n <= OBSERVATIONS:
         return np.arange(n)
-    order = np.argsort(moocore.pareto_rank(values), kind="stable")
+    worst = np.where(np.isfinite(values), values, np.inf)
+    order = np.argsort(moocore.pareto_rank(worst), kind="stable")
     best, rest = order[: OBSERVATIONS // 2], np.sort(order[OBSERVATIONS // 2 :])
     spaced = np.linspace(0, len(rest) - 1, OBSERVATIONS - len(best)).astype(int)
     return np.sort(np.concatenate([best, rest[spaced]]))

@@ -322,7 +322,7 @@ def _pairs(told: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _state(trial: TrialRow, objectives: list[str]) -> TrialState:
-    if trial.state == "stopped":
+    if trial.state in ("stopped", "refused"):
         return TrialState.PRUNED
     whole = trial.state != "failed" and all(math.isfinite(trial.value(o)) for o in objectives)
     return TrialState.COMPLETE if whole else TrialState.FAIL

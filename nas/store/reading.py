@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine, Row, Select, func, select
 
 from nas.errors import StudyError, nearest
-from nas.job import Epoch
+from nas.job import Epoch, Latency
 from nas.store.connect import patiently
 from nas.store.rows import (
     ENDED,
@@ -206,17 +206,15 @@ class Record:
         query = select(trials.c.model).where(trials.c.id == row.reused_from)
         return self._read(lambda connection: connection.scalar(query)) or ""
 
-    def measured(self, fingerprint: str, devices: Collection[str]) -> str:
-        """Of ``devices``, one on which the latency of this architecture is known, as a search
-        measures it (eager, one image); else empty."""
-        query = select(latencies.c.device).where(
+    def measured(self, fingerprint: str) -> dict[str, Latency]:
+        """The latencies of an architecture as a search measures them (eager, one image), by the
+        devices that did."""
+        query = select(*(latencies.c[f.name] for f in fields(Latency))).where(
             latencies.c.fingerprint == fingerprint,
-            latencies.c.device.in_(devices),
             latencies.c.runtime == "eager",
             latencies.c.batch == 1,
         )
-        rows = self._all(query.order_by(latencies.c.device).limit(1))
-        return str(rows[0].device) if rows else ""
+        return {row.device: Latency(**row._asdict()) for row in self._all(query)}
 
     def _read(self, work: Callable[[Connection], T]) -> T:
         def once(_: bool) -> T:

@@ -209,7 +209,9 @@ class Store(Record):
                 # Tried before and ended so: the commit arrived, only its answer was lost.
                 return again and ended_in(connection, token, state)
             told: dict[str, Any] = {"state": state, "finished": now()}
-            if source and isinstance(outcome, Result):
+            if isinstance(outcome, Result) and outcome.refused:
+                told["state"] = "refused"
+            elif source and isinstance(outcome, Result):
                 told |= {"state": "reused", **reused(source)}
             write_outcome(connection, trial_id, outcome, **told)
             return True

@@ -16,13 +16,16 @@ from nas.metrics import METRICS, Direction, by_arithmetic, metric, of_pattern, o
 
 BASELINE = "baseline"  # the one entry of a baseline's sampled values: its name
 
-TrialState = Literal["running", "waiting", "paused", "finished", "stopped", "failed", "reused"]
+TrialState = Literal[
+    "running", "waiting", "paused", "finished", "stopped", "failed", "reused", "refused"
+]
 """``running``: an attempt holds it. ``waiting``: its last attempt was lost, or it has had none yet,
 Store.claim takes it.
 ``paused``: at a rung, Store.promote takes it. ``stopped``: at a rung, for good. ``reused``: the
-result is that of an earlier trial."""
+result is that of an earlier trial. ``refused``: its latency broke a bound, so that it was not
+trained."""
 
-ENDED: tuple[TrialState, ...] = ("finished", "stopped", "failed", "reused")
+ENDED: tuple[TrialState, ...] = ("finished", "stopped", "failed", "reused", "refused")
 
 AttemptState = Literal["running", "finished", "failed", "lost"]
 """``failed``: by the candidate's own fault. ``lost``: by the machinery's, or its lease ran out."""

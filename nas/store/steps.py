@@ -51,10 +51,11 @@ TRIAL.append(studies.c.domains)
 
 
 def nothing_came(connection: Connection, study_id: int) -> bool:
-    """Whether the study's trials have failed, and none has a result or is on its way to one. Of a
-    study without any that is not known: a driver may just have opened it."""
-    states = select(trials.c.state).where(trials.c.study_id == study_id).distinct()
-    return {"failed"} <= {*connection.scalars(states)} <= {"failed", "waiting"}
+    """Whether the study's trials have failed or were refused, and none has a result or is on its
+    way to one. Of a study without any that is not known: a driver may just have opened it."""
+    query = select(trials.c.state).where(trials.c.study_id == study_id).distinct()
+    states = {*connection.scalars(query)}
+    return bool(states - {"waiting"}) and states <= {"failed", "refused", "waiting"}
 
 
 def select_trials(*more: Any) -> Select[Any]:
@@ -103,13 +104,15 @@ def add_trials(
 
 def has(connection: Connection, study_id: int, ask: Ask) -> bool:
     """Whether the study has a trial of this architecture under this key with this seed; of a
-    baseline, whether it has that baseline, as a candidate may be the same network."""
+    baseline, whether it has that baseline, as a candidate may be the same network. One that was
+    refused may be trained once the bound is another."""
     # By the index of reuse: with the study in the condition, SQLite takes another and reads every
     # trial of the study, 35 ms at 5,000.
     found = select(trials.c.study_id, trials.c.sampled).where(
         trials.c.fingerprint == ask.fingerprint,
         trials.c.job_key == ask.job_key,
         trials.c.seed == ask.seed,
+        trials.c.state != "refused",
     )
     return any(
         study == study_id and (not ask.baseline or sampled == ask.sampled)

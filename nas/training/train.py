@@ -33,7 +33,17 @@ from nas.data.batches import (
 )
 from nas.data.footprint import RESIDENT
 from nas.errors import DataError, NasError, RecipeError
-from nas.job import DataRef, Epoch, Failure, FailureKind, Job, Outcome, Report, Result
+from nas.job import (
+    DataRef,
+    Epoch,
+    Failure,
+    FailureKind,
+    Job,
+    Latency,
+    Outcome,
+    Report,
+    Result,
+)
 from nas.job.schedule import SCHEDULES, cycle, shared
 from nas.language.architecture import Architecture, parse
 from nas.metrics import ACCURACY
@@ -71,8 +81,9 @@ def evaluate(job: Job, report: Report, *, checkpoint: str | Path | None = None) 
 
     ``report`` is called with each Epoch; ``checkpoint`` is a file (or a URL that fsspec knows) to
     keep and to resume from.
-    Without epochs the latency alone is measured. Whatever goes wrong with the candidate is a
-    Failure, with the curve so far.
+    Without epochs the latency alone is measured, and with a bound on it before the training, which
+    is none where it is broken: weights do not matter for it. Whatever goes wrong with the candidate
+    is a Failure, with the curve so far.
     """
     began = time.perf_counter()
     curve: list[Epoch] = []
@@ -90,9 +101,14 @@ def evaluate(job: Job, report: Report, *, checkpoint: str | Path | None = None) 
         check_images(job.data)
         architecture, module, normal = begin(job, device)
         bf16 = profits(architecture, device)
-        if job.epochs:
+        measured, refused = None, False
+        if job.latency and job.most_ms:
+            measured = latency_of(job, module, architecture, device)
+            refused = measured.ms > most_ms(job, measured.device)
+        if job.epochs and not refused:
             fit(module, job, told, checkpoint=checkpoint, device=device, bf16=bf16, normal=normal)
-        measured = latency.measure(module, architecture.input, device) if job.latency else None
+        if job.latency and measured is None:
+            measured = latency_of(job, module, architecture, device)
     except Diverged as error:
         return failure("diverged", str(error))
     except NasError as error:
@@ -112,7 +128,20 @@ def evaluate(job: Job, report: Report, *, checkpoint: str | Path | None = None) 
         seconds=time.perf_counter() - began,
         device=latency.fingerprint(device),
         model=written(job, module, normal, metrics) if job.model and curve else "",
+        refused=refused,
     )
+
+
+def latency_of(
+    job: Job, module: nn.Module, architecture: Architecture, device: torch.device
+) -> Latency:
+    """What the job knows of this device, or a measurement."""
+    known = job.known.get(latency.fingerprint(device, threads=1))
+    return known or latency.measure(module, architecture.input, device)
+
+
+def most_ms(job: Job, device: str) -> float:
+    return min(job.most_ms.get(name, math.inf) for name in ("", device))
 
 
 def scores(curve: Sequence[Epoch]) -> dict[str, float]:
