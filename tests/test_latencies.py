@@ -313,3 +313,24 @@ def test_a_pack_goes_into_a_directory_of_its_own(
     status, _, told = run(tmp_path, "latency", "pack", "-o", str(tmp_path / "pack"))
     assert (status, "must be a new or an empty directory" in told) == (2, True)
     assert [path.name for path in (tmp_path / "pack").iterdir()] == ["mine.txt"]
+
+
+def test_what_was_not_measured_names_the_next_step(
+    tmp_path: Path, store: Store, study: StudyRow
+) -> None:
+    """A device that has a name, by a profile, and no number of the study's networks."""
+    cpu = latencies.timing.cpu_name()
+    for name, about in {"mine": {"cpu": cpu}, "pi": {"cpu": "another"}}.items():
+        device = Device(device=f"{name}, 1 thread, torch", name=name, threads=1, about=about)
+        keep(store, device, [])
+    for named, step in {
+        "mine": "`nas latency --name mine` measures the front here",
+        "mine/onnx/t2/b8": "`nas latency --name mine --runtime onnx --threads 2 --batch 8`",
+        "here/eager": "`nas latency --runtime eager` measures the front here",
+        "pi": "`nas latency pack` makes what measures them on pi",
+    }.items():
+        asked = ["--objective", f"accuracy:max,latency_ms@{named}:min"]
+        status, _, told = run(tmp_path, "pareto", "--study", "s", *asked)
+        assert status == 2
+        assert "nothing was measured so of these trials" in told
+        assert step in told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from test_latencies import run
 
 import nas
+from nas.driver import supply
 from nas.driver.latencies import device_here
 from nas.driver.profiles import in_search, known, predictor, profile
 from nas.errors import NasError
@@ -222,6 +224,35 @@ def test_a_device_that_no_profile_predicts_is_refused(store: Store) -> None:
         pass
 
 
+def test_a_profile_of_another_space_says_what_it_lacks(store: Store) -> None:
+    space = load_space("resnet_like", (3, 32, 32), 10)
+    name = "latency_ms@pi"
+    keep_profile(store, profiled(drawn("resnet_like", 60)))
+    with known(store, [name], space) as told:
+        share = re.search(r"of a network of resnet_like it has (\d+) %", told[name])
+        assert share
+        assert int(share[1]) > 50
+        assert "adds what it lacks" not in told[name]
+    # The same kinds on other maps: each piece is interpolated, and that is said.
+    other = load_space("resnet_like", (1, 10, 10), 7)
+    lacks = r"that it has not within 10 % in \d+ of 100: `nas latency profile"
+    with known(store, [name], other) as told:
+        share = re.search(r"of a network of resnet_like it has (\d+) %", told[name])
+        assert share
+        assert int(share[1]) < 50
+        assert re.search(lacks, told[name])
+    # Kinds that it has nothing of have no price of their own: refused, with what is missing.
+    alien = load_space("mobilenet_like", (3, 32, 32), 10)
+    kinds = {piece.kind for each in drawn("mobilenet_like", 10) for piece in parts(each).pieces}
+    with pytest.raises(NasError) as why, known(store, [name], alien):
+        pass
+    said = str(why.value)
+    assert "is of other networks than those of mobilenet_like" in said
+    assert any(kind in said for kind in kinds)
+    assert "`nas latency profile --space mobilenet_like --name pi` adds what it lacks" in said
+    assert name not in METRICS
+
+
 def test_here_is_what_the_search_measures_itself() -> None:
     space = read_space(
         {"name": "s", "pattern": "INPUT -> CONV(width=8) -> GAP -> FC",
@@ -272,10 +303,11 @@ def test_a_bound_refuses_before_it_is_evaluated(tmp_path: Path, store: Store) ->
 
 
 def test_what_a_search_measures_stands_before_what_was_predicted(
-    tmp_path: Path, store: Store
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A profile that promises a ten-thousandth of what this machine takes: the bound is kept by
     every prediction, and by none of the networks."""
+    monkeypatch.setattr(supply, "VAIN", 2)
     told = load_space("lenet_like", (1, 8, 8), 10)
     networks = [told.draw(random.Random(seed))[1] for seed in range(3)]
     here = device_here(store, "pc", "eager", 1, available())
@@ -291,13 +323,14 @@ def test_what_a_search_measures_stands_before_what_was_predicted(
     assert status == 2
     assert "no finished candidate of study s meets the constraints" in said
     for row in store.trials(store.find_study("s").id):
+        assert row.state == "refused"
         assert row.value("latency_ms@pc") == row.latency_ms > 0.001
-    # Who bounds what is known after a training only is told of what is known before it.
+    # Who bounds what has to be measured is told of what is known without.
     command = ["search", "--space", "lenet_like", "--dry-run", "--constraint", "latency_ms<=1"]
     _, _, said = run(tmp_path, *command)
-    assert "latency_ms@pc/eager/t1 is predicted before" in said
+    assert "latency_ms@pc/eager/t1 is predicted, at no cost" in said
     _, _, said = run(tmp_path, *command, "--evaluator", "evaluators:ok")
-    assert "is predicted before" not in said
+    assert "is predicted" not in said
 
 
 def test_a_profile_is_measured_once_and_of_several_spaces(tmp_path: Path, store: Store) -> None:

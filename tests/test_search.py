@@ -450,7 +450,7 @@ def test_what_arithmetic_rejects_costs_no_trial(store: Store) -> None:
 def test_where_nothing_fits_the_search_says_so(store: Store) -> None:
     with pytest.raises(NothingFound, match=r"none of 2000 draws of stack .*params <= 10\b"):
         run(store, plan(space=wide_space(constraints={"params": "<= 10"})))
-    assert rows(store) == []
+    assert store.studies() == []
     assert not evaluated()
 
 

@@ -97,7 +97,7 @@ def _expected(plan: Plan, workers: int | None, memory: float) -> str:
 
 def predicted(record: Store | None, plan: Plan) -> AbstractContextManager[dict[str, str]]:
     """Latencies of named devices as what arithmetic knows; what predicts each."""
-    return known(record, [*plan.space.objectives, *plan.space.constraints])
+    return known(record, [*plan.space.objectives, *plan.space.constraints], plan.space)
 
 
 def _tell_predicted(told: dict[str, str], plan: Plan, record: Store | None) -> None:

@@ -22,7 +22,7 @@ from nas.driver.jobs import asked, named, once_more, seed_of
 from nas.driver.plan import Plan
 from nas.driver.proposals import problem
 from nas.driver.tradeoffs import excess
-from nas.errors import NothingFound, ShapeError
+from nas.errors import ShapeError
 from nas.job import Recipe
 from nas.language.architecture import Architecture
 from nas.metrics import metric, scaled
@@ -30,6 +30,7 @@ from nas.samplers import SAMPLERS
 from nas.samplers.ehvi import EHVISampler, Params
 from nas.samplers.evidence import DROPPED, LACKING
 from nas.samplers.related import Older
+from nas.spaces.preflight import nothing_meets
 from nas.store import Ask, StudyRow, TrialRow
 
 AGAIN = "again"  # the user attribute of a proposal that was evaluated before, on purpose
@@ -170,11 +171,7 @@ class Asker:
                 self._queued += 1
                 return True
         if not self._seen:
-            bounds = ", ".join(f"{m} {b}" for m, b in self._space.constraints.items())
-            raise NothingFound(
-                f"none of {DRAWS} draws of {self._space.name} meets the constraints ({bounds}): "
-                "`nas space check` of it shows what the space holds"
-            )
+            raise nothing_meets(self._space, DRAWS)
         return False
 
     def _candidate(self, architecture: Architecture, recipe: Recipe, trial: Trial) -> Ask:

@@ -332,10 +332,26 @@ def _values(
         had = sorted({f"{row.latency.runtime}/t{threads_of(row)}/b{row.latency.batch}"
                       for row in on_it})  # fmt: skip
         told = f"; it has {', '.join(had)}" if had else ""
-        raise StudyError(f"{at}: nothing was measured so of these trials{told}")
+        step = _step(at, devices)
+        raise StudyError(f"{at}: nothing was measured so of these trials{told}; {step}")
     (most, _), *others = Counter(row.latency.device for row in fits).most_common()
     told = f"{most}" + (f" (not on {len(others)} other versions of it)" if others else "")
     return {r.fingerprint: r.latency.ms for r in fits if r.latency.device == most}, told
+
+
+def _step(at: Located, devices: Sequence[Device]) -> str:
+    """How a latency comes into the record that is not there."""
+    own = [device for device in devices if device.name == at.device]
+    if at.device != HERE and not any(is_here(device.device, device.about) for device in own):
+        return f"`nas latency pack` makes what measures them on {at.device}"
+    options = {
+        "name": "" if at.device == HERE else at.device,
+        "runtime": at.runtime,
+        "threads": at.threads,
+        "batch": at.batch if at.batch != 1 else None,
+    }
+    told = "".join(f" --{name} {value}" for name, value in options.items() if value)
+    return f"`nas latency{told}` measures the front here"
 
 
 def threads_of(row: Measured) -> int | None:

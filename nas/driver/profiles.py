@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -24,6 +25,9 @@ DRAWS = 50  # times as many draws as networks, before a space has no more
 # Networks taken apart for each that is measured whole: their pieces cost little, and of 80 with 20
 # measured whole they bring 97 % of others within 10 % where those of the 20 bring 71 (vgg_like).
 APART = 3
+SHOWN = 50  # networks of a space that tell whether a profile is of such
+RARE = 0.1  # of them may have a kind of piece that the profile has not
+HALF = 0.5  # of their pieces
 PIECES = 600  # timed at most, the commonest first: what is left is interpolated
 
 Told = Callable[[str, int, int], None]
@@ -183,10 +187,13 @@ def _renamed(told: Mapping[str, Any], plain: Callable[[str], str]) -> dict[str, 
 
 
 @contextlib.contextmanager
-def known(record: Record | None, names: Iterable[str]) -> Iterator[dict[str, str]]:
-    """Makes arithmetic of the latencies that ``names`` name, for as long as a search runs: what was
-    measured of a network, or else what the device's profile predicts. Gives a sentence on each.
-    Raises StudyError for a device that no profile predicts, with the nearest that one does."""
+def known(
+    record: Record | None, names: Iterable[str], space: Space | None = None
+) -> Iterator[dict[str, str]]:
+    """Makes arithmetic of the latencies that ``names`` name, for as long as a search of ``space``
+    runs: what was measured of a network, or else what the device's profile predicts. Gives a
+    sentence on each. Raises StudyError for a device that no profile predicts, with the nearest that
+    one does, and for a profile that has nothing of a kind that the space's networks have."""
     places = {name: at for name in names if (at := located(name))}
     told: dict[str, str] = {}
     entries = {}
@@ -206,6 +213,8 @@ def known(record: Record | None, names: Iterable[str]) -> Iterator[dict[str, str
         place = chosen.device.device, chosen.runtime, chosen.batch
         entries[name] = dataclasses.replace(metric(name), arithmetic=value, predicts=place)
         told[name] = f"predicted by {len(predict.table)} pieces, {predict.trust}"
+        if space is not None:
+            told[name] += f"; {_fits(predict, space, at)}"
     METRICS.update(entries)
     of_pattern.cache_clear()
     try:
@@ -214,6 +223,29 @@ def known(record: Record | None, names: Iterable[str]) -> Iterator[dict[str, str
         for name in entries:
             METRICS.pop(name, None)
         of_pattern.cache_clear()
+
+
+def _fits(predict: Predictor, space: Space, at: Located) -> str:
+    """How much a profile, which may be of another space, has of this one's networks. Raises
+    StudyError where that is nothing of a kind: its price would be that of any layer."""
+    rng = random.Random(0)
+    each = [set(parts(space.draw(rng)[1]).pieces) for _ in range(SHOWN)]
+    lacking = Counter(kind for some in each for kind in {piece.kind for piece in some})
+    lacking = Counter({k: n for k, n in lacking.items() if k not in predict.kinds})
+    makes = f"`nas latency profile --space {space.name} --name {at.device}` adds what it lacks"
+    if any(count > RARE * len(each) for count in lacking.values()):
+        kinds = ", ".join(kind for kind, _ in lacking.most_common())
+        raise StudyError(
+            f"{at}: its profile is of other networks than those of {space.name}: it has no "
+            f"{kinds}; {makes}"
+        )
+    share = [sum(piece.key in predict.table for piece in some) / len(some) for some in each]
+    has = sum(share) / len(share)
+    return (
+        f"of the pieces of a network of {space.name} it has {100 * has:.0f} %, and foretells a "
+        f"piece that it has not within 10 % in {100 * predict.pieces_within:.0f} of 100"
+        + (f": {makes}" if has < HALF else "")
+    )
 
 
 def offer(record: Record | None, bounded: Iterable[str]) -> str:

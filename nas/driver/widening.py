@@ -16,6 +16,7 @@ from nas.errors import NasError, StudyError
 from nas.language.domains import Choice, Domain, Floats, Ints, Progression, Values
 from nas.language.elements import Scalar
 from nas.spaces.plain import parse_mapping
+from nas.spaces.preflight import refuse_empty
 from nas.spaces.space import Space, read_space
 from nas.store import Sampled, Store, StudyRow, TrialRow, check_same, widens
 
@@ -25,9 +26,12 @@ def opened(plan: Plan, store: Store) -> tuple[StudyRow, str]:
     are others than they were, else an empty one.
 
     Raises StudyError where it exists with other settings, among them a space that not each of its
-    trials is of, or that holds less than it did.
+    trials is of, or that holds less than it did; and NothingFound, having made none, where nothing
+    meets the constraints.
     """
     study, told = plan.row(), ""
+    if all(found.name != study.name for found in store.studies()):
+        refuse_empty(plan.space)
     was = _changed(plan, store)
     if was is not None:
         store.recover(was.id)

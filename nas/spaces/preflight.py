@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nas.errors import ShapeError
+from nas.errors import NothingFound, ShapeError
 from nas.language.architecture import Architecture
 from nas.metrics import arithmetic
 from nas.spaces.space import Draw, Space
 
+DRAWS = 2_000  # random ones that break a constraint each, before nothing is said to meet them
 ENUMERATED = 20_000  # up to so many settings are counted one by one
 FLIPS = 40  # so many changes of a parameter without effect, and it is called idle
 LEVELS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -105,6 +106,21 @@ def check(space: Space, draws: int = 1_000, seed: int = 0) -> Preflight:
         warnings=(),
     )
     return dataclasses.replace(result, warnings=tuple(_warnings(result)))
+
+
+def refuse_empty(space: Space) -> None:
+    """Raises NothingFound where no draw of a space meets what bounds it before any training."""
+    rng = random.Random(0)
+    if all(space.excess(space.draw(rng)[1]) for _ in range(DRAWS)):
+        raise nothing_meets(space, DRAWS)
+
+
+def nothing_meets(space: Space, draws: int) -> NothingFound:
+    bounds = ", ".join(f"{metric} {bound}" for metric, bound in space.constraints.items())
+    return NothingFound(
+        f"none of {draws} draws of {space.name} meets the constraints ({bounds}): "
+        "`nas space check` of it shows what the space holds"
+    )
 
 
 def _warnings(result: Preflight) -> Iterator[str]:
