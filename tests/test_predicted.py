@@ -309,7 +309,7 @@ def test_what_a_search_measures_stands_before_what_was_predicted(
     every prediction, and by none of the networks."""
     monkeypatch.setattr(supply, "VAIN", 2)
     told = load_space("lenet_like", (1, 8, 8), 10)
-    networks = [told.draw(random.Random(seed))[1] for seed in range(3)]
+    networks = [told.draw(random.Random(seed))[1] for seed in range(20)]
     here = device_here(store, "pc", "eager", 1, available())
     pieces = {piece.key: 1e-4 * cost(piece) for piece in distinct(networks)}
     apart = [str(network) for network in networks]
