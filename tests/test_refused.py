@@ -35,6 +35,7 @@ from nas.driver.tradeoffs import nothing_found
 from nas.errors import NothingFound
 from nas.job import DataRef, Epoch, Failure, Job, Latency, Result
 from nas.job.pool import Done, Event
+from nas.samplers.ehvi import EHVISampler, Problem
 from nas.samplers.encoding import Encoding
 from nas.samplers.evidence import finished_of
 from nas.samplers.gp import fit
@@ -435,6 +436,32 @@ def test_a_model_takes_what_was_measured_of_each_and_nothing_else() -> None:
     before = learn([each for each in finished if not each.whole])
     scores = before.score(np.array([[0.2], [0.9]]), np.full((2, 2), np.nan), np.zeros(2))
     assert scores[0] > scores[1]
+
+
+def test_whether_to_train_again_is_asked_of_what_was_trained() -> None:
+    """Noisy accuracies: another training of one that was refused is never advised."""
+    rng = np.random.default_rng(0)
+    domain = optuna.distributions.FloatDistribution(0.0, 1.0)
+    told = Problem(distributions={"x": domain, "y": domain})
+    sampler = EHVISampler(0, told)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    for x, y in rng.uniform(size=(40, 2)):
+        refused = x > 0.5
+        accuracy = 0.0 if refused else x + 0.1 * rng.standard_normal()
+        trial = optuna.trial.create_trial(
+            values=[accuracy, x + 0.1 * y],
+            params={"x": x, "y": y},
+            distributions={"x": domain, "y": domain},
+            user_attrs={"lacking": [0]} if refused else {},
+        )
+        trial.set_constraint("latency_ms", x - 0.5)
+        study.add_trial(trial)
+    advice = sampler.advise(study)
+    assert advice
+    params, again = advice
+    assert params["x"] < 0.6
+    tried = {trial.params["x"] for trial in study.trials if not trial.user_attrs}
+    assert (params["x"] in tried) == again
 
 
 def test_the_interval_of_a_measurement_is_not_what_decides() -> None:

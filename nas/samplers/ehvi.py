@@ -170,10 +170,15 @@ class EHVISampler(BaseSampler):
         reference = model.reference(rows, costs)
         rows, costs, scores = self._searched(evidence, model, rows, costs, reference, rng)
         best = _distinct(rows, scores)[:BEST]
-        known, new = gains(model, rows[best], costs[best], reference)
-        again = bool(known.max() * PAYS > new.max())
-        row = model.rows[int(np.argmax(known))] if again else rows[best[0]]
-        return evidence.encoding.params(row), again
+        # An evaluation moves what is believed of those that were evaluated whole.
+        whole = tuple(f for f in evidence.finished if f.whole or f.values is None)
+        if len(whole) < len(evidence.finished):
+            model = self._model(replace(evidence, finished=whole))
+        if model is not None:
+            known, new = gains(model, rows[best], costs[best], reference)
+            if known.max() * PAYS > new.max():
+                return evidence.encoding.params(model.rows[int(np.argmax(known))]), True
+        return evidence.encoding.params(rows[best[0]]), False
 
     def _proposals(self, evidence: Evidence, number: int, count: int) -> list[Params]:
         encoding = evidence.encoding
