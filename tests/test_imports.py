@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 import nas
 
@@ -153,4 +154,4 @@ def test_nothing_of_ours_is_a_top_level_name_but_the_package(tmp_path):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('this is not yours')")
     command = [sys.executable, "-m", "nas.cli", "search", "--space", "lenet_like", "--trials", "1",
                "--epochs", "1", "--workers", "0"]  # fmt: skip
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=3 * PATIENCE)
