@@ -57,7 +57,8 @@ from nas.driver.plan import Plan
 from nas.driver.rungs import Floats
 from nas.job import DataRef, Job, Recipe
 from nas.metrics import ACCURACY, Direction, scaled
-from nas.spaces.space import Bound, load_space
+from nas.spaces.bounds import Bound
+from nas.spaces.space import load_space
 from nas.store import StudyRow, TrialRow, open_store
 from nas.workers import open_pool
 

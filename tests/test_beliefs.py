@@ -24,7 +24,7 @@ from nas.driver.tradeoffs import nothing_found, pareto
 from nas.errors import NothingFound
 from nas.report import believed as shown
 from nas.report import screens
-from nas.spaces.space import Bound
+from nas.spaces.bounds import Bound
 from nas.store import StudyRow, TrialRow, open_store
 from nas.workers.in_process import InProcess
 

@@ -29,7 +29,8 @@ from nas.job import Epoch, Failure, Job, Recipe
 from nas.job.pool import Pool
 from nas.language.architecture import Architecture, parse
 from nas.samplers import SAMPLERS
-from nas.spaces.space import Bound, Space, load_space, read_space
+from nas.spaces.bounds import Bound
+from nas.spaces.space import Space, load_space, read_space
 from nas.store import Store, TrialRow, open_store
 from nas.workers import open_pool
 from nas.workers.in_process import InProcess

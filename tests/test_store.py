@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import itertools
+import json
 import logging
 import math
 import multiprocessing
@@ -55,10 +56,24 @@ DIED = Failure(kind="worker_died", reason="the node went away")
 DIVERGED = Failure(kind="diverged", reason="the loss is NaN after epoch 2", seconds=2.5)
 
 
+def whole(low: int, high: int) -> str:
+    """A domain as Optuna writes it."""
+    told = {"log": False, "step": 1, "low": low, "high": high}
+    return json.dumps({"name": "IntDistribution", "attributes": told})
+
+
+def some(*choices: Any) -> str:
+    told = {"choices": choices}
+    return json.dumps({"name": "CategoricalDistribution", "attributes": told})
+
+
+DOMAINS = {"N[1]": whole(0, 100), "BLOCK": some("PLAIN", "DENSE"), "scale": some(0.5, 1.0)}
+
+
 def ask(n: int = 0) -> Ask:
     return Ask(
         sampled={"N[1]": n, "BLOCK": "PLAIN", "scale": 0.5},
-        distributions={"N[1]": '{"name": "IntDistribution"}'},
+        distributions=DOMAINS,
         pattern="INPUT -> [CONV(16) -> RELU]*2 -> FC",
         fingerprint=f"fingerprint{n}",
         params=5_000_000_000 + n,
@@ -701,9 +716,11 @@ def test_a_trial_has_its_own_domains_though_the_record_keeps_them_once(
 ) -> None:
     """Among them those of another text than the study has, of a row that a version before this one
     wrote, and of a parameter that is called as a baseline is marked."""
-    first = dataclasses.replace(ask(0), distributions={"N[1]": "a", "scale": "b"})
-    other = dataclasses.replace(ask(1), distributions={"N[1]": "a", "scale": "c"})
-    named = dataclasses.replace(ask(2), sampled={"baseline": 3}, distributions={"baseline": "d"})
+    wider = {**DOMAINS, "BLOCK": some("PLAIN", "RESIDUAL")}
+    first = ask(0)
+    other = dataclasses.replace(ask(1), distributions=wider)
+    called = {"baseline": whole(1, 4)}
+    named = dataclasses.replace(ask(2), sampled={"baseline": 3}, distributions=called)
     network = dataclasses.replace(ask(3), sampled={"baseline": "resnet18"}, distributions={})
     asks = [first, other, named, network]
     for claim, asked in zip(store.begin(study.id, asks), asks, strict=True):
@@ -712,13 +729,14 @@ def test_a_trial_has_its_own_domains_though_the_record_keeps_them_once(
     query = "SELECT distributions FROM nas_trials ORDER BY number"
     with store.engine.connect() as connection:
         kept = [str(text) for text in connection.exec_driver_sql(query).scalars()]
-        assert "a" not in kept[0]
-        assert "c" in kept[1]
-        whole = """UPDATE nas_trials SET distributions = '{"N[1]":"x","scale":"y"}'"""
-        connection.exec_driver_sql(f"{whole} WHERE number = 0")
+        assert "N[1]" not in kept[0]
+        assert "RESIDUAL" in kept[1]
+        assert "DENSE" not in kept[1]
+        written = text("UPDATE nas_trials SET distributions = :told WHERE number = 0")
+        connection.execute(written, {"told": json.dumps(wider)})
         connection.commit()
     rows = list(store.trials(study.id))
-    assert dict(rows[0].distributions) == {"N[1]": "x", "scale": "y"}
+    assert dict(rows[0].distributions) == wider
     assert [row.baseline for row in rows] == ["", "", "", "resnet18"]
 
 
@@ -953,7 +971,7 @@ def test_five_thousand_trials_are_read_to_resume(
 ) -> None:
     store = open_store(f"sqlite:///{tmp_path}/record.db")
     study = store.open_study(STUDY)
-    domain = '{"name": "IntDistribution", "attributes": {"log": false, "step": 1, "low": 1}}'
+    domain = whole(1, 4)
     names = [f"RESIDUAL.width[{n}]" for n in range(25)]
     full = dataclasses.replace(
         ask(), sampled=dict.fromkeys(names, 3), distributions=dict.fromkeys(names, domain)

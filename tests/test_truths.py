@@ -23,7 +23,7 @@ from nas.driver.loop import search
 from nas.errors import NasError, StudyError
 from nas.language.architecture import Architecture
 from nas.metrics import METRICS, Metric
-from nas.spaces.space import read_bound
+from nas.spaces.bounds import read_bound
 from nas.store import Ask, open_store
 from nas.training.checkpoint import identity
 from nas.workers.in_process import InProcess

@@ -11,7 +11,7 @@ from nas.errors import NasError, RecipeError, brief, nearest
 from nas.job import Recipe
 from nas.job.recipe import RECIPES
 from nas.metrics import METRICS, NAME, Direction, check, metric
-from nas.spaces.space import Bound, read_bound, read_direction
+from nas.spaces.bounds import Bound, read_bound, read_direction
 from nas.store import StudyRow
 
 T = TypeVar("T")

@@ -11,8 +11,9 @@ from nas.job import DataRef, Job, Recipe
 from nas.metrics import on_device
 from nas.plugins import module_name
 from nas.sources import digest
+from nas.spaces.bounds import read_bound
 from nas.spaces.plain import parse_mapping
-from nas.spaces.space import read_bound, read_space
+from nas.spaces.space import read_space
 from nas.store import StudyRow, TrialRow
 
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from nas.errors import NothingFound
 from nas.metrics import ACCURACY, Direction, scaled
 from nas.pareto import front, reference_point
-from nas.spaces.space import read_bound
+from nas.spaces.bounds import read_bound
 from nas.store import ENDED, StudyRow, TrialRow
 
 Floats = NDArray[np.float64]

@@ -6,7 +6,6 @@ import dataclasses
 import math
 import os
 import random
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -30,45 +29,12 @@ from nas.language.expression import Node, Shape
 from nas.language.pattern import Chain, Tree, read
 from nas.language.symbols import alternatives, check, symbols
 from nas.metrics import OBJECTIVES, Direction, arithmetic
+from nas.spaces.bounds import Bound, read_bound, read_direction
 from nas.spaces.plain import load_mapping, write_mapping
 
 KEYS = ("name", "about", "pattern", "where", "constraints", "objectives", "recipe", "input",
         "classes", "large")  # fmt: skip
 LARGE = 96  # pixels of the smaller side from which the domains under large hold
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """A constraint on a metric: ``<= 1_000_000`` or ``>= 0.9``."""
-
-    upper: bool
-    limit: float
-
-    def excess(self, value: float) -> float:
-        """How far the value is on the wrong side; 0 or less where the constraint holds."""
-        return value - self.limit if self.upper else self.limit - value
-
-    def __str__(self) -> str:
-        exact = (
-            int(self.limit) if self.limit.is_integer() and abs(self.limit) < 2**53 else self.limit
-        )
-        return f"{'<=' if self.upper else '>='} {exact!r}"
-
-
-def read_bound(text: object, where: str) -> Bound:
-    match = re.fullmatch(r"\s*(<=|>=)\s*([\d_.]+(?:[eE][+-]?\d+)?)\s*", str(text))
-    try:
-        if match:
-            return Bound(match[1] == "<=", float(match[2]))
-    except ValueError:
-        pass
-    raise SpaceError(f"{where}: {text!r}: must be a bound such as '<= 1_000_000' or '>= 0.9'")
-
-
-def read_direction(text: object, where: str) -> Direction:
-    if text == "max" or text == "min":
-        return text
-    raise SpaceError(f"{where}: {text!r}: must be max or min")
 
 
 @dataclass(frozen=True)

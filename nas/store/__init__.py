@@ -3,7 +3,6 @@
 from nas.store.record import Store, open_store
 from nas.store.rows import (
     BASELINE,
-    ENDED,
     Ask,
     AttemptRow,
     Claim,
@@ -11,10 +10,10 @@ from nas.store.rows import (
     Study,
     StudyRow,
     TrialRow,
-    TrialState,
     check_same,
     widens,
 )
+from nas.store.tables import ENDED, TrialState
 
 __all__ = [
     "BASELINE",

@@ -21,6 +21,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SAWarning
 from nas.errors import StoreError, brief, nearest
 from nas.interrupts import deferred
 from nas.store.tables import HEAD, VERSION_TABLE
+from nas.store.values import read_json
 from nas.text import SECRET, shown_url
 
 if TYPE_CHECKING:
@@ -230,8 +231,14 @@ def _engine(url: URL) -> Engine:
             pool_pre_ping=True,
             connect_args={k: v for k, v in LIBPQ.items() if k not in url.query},
             json_serializer=_compact,
+            json_deserializer=read_json,
         )
-    engine = create_engine(url, json_serializer=_compact, connect_args={"timeout": BUSY_SECONDS})
+    engine = create_engine(
+        url,
+        connect_args={"timeout": BUSY_SECONDS},
+        json_serializer=_compact,
+        json_deserializer=read_json,
+    )
 
     @event.listens_for(engine, "connect")
     def _settings(connection: sqlite3.Connection, _: object) -> None:

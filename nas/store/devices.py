@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Select, select
 
 from nas.errors import StudyError
 from nas.job import Latency
@@ -14,6 +14,7 @@ from nas.store.reading import Record
 from nas.store.record import Store
 from nas.store.steps import add_latency, put
 from nas.store.tables import devices, latencies, now, packs, profiles, trials
+from nas.store.values import checked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,31 +48,39 @@ class Profiled:
     profile: Mapping[str, Any]
 
 
-_LATENCY = [latencies.c[name] for name in Latency.__dataclass_fields__]
+_DEVICE = {name: devices.c[name] for name in Device.__dataclass_fields__}
+_LATENCY = {name: latencies.c[name] for name in Latency.__dataclass_fields__}
+_NAMED = {"name": devices.c.name, "threads": devices.c.threads}  # of a latency's device
+_MEASURED = {"fingerprint": latencies.c.fingerprint, **_NAMED, **_LATENCY}
+_PACK = {name: packs.c[name] for name in ("pack", "study_id", "networks")}
+_PROFILE = {name: profiles.c[name] for name in ("device", "runtime", "batch", "profile")}
+
+_check_device = checked(_DEVICE, "device")
+_check_measured = checked(_MEASURED, "fingerprint", _NAMED)
+_check_pack = checked(_PACK, "pack")
+_check_profile = checked(_PROFILE, "device")
 
 
 def known_devices(record: Record) -> list[Device]:
     """All that have a name, by it."""
-    query = select(devices).order_by(devices.c.name, devices.c.device)
+    query = _devices().order_by(devices.c.name, devices.c.device)
     return [_device(row) for row in record._all(query)]
 
 
 def measured(record: Record, fingerprints: Collection[str] | None = None) -> list[Measured]:
     """What was measured of some architectures, or of all."""
-    query = select(
-        latencies.c.fingerprint, devices.c.name, devices.c.threads, *_LATENCY
-    ).select_from(latencies.outerjoin(devices, devices.c.device == latencies.c.device))
-    rows = record._all(query.order_by(latencies.c.fingerprint, latencies.c.measured))
-    return [
-        Measured(
-            fingerprint=row[0],
-            name=row[1] or "",
-            threads=row[2],
-            latency=Latency(**dict(zip(Latency.__dataclass_fields__, row[3:], strict=True))),
-        )
-        for row in rows
-        if fingerprints is None or row[0] in fingerprints
-    ]
+    query = select(*_MEASURED.values()).select_from(
+        latencies.outerjoin(devices, devices.c.device == latencies.c.device)
+    )
+    found = []
+    for row in record._all(query.order_by(latencies.c.fingerprint, latencies.c.measured)):
+        if fingerprints is None or row[0] in fingerprints:
+            told = dict(zip(_MEASURED, row, strict=True))
+            _check_measured(told)
+            latency = Latency(**{name: told[name] for name in _LATENCY})
+            name, threads = told["name"] or "", told["threads"]
+            found.append(Measured(fingerprint=row[0], latency=latency, name=name, threads=threads))
+    return found
 
 
 def patterns(record: Record, fingerprints: Collection[str]) -> dict[str, str]:
@@ -107,8 +116,8 @@ def _plain(device: Device) -> dict[str, Any]:
 
 
 def _check_name(connection: Connection, device: Device) -> None:
-    for row in connection.execute(select(devices).where(devices.c.name == device.name)):
-        was, is_now = row.about.get("cpu", ""), device.about.get("cpu", "")
+    for row in connection.execute(_devices().where(devices.c.name == device.name)):
+        was, is_now = _device(row).about.get("cpu", ""), device.about.get("cpu", "")
         if was != is_now:
             raise StudyError(
                 f"device {device.name} is a machine with {was} in this record, and here is one "
@@ -124,8 +133,11 @@ def add_pack(store: Store, pack: str, study_id: int, networks: Sequence[Mapping[
 
 def find_pack(record: Record, pack: str) -> tuple[int, list[dict[str, Any]]] | None:
     """The study's id and the networks of a pack; None for one that was not made of this record."""
-    rows = record._all(select(packs.c.study_id, packs.c.networks).where(packs.c.pack == pack))
-    return (rows[0][0], rows[0][1]) if rows else None
+    rows = record._all(select(*_PACK.values()).where(packs.c.pack == pack))
+    if not rows:
+        return None
+    _check_pack(rows[0]._asdict())
+    return rows[0].study_id, rows[0].networks
 
 
 def keep_profile(store: Store, profiled: Profiled) -> None:
@@ -147,14 +159,24 @@ def keep_profile(store: Store, profiled: Profiled) -> None:
 
 
 def all_profiles(record: Record) -> list[Profiled]:
-    query = select(profiles.c.runtime, profiles.c.batch, profiles.c.profile, devices).join(
+    query = select(*_PROFILE.values(), *_DEVICE.values()).join(
         devices, devices.c.device == profiles.c.device
     )
-    return [
-        Profiled(runtime=row[0], batch=row[1], profile=row[2], device=_device(row[3:]))
-        for row in record._all(query.order_by(devices.c.name))
-    ]
+    found = []
+    for row in record._all(query.order_by(devices.c.name)):
+        told = dict(zip(_PROFILE, row, strict=False))
+        _check_profile(told)
+        device = _device(row[len(_PROFILE) :])
+        rest = {name: told[name] for name in ("runtime", "batch", "profile")}
+        found.append(Profiled(device=device, **rest))
+    return found
+
+
+def _devices() -> Select[Any]:
+    return select(*_DEVICE.values())
 
 
 def _device(values: Sequence[Any]) -> Device:
-    return Device(**dict(zip(Device.__dataclass_fields__, values, strict=True)))
+    told = dict(zip(_DEVICE, values, strict=True))
+    _check_device(told)
+    return Device(**told)

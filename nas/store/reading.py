@@ -13,22 +13,21 @@ from nas.errors import StudyError, nearest
 from nas.job import Epoch, Latency
 from nas.store.connect import patiently
 from nas.store.rows import (
-    ENDED,
     Ask,
     AttemptRow,
     Study,
     StudyRow,
     TrialRow,
-    TrialState,
     asks_anew,
+    attempt_of,
     check_same,
-    epoch_of,
+    curve_of,
     study_of,
     trial_of,
     widens,
 )
 from nas.store.steps import has, nothing_came, select_trials
-from nas.store.tables import attempts, curves, latencies, studies, trials
+from nas.store.tables import ENDED, TrialState, attempts, curves, latencies, studies, trials
 
 T = TypeVar("T")
 
@@ -153,19 +152,19 @@ class Record:
     def curve(self, trial_id: int) -> tuple[Epoch, ...]:
         """The training curve of a trial; empty where it has none. Values not finite are NaN."""
         query = select(curves.c.epochs).where(curves.c.trial_id == trial_id)
-        points = self._read(lambda connection: connection.scalar(query)) or ()
-        return tuple(epoch_of(point) for point in points)
+        found = self._all(query)
+        return curve_of(trial_id, found[0][0]) if found else ()
 
     def curves(self, study_id: int) -> dict[int, tuple[Epoch, ...]]:
         """The training curves of a study, by the ``id`` of the trials that have one."""
         query = select(curves.c.trial_id, curves.c.epochs).join(trials)
         rows = self._all(query.where(trials.c.study_id == study_id))
-        return {trial_id: tuple(map(epoch_of, points)) for trial_id, points in rows}
+        return {trial_id: curve_of(trial_id, points) for trial_id, points in rows}
 
     def attempts(self, trial_id: int) -> list[AttemptRow]:
         """The tries of a trial, first to last."""
         query = select(attempts).where(attempts.c.trial_id == trial_id).order_by(attempts.c.number)
-        return [AttemptRow(**row._asdict()) for row in self._all(query)]
+        return [attempt_of(row) for row in self._all(query)]
 
     def counts(self, study_id: int) -> dict[TrialState, int]:
         """How many trials of the study are in each state; states without one are absent."""

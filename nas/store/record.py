@@ -19,13 +19,11 @@ from nas.store.connect import WRITES, connect, patiently
 from nas.store.reading import STUDY, Record, check
 from nas.store.rows import (
     Ask,
-    AttemptState,
     Claim,
     Sampled,
     Study,
     StudyRow,
     TrialRow,
-    TrialState,
     asks_anew,
     check_same,
     reused,
@@ -45,7 +43,7 @@ from nas.store.steps import (
     start_attempt,
     write_outcome,
 )
-from nas.store.tables import attempts, now, studies, trials
+from nas.store.tables import AttemptState, TrialState, attempts, now, studies, trials
 from nas.store.widening import widen
 
 T = TypeVar("T")

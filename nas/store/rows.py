@@ -8,27 +8,15 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any
 
 from nas.errors import StoreError, StudyError
 from nas.job import Epoch, Failure, Latency, Outcome
 from nas.metrics import METRICS, Direction, by_arithmetic, metric, of_pattern, on_device
+from nas.store.tables import AttemptState, TrialState, attempts, curves, latencies, studies, trials
+from nas.store.values import Settings, checked, domain, read_json, refuse, texts
 
 BASELINE = "baseline"  # the one entry of a baseline's sampled values: its name
-
-TrialState = Literal[
-    "running", "waiting", "paused", "finished", "stopped", "failed", "reused", "refused"
-]
-"""``running``: an attempt holds it. ``waiting``: its last attempt was lost, or it has had none yet,
-Store.claim takes it.
-``paused``: at a rung, Store.promote takes it. ``stopped``: at a rung, for good. ``reused``: the
-result is that of an earlier trial. ``refused``: its latency broke a bound, so that it was not
-trained."""
-
-ENDED: tuple[TrialState, ...] = ("finished", "stopped", "failed", "reused", "refused")
-
-AttemptState = Literal["running", "finished", "failed", "lost"]
-"""``failed``: by the candidate's own fault. ``lost``: by the machinery's, or its lease ran out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,18 +242,51 @@ def _shown(value: Any) -> str:
 
 
 def study_of(row: Any) -> StudyRow:
+    """A study as it was read. Raises StoreError where a column holds what it cannot."""
     told = row._asdict()
-    return StudyRow(**told | {"objectives": tuple(map(tuple, told["objectives"]))})
+    _check_study(told)
+    told["objectives"] = tuple(map(tuple, told["objectives"]))
+    return StudyRow(**told | {"settings": Settings(told["settings"])})
 
 
 def trial_of(row: Sequence[Any]) -> TrialRow:
+    """A trial as it was read, with its study's domains. Raises StoreError where a column holds what
+    it cannot, and a parameter what is not of its domain."""
     *values, text = row
     told = dict(zip(STORED, values, strict=True))
-    shared = _domains(text, told["sampled"])
+    _check_trial(told)
+    sampled = told["sampled"]
+    shared = _domains(text, told["study_id"], sampled)
     told["distributions"] = shared | own if (own := told["distributions"]) else shared
+    _check_sampled(told["id"], sampled, told["distributions"])
     told["metrics"] = {k: math.nan if v is None else v for k, v in told["metrics"].items()}
     told["rungs"] = tuple((epochs, accuracy) for epochs, accuracy in told["rungs"] or ())
     return TrialRow(**told)
+
+
+def _check_sampled(key: int, sampled: Mapping[str, Any], domains: Mapping[str, str]) -> None:
+    row = "nas_trials", f"id {key}"
+    for name, text in domains.items():
+        if (holds := domain(text)) is None:
+            rule = f"a distribution of {name} as Optuna writes it"
+            refuse(*row, "distributions", text, rule)
+        if name not in sampled or not holds(sampled[name]):
+            refuse(*row, "sampled", sampled, f"with a {name} of {text}")
+    if domains and len(domains) < len(sampled):
+        rule = "names of which the study's domains or the trial's distributions tell all"
+        refuse(*row, "sampled", [*sampled.keys() - domains.keys()], rule)
+
+
+def attempt_of(row: Any) -> AttemptRow:
+    told = row._asdict()
+    _check_attempt(told)
+    return AttemptRow(**told)
+
+
+def curve_of(trial_id: int, points: Any) -> tuple[Epoch, ...]:
+    """The training curve of a trial."""
+    _check_curve({"trial_id": trial_id, "epochs": points})
+    return tuple(map(epoch_of, points))
 
 
 def own_domains(ask: Ask | Sampled, domains: dict[str, str]) -> dict[str, str]:
@@ -281,9 +302,9 @@ def own_domains(ask: Ask | Sampled, domains: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _domains(text: str, sampled: Iterable[str]) -> dict[str, str]:
+def _domains(text: str, study_id: int, sampled: Iterable[str]) -> dict[str, str]:
     """What a study's domains say of the parameters of a trial; the same for all that have them."""
-    domains, made = _read(text)
+    domains, made = _read(text, study_id)
     names = tuple(sampled)
     if names not in made:
         made[names] = {name: domains[name] for name in names if name in domains}
@@ -291,11 +312,27 @@ def _domains(text: str, sampled: Iterable[str]) -> dict[str, str]:
 
 
 @functools.lru_cache(maxsize=64)
-def _read(text: str) -> tuple[dict[str, str], dict[tuple[str, ...], dict[str, str]]]:
-    return json.loads(text), {}
+def _read(text: str, study_id: int) -> tuple[dict[str, str], dict[tuple[str, ...], dict[str, str]]]:
+    return domains_of(text, study_id), {}
+
+
+def domains_of(text: str, study_id: int) -> dict[str, str]:
+    """Where a study's parameters are drawn from, by their names. Raises StoreError."""
+    found = read_json(text)
+    if not texts(found):
+        rule = "names with distributions as text"
+        refuse("nas_studies", f"id {study_id}", "domains", found, rule)
+    return dict(found)
 
 
 STORED = [f.name for f in fields(TrialRow) if f.name != "trainings"]
+_check_study = checked({f.name: studies.c[f.name] for f in fields(StudyRow)}, "id")
+_joined = {"latency_low": latencies.c.low, "latency_high": latencies.c.high}
+_check_trial = checked(
+    {n: _joined[n] if n in _joined else trials.c[n] for n in STORED}, "id", _joined
+)
+_check_attempt = checked(dict(attempts.c), "token")
+_check_curve = checked(dict(curves.c), "trial_id")
 _OWN = frozenset(STORED) & METRICS.keys()  # metrics that are fields of every trial
 _MEASURED = [name for name in sorted(_OWN) if not METRICS[name].arithmetic]
 

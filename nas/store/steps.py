@@ -18,18 +18,26 @@ from nas.job import Failure, Latency, Outcome, Result
 from nas.store.rows import (
     STORED,
     Ask,
-    AttemptState,
     Claim,
     StudyRow,
-    TrialState,
     clean,
     columns_of,
+    domains_of,
     latency_of,
     own_domains,
     point_of,
     trial_of,
 )
-from nas.store.tables import attempts, curves, latencies, now, studies, trials
+from nas.store.tables import (
+    AttemptState,
+    TrialState,
+    attempts,
+    curves,
+    latencies,
+    now,
+    studies,
+    trials,
+)
 
 # Written out, not a parameter: only so SQLite sees that the index of running attempts serves.
 RUNNING = attempts.c.state == literal_column("'running'")
@@ -86,7 +94,7 @@ def add_trials(
             f"study {of.name!r} goes on in a space or under constraints that were changed "
             "meanwhile: this search ends, one by the new space goes on"
         )
-    domains = json.loads(text)
+    domains = domains_of(text, study_id)
     if once:  # under the study's lock: two drivers may propose the same at the same moment
         asks = [ask for ask in asks if not has(connection, study_id, ask)]
     granted = len(asks) if budget is None else max(0, min(len(asks), budget - number))

@@ -8,7 +8,7 @@ deleted.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import (
     JSON,
@@ -30,6 +30,20 @@ from sqlalchemy.sql.functions import FunctionElement
 
 HEAD = "0005"  # the newest revision under migrations/versions
 VERSION_TABLE = "nas_alembic_version"
+
+TrialState = Literal[
+    "running", "waiting", "paused", "finished", "stopped", "failed", "reused", "refused"
+]
+"""``running``: an attempt holds it. ``waiting``: its last attempt was lost, or it has had none yet,
+Store.claim takes it.
+``paused``: at a rung, Store.promote takes it. ``stopped``: at a rung, for good. ``reused``: the
+result is that of an earlier trial. ``refused``: its latency broke a bound, so that it was not
+trained."""
+
+ENDED: tuple[TrialState, ...] = ("finished", "stopped", "failed", "reused", "refused")
+
+AttemptState = Literal["running", "finished", "failed", "lost"]
+"""``failed``: by the candidate's own fault. ``lost``: by the machinery's, or its lease ran out."""
 
 metadata = MetaData(
     naming_convention={

@@ -1,0 +1,43 @@
+"""What is asked of networks: bounds on metrics, directions of objectives, as people write them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from nas.errors import SpaceError
+from nas.metrics import Direction
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A constraint on a metric: ``<= 1_000_000`` or ``>= 0.9``."""
+
+    upper: bool
+    limit: float
+
+    def excess(self, value: float) -> float:
+        """How far the value is on the wrong side; 0 or less where the constraint holds."""
+        return value - self.limit if self.upper else self.limit - value
+
+    def __str__(self) -> str:
+        exact = (
+            int(self.limit) if self.limit.is_integer() and abs(self.limit) < 2**53 else self.limit
+        )
+        return f"{'<=' if self.upper else '>='} {exact!r}"
+
+
+def read_bound(text: object, where: str) -> Bound:
+    match = re.fullmatch(r"\s*(<=|>=)\s*([\d_.]+(?:[eE][+-]?\d+)?)\s*", str(text))
+    try:
+        if match:
+            return Bound(match[1] == "<=", float(match[2]))
+    except ValueError:
+        pass
+    raise SpaceError(f"{where}: {text!r}: must be a bound such as '<= 1_000_000' or '>= 0.9'")
+
+
+def read_direction(text: object, where: str) -> Direction:
+    if text == "max" or text == "min":
+        return text
+    raise SpaceError(f"{where}: {text!r}: must be max or min")

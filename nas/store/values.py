@@ -1,0 +1,286 @@
+"""What the columns of the record can hold. A row that holds anything else is refused where it is
+read: by a hand, a disk or another tool there may be any value in any column of SQLite, and any JSON
+in one of JSON.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn, get_args
+
+from sqlalchemy import Column, Double, Integer
+
+from nas.errors import NasError, StoreError, StudyError, brief
+from nas.job import Recipe
+from nas.spaces.bounds import read_bound
+from nas.store.tables import AttemptState, TrialState
+
+Check = tuple[Callable[[Any], object], str]  # whether a value may be there, and the rule in words
+
+LEAST, MOST = -(1 << 63), (1 << 63) - 1  # of a whole number in SQL
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """What a column of JSON holds that is none."""
+
+    text: str
+
+
+class Settings(dict[str, Any]):
+    """A study's settings. Raises StudyError for one that a command needs and the record lacks."""
+
+    def __missing__(self, key: str) -> NoReturn:
+        raise StudyError(f"table nas_studies, column settings: a study's has no {key}")
+
+
+def read_json(text: Any) -> Any:
+    """What a column of JSON holds; Broken where it does not parse, or has a number that is none. A
+    number alone is one to SQLite, and no text."""
+    try:
+        return _DECODER.decode(text.decode() if isinstance(text, bytes) else str(text))
+    except (ValueError, RecursionError):
+        return Broken(str(text))
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_number)  # NaN and Infinity are not JSON
+
+
+def checked(
+    columns: Mapping[str, Column[Any]], key: str, joined: Collection[str] = ()
+) -> Callable[[Mapping[str, Any]], None]:
+    """A check of rows that have these columns by name, those that are ``joined`` perhaps NULL:
+    raises StoreError that tells the table, the row, by its ``key`` there, the column, the rule."""
+    checks = [
+        (name, column, *_check(column, column.nullable or name in joined))
+        for name, column in columns.items()
+    ]
+
+    def check(row: Mapping[str, Any]) -> None:
+        for name, column, holds, rule in checks:
+            if not holds(row[name]):
+                refuse(column.table.name, f"{key} {row[key]}", name, row[name], rule)
+
+    return check
+
+
+def refuse(table: str, row: str, column: str, value: object, rule: str) -> NoReturn:
+    told = brief(repr(value.text if isinstance(value, Broken) else value), 90)
+    no_json = ", no JSON" * isinstance(value, Broken)
+    raise StoreError(
+        f"table {table}, row {brief(row, 60)}, column {column}: {told}{no_json}: must be "
+        f"{brief(rule, 200)}"
+    )
+
+
+def _check(column: Column[Any], nullable: bool | None) -> Check:
+    holds, rule = CHECKS.get(f"{column.table.name}.{column.name}") or _plain(column)
+    if not nullable:
+        return holds, rule
+    return lambda value: value is None or holds(value), f"{rule}, or NULL"
+
+
+def _plain(column: Column[Any]) -> Check:
+    if isinstance(column.type, Double):
+        return number, "a finite number"
+    if isinstance(column.type, Integer):
+        return lambda v: type(v) is int and LEAST <= v <= MOST, "a whole number"
+    return lambda v: type(v) is str, "text"
+
+
+def number(value: Any) -> bool:
+    """Whether this is a finite number, which is no truth value."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # of a whole number
+        return False
+
+
+def scalar(value: Any) -> bool:
+    return type(value) in (str, bool) or number(value)
+
+
+def texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(type(v) is str for v in value.values())
+
+
+def mapping(of: Callable[[Any], object]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(map(of, value.values()))
+
+
+def listed(of: Callable[[Any], object]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(of, value))
+
+
+def _bounds(value: Any) -> bool:
+    try:
+        return texts(value) and all(read_bound(text, name) for name, text in value.items())
+    except NasError:
+        return False
+
+
+def _objectives(value: Any) -> bool:
+    if not value or not listed(lambda pair: isinstance(pair, list) and len(pair) == 2)(value):
+        return False
+    names, directions = zip(*value, strict=True)
+    if not all(type(name) is str for name in names) or len({*names}) < len(names):
+        return False
+    return all(direction in ("max", "min") for direction in directions)
+
+
+def _recipe(value: Any) -> bool:
+    return mapping(scalar)(value) and _known_recipe(tuple(value.items()))
+
+
+@functools.lru_cache(maxsize=1024)
+def _known_recipe(values: tuple[tuple[str, Any], ...]) -> bool:
+    try:
+        Recipe.of(dict(values))
+    except NasError:
+        return False
+    return True
+
+
+SETTINGS: Mapping[str, Callable[[Any], object]] = {
+    "epochs": lambda v: type(v) is int and v >= 0,
+    "evaluator": lambda v: type(v) is str,
+    "source": lambda v: type(v) is str,
+    "input": lambda v: _whole(1)(v) and len(v) == 3,
+    "classes": lambda v: type(v) is int and v >= 1,
+    "split_seed": lambda v: type(v) is int,
+    "skip_unreadable": lambda v: type(v) is bool,
+    "group_by": lambda v: type(v) is str,
+    "teachers": listed(lambda v: type(v) is str),
+    "rungs": lambda v: _whole(1)(v),
+    "from": listed(lambda v: type(v) is str),
+}
+
+
+def _whole(least: int) -> Callable[[Any], bool]:
+    return listed(lambda v: type(v) is int and v >= least)
+
+
+def _settings(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        SETTINGS[name](told) for name, told in value.items() if name in SETTINGS
+    )
+
+
+def _rungs(value: Any) -> bool:
+    """Of ascending epochs."""
+    pairs = listed(
+        lambda v: isinstance(v, list) and len(v) == 2 and type(v[0]) is int and number(v[1])
+    )
+    return value is None or (pairs(value) and [*value] == sorted(value, key=lambda rung: rung[0]))
+
+
+def _points(value: Any) -> bool:
+    def point(told: Any) -> bool:
+        if not isinstance(told, list) or len(told) != 4 or type(told[0]) is not int:
+            return False
+        return all(each is None or number(each) for each in told[1:])
+
+    return listed(point)(value)
+
+
+def _network(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and type(value.get("trial")) is int
+        and all(type(value.get(name)) is str for name in ("fingerprint", "file", "sha256"))
+    )
+
+
+def _profile(value: Any) -> bool:
+    """The milliseconds of pieces and of whole networks, and those that pieces alone are of."""
+    return (
+        isinstance(value, dict)
+        and all(mapping(_positive)(value.get(name)) for name in ("pieces", "wholes"))
+        and bool(value["pieces"])
+        and listed(lambda v: type(v) is str)(value.get("apart", []))
+    )
+
+
+def _positive(value: Any) -> bool:
+    return number(value) and value > 0
+
+
+def _one_of(words: object) -> Check:
+    known = get_args(words)
+    return lambda v: type(v) is str and v in known, f"one of {', '.join(known)}"
+
+
+YEAR_9999 = 253_402_300_800.0
+TIME: Check = (lambda v: number(v) and 0 <= v < YEAR_9999, "seconds since 1970")
+COUNT: Check = (lambda v: type(v) is int and 0 <= v <= MOST, "a whole number from 0")
+MS: Check = (_positive, "milliseconds, more than 0")
+RECIPE: Check = (_recipe, "the settings of a recipe, each of its type and in its domain")
+
+CHECKS: dict[str, Check] = {
+    "nas_studies.objectives": (_objectives, 'a list of names with "max" or "min"'),
+    "nas_studies.constraints": (_bounds, "names with bounds such as '<= 1_000_000'"),
+    "nas_studies.recipe": RECIPE,
+    "nas_studies.settings": (_settings, "the settings of a study, each of its type"),
+    "nas_studies.created": TIME,
+    "nas_trials.number": COUNT,
+    "nas_trials.state": _one_of(TrialState),
+    "nas_trials.sampled": (mapping(scalar), "names with numbers or words"),
+    "nas_trials.distributions": (texts, "names with distributions as text"),
+    "nas_trials.params": COUNT,
+    "nas_trials.macs": COUNT,
+    "nas_trials.recipe": RECIPE,
+    "nas_trials.epochs": COUNT,
+    "nas_trials.rungs": (_rungs, "pairs of epochs, ascending, and an accuracy"),
+    "nas_trials.metrics": (
+        mapping(lambda v: v is None or number(v)),
+        "names with finite numbers or null",
+    ),
+    "nas_trials.created": TIME,
+    "nas_trials.finished": TIME,
+    "nas_attempts.state": _one_of(AttemptState),
+    "nas_attempts.started": TIME,
+    "nas_attempts.ended": TIME,
+    "nas_latencies.ms": MS,
+    "nas_latencies.low": MS,
+    "nas_latencies.high": MS,
+    "nas_devices.about": (texts, "names with texts"),
+    "nas_packs.networks": (listed(_network), "networks with fingerprint, trial, file and sha256"),
+    "nas_profiles.profile": (_profile, "pieces and wholes, each names with milliseconds"),
+    "nas_curves.epochs": (_points, "points of an epoch, its loss, accuracy and seconds"),
+}
+
+
+# --- where parameters are drawn from -------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=4096)
+def domain(text: str) -> Callable[[Any], bool] | None:
+    """Whether a value is of a distribution, which is text as Optuna writes it; None where that is
+    none of those that are asked for."""
+    told = read_json(text)
+    if not isinstance(told, dict) or not isinstance(held := told.get("attributes"), dict):
+        return None
+    if told.get("name") == "CategoricalDistribution" and held.keys() == {"choices"}:
+        choices = held["choices"]
+        if not choices or not listed(scalar)(choices):
+            return None
+        return lambda v: any(type(v) is type(choice) and v == choice for choice in choices)
+    if held.keys() != {"low", "high", "step", "log"} or type(held["log"]) is not bool:
+        return None
+    low, high, step = held["low"], held["high"], held["step"]
+    if not (number(low) and number(high) and low <= high) or (held["log"] and low <= 0):
+        return None
+    if told.get("name") == "FloatDistribution" and step is None:
+        return lambda v: number(v) and low <= v <= high
+    whole = all(type(v) is int for v in (low, high, step))
+    if told.get("name") == "IntDistribution" and whole and step >= 1:
+        return lambda v: type(v) is int and low <= v <= high and (v - low) % step == 0
+    return None
