@@ -70,7 +70,7 @@ def trial_network(storage: str, study: str | None, number: int) -> tuple[str, st
 def network_of(row: TrialRow) -> str:
     if row.baseline and "->" not in row.pattern:
         raise StudyError(f"trial {row.number} is {row.baseline}, a classical method: no network")
-    return row.pattern
+    return str(row.architecture)
 
 
 def trial_job(

@@ -17,7 +17,6 @@ from nas import artifacts
 from nas.driver.tradeoffs import pareto
 from nas.errors import NasError, StudyError, brief, nearest
 from nas.job import Latency
-from nas.language.architecture import parse
 from nas.metrics import HERE, Located, finite, located
 from nas.store import Store, StudyRow, TrialRow
 from nas.store.devices import Device, Measured, add_pack, find_pack, keep, known_devices, measured
@@ -105,6 +104,7 @@ def measure(
     from nas.training.device import available
     from nas.training.network import build
 
+    taken = [(row, row.architecture) for row in rows]  # what is none is refused before all else
     here = device_here(store, name, runtime, threads, available())
     keep(store, here, [])
     known = {
@@ -113,11 +113,10 @@ def measure(
         if (row.latency.device, row.latency.runtime, row.latency.batch)
         == (here.device, runtime, batch)
     }
-    for row in rows:
+    for row, architecture in taken:
         if row.fingerprint in known and not again:
             told(row, known[row.fingerprint], False)
             continue
-        architecture = parse(row.pattern)
         found = latency.measure(
             build(architecture, seed=0),
             architecture.input,
@@ -146,13 +145,13 @@ def pack(store: Store, study: StudyRow, rows: Sequence[TrialRow], folder: Path) 
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise NasError(f"--output {folder}: must be a new or an empty directory")
+    taken = [(row, row.architecture) for row in rows]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise NasError(f"--output {folder}: {error.strerror}") from None
     listed = []
-    for row in rows:
-        architecture = parse(row.pattern)
+    for row, architecture in taken:
         graph = to_graph(build(architecture, seed=0).eval(), architecture.input)
         file = f"trial-{row.number}.onnx"
         artifacts.replace(folder / file, graph)

@@ -21,7 +21,7 @@ from nas.driver.asking import domains
 from nas.driver.plan import Plan
 from nas.driver.proposals import distributions
 from nas.errors import NasError, StudyError
-from nas.language.architecture import Architecture, parse
+from nas.language.architecture import Architecture
 from nas.language.expression import leaves
 from nas.metrics import metric, scaled
 from nas.samplers import LEARNING
@@ -106,7 +106,7 @@ def _placed(plan: Plan, study: StudyRow, rows: Sequence[TrialRow]) -> Older:
     same = bool(new) and (study.space_text == plan.space.text or old == new.keys())
     encoding = Encoding.of({n: d for n, d in new.items() if same or n in old})
     try:
-        described = [_described(parse(row.pattern)) for row in rows]
+        described = [_described(row.architecture) for row in rows]
     except NasError as error:  # a layer of a plug-in that is not here
         raise StudyError(f"--from {study.name}: {error}") from None
     names = COSTS if same else sorted({n for told in described for n in told})

@@ -24,7 +24,6 @@ from optuna_dashboard._cli import ThreadedWSGIServer
 
 from nas.driver.tradeoffs import pareto
 from nas.errors import NasError, StudyError
-from nas.language.architecture import parse
 from nas.metrics import METRICS, metric, shown
 from nas.store import Store, StudyRow, TrialRow
 from nas.store.mirror import Mirror, optuna_storage
@@ -156,7 +155,7 @@ def svg(row: TrialRow) -> str | None:
     """The drawing of a trial; None, and why on stderr, where it has blocks of a plug-in, which is
     not loaded here."""
     try:
-        return parse(row.pattern).svg(f"trial {row.number}")
+        return row.architecture.svg(f"trial {row.number}")
     except NasError as error:
-        print(f"nas: trial {row.number} is not drawn: {error}", file=sys.stderr)
+        print(f"nas: not drawn: {error}", file=sys.stderr)
         return None

@@ -11,7 +11,7 @@ from nas.driver.beliefs import Beliefs
 from nas.driver.finalists import Finalist, Report
 from nas.driver.tradeoffs import feasible
 from nas.errors import NasError
-from nas.language.architecture import Architecture, parse
+from nas.language.architecture import Architecture
 from nas.language.expression import show as shape_text
 from nas.metrics import ACCURACY, METRICS, count, metric, shown
 from nas.report import believed, pages
@@ -127,7 +127,7 @@ def _place(axis: Axis, value: float) -> float | None:
 
 def _network(row: TrialRow) -> Architecture | None:
     try:
-        return parse(row.pattern)
+        return row.architecture
     except NasError:
         return None  # a classical method, or of a plug-in that is not loaded
 

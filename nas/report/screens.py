@@ -316,7 +316,6 @@ def body_of(pattern: str) -> str:
 def trial_page(store: Store, study: StudyRow, row: TrialRow) -> RenderableType:
     """One trial: what was sampled, the architecture, the recipe, the curve, the attempts."""
     from nas.driver.tradeoffs import network  # numpy
-    from nas.language.architecture import parse
 
     told = table("", "")
     told.show_header = False
@@ -351,9 +350,9 @@ def trial_page(store: Store, study: StudyRow, row: TrialRow) -> RenderableType:
             told.add_row(name, Text(text))
     parts: list[RenderableType] = [Text(f"trial {row.number}", style="bold"), told, Text("")]
     try:
-        parts.append(drawing(parse(row.pattern)))
-    except NasError:
-        why = "a classical method, no network" if row.baseline else "its plug-in is not loaded"
+        parts.append(drawing(row.architecture))
+    except NasError as error:
+        why = "a classical method, no network" if row.baseline else error
         parts.append(Text(f"no drawing: {why}"))
     curve = store.curve(row.id)
     if curve:

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from nas.errors import StoreError, StudyError
+from nas.errors import NasError, StoreError, StudyError
 from nas.job import Epoch, Failure, Latency, Outcome
+from nas.language.architecture import Architecture, parse
 from nas.metrics import METRICS, Direction, by_arithmetic, metric, of_pattern, on_device
 from nas.store.tables import AttemptState, TrialState, attempts, curves, latencies, studies, trials
 from nas.store.values import Settings, checked, domain, read_json, refuse, texts
@@ -133,6 +134,14 @@ class TrialRow(Ask):
     finished: float | None = None
     reused_from: int | None = None
     trainings: int = 1
+
+    @property
+    def architecture(self) -> Architecture:
+        """Raises StudyError for a pattern of no network, or of a plug-in that is not loaded."""
+        try:
+            return parse(self.pattern)
+        except NasError as error:
+            raise StudyError(f"trial {self.number}: {error}") from None
 
     def value(self, name: str) -> float:
         """A metric as it was measured, or as arithmetic knows it; NaN where it has no value."""
@@ -272,7 +281,7 @@ def _check_sampled(key: int, sampled: Mapping[str, Any], domains: Mapping[str, s
             refuse(*row, "distributions", text, rule)
         if name not in sampled or not holds(sampled[name]):
             refuse(*row, "sampled", sampled, f"with a {name} of {text}")
-    if domains and len(domains) < len(sampled):
+    if len(domains) < len(sampled) and {*sampled} != {BASELINE}:
         rule = "names of which the study's domains or the trial's distributions tell all"
         refuse(*row, "sampled", [*sampled.keys() - domains.keys()], rule)
 
