@@ -288,7 +288,10 @@ def test_of_what_was_exported_nothing_else_is_made(
     [
         (["lenet5", "-f", "onnx"], "--format onnx: a pattern has no weights: `nas train`"),
         (["nowhere.safetensors", "-f", "onnx"], "nowhere.safetensors: No such file"),
-        (["MODEL", "-f", "tflite"], "--format tflite: must be one of pattern, python, onnx, pt2"),
+        (
+            ["MODEL", "-f", "tflite"],
+            "--format tflite: must be pattern, python, onnx, pt2 or safetensors",
+        ),
         (["MODEL", "-f", "safetensors"], "is the model itself; name another file"),
         (["MODEL", "-f", "pt2", "-o", "MODEL/x.pt2"], "x.pt2 cannot be written: "),
         (["lenet_like"], "lenet_like is a search space: it is not one network"),

@@ -251,12 +251,14 @@ def pareto(
 ) -> None:
     """The Pareto front of a study: as a table, as data, or as a picture."""
     from nas.cli import fronts
-    from nas.cli.output import form_of
+    from nas.cli.output import form_of, writable
     from nas.cli.record import opened
     from nas.cli.settings import asked_of
     from nas.errors import NasError
 
     form = form_of(format, output, fronts.FORMATS, "table")
+    if output:
+        writable(output)
     if cascade and form not in ("svg", "png"):
         raise NasError(f"--cascade {cascade[0]}: is drawn in a picture, -f svg or png")
     store, row = opened(storage, study)

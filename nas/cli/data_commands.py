@@ -35,8 +35,10 @@ def check(
 ) -> None:
     """Look at all images: classes, parts, sizes, what is skipped, what cannot be learned."""
     from nas.cli.options import data_ref
+    from nas.cli.output import form_of
     from nas.report import images
 
+    form_of("", output, {"png": ".png"}, "png")
     images.check(data_ref("imagefolder", data, size, skip_unreadable, group_by), format, output)
 
 
@@ -53,9 +55,11 @@ def pack(
 ) -> None:
     """Put a folder of images into a few tar files (WebDataset) with an index, as --data takes."""
     from nas.cli.options import data_ref
+    from nas.cli.output import directory
     from nas.data.pack import pack as write
 
-    told = write(data_ref("imagefolder", data, 0, group_by=group_by), output, megabytes * 1_000_000)
+    images = data_ref("imagefolder", data, 0, group_by=group_by)
+    told = write(images, directory(output, "tars"), megabytes * 1_000_000)
     print(f"{told.images:,} images in {told.files:,} tars, {told.bytes / 1e6:,.1f} MB: {output}")
 
 

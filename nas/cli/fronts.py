@@ -15,7 +15,7 @@ from nas.metrics import finite
 from nas.report import devices, front, screens
 from nas.store import Store, StudyRow
 
-FORMATS = ("table", "json", "csv", "svg", "png")
+FORMATS = {"table": "", "json": ".json", "csv": ".csv", "svg": ".svg", "png": ".png"}
 
 
 def front_out(

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nas.cli.options import data_ref, load_plugins, space_on
+from nas.cli.output import directory
 from nas.cli.record import open_record, study_in
 from nas.driver import latencies, profiles
 from nas.job import Latency
@@ -70,6 +71,7 @@ def measure_and_show(
 def pack_and_show(
     storage: str, study: str | None, trials: str, folder: Path, plugins: Iterable[Path]
 ) -> None:
+    directory(folder, "networks and a script")
     store, row, rows = _chosen(storage, study, trials, plugins)
     name = latencies.pack(store, row, rows, folder)
     print(

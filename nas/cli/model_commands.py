@@ -39,6 +39,15 @@ ModelFile = Annotated[
 ]
 
 
+EXPORTS = {
+    "pattern": "",
+    "python": ".py",
+    "onnx": ".onnx",
+    "pt2": ".pt2",
+    "safetensors": ".safetensors",
+}
+
+
 def train(
     pattern: Annotated[
         str | None,
@@ -104,8 +113,8 @@ def train(
         typer.Option(
             "--output",
             "-o",
-            metavar="DIR",
-            help="For checkpoint and model.",
+            metavar="DIR|FILE.safetensors",
+            help="For checkpoint and model; or the model itself, its checkpoint beside it.",
             rich_help_panel=OUTPUT,
         ),
     ] = Path("nas-train"),
@@ -268,10 +277,10 @@ def export(
             "--format",
             "-f",
             metavar="python|pattern|onnx|pt2|safetensors",
-            help="What to write.",
+            help="What to write.  [default: as FILE ends, otherwise python]",
             rich_help_panel=OUTPUT,
         ),
-    ] = "python",
+    ] = "",
     output: Annotated[
         Path | None,
         typer.Option(
@@ -303,6 +312,7 @@ def export(
     """
     from nas.cli.models import export_lowered, export_model, export_pattern
     from nas.cli.options import closed_pattern, load_plugins
+    from nas.cli.output import form_of
     from nas.cli.record import trial_network
     from nas.errors import NasError
 
@@ -311,6 +321,7 @@ def export(
         trial, what = int(what), None
     if (what is None) == (trial is None):
         raise NasError("give a model, a pattern or a network's name, or --trial N: one of them")
+    format = form_of(format, output, EXPORTS, "python")
     if precision != "fp32" and format != "onnx":
         raise NasError(f"--precision {precision}: is of ONNX alone (-f onnx)")
     pattern, kept, name, without = "", "", "", "a pattern has no weights: `nas train` trains it"

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from nas.cli.arguments import MODELS
 from nas.cli.options import called
-from nas.cli.output import end_on_sigterm
+from nas.cli.output import directory, end_on_sigterm
 from nas.errors import DataError, NasError, brief
 from nas.interrupts import deferred
 from nas.job import Epoch, Job
@@ -58,8 +58,11 @@ def predictor(file: str | Path) -> Model | OnnxModel | Cascade:
 # --- train ---------------------------------------------------------------------------------------
 
 
-def train_and_show(job: Job, folder: Path) -> None:
-    """Trains one architecture with a line an epoch on stderr; at the end the scores on stdout."""
+def train_and_show(job: Job, output: Path) -> None:
+    """Trains one architecture with a line an epoch on stderr; at the end the scores on stdout. The
+    model goes to ``output``, or into that directory under a name of its own."""
+    named = output.suffix.lower() == ".safetensors" and not output.is_dir()
+    folder = output.parent if named else directory(output, "checkpoint and model")
     with deferred():  # what is compiled may swallow an interrupt amid its import
         from nas.training.single import free_to_train, train
 
@@ -73,7 +76,8 @@ def train_and_show(job: Job, folder: Path) -> None:
         scored = f"validation accuracy {percent(point.accuracy)}"
         print(f"nas: {told}, {scored}, {screens.span(point.seconds)}", file=sys.stderr, flush=True)
 
-    checkpoint, file = folder / f"{name}.checkpoint", folder / f"{name}.safetensors"
+    checkpoint = folder / f"{name}.checkpoint"
+    file = output if named else folder / f"{name}.safetensors"
     free_to_train(job, file)
     if checkpoint.exists():
         print(f"nas: goes on from {checkpoint}, its epochs told again first", file=sys.stderr)
@@ -213,6 +217,9 @@ def evaluate_and_show(
     from nas.training.cascade import TIMED, Cascade, timed
     from nas.training.evaluation import compare, data_for, evaluate, learned, usual_part
     from nas.training.predict import sized
+
+    if output:
+        directory(output, "tables and pictures")
 
     if format not in ("table", "json"):
         raise NasError(f"--format {format}: must be table or json")

@@ -7,28 +7,49 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 
 from nas.artifacts import replace
+from nas.cli.arguments import MODELS
 from nas.errors import NasError
 
+# How a file ends that is no directory: of a model, a picture, a table, a page, an archive.
+FILES = frozenset(
+    {*MODELS, ".py", ".checkpoint", ".svg", ".png", ".jpg", ".pdf", ".csv", ".html", ".md", ".txt"}
+    | {".tar", ".zip", ".gz"}
+)
 
-def form_of(told: str, output: Path | None, known: Collection[str], usual: str) -> str:
-    """The format that is told, or as ``output`` ends. Raises NasError for one that is not known,
-    where the two differ, and for a file that could not be written."""
-    if output is not None:
-        writable(output)
-    ending = output.suffix.lstrip(".").lower() if output else ""
-    if told and ending in known and ending != told:
-        raise NasError(f"--output {output}: does not end as --format {told} is called")
-    form = told or ending or usual
+
+def form_of(told: str, output: Path | None, known: Mapping[str, str], usual: str) -> str:
+    """The format that is told, or as ``output`` ends: of those ``known`` with their endings, which
+    may be empty. Raises NasError for one that is not known, and where the two differ."""
+    ending = output.suffix.lower() if output else ""
+    by_ending = {ends: name for name, ends in known.items() if ends}
+    form = told or (by_ending.get(ending, "") if ending else usual)
     if form not in known:
-        *others, last = known if told else [f".{name}" for name in known if name != "table"]
+        *others, last = known if told else by_ending
         named = f"--format {told}: must be" if told else f"--output {output}: must end in"
-        raise NasError(f"{named} {', '.join(others)} or {last}")
+        raise NasError(f"{named} {', '.join(others)}{' or ' if others else ''}{last}")
+    if by_ending.get(ending, form) != form:
+        raise NasError(f"--output {output}: does not end as --format {form} is called")
     return form
+
+
+def directory(path: Path, files: str) -> Path:
+    """A directory for several ``files``. Raises NasError where a file is, and for a name that ends
+    as one: a folder called model.onnx is what nobody meant."""
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise NasError(f"--output {path}: is a file, and {files} go into a directory")
+    if path.suffix.lower() in FILES:
+        raise NasError(
+            f"--output {path}: ends as a file does, and {files} go into a directory: leave out "
+            f"{path.suffix}"
+        )
+    return path
 
 
 def writable(path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from nas.cli.models import file_name
-from nas.cli.output import end_on_sigterm
+from nas.cli.output import directory, end_on_sigterm
 from nas.cli.settings import read_recipe
 from nas.cli.smaller import check_numbers, images_of, model_files, tell_epoch
 from nas.errors import NasError
@@ -47,6 +47,7 @@ def prune_and_show(
     epochs as both trainings of the pruned one had; a line an epoch on stderr."""
     logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
     end_on_sigterm()
+    directory(folder, "models")
     if by not in get_args(By):
         raise NasError(f"--by {by}: must be {' or '.join(get_args(By))}")
     check_numbers(epochs, seeds, seed)

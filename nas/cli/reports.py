@@ -64,7 +64,9 @@ def report_and_show(
     ``folder``, and is not trained again."""
     if compare not in ("", "random"):
         raise NasError(f"--compare {compare}: must be random")
-    form = files.form_of("", output, ("html", "md"), "md")
+    form = files.form_of("", output, {"html": ".html", "md": ".md"}, "md")
+    if output:
+        files.writable(output)
     if top < 0:
         raise NasError(f"--top {top}: must be 0 or more")
     if not top and (compare or form != "html"):

@@ -18,7 +18,7 @@ from nas.cli.options import (
     initial_size,
     taught_by,
 )
-from nas.cli.output import end_on_sigterm
+from nas.cli.output import directory, end_on_sigterm
 from nas.cli.record import data_of, opened, trial_network
 from nas.cli.settings import read_recipe, within
 from nas.data import describe
@@ -59,6 +59,7 @@ def distill_and_show(
     on stdout."""
     logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
     end_on_sigterm()
+    directory(folder, "models")
     check_numbers(epochs, seeds, seed)
     recorded = any(_number(text) for text in (*teachers, student)) or "front" in teachers
     base, ref = Recipe(), None
