@@ -46,7 +46,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 JUNK: list[tuple[str, Any, tuple[str, ...], str]] = [
     # what is no JSON, or JSON of another form, in each of its columns
-    ("nas_trials.metrics", '{"accuracy": 0.', (*LOOKS, "trials show 3", GOES_ON),
+    ("nas_trials.metrics", '{"accuracy": 0.', (*LOOKS, "trials show 3", "dashboard", GOES_ON),
      "row id 4, column metrics: '{\"accuracy\": 0.', no JSON: must be names with finite numbers"),
     ("nas_trials.metrics", '{"accuracy": NaN}', LOOKS[:1], "no JSON: must be names with finite"),
     ("nas_trials.metrics", '{"accuracy": "high"}', LOOKS[:1], "must be names with finite numbers"),
@@ -67,6 +67,7 @@ JUNK: list[tuple[str, Any, tuple[str, ...], str]] = [
     ("nas_studies.settings", "{}", ("report",), "column settings: a study's has no split_seed"),
     ("nas_studies.domains", '{"M": 3}', (LOOKS[0], GOES_ON), "column domains: {'M': 3}: must be"),
     ("nas_studies.domains", "{}", LOOKS[:1], "must be names of which the study's domains or the"),
+    ("nas_studies.numbers", "many", (GOES_ON,), "column numbers: 'many': must be a whole number"),
     ("nas_curves.epochs", '[{"epoch": 1}]', ("trials show 3", LOOKS[2]), "must be points of an"),
     ("nas_devices.about", "5", (ON_BOARD,), "column about: 5: must be names with texts"),
     ("nas_packs.networks", "[{}]", ("latency read answers.json",), "must be networks with"),

@@ -6,6 +6,7 @@ WAL and PostgreSQL let it read while a search writes.
 
 from __future__ import annotations
 
+import collections
 import io
 import ipaddress
 import json
@@ -40,12 +41,16 @@ def serve(
 
     ``names`` are those by which it may be asked for besides ``host`` and this machine's own (see
     ``known_hosts``). A study whose copy cannot be made is told, and the others are served. Raises
-    NasError where the address cannot be had.
+    NasError where the address cannot be had, and StoreError for a record that cannot be read,
+    before anything is made of it.
     """
+    studies = store.studies()
+    for study in studies:
+        collections.deque(store.trials(study.id), maxlen=0)
     storage = optuna_storage(store)
     files = FileSystemArtifactStore(artifacts)
     artifacts.mkdir(parents=True, exist_ok=True)
-    for study in store.studies():
+    for study in studies:
         try:
             Mirror(store, study).catch_up()
         except StudyError as error:

@@ -28,6 +28,7 @@ from nas.store.rows import (
 )
 from nas.store.steps import has, nothing_came, select_trials
 from nas.store.tables import ENDED, TrialState, attempts, curves, latencies, studies, trials
+from nas.store.values import checked
 
 T = TypeVar("T")
 
@@ -35,6 +36,8 @@ PAGE = 1000  # trials to a query: resuming holds no transaction open and repeats
 
 PENDING: tuple[TrialState, ...] = ("running", "waiting", "paused")
 
+_COUNTED = {"id": studies.c.id, "numbers": studies.c.numbers}
+_check_counted = checked(_COUNTED, "id")
 STUDY = [studies.c[f.name] for f in fields(StudyRow)]
 
 
@@ -137,9 +140,9 @@ class Record:
     def begun(self, study_id: int) -> int:
         """How many trials the study has, over all its drivers: what ``Store.begin`` holds against
         a budget."""
-        query = select(studies.c.numbers).where(studies.c.id == study_id)
-        number: int = self._read(lambda connection: connection.scalars(query).one())
-        return number
+        (row,) = self._all(select(*_COUNTED.values()).where(studies.c.id == study_id))
+        _check_counted(row._asdict())
+        return int(row.numbers)
 
     def trial(self, study_id: int, number: int) -> TrialRow:
         """One trial by its number. Raises StudyError where the study has none of that number."""

@@ -230,6 +230,7 @@ CHECKS: dict[str, Check] = {
     "nas_studies.recipe": RECIPE,
     "nas_studies.settings": (_settings, "the settings of a study, each of its type"),
     "nas_studies.created": TIME,
+    "nas_studies.numbers": COUNT,
     "nas_trials.number": COUNT,
     "nas_trials.state": _one_of(TrialState),
     "nas_trials.sampled": (mapping(scalar), "names with numbers or words"),
