@@ -134,7 +134,7 @@ def test_a_study_comes_back_as_it_was_made(store: Store, study: StudyRow) -> Non
         ({"settings": {"epochs": 20}}, r"settings.rungs is \[1, 3\] in the study and absent now"),
         (
             {"space_text": "name: resnet_like\npattern: INPUT -> RELU -> FC\n"},
-            "line 2 is 'pattern: INPUT -> FC' in the study and 'pattern: INPUT -> RELU -> FC' now",
+            "space.pattern is 'INPUT -> FC' in the study and 'INPUT -> RELU -> FC' now",
         ),
         ({"objectives": (("accuracy", "max"),)}, "objectives is"),
     ],

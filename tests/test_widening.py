@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,19 +72,38 @@ def test_what_is_widened_is_told(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "reason"),
+    ("where", "changed", "reason"),
     [
-        ({"w": {"choice": [4], "per": "N"}}, "w holds less than it did"),
-        ({"N": {"int": [2, 3]}}, "N holds less than it did"),
-        ({"w": {"choice": [4, 8, 16]}}, "w holds less than it did"),  # one for all stages
-        ({"k": 5}, "k holds less than it did"),
-        ({"N": {"int": [1, 5], "step": 2}}, "N holds less than it did"),
+        (
+            {"w": {"choice": [4], "per": "N"}},
+            "w.choice is [4, 8] in the study and [4] now",
+            "w holds less than it did",
+        ),
+        (
+            {"N": {"int": [2, 3]}},
+            "N.int is [1, 2] in the study and [2, 3] now",
+            "N holds less than it did",
+        ),
+        (
+            {"w": {"choice": [4, 8, 16]}},
+            "w.choice is [4, 8] in the study and [4, 8, 16] now",
+            "w holds less than it did",
+        ),  # one for all stages
+        ({"k": 5}, "k is 3 in the study and 5 now", "k holds less than it did"),
+        (
+            {"N": {"int": [1, 5], "step": 2}},
+            "N.int is [1, 2] in the study and [1, 5] now",
+            "N holds less than it did",
+        ),
     ],
 )
-def test_a_narrower_space_is_refused(store: Store, where: dict[str, Any], reason: str) -> None:
+def test_a_narrower_space_is_refused(
+    store: Store, where: dict[str, Any], changed: str, reason: str
+) -> None:
     run(store, plan(space=space(), trials=3))
     before = rows(store)
-    with pytest.raises(StudyError, match=rf"other settings: the space's line .*\({reason}\)"):
+    told = f"other settings: space.where.{changed}; give those of the study again, or another "
+    with pytest.raises(StudyError, match=re.escape(f"{told}--study name ({reason})")):
         run(store, plan(space=space(where), trials=9))
     assert rows(store) == before
     assert store.find_study("s").space_text == space().text

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from nas.errors import NasError, StoreError, StudyError
+from nas.errors import NasError, SpaceError, StoreError, StudyError
 from nas.job import Epoch, Failure, Latency, Outcome
 from nas.language.architecture import Architecture, parse
 from nas.metrics import METRICS, Direction, by_arithmetic, metric, of_pattern, on_device
+from nas.spaces.plain import parse_mapping
 from nas.store.tables import AttemptState, TrialState, attempts, curves, latencies, studies, trials
 from nas.store.values import Settings, checked, domain, read_json, refuse, texts
 
@@ -226,12 +227,19 @@ def _leaves(study: Study) -> Iterator[tuple[str, Any]]:
     for name in sorted(Study.__dataclass_fields__, key="space_text".__eq__):
         value = getattr(study, name)
         if name == "space_text":
-            lines = enumerate(value.splitlines(), start=1)
-            yield from ((f"the space's line {n}", line) for n, line in lines)
+            yield from _space_leaves(value)
         elif name not in ("images", "images_about", "directory"):
             yield from (
                 (key, told) for key, told in _flat(name, value) if key != "settings.teachers"
             )
+
+
+def _space_leaves(text: str) -> Iterator[tuple[str, Any]]:
+    """By the keys of the space's file: of a changed domain its name is told, no line."""
+    try:
+        yield from _flat("space", parse_mapping(text, "the space"))
+    except SpaceError:  # one that nobody could have searched
+        yield "space_text", text
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
