@@ -355,9 +355,49 @@ def test_a_table_is_read_as_spreadsheets_write_it(mark: str, encoding: str, tmp_
     assert data.identity(ref(tmp_path / "w")) == plain
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|", "^"])
+def test_what_stands_between_the_columns_may_be_told_above_them(
+    mark: str, encoding: str, tmp_path: Path
+) -> None:
+    rows = flat(tmp_path / "t")
+    plain = data.identity(ref(table(tmp_path / "t" / "labels.csv", rows)))
+    path, quote = tmp_path / "t" / "other.csv", '"' if mark == "," else ""
+    lines = [f"{quote}sep={mark}{quote}", f"file{mark}label"]
+    lines += [f"{row['file']}{mark}{row['label']}" for row in rows]
+    path.write_bytes("\r\n".join(lines).encode(encoding))
+    assert data.identity(ref(path)) == plain
+    path = path.with_name("cut.csv")
+    path.write_bytes("\r\n".join([*lines, f"a{mark}b{mark}c"]).encode(encoding))
+    with pytest.raises(DataError, match="line 23 has 3 fields"):
+        data.describe(ref(path))
+
+
+def test_a_file_may_be_named_by_its_url(tmp_path: Path) -> None:
+    rows = flat(tmp_path / "t")
+    plain = data.identity(ref(table(tmp_path / "t" / "labels.csv", rows)))
+    (tmp_path / "t" / "images").rename(tmp_path / "t" / "my images")
+    for begin in ("file://", "file://localhost", "FILE:"):
+        root = f"{begin}{tmp_path}/t/my%20images"
+        named = [{**row, "file": row["file"].replace("images", root)} for row in rows]
+        assert data.identity(ref(table(tmp_path / "t" / "other.csv", named))) == plain
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
+        (b"sep=;;\nfile;label\n", "line 1: 'sep=;;': one character stands between the columns"),
+        (b"sep=\nfile;label\n", "line 1: 'sep=': one character stands between the columns"),
+        (
+            b"file,label\nhttps://u:secret@h/x.png,a\n",
+            r"line 2: https://u:\*\*\*@h/x.png is not on",
+        ),
+        (
+            b"file,label\ns3://bucket/x.png,a\n",
+            "line 2: s3://bucket/x.png is not on this machine's",
+        ),
+        (b"file,label\nfile://nas/x.png,a\n", "line 2: file://nas/x.png is not on this machine's"),
+        (b"file,label\nfile:///x#1.png,a\n", "in a URL # is written %23"),
         (
             "file,label\nx.png,caf\xe9\n".encode("latin-1"),
             "is neither UTF-8 nor UTF-16 .*: save it as",

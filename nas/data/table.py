@@ -11,12 +11,14 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
+from urllib.parse import unquote, urlsplit
 
 from nas.data import kinds
 from nas.data.images import Part
 from nas.data.listing import ORDER, Listing, build
 from nas.data.walking import ABSENT, Gathered, mark
 from nas.errors import DataError, nearest
+from nas.text import shown_url
 
 ENDINGS = (".csv", ".tsv")
 BETWEEN = (",", ";", "\t", "|")
@@ -39,10 +41,11 @@ def listing(path: Path, group_by: str = "") -> Listing:
     found = Gathered()
     try:
         with path.open(newline="", encoding=encoding(path)) as file:
-            rows = csv.DictReader(file, delimiter=between(file))
+            above = separated(path, file)
+            rows = csv.DictReader(file, delimiter=above or between(file))
             columns = found_columns(path, rows.fieldnames or [], group_by)
             for row in rows:
-                where = f"{path}, line {rows.line_num}"
+                where = f"{path}, line {rows.line_num + bool(above)}"
                 # A comma in a name, without quotes: what is behind it would be taken for the label.
                 if None in row:
                     raise DataError(
@@ -52,7 +55,7 @@ def listing(path: Path, group_by: str = "") -> Listing:
                 told = {key: (row[name] or "").strip() for key, name in columns.items()}
                 if "\0" in "".join(told.values()):
                     raise DataError(f"{where} holds a NUL character: it is no text")
-                name, label = told["file"], told["label"]
+                name, label = on_disk(told["file"], where), told["label"]
                 if not label:
                     found.skip("unlabelled", name)
                     continue
@@ -96,6 +99,35 @@ def encoding(path: Path) -> str:
     with path.open("rb") as file:
         begin = file.read(2)
     return "utf-16" if begin in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+def separated(path: Path, file: IO[str]) -> str:
+    """What stands between the columns where a line ``sep=;`` above them says so, which Excel writes
+    and shows to nobody; else empty. The file is left where its columns are named."""
+    line = file.readline().strip("\r\n").strip('"')
+    if not line.lower().startswith("sep="):
+        file.seek(0)
+        return ""
+    mark = line[4:]
+    if len(mark) != 1:
+        raise DataError(f"{path}, line 1: {line!r}: one character stands between the columns")
+    return mark
+
+
+def on_disk(name: str, where: str) -> str:
+    """A file as a table names it, out of its URL where it has one of this machine's."""
+    scheme, colon, rest = name.partition(":")
+    if not colon or (scheme.lower() != "file" and not rest.startswith("//")):
+        return name
+    told = urlsplit(name)
+    if scheme.lower() != "file" or told.netloc not in ("", "localhost"):
+        raise DataError(
+            f"{where}: {shown_url(name)} is not on this machine's disk, from which images are "
+            "read: fetch them, and name the files"
+        )
+    if told.query or told.fragment:
+        raise DataError(f"{where}: {shown_url(name)}: in a URL # is written %23 and ? is %3F")
+    return unquote(told.path)
 
 
 def between(file: IO[str]) -> str:
