@@ -22,6 +22,9 @@ from nas.language.architecture import Architecture, parse
 Direction = Literal["max", "min"]
 
 LEAST = 1e-6  # of a metric that is weighed by its logarithm and is 0
+# Of any metric: nothing that is measured is larger, and of squares and volumes of what is, no float
+# runs over.
+LARGEST = 1e30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +48,8 @@ class Metric:
     logarithmic: bool = False
     device: bool = False
     column: bool = False
-    least: float = -math.inf
-    most: float = math.inf
+    least: float = -LARGEST
+    most: float = LARGEST
     predicts: tuple[str, str, int] | None = None
 
 
@@ -193,8 +196,8 @@ def impossible(name: str, value: float) -> str:
     known = metric(name)
     if known.least <= value <= known.most:
         return ""
-    rule = f"{known.least:g} or more"
-    if math.isfinite(known.most):
+    rule = f"{known.least:g} or more" if value < known.least else f"{known.most:g} at most"
+    if known.most < LARGEST:
         rule = f"a fraction from {known.least:g} to {known.most:g}"
     return f"{name} is {value:g}: must be {rule}"
 
@@ -237,11 +240,8 @@ def of_pattern(name: str, pattern: str) -> float:
 
 
 def finite(value: Any) -> float:
-    """A number as a file has it. Raises ValueError for text, a truth value, NaN, an infinity, and a
-    whole number that is too large for a float."""
-    try:
-        if type(value) in (int, float) and math.isfinite(value):
-            return float(value)
-    except OverflowError:
-        pass
-    raise ValueError(f"{brief(str(value), 40)} is no finite number")
+    """A number as a file has it. Raises ValueError for text, a truth value, NaN, an infinity, and
+    what is larger than any metric."""
+    if type(value) in (int, float) and abs(value) <= LARGEST:
+        return float(value)
+    raise ValueError(f"{brief(repr(value), 40)} is no finite number of at most {LARGEST:g}")

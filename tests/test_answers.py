@@ -118,6 +118,9 @@ ODD: dict[str, tuple[Any, str]] = {
     "balanced percents": ({"accuracy": 0.5, "balanced_accuracy": 2.0}, "balanced_accuracy is 2:"),
     "done before it began": ({"latency_ms": -3}, "latency_ms is -3: must be 0 or more"),
     "fewer weights than none": ({"params": -1.0}, "params is -1: must be 0 or more"),
+    "greater than anything": ({"f1": 1e308}, "metric f1 is 1e+308: must be 1e+30 at most"),
+    "less than anything": ({"f1": -1e308}, "f1 is -1e+308: must be -1e+30 or more"),
+    "a latency beyond all": (result(latency=measured(high=1e308)), "must be 1e+30 at most"),
     "too great": ({"accuracy": 10**400}, "must be a number"),
     "a name that is none": ({3: 0.5}, "metric 3: a metric's name must be text"),
     "an empty name": ({"": 0.5}, "printable"),
@@ -134,7 +137,7 @@ ODD: dict[str, tuple[Any, str]] = {
     "device as a number": (result(device=7), "a Result's device is 7"),
     "seconds as text": (result(seconds="long"), "a Result's seconds is 'long'"),
     "seconds of nan": (result(seconds=math.nan), "must be finite"),
-    "seconds for ever": (result(seconds=1e300), "must be 1e+09 or less"),
+    "seconds for ever": (result(seconds=1e300), "must be 1e+09 at most"),
     "a curve of numbers": (result(curve=(0.5,)), "takes a nas.job.Epoch, not float"),
     "a curve of text": (result(curve=(point(accuracy="x"),)), "an Epoch's accuracy is 'x'"),
     "a failure without words": (Failure(kind="error", reason=None), "a Failure's reason is None"),  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 from waiting import PATIENCE, eventually
 
+from nas.driver.beliefs import believed
 from nas.driver.loop import search
 from nas.driver.plan import Plan
 from nas.driver.tally import Forecast, Status, Tally, UnderWay
@@ -28,6 +29,7 @@ from nas.errors import NothingFound, StudyError
 from nas.job import Epoch, Failure, Job, Recipe
 from nas.job.pool import Pool
 from nas.language.architecture import Architecture, parse
+from nas.report import front
 from nas.samplers import SAMPLERS
 from nas.spaces.bounds import Bound
 from nas.spaces.space import Space, load_space, read_space
@@ -95,6 +97,11 @@ def is_killed_at_first(architecture: Architecture, **_: Any) -> dict[str, float]
 def gives_nan(architecture: Architecture, **_: Any) -> dict[str, float]:
     log(architecture)
     return {"accuracy": math.nan}
+
+
+def far_apart(architecture: Architecture, *, seed: int, **_: Any) -> dict[str, float]:
+    values = (1e30, -1e30, 1e-300, 5e-324, 0.0)
+    return {"f1": values[seed % 5], "loss": values[seed % 7 % 5]}
 
 
 def is_interrupted(architecture: Architecture, **_: Any) -> dict[str, float]:
@@ -642,3 +649,15 @@ def test_the_optuna_study_is_in_step_at_the_end(
         if dominates((found[b].accuracy, -found[b].params), (found[a].accuracy, -found[a].params))
     }  # fmt: skip
     assert best == found.keys() - dominated
+
+
+@pytest.mark.filterwarnings("error")
+def test_metrics_as_far_apart_as_any_can_be_are_searched_and_drawn(store: Store) -> None:
+    """Of squares, spreads and volumes of them no float runs over."""
+    space = wide_space(objectives={"f1": "max", "loss": "min", "params": "min"})
+    status = run(store, plan("far_apart", space=space, trials=24, sampler="default"))
+    assert (status.finished, status.failed) == (24, 0)
+    assert max(row.value("f1") for row in status.front) == 1e30
+    study = store.find_study("s")
+    believed(study, rows(store))
+    assert "<svg" in front.svg(study, rows(store))

@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from nas.errors import brief
 from nas.job import Epoch, Failure, FailureKind, Latency, Outcome, Result
-from nas.metrics import ACCURACY, impossible
+from nas.metrics import ACCURACY, LARGEST, impossible
 
 METRICS = 1000  # of one candidate
 NAME_LENGTH = 200  # characters of a metric's or a device's name
@@ -118,13 +118,15 @@ def epoch(told: Any) -> Epoch:
     )
 
 
-def number(value: Any, what: str, least: float = -math.inf) -> float:
+def number(value: Any, what: str, least: float = -LARGEST, most: float = LARGEST) -> float:
     """A finite float, of Python's numbers or of another library's scalar."""
     made = _float(value, what)
     if not math.isfinite(made):
         raise ValueError(f"{what} is {made}: must be finite")
     if made < least:
         raise ValueError(f"{what} is {made:g}: must be {least:g} or more")
+    if made > most:
+        raise ValueError(f"{what} is {made:g}: must be {most:g} at most")
     return made
 
 
@@ -148,10 +150,7 @@ def text(value: Any, what: str, most: int) -> str:
 
 
 def _seconds(value: Any, what: str) -> float:
-    made = number(value, f"{what}'s seconds", 0.0)
-    if made > LONGEST:
-        raise ValueError(f"{what}'s seconds are {made:g}: must be {LONGEST:g} or less")
-    return made
+    return number(value, f"{what}'s seconds", 0.0, LONGEST)
 
 
 def _curve(told: Any) -> tuple[Epoch, ...]:

@@ -341,6 +341,8 @@ class Warp:
         """The warp for ``values`` (n,), all finite."""
         low, centre, high = np.quantile(values, [0.25, 0.5, 0.75])
         scale = float(high - low) or float(np.std(values)) or 1.0
+        # Quartiles of 1e-300 beside a value of 1e+30: what is farther than that is as far.
+        scale = max(scale, 1e-12 * float(np.abs(values - centre).max()))
         z = _drawn_in((values - centre) / scale)
         jacobian = np.sign(z) * np.log1p(np.abs(z))
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from nas.errors import SpaceError
-from nas.metrics import Direction
+from nas.metrics import LARGEST, Direction
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +30,12 @@ class Bound:
 def read_bound(text: object, where: str) -> Bound:
     match = re.fullmatch(r"\s*(<=|>=)\s*([\d_.]+(?:[eE][+-]?\d+)?)\s*", str(text))
     try:
-        if match:
-            return Bound(match[1] == "<=", float(match[2]))
+        if match and (limit := float(match[2])) <= LARGEST:
+            return Bound(match[1] == "<=", limit)
     except ValueError:
         pass
-    raise SpaceError(f"{where}: {text!r}: must be a bound such as '<= 1_000_000' or '>= 0.9'")
+    rule = f"must be a bound such as '<= 1_000_000' or '>= 0.9', of at most {LARGEST:g}"
+    raise SpaceError(f"{where}: {text!r}: {rule}")
 
 
 def read_direction(text: object, where: str) -> Direction:

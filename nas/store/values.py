@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, get_args
@@ -16,6 +15,7 @@ from sqlalchemy import Column, Double, Integer
 
 from nas.errors import NasError, StoreError, StudyError, brief
 from nas.job import Recipe
+from nas.metrics import LARGEST
 from nas.spaces.bounds import read_bound
 from nas.store.tables import AttemptState, TrialState
 
@@ -90,18 +90,15 @@ def _check(column: Column[Any], nullable: bool | None) -> Check:
 
 def _plain(column: Column[Any]) -> Check:
     if isinstance(column.type, Double):
-        return number, "a finite number"
+        return number, f"a number of at most {LARGEST:g}"
     if isinstance(column.type, Integer):
         return lambda v: type(v) is int and LEAST <= v <= MOST, "a whole number"
     return lambda v: type(v) is str, "text"
 
 
 def number(value: Any) -> bool:
-    """Whether this is a finite number, which is no truth value."""
-    try:
-        return type(value) in (int, float) and math.isfinite(value)
-    except OverflowError:  # of a whole number
-        return False
+    """Whether this is a number, which is no truth value, no larger than a metric may be."""
+    return type(value) in (int, float) and abs(value) <= LARGEST
 
 
 def scalar(value: Any) -> bool:
@@ -242,7 +239,7 @@ CHECKS: dict[str, Check] = {
     "nas_trials.rungs": (_rungs, "pairs of epochs, ascending, and an accuracy"),
     "nas_trials.metrics": (
         mapping(lambda v: v is None or number(v)),
-        "names with finite numbers or null",
+        f"names with numbers of at most {LARGEST:g}, or null",
     ),
     "nas_trials.created": TIME,
     "nas_trials.finished": TIME,
