@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from nas.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from nas.api import Study, evaluate, search, train
     from nas.language.architecture import Architecture, parse
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
     from nas.training.models import Model, load_model
     from nas.training.network import build
     from nas.training.weights import load_torchvision
-
-__version__ = "0.1.0"
 
 # Imported when asked for: `nas --help` needs none of it, and only some need torch.
 _HOME = {

@@ -114,3 +114,9 @@ def own_folder() -> Path:
         if stat.S_ISDIR(told.st_mode) and told.st_uid == user and not told.st_mode & 0o077:
             return path
     raise NasError(f"{place}/nas-of-{user}-0 to 99 are not yours alone: remove one, or set TMPDIR")
+
+
+def importing(module: str, name: str) -> str:
+    """The code by which a bare Python, in no environment, has a name of this package."""
+    ours = str(Path(__file__).parents[1])
+    return f"import sys; sys.path.insert(0, {ours!r}); from {module} import {name}"

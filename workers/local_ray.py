@@ -18,15 +18,13 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import ray
 from ray._private import ray_constants
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
-import nas
 from nas.errors import NasError, brief
-from nas.processes import Process, children, descendants
+from nas.processes import Process, children, descendants, importing
 from nas.workers import guard
 
 log = logging.getLogger(__name__)
@@ -94,8 +92,7 @@ def _folder() -> str:
 
 
 def _guard(mark: str, folder: str) -> subprocess.Popen[bytes]:
-    ours = str(Path(nas.__file__).parents[1])
-    code = f"import sys; sys.path.insert(0, {ours!r}); from nas.workers.guard import main"
+    code = importing("nas.workers.guard", "main")
     return subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", f"{code}; main({mark!r}, {folder!r})"],
         stdin=subprocess.PIPE,

@@ -25,7 +25,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import nas
 from nas import processes
 from nas.workers import guard
 
@@ -89,8 +88,7 @@ def watch(folder: str) -> None:
 
 
 def _start(folder: Path) -> bool:
-    ours = str(Path(nas.__file__).parents[1])
-    code = f"import sys; sys.path.insert(0, {ours!r}); from nas.workers.mps import watch"
+    code = processes.importing("nas.workers.mps", "watch")
     # Nobody's child, and without the marks by which a search ends what it has started: other
     # searches share it.
     environ = {

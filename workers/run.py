@@ -92,9 +92,9 @@ def resolve(job: Job) -> Callable[[Job, Report], Any]:
     function = evaluator(job.evaluator)
 
     def call(job: Job, report: Report) -> Any:
-        import nas
+        from nas.language.architecture import parse
 
-        architecture = nas.parse(job.pattern)
+        architecture = parse(job.pattern)
         return function(architecture, fidelity=job.epochs, seed=job.seed, report=report)
 
     return call

@@ -31,10 +31,9 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
-import nas
 from nas.failpoints import reach
 from nas.job import Epoch, Failure, FailureKind, Job, Outcome
-from nas.processes import Process, descendants, end
+from nas.processes import Process, descendants, end, importing
 from nas.workers import mps
 from nas.workers.run import Ended, Imported, Message, Ready, Started
 
@@ -155,8 +154,7 @@ class Child:
         modules = [entry or os.getcwd() for entry in sys.path]
         modules += [entry for entry in path if entry and entry not in modules]
         code = f"import sys; sys.path[:] = {modules!r}; from nas.workers.run import serve; serve"
-        ours = str(Path(nas.__file__).parents[1])
-        keeper = f"import sys; sys.path.insert(0, {ours!r}); from nas.workers.keeper import main"
+        keeper = importing("nas.workers.keeper", "main")
         python = [sys.executable]
         with theirs:
             passed = theirs.fileno()

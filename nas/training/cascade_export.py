@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import nas
 from nas import artifacts
 from nas.errors import NasError, brief
 from nas.training.cascade import Cascade
@@ -27,6 +26,7 @@ from nas.training.export import TOLERANCE, deployed, noise, photographs
 from nas.training.onnx import OnnxModel, needs, to_onnx
 from nas.training.plain import DECODE, FILLED, classes_in, listed, source_of
 from nas.training.predict import Probabilities
+from nas.version import __version__
 
 FORMATS = ("python", "onnx")
 
@@ -153,7 +153,7 @@ def python_source(cascade: Cascade, file: Path, folder: Path) -> str:
         ]
         members.append(f"    (network_{number}, {', '.join(told)}),")
     head = (
-        f'"""A cascade of {len(members)} networks. Made by nas {nas.__version__}.\n\n'
+        f'"""A cascade of {len(members)} networks. Made by nas {__version__}.\n\n'
         "    python THIS_FILE IMAGE...\n\nprints of each the class, its probability and the number "
         'of the network that answered.\n"""\n\n'
         "import hashlib\nimport json\nimport sys\nfrom pathlib import Path\n\n"

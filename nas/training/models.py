@@ -19,7 +19,6 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-import nas
 from nas import artifacts
 from nas.data import Info
 from nas.data.batches import Normal
@@ -29,6 +28,7 @@ from nas.language.architecture import Architecture, parse
 from nas.training import predict
 from nas.training.network import AuxHead, build
 from nas.training.predict import Prediction, Probabilities
+from nas.version import __version__
 
 VERSION = 1
 HEADER = 100_000_000  # bytes: the longest header that safetensors takes
@@ -87,7 +87,7 @@ class Card:
             group_by=job.data.group_by,
             identity=job.data.identity,
             metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
-            versions={"nas": nas.__version__, "torch": torch.__version__},
+            versions={"nas": __version__, "torch": torch.__version__},
         )
 
     @property

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-import nas
 from nas.errors import NasError
 from nas.language.architecture import Architecture
 from nas.language.gates import SqueezeExcitation
 from nas.training.models import Card
 from nas.training.network import AuxHead, ConcatOf, Network, SumOf, build
+from nas.version import __version__
 
 SUM = '''
 class Sum(nn.ModuleList):
@@ -138,7 +138,7 @@ def python_source(architecture: Architecture, card: Card | None = None, weights:
     body = source_of(network)
     head = (
         f'"""{architecture}\n\n{architecture.params:,} params, {architecture.macs:,} MACs.'
-        f" Made by nas {nas.__version__}.\n"
+        f" Made by nas {__version__}.\n"
     )
     if card:
         head += "\n    python THIS_FILE IMAGE...\n\nprints the class and its probability of each.\n"
