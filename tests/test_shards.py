@@ -19,7 +19,18 @@ import torch
 from folders import anew, colour, folder, ref
 from PIL import Image
 
-from nas.data import arrays, batches, cache, findings, imagefolder, listing, shards, tars, walking
+from nas.data import (
+    arrays,
+    batches,
+    cache,
+    findings,
+    imagefolder,
+    index,
+    listing,
+    shards,
+    tars,
+    walking,
+)
 from nas.data import datasets as data
 from nas.data.encoded import Encoded
 from nas.data.images import Images
@@ -189,7 +200,7 @@ def test_a_packed_folder_is_the_same_images(
     want = {part: pixels(data.load(ref(root), part)) for part in listing.ORDER}
     told = pack(ref(root), tmp_path / "w", 20_000)
     assert (told.images, told.files > 3) == (32, True)
-    for file in ("", shards.INDEX):  # by the index, and without it
+    for file in ("", index.INDEX):  # by the index, and without it
         if file:
             (tmp_path / "w" / file).unlink()
         monkeypatch.setenv("NAS_CACHE", str(tmp_path / f"cache {file}"))
@@ -223,7 +234,7 @@ def test_numbers_are_lines_where_classes_are_called_by_numbers(
     assert data.describe(ref(out / "*.tar")).classes == data.describe(ref(root)).classes
     labels = data.read(ref(root), "train").labels.tolist()
     assert data.read(ref(out / "*.tar"), "train").labels.tolist() == labels
-    (out / shards.INDEX).unlink()
+    (out / index.INDEX).unlink()
     anew()
     assert data.identity(ref(out)) == identity
 
@@ -281,7 +292,7 @@ def test_a_label_of_deep_json_and_an_index_that_is_none_are_refused(tmp_path: Pa
         data.describe(ref(place))
     pack(ref(folder(tmp_path / "d", ending="jpg")), tmp_path / "w")
     for content in (b"", b"text\n" * 10, (2).to_bytes(8, "little") + b"[]"):
-        (tmp_path / "w" / shards.INDEX).write_bytes(content)
+        (tmp_path / "w" / index.INDEX).write_bytes(content)
         with pytest.raises(DataError, match=r"is no index \(.*\): without that all is read anew"):
             data.describe(ref(tmp_path / "w"))
 
@@ -630,9 +641,9 @@ def test_groups_of_a_table_travel_in_its_tars(tmp_path: Path) -> None:
     of = [{told[n] for n in found} - {""} for found in split.values()]
     assert sum(map(len, of)) == len({*told} - {""})  # each in one part
     assert len(split["test"]) > 2
-    for index in (True, False):
-        if not index:
-            (tmp_path / "w" / shards.INDEX).unlink()
+    for indexed in (True, False):
+        if not indexed:
+            (tmp_path / "w" / index.INDEX).unlink()
         anew()
         packed = ref(tmp_path / "w")
         assert data.identity(packed) == data.identity(table)

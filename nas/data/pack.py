@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.data import cache, imagefolder, listing, progress, shards, survey, table, tars
+from nas.data import cache, imagefolder, index, listing, progress, shards, survey, table, tars
 from nas.data.digests import digest
 from nas.data.listing import Listing, Packed
 from nas.errors import DataError
@@ -133,7 +133,7 @@ def keep(
         out, found.classes, found.parts, found.places, found.names, found.sizes, found.changes,
         found.labels, found.skipped, found.notes, found.groups, packed,
     )  # fmt: skip
-    shards.keep(out / shards.INDEX, every, files, lengths, seen.rows)
+    index.keep(out / index.INDEX, every, files, lengths, seen.rows)
 
 
 def written(

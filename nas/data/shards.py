@@ -5,7 +5,7 @@ A label is a number or a name in ``x.cls`` or ``x.txt``, or a field of ``x.json`
 have the names of ``classes.txt`` beside the tars, a line each from 0: with it a whole number is
 always a line's, even where classes are called by numbers. Nothing is unpacked: an index says
 where in its tar an image lies. It is beside the tars where ``nas data pack`` has made them
-(``INDEX``), and otherwise made once and kept in the cache directory.
+(``nas.data.index``), and otherwise made once and kept in the cache directory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.data import arrays, cache, kinds, processes, progress, survey
+from nas.data import cache, index, kinds, processes, progress
 from nas.data.digests import digest
 from nas.data.images import Part
 from nas.data.listing import ORDER, Listing, Packed, build
@@ -30,11 +30,10 @@ from nas.data.tars import ENDING
 from nas.data.walking import Gathered, mark
 from nas.errors import DataError, brief, nearest
 
-INDEX, CLASSES = "index.safetensors", "classes.txt"
+CLASSES = "classes.txt"
 LABELS = ("cls", "txt", "json")  # in the order in which they are asked
 FIELDS = ("cls", *NAMES["label"])
 GROUP = "group"  # the field of x.json that names what no split may part
-FORM = 1  # of the index
 # What reading an index raises where it is none: any text may stand where it is looked for.
 NONE = (*cache.LOST, TypeError, AttributeError, OverflowError, RecursionError)
 
@@ -69,10 +68,10 @@ def listing(root: Path, names: Sequence[str], every: bool = False) -> Listing:
         if same != name:
             raise DataError(f"{root / same} and {root / name} are one file: it would count twice")
     classes = names_of(root, names)
-    beside = root / INDEX
+    beside = root / index.INDEX
     if every and beside.exists():
         try:
-            found = restored(beside, root, names, lengths, times)
+            found = index.restored(beside, root, names, lengths, times)
         except NONE as error:
             raise DataError(
                 f"{beside} is no index ({brief(str(error), 100)}): without that all is read anew"
@@ -80,14 +79,16 @@ def listing(root: Path, names: Sequence[str], every: bool = False) -> Listing:
         if classes not in ([], list(found.classes)):
             raise DataError(f"{root / CLASSES} names other classes than {beside}")
         return found
-    told = json.dumps([FORM, str(root.absolute()), list(names), lengths, times.tolist(), classes])
+    told = json.dumps(
+        [index.FORM, str(root.absolute()), list(names), lengths, times.tolist(), classes]
+    )
     memory = cache.folder() / "shards" / f"{digest(told.encode()).hex()}.safetensors"
     try:
-        return restored(memory, root, names, lengths, times)
+        return index.restored(memory, root, names, lengths, times)
     except NONE:
         pass
     found = gathered(root, names, times, classes)
-    keep(memory, found, names, lengths)
+    index.keep(memory, found, names, lengths)
     return found
 
 
@@ -341,75 +342,3 @@ def told_in(data: bytes, where: str, fields: Sequence[str]) -> str:
     elif fields == (GROUP,):
         return ""
     return str(told) if isinstance(told, str | int) else ""
-
-
-# --- the index -----------------------------------------------------------------------------------
-
-
-def keep(
-    path: Path, found: Listing, names: Sequence[str], lengths: Sequence[int], rows: Any = None
-) -> None:
-    """Writes what ``restored`` reads; ``rows`` of a survey, if any, spare its own. Raises
-    DataError."""
-    assert found.packed
-    kept: arrays.Arrays = {
-        "names": np.frombuffer(found.names, np.uint8),
-        "sizes": found.sizes,
-        "labels": found.labels,
-        "file": found.packed.file,
-        "offsets": found.packed.offsets,
-    }
-    names_of_groups = sorted({*found.groups})
-    if found.groups:
-        numbers = {name: n for n, name in enumerate(names_of_groups)}
-        kept["groups"] = np.array([numbers[name] for name in found.groups], np.int64)
-    if rows is not None:
-        kept["rows"] = rows.view(np.uint8).reshape(len(rows), -1)
-    told = {
-        "form": FORM,
-        "classes": found.classes,
-        "parts": found.parts,
-        "places": found.places,
-        "notes": found.notes,
-        "skipped": found.skipped,
-        "files": list(names),
-        "lengths": list(lengths),
-        "groups": names_of_groups,
-    }
-    try:
-        arrays.save(path, kept, told)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-def restored(
-    path: Path, root: Path, names: Sequence[str], lengths: Sequence[int], times: Any
-) -> Listing:
-    """A listing by its index. Raises OSError, ValueError, KeyError where that is none, and
-    DataError where it is of other tars."""
-    kept, told = arrays.load(path)
-    if told["form"] != FORM:
-        raise ValueError("an index of another version")
-    for name, length in zip(told["files"], told["lengths"], strict=True):
-        if name not in names:
-            raise DataError(f"{path} tells of {name}, which is not there")
-        if length != (here := lengths[list(names).index(name)]):
-            raise DataError(f"{root / name} has {here:,} bytes: {path} tells of {length:,}")
-    if other := sorted({*names} - {*told["files"]}):
-        raise DataError(f"{root / other[0]} is not in {path}: without that all is read anew")
-    order = np.array([list(names).index(name) for name in told["files"]])
-    packed = Packed(
-        tuple(told["files"]),
-        kept["file"],
-        kept["offsets"],
-        survey.unpacked(kept["rows"]) if "rows" in kept else None,
-    )
-    named = told.get("groups", [])
-    groups = tuple(named[n] for n in kept["groups"].tolist()) if "groups" in kept else ()
-    skipped = {why: (count, tuple(shown)) for why, (count, shown) in told["skipped"].items()}
-    parts: dict[Part, tuple[int, int]] = {part: tuple(ends) for part, ends in told["parts"].items()}
-    return Listing(
-        root, tuple(told["classes"]), parts, told["places"], kept["names"].tobytes(),
-        kept["sizes"], times[order][kept["file"]], kept["labels"], skipped, tuple(told["notes"]),
-        groups, packed,
-    )  # fmt: skip

@@ -10,9 +10,8 @@ from nas.store.rows import (
     Study,
     StudyRow,
     TrialRow,
-    check_same,
-    widens,
 )
+from nas.store.sameness import check_same, widens
 from nas.store.tables import ENDED, TrialState
 
 __all__ = [

@@ -18,14 +18,12 @@ from nas.store.rows import (
     Study,
     StudyRow,
     TrialRow,
-    asks_anew,
     attempt_of,
-    check_same,
     curve_of,
     study_of,
     trial_of,
-    widens,
 )
+from nas.store.sameness import asks_anew, check_same, widens
 from nas.store.steps import has, nothing_came, select_trials
 from nas.store.tables import ENDED, TrialState, attempts, curves, latencies, studies, trials
 from nas.store.values import checked

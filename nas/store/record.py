@@ -24,12 +24,11 @@ from nas.store.rows import (
     Study,
     StudyRow,
     TrialRow,
-    asks_anew,
-    check_same,
     reused,
     study_of,
     trial_of,
 )
+from nas.store.sameness import asks_anew, check_same
 from nas.store.steps import (
     RUNNING,
     add_trials,

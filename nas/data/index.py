@@ -1,0 +1,86 @@
+"""The index of images in tars: what lies where, kept in a file, so that no tar is read again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nas.data import arrays, survey
+from nas.data.images import Part
+from nas.data.listing import Listing, Packed
+from nas.errors import DataError
+
+INDEX = "index.safetensors"  # beside the tars where ``nas data pack`` has made them
+FORM = 1
+
+
+def keep(
+    path: Path, found: Listing, names: Sequence[str], lengths: Sequence[int], rows: Any = None
+) -> None:
+    """Writes what ``restored`` reads; ``rows`` of a survey, if any, spare its own. Raises
+    DataError."""
+    assert found.packed
+    kept: arrays.Arrays = {
+        "names": np.frombuffer(found.names, np.uint8),
+        "sizes": found.sizes,
+        "labels": found.labels,
+        "file": found.packed.file,
+        "offsets": found.packed.offsets,
+    }
+    names_of_groups = sorted({*found.groups})
+    if found.groups:
+        numbers = {name: n for n, name in enumerate(names_of_groups)}
+        kept["groups"] = np.array([numbers[name] for name in found.groups], np.int64)
+    if rows is not None:
+        kept["rows"] = rows.view(np.uint8).reshape(len(rows), -1)
+    told = {
+        "form": FORM,
+        "classes": found.classes,
+        "parts": found.parts,
+        "places": found.places,
+        "notes": found.notes,
+        "skipped": found.skipped,
+        "files": list(names),
+        "lengths": list(lengths),
+        "groups": names_of_groups,
+    }
+    try:
+        arrays.save(path, kept, told)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def restored(
+    path: Path, root: Path, names: Sequence[str], lengths: Sequence[int], times: Any
+) -> Listing:
+    """A listing by its index. Raises OSError, ValueError, KeyError where that is none, and
+    DataError where it is of other tars."""
+    kept, told = arrays.load(path)
+    if told["form"] != FORM:
+        raise ValueError("an index of another version")
+    for name, length in zip(told["files"], told["lengths"], strict=True):
+        if name not in names:
+            raise DataError(f"{path} tells of {name}, which is not there")
+        if length != (here := lengths[list(names).index(name)]):
+            raise DataError(f"{root / name} has {here:,} bytes: {path} tells of {length:,}")
+    if other := sorted({*names} - {*told["files"]}):
+        raise DataError(f"{root / other[0]} is not in {path}: without that all is read anew")
+    order = np.array([list(names).index(name) for name in told["files"]])
+    packed = Packed(
+        tuple(told["files"]),
+        kept["file"],
+        kept["offsets"],
+        survey.unpacked(kept["rows"]) if "rows" in kept else None,
+    )
+    named = told.get("groups", [])
+    groups = tuple(named[n] for n in kept["groups"].tolist()) if "groups" in kept else ()
+    skipped = {why: (count, tuple(shown)) for why, (count, shown) in told["skipped"].items()}
+    parts: dict[Part, tuple[int, int]] = {part: tuple(ends) for part, ends in told["parts"].items()}
+    return Listing(
+        root, tuple(told["classes"]), parts, told["places"], kept["names"].tobytes(),
+        kept["sizes"], times[order][kept["file"]], kept["labels"], skipped, tuple(told["notes"]),
+        groups, packed,
+    )  # fmt: skip

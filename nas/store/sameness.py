@@ -1,0 +1,86 @@
+"""Whether two studies are the same, may become so, or in what they differ, told to a person."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from nas.errors import SpaceError, StudyError
+from nas.spaces.plain import parse_mapping
+from nas.store.rows import Study
+
+
+def check_same(was: Study, now: Study) -> None:
+    """Raises StudyError where a study exists with other settings, naming the first that differs."""
+    if difference := first_difference(was, now):
+        raise StudyError(
+            f"study {was.name!r} exists with other settings: {difference}; "
+            "give those of the study again, or another --study name"
+        )
+
+
+def asks_anew(was: Study, now: Study) -> bool:
+    """Whether two studies differ in what is asked of the trials alone: objectives, constraints."""
+    same = dataclasses.replace(was, objectives=now.objectives, constraints=now.constraints)
+    return first_difference(was, now) is not None and first_difference(same, now) is None
+
+
+def widens(was: Study, now: Study) -> bool:
+    """Whether two studies differ in their spaces' text or their constraints alone, so that the
+    trials of the one may be of the other (``nas.driver.widening``)."""
+    same = dataclasses.replace(was, space_text=now.space_text, constraints=now.constraints)
+    return first_difference(was, now) is not None and first_difference(same, now) is None
+
+
+def first_difference(was: Study, now: Study) -> str | None:
+    """A clause with the first setting in which two studies differ and both its values."""
+    if was.images != now.images:
+        earlier = was.images_about or "images that nas did not tell apart then"
+        if earlier == now.images_about:
+            others = f"others by content [{now.images[:8]}]"
+            return f"it was made on {earlier} [{was.images[:8]}], and now they are {others}"
+        return f"it was made on {earlier}, and now they are {now.images_about or 'none'}"
+    old, new = dict(_leaves(was)), dict(_leaves(now))
+    for key in old | new:
+        a, b = old.get(key), new.get(key)
+        if a != b:
+            return f"{key} is {_shown(a)} in the study and {_shown(b)} now"
+    return None
+
+
+def _leaves(study: Study) -> Iterator[tuple[str, Any]]:
+    # The space last, as it may be wider: what else differs is the reason then.
+    for name in sorted(Study.__dataclass_fields__, key="space_text".__eq__):
+        value = getattr(study, name)
+        if name == "space_text":
+            yield from _space_leaves(value)
+        elif name not in ("images", "images_about", "directory"):
+            yield from (
+                (key, told) for key, told in _flat(name, value) if key != "settings.teachers"
+            )
+
+
+def _space_leaves(text: str) -> Iterator[tuple[str, Any]]:
+    """By the keys of the space's file: of a changed domain its name is told, no line."""
+    try:
+        yield from _flat("space", parse_mapping(text, "the space"))
+    except SpaceError:  # one that nobody could have searched
+        yield "space_text", text
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key in sorted(value):
+            yield from _flat(f"{name}.{key}", value[key])
+    elif name.startswith("constraints."):
+        sign, _, limit = str(value).partition(" ")
+        yield name, f"{sign} {float(limit):.15g}"  # however many digits it was written with
+    else:
+        # As the record gives it back: a tuple is a list there.
+        yield name, json.loads(json.dumps(value))
+
+
+def _shown(value: Any) -> str:
+    return "absent" if value is None else repr(value)
