@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from scipy.optimize import check_grad
 from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern
 from test_search import accuracy, plan, rows, run, space_of
 
+from nas.cli import searches
 from nas.cli.options import plan as planned
 from nas.driver.asking import Asker
 from nas.driver.older import known, offers
@@ -25,7 +27,8 @@ from nas.samplers.ehvi import FORETOLD, EHVISampler, Problem
 from nas.samplers.encoding import Encoding
 from nas.samplers.gp import GP, Settings, objective
 from nas.samplers.related import SKILL, Older
-from nas.store import Store
+from nas.store import Store, TrialRow
+from nas.workers.in_process import InProcess
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -227,6 +230,22 @@ def test_a_search_that_goes_on_knows_what_it_knew(store: Store) -> None:
     assert len(known(dataclasses.replace(searched, study="another"), store)[0].x) == 60
     with pytest.raises(StudyError, match=r"settings.from is \['s'\] in the study and absent now"):
         run(store, plan(study="new", sampler="default", trials=5))
+
+
+def test_older_studies_are_read_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(store, plan(study="old", trials=12, sampler="random"))
+    asked = plan(trials=2, older=("old",), sampler="default")
+    url = store.engine.url.render_as_string()
+    read: list[int] = []
+    whole = Store.trials
+
+    def trials(self: Store, study_id: int, **told: Any) -> Iterator[TrialRow]:
+        read.append(study_id)
+        return whole(self, study_id, **told)
+
+    monkeypatch.setattr(Store, "trials", trials)
+    searches.run(asked, url, lambda need: InProcess(), progress=False)
+    assert read.count(store.find_study("old").id) == 1
 
 
 def test_what_cannot_serve_is_refused_before_a_study_is_made(store: Store) -> None:

@@ -224,7 +224,7 @@ def run(
             shown = Progress(plan.study, tuple(plan.space.objectives)) if progress else None
             with shown or contextlib.nullcontext():
                 watch = shown.update if shown else lambda _: None
-                status = search(plan, store, pool, watch, since)
+                status = search(plan, store, pool, watch, since, begun_with)
         finally:
             pool.close()
         study = store.find_study(plan.study)

@@ -30,6 +30,7 @@ from nas.job import Epoch, Failure, Outcome, Result
 from nas.job.pool import Done, Pool
 from nas.metrics import ACCURACY
 from nas.samplers import SAMPLERS
+from nas.samplers.related import Older
 from nas.store import Claim, Store, TrialRow
 from nas.store.mirror import Mirror
 
@@ -45,10 +46,12 @@ def search(
     pool: Pool,
     watch: Watch = lambda _: None,
     since: float | None = None,
+    older: tuple[Older, ...] | None = None,
 ) -> Status:
     """Runs or resumes a study until it has ``plan.trials`` trials, or its space is exhausted, or
     there is no time for another trial: ``plan.seconds`` from ``since``, by time.monotonic() (None:
-    from now). What is under way then comes to its end, or to its next rung.
+    from now). What is under way then comes to its end, or to its next rung. ``older`` is what is
+    ``known`` of the plan's older studies, where that was read already.
 
     ``watch`` is told after everything that happens. Raises StudyError where the study exists with
     other settings, and NothingFound where nothing meets the constraints. Interrupted, it leaves the
@@ -64,7 +67,7 @@ def search(
     if plan.sampler not in SAMPLERS:
         raise StudyError(f"unknown sampler {plan.sampler}; known: {', '.join(SAMPLERS)}")
     with Leases(store) as leases:
-        driver = _Driver(plan, store, pool, leases, watch, hours)
+        driver = _Driver(plan, store, pool, leases, watch, hours, older)
         try:
             driver.resume()
             return driver.run()
@@ -87,16 +90,23 @@ class _Running:
 
 class _Driver:
     def __init__(
-        self, plan: Plan, store: Store, pool: Pool, leases: Leases, watch: Watch, hours: Hours
+        self,
+        plan: Plan,
+        store: Store,
+        pool: Pool,
+        leases: Leases,
+        watch: Watch,
+        hours: Hours,
+        older: tuple[Older, ...] | None,
     ) -> None:
         self.plan, self.store, self.pool, self.leases = plan, store, pool, leases
         self.watch, self.hours = watch, hours
-        known(plan, store)  # what is not there is refused before the study is made
+        # What is not there is refused before the study is made.
+        older = known(plan, store) if older is None else older
         self.row, _ = opened(plan, store)
         self.tally = Tally(self.row, plan.trials)
         self.ladder = Ladder(self.row, plan.rungs)
         begun = store.begun(self.row.id)
-        older = known(plan, store)
         self.asker = Asker(plan, self.row, begun, self.ladder.hoped, store.driver, older)
         self.mirror = Mirror(store, self.row)
         self.news = store.changes(self.row.id)
