@@ -16,6 +16,7 @@ from PIL import Image
 import nas
 from nas.cli import main
 from nas.errors import NasError, StudyError
+from nas.metrics import count, percent
 from nas.training.evaluation import Evaluation
 
 CLASSES = ("dark", "light")
@@ -67,6 +68,12 @@ def test_a_search_gives_a_study_with_trials_front_and_best(study: nas.Study) -> 
         assert better == []
     assert study.best.accuracy == max(row.value("accuracy") for row in study.trials)
     assert nas.Study(study.name, study.storage).trials == study.trials
+    best = study.best
+    assert repr(best).startswith(
+        f"Trial {best.number}, finished: accuracy {percent(best.accuracy)}"
+    )
+    assert f", MACs {count(best.macs)}, " in repr(best)
+    assert repr(best).endswith(f": {best.pattern}")
     assert "3 trials" in repr(study)
     with pytest.raises(StudyError):
         _ = nas.Study("another", study.storage).trials

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from nas.errors import NasError, StoreError, StudyError
+from nas.errors import NasError, StoreError, StudyError, brief
 from nas.job import Epoch, Failure, Latency, Outcome
 from nas.language.architecture import Architecture, parse
-from nas.metrics import METRICS, Direction, by_arithmetic, metric, of_pattern, on_device
+from nas.metrics import METRICS, Direction, by_arithmetic, metric, of_pattern, on_device, shown
 from nas.store.tables import AttemptState, TrialState, attempts, curves, latencies, studies, trials
 from nas.store.values import Settings, checked, domain, read_json, refuse, texts
 
@@ -97,7 +97,7 @@ class Sampled:
     distributions: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class TrialRow(Ask):
     """A trial of the record.
 
@@ -132,6 +132,14 @@ class TrialRow(Ask):
     finished: float | None = None
     reused_from: int | None = None
     trainings: int = 1
+
+    def __repr__(self) -> str:
+        """What came of which network: a line, not all that the record has of it."""
+        told = [*(name for name in METRICS if METRICS[name].column), *self.metrics.keys() - METRICS]
+        scores = {metric(name).title: shown(name, self.value(name)) for name in told}
+        came = ", ".join(f"{title} {score}" for title, score in scores.items() if score)
+        state = f"{self.state} ({self.failure}: {self.reason})" if self.failure else self.state
+        return brief(f"Trial {self.number}, {state}: {came}: {self.baseline or self.pattern}")
 
     @property
     def architecture(self) -> Architecture:
