@@ -9,14 +9,12 @@ from collections.abc import Sequence
 import torch
 
 from nas import data
-from nas.data.batches import Source, augmentation, batches, statistics
+from nas.data.batches import batches
 from nas.job import Job, Recipe
 from nas.language.architecture import Architecture
-from nas.training.checkpoint import Training
 from nas.training.device import available, profits, seeded
 from nas.training.graph import step_of
-from nas.training.step import average_of, optimizer_of
-from nas.training.train import begin, seen
+from nas.training.train import begin, set_up
 
 NETWORKS = 5  # of a space: at the middles of as many equal shares of its draws, by MACs
 WARM, STEPS = 3, 8  # steps that are not timed, and those that are
@@ -46,25 +44,17 @@ def epoch_seconds(job: Job, threads: int) -> float:
 
 
 def _epoch_seconds(job: Job, device: torch.device) -> float:
-    recipe, info = job.recipe, data.describe(job.data)
-    images = data.load(job.data, "train")
     architecture, module, normal = begin(job, device)
-    train = Source.of(data.load(seen(job), "train"), device)
-    generator = torch.Generator().manual_seed(job.seed)
-    prepare = augmentation(
-        normal or statistics(images), info.shape[1:], recipe, generator, len(info.classes)
-    )
-    module.to(device).to(memory_format=torch.channels_last).train()
-    training = Training(job, module, optimizer_of(module, recipe), generator, device, curve=[])
-    average = average_of(module, recipe.ema) if recipe.ema else None
+    start = set_up(module, job, device, normal)
+    training, train, batch = start.training, start.train, start.batch
+    module.train()
     step = step_of(training, list(module.parameters()), profits(architecture, device))
-    batch = min(recipe.batch, len(train))
-    order = torch.randint(len(train), ((WARM + STEPS) * batch,), generator=generator)
+    order = torch.randint(len(train), ((WARM + STEPS) * batch,), generator=training.generator)
     ended = [_now(device)]
-    for x, y in batches(train, order, batch, prepare):
-        step(x, y, recipe.lr)
-        if average:
-            average.update_parameters(module)
+    for x, y in batches(train, order, batch, start.augment):
+        step(x, y, job.recipe.lr)
+        if training.average:
+            training.average.update_parameters(module)
         ended.append(_now(device))
         timed = ended[WARM:]
         if ended[-1] - (timed or ended)[0] >= SECONDS:

@@ -204,6 +204,44 @@ def begin(job: Job, device: torch.device) -> tuple[Architecture, nn.Module, Norm
     return architecture, module, normal
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A training before its first step: its module on the device, the images, what is made of a
+    batch of them, of how many."""
+
+    training: Training
+    train: Source
+    normal: Normal
+    augment: Prepare
+    batch: int
+
+
+def set_up(
+    module: nn.Module,
+    job: Job,
+    device: torch.device,
+    normal: Normal | None = None,
+    budget: int = RESIDENT,
+) -> Start:
+    """What ``fit`` begins with, which says what it is told."""
+    recipe, info = job.recipe, data.describe(job.data)
+    train = Source.of(data.load(seen(job), "train"), device, budget)
+    normal = normal or statistics(data.load(job.data, "train"))
+    generator = torch.Generator().manual_seed(job.seed)
+    augment = augmentation(normal, info.shape[1:], recipe, generator, len(info.classes))
+    module.to(device).to(memory_format=torch.channels_last)
+    training = Training(
+        job,
+        module,
+        optimizer_of(module, recipe),
+        generator,
+        device,
+        curve=[],
+        average=average_of(module, recipe.ema) if recipe.ema else None,
+    )
+    return Start(training, train, normal, augment, min(recipe.batch, len(train)))
+
+
 def fit(
     module: nn.Module,
     job: Job,
@@ -226,34 +264,21 @@ def fit(
     recipe, epochs = job.recipe, job.epochs
     if recipe.freeze >= epochs:
         raise RecipeError(f"recipe.freeze is {recipe.freeze}: must be below the {epochs} epochs")
-    info = data.describe(job.data)
-    size, classes = info.shape[1:], len(info.classes)
+    start = set_up(module, job, device, normal, budget)
+    training, train, augment = start.training, start.train, start.augment
+    generator = training.generator
     images = data.load(job.data, "train")
-    train = Source.of(data.load(seen(job), "train"), device, budget)
     validation = Source.of(data.load(job.data, "validation"), device, budget)
-    normal = normal or statistics(images)
-    generator = torch.Generator().manual_seed(job.seed)
-    augment = augmentation(normal, size, recipe, generator, classes)
-    plain = preparation(normal, size)
-
-    module.to(device).to(memory_format=torch.channels_last)
-    training = Training(
-        job,
-        module,
-        optimizer_of(module, recipe),
-        generator,
-        device,
-        curve=[],
-        average=average_of(module, recipe.ema) if recipe.ema else None,
-    )
+    plain = preparation(start.normal, data.describe(job.data).shape[1:])
     scored = training.average or module
     teacher = None
     if recipe.teacher:
-        teacher = Teacher.of(job, module, normal, device, train, images)
+        teacher = Teacher.of(job, module, start.normal, device, train, images)
     weights = None
     if recipe.class_weights == "balanced":
+        classes = len(data.describe(job.data).classes)
         weights = balanced(images.labels[images.rows], classes).to(device)
-    batch = min(recipe.batch, len(train))
+    batch = start.batch
     steps = len(train) // batch  # the rest of a shuffled epoch is left out: all batches are alike
     resumable = shared(recipe.schedule, recipe.freeze, epochs)
     step: Step | None = None
