@@ -12,53 +12,25 @@ from __future__ import annotations
 
 import argparse
 import bisect
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
-# Loaded by every Python that the search starts, before its modules take the name ``reach``.
-NOTES = """
-import os, time
-import nas.failpoints
+from notes import Note, environment, read
 
-def note(name):
-    with open(os.environ["NAS_NOTES"], "a") as file:
-        file.write(f"{os.getpid()} {name} {time.monotonic():.6f}\\n")
-
-def reach(name):
-    note(name)
-    if name == "job_taken" and not hasattr(nas.failpoints, "noted"):
-        nas.failpoints.noted = True
-        from nas.training import train
-        step_of = train.step_of
-        def noting(*told):
-            step, first = step_of(*told), [True]
-            def call(*batch):
-                if first:
-                    note("first_step")
-                    first.clear()
-                return step(*batch)
-            return call
-        train.step_of = noting
-
-nas.failpoints.reach = reach
-"""
 PARTS = ("received", "recorded", "told", "begun", "dispatched", "job_taken", "first_step")
 
 
-def gaps(lines: list[str]) -> list[dict[str, float]]:
+def gaps(told: list[Note]) -> list[dict[str, float]]:
     """The parts of each gap, in seconds."""
     driver: dict[str, list[float]] = {}
     seats: dict[str, list[tuple[str, float]]] = {}
-    for line in lines:
-        pid, name, moment = line.split()
-        if name in ("job_taken", "job_done", "first_step"):
-            seats.setdefault(pid, []).append((name, float(moment)))
+    for note in told:
+        if note.name in ("job_taken", "job_done", "first_step"):
+            seats.setdefault(note.pid, []).append((note.name, note.moment))
         else:
-            driver.setdefault(name, []).append(float(moment))
+            driver.setdefault(note.name, []).append(note.moment)
     found = []
     for events in seats.values():
         for k, (name, ended) in enumerate(events[:-2]):
@@ -82,14 +54,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     told = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "sitecustomize.py").write_text(NOTES)
-        notes = Path(folder, "notes")
         command = [sys.executable, "-m", "nas.cli", "search", "--space", "resnet_like"]
         command += ["--trials", str(told.trials), "--workers", str(told.workers)]
-        path = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH", "")]))
-        environ = {**os.environ, "PYTHONPATH": path, "NAS_NOTES": str(notes)}
+        environ = environment(folder)
         subprocess.run(command, cwd=folder, env=environ, check=True, capture_output=True)
-        found = gaps(notes.read_text().splitlines())
+        found = gaps(read(folder))
     print(f"{len(found)} gaps, milliseconds | median | 90 %\n---|--:|--:")
     for part in found[0]:
         times = [1e3 * gap[part] for gap in found]

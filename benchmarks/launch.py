@@ -13,7 +13,6 @@ none). ``--beside`` another checkout, in turns with this one. A minute on two id
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import statistics
 import subprocess
@@ -22,33 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
-# Loaded by every Python that the search starts, before its modules take the name ``reach``.
-NOTES = """
-import os, sys, time
-import nas.failpoints
+from notes import environment, read
 
-def note(name):
-    with open(os.environ["NAS_NOTES"], "a") as file:
-        file.write(f"{name} {os.getpid()} {time.monotonic():.6f} {time.process_time():.6f}\\n")
-
-def reach(name):
-    note(name)
-    if name == "job_taken":
-        from nas.training import train
-        note("torch_imported")
-        step_of = train.step_of
-        def noting(*told):
-            note("prepared")
-            step = step_of(*told)
-            def call(*batch):
-                note("first_step")
-                return step(*batch)
-            return call
-        train.step_of = noting
-
-nas.failpoints.reach = reach
-nas.failpoints.note = note
-"""
 # The driver: what is typed, with a note at each part.
 DRIVER = """
 from nas.failpoints import note
@@ -93,24 +67,19 @@ PARTS = {
 def launch(workers: int, checkout: str) -> dict[str, tuple[float, float]]:
     """Seconds that each part took, on the wall and of its process."""
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "sitecustomize.py").write_text(NOTES)
-        notes = Path(folder, "notes")
-        notes.touch()
         command = [sys.executable, "-c", DRIVER, "search", "--space", "resnet_like"]
         command += ["--workers", str(workers), "--storage", f"sqlite:///{folder}/record.db"]
-        path = [folder, checkout, os.environ.get("PYTHONPATH", "")]
-        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
-        environ["NAS_NOTES"] = str(notes)
+        environ = environment(folder, checkout)
         with open(Path(folder, "log"), "w") as log:
             begun = time.monotonic()
             running = subprocess.Popen(command, cwd=folder, env=environ, stdout=log, stderr=log)
-            while "first_step" not in notes.read_text() and running.poll() is None:
+            while not any(n.name == "first_step" for n in read(folder)) and running.poll() is None:
                 time.sleep(0.02)
         running.send_signal(signal.SIGINT)
         running.wait()
         first: dict[str, tuple[str, float, float]] = {}
-        for name, pid, moment, used in map(str.split, notes.read_text().splitlines()):
-            first.setdefault(name, (pid, float(moment), float(used)))
+        for note in read(folder):
+            first.setdefault(note.name, (note.pid, note.moment, note.used))
         if "first_step" not in first:
             raise SystemExit(Path(folder, "log").read_text()[-2000:])
     took, last = {}, ("", begun, 0.0)
