@@ -100,16 +100,20 @@ class Asha(Ladder):
 class MoAsha(Asha):
     """The same by non-dominated sorting; within a front by an epsilon-net (Schmucker et al. 2021,
     section 4: first the most accurate, then always who is farthest from all before), here of
-    accuracy and the logarithm of the costs, each by the range that was seen at the rung. Syne Tune
-    0.16 ranks a candidate by its place in the list of those sorted, so its own was not used."""
+    accuracy and the logarithm of the costs, each by the range that was seen at the rung. The order
+    is that of Syne Tune 0.16's parts (200 random rungs); its scheduler takes the indices of those
+    sorted for their ranks, so it was not used."""
 
     def ranked(self, rows: Sequence[TrialRow]) -> list[int]:
         if not rows:
             return []
         names = [name for name, _ in self._study.objectives]
-        told = [{**row.metrics, ACCURACY: row.rungs[-1][1]} for row in rows]
-        told = [{**row, "params": own.params} for row, own in zip(told, rows, strict=True)]
-        points = np.array([[scaled(name, row[name]) for name in names] for row in told])
+        points = np.array(
+            [
+                [scaled(n, row.rungs[-1][1] if n == ACCURACY else row.value(n)) for n in names]
+                for row in rows
+            ]
+        )
         points /= np.maximum(np.ptp(points, axis=0), 1e-12)
         directions = [direction for _, direction in self._study.objectives]
         left, order = np.arange(len(rows)), []

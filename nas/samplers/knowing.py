@@ -41,8 +41,8 @@ DOUBTED = 3
 
 def gains(model: Model, rows: Floats, costs: Floats, reference: Floats) -> tuple[Floats, Floats]:
     """The hypervolume that one more evaluation is expected to add to the front that one is given:
-    of each row that ``model`` rests on, which has all objectives, shape (n,), 0 for one that cannot
-    be on the front; and of each of the new ``rows`` (m, parameters) with their told objectives
+    of each row that ``model`` rests on, which has all objectives, shape (n,), 0 for all but
+    ``CLOSER`` of them; and of each of the new ``rows`` (m, parameters) with their told objectives
     ``costs`` (m, objectives), shape (m,)."""
     known = len(model.rows)
     gained = np.zeros(known + len(rows))
