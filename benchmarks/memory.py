@@ -42,12 +42,12 @@ def peak(architecture: Architecture, recipe: Recipe, streamed: bool, place: str)
     """What this process, which trains nothing else, holds at most."""
     import torch
 
-    from nas.training import train
+    from nas.training import candidate
 
     torch.set_num_threads(1)
-    train.profits = lambda *_: False  # float32, as is predicted where the node is unknown
+    candidate.profits = lambda *_: False  # float32, as is predicted where the node is unknown
     if streamed:
-        train.fit = functools.partial(train.fit, budget=0)
+        candidate.fit = functools.partial(candidate.fit, budget=0)
     channels, height, width = architecture.input
     names = tuple(map(str, range(architecture.classes)))
     info = Info(channels=channels, height=height, width=width, classes=names, parts=PARTS)
@@ -89,7 +89,7 @@ def peak(architecture: Architecture, recipe: Recipe, streamed: bool, place: str)
         epochs=2,
         latency=False,
     )
-    outcome = train.evaluate(job, lambda _: None)
+    outcome = candidate.evaluate(job, lambda _: None)
     over.set()
     watching.join()
     if isinstance(outcome, Failure) and outcome.kind != "diverged":

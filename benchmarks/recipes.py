@@ -33,7 +33,7 @@ from nas import data
 from nas.cli.settings import read_recipe as read
 from nas.data import DATASETS, Dataset, Images, Info
 from nas.job import DataRef, Failure, Job
-from nas.training import train
+from nas.training import candidate, train
 
 SHALLOW = "INPUT -> CONV(16) -> BN -> RELU -> [RESIDUAL(16) -> POOL]*2 -> GAP -> FC"
 STAGE = "[[CONV({0}) -> BN -> RELU]*2 -> POOL]"
@@ -161,7 +161,7 @@ def textures(count: int, side: int, seed: int) -> Images:
 
 def trained(job: Job) -> tuple[float, float]:
     """Validation accuracy in percent, and seconds."""
-    outcome = train.evaluate(job, lambda _: None)
+    outcome = candidate.evaluate(job, lambda _: None)
     if isinstance(outcome, Failure):
         raise SystemExit(outcome.reason)
     return 100 * outcome.metrics["accuracy"], outcome.seconds

@@ -36,7 +36,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture(autouse=True)
 def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nas.training.train.check_images", lambda ref: None)
+    monkeypatch.setattr("nas.training.candidate.check_images", lambda ref: None)
 
 
 def run(store: Store, folder: Path, **told: Any) -> tuple[list[TrialRow], set[int]]:

@@ -45,9 +45,9 @@ from nas.store import Store, TrialRow, open_store
 from nas.store.devices import Profiled, keep_profile
 from nas.store.mirror import Mirror, optuna_storage
 from nas.training import latency, timing
+from nas.training.candidate import evaluate
 from nas.training.device import available
 from nas.training.pieces import distinct
-from nas.training.train import evaluate
 from nas.workers.answers import outcome
 from nas.workers.in_process import InProcess
 

@@ -29,7 +29,7 @@ from nas.language.architecture import Architecture
 from nas.samplers import SAMPLERS
 from nas.spaces.space import Space, read_space
 from nas.store import ENDED, Ask, Store, StudyRow, TrialRow, open_store
-from nas.training import train
+from nas.training import candidate
 from nas.workers.in_process import InProcess
 
 LOG = "NAS_TEST_RUNGS"  # names the file to which the evaluator adds a line an evaluation
@@ -538,7 +538,7 @@ def test_a_promoted_candidate_ends_as_if_it_had_never_been_stopped(
     assert len(whole) == 2
     for row in whole:
         alone = dataclasses.replace(job, pattern=row.pattern, seed=row.seed)
-        result = train.evaluate(alone, lambda _: None)
+        result = candidate.evaluate(alone, lambda _: None)
         assert isinstance(result, Result)
         assert row.accuracy == result.metrics["accuracy"]
         kept = store.curve(row.id)

@@ -38,7 +38,7 @@ from nas.data.listing import ORDER
 from nas.data.pack import pack
 from nas.errors import DataError
 from nas.job import DataRef, Job, Recipe, Result
-from nas.training import train
+from nas.training import candidate, train
 from nas.workers.run import Ended, Started
 from nas.workers.seat import Child
 
@@ -428,7 +428,7 @@ def trained(place: DataRef, **recipe: object) -> Result:
         epochs=2,
         latency=False,
     )
-    outcome = train.evaluate(job, lambda _: None)
+    outcome = candidate.evaluate(job, lambda _: None)
     assert isinstance(outcome, Result), outcome
     return outcome
 

@@ -28,8 +28,8 @@ from nas import data
 from nas.data.batches import Prepare, Source, preparation, statistics
 from nas.errors import NasError, RecipeError, StudyError
 from nas.job import DataRef, Epoch, Failure, Job, Recipe, Result, schedule
+from nas.training import candidate, device, states, train
 from nas.training import checkpoint as checkpoints
-from nas.training import device, states, train
 from nas.training.graph import eager, forward_of
 from nas.training.step import balanced, head_of, loss_of, optimizer_of
 
@@ -82,7 +82,7 @@ def _one_thread() -> Any:
 
 def test_the_default_recipe_learns_the_digits() -> None:
     points: list[Epoch] = []
-    result = train.evaluate(Job(pattern=LEARNER), points.append)
+    result = candidate.evaluate(Job(pattern=LEARNER), points.append)
     assert isinstance(result, Result), result
     assert result.metrics["accuracy"] >= 0.97
     assert result.latency is not None
@@ -161,7 +161,7 @@ def test_a_training_does_not_import_the_compiler(tmp_path: Path) -> None:
     code = f"""
 import sys
 from nas.job import Epoch, Failure, Job, Recipe
-from nas.training.train import evaluate
+from nas.training.candidate import evaluate
 for name in ("sgd", "adamw"):
     recipe = Recipe(optimizer=name, lr=0.01, ema=0.9, freeze=1)
     file = {str(tmp_path)!r} + "/" + name
@@ -191,7 +191,7 @@ def test_a_seed_repeats_exactly_and_another_differs() -> None:
 def test_the_callers_random_numbers_are_left_alone() -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    train.evaluate(job(epochs=1), silent)
+    candidate.evaluate(job(epochs=1), silent)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -411,7 +411,7 @@ def uneven(monkeypatch: pytest.MonkeyPatch) -> DataRef:
 
 def test_the_balanced_accuracy_is_scikit_learns(uneven: DataRef) -> None:
     told = job(LEARNER, data=uneven, epochs=2, recipe=Recipe())
-    result = train.evaluate(told, silent)
+    result = candidate.evaluate(told, silent)
     assert isinstance(result, Result), result
     module, curve = trained(told)
     held = data.load(uneven, "validation")
@@ -505,10 +505,10 @@ def test_training_goes_on_from_weights_in_a_file(tmp_path: Path) -> None:
     torch.save(first.state_dict(), tmp_path / "weights.pt")
     known = train.score(first, DataRef(), part="validation")
     recipe = Recipe(init=str(tmp_path / "weights.pt"), lr=1e-6)
-    on = train.evaluate(job(LEARNER, epochs=1, recipe=recipe), silent)
+    on = candidate.evaluate(job(LEARNER, epochs=1, recipe=recipe), silent)
     assert isinstance(on, Result), on
     assert on.metrics["accuracy"] == pytest.approx(known, abs=0.02)
-    missing = train.evaluate(job(LEARNER, recipe=Recipe(init=str(tmp_path / "no.pt"))), silent)
+    missing = candidate.evaluate(job(LEARNER, recipe=Recipe(init=str(tmp_path / "no.pt"))), silent)
     assert isinstance(missing, Failure)
     assert "no.pt" in missing.reason
 
@@ -532,7 +532,7 @@ def test_score_counts_what_the_network_gets_right_on_the_test_images() -> None:
 def test_divergence_names_the_epoch_and_the_step() -> None:
     recipe = Recipe(lr=100.0, clip=0.0, weight_decay=10.0)
     pattern = "INPUT -> [CONV(8)]*3 -> FLATTEN -> FC"
-    failure = train.evaluate(job(pattern, recipe=recipe, epochs=5), silent)
+    failure = candidate.evaluate(job(pattern, recipe=recipe, epochs=5), silent)
     assert isinstance(failure, Failure)
     assert failure.kind == "diverged"
     assert "epoch" in failure.reason
@@ -558,7 +558,7 @@ def test_logits_that_are_not_finite_are_no_accuracy() -> None:
     ],
 )
 def test_what_does_not_fit_is_a_failure(changes: dict[str, Any], kind: str, reason: str) -> None:
-    failure = train.evaluate(job(**changes), silent)
+    failure = candidate.evaluate(job(**changes), silent)
     assert isinstance(failure, Failure)
     assert failure.kind == kind
     assert re.search(reason, failure.reason), failure.reason
@@ -568,7 +568,7 @@ def test_a_candidate_out_of_memory_is_told_from_other_errors() -> None:
     code = """
 import resource
 from nas.job import Job
-from nas.training.train import evaluate
+from nas.training.candidate import evaluate
 resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))  # the weights alone take 17 GB
 print(evaluate(Job(pattern="INPUT -> FLATTEN -> [FC(65536)]*2 -> FC"), print).kind)
 """
@@ -581,7 +581,7 @@ def test_a_failure_keeps_the_curve_so_far() -> None:
         if point.epoch == 2:
             raise RuntimeError("the driver went away")
 
-    failure = train.evaluate(job(), report)
+    failure = candidate.evaluate(job(), report)
     assert isinstance(failure, Failure)
     assert len(failure.curve) == 2
     assert "the driver went away" in failure.reason
@@ -612,7 +612,7 @@ def test_bf16_on_a_cpu_is_for_what_it_makes_faster_and_computes(body: str, profi
 def test_a_stride_over_a_map_smaller_than_the_kernel_trains() -> None:
     """In bf16 on the CPU its weight gradient was NaN: the loss with it, after a few steps."""
     told = job(pattern="INPUT -> [CONV(64) -> RELU -> POOL]*3 -> RESIDUAL(54, 5, 2)*2 -> GAP -> FC")
-    assert isinstance(train.evaluate(told, lambda _: None), Result)
+    assert isinstance(candidate.evaluate(told, lambda _: None), Result)
 
 
 def test_bf16_training_learns_and_repeats_exactly() -> None:
@@ -624,12 +624,12 @@ def test_bf16_training_learns_and_repeats_exactly() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_learns_and_resumes(tmp_path: Path, each_epoch: None) -> None:
-    result = train.evaluate(Job(pattern=LEARNER), silent)
+    result = candidate.evaluate(Job(pattern=LEARNER), silent)
     assert isinstance(result, Result), result
     assert result.metrics["accuracy"] >= 0.97
     with pytest.raises(Interrupted):
-        train.evaluate(Job(pattern=LEARNER), interrupt_after(5), checkpoint=tmp_path / "c")
-    resumed = train.evaluate(Job(pattern=LEARNER), silent, checkpoint=tmp_path / "c")
+        candidate.evaluate(Job(pattern=LEARNER), interrupt_after(5), checkpoint=tmp_path / "c")
+    resumed = candidate.evaluate(Job(pattern=LEARNER), silent, checkpoint=tmp_path / "c")
     assert isinstance(resumed, Result), resumed
     assert resumed.metrics["accuracy"] >= 0.97
 

@@ -23,7 +23,7 @@ from nas.layers import Aux
 from nas.spaces import zoo
 from nas.spaces.space import shipped
 from nas.training import checkpoint, weights
-from nas.training.train import evaluate
+from nas.training.candidate import evaluate
 
 PUBLISHED = {  # parameters of the networks that torchvision has not, and where they are told
     "linear_classifier": 28 * 28 * 10 + 10,

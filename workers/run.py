@@ -86,7 +86,7 @@ def resolve(job: Job) -> Callable[[Job, Report], Any]:
             f"({job.source})"
         )
     if not job.evaluator:
-        from nas.training.train import evaluate
+        from nas.training.candidate import evaluate
 
         return functools.partial(evaluate, checkpoint=job.checkpoint or None)
     function = evaluator(job.evaluator)

@@ -28,7 +28,7 @@ from nas.job import Failure, Job
 from nas.language.architecture import Architecture
 from nas.metrics import ACCURACY, METRICS, arithmetic
 from nas.spaces.space import Space
-from nas.training import train
+from nas.training import candidate, train
 from nas.training.device import available
 from nas.training.indicators import INDICATORS
 
@@ -134,7 +134,9 @@ def examine(architecture: Architecture, job: Job, levels: Sequence[int]) -> Subj
     with tempfile.TemporaryDirectory() as folder:
         for epochs in levels:
             rung = dataclasses.replace(job, epochs=epochs)
-            outcome = train.evaluate(rung, lambda _: None, checkpoint=Path(folder, "checkpoint"))
+            outcome = candidate.evaluate(
+                rung, lambda _: None, checkpoint=Path(folder, "checkpoint")
+            )
             if isinstance(outcome, Failure):
                 raise NasError(f"{architecture} cannot be audited: {outcome.reason}")
             scores[epochs] = outcome.metrics[ACCURACY]

@@ -1,7 +1,7 @@
 """The one training loop: an optimizer under a schedule, exact in its repetition.
 
-``evaluate`` is what a worker calls for a candidate; ``fit`` is the loop itself, which ``nas train``
-uses too; ``score`` tells the accuracy of finished weights, on the test images by default.
+``fit`` is the loop, for candidates (``nas.training.candidate``) and ``nas train`` alike; ``score``
+tells the accuracy of finished weights, on the test images by default.
 
 On the CPU a seed, a thread count and a kind of processor give the same weights to the bit, resumed
 from a checkpoint or not. On a GPU cuDNN's choice of kernels leaves the last bits open.
@@ -14,7 +14,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,24 +32,18 @@ from nas.data.batches import (
     statistics,
 )
 from nas.data.footprint import RESIDENT
-from nas.errors import DataError, NasError, RecipeError
+from nas.errors import DataError, RecipeError
 from nas.job import (
     DataRef,
     Epoch,
-    Failure,
-    FailureKind,
     Job,
-    Latency,
-    Outcome,
     Report,
-    Result,
 )
 from nas.job.schedule import SCHEDULES, cycle, shared
 from nas.language.architecture import Architecture, parse
 from nas.metrics import ACCURACY
-from nas.training import latency
 from nas.training.checkpoint import Training, keep, resume
-from nas.training.device import available, profits, seeded
+from nas.training.device import available, seeded
 from nas.training.graph import Forward, Step, forward_of, step_of
 from nas.training.network import build
 from nas.training.step import average_of, balanced, optimizer_of, trainable
@@ -76,96 +70,12 @@ class Scores:
     balanced_accuracy: float
 
 
-def evaluate(job: Job, report: Report, *, checkpoint: str | Path | None = None) -> Outcome:
-    """Builds, trains and measures the job's architecture on the device at hand.
-
-    ``report`` is called with each Epoch; ``checkpoint`` is a file (or a URL that fsspec knows) to
-    keep and to resume from.
-    Without epochs the latency alone is measured, and with a bound on it before the training, which
-    is none where it is broken: weights do not matter for it. Whatever goes wrong with the candidate
-    is a Failure, with the curve so far.
-    """
-    began = time.perf_counter()
-    curve: list[Epoch] = []
-
-    def told(point: Epoch) -> None:
-        curve.append(point)
-        report(point)
-
-    def failure(kind: FailureKind, reason: str) -> Failure:
-        seconds = time.perf_counter() - began
-        return Failure(kind=kind, reason=reason, seconds=seconds, curve=tuple(curve))
-
-    device = available()
-    try:
-        check_images(job.data)
-        architecture, module, normal = begin(job, device)
-        bf16 = profits(architecture, device)
-        measured, refused = None, False
-        if job.latency and job.most_ms:
-            measured = latency_of(job, module, architecture, device)
-            refused = measured.ms > most_ms(job, measured.device)
-        if job.epochs and not refused:
-            fit(module, job, told, checkpoint=checkpoint, device=device, bf16=bf16, normal=normal)
-        if job.latency and measured is None:
-            measured = latency_of(job, module, architecture, device)
-    except Diverged as error:
-        return failure("diverged", str(error))
-    except NasError as error:
-        return failure("error", str(error))
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        return failure("out_of_memory", str(error).partition("\n")[0] or "no memory left")
-    except Exception as error:
-        if "DefaultCPUAllocator" in str(error):  # a RuntimeError, on the CPU
-            return failure("out_of_memory", str(error).partition("\n")[0])
-        log.info("the candidate failed", exc_info=True)
-        return failure("error", f"{type(error).__name__}: {error}")
-    metrics = scores(curve)
-    return Result(
-        metrics=metrics,
-        curve=tuple(curve),
-        latency=measured,
-        seconds=time.perf_counter() - began,
-        device=latency.fingerprint(device),
-        model=written(job, module, normal, metrics) if job.model and curve else "",
-        refused=refused,
-    )
-
-
-def latency_of(
-    job: Job, module: nn.Module, architecture: Architecture, device: torch.device
-) -> Latency:
-    """What the job knows of this device, or a measurement."""
-    known = job.known.get(latency.fingerprint(device, threads=1))
-    return known or latency.measure(module, architecture.input, device)
-
-
-def most_ms(job: Job, device: str) -> float:
-    return min(job.most_ms.get(name, math.inf) for name in ("", device))
-
-
 def scores(curve: Sequence[Epoch]) -> dict[str, float]:
     """The metrics that a training measured: those of its last epoch; none without epochs."""
     if not curve:
         return {}
     told = {ACCURACY: curve[-1].accuracy, "balanced_accuracy": curve[-1].balanced_accuracy}
     return {name: value for name, value in told.items() if value is not None}
-
-
-def written(
-    job: Job, module: nn.Module, normal: Normal | None, metrics: Mapping[str, float]
-) -> str:
-    """Writes the trained weights to ``job.model``, and says where; empty, with a warning, where
-    they cannot be written: the result stands without."""
-    from nas.training.models import Card, save_model
-
-    normal = normal or statistics(data.load(job.data, "train"))
-    try:
-        save_model(job.model, module, Card.of_job(job, data.describe(job.data), normal, metrics))
-    except Exception as error:  # a file system of fsspec's raises what its library raises
-        log.warning("the weights were not kept: %s", error)
-        return ""
-    return job.model
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,0 +1,107 @@
+"""What comes of a candidate: it is measured, trained or refused, and its weights are kept where
+that is asked; whatever goes wrong with it is a Failure."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from nas import data
+from nas.data.batches import Normal, statistics
+from nas.errors import NasError
+from nas.job import Epoch, Failure, FailureKind, Job, Latency, Outcome, Report, Result
+from nas.language.architecture import Architecture
+from nas.training import latency
+from nas.training.device import available, profits
+from nas.training.models import Card, save_model
+from nas.training.train import Diverged, begin, check_images, fit, scores
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(job: Job, report: Report, *, checkpoint: str | Path | None = None) -> Outcome:
+    """Builds, trains and measures the job's architecture on the device at hand.
+
+    ``report`` is called with each Epoch; ``checkpoint`` is a file (or a URL that fsspec knows) to
+    keep and to resume from.
+    Without epochs the latency alone is measured, and with a bound on it before the training, which
+    is none where it is broken: weights do not matter for it. Whatever goes wrong with the candidate
+    is a Failure, with the curve so far.
+    """
+    began = time.perf_counter()
+    curve: list[Epoch] = []
+
+    def told(point: Epoch) -> None:
+        curve.append(point)
+        report(point)
+
+    def failure(kind: FailureKind, reason: str) -> Failure:
+        seconds = time.perf_counter() - began
+        return Failure(kind=kind, reason=reason, seconds=seconds, curve=tuple(curve))
+
+    device = available()
+    try:
+        check_images(job.data)
+        architecture, module, normal = begin(job, device)
+        bf16 = profits(architecture, device)
+        measured, refused = None, False
+        if job.latency and job.most_ms:
+            measured = latency_of(job, module, architecture, device)
+            refused = measured.ms > most_ms(job, measured.device)
+        if job.epochs and not refused:
+            fit(module, job, told, checkpoint=checkpoint, device=device, bf16=bf16, normal=normal)
+        if job.latency and measured is None:
+            measured = latency_of(job, module, architecture, device)
+    except Diverged as error:
+        return failure("diverged", str(error))
+    except NasError as error:
+        return failure("error", str(error))
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        return failure("out_of_memory", str(error).partition("\n")[0] or "no memory left")
+    except Exception as error:
+        if "DefaultCPUAllocator" in str(error):  # a RuntimeError, on the CPU
+            return failure("out_of_memory", str(error).partition("\n")[0])
+        log.info("the candidate failed", exc_info=True)
+        return failure("error", f"{type(error).__name__}: {error}")
+    metrics = scores(curve)
+    return Result(
+        metrics=metrics,
+        curve=tuple(curve),
+        latency=measured,
+        seconds=time.perf_counter() - began,
+        device=latency.fingerprint(device),
+        model=written(job, module, normal, metrics) if job.model and curve else "",
+        refused=refused,
+    )
+
+
+def latency_of(
+    job: Job, module: nn.Module, architecture: Architecture, device: torch.device
+) -> Latency:
+    """What the job knows of this device, or a measurement."""
+    known = job.known.get(latency.fingerprint(device, threads=1))
+    return known or latency.measure(module, architecture.input, device)
+
+
+def most_ms(job: Job, device: str) -> float:
+    return min(job.most_ms.get(name, math.inf) for name in ("", device))
+
+
+def written(
+    job: Job, module: nn.Module, normal: Normal | None, metrics: Mapping[str, float]
+) -> str:
+    """Writes the trained weights to ``job.model``, and says where; empty, with a warning, where
+    they cannot be written: the result stands without."""
+    normal = normal or statistics(data.load(job.data, "train"))
+    try:
+        save_model(job.model, module, Card.of_job(job, data.describe(job.data), normal, metrics))
+    except Exception as error:  # a file system of fsspec's raises what its library raises
+        log.warning("the weights were not kept: %s", error)
+        return ""
+    return job.model
