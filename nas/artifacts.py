@@ -149,7 +149,17 @@ def reserve(path: Path, room: int) -> None:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Puts a file at ``path``, whole or not at all. Raises NasError; what was there stays then."""
+    """Puts a file at ``path``, whole or not at all; a link stays, and what it leads to is replaced.
+    What is there and no file, a pipe or ``/dev/stdout``, is written to. Raises NasError; what was
+    there stays then."""
+    try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            with path.open("wb") as stream:
+                stream.write(data)
+            return
+        path = path.resolve()
+    except OSError as error:
+        raise NasError(f"{path} cannot be written: {error.strerror or error}") from error
     part = _part(path)
     try:
         with part.open("wb") as file:

@@ -199,7 +199,7 @@ def impossible(name: str, value: float) -> str:
     rule = f"{known.least:g} or more" if value < known.least else f"{known.most:g} at most"
     if known.most < LARGEST:
         rule = f"a fraction from {known.least:g} to {known.most:g}"
-    return f"{name} is {value:g}: must be {rule}"
+    return f"{name} is {value:.10g}: must be {rule}"
 
 
 def shown(name: str, value: float | None) -> str:

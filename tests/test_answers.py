@@ -118,6 +118,7 @@ ODD: dict[str, tuple[Any, str]] = {
     "balanced percents": ({"accuracy": 0.5, "balanced_accuracy": 2.0}, "balanced_accuracy is 2:"),
     "done before it began": ({"latency_ms": -3}, "latency_ms is -3: must be 0 or more"),
     "fewer weights than none": ({"params": -1.0}, "params is -1: must be 0 or more"),
+    "a little too great": ({"f1": 1.0000001e30}, "metric f1 is 1.0000001e+30: must be 1e+30"),
     "greater than anything": ({"f1": 1e308}, "metric f1 is 1e+308: must be 1e+30 at most"),
     "less than anything": ({"f1": -1e308}, "f1 is -1e+308: must be -1e+30 or more"),
     "a latency beyond all": (result(latency=measured(high=1e308)), "must be 1e+30 at most"),
@@ -202,3 +203,7 @@ def test_a_failure_of_its_own_is_kept_on_one_line(monkeypatch: pytest.MonkeyPatc
     assert made.reason.startswith("loss is [31m nan x")
     assert len(made.reason) <= answers.REASON_LENGTH
     assert made.curve == (point(),)
+
+
+def test_zero_has_no_sign() -> None:
+    assert str(answers.number(-0.0, "metric f1")) == "0.0"

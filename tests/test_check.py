@@ -363,7 +363,7 @@ def test_what_stands_between_the_columns_may_be_told_above_them(
     rows = flat(tmp_path / "t")
     plain = data.identity(ref(table(tmp_path / "t" / "labels.csv", rows)))
     path, quote = tmp_path / "t" / "other.csv", '"' if mark == "," else ""
-    lines = [f"{quote}sep={mark}{quote}", f"file{mark}label"]
+    lines = [f"{quote}sep={mark}{quote} ", f"file{mark}label"]
     lines += [f"{row['file']}{mark}{row['label']}" for row in rows]
     path.write_bytes("\r\n".join(lines).encode(encoding))
     assert data.identity(ref(path)) == plain
@@ -377,7 +377,7 @@ def test_a_file_may_be_named_by_its_url(tmp_path: Path) -> None:
     rows = flat(tmp_path / "t")
     plain = data.identity(ref(table(tmp_path / "t" / "labels.csv", rows)))
     (tmp_path / "t" / "images").rename(tmp_path / "t" / "my images")
-    for begin in ("file://", "file://localhost", "FILE:"):
+    for begin in ("file://", "file://localhost", "file://LocalHost", "FILE:"):
         root = f"{begin}{tmp_path}/t/my%20images"
         named = [{**row, "file": row["file"].replace("images", root)} for row in rows]
         assert data.identity(ref(table(tmp_path / "t" / "other.csv", named))) == plain
@@ -398,6 +398,11 @@ def test_a_file_may_be_named_by_its_url(tmp_path: Path) -> None:
         ),
         (b"file,label\nfile://nas/x.png,a\n", "line 2: file://nas/x.png is not on this machine's"),
         (b"file,label\nfile:///x#1.png,a\n", "in a URL # is written %23"),
+        (b"file,label\nfile://[::1/x.png,a\n", r"line 2: file://\[::1/x.png is no URL"),
+        (b"file,label\nfile:///x%00.png,a\n", "line 2 holds a NUL character"),
+        (b'file,label\nx.png,a\n"y.png,a\nz.png,b\n', "line 3: unexpected end of data: a quote"),
+        (b'file,label\nx.png,a\n"y.png,a\nz",b\n', "line 3: a quote is opened that line 4 closes"),
+        (b'file,label\nx.png,a\n"y.png,a\n"z.png,b\n', "line 3: ',' expected after '\"'"),
         (
             "file,label\nx.png,caf\xe9\n".encode("latin-1"),
             "is neither UTF-8 nor UTF-16 .*: save it as",

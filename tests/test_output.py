@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from test_cli import nas_here
 
+from nas import artifacts
 from nas.training.models import load_model
 
 PATTERN = "INPUT(1, 8, 8) -> FC(width=10)"
@@ -63,3 +68,35 @@ def test_what_a_command_does_not_write_is_refused_before_anything(
     assert (status, out, err.count("\n")) == (2, "", 1), err
     assert told in err
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_what_is_no_plain_file_is_written_to_and_stays(tmp_path: Path) -> None:
+    kept, link, pipe = tmp_path / "kept.csv", tmp_path / "link.csv", tmp_path / "pipe"
+    kept.write_text("before")
+    link.symlink_to(kept.name)
+    os.mkfifo(pipe)
+    artifacts.replace(link, b"after")
+    assert link.is_symlink()
+    assert kept.read_text() == "after"
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    artifacts.replace(pipe, b"told")
+    assert os.read(reader, 100) == b"told"
+    os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    link.unlink()
+    link.symlink_to("nowhere.csv")
+    artifacts.replace(link, b"new")
+    assert (tmp_path / "nowhere.csv").read_text() == "new"
+
+
+def test_a_table_goes_to_standard_output_by_its_name(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path\nfrom nas import artifacts\n"
+        "artifacts.replace(Path('/dev/stdout'), b'told')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout == b"told"
+    full = subprocess.run(
+        [sys.executable, "-c", code.replace("stdout", "full")], capture_output=True, text=True
+    )
+    assert "/dev/full cannot be written: No space left on device" in full.stderr

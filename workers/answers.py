@@ -124,10 +124,10 @@ def number(value: Any, what: str, least: float = -LARGEST, most: float = LARGEST
     if not math.isfinite(made):
         raise ValueError(f"{what} is {made}: must be finite")
     if made < least:
-        raise ValueError(f"{what} is {made:g}: must be {least:g} or more")
+        raise ValueError(f"{what} is {made:.10g}: must be {least:g} or more")
     if made > most:
-        raise ValueError(f"{what} is {made:g}: must be {most:g} at most")
-    return made
+        raise ValueError(f"{what} is {made:.10g}: must be {most:g} at most")
+    return made + 0.0  # of -0.0 it makes 0.0
 
 
 def _float(value: Any, what: str) -> float:

@@ -39,13 +39,16 @@ def listing(path: Path, group_by: str = "") -> Listing:
     """
     named: dict[Part, list[tuple[str, str, str]]] = {part: [] for part in ORDER}
     found = Gathered()
+    at = 0  # the line that was read last
     try:
         with path.open(newline="", encoding=encoding(path)) as file:
             above = separated(path, file)
-            rows = csv.DictReader(file, delimiter=above or between(file))
+            rows = csv.DictReader(file, delimiter=above or between(file), strict=True)
             columns = found_columns(path, rows.fieldnames or [], group_by)
+            at = rows.line_num + bool(above)
             for row in rows:
-                where = f"{path}, line {rows.line_num + bool(above)}"
+                began, at = at + 1, rows.line_num + bool(above)
+                where = f"{path}, line {at}"
                 # A comma in a name, without quotes: what is behind it would be taken for the label.
                 if None in row:
                     raise DataError(
@@ -53,9 +56,14 @@ def listing(path: Path, group_by: str = "") -> Listing:
                         f"{len(row) - 1}: a name with a comma stands in quotes"
                     )
                 told = {key: (row[name] or "").strip() for key, name in columns.items()}
-                if "\0" in "".join(told.values()):
-                    raise DataError(f"{where} holds a NUL character: it is no text")
                 name, label = on_disk(told["file"], where), told["label"]
+                if "\0" in name + "".join(told.values()):
+                    raise DataError(f"{where} holds a NUL character: it is no text")
+                if "\n" in "".join(told.values()):
+                    raise DataError(
+                        f"{path}, line {began}: a quote is opened that line {at} closes: no name "
+                        "goes on in another line"
+                    )
                 if not label:
                     found.skip("unlabelled", name)
                     continue
@@ -68,7 +76,12 @@ def listing(path: Path, group_by: str = "") -> Listing:
         raise DataError(
             f"{path} is neither UTF-8 nor UTF-16 ({error}): save it as UTF-8"
         ) from error
-    except (OSError, csv.Error) as error:
+    except csv.Error as error:
+        raise DataError(
+            f"{path}, line {at + 1}: {error}: a quote that is opened is closed before the next "
+            "column, and in the same line"
+        ) from error
+    except OSError as error:
         raise DataError(f"{path} cannot be read as a table: {error}") from error
     train = named["train"]
     classes = sorted({label for label, *_ in train})
@@ -104,7 +117,7 @@ def encoding(path: Path) -> str:
 def separated(path: Path, file: IO[str]) -> str:
     """What stands between the columns where a line ``sep=;`` above them says so, which Excel writes
     and shows to nobody; else empty. The file is left where its columns are named."""
-    line = file.readline().strip("\r\n").strip('"')
+    line = file.readline().strip("\r\n ").strip('"')
     if not line.lower().startswith("sep="):
         file.seek(0)
         return ""
@@ -119,8 +132,11 @@ def on_disk(name: str, where: str) -> str:
     scheme, colon, rest = name.partition(":")
     if not colon or (scheme.lower() != "file" and not rest.startswith("//")):
         return name
-    told = urlsplit(name)
-    if scheme.lower() != "file" or told.netloc not in ("", "localhost"):
+    try:
+        told = urlsplit(name)
+    except ValueError as error:
+        raise DataError(f"{where}: {shown_url(name)} is no URL: {error}") from error
+    if scheme.lower() != "file" or told.netloc.lower() not in ("", "localhost"):
         raise DataError(
             f"{where}: {shown_url(name)} is not on this machine's disk, from which images are "
             "read: fetch them, and name the files"

@@ -367,11 +367,13 @@ def _check_version(engine: Engine, version: str | None) -> None:
     from alembic.script import ScriptDirectory
 
     scripts = ScriptDirectory.from_config(_alembic()).walk_revisions()
-    if version not in {None, *(script.revision for script in scripts)}:
-        raise StoreError(
-            f"{shown(engine.url)} has the schema {version!r}, newer than this version of nas "
-            f"knows ({HEAD!r}): update nas; nothing was changed"
-        )
+    if version in {None, *(script.revision for script in scripts)}:
+        return
+    if re.fullmatch("[0-9]{4}", str(version)) and str(version) > HEAD:
+        told = f"newer than this version of nas knows ({HEAD!r}): update nas"
+    else:
+        told = f"which no version of nas has ({HEAD!r} here): {VERSION_TABLE} is damaged"
+    raise StoreError(f"{shown(engine.url)} has the schema {version!r}, {told}; nothing was changed")
 
 
 def _alembic() -> Config:
