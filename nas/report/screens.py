@@ -80,10 +80,15 @@ def span(seconds: float | None) -> str:
     return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
+def heading(space: Space) -> Text:
+    return Text(": ".join(filter(None, (space.name, space.about))), style="bold")
+
+
 def drawing(architecture: Architecture, space: Space | None = None) -> RenderableType:
     """An architecture stage by stage: the map that leaves each, its params and MACs, and a bar for
     its share of the params."""
-    drawn = table("element", "out", "params", "MACs", "", numbers=("out", "params", "MACs"))
+    columns = ("element", "out", "params", "MACs", "share of params")
+    drawn = table(*columns, numbers=columns[1:4])
     drawn.columns[0].overflow = "fold"
     drawn.add_row("INPUT", shape_text(architecture.input), "", "", "")
     most = max(1, max(step.cost.params for step in architecture.steps))
@@ -105,7 +110,7 @@ def drawing(architecture: Architecture, space: Space | None = None) -> Renderabl
     ]
     if architecture.aux_params:
         total.append(f"besides {architecture.aux_params:,} params of auxiliary classifiers")
-    head = [Text(f"{space.name}: {space.about}", style="bold"), Text("")] if space else []
+    head = [heading(space), Text("")] if space else []
     return Group(*head, drawn, Text(""), *map(Text, total))
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from nas.language.domains import Choice, Domain, Floats, Ints, Progression
 from nas.language.expression import show as shape_text
 from nas.metrics import metric, percent
-from nas.report.screens import table
+from nas.report.screens import heading, table
 from nas.spaces.space import Space, load_space, shipped
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def space_page(space: Space) -> RenderableType:
         opened.add_row(Text(key), Text(domain_text(domain)), first or ", ".join(domain.per))
     for key, domain in space.recipe.items():
         opened.add_row(Text(f"recipe.{key}"), Text(domain_text(domain)), "")
-    lines = [Text(f"{space.name}: {space.about}", style="bold"), Text(""), Text(space.pattern)]
+    lines = [heading(space), Text(""), Text(space.pattern)]
     goals = [f"{name} {direction}" for name, direction in space.objectives.items()]
     bounds = [f"{metric} {bound}" for metric, bound in space.constraints.items()]
     tail = [

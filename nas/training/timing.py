@@ -308,7 +308,11 @@ def main() -> None:
     if not re.fullmatch(NAME, told.device) or told.device == "here":
         parser.error(f"--device {told.device!r}: letters, digits and . _ -, and not here")
     if max(told.threads) > cores():
-        parser.error(f"--threads {max(told.threads)}: this machine has {cores()} cores")
+        fit = ",".join(str(n) for n in told.threads if n <= cores()) or "1"
+        parser.error(
+            f"--threads {max(told.threads)}: this machine has {cores()} cores; nothing was "
+            f"measured: --threads {fit}"
+        )
     folder = Path(__file__).resolve().parent
     try:
         answers = measured(folder, told.device, told.threads, told.batch)
