@@ -34,7 +34,10 @@ def note(beliefs: Beliefs | None) -> str:
     """What the column of a table is; empty where there is none."""
     if beliefs is None or not beliefs.by:
         return ""
-    told = "believed: by all trials together, without the luck of one training; 80 % intervals"
+    told = (
+        "believed: by all trials together, on these validation images, without the luck of one "
+        "training; 80 % intervals"
+    )
     if not beliefs.sure:
         told += f", which held only {percent(beliefs.held)} of what they had not seen"
     return told
