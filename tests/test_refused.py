@@ -200,6 +200,42 @@ def test_what_the_record_knows_of_this_device_is_not_measured_again(
     assert len(measured) == 9
 
 
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_result_that_is_reused_keeps_the_bound_or_is_refused(
+    store: Store, measured: list[nn.Module], epochs: int
+) -> None:
+    """The first study of the record was unbounded, and trained what this one may not have; with
+    other epochs nothing is reused, which has to end alike."""
+    free = dataclasses.replace(space(0.75, widest=8, longest=1), constraints={})
+    assert search(plan(asked=free, trials=20, study="free"), store, InProcess()).finished == 8
+    bound = plan(asked=space(0.75, widest=8, longest=1), trials=20, epochs=epochs)
+    status = search(bound, store, InProcess())
+    found = rows(store)
+    assert states(found) == {"reused" if epochs == 1 else "finished": 4, "refused": 4}
+    assert (status.done, status.refused, len(measured)) == (4, 4, 8)
+    for row in found:
+        assert row.latency_ms == pytest.approx(law(row.pattern))
+        assert (row.state == "refused") == (row.latency_ms > 0.75) == (row.accuracy is None)
+    # Where nothing keeps it, nothing is of the budget, and all count to the end.
+    strict = plan(asked=space(0.1, widest=8, longest=1), trials=2, study="strict", epochs=epochs)
+    status = search(strict, store, InProcess())
+    assert (status.done, status.refused, status.vain) == (0, 8, 8)
+
+
+def test_the_best_of_a_study_is_of_what_keeps_its_constraints(
+    tmp_path: Path, store: Store, measured: list[nn.Module]
+) -> None:
+    small = dataclasses.replace(space(2.0, widest=8, longest=1), constraints={})
+    for study, least in (("free", None), ("lax", 0.0), ("strict", 1.0)):
+        bounds = {} if least is None else {"accuracy": Bound(False, least)}
+        asked = dataclasses.replace(small, constraints=bounds)
+        search(plan(asked=asked, study=study, trials=3), store, InProcess())
+    best = max(row.value("accuracy") for row in rows(store, "free"))
+    listed = [line.split() for line in run(tmp_path, "status")[1].splitlines()]
+    assert [line[-3:-1] for line in listed[1:3]] == [[f"{100 * best:.2f}", "%"]] * 2
+    assert listed[3][-2] == "none"
+
+
 def test_a_looser_bound_trains_what_a_stricter_one_refused(
     store: Store, measured: list[nn.Module]
 ) -> None:
@@ -355,19 +391,26 @@ def test_who_types_it_is_told(
     assert f"{count + 3} refused" in page.read_text()
 
 
+@pytest.mark.parametrize("before", [False, True])
 def test_what_a_profile_promised_and_this_device_does_not_keep_is_not_trained(
-    store: Store, measured: list[nn.Module]
+    store: Store, measured: list[nn.Module], before: bool
 ) -> None:
-    """The bound is on the prediction; its device is this one, so what is measured stands before."""
+    """The bound is on the prediction; its device is this one, so what is measured stands before,
+    and where an unbounded study was before, so does what that measured."""
     asked = dataclasses.replace(space(2.0), constraints={"latency_ms@pc": Bound(True, 2.0)})
     here = device_here(store, "pc", "eager", 1, available())
     networks = [asked.draw(random.Random(seed))[1] for seed in range(3)]
     pieces = {piece.key: 1e-3 for piece in distinct(networks)}
     promised = {"pieces": pieces, "wholes": {}, "apart": [str(each) for each in networks]}
     keep_profile(store, Profiled(device=here, runtime="eager", batch=1, profile=promised))
+    if before:
+        free = dataclasses.replace(asked, constraints={})
+        search(plan(asked=free, study="free", trials=10), store, InProcess())
+    asked = dataclasses.replace(asked, objectives={"accuracy": "max", "latency_ms@pc": "min"})
     with profiles.known(store, ["latency_ms@pc"]):
         status = search(plan(asked=asked), store, InProcess())
         assert status.refused > 0
+        assert (status.reused > 0) is before
         for row in rows(store):
             assert (row.state == "refused") == (law(row.pattern) > 2.0)
             assert row.value("latency_ms@pc") == row.latency_ms

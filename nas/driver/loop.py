@@ -217,6 +217,7 @@ class _Driver:
         self.asker.begin(trial, row)
         self.take([row])
         self.asker.tell(row)
+        self.supply.heard(row)
         self.tell_watch()
 
     # -- run --------------------------------------------------------------------------------------

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 
 from nas.driver.asking import Asker
 from nas.driver.hours import Hours
-from nas.driver.jobs import ahead, named, predicted
+from nas.driver.jobs import ahead, most_ms, named, predicted
 from nas.driver.plan import Plan
 from nas.driver.tally import Tally
 from nas.failpoints import reach
@@ -168,13 +169,21 @@ class Supply:
 
     def known(self, ask: Ask) -> tuple[TrialRow | None, str | None]:
         """An earlier evaluation that may stand for this one, in whatever study; and the device that
-        its latency is taken from (empty: it needs none), None where that is to be measured here."""
+        its latency is taken from (empty: it needs none), None where that is to be measured here, or
+        breaks a bound: who would train it refuses it by what is known."""
         measured, evaluator = self.plan.measured, self.plan.job.evaluator
         devices = [] if evaluator else on_device(measured)
         source = self.store.find_result(ask, [n for n in measured if n not in devices])
-        if source and (more := predicted(self.plan, ask.pattern)):
+        if source is None:
+            return None, None
+        bounds = most_ms(self.plan) if self.plan.job.latency and not evaluator else {}
+        latencies = self.store.measured(ask.fingerprint) if devices or bounds else {}
+        here = min(self.devices & latencies.keys(), default=None)
+        latency = latencies[here] if here else None
+        if more := predicted(self.plan, ask.pattern, latency):
             source = dataclasses.replace(source, metrics={**source.metrics, **more})
-        if source is None or not devices:
-            return source, (source.latency_device or "") if source and evaluator else ""
-        here = self.devices & self.store.measured(ask.fingerprint).keys()
-        return source, min(here, default=None)
+        if not (devices or bounds):
+            return source, (source.latency_device or "") if evaluator else ""
+        if latency and latency.ms > min(bounds.get(n, math.inf) for n in ("", latency.device)):
+            return source, None
+        return source, here
