@@ -115,8 +115,10 @@ def drawing(architecture: Architecture, space: Space | None = None) -> Renderabl
 
 
 def studies_table(store: Store) -> RenderableType:
-    """The studies, oldest first, with what their trials took; a column for those states alone in
-    which there is any trial."""
+    """The studies, oldest first, with what their trials took and the best of those that keep the
+    constraints; a column for those states alone in which there is any trial."""
+    from nas.driver.tradeoffs import feasible  # numpy
+
     studies = [(study, store.counts(study.id)) for study in store.studies()]
     states = [s for s in get_args(TrialState) if any(counts.get(s) for _, counts in studies)]
     listed = table(
@@ -128,16 +130,17 @@ def studies_table(store: Store) -> RenderableType:
     for study, counts in studies:
         name, direction = study.objectives[0]
         rows = list(store.trials(study.id, states=ENDED))
-        values = (row.value(name) for row in rows if row.state in ("finished", "reused"))
+        values = [row.value(name) for row in rows if feasible(study, row)]
         known = [value for value in values if not math.isnan(value)]
         best = (max(known) if direction == "max" else min(known)) if known else None
+        none = "none" if any(row.state in ("finished", "reused") for row in rows) else ""
         listed.add_row(
             study.name,
             study.space,
             study.shown_data,
             *(str(counts.get(state, "")) for state in states),
             span(math.fsum(row.seconds or 0.0 for row in rows)),
-            shown(name, best),
+            shown(name, best) or none,
             datetime.fromtimestamp(study.created).strftime("%Y-%m-%d"),
         )
     return listed
