@@ -36,8 +36,9 @@ class Metric:
     to a large one (as in LEMONADE, Elsken et al. 2019); in plain units all networks below a tenth
     of the largest would be a tenth of the front. ``shown`` prints a value, under ``title``; in
     tables that leave a choice it is a ``column`` even where it is no objective. ``least`` and
-    ``most`` are what it can be. Arithmetic that ``predicts`` what is measured on a device, in a
-    runtime, at a batch, gives way to that where a training brings it.
+    ``most`` are what it can be; no network has the least itself of a ``positive`` one. Arithmetic
+    that ``predicts`` what is measured on a device, in a runtime, at a batch, gives way to that
+    where a training brings it.
     """
 
     about: str
@@ -50,6 +51,7 @@ class Metric:
     column: bool = False
     least: float = -LARGEST
     most: float = LARGEST
+    positive: bool = False
     predicts: tuple[str, str, int] | None = None
 
 
@@ -118,6 +120,7 @@ METRICS: dict[str, Metric] = {
         device=True,
         column=True,
         least=0.0,
+        positive=True,
     ),
 }
 

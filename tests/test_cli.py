@@ -510,6 +510,19 @@ WRONG = {
     "direction": ((*SEARCH, "--objective", "accuracy:up"), "'up': must be max or min"),
     "constraint": ((*SEARCH, "--constraint", "params=5"), "must be as 'params<=1e6'"),
     "bound": ((*SEARCH, "--constraint", "params<=many"), "'<=many': must be a bound such as"),
+    "latency": (
+        (*SEARCH, "--constraint", "latency_ms<=0"),
+        "--constraint 'latency_ms<=0': no network can keep it: latency_ms is more than 0",
+    ),
+    "latency below 0": (
+        (*SEARCH, "--constraint", "latency_ms@pi/onnx<=-1"),
+        "no network can keep it: latency_ms@pi/onnx is more than 0",
+    ),
+    "share": (
+        (*SEARCH, "--constraint", "accuracy>=1.5"),
+        "no network can keep it: accuracy is a fraction from 0 to 1",
+    ),
+    "MACs": ((*SEARCH, "--constraint", "macs<=-1"), "no network can keep it: macs is 0 or more"),
     "recipe": ((*SEARCH, "--recipe", "lrr=1"), "--recipe lrr: unknown setting; did you mean lr?"),
     "recipe's name": ((*SEARCH, "--recipe", "smal"), "no recipe; did you mean small?"),
     "setting": ((*SEARCH, "--recipe", "lr=-1"), "recipe.lr is -1.0: must be a number above 0"),

@@ -32,7 +32,7 @@ from nas.driver.loop import search
 from nas.driver.plan import Plan
 from nas.driver.tally import Status
 from nas.driver.tradeoffs import nothing_found
-from nas.errors import NothingFound
+from nas.errors import NothingFound, SpaceError
 from nas.job import DataRef, Epoch, Failure, Job, Latency, Result
 from nas.job.pool import Done, Event
 from nas.samplers.ehvi import EHVISampler, Problem
@@ -40,6 +40,7 @@ from nas.samplers.encoding import Encoding
 from nas.samplers.evidence import finished_of
 from nas.samplers.gp import fit
 from nas.samplers.model import Model
+from nas.spaces.bounds import refuse_unmet
 from nas.spaces.space import Bound, Space, read_space
 from nas.store import Store, TrialRow, open_store
 from nas.store.devices import Profiled, keep_profile
@@ -346,6 +347,30 @@ def test_a_bound_that_nothing_keeps_ends_the_search(
     # Once more it tries as many again; under a looser bound it goes on with what it has.
     assert search(plan(0.4), store, InProcess()).refused > supply.VAIN
     assert search(plan(3.0), store, InProcess()).finished == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "upper", "limit"),
+    [
+        ("latency_ms", True, 0.0),
+        ("latency_ms@pi", True, 0.0),
+        ("accuracy", False, 1.01),
+        ("balanced_accuracy", True, -0.1),
+        ("macs", True, -1.0),
+    ],
+)
+def test_a_bound_that_no_value_keeps_is_refused_before_anything_is_measured(
+    name: str, upper: bool, limit: float
+) -> None:
+    bound = Bound(upper, limit)
+    asked = dataclasses.replace(space(2.0), constraints={name: bound})
+    with pytest.raises(SpaceError, match=f"constraint {name} {bound}: no network can keep it"):
+        plan(asked=asked)
+    # The other side is kept by all, and of an evaluator's own metric nothing is known.
+    refuse_unmet(name, Bound(not upper, limit), name)
+    refuse_unmet("loss", bound, "loss")
+    for other in ("accuracy", "params"):  # INPUT -> GAP has none
+        refuse_unmet(other, Bound(True, 0.0), other)
 
 
 def test_who_types_it_is_told(

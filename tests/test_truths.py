@@ -345,7 +345,9 @@ def test_an_arithmetic_metric_is_one_entry(here: Path, monkeypatch: pytest.Monke
     assert {row.value("depth") for row in status.front} <= {4, 6, 8}
 
 
-@pytest.mark.parametrize("text", ["<= 1_234_564", ">= 0.9123456789", "<= 1e6", "<= 0.1"])
+@pytest.mark.parametrize(
+    "text", ["<= 1_234_564", ">= 0.9123456789", "<= 1e6", "<= 0.1", ">= -2.5e-3"]
+)
 def test_a_bound_comes_back_as_it_was(text: str) -> None:
     bound = read_bound(text, "x")
     assert read_bound(str(bound), "x") == bound

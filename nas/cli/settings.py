@@ -11,7 +11,7 @@ from nas.errors import NasError, RecipeError, brief, nearest
 from nas.job import Recipe
 from nas.job.recipe import RECIPES
 from nas.metrics import METRICS, NAME, Direction, check, metric
-from nas.spaces.bounds import Bound, read_bound, read_direction
+from nas.spaces.bounds import Bound, read_bound, read_direction, refuse_unmet
 from nas.store import StudyRow
 
 T = TypeVar("T")
@@ -38,7 +38,9 @@ def constraint(text: str) -> tuple[str, Bound]:
     match = re.fullmatch(rf"\s*({NAME})\s*([<>]=.*)", text)
     if not match:
         raise NasError(f"--constraint {text!r}: must be as 'params<=1e6' or 'accuracy>=0.9'")
-    return match[1], read_bound(match[2], f"--constraint {text!r}")
+    name, bound = match[1], read_bound(match[2], f"--constraint {text!r}")
+    refuse_unmet(name, bound, f"--constraint {text!r}")
+    return name, bound
 
 
 def once(option: str, told: Iterable[tuple[str, T]]) -> dict[str, T]:

@@ -8,6 +8,7 @@ from typing import Literal
 from nas.errors import StudyError
 from nas.job import Job
 from nas.metrics import ACCURACY, check, metric
+from nas.spaces.bounds import refuse_unmet
 from nas.spaces.space import Space
 from nas.store import Study
 
@@ -28,7 +29,8 @@ class Plan:
     those of the front, all or none. ``images`` is what people are told of the images. ``older`` are
     the studies of the record that it begins with (``nas.driver.older``). Raises
     StudyError for rungs that do not fit the rest, and for an objective or constraint that nothing
-    measures: a training those of ``nas.metrics``, an evaluator what it will give.
+    measures: a training those of ``nas.metrics``, an evaluator what it will give; and SpaceError
+    for a bound that no network can keep.
     """
 
     study: str
@@ -47,6 +49,8 @@ class Plan:
         if not self.job.evaluator:
             check(self.space.objectives, "objective")
             check(self.space.constraints, "constraint on")
+        for name, bound in self.space.constraints.items():
+            refuse_unmet(name, bound, f"constraint {name} {bound}")
         if not self.rungs:
             return
         recipe = self.job.recipe

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from nas.errors import SpaceError
-from nas.metrics import LARGEST, Direction
+from nas.metrics import LARGEST, Direction, metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +28,26 @@ class Bound:
 
 
 def read_bound(text: object, where: str) -> Bound:
-    match = re.fullmatch(r"\s*(<=|>=)\s*([\d_.]+(?:[eE][+-]?\d+)?)\s*", str(text))
+    match = re.fullmatch(r"\s*(<=|>=)\s*(-?[\d_.]+(?:[eE][+-]?\d+)?)\s*", str(text))
     try:
-        if match and (limit := float(match[2])) <= LARGEST:
+        if match and abs(limit := float(match[2])) <= LARGEST:
             return Bound(match[1] == "<=", limit)
     except ValueError:
         pass
     rule = f"must be a bound such as '<= 1_000_000' or '>= 0.9', of at most {LARGEST:g}"
     raise SpaceError(f"{where}: {text!r}: {rule}")
+
+
+def refuse_unmet(name: str, bound: Bound, where: str) -> None:
+    """Raises SpaceError for a bound that no value of the metric keeps."""
+    known = metric(name)
+    over = bound.excess(known.least if bound.upper else known.most)
+    if over < 0 or (over == 0 and not (bound.upper and known.positive)):
+        return
+    rule = "more than 0" if known.positive else f"{known.least:g} or more"
+    if known.most < LARGEST:
+        rule = f"a fraction from {known.least:g} to {known.most:g}"
+    raise SpaceError(f"{where}: no network can keep it: {name} is {rule}")
 
 
 def read_direction(text: object, where: str) -> Direction:
