@@ -302,6 +302,29 @@ def test_a_bound_refuses_before_it_is_evaluated(tmp_path: Path, store: Store) ->
     )
 
 
+def test_where_nothing_keeps_a_predicted_bound_the_nearest_draw_is_told(
+    tmp_path: Path, store: Store
+) -> None:
+    told = load_space("lenet_like", (1, 8, 8), 10)
+    rng = random.Random(0)
+    networks = list({(a := told.draw(rng)[1]).fingerprint: a for _ in range(40)}.values())
+    kept = profiled(networks)
+    keep_profile(store, kept)
+    rng = random.Random(0)
+    by = predictor(store, kept)
+    least = min(by(told.draw(rng)[1]) for _ in range(2_000))
+    command = ["search", "--space", "lenet_like", "--trials", "2", "--workers", "0",
+               "--objective", "accuracy:max,latency_ms@pi:min",
+               "--constraint", f"latency_ms@pi<={least / 2}"]  # fmt: skip
+    status, _, said = run(tmp_path, *command)
+    assert status == 2  # as ``run`` tells every NasError
+    assert "none of 2000 draws of lenet_like meets the constraints" in said
+    assert said.rstrip().endswith(f"the nearest has latency_ms@pi {least:.4g}")
+    # What arithmetic knows without a profile has its own page.
+    status, _, said = run(tmp_path, *command[:-1], "params<=10")
+    assert re.search(r"the nearest has params \d[\d,]+; `nas space check` of it shows", said)
+
+
 def test_what_a_search_measures_stands_before_what_was_predicted(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -160,10 +160,11 @@ class Asker:
 
     def _enqueue(self) -> bool:
         """Makes the next ask a random one that is feasible and new; False where there is none."""
-        job = self._plan.job
+        job, missed = self._plan.job, []
         for _ in range(DRAWS):
             params, architecture = self._space.draw(self._rng)
-            if self._space.excess(architecture):
+            if over := self._space.excess(architecture):
+                missed.append(over)
                 continue
             # With a searched recipe, the same architecture may be evaluated again under another.
             if self._space.recipe or named(asked(job, architecture, params)) not in self._seen:
@@ -171,7 +172,7 @@ class Asker:
                 self._queued += 1
                 return True
         if not self._seen:
-            raise nothing_meets(self._space, DRAWS)
+            raise nothing_meets(self._space, missed)
         return False
 
     def _candidate(self, architecture: Architecture, recipe: Recipe, trial: Trial) -> Ask:

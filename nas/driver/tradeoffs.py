@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nas.errors import NothingFound
-from nas.metrics import ACCURACY, Direction, scaled
+from nas.metrics import ACCURACY, Direction, plain, scaled
 from nas.pareto import front, reference_point
 from nas.spaces.bounds import read_bound
 from nas.store import ENDED, StudyRow, TrialRow
@@ -66,7 +66,7 @@ def nothing_found(study: StudyRow, rows: Sequence[TrialRow]) -> NothingFound:
         return NothingFound(f"{told}: of none all that they ask for was measured")
     nearest = min(measured, key=lambda row: _far(study, row))
     over = [name for name, by in excess(study, nearest).items() if by > 0]
-    has = ", ".join(f"{name} {_plain(nearest.value(name))}" for name in over)
+    has = ", ".join(f"{name} {plain(nearest.value(name))}" for name in over)
     return NothingFound(
         f"{told}; the nearest is {nearest.baseline or f'trial {nearest.number}'}, with {has}"
     )
@@ -77,10 +77,6 @@ def _far(study: StudyRow, row: TrialRow) -> float:
     over = excess(study, row)
     limits = {name: abs(row.value(name) - by) for name, by in over.items()}
     return sum(max(0.0, by) / (limits[name] or 1.0) for name, by in over.items())
-
-
-def _plain(value: float) -> str:
-    return f"{value:,.0f}" if value.is_integer() else f"{value:.4g}"
 
 
 def bars(study: StudyRow, front: Sequence[TrialRow], rows: Sequence[TrialRow]) -> Floats:

@@ -13,7 +13,7 @@ from typing import Any
 
 from nas.errors import NothingFound, ShapeError
 from nas.language.architecture import Architecture
-from nas.metrics import arithmetic
+from nas.metrics import arithmetic, located, plain
 from nas.spaces.space import Draw, Space
 
 DRAWS = 2_000  # random ones that break a constraint each, before nothing is said to meet them
@@ -111,15 +111,31 @@ def check(space: Space, draws: int = 1_000, seed: int = 0) -> Preflight:
 def refuse_empty(space: Space) -> None:
     """Raises NothingFound where no draw of a space meets what bounds it before any training."""
     rng = random.Random(0)
-    if all(space.excess(space.draw(rng)[1]) for _ in range(DRAWS)):
-        raise nothing_meets(space, DRAWS)
+    missed = []
+    for _ in range(DRAWS):
+        over = space.excess(space.draw(rng)[1])
+        if not over:
+            return
+        missed.append(over)
+    raise nothing_meets(space, missed)
 
 
-def nothing_meets(space: Space, draws: int) -> NothingFound:
-    bounds = ", ".join(f"{metric} {bound}" for metric, bound in space.constraints.items())
+def nothing_meets(space: Space, missed: Sequence[Mapping[str, float]]) -> NothingFound:
+    """Of draws that are each told by what they break, and by how much: the nearest, and where to
+    look for more, which for what a profile predicts is nowhere."""
+    bounds = space.constraints
+
+    def far(over: Mapping[str, float]) -> float:
+        return sum(by / (abs(bounds[name].limit) or 1.0) for name, by in over.items())
+
+    nearest = min(missed, key=far)
+    values = {n: bounds[n].limit + (by if bounds[n].upper else -by) for n, by in nearest.items()}
+    told = ", ".join(f"{metric} {bound}" for metric, bound in bounds.items())
+    has = ", ".join(f"{name} {plain(value)}" for name, value in values.items())
+    look = "" if all(map(located, nearest)) else "; `nas space check` of it shows what it holds"
     return NothingFound(
-        f"none of {draws} draws of {space.name} meets the constraints ({bounds}): "
-        "`nas space check` of it shows what the space holds"
+        f"none of {len(missed)} draws of {space.name} meets the constraints ({told}): "
+        f"the nearest has {has}{look}"
     )
 
 
