@@ -27,6 +27,7 @@ from nas.report import html, pages, screens
 from nas.report.progress import Progress, Trainings
 from nas.spaces.space import Space
 from nas.store import Store, StudyRow, TrialRow
+from nas.text import shown_file
 from nas.training import footprint
 from nas.training.device import available
 from nas.training.evaluation import Evaluation, evaluate
@@ -96,7 +97,7 @@ def report_and_show(
     elif output and found:
         files.write(output, pages.report_markdown(found).encode())
     if found and found.winner.model:
-        model = shlex.quote(found.winner.model)
+        model = shlex.quote(shown_file(found.winner.model))
         print(f"\nnext, with the winner's model, {model}:", file=sys.stderr)
         print(f"  nas export {model} -f onnx -o model.onnx", file=sys.stderr)
         print(f"  nas predict {model} IMAGE_OR_DIR", file=sys.stderr)

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from nas.metrics import count, metric, percent, shown
 from nas.report.screens import table
+from nas.text import shown_file
 
 if TYPE_CHECKING:
     from nas.training.beside import Beside, Gain
@@ -39,7 +40,9 @@ def beside_page(names: Sequence[str], found: Beside) -> RenderableType:
         Text(""),
         Text(f"gain on validation: {gain_text(found.validation)}"),
         Text(f"gain on test: {gain_text(found.test)}: {verdict(found.test)}"),
-        Text(f"model: {best.file}, {count(made.params)} params, best of the seeds on validation"),
+        Text(
+            f"model: {shown_file(str(best.file))}, {count(made.params)} params, best of the seeds on validation"
+        ),
     )
 
 
