@@ -20,15 +20,19 @@ from typer.testing import CliRunner
 
 from nas.cli import app as cli
 from nas.cli.options import identified
+from nas.cli.reports import tell_next
 from nas.driver import finalists
 from nas.driver.beliefs import believed
 from nas.driver.equal_cost import random_plan, trained_epochs
-from nas.driver.finalists import Mean, choose, report
+from nas.driver.finalists import Finalist, Mean, Report, Training, choose, report
 from nas.driver.halving import Prior, halve, standings
 from nas.driver.loop import search
 from nas.driver.plan import Plan
+from nas.driver.tradeoffs import pareto
 from nas.errors import NasError, NothingFound, StudyError
 from nas.job import DataRef, Epoch, Job, Recipe
+from nas.report import html
+from nas.report.pages import choice, report_markdown
 from nas.spaces.space import Space, read_space
 from nas.store import Store, StudyRow, TrialRow, open_store
 from nas.training import single, train
@@ -201,6 +205,92 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     found = [Mean.of(scores, images) for scores in right.mean(axis=2)]
     held = np.mean([mean.low <= truth <= mean.high for mean in found])
     assert 0.94 < held < 0.99
+
+
+def test_the_interval_of_a_difference_is_newcombes() -> None:
+    """His example, 56 of 70 and 48 of 80: 0.0524 to 0.3339 (1998, table II, method 10)."""
+    one, other = Mean.of([56 / 70], 70), Mean.of([48 / 80], 80)
+    assert one.above(other) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    assert other.above(one) == pytest.approx((-0.3339, -0.0524), abs=5e-5)
+
+
+# --- who is as good, and who is not on the front -------------------------------------------------
+
+
+def finals(*told: tuple[int, float, float, int], images: int = 96) -> Report:
+    """Finalists, the best first: number, searched accuracy, validation accuracy and params."""
+    study, (row, *_) = noisy(1)
+    found = [
+        Finalist(
+            dataclasses.replace(
+                row,
+                id=number,
+                number=number,
+                fingerprint=str(number),
+                accuracy=searched,
+                params=params,
+                metrics={"accuracy": searched},
+            ),
+            "",
+            *[Mean.of([validation], images)] * 2,
+        )
+        for number, searched, validation, params in told
+    ]
+    front = pareto(study, [f.row for f in found])
+    return Report(study, 3, 3, 30, tuple(found), (), front=front)
+
+
+def test_a_smaller_finalist_within_the_luck_is_told_beside_the_winner() -> None:
+    told = [(5, 0.75, 0.7396, 593_571), (8, 0.75, 0.7188, 36_915), (0, 0.7, 0.3, 5_000)]
+    found = finals(*told)
+    assert found.cheaper is found.finalists[1]  # the smallest is surely worse
+    text = " ".join(choice(found))
+    assert "Trial 8 may be as good as the winner, trial 5" in text
+    assert "36,915 params instead of 593,571: 16.1 times less" in text
+    assert "Not on the front as the search measured it: trial 5 (trial 8 is no worse" in text
+    assert text in report_markdown(found).replace("\n", " ")
+    study = dataclasses.replace(found.study, settings={"epochs": 30})
+    page = html.page(study, [f.row for f in found.finalists], {}, found)
+    assert all(f'<p class="lead">{line}</p>' in page for line in choice(found))
+    assert finals(*told, images=20_000).cheaper is None  # of so many images two points are sure
+    assert finals(told[0], (8, 0.75, 0.7188, 590_000)).cheaper is None  # saves nothing
+    latency = (*found.study.objectives, ("latency_ms", "min"))
+    slower = dataclasses.replace(found, study=dataclasses.replace(found.study, objectives=latency))
+    times = (1.0, 2.0, 3.0)
+    slower = dataclasses.replace(
+        slower,
+        finalists=tuple(
+            dataclasses.replace(f, row=dataclasses.replace(f.row, latency_ms=ms))
+            for f, ms in zip(slower.finalists, times, strict=True)
+        ),
+    )
+    assert slower.cheaper is None
+
+
+def test_what_is_next_names_the_smaller_one_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = finals((5, 0.75, 0.7396, 593_571), (8, 0.75, 0.7188, 36_915))
+    models = [Training(0.7, 0.7, f"{tmp_path}/kept/{f.row.number}.st") for f in found.finalists]
+    kept = [
+        dataclasses.replace(f, trainings=(model,))
+        for f, model in zip(found.finalists, models, strict=True)
+    ]
+    tell_next(dataclasses.replace(found, finalists=tuple(kept)))
+    err = capsys.readouterr().err
+    assert "  nas export kept/5.st -f onnx" in err
+    assert "trial 8, which may be as good, with 36,915 params instead of 593,571" in err
+    assert "  nas export kept/8.st -f onnx" in err
+    assert str(tmp_path) not in err
+    tell_next(dataclasses.replace(found, finalists=tuple(kept[:1])))
+    assert "as good" not in capsys.readouterr().err
+
+
+def test_where_all_finalists_are_on_the_front_and_the_winner_is_the_smallest_nothing_is_told() -> (
+    None
+):
+    assert choice(finals((8, 0.75, 0.74, 36_915), (5, 0.76, 0.72, 593_571))) == []
 
 
 # --- the report ----------------------------------------------------------------------------------

@@ -97,10 +97,19 @@ def report_and_show(
     elif output and found:
         files.write(output, pages.report_markdown(found).encode())
     if found and found.winner.model:
-        model = shlex.quote(shown_file(found.winner.model))
-        print(f"\nnext, with the winner's model, {model}:", file=sys.stderr)
+        tell_next(found)
+
+
+def tell_next(found: Report) -> None:
+    model = shlex.quote(shown_file(found.winner.model))
+    print(f"\nnext, with the winner's model, {model}:", file=sys.stderr)
+    print(f"  nas export {model} -f onnx -o model.onnx", file=sys.stderr)
+    print(f"  nas predict {model} IMAGE_OR_DIR", file=sys.stderr)
+    if (alike := found.cheaper) and alike.model:
+        told = f"or with that of trial {alike.row.number}, which may be as good"
+        print(f"{told}, with {pages.saved(found, alike)}:", file=sys.stderr)
+        model = shlex.quote(shown_file(alike.model))
         print(f"  nas export {model} -f onnx -o model.onnx", file=sys.stderr)
-        print(f"  nas predict {model} IMAGE_OR_DIR", file=sys.stderr)
 
 
 def judged(found: Report, data: DataRef) -> Evaluation | None:

@@ -34,15 +34,13 @@ def beside_page(names: Sequence[str], found: Beside) -> RenderableType:
         listed.add_row(str(trained[0].model.card.seed), *(percent(float(s[row])) for s in scores))
     listed.add_row("mean", *(percent(float(s.mean())) for s in scores))
     best = found.way.best
-    made = best.architecture
+    made, file = best.architecture, shown_file(str(best.file))
     return Group(
         listed,
         Text(""),
         Text(f"gain on validation: {gain_text(found.validation)}"),
         Text(f"gain on test: {gain_text(found.test)}: {verdict(found.test)}"),
-        Text(
-            f"model: {shown_file(str(best.file))}, {count(made.params)} params, best of the seeds on validation"
-        ),
+        Text(f"model: {file}, {count(made.params)} params, best of the seeds on validation"),
     )
 
 
