@@ -23,7 +23,7 @@ from nas.cli.options import identified
 from nas.cli.reports import tell_next
 from nas.driver import finalists
 from nas.driver.beliefs import believed
-from nas.driver.equal_cost import random_plan, trained_epochs
+from nas.driver.equal_cost import random_plan, trained_epochs, whole_seconds
 from nas.driver.finalists import Finalist, Mean, Report, Training, choose, report
 from nas.driver.halving import Prior, halve, standings
 from nas.driver.loop import search
@@ -33,6 +33,7 @@ from nas.errors import NasError, NothingFound, StudyError
 from nas.job import DataRef, Epoch, Job, Recipe
 from nas.report import html
 from nas.report.pages import choice, report_markdown
+from nas.report.progress import Trainings
 from nas.spaces.space import Space, read_space
 from nas.store import Store, StudyRow, TrialRow, open_store
 from nas.training import single, train
@@ -526,6 +527,59 @@ def test_the_command_makes_a_page_of_the_record_alone(
         assert sentence in str(refused.exception)
 
 
+def test_how_long_it_takes_is_told_before_and_corrected_by_what_the_epochs_took(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, (row, *_) = noisy(1)
+    with Trainings(10) as progress:
+        progress.begin([20.0, math.nan, 40.0])  # of the second nothing is known: as the mean
+        for epoch in (1, 10):  # twice as long as foretold
+            progress.tell(
+                row, 0, Epoch(epoch=epoch, train_loss=1.0, accuracy=0.5, seconds=4.0 * epoch)
+            )
+        progress.tell(row, 1, None)
+        progress.tell(row, 0, Epoch(epoch=10, train_loss=1.0, accuracy=0.5, seconds=60.0))
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == (
+        "nas: 3 trainings at most, each of 10 epochs, about 1 min 30 s by what the search took for "
+        "them"
+    )
+    assert told[1].endswith("epoch 1 of 10: 50.00 %, about 2 min 56 s left")  # 2 * 88
+    assert told[2].endswith("epoch 10 of 10: 50.00 %, about 2 min 20 s left")
+    assert told[3] == "nas: 2 of 3: trial 0, training 2: as it was trained before"
+    assert told[4].startswith("nas: 3 of 3: ")
+    assert told[4].endswith("50.00 %")
+    Trainings(1).begin([math.nan])
+    assert capsys.readouterr().err == "nas: 1 training at most, each of 1 epoch\n"
+
+
+def test_as_many_trainings_as_were_foretold_at_most(store: Store, study: StudyRow) -> None:
+    rows = list(store.trials(study.id))
+    foretold: list[TrialRow] = []
+    ended: list[int] = []
+
+    def tell(row: TrialRow, number: int, epoch: Epoch | None) -> None:
+        assert foretold  # before the first
+        assert whole_seconds(row, 4) > 0
+        if epoch and epoch.epoch == 4:
+            ended.append(row.number)
+
+    report(study, rows, DataRef(), seeds=1, top=2, begin=foretold.extend, tell=tell)
+    assert {row.number for row in foretold} == set(ended)
+    assert len(foretold) == len(ended) == 2
+
+
+def test_a_trainings_time_is_that_of_the_epochs_it_had() -> None:
+    _, (row, *_) = noisy(1)
+    rungs = ((2, 0.5),)
+    for state, had in (("finished", {"epochs": 4}), ("stopped", {"epochs": 2, "rungs": rungs})):
+        done = dataclasses.replace(row, state=state, seconds=2.0, **had)
+        trained = {"finished": 4, "stopped": 2}[state]
+        assert whole_seconds(done, 10) == pytest.approx(2.0 / trained * 10)
+    reused = dataclasses.replace(row, state="reused", seconds=0.0, epochs=4)
+    assert math.isnan(whole_seconds(reused, 10))
+
+
 def test_the_command_prints_and_writes(store: Store, study: StudyRow, tmp_path: Path) -> None:
     told = ["--storage", str(store.engine.url), "--study", "s", "--seeds", "2", "--top", "1"]
     told += ["--compare", "random", "--workers", "0", "-o", str(tmp_path / "report.md")]
@@ -536,6 +590,8 @@ def test_the_command_prints_and_writes(store: Store, study: StudyRow, tmp_path: 
         assert "winner" in text
         assert "random search" in text
         assert re.search(r"\d\d\.\d\d % \(\d+\.\d\d to \d+\.\d\d\)", text)
+        assert "trainings at most" not in text  # is progress, on stderr
+    assert "4 trainings at most, each of 4 epochs, about " in result.stderr
     table = [line for line in written.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in table}) == 1
     assert "s-random" in {row.name for row in store.studies()}

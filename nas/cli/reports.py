@@ -16,7 +16,7 @@ from nas.cli.record import data_of
 from nas.data.datasets import streamed
 from nas.driver.audit import Subject, audit
 from nas.driver.beliefs import believed
-from nas.driver.equal_cost import random_plan
+from nas.driver.equal_cost import random_plan, whole_seconds
 from nas.driver.finalists import Report, report
 from nas.driver.loop import search
 from nas.driver.plan import Plan
@@ -83,9 +83,11 @@ def report_and_show(
         random: list[TrialRow] = []
         if compare:
             random = searched(random_plan(study, rows, ref, plugins), store, workers)
-        with Trainings(study.settings["epochs"], seeds * top) as progress:
+        epochs = study.settings["epochs"]
+        with Trainings(epochs) as progress:
             found = report(
                 *(study, rows, ref), seeds=seeds, top=top, random=random, folder=folder,
+                begin=lambda trained: progress.begin([whole_seconds(r, epochs) for r in trained]),
                 plugins=plugins, tell=progress.tell,
             )  # fmt: skip
         screens.out(pages.report_page(found))

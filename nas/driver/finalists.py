@@ -175,11 +175,13 @@ def report(
     random: Sequence[TrialRow] = (),
     folder: str = "",
     plugins: tuple[str, ...] = (),
+    begin: Callable[[Sequence[TrialRow]], None] = lambda _: None,
     tell: Tell = lambda *_: None,
 ) -> Report:
     """Trains the ``top`` finalists of a study again, with ``seeds`` each in the mean, more of those
     that may be the best; and beside them, so many each, its baselines and the best of a ``random``
-    search.
+    search. ``begin`` is told the trial of each training, as many as there are at most, before the
+    first.
 
     In ``folder``, a directory or a URL that fsspec knows, each model is kept, and what is under way
     when it is interrupted: the next call goes on. Raises StudyError where nothing can be trained
@@ -213,13 +215,17 @@ def report(
         )
         return Finalist(row, role, *means, tuple(trainings), beliefs.by.get(row.id))
 
+    others = [(row, row.baseline) for row in rows if row.baseline and "->" in row.pattern]
+    others += [(row, "random search") for row in choose(study, random, 1)]
+    begin(
+        [entered[k % len(entered)] for k in range(seeds * top)]
+        + [row for row, _ in others for _ in range(seeds)]
+    )
     order, trainings = contest(entered, beliefs, seeds * top, trained)
     finalists = [finalist(entered[k], "", trainings[k]) for k in order if trainings[k]]
     if not finalists:
         told = "; ".join(f"trial {row.number}: {why}" for row, why in lost.values())
         raise NasError(f"no finalist could be trained again: {told}")
-    others = [(row, row.baseline) for row in rows if row.baseline and "->" in row.pattern]
-    others += [(row, "random search") for row in choose(study, random, 1)]
     beside = []
     for row, role in others:
         tries = [trained(row, number) for number in range(seeds)]
