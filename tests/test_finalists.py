@@ -6,6 +6,7 @@ import dataclasses
 import math
 import random
 import re
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ from nas.errors import NasError, NothingFound, StudyError
 from nas.job import DataRef, Epoch, Job, Recipe
 from nas.report import html
 from nas.report.pages import choice, report_markdown
-from nas.report.progress import Trainings
+from nas.report.progress import Left, Trainings
 from nas.spaces.space import Space, read_space
 from nas.store import Store, StudyRow, TrialRow, open_store
 from nas.training import single, train
@@ -246,6 +247,10 @@ def test_a_smaller_finalist_within_the_luck_is_told_beside_the_winner() -> None:
     found = finals(*told)
     assert found.cheaper is found.finalists[1]  # the smallest is surely worse
     text = " ".join(choice(found))
+    assert (
+        "Trial 8 was the most accurate of the search; trained again it came to 71.88 % on "
+        "validation, the winner to 73.96 %"
+    ) in text
     assert "Trial 8 may be as good as the winner, trial 5" in text
     assert "36,915 params instead of 593,571: 16.1 times less" in text
     assert "Not on the front as the search measured it: trial 5 (trial 8 is no worse" in text
@@ -291,7 +296,24 @@ def test_what_is_next_names_the_smaller_one_as_well(
 def test_where_all_finalists_are_on_the_front_and_the_winner_is_the_smallest_nothing_is_told() -> (
     None
 ):
-    assert choice(finals((8, 0.75, 0.74, 36_915), (5, 0.76, 0.72, 593_571))) == []
+    assert choice(finals((8, 0.76, 0.74, 36_915), (5, 0.7, 0.72, 30_000), images=9_000)) == []
+
+
+def test_why_the_most_accurate_of_the_search_was_not_trained_again() -> None:
+    found = finals((8, 0.74, 0.74, 36_915), (5, 0.76, 0.5, 593_571))
+    alone = dataclasses.replace(found, finalists=found.finalists[:1])
+    (line,) = choice(alone)
+    assert line == (
+        "Trial 5 was the most accurate of the search; of others more is believed, so it was not "
+        "trained again."
+    )
+
+
+def test_what_lies_between_two_trainings_is_part_of_the_time_left() -> None:
+    left = Left([1.0, 1.0, 1.0])
+    assert left.after(0, 1.0, 0.01) == pytest.approx(0.02)
+    time.sleep(0.2)
+    assert left.after(1, 0.5, 0.01) > 0.2  # (0.01 + 0.2) / 1.5 of the 1.5 that are left
 
 
 # --- the report ----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from nas.metrics import ACCURACY, by_arithmetic, metric, shown
+from nas.metrics import ACCURACY, by_arithmetic, metric, percent, shown
 from nas.report import believed
 from nas.report.screens import body_of, table
 
@@ -121,8 +121,8 @@ def mean(found: Mean) -> str:
 
 
 def choice(report: Report) -> list[str]:
-    """Why a finalist is none of the front that is shown, and who is as good as the winner at less
-    cost; empty where neither is so."""
+    """Why a finalist is none of the front that is shown, why the most accurate of the search is not
+    the winner, and who may be as good as the winner at less cost; empty where nothing is so."""
     told = []
     off = [
         f"trial {row.number}"
@@ -137,6 +137,20 @@ def choice(report: Report) -> list[str]:
         told.append(
             f"Not on the front as the search measured it: {', '.join(off)}. Finalists are the best "
             "of the front by what is believed of them, which is without the luck of one training."
+        )
+    searched = [row for row in report.front if not row.baseline]
+    top = max(searched, key=lambda row: row.value(ACCURACY), default=report.winner.row)
+    if (top.fingerprint, top.job_key) != (report.winner.row.fingerprint, report.winner.row.job_key):
+        again = next((f for f in report.finalists if f.row.id == top.id), None)
+        told.append(
+            f"Trial {top.number} was the most accurate of the search; "
+            + (
+                f"trained again it came to {percent(again.validation.value)} on validation, the "
+                f"winner to {percent(report.winner.validation.value)}, and what was believed of "
+                "both before counts as well."
+                if again
+                else "of others more is believed, so it was not trained again."
+            )
         )
     if alike := report.cheaper:
         low, high = (

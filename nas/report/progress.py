@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -184,11 +185,15 @@ class Left:
     def __init__(self, works: Sequence[float]) -> None:
         self.works = works
         self.took: dict[int, tuple[float, float]] = {}  # by the place: seconds, and work done
+        self.ended = math.inf  # when the last training did; what follows it, as scoring, takes time
 
     def after(self, place: int, share: float, seconds: float) -> float:
         """Seconds left, where the ``share`` of the training at the ``place`` took ``seconds``."""
         done = share * self.works[place]
-        self.took[place] = seconds, done
+        now = time.monotonic()
+        self.took[place] = max(seconds, now - self.ended), done  # less by the clock: resumed
+        if share >= 1:
+            self.ended = now
         pace = sum(took for took, _ in self.took.values()) / sum(d for _, d in self.took.values())
         return pace * (sum(self.works[place:]) - done)
 
