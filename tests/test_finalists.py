@@ -307,6 +307,8 @@ def test_why_the_most_accurate_of_the_search_was_not_trained_again() -> None:
         "Trial 5 was the most accurate of the search; of others more is believed, so it was not "
         "trained again."
     )
+    lost = ((found.finalists[1].row, "the training diverged"),)
+    assert choice(dataclasses.replace(alone, lost=lost)) == []
 
 
 def test_what_lies_between_two_trainings_is_part_of_the_time_left() -> None:

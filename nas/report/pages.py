@@ -136,9 +136,10 @@ def choice(report: Report) -> list[str]:
     if off:
         told.append(
             f"Not on the front as the search measured it: {', '.join(off)}. Finalists are the best "
-            "of the front by what is believed of them, which is without the luck of one training."
+            "that were sampled by what is believed of them, without the luck of one training."
         )
-    searched = [row for row in report.front if not row.baseline]
+    lost = {row.id for row, _ in report.lost}  # of which it is told why
+    searched = [row for row in report.front if not row.baseline and row.id not in lost]
     top = max(searched, key=lambda row: row.value(ACCURACY), default=report.winner.row)
     if (top.fingerprint, top.job_key) != (report.winner.row.fingerprint, report.winner.row.job_key):
         again = next((f for f in report.finalists if f.row.id == top.id), None)
