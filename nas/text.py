@@ -82,6 +82,18 @@ def shown_url(url: str) -> str:
     return printable(head + rest)
 
 
+def shown_file(file: str) -> str:
+    """A file as it would be typed here: what lies below the working directory relative to it."""
+    if not os.path.isabs(file):
+        return file
+    with contextlib.suppress(OSError):  # the working directory may be gone
+        below = os.path.relpath(file, os.getcwd())
+        # One that begins with a dash would be read as an option.
+        if below.split(os.sep)[0] != os.pardir and not below.startswith("-"):
+            return below
+    return file
+
+
 class _Cleaned:
     """A stream to which nothing but printable text is written."""
 

@@ -16,9 +16,10 @@ from typed import command
 
 import nas
 from nas import data
+from nas.cli.smaller import tell_epochs
 from nas.data.batches import Source, preparation, statistics
 from nas.errors import NasError, RecipeError
-from nas.job import DataRef, Job, Recipe
+from nas.job import DataRef, Epoch, Job, Recipe
 from nas.language.architecture import parse
 from nas.training import teacher, train
 from nas.training.beside import Gain
@@ -244,6 +245,28 @@ def test_gains_of_nothing_are_seldom_sure() -> None:
     assert missed / 300 < 0.08
 
 
+def test_the_time_left_is_told_from_the_first_epoch_on(capsys) -> None:
+    """Epochs of 10 s, then of 20: the pace is that of all that were told, those of a resumed
+    training among them."""
+    way = Job(pattern=SMALL, epochs=2, seed=7)
+    control = dataclasses.replace(way, epochs=4)
+    tell = tell_epochs({"way": way, "control": control}, 2)
+    for side, job, epoch, seconds, left in (
+        ("way", way, 1, 10.0, "1 min 50 s"),  # 11 epochs
+        ("way", way, 2, 20.0, "1 min 40 s"),
+        ("control", control, 2, 40.0, "2 min 00 s"),  # 8 epochs of 60 s for 4
+        ("control", dataclasses.replace(control, seed=8), 3, 60.0, "17 s"),  # of 120 s for 7
+    ):
+        tell(side, job, Epoch(epoch=epoch, train_loss=1.0, accuracy=0.5, seconds=seconds))
+        assert capsys.readouterr().err.endswith(f"50.00 %, about {left} left\n")
+    tell(
+        "control",
+        dataclasses.replace(control, seed=8),
+        Epoch(epoch=4, train_loss=1.0, accuracy=0.5, seconds=80.0),
+    )
+    assert capsys.readouterr().err.endswith("50.00 %\n")
+
+
 def test_distill_from_the_command_line(large: Path, tmp_path: Path, capsys) -> None:
     line = ("distill", "--teacher", large, "--student", SMALL, "--epochs", 2, "--seeds", 2,
                "-o", tmp_path / "out")  # fmt: skip
@@ -252,6 +275,7 @@ def test_distill_from_the_command_line(large: Path, tmp_path: Path, capsys) -> N
     assert "gain on test:" in out
     assert "a student of" in told
     assert told.count("epoch 2 of 2") == 4
+    assert "nas: 4 trainings, 8 epochs in all\nnas: distilled, seed 0, epoch 1 of 2" in told
     file = re.search(r"model: (\S+\.safetensors),", out)[1]
     card = load_model(file).card
     assert card.recipe["teacher"] == load_model(large).digest

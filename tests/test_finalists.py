@@ -6,6 +6,7 @@ import dataclasses
 import math
 import random
 import re
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,15 +21,20 @@ from typer.testing import CliRunner
 
 from nas.cli import app as cli
 from nas.cli.options import identified
+from nas.cli.reports import tell_next
 from nas.driver import finalists
 from nas.driver.beliefs import believed
-from nas.driver.equal_cost import random_plan, trained_epochs
-from nas.driver.finalists import Mean, choose, report
+from nas.driver.equal_cost import random_plan, trained_epochs, whole_seconds
+from nas.driver.finalists import Finalist, Mean, Report, Training, choose, report
 from nas.driver.halving import Prior, halve, standings
 from nas.driver.loop import search
 from nas.driver.plan import Plan
+from nas.driver.tradeoffs import pareto
 from nas.errors import NasError, NothingFound, StudyError
 from nas.job import DataRef, Epoch, Job, Recipe
+from nas.report import html
+from nas.report.pages import choice, report_markdown
+from nas.report.progress import Left, Trainings
 from nas.spaces.space import Space, read_space
 from nas.store import Store, StudyRow, TrialRow, open_store
 from nas.training import single, train
@@ -201,6 +207,115 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     found = [Mean.of(scores, images) for scores in right.mean(axis=2)]
     held = np.mean([mean.low <= truth <= mean.high for mean in found])
     assert 0.94 < held < 0.99
+
+
+def test_the_interval_of_a_difference_is_newcombes() -> None:
+    """His example, 56 of 70 and 48 of 80: 0.0524 to 0.3339 (1998, table II, method 10)."""
+    one, other = Mean.of([56 / 70], 70), Mean.of([48 / 80], 80)
+    assert one.above(other) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    assert other.above(one) == pytest.approx((-0.3339, -0.0524), abs=5e-5)
+
+
+# --- who is as good, and who is not on the front -------------------------------------------------
+
+
+def finals(*told: tuple[int, float, float, int], images: int = 96) -> Report:
+    """Finalists, the best first: number, searched accuracy, validation accuracy and params."""
+    study, (row, *_) = noisy(1)
+    found = [
+        Finalist(
+            dataclasses.replace(
+                row,
+                id=number,
+                number=number,
+                fingerprint=str(number),
+                accuracy=searched,
+                params=params,
+                metrics={"accuracy": searched},
+            ),
+            "",
+            *[Mean.of([validation], images)] * 2,
+        )
+        for number, searched, validation, params in told
+    ]
+    front = pareto(study, [f.row for f in found])
+    return Report(study, 3, 3, 30, tuple(found), (), front=front)
+
+
+def test_a_smaller_finalist_within_the_luck_is_told_beside_the_winner() -> None:
+    told = [(5, 0.75, 0.7396, 593_571), (8, 0.75, 0.7188, 36_915), (0, 0.7, 0.3, 5_000)]
+    found = finals(*told)
+    assert found.cheaper is found.finalists[1]  # the smallest is surely worse
+    text = " ".join(choice(found))
+    assert (
+        "Trial 8 was the most accurate of the search; trained again it came to 71.88 % on "
+        "validation, the winner to 73.96 %"
+    ) in text
+    assert "Trial 8 may be as good as the winner, trial 5" in text
+    assert "36,915 params instead of 593,571: 16.1 times less" in text
+    assert "Not on the front as the search measured it: trial 5 (trial 8 is no worse" in text
+    assert text in report_markdown(found).replace("\n", " ")
+    study = dataclasses.replace(found.study, settings={"epochs": 30})
+    page = html.page(study, [f.row for f in found.finalists], {}, found)
+    assert all(f'<p class="lead">{line}</p>' in page for line in choice(found))
+    assert finals(*told, images=20_000).cheaper is None  # of so many images two points are sure
+    assert finals(told[0], (8, 0.75, 0.7188, 590_000)).cheaper is None  # saves nothing
+    latency = (*found.study.objectives, ("latency_ms", "min"))
+    slower = dataclasses.replace(found, study=dataclasses.replace(found.study, objectives=latency))
+    times = (1.0, 2.0, 3.0)
+    slower = dataclasses.replace(
+        slower,
+        finalists=tuple(
+            dataclasses.replace(f, row=dataclasses.replace(f.row, latency_ms=ms))
+            for f, ms in zip(slower.finalists, times, strict=True)
+        ),
+    )
+    assert slower.cheaper is None
+
+
+def test_what_is_next_names_the_smaller_one_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = finals((5, 0.75, 0.7396, 593_571), (8, 0.75, 0.7188, 36_915))
+    models = [Training(0.7, 0.7, f"{tmp_path}/kept/{f.row.number}.st") for f in found.finalists]
+    kept = [
+        dataclasses.replace(f, trainings=(model,))
+        for f, model in zip(found.finalists, models, strict=True)
+    ]
+    tell_next(dataclasses.replace(found, finalists=tuple(kept)))
+    err = capsys.readouterr().err
+    assert "  nas export kept/5.st -f onnx" in err
+    assert "trial 8, which may be as good, with 36,915 params instead of 593,571" in err
+    assert "  nas export kept/8.st -f onnx" in err
+    assert str(tmp_path) not in err
+    tell_next(dataclasses.replace(found, finalists=tuple(kept[:1])))
+    assert "as good" not in capsys.readouterr().err
+
+
+def test_where_all_finalists_are_on_the_front_and_the_winner_is_the_smallest_nothing_is_told() -> (
+    None
+):
+    assert choice(finals((8, 0.76, 0.74, 36_915), (5, 0.7, 0.72, 30_000), images=9_000)) == []
+
+
+def test_why_the_most_accurate_of_the_search_was_not_trained_again() -> None:
+    found = finals((8, 0.74, 0.74, 36_915), (5, 0.76, 0.5, 593_571))
+    alone = dataclasses.replace(found, finalists=found.finalists[:1])
+    (line,) = choice(alone)
+    assert line == (
+        "Trial 5 was the most accurate of the search; of others more is believed, so it was not "
+        "trained again."
+    )
+    lost = ((found.finalists[1].row, "the training diverged"),)
+    assert choice(dataclasses.replace(alone, lost=lost)) == []
+
+
+def test_what_lies_between_two_trainings_is_part_of_the_time_left() -> None:
+    left = Left([1.0, 1.0, 1.0])
+    assert left.after(0, 1.0, 0.01) == pytest.approx(0.02)
+    time.sleep(0.2)
+    assert left.after(1, 0.5, 0.01) > 0.2  # (0.01 + 0.2) / 1.5 of the 1.5 that are left
 
 
 # --- the report ----------------------------------------------------------------------------------
@@ -436,6 +551,59 @@ def test_the_command_makes_a_page_of_the_record_alone(
         assert sentence in str(refused.exception)
 
 
+def test_how_long_it_takes_is_told_before_and_corrected_by_what_the_epochs_took(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, (row, *_) = noisy(1)
+    with Trainings(10) as progress:
+        progress.begin([20.0, math.nan, 40.0])  # of the second nothing is known: as the mean
+        for epoch in (1, 10):  # twice as long as foretold
+            progress.tell(
+                row, 0, Epoch(epoch=epoch, train_loss=1.0, accuracy=0.5, seconds=4.0 * epoch)
+            )
+        progress.tell(row, 1, None)
+        progress.tell(row, 0, Epoch(epoch=10, train_loss=1.0, accuracy=0.5, seconds=60.0))
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == (
+        "nas: 3 trainings at most, each of 10 epochs, about 1 min 30 s by what the search took for "
+        "them"
+    )
+    assert told[1].endswith("epoch 1 of 10: 50.00 %, about 2 min 56 s left")  # 2 * 88
+    assert told[2].endswith("epoch 10 of 10: 50.00 %, about 2 min 20 s left")
+    assert told[3] == "nas: 2 of 3: trial 0, training 2: as it was trained before"
+    assert told[4].startswith("nas: 3 of 3: ")
+    assert told[4].endswith("50.00 %")
+    Trainings(1).begin([math.nan])
+    assert capsys.readouterr().err == "nas: 1 training at most, each of 1 epoch\n"
+
+
+def test_as_many_trainings_as_were_foretold_at_most(store: Store, study: StudyRow) -> None:
+    rows = list(store.trials(study.id))
+    foretold: list[TrialRow] = []
+    ended: list[int] = []
+
+    def tell(row: TrialRow, number: int, epoch: Epoch | None) -> None:
+        assert foretold  # before the first
+        assert whole_seconds(row, 4) > 0
+        if epoch and epoch.epoch == 4:
+            ended.append(row.number)
+
+    report(study, rows, DataRef(), seeds=1, top=2, begin=foretold.extend, tell=tell)
+    assert {row.number for row in foretold} == set(ended)
+    assert len(foretold) == len(ended) == 2
+
+
+def test_a_trainings_time_is_that_of_the_epochs_it_had() -> None:
+    _, (row, *_) = noisy(1)
+    rungs = ((2, 0.5),)
+    for state, had in (("finished", {"epochs": 4}), ("stopped", {"epochs": 2, "rungs": rungs})):
+        done = dataclasses.replace(row, state=state, seconds=2.0, **had)
+        trained = {"finished": 4, "stopped": 2}[state]
+        assert whole_seconds(done, 10) == pytest.approx(2.0 / trained * 10)
+    reused = dataclasses.replace(row, state="reused", seconds=0.0, epochs=4)
+    assert math.isnan(whole_seconds(reused, 10))
+
+
 def test_the_command_prints_and_writes(store: Store, study: StudyRow, tmp_path: Path) -> None:
     told = ["--storage", str(store.engine.url), "--study", "s", "--seeds", "2", "--top", "1"]
     told += ["--compare", "random", "--workers", "0", "-o", str(tmp_path / "report.md")]
@@ -446,6 +614,8 @@ def test_the_command_prints_and_writes(store: Store, study: StudyRow, tmp_path: 
         assert "winner" in text
         assert "random search" in text
         assert re.search(r"\d\d\.\d\d % \(\d+\.\d\d to \d+\.\d\d\)", text)
+        assert "trainings at most" not in text  # is progress, on stderr
+    assert "4 trainings at most, each of 4 epochs, about " in result.stderr
     table = [line for line in written.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in table}) == 1
     assert "s-random" in {row.name for row in store.studies()}

@@ -219,6 +219,7 @@ def test_prune_from_the_command_line(tmp_path: Path, capsys) -> None:
     out, err = capsys.readouterr()
     assert "gain on test:" in out
     assert "before it is trained on" in err
+    assert "nas: 4 trainings, 10 epochs in all" in err
     assert err.count("epoch 4 of 4") == 2  # the control has as many epochs in all
     made = load_model(re.search(r"model: (\S+\.safetensors),", out)[1])
     assert str(made.architecture).startswith("INPUT(1, 8, 8) -> CONV(width=6)")

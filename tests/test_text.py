@@ -20,7 +20,7 @@ from nas.cli import main
 from nas.errors import StoreError
 from nas.store import Ask, Study, open_store
 from nas.store.connect import parse
-from nas.text import cell, markdown, printable, shown_url
+from nas.text import cell, markdown, printable, shown_file, shown_url
 
 SECRET = "Zebra%41-9"
 NAS = [sys.executable, "-c", "from nas.cli import main; main()"]
@@ -33,6 +33,27 @@ def run(*command: str) -> int:
         with pytest.raises(SystemExit) as ended:
             main()
     return int(ended.value.code or 0)
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+
+def test_a_file_below_the_working_directory_is_shown_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for file, shown in (
+        (str(here / "artifacts" / "m.safetensors"), "artifacts/m.safetensors"),
+        (str(here / "..m"), "..m"),
+        ("m", "m"),
+        ("s3://models/m", "s3://models/m"),
+        *((str(there), str(there)) for there in (tmp_path / "m", here / "-m", tmp_path / "here2")),
+    ):
+        assert shown_file(file) == shown
+    here.rmdir()
+    assert shown_file(str(tmp_path / "m")) == str(tmp_path / "m")
 
 
 # -- URLs -----------------------------------------------------------------------------------------

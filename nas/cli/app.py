@@ -312,7 +312,8 @@ def report(
         int,
         typer.Option(
             "--top",
-            help="How many of the front to train again; 0: a page of the record alone.",
+            help="How many to train again, the best of the front by what is believed of them, not "
+            "by one training; 0: a page of the record alone.",
             rich_help_panel=HOW,
         ),
     ] = 3,

@@ -25,7 +25,7 @@ from nas.language.architecture import parse
 from nas.metrics import percent
 from nas.report import screens
 from nas.report.images import tell as tell_images
-from nas.text import cell
+from nas.text import cell, shown_file
 
 if TYPE_CHECKING:
     from nas.training.cascade import Cascade
@@ -82,8 +82,8 @@ def train_and_show(job: Job, output: Path) -> None:
     if checkpoint.exists():
         print(f"nas: goes on from {checkpoint}, its epochs told again first", file=sys.stderr)
     screens.out(screens.trained_page(train(job, report, checkpoint=checkpoint, file=file)))
-    shown = shlex.quote(str(file))
-    data = f" --data {shlex.quote(job.data.dir)}" if job.data.dir else ""
+    shown = shlex.quote(shown_file(str(file)))
+    data = f" --data {shlex.quote(shown_file(job.data.dir))}" if job.data.dir else ""
     print("\nnext:", file=sys.stderr)
     print(f"  nas evaluate {shown}{data}", file=sys.stderr)
     print(f"  nas predict {shown} IMAGE_OR_DIR", file=sys.stderr)

@@ -12,7 +12,7 @@ from typing import get_args
 from nas.cli.models import file_name
 from nas.cli.output import directory, end_on_sigterm
 from nas.cli.settings import read_recipe
-from nas.cli.smaller import check_numbers, images_of, model_files, tell_epoch
+from nas.cli.smaller import check_numbers, images_of, model_files, tell_epochs
 from nas.errors import NasError
 from nas.job import Job, Recipe
 from nas.job.recipe import UNTAUGHT
@@ -85,5 +85,5 @@ def prune_and_show(
         way, recipe=way.recipe.but({"init": ""}), epochs=model.card.epochs + epochs
     )
     jobs = {"pruned": way, "control": control}
-    found = beside(jobs, seeds, folder, file_name, tell_epoch)
+    found = beside(jobs, seeds, folder, file_name, tell_epochs(jobs, seeds))
     screens.out(pages.beside_page(("pruned", "from scratch"), found))

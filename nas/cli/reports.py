@@ -16,7 +16,7 @@ from nas.cli.record import data_of
 from nas.data.datasets import streamed
 from nas.driver.audit import Subject, audit
 from nas.driver.beliefs import believed
-from nas.driver.equal_cost import random_plan
+from nas.driver.equal_cost import random_plan, whole_seconds
 from nas.driver.finalists import Report, report
 from nas.driver.loop import search
 from nas.driver.plan import Plan
@@ -27,6 +27,7 @@ from nas.report import html, pages, screens
 from nas.report.progress import Progress, Trainings
 from nas.spaces.space import Space
 from nas.store import Store, StudyRow, TrialRow
+from nas.text import shown_file
 from nas.training import footprint
 from nas.training.device import available
 from nas.training.evaluation import Evaluation, evaluate
@@ -82,9 +83,11 @@ def report_and_show(
         random: list[TrialRow] = []
         if compare:
             random = searched(random_plan(study, rows, ref, plugins), store, workers)
-        with Trainings(study.settings["epochs"], seeds * top) as progress:
+        epochs = study.settings["epochs"]
+        with Trainings(epochs) as progress:
             found = report(
                 *(study, rows, ref), seeds=seeds, top=top, random=random, folder=folder,
+                begin=lambda trained: progress.begin([whole_seconds(r, epochs) for r in trained]),
                 plugins=plugins, tell=progress.tell,
             )  # fmt: skip
         screens.out(pages.report_page(found))
@@ -96,10 +99,19 @@ def report_and_show(
     elif output and found:
         files.write(output, pages.report_markdown(found).encode())
     if found and found.winner.model:
-        model = shlex.quote(found.winner.model)
-        print(f"\nnext, with the winner's model, {model}:", file=sys.stderr)
+        tell_next(found)
+
+
+def tell_next(found: Report) -> None:
+    model = shlex.quote(shown_file(found.winner.model))
+    print(f"\nnext, with the winner's model, {model}:", file=sys.stderr)
+    print(f"  nas export {model} -f onnx -o model.onnx", file=sys.stderr)
+    print(f"  nas predict {model} IMAGE_OR_DIR", file=sys.stderr)
+    if (alike := found.cheaper) and alike.model:
+        told = f"or with that of trial {alike.row.number}, which may be as good"
+        print(f"{told}, with {pages.saved(found, alike)}:", file=sys.stderr)
+        model = shlex.quote(shown_file(alike.model))
         print(f"  nas export {model} -f onnx -o model.onnx", file=sys.stderr)
-        print(f"  nas predict {model} IMAGE_OR_DIR", file=sys.stderr)
 
 
 def judged(found: Report, data: DataRef) -> Evaluation | None:

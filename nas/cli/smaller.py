@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nas.cli.arguments import MODELS
@@ -30,8 +30,9 @@ from nas.metrics import count, percent
 from nas.report import screens
 from nas.report import smaller as pages
 from nas.report.images import tell as tell_images
+from nas.report.progress import Left
 from nas.spaces.zoo import names as zoo_names
-from nas.training.beside import beside
+from nas.training.beside import Tell, beside
 from nas.training.evaluation import data_for
 from nas.training.models import Model, load_model, save_once
 from nas.training.weights import zoo_model
@@ -89,7 +90,8 @@ def distill_and_show(
     )
     control = dataclasses.replace(way, recipe=way.recipe.but(UNTAUGHT), teachers=())
     _tell_sizes(places, pattern)
-    found = beside({"distilled": way, "control": control}, seeds, folder, file_name, tell_epoch)
+    jobs = {"distilled": way, "control": control}
+    found = beside(jobs, seeds, folder, file_name, tell_epochs(jobs, seeds))
     screens.out(pages.beside_page(("distilled", "without a teacher"), found))
 
 
@@ -101,10 +103,22 @@ def check_numbers(epochs: int, seeds: int, seed: int) -> None:
         raise NasError(f"--seed {seed}: must be from 0 to {(1 << 32) - seeds - 1}")
 
 
-def tell_epoch(side: str, job: Job, point: Epoch) -> None:
-    scored = f"validation accuracy {percent(point.accuracy)}"
-    where = f"{side}, seed {job.seed}, epoch {point.epoch} of {job.epochs}"
-    print(f"nas: {where}: {scored}", file=sys.stderr, flush=True)
+def tell_epochs(jobs: Mapping[str, Job], seeds: int) -> Tell:
+    """Says how many trainings and epochs there are, and has each epoch be told in a line, with the
+    time that is left."""
+    sides = list(jobs)
+    works = [job.epochs for _ in range(seeds) for job in jobs.values()]
+    left = Left(works)
+    print(f"nas: {len(works)} trainings, {sum(works):,} epochs in all", file=sys.stderr, flush=True)
+
+    def tell(side: str, job: Job, point: Epoch) -> None:
+        place = (job.seed - jobs[side].seed) * len(sides) + sides.index(side)
+        rest = left.told(place, point.epoch / job.epochs, point.seconds)
+        scored = f"validation accuracy {percent(point.accuracy)}"
+        where = f"{side}, seed {job.seed}, epoch {point.epoch} of {job.epochs}"
+        print(f"nas: {where}: {scored}{rest}", file=sys.stderr, flush=True)
+
+    return tell
 
 
 def _tell_sizes(files: Sequence[str], pattern: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable
 
 from nas.driver import rungs
@@ -23,6 +24,12 @@ def trained_epochs(row: TrialRow) -> int:
     if row.state == "finished":
         steps.append(row.epochs)
     return rungs.costs(steps, int(row.recipe.get("freeze", 0)))[-1] if steps else 0
+
+
+def whole_seconds(row: TrialRow, epochs: int) -> float:
+    """How long a training of so many epochs takes, by how long the trial took; NaN: not known."""
+    trained = trained_epochs(row)
+    return row.seconds / trained * epochs if row.seconds and trained else math.nan
 
 
 def random_plan(

@@ -21,7 +21,7 @@ from nas.data import load
 from nas.driver.beliefs import Belief, Beliefs, believed, evaluated
 from nas.driver.halving import Prior, halve
 from nas.driver.jobs import seed_of
-from nas.driver.tradeoffs import nothing_found, pareto
+from nas.driver.tradeoffs import network, nothing_found, pareto
 from nas.errors import NasError, StudyError
 from nas.job import DataRef, Epoch, Job, Recipe
 from nas.metrics import ACCURACY
@@ -32,6 +32,7 @@ from nas.training import single
 from nas.training.models import kept_card
 
 LEVEL = 0.95
+WORTH = 0.9  # of the cost of the winner: what saves less is not worth a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,16 @@ class Mean:
         middle, half = p + z / 2, math.sqrt(z * p * (1 - p) + z**2 / 4)
         return cls(p, (middle - half) / (1 + z), (middle + half) / (1 + z))
 
+    def above(self, other: Mean) -> tuple[float, float]:
+        """The ends of the 95% interval of by how much it is above the other, of both intervals
+        (Newcombe 1998, "Interval estimation for the difference between independent proportions",
+        method 10). Rather too wide where both are of the same images."""
+        difference = self.value - other.value
+        return (
+            difference - math.hypot(self.value - self.low, other.high - other.value),
+            difference + math.hypot(self.high - self.value, other.value - other.low),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Training:
@@ -95,7 +106,8 @@ class Finalist:
 @dataclass(frozen=True, slots=True)
 class Report:
     """``finalists`` are the best first, as the halving has left them; ``beside`` what they are
-    compared with; ``lost`` the trials of which a training diverged, with why."""
+    compared with; ``lost`` the trials of which a training diverged, with why. ``front`` is that of
+    what the search measured: who is believed to be better than it was may be none of it."""
 
     study: StudyRow
     seeds: int
@@ -104,10 +116,49 @@ class Report:
     finalists: tuple[Finalist, ...]
     beside: tuple[Finalist, ...]
     lost: tuple[tuple[TrialRow, str], ...] = ()
+    front: tuple[TrialRow, ...] = ()
 
     @property
     def winner(self) -> Finalist:
         return self.finalists[0]
+
+    @property
+    def cost(self) -> str:
+        """What is to be small beside the accuracy: the first such objective, or else params."""
+        others = (name for name, to in self.study.objectives if name != ACCURACY and to == "min")
+        return next(others, "params")
+
+    @property
+    def cheaper(self) -> Finalist | None:
+        """The cheapest finalist that may be as good as the winner, where the interval of their
+        difference holds 0, at nine tenths of its cost or less and as good in every other objective;
+        None where there is none."""
+        winner, cost = self.winner, self.cost
+
+        def stands(found: Finalist) -> bool:
+            low, high = winner.validation.above(found.validation)
+            less = found.row.value(cost) <= WORTH * winner.row.value(cost)
+            return low <= 0 <= high and less and self._no_worse(found.row, winner.row, ACCURACY)
+
+        some = filter(stands, self.finalists[1:])
+        return min(some, key=lambda found: found.row.value(cost), default=None)
+
+    @property
+    def off_front(self) -> list[tuple[TrialRow, TrialRow | None]]:
+        """The finalists that are none of the front, each with a trial of it that is no worse in any
+        objective, where that is why."""
+        there = {network(row) for row in self.front}
+        off = [f.row for f in self.finalists if network(f.row) not in there]
+        return [(row, next((r for r in self.front if self._no_worse(r, row)), None)) for row in off]
+
+    def _no_worse(self, one: TrialRow, other: TrialRow, *apart: str) -> bool:
+        """Whether ``one`` is no worse in any objective, those ``apart`` left out."""
+        signs = {name: 1 if to == "max" else -1 for name, to in self.study.objectives}
+        return all(
+            sign * one.value(name) >= sign * other.value(name)
+            for name, sign in signs.items()
+            if name not in apart
+        )
 
 
 # Trial, which of its trainings, an epoch of it; None where it was trained before and is there.
@@ -124,11 +175,13 @@ def report(
     random: Sequence[TrialRow] = (),
     folder: str = "",
     plugins: tuple[str, ...] = (),
+    begin: Callable[[Sequence[TrialRow]], None] = lambda _: None,
     tell: Tell = lambda *_: None,
 ) -> Report:
     """Trains the ``top`` finalists of a study again, with ``seeds`` each in the mean, more of those
     that may be the best; and beside them, so many each, its baselines and the best of a ``random``
-    search.
+    search. ``begin`` is told the trial of each training, as many as there are at most, before the
+    first.
 
     In ``folder``, a directory or a URL that fsspec knows, each model is kept, and what is under way
     when it is interrupted: the next call goes on. Raises StudyError where nothing can be trained
@@ -162,13 +215,17 @@ def report(
         )
         return Finalist(row, role, *means, tuple(trainings), beliefs.by.get(row.id))
 
+    others = [(row, row.baseline) for row in rows if row.baseline and "->" in row.pattern]
+    others += [(row, "random search") for row in choose(study, random, 1)]
+    begin(
+        [entered[k % len(entered)] for k in range(seeds * top)]
+        + [row for row, _ in others for _ in range(seeds)]
+    )
     order, trainings = contest(entered, beliefs, seeds * top, trained)
     finalists = [finalist(entered[k], "", trainings[k]) for k in order if trainings[k]]
     if not finalists:
         told = "; ".join(f"trial {row.number}: {why}" for row, why in lost.values())
         raise NasError(f"no finalist could be trained again: {told}")
-    others = [(row, row.baseline) for row in rows if row.baseline and "->" in row.pattern]
-    others += [(row, "random search") for row in choose(study, random, 1)]
     beside = []
     for row, role in others:
         tries = [trained(row, number) for number in range(seeds)]
@@ -176,7 +233,7 @@ def report(
             beside.append(finalist(row, role, whole))
     epochs = study.settings["epochs"]
     made = tuple(finalists), tuple(beside), tuple(lost.values())
-    return Report(study, seeds, top, epochs, *made)
+    return Report(study, seeds, top, epochs, *made, front=pareto(study, rows))
 
 
 def contest(

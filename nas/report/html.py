@@ -174,8 +174,9 @@ def _finalists(report: Report | None) -> str:
     cells = (
         _row(cells, titles, role) for cells, role in zip(pages.lines(report), roles, strict=True)
     )
+    lead = "".join(f'<p class="lead">{escape(told)}</p>' for told in pages.choice(report))
     return (
-        "<section><h2>The winner, honestly</h2>"
+        f"<section><h2>The winner, honestly</h2>{lead}"
         f'<div class="scroll"><table>{_heads(titles)}{"".join(cells)}</table></div>'
         f'<p class="note">{escape(" ".join(pages.remarks(report)))}</p></section>'
     )

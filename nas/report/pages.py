@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from nas.metrics import ACCURACY, by_arithmetic, metric, shown
+from nas.metrics import ACCURACY, by_arithmetic, metric, percent, shown
 from nas.report import believed
 from nas.report.screens import body_of, table
 
@@ -78,7 +78,7 @@ def report_page(report: Report) -> RenderableType:
     listed = table(*titles, numbers=titles[1:-1])
     for cells in lines(report):
         listed.add_row(*map(Text, cells))
-    return Group(listed, Text(""), *map(Text, remarks(report)))
+    return Group(listed, Text(""), *map(Text, [*choice(report), *remarks(report)]))
 
 
 def report_markdown(report: Report) -> str:
@@ -89,7 +89,7 @@ def report_markdown(report: Report) -> str:
     for cells in lines(report):
         shown = [*cells[:-1], f"`{cells[-1]}`"]
         told.append(" | ".join(["", *shown, ""]).strip())
-    return "\n".join([*told, "", *remarks(report), ""])
+    return "\n".join([*told, "", *choice(report), *remarks(report), ""])
 
 
 def lines(report: Report) -> list[list[str]]:
@@ -118,6 +118,59 @@ def line(found: Finalist, role: str, titles: Sequence[str]) -> list[str]:
 def mean(found: Mean) -> str:
     value, low, high = (f"{100 * end:.2f}" for end in (found.value, found.low, found.high))
     return f"{value} % ({low} to {high})"
+
+
+def choice(report: Report) -> list[str]:
+    """Why a finalist is none of the front that is shown, why the most accurate of the search is not
+    the winner, and who may be as good as the winner at less cost; empty where nothing is so."""
+    told = []
+    off = [
+        f"trial {row.number}"
+        + (
+            f" ({there.baseline or f'trial {there.number}'} is no worse in anything)"
+            if there
+            else ""
+        )
+        for row, there in report.off_front
+    ]
+    if off:
+        told.append(
+            f"Not on the front as the search measured it: {', '.join(off)}. Finalists are the best "
+            "that were sampled by what is believed of them, without the luck of one training."
+        )
+    lost = {row.id for row, _ in report.lost}  # of which it is told why
+    searched = [row for row in report.front if not row.baseline and row.id not in lost]
+    top = max(searched, key=lambda row: row.value(ACCURACY), default=report.winner.row)
+    if (top.fingerprint, top.job_key) != (report.winner.row.fingerprint, report.winner.row.job_key):
+        again = next((f for f in report.finalists if f.row.id == top.id), None)
+        told.append(
+            f"Trial {top.number} was the most accurate of the search; "
+            + (
+                f"trained again it came to {percent(again.validation.value)} on validation, the "
+                f"winner to {percent(report.winner.validation.value)}, and what was believed of "
+                "both before counts as well."
+                if again
+                else "of others more is believed, so it was not trained again."
+            )
+        )
+    if alike := report.cheaper:
+        low, high = (
+            f"{100 * end:+.2f}" for end in report.winner.validation.above(alike.validation)
+        )
+        told.append(
+            f"Trial {alike.row.number} may be as good as the winner, trial "
+            f"{report.winner.row.number}: these trainings tell no sure difference ({low} to {high} "
+            f"points of validation accuracy), and it has {saved(report, alike)}."
+        )
+    return told
+
+
+def saved(report: Report, found: Finalist) -> str:
+    """What a finalist costs, and how much less that is than the winner does."""
+    cost = report.cost
+    own, most = found.row.value(cost), report.winner.row.value(cost)
+    times = f": {most / own:.1f} times less" if own > 0 else ""
+    return f"{shown(cost, own)} {metric(cost).title} instead of {shown(cost, most)}{times}"
 
 
 def remarks(report: Report) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -177,13 +178,38 @@ def _one_line(told: str, style: str = "") -> Text:
     return Text(told, style=style, no_wrap=True, overflow="ellipsis")
 
 
+class Left:
+    """How long trainings, one after another, have left, by what the epochs took that were told.
+    ``works`` is what each takes, in seconds or in whatever unit they compare in."""
+
+    def __init__(self, works: Sequence[float]) -> None:
+        self.works = works
+        self.took: dict[int, tuple[float, float]] = {}  # by the place: seconds, and work done
+        self.ended = math.inf  # when the last training did; what follows it, as scoring, takes time
+
+    def after(self, place: int, share: float, seconds: float) -> float:
+        """Seconds left, where the ``share`` of the training at the ``place`` took ``seconds``."""
+        done = share * self.works[place]
+        now = time.monotonic()
+        self.took[place] = max(seconds, now - self.ended), done  # less by the clock: resumed
+        if share >= 1:
+            self.ended = now
+        pace = sum(took for took, _ in self.took.values()) / sum(d for _, d in self.took.values())
+        return pace * (sum(self.works[place:]) - done)
+
+    def told(self, place: int, share: float, seconds: float) -> str:
+        """The same as the end of a line; empty where nothing is left."""
+        left = self.after(place, share, seconds)
+        return f", about {span(left)} left" if left >= 1 else ""
+
+
 class Trainings:
     """The trainings of a report on stderr, an epoch at a time: a line that changes on a terminal,
-    elsewhere a line for what each training came to, and at most one every other second. Those of
-    the finalists are ``budget`` at most."""
+    elsewhere a line for what each training came to, and at most one every other second."""
 
-    def __init__(self, epochs: int, budget: int) -> None:
-        self.epochs, self.budget = epochs, budget
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+        self.left = Left([])
         self.count = 0
         self.console = console(sys.stderr)
         self.status = self.console.status("") if self.console.is_terminal else None
@@ -198,15 +224,27 @@ class Trainings:
         if self.status:
             self.status.stop()
 
+    def begin(self, seconds: Sequence[float]) -> None:
+        """Says how many trainings there are at most, and how long they take, where it is known of
+        any how many ``seconds`` that is (NaN: not known)."""
+        known = [each for each in seconds if each > 0]
+        usual = sum(known) / len(known) if known else 1.0
+        self.left = Left([each if each > 0 else usual for each in seconds])
+        told = f"{len(seconds)} training{'s' * (len(seconds) != 1)} at most"
+        told += f", each of {self.epochs} epoch{'s' * (self.epochs != 1)}"
+        if known:
+            told += f", about {span(sum(self.left.works))} by what the search took for them"
+        print(f"nas: {told}", file=sys.stderr, flush=True)
+
     def tell(self, row: TrialRow, number: int, epoch: Epoch | None) -> None:
         training = f"{row.baseline or f'trial {row.number}'}, training {number + 1}"
         last = epoch is None or epoch.epoch >= self.epochs
-        which = f"{self.count + 1} of {self.budget}: " if self.count < self.budget else ""
+        told = f"{self.count + 1} of {len(self.left.works)}: {training}"
         if epoch is None:
-            told = f"{which}{training}: as it was trained before"
+            told += ": as it was trained before"
         else:
-            reached = f"epoch {epoch.epoch} of {self.epochs}: {percent(epoch.accuracy)}"
-            told = f"{which}{training}, {reached}"
+            told += f", epoch {epoch.epoch} of {self.epochs}: {percent(epoch.accuracy)}"
+            told += self.left.told(self.count, epoch.epoch / self.epochs, epoch.seconds)
         self.count += last
         if self.status and not last:
             self.status.update(Text(told))

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from nas.metrics import count, metric, percent, shown
 from nas.report.screens import table
+from nas.text import shown_file
 
 if TYPE_CHECKING:
     from nas.training.beside import Beside, Gain
@@ -33,13 +34,13 @@ def beside_page(names: Sequence[str], found: Beside) -> RenderableType:
         listed.add_row(str(trained[0].model.card.seed), *(percent(float(s[row])) for s in scores))
     listed.add_row("mean", *(percent(float(s.mean())) for s in scores))
     best = found.way.best
-    made = best.architecture
+    made, file = best.architecture, shown_file(str(best.file))
     return Group(
         listed,
         Text(""),
         Text(f"gain on validation: {gain_text(found.validation)}"),
         Text(f"gain on test: {gain_text(found.test)}: {verdict(found.test)}"),
-        Text(f"model: {best.file}, {count(made.params)} params, best of the seeds on validation"),
+        Text(f"model: {file}, {count(made.params)} params, best of the seeds on validation"),
     )
 
 
