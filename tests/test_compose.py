@@ -14,6 +14,7 @@ import yaml
 
 from nas.cli import main
 from nas.store.connect import parse
+from nas.version import __version__
 
 ROOT = Path(__file__).parents[1]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -33,7 +34,7 @@ def test_the_image_is_made_of_what_is_here() -> None:
     assert {path.relative_to(ROOT).parts[0] for path in links} <= set(copied)
     [extras] = [told for line in lines for told in re.findall(r'"\.\[(.*?)\]"', line)]
     assert set(extras.split(",")) <= set(PROJECT["optional-dependencies"])
-    assert {SERVICES[name]["image"] for name in OURS} == {f"nas-patterns:{PROJECT['version']}"}
+    assert {SERVICES[name]["image"] for name in OURS} == {f"nas-patterns:{__version__}"}
 
 
 @pytest.mark.parametrize("name", ["dashboard", "search"])
