@@ -7,7 +7,7 @@ proposals late in a search do: from scratch (two seeds; their mean is the truth)
 epochs, and with what fits of the parent's weights: layers in a row of the same kinds, the channels
 that both have, kernels about their middle. Printed: the difference to the truth in points of
 validation accuracy, with its standard error, and Kendall's tau between the ways and the truth.
-Digits, or a folder of images at 16x16 pixels; five parents on digits take 5 minutes.
+Digits, or a folder of images at 16x16 pixels.
 """
 
 from __future__ import annotations

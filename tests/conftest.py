@@ -26,9 +26,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A record of its own, for the tests of a file that has no other."""
-    found = open_store(f"sqlite:///{tmp_path}/record.db")
+def url(tmp_path: Path) -> str:
+    """Of a record of its own, for the tests of a file that has no other."""
+    return f"sqlite:///{tmp_path}/record.db"
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    found = open_store(url)
     yield found
     found.close()
 

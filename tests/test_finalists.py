@@ -8,7 +8,6 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from nas.report import html
 from nas.report.pages import choice, report_markdown
 from nas.report.progress import Left, Trainings
 from nas.spaces.space import Space, read_space
-from nas.store import Store, StudyRow, TrialRow, open_store
+from nas.store import Store, StudyRow, TrialRow
 from nas.training import single, train
 from nas.training.models import load_model
 from nas.workers.in_process import InProcess
@@ -53,13 +52,6 @@ JOB = Job(pattern="", epochs=4, recipe=Recipe(schedule="rungs", batch=128), late
 @pytest.fixture(autouse=True)
 def _quiet() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = open_store(f"sqlite:///{tmp_path}/record.db")
-    yield opened
-    opened.close()
 
 
 def perceptrons() -> Space:

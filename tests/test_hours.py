@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import heapq
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -109,17 +108,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
         monkeypatch.setattr(module, "time", told)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return made
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/record.db"
-
-
-@pytest.fixture
-def store(url: str) -> Iterator[Store]:
-    with contextlib.closing(open_store(url)) as opened:
-        yield opened
 
 
 def rows(store: Store) -> list[TrialRow]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from nas.driver.loop import search
 from nas.driver.plan import Plan
 from nas.job import DataRef, Job
 from nas.spaces.space import read_space
-from nas.store import Store, TrialRow, open_store
+from nas.store import Store, TrialRow
 from nas.training.train import score
 from nas.workers.in_process import InProcess
 
@@ -25,13 +24,6 @@ SPACE = {
     "pattern": "INPUT -> CONV(w, stride=2) -> RELU -> GAP -> FC",
     "where": {"w": {"choice": [2, 4, 8, 16]}},
 }
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = open_store(f"sqlite:///{tmp_path}/record.db")
-    yield store
-    store.close()
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import dataclasses
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +86,8 @@ def _quiet() -> None:
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
+    """The record that commands find in their directory."""
     return f"sqlite:///{tmp_path}/nas.db"
-
-
-@pytest.fixture
-def store(url: str) -> Iterator[Store]:
-    opened = open_store(url)
-    yield opened
-    opened.close()
 
 
 def space(most: float, widest: int = 24, longest: int = 2, **more: Bound) -> Space:

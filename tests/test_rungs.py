@@ -10,7 +10,6 @@ import random
 import sqlite3
 import statistics
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +106,6 @@ def plan(evaluator: str = "table", *, space: Space | None = None, **changes: Any
 def _log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LOG, str(tmp_path / "evaluated"))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = open_store(f"sqlite:///{tmp_path}/record.db")
-    yield opened
-    opened.close()
 
 
 def rows(store: Store) -> list[TrialRow]:

@@ -181,18 +181,6 @@ def _empty_log(folder: Path) -> None:
         path.unlink()
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/record.db"
-
-
-@pytest.fixture
-def store(url: str) -> Iterator[Store]:
-    opened = open_store(url)
-    yield opened
-    opened.close()
-
-
 def run(store: Store, searched: Plan, watch: Callable[[Status], None] = lambda _: None) -> Status:
     return search(searched, store, InProcess(), watch)
 

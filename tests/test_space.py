@@ -12,6 +12,7 @@ from patterns import INPUTS, SPACES
 
 import nas
 from nas.errors import ShapeError, SpaceError
+from nas.spaces.bounds import far, read_bound
 from nas.spaces.space import Draw, Space, load_space, read_space, shipped
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -441,3 +442,16 @@ def test_tpe_and_a_fixed_trial_give_the_same_architecture():
     study.optimize(lambda trial: loaded.suggest(trial).params, n_trials=15)
     best = loaded.suggest(optuna.trial.FixedTrial(study.best_params))
     assert best.params == study.best_value
+
+
+def test_what_is_nearest_to_its_bounds_is_told_by_their_sizes() -> None:
+    bounds = {"accuracy": read_bound(">=0.9", ""), "params": read_bound("<=1000", "")}
+
+    def distance(accuracy: float, params: float) -> float:
+        values = {"accuracy": accuracy, "params": params}
+        return far({name: bounds[name].excess(value) for name, value in values.items()}, bounds)
+
+    assert distance(0.9, 1000) == distance(0.95, 10) == 0
+    assert distance(0.45, 1000) == pytest.approx(0.5)
+    assert distance(0.81, 1100) == pytest.approx(0.2)
+    assert far({"score": 3.0}, {"score": read_bound("<=-2", "")}) == pytest.approx(1.5)

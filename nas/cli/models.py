@@ -220,7 +220,6 @@ def evaluate_and_show(
 
     if output:
         directory(output, "tables and pictures")
-
     if format not in ("table", "json"):
         raise NasError(f"--format {format}: must be table or json")
     models = {name: predictor(name) for name in (file, beside) if name is not None}

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from nas.driver.jobs import asked, named, once_more, seed_of
 from nas.driver.plan import Plan
 from nas.driver.proposals import problem
-from nas.driver.tradeoffs import excess
+from nas.driver.tradeoffs import breaks, excess
 from nas.errors import ShapeError
 from nas.job import Recipe
 from nas.language.architecture import Architecture
@@ -213,7 +213,7 @@ class Asker:
         waits = row.state == "paused" and not row.baseline and self._hoped(row) is None
         known = not waits and row.state not in ("running", "waiting")
         told = self._frozen(row) if known else _trial(row, TrialState.RUNNING)
-        if row.state == "refused" and not _broken(told):
+        if row.state == "refused" and not breaks(self._row, row):
             return  # by a bound that was stricter: it may be asked for again
         if row.baseline:
             pass
@@ -264,10 +264,6 @@ class Asker:
 def _worst(name: str, direction: str) -> float:
     known = metric(name)
     return scaled(name, known.least if direction == "max" else known.most)
-
-
-def _broken(told: FrozenTrial) -> bool:
-    return any(by > 0 for by in told.constraints.values())
 
 
 def _trial(

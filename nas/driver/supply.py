@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -13,6 +12,7 @@ from nas.driver.jobs import ahead, most_ms, named, predicted
 from nas.driver.plan import Plan
 from nas.driver.tally import Tally
 from nas.failpoints import reach
+from nas.job.job import allowed
 from nas.metrics import on_device
 from nas.store import Ask, Claim, Store, StudyRow, TrialRow
 
@@ -184,6 +184,6 @@ class Supply:
             source = dataclasses.replace(source, metrics={**source.metrics, **more})
         if not (devices or bounds):
             return source, (source.latency_device or "") if evaluator else ""
-        if latency and latency.ms > min(bounds.get(n, math.inf) for n in ("", latency.device)):
+        if latency and latency.ms > allowed(bounds, latency.device):
             return source, None
         return source, here

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from nas.errors import NothingFound
 from nas.metrics import ACCURACY, Direction, plain, scaled
 from nas.pareto import front, reference_point
-from nas.spaces.bounds import read_bound
+from nas.spaces.bounds import Bound, far, read_bound
 from nas.store import ENDED, StudyRow, TrialRow
 
 Floats = NDArray[np.float64]
@@ -28,9 +28,17 @@ def excess(study: StudyRow, row: TrialRow) -> dict[str, float]:
 
     A metric that was not measured is left out.
     """
-    bounds = {metric: read_bound(text, metric) for metric, text in study.constraints.items()}
-    over = {metric: bound.excess(row.value(metric)) for metric, bound in bounds.items()}
-    return {metric: by for metric, by in over.items() if by == by}
+    over = {name: bound.excess(row.value(name)) for name, bound in bounds_of(study).items()}
+    return {name: by for name, by in over.items() if by == by}
+
+
+def bounds_of(study: StudyRow) -> dict[str, Bound]:
+    return {name: read_bound(text, name) for name, text in study.constraints.items()}
+
+
+def breaks(study: StudyRow, row: TrialRow) -> bool:
+    """Whether a trial is on the wrong side of a constraint, as far as is known."""
+    return any(by > 0 for by in excess(study, row).values())
 
 
 def feasible(study: StudyRow, row: TrialRow) -> bool:
@@ -55,28 +63,20 @@ def nothing_found(study: StudyRow, rows: Sequence[TrialRow]) -> NothingFound:
         return NothingFound(
             f"no candidate of study {study.name} finished; {times} of {len(ended)} by {reason}"
         )
-    bounds = ", ".join(
-        f"{name} {read_bound(text, name)}" for name, text in study.constraints.items()
-    )
-    told = f"no finished candidate of study {study.name} meets the constraints ({bounds})"
+    bounds = bounds_of(study)
+    asked = ", ".join(f"{name} {bound}" for name, bound in bounds.items())
+    told = f"no finished candidate of study {study.name} meets the constraints ({asked})"
     if refused := sum(row.state == "refused" for row in whole):
         told = f"{told}, {refused} broke that of latency before they were trained"
-    measured = [row for row in whole if any(by > 0 for by in excess(study, row).values())]
+    measured = [row for row in whole if breaks(study, row)]
     if not measured:
         return NothingFound(f"{told}: of none all that they ask for was measured")
-    nearest = min(measured, key=lambda row: _far(study, row))
+    nearest = min(measured, key=lambda row: far(excess(study, row), bounds))
     over = [name for name, by in excess(study, nearest).items() if by > 0]
     has = ", ".join(f"{name} {plain(nearest.value(name))}" for name in over)
     return NothingFound(
         f"{told}; the nearest is {nearest.baseline or f'trial {nearest.number}'}, with {has}"
     )
-
-
-def _far(study: StudyRow, row: TrialRow) -> float:
-    """How far a trial is from its constraints, each by the size of its bound."""
-    over = excess(study, row)
-    limits = {name: abs(row.value(name) - by) for name, by in over.items()}
-    return sum(max(0.0, by) / (limits[name] or 1.0) for name, by in over.items())
 
 
 def bars(study: StudyRow, front: Sequence[TrialRow], rows: Sequence[TrialRow]) -> Floats:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -37,6 +38,11 @@ class DataRef:
     skip_unreadable: bool = False
     group_by: str = ""
     identity: str = ""
+
+
+def allowed(most_ms: Mapping[str, float], device: str) -> float:
+    """The most milliseconds that a latency on a device may be, by a job's ``most_ms``."""
+    return min(most_ms.get(name, math.inf) for name in ("", device))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nas.errors import SpaceError
@@ -36,6 +37,11 @@ def read_bound(text: object, where: str) -> Bound:
         pass
     rule = f"must be a bound such as '<= 1_000_000' or '>= 0.9', of at most {LARGEST:g}"
     raise SpaceError(f"{where}: {text!r}: {rule}")
+
+
+def far(over: Mapping[str, float], bounds: Mapping[str, Bound]) -> float:
+    """How far from its bounds something is that is so much ``over`` each, by the size of each."""
+    return sum(max(0.0, by) / (abs(bounds[name].limit) or 1.0) for name, by in over.items())
 
 
 def refuse_unmet(name: str, bound: Bound, where: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from nas.errors import NothingFound, ShapeError
 from nas.language.architecture import Architecture
 from nas.metrics import arithmetic, located, plain
+from nas.spaces.bounds import far
 from nas.spaces.space import Draw, Space
 
 DRAWS = 2_000  # random ones that break a constraint each, before nothing is said to meet them
@@ -124,11 +125,7 @@ def nothing_meets(space: Space, missed: Sequence[Mapping[str, float]]) -> Nothin
     """Of draws that are each told by what they break, and by how much: the nearest, and where to
     look for more, which for what a profile predicts is nowhere."""
     bounds = space.constraints
-
-    def far(over: Mapping[str, float]) -> float:
-        return sum(by / (abs(bounds[name].limit) or 1.0) for name, by in over.items())
-
-    nearest = min(missed, key=far)
+    nearest = min(missed, key=lambda over: far(over, bounds))
     values = {n: bounds[n].limit + (by if bounds[n].upper else -by) for n, by in nearest.items()}
     told = ", ".join(f"{metric} {bound}" for metric, bound in bounds.items())
     has = ", ".join(f"{name} {plain(value)}" for name, value in values.items())

@@ -4,7 +4,6 @@ that is asked; whatever goes wrong with it is a Failure."""
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from nas import data
 from nas.data.batches import Normal, statistics
 from nas.errors import NasError
 from nas.job import Epoch, Failure, FailureKind, Job, Latency, Outcome, Report, Result
+from nas.job.job import allowed
 from nas.language.architecture import Architecture
 from nas.training import latency
 from nas.training.device import available, profits
@@ -53,7 +53,7 @@ def evaluate(job: Job, report: Report, *, checkpoint: str | Path | None = None) 
         measured, refused = None, False
         if job.latency and job.most_ms:
             measured = latency_of(job, module, architecture, device)
-            refused = measured.ms > most_ms(job, measured.device)
+            refused = measured.ms > allowed(job.most_ms, measured.device)
         if job.epochs and not refused:
             fit(module, job, told, checkpoint=checkpoint, device=device, bf16=bf16, normal=normal)
         if job.latency and measured is None:
@@ -87,10 +87,6 @@ def latency_of(
     """What the job knows of this device, or a measurement."""
     known = job.known.get(latency.fingerprint(device, threads=1))
     return known or latency.measure(module, architecture.input, device)
-
-
-def most_ms(job: Job, device: str) -> float:
-    return min(job.most_ms.get(name, math.inf) for name in ("", device))
 
 
 def written(
