@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from postgres import postgres, postgres_server
 
 from nas.store import Store, open_store
 
@@ -17,6 +18,8 @@ settings.register_profile(
     "nas", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("nas")
+
+__all__ = ["postgres", "postgres_server"]  # fixtures
 
 # What a shell starts in the background (nohup, many CI runners) ignores SIGINT, and so would all
 # that the tests start: a signal that is ignored stays so beyond an exec, one that is handled does

@@ -1,8 +1,7 @@
 """A private PostgreSQL server for tests: its own data, a random port on loopback, a password.
 
-    from postgres import Server, postgres  # the fixture, once a session
-
-``Server`` is a plain context manager, so that benchmarks can use it as well.
+``Server`` is a plain context manager, so that benchmarks can use it as well; the fixture
+``postgres`` is one server for a session, and the databases that a test asks it for end with it.
 """
 
 from __future__ import annotations
@@ -51,6 +50,7 @@ class Server:
         self.bin = found
         self.home = Path(tempfile.mkdtemp(prefix="nas-postgres-"))
         (self.port,) = free_ports(1)
+        self._databases: list[str] = []
         # The server refuses to run as root.
         other = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
         self.run_as = [*within, *other]
@@ -74,7 +74,7 @@ class Server:
             f"port={self.port}\nlisten_addresses='{listen}'\n"
             f"unix_socket_directories='{self.home}'\n"
             # Processes die in these tests, the machine does not: nothing needs to reach the disk.
-            "fsync=off\nmax_connections=60\nshared_buffers=32MB\n"
+            "fsync=off\nshared_buffers=32MB\n"
         )
         with (self.home / "data/postgresql.auto.conf").open("a") as conf:
             conf.write(settings)
@@ -101,8 +101,15 @@ class Server:
         """The URL of a new, empty database."""
         name = f"t{secrets.token_hex(6)}"
         self.sql(f"CREATE DATABASE {name}")
+        self._databases.append(name)
         secret = quote(self.password, safe="")
         return f"postgresql+psycopg://{self.user}:{secret}@127.0.0.1:{self.port}/{name}"
+
+    def drop_databases(self) -> None:
+        """Those that were asked for, with every connection to them. An engine keeps its own until
+        it is collected: those of some hundred tests are more than a server takes."""
+        while self._databases:
+            self.sql(f"DROP DATABASE IF EXISTS {self._databases.pop()} WITH (FORCE)")
 
     def sql(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
         """The rows that it gives, if any."""
@@ -133,10 +140,16 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Server]:
+def postgres_server() -> Iterator[Server]:
     if binaries() is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
     if os.geteuid() == 0 and shutil.which("runuser") is None:
         pytest.skip(f"PostgreSQL does not run as {getpass.getuser()} and there is no runuser")
     with Server() as server:
         yield server
+
+
+@pytest.fixture
+def postgres(postgres_server: Server) -> Iterator[Server]:
+    yield postgres_server
+    postgres_server.drop_databases()

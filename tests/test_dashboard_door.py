@@ -10,7 +10,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from postgres import Server, postgres  # noqa: F401 - the fixture
+from postgres import Server
 from waiting import PATIENCE, free_ports, wait
 
 from nas.job import Result
@@ -101,7 +101,7 @@ def test_a_study_in_the_way_hides_that_one_alone_and_is_told(site: tuple[int, Pa
     assert "study theirs is not shown: an Optuna study 'theirs' of another origin" in told
 
 
-def test_it_begins_where_a_server_has_no_record_yet(postgres: Server, tmp_path: Path) -> None:  # noqa: F811
+def test_it_begins_where_a_server_has_no_record_yet(postgres: Server, tmp_path: Path) -> None:
     """As beside a cluster whose first search is still to come."""
     url = postgres.database()
     told = [*NAS, "dashboard", "--port", "0", "--storage", url]

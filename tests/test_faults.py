@@ -21,7 +21,7 @@ import pytest
 from faults_checker import faults
 from faults_evaluators import FOLDER, FREEZE, PACE, SECONDS
 from faults_search import GAVE_UP, plan, run
-from postgres import Server, postgres  # noqa: F401 - the fixture
+from postgres import Server
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 from waiting import PATIENCE, counts, eventually, wait
@@ -263,7 +263,7 @@ def test_a_clock_that_is_set_forth_and_back_counts_nothing_twice(tmp_path: Path)
 
 @needs_faketime
 def test_drivers_whose_clocks_are_hours_apart_share_a_study(
-    postgres: Server,  # noqa: F811
+    postgres: Server,
     tmp_path: Path,
 ) -> None:
     """PostgreSQL's clock is the server's: to a driver that is ahead no lease looks expired, and
@@ -382,7 +382,7 @@ def test_the_killer_finds_nothing_wrong(database: str, request: pytest.FixtureRe
     assert '"kills": 15' in told.stdout
 
 
-def test_a_password_is_seen_nowhere(postgres: Server, tmp_path: Path) -> None:  # noqa: F811
+def test_a_password_is_seen_nowhere(postgres: Server, tmp_path: Path) -> None:
     """Not in an argument, a title, a log, the output or a row, while everything runs as it does for
     a user, on Ray and with a restart of the server under way."""
     url = postgres.database()

@@ -26,7 +26,7 @@ from optuna.distributions import (
     distribution_to_json,
 )
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from postgres import Server, postgres  # noqa: F401 - the fixture
+from postgres import Server
 from sqlalchemy import text
 from waiting import PATIENCE, wait
 

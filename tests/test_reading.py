@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from postgres import Server, postgres  # noqa: F401 - the fixture
+from postgres import Server
 from sqlalchemy import text
 
 from nas.artifacts import part
@@ -118,7 +118,7 @@ def test_an_older_schema_is_not_brought_up_to_date_unasked(
     store.close()
 
 
-def test_a_server_is_asked_for_a_connection_that_cannot_write(postgres: Server) -> None:  # noqa: F811
+def test_a_server_is_asked_for_a_connection_that_cannot_write(postgres: Server) -> None:
     url = postgres.database()
     fill(url)
     for asked in (url, f"{url}?options=-c%20statement_timeout%3D5000"):
@@ -132,7 +132,7 @@ def test_a_server_is_asked_for_a_connection_that_cannot_write(postgres: Server) 
         store.close()
 
 
-def test_a_database_in_sql_ascii(postgres: Server) -> None:  # noqa: F811
+def test_a_database_in_sql_ascii(postgres: Server) -> None:
     name = postgres.database().rpartition("/")[2] + "_ascii"
     create = f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'"
     postgres.sql(f"{create} TEMPLATE template0")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from postgres import Server, postgres  # noqa: F401 - the fixture
+from postgres import Server
 from sqlalchemy import create_engine, event, text
 
 from nas.errors import StoreError, StudyError
@@ -578,7 +578,7 @@ def test_stores_that_open_at_once_migrate_once(url: str) -> None:
         store.close()
 
 
-def test_a_restart_of_the_server_is_waited_out(postgres: Server) -> None:  # noqa: F811
+def test_a_restart_of_the_server_is_waited_out(postgres: Server) -> None:
     store = open_store(postgres.database())
     study = store.open_study(STUDY)
     claim = begin(store, study)
@@ -838,7 +838,7 @@ def test_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_newer_schema_is_left_alone_on_a_server(postgres: Server) -> None:  # noqa: F811
+def test_a_newer_schema_is_left_alone_on_a_server(postgres: Server) -> None:
     url = postgres.database()
     open_store(url).close()
     postgres.sql("UPDATE nas_alembic_version SET version_num = '9999'", url.rsplit("/", 1)[1])
@@ -871,7 +871,7 @@ def test_places_where_no_database_can_be(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["empty.db"]
 
 
-def test_a_server_without_a_record_can_be_left_so(postgres: Server) -> None:  # noqa: F811
+def test_a_server_without_a_record_can_be_left_so(postgres: Server) -> None:
     url = postgres.database()
     with pytest.raises(StoreError, match="no record in this database yet"):
         open_store(url, create=False)
@@ -905,7 +905,7 @@ def test_urls_that_cannot_be_used(url: str, rule: str) -> None:
 
 
 def test_a_wrong_password_is_not_repeated(
-    postgres: Server,  # noqa: F811
+    postgres: Server,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     good = postgres.database()
