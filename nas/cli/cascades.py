@@ -16,7 +16,6 @@ from nas.job import DataRef
 from nas.metrics import METRICS, arithmetic, shown
 from nas.report import screens
 from nas.report import smaller as pages
-from nas.store import TrialRow
 from nas.training import cascade, classical, latency
 from nas.training.cascade import Cascade, Member
 from nas.training.device import available
@@ -162,7 +161,7 @@ def _of_study(
     wanted += [
         r for r in rows if r.baseline and r.state in ("finished", "reused") and r not in wanted
     ]
-    files = {_called(r): store.model(r) for r in wanted if "->" in r.pattern}
+    files = {r.called: store.model(r) for r in wanted if "->" in r.pattern}
     lacking = [name for name, file in files.items() if not file]
     if lacking:
         print(f"nas: no weights kept of {', '.join(lacking)}: left out", file=sys.stderr)
@@ -180,10 +179,6 @@ def _once(models: dict[str, Model]) -> dict[str, Model]:
         if first != name:
             print(f"nas: {name} is the same network as {first}: counted once", file=sys.stderr)
     return {name: models[name] for name in known.values()}
-
-
-def _called(row: TrialRow) -> str:
-    return row.baseline or f"trial {row.number}"
 
 
 def _classical(name: str, ref: DataRef) -> dict[str, Model]:

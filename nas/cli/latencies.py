@@ -55,7 +55,7 @@ def measure_and_show(
             "" if found.busy is None else f"{100 * found.busy:.0f} %",
             "" if found.peak_bytes is None else f"{found.peak_bytes / 2**20:.1f} MiB",
             "" if new else "known",
-            screens.body_of(row.pattern),
+            screens.body_of(row),
         )
 
     here = latencies.measure(

@@ -11,9 +11,17 @@ from typing import get_args
 
 from nas.cli.models import file_name
 from nas.cli.output import directory, end_on_sigterm
+from nas.cli.record import opened
 from nas.cli.settings import read_recipe
-from nas.cli.smaller import check_numbers, images_of, model_files, tell_epochs
-from nas.errors import NasError
+from nas.cli.smaller import (
+    check_numbers,
+    enter_and_tell,
+    images_of,
+    is_number,
+    model_files,
+    tell_epochs,
+)
+from nas.errors import NasError, StudyError
 from nas.job import Job, Recipe
 from nas.job.recipe import UNTAUGHT
 from nas.metrics import count, percent
@@ -58,6 +66,10 @@ def prune_and_show(
     model = load_model(file)
     narrow = pruned(model, width, by, seed)  # type: ignore[arg-type]
     ref = images_of([file], dataset or None, data)
+    row = opened(storage, study)[1] if study or is_number(text) else None
+    if row and ref.identity != row.images:
+        made_on = row.images_about or "images that nas did not tell apart then"
+        raise StudyError(f"study {row.name!r} was made on {made_on}, and these are others")
     tell_images(Job(pattern="", data=ref))
     if not model.card.epochs:
         raise NasError(f"{file} does not tell its epochs: the control would not know how long")
@@ -87,3 +99,6 @@ def prune_and_show(
     jobs = {"pruned": way, "control": control}
     found = beside(jobs, seeds, folder, file_name, tell_epochs(jobs, seeds))
     screens.out(pages.beside_page(("pruned", "from scratch"), found))
+    if row:
+        of = f"trial {text}" if is_number(text) else Path(text).stem
+        enter_and_tell(storage, row, way, found, "pruned", of)

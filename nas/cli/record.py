@@ -97,6 +97,11 @@ def trial_job(
         raise StudyError(f"--dataset {dataset}: study {row.name!r} is on {row.dataset}")
     if epochs is not None:
         within("--epochs", epochs, POINTS)
+    if trial.made:
+        raise StudyError(
+            f"trial {number}, {trial.baseline}, was made by `nas distill` or `nas prune`, which "
+            "train it again beside its control"
+        )
     own = {"init": init, "freeze": freeze}
     told = [*recipe, *(f"{name}={value}" for name, value in own.items() if value)]
     ref = data_of(row, data)

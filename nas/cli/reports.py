@@ -83,6 +83,9 @@ def report_and_show(
         random: list[TrialRow] = []
         if compare:
             random = searched(random_plan(study, rows, ref, plugins), store, workers)
+        if made := [row.called for row in rows if row.made]:
+            told = "had other seeds beside its control when it was made: not trained again"
+            print(f"nas: {', '.join(made)} {told}", file=sys.stderr)
         epochs = study.settings["epochs"]
         with Trainings(epochs) as progress:
             found = report(

@@ -65,8 +65,13 @@ def distill(
     ] = "",
     seeds: Seeds = 5,
     epochs: Annotated[
-        int, typer.Option("--epochs", help="How long each is trained.", rich_help_panel=HOW)
-    ] = 20,
+        int | None,
+        typer.Option(
+            "--epochs",
+            help="How long each is trained.  [default: as the study's, else 20]",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
     dataset: Dataset = None,
     data: Data = "",
     seed: Seed = 0,
@@ -94,7 +99,8 @@ def distill(
     plugin: Plugin = None,
     output: Output = Path("nas-distill"),
 ) -> None:
-    """Train a student by its teacher's outputs, beside the same student without a teacher."""
+    """Train a student by its teacher's outputs, beside the same student without a teacher. Of a
+    study (--study, or a trial's number) it is then a point."""
     from nas.cli import smaller
     from nas.cli.options import load_plugins
 
@@ -224,7 +230,8 @@ def prune(
     plugin: Plugin = None,
     output: Output = Path("nas-prune"),
 ) -> None:
-    """A trained network made narrower and trained on, beside the same one from scratch."""
+    """A trained network made narrower and trained on, beside the same one from scratch. Of a study
+    (--study, or a trial's number) it is then a point."""
     from nas.cli import pruning
     from nas.cli.options import load_plugins
 

@@ -19,9 +19,11 @@ from nas.cli.options import (
     taught_by,
 )
 from nas.cli.output import directory, end_on_sigterm
-from nas.cli.record import data_of, opened, trial_network
+from nas.cli.record import data_of, open_record, opened, trial_network
 from nas.cli.settings import read_recipe, within
 from nas.data import describe
+from nas.driver.latencies import with_latencies
+from nas.driver.made import Made, enter
 from nas.driver.tradeoffs import pareto
 from nas.errors import NasError, StudyError, nearest
 from nas.job import DataRef, Epoch, Job, Recipe
@@ -32,12 +34,15 @@ from nas.report import smaller as pages
 from nas.report.images import tell as tell_images
 from nas.report.progress import Left
 from nas.spaces.zoo import names as zoo_names
-from nas.training.beside import Tell, beside
+from nas.store import StudyRow
+from nas.training.beside import Beside, Tell, beside
 from nas.training.evaluation import data_for
 from nas.training.models import Model, load_model, save_once
 from nas.training.weights import zoo_model
 from nas.workers.answers import POINTS
 from nas.workers.run import source
+
+EPOCHS = 20  # of a student of no study
 
 
 def distill_and_show(
@@ -48,7 +53,7 @@ def distill_and_show(
     storage: str,
     init: str,
     seeds: int,
-    epochs: int,
+    epochs: int | None,
     dataset: str | None,
     data: str,
     seed: int,
@@ -61,14 +66,14 @@ def distill_and_show(
     logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
     end_on_sigterm()
     directory(folder, "models")
-    check_numbers(epochs, seeds, seed)
-    recorded = any(_number(text) for text in (*teachers, student)) or "front" in teachers
-    base, ref = Recipe(), None
-    if recorded:
+    check_numbers(epochs or 1, seeds, seed)
+    base, ref, row = Recipe(), None, None
+    if study or any(map(is_number, [*teachers, student])) or "front" in teachers:
         _, row = opened(storage, study)
         if dataset not in (None, row.dataset):
             raise StudyError(f"--dataset {dataset}: study {row.name!r} is on {row.dataset}")
         base, ref = Recipe.of(row.recipe), data_of(row, data)
+        epochs = epochs or row.settings["epochs"]
     files = [file for text in teachers for file in model_files(text, storage, study)]
     ref = ref or images_of(files, dataset, data, init)
     tell_images(Job(pattern="", data=ref))
@@ -82,7 +87,7 @@ def distill_and_show(
         pattern=pattern,
         recipe=read_recipe([*recipe, *taught], base.but(UNTAUGHT)),
         data=ref,
-        epochs=epochs,
+        epochs=epochs or EPOCHS,
         seed=seed,
         source=source("", plugins),
         plugins=plugins,
@@ -93,6 +98,25 @@ def distill_and_show(
     jobs = {"distilled": way, "control": control}
     found = beside(jobs, seeds, folder, file_name, tell_epochs(jobs, seeds))
     screens.out(pages.beside_page(("distilled", "without a teacher"), found))
+    if row:
+        name = f"trial {student}" if is_number(student) else Path(student).stem
+        of = "" if "->" in student or "(" in student else name
+        enter_and_tell(storage, row, way, found, "distilled", of)
+
+
+def enter_and_tell(
+    storage: str, study: StudyRow, job: Job, found: Beside, made: Made, of: str
+) -> None:
+    """Makes the first seed's training a point of the study, measured once as its others are, and
+    says whether it is on the front."""
+    store = open_record(storage, write=True)
+    row = enter(store, study, job, found.way.trained[0], made, of)
+    named = [*dict(study.objectives), *study.constraints]
+    rows, _ = with_latencies(store, list(store.trials(study.id)), named)
+    there = any(best.id == row.id for best in pareto(study, rows))
+    place = "on the front" if there else "not on the front"
+    told = f"in study {study.name}, by its first seed: trial {row.number}, {place}"
+    print(f"nas: {told}", file=sys.stderr)
 
 
 def check_numbers(epochs: int, seeds: int, seed: int) -> None:
@@ -130,7 +154,7 @@ def _tell_sizes(files: Sequence[str], pattern: str) -> None:
     print(f"nas: {told}{larger}", file=sys.stderr)
 
 
-def _number(text: str) -> bool:
+def is_number(text: str) -> bool:
     return text.isdecimal() and text.isascii() and len(text) < 9
 
 
@@ -140,11 +164,13 @@ def model_files(text: str, storage: str, study: str | None, option: str = "--tea
         return []
     if text == "front":
         store, row = opened(storage, study)
-        found = [store.model(each) for each in pareto(row, list(store.trials(row.id)))]
+        # Without what was distilled: the same command has the same teachers again.
+        rows = [each for each in store.trials(row.id) if not each.made]
+        found = [store.model(each) for each in pareto(row, rows)]
         if not any(found):
             raise StudyError(f"study {row.name!r} has no weights kept of its front: --keep front")
         return [file for file in found if file]
-    if _number(text):
+    if is_number(text):
         _, file = trial_network(storage, study, int(text))
         if not file:
             raise StudyError(
@@ -190,7 +216,7 @@ def _zoo(name: str, init: str, ref: DataRef, folder: Path) -> str:
 
 
 def _pattern(text: str, storage: str, study: str | None, ref: DataRef) -> str:
-    if _number(text):
+    if is_number(text):
         return trial_network(storage, study, int(text))[0]
     architecture, space = closed_or_space(text, ref)
     if architecture is None:

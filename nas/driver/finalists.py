@@ -215,7 +215,9 @@ def report(
         )
         return Finalist(row, role, *means, tuple(trainings), beliefs.by.get(row.id))
 
-    others = [(row, row.baseline) for row in rows if row.baseline and "->" in row.pattern]
+    # What was distilled or pruned had its control and its seeds when it was made.
+    zoo = [row for row in rows if row.baseline and not row.made and "->" in row.pattern]
+    others = [(row, row.baseline) for row in zoo]
     others += [(row, "random search") for row in choose(study, random, 1)]
     begin(
         [entered[k % len(entered)] for k in range(seeds * top)]

@@ -74,9 +74,7 @@ def nothing_found(study: StudyRow, rows: Sequence[TrialRow]) -> NothingFound:
     nearest = min(measured, key=lambda row: far(excess(study, row), bounds))
     over = [name for name, by in excess(study, nearest).items() if by > 0]
     has = ", ".join(f"{name} {plain(nearest.value(name))}" for name in over)
-    return NothingFound(
-        f"{told}; the nearest is {nearest.baseline or f'trial {nearest.number}'}, with {has}"
-    )
+    return NothingFound(f"{told}; the nearest is {nearest.called}, with {has}")
 
 
 def bars(study: StudyRow, front: Sequence[TrialRow], rows: Sequence[TrialRow]) -> Floats:

@@ -49,7 +49,7 @@ def command(study: StudyRow, rows: Sequence[TrialRow]) -> str:
     for file in settings.get("teachers", ()):
         told += ["--teacher", file]
     told += _changed(study.recipe, bool(rungs))
-    for name in dict.fromkeys(row.baseline for row in rows if row.baseline):
+    for name in dict.fromkeys(row.baseline for row in rows if row.baseline and not row.made):
         told += ["--baseline", name]
     return shlex.join(told)
 

@@ -78,8 +78,9 @@ def svg(
     study: StudyRow, rows: Sequence[TrialRow], cascades: Sequence[Mapping[str, float]] = ()
 ) -> str:
     """All trials that have a result as faint points, hollow where they break a constraint; the
-    front as a line of steps with its points labelled; baselines with their names; ``cascades``,
-    each by its accuracy and costs, as squares.
+    front as a line of steps with its points labelled; baselines with their names, those
+    made from another network as triangles; ``cascades``, each by its accuracy and costs, as
+    squares.
 
     Raises StudyError where no trial, or a cascade, has not a value of both metrics.
     """
@@ -115,10 +116,11 @@ def svg(
         if not row.baseline:
             drawn.append(circle(*place(row), 4.5, fill("front"), _about(study, row)))
     for row in beside:
-        drawn.append(_diamond(*place(row)))
+        drawn.append((_triangle if row.made else _diamond)(*place(row)))
     squares = [BOX.place(across.at(each[x]), up.at(each[y])) for each in cascades]
     drawn += [_square(*at) for at in squares]
-    named = [(place(row), row.baseline, "beside") for row in beside]
+    names = [f"{row.number}: {row.baseline}" if row.made else row.baseline for row in beside]
+    named = [(place(row), name, "beside") for row, name in zip(beside, names, strict=True)]
     named += [
         (at, f"cascade: {tidy(shown(y, each[y]))}", "beside")
         for at, each in zip(squares, cascades, strict=True)
@@ -154,13 +156,19 @@ def _label(study: StudyRow, row: TrialRow, x: str) -> str:
 def _about(study: StudyRow, row: TrialRow) -> str:
     names = dict.fromkeys([*dict(study.objectives), *axes(study)])
     values = (f"{metric(name).title} {shown(name, row.value(name))}" for name in names)
-    return f"trial {row.number}: {', '.join(values)}\n{row.baseline or row.pattern}"
+    network = f"{row.baseline}: {row.pattern}" if row.made else row.baseline or row.pattern
+    return f"trial {row.number}: {', '.join(values)}\n{network}"
 
 
 def _diamond(x: float, y: float) -> str:
     corners = " ".join(
         f"{n(a)},{n(b)}" for a, b in [(x, y - 6), (x + 6, y), (x, y + 6), (x - 6, y)]
     )
+    return f'<polygon points="{corners}" {fill("beside")}/>'
+
+
+def _triangle(x: float, y: float) -> str:
+    corners = " ".join(f"{n(a)},{n(b)}" for a, b in [(x, y - 6), (x + 6, y + 5), (x - 6, y + 5)])
     return f'<polygon points="{corners}" {fill("beside")}/>'
 
 
@@ -176,8 +184,11 @@ def _legend(study: StudyRow, rows: Sequence[TrialRow]) -> list[str]:
     ]
     if not all(feasible(study, row) for row in rows if not row.baseline):
         entries.append(("breaks a constraint", circle(0, -4, 3, stroke("dots"))))
-    if any(row.baseline for row in rows):
+    if any(row.baseline and not row.made for row in rows):
         entries.append(("baseline", _diamond(0, -4)))
+    made = sorted({row.made for row in rows if row.made})
+    if made:
+        entries.append((" or ".join(made), _triangle(0, -4)))
     drawn, x = [], BOX.left + 4
     for told, mark in entries:
         drawn.append(f'<g transform="translate({n(x)} 48)">{mark}{text(10, 0, told)}</g>')

@@ -129,11 +129,8 @@ def headline(study: StudyRow, best: Sequence[TrialRow], beliefs: Beliefs | None 
     top = best[0]
     title = metric(cost).title
 
-    def told(row: TrialRow) -> str:
-        return row.baseline or f"trial {row.number}"
-
     first = (
-        f"The most accurate is {told(top)}: {percent(top.value(name))} at "
+        f"The most accurate is {top.called}: {percent(top.value(name))} at "
         f"{shown(cost, top.value(cost))} {title}."
     )
     if beliefs and beliefs.name == name and (belief := beliefs.by.get(top.id)):
@@ -146,7 +143,7 @@ def headline(study: StudyRow, best: Sequence[TrialRow], beliefs: Beliefs | None 
         return first
     times = top.value(cost) / least.value(cost)
     return (
-        f"{first} {told(least).capitalize()} is within a point of it, "
+        f"{first} {least.called.capitalize()} is within a point of it, "
         f"{percent(least.value(name))}, at {shown(cost, least.value(cost))}: "
         f"{times:.1f} times less."
     )
@@ -162,7 +159,8 @@ def _front(report: Report | None, beliefs: Beliefs | None) -> str:
 <span class="faint">hover to see a network, click to keep it</span></div>
 <div class="split"><figure><div id="plane"><div id="tip" hidden></div></div>
 <figcaption>The line is the front in these two metrics; large points are on the front of all
-objectives, hollow ones break a constraint, diamonds are baselines.{more}</figcaption></figure>
+objectives, hollow ones break a constraint, diamonds are baselines and what was distilled
+or pruned.{more}</figcaption></figure>
 <aside id="chosen" aria-live="polite"></aside></div><div id="network"></div></section>"""
 
 

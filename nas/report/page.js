@@ -130,7 +130,7 @@ function hover(event) {
   tip.style.top = (y + 18 + tip.offsetHeight > box.height ? y - tip.offsetHeight - 12 : y + 18) + "px";
 }
 
-const named = trial => trial.baseline ? `${trial.baseline}, a baseline` : `trial ${trial.number}`;
+const named = trial => trial.called === trial.baseline ? `${trial.called}, a baseline` : trial.called;
 const values = trial => data.axes.flatMap((axis, i) => [[axis.title, trial.shown[i]],
   ["believed", i === data.believed && trial.believed ? trial.believed[1] : ""]]).filter(([, text]) => text);
 

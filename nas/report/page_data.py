@@ -61,10 +61,11 @@ def script(
                 "number": row.number,
                 "state": state_of(row),
                 "baseline": row.baseline,
+                "called": row.called,
                 "front": row.number in front,
                 "feasible": feasible(study, row),
                 "pattern": row.pattern,
-                "body": row.baseline or body_of(row.pattern),
+                "body": body_of(row),
                 "at": None if row.state not in ("finished", "reused") else places,
                 "shown": [shown(name, row.value(name)) for name in names],
                 "epochs": row.epochs,
@@ -106,7 +107,7 @@ def drawings(rows: Iterable[TrialRow]) -> dict[int, str]:
     room = DRAWN
     for row in rows:
         if row.number not in found and (architecture := _network(row)):
-            drawn = architecture.svg(row.baseline or f"trial {row.number}")
+            drawn = architecture.svg(row.called)
             room -= len(drawn)
             if room < 0:
                 break

@@ -110,7 +110,7 @@ def line(found: Finalist, role: str, titles: Sequence[str]) -> list[str]:
         "validation": mean(found.validation),
         "test": mean(found.test),
         **{metric(name).title: shown(name, row.value(name)) for name in COSTS},
-        "pattern": body_of(row.pattern),
+        "pattern": body_of(row),
     }
     return [cells[title] for title in titles]
 
@@ -125,12 +125,7 @@ def choice(report: Report) -> list[str]:
     the winner, and who may be as good as the winner at less cost; empty where nothing is so."""
     told = []
     off = [
-        f"trial {row.number}"
-        + (
-            f" ({there.baseline or f'trial {there.number}'} is no worse in anything)"
-            if there
-            else ""
-        )
+        f"trial {row.number}" + (f" ({there.called} is no worse in anything)" if there else "")
         for row, there in report.off_front
     ]
     if off:

@@ -112,9 +112,7 @@ class Progress:
             best = status.front[: max(1, height - len(lines) - 4)]
             for row in best:
                 values = (shown(name, row.value(name)) for name in self.objectives)
-                front.add_row(
-                    str(row.number), *values, _one_line(row.baseline or body_of(row.pattern))
-                )
+                front.add_row(str(row.number), *values, _one_line(body_of(row)))
             some = f", the first {len(best)}" if len(best) < len(status.front) else ""
             lines += [_one_line(f"front ({len(status.front)}{some})", "dim"), front]
         # A terminal writes ^C where the cursor is: behind a full line it would begin another one,

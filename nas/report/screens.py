@@ -289,7 +289,7 @@ def trials_table(
     overflow: Literal["ellipsis", "fold"] = "ellipsis" if terminal else "fold"
     for row in rows:
         state = [state_of(row)] if plain else []
-        pattern = Text(row.baseline or body_of(row.pattern), no_wrap=terminal, overflow=overflow)
+        pattern = Text(body_of(row), no_wrap=terminal, overflow=overflow)
         listed.add_row(*(told(row) for _, told in columns), *state, pattern)
     return listed
 
@@ -315,10 +315,12 @@ def state_of(row: TrialRow) -> str:
     return f"{row.state} at {row.rungs[-1][0]} epochs" if at_rung else row.state
 
 
-def body_of(pattern: str) -> str:
-    """A canonical pattern without what all of a study share: INPUT and the last FC."""
-    parts = pattern.split(" -> ")
-    return " -> ".join(parts[1:-1]) if len(parts) > 2 else pattern
+def body_of(row: TrialRow) -> str:
+    """A trial's network in a line: its pattern without what all of a study share, INPUT and the
+    last FC; a baseline's name; of one that was made from another network both."""
+    parts = row.pattern.split(" -> ")
+    body = " -> ".join(parts[1:-1]) if len(parts) > 2 else row.pattern
+    return f"{row.baseline}: {body}" if row.made else row.baseline or body
 
 
 def trial_page(store: Store, study: StudyRow, row: TrialRow) -> RenderableType:

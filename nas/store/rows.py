@@ -16,6 +16,7 @@ from nas.store.tables import AttemptState, TrialState, attempts, curves, latenci
 from nas.store.values import Settings, checked, domain, read_json, refuse, texts
 
 BASELINE = "baseline"  # the one entry of a baseline's sampled values: its name
+MADE = ("distilled", "pruned")  # the last word of its name, where it came from another network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +89,12 @@ class Ask:
         """The name of a network that nobody sampled (``nas.driver.baselines``); else empty."""
         return "" if self.distributions else str(self.sampled.get(BASELINE, ""))
 
+    @property
+    def made(self) -> str:
+        """How a baseline came from another network (``nas.driver.made``); else empty."""
+        word = self.baseline.rpartition(" ")[2]
+        return word if word in MADE else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
@@ -140,6 +147,13 @@ class TrialRow(Ask):
         came = ", ".join(f"{title} {score}" for title, score in scores.items() if score)
         state = f"{self.state} ({self.failure}: {self.reason})" if self.failure else self.state
         return brief(f"Trial {self.number}, {state}: {came}: {self.baseline or self.pattern}")
+
+    @property
+    def called(self) -> str:
+        """What a person calls it: its number, of a baseline its name, of one that was made from
+        another network both."""
+        number = f"trial {self.number}"
+        return f"{number} ({self.baseline})" if self.made else self.baseline or number
 
     @property
     def architecture(self) -> Architecture:

@@ -1,0 +1,47 @@
+"""Networks that were made from others, a student that a teacher taught or a network with fewer
+channels, as points of a study.
+
+Like a baseline such a network is a trial that nobody sampled: the sampler is not told of it and no
+budget counts it, and where no other is better in everything it is on the front.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Literal
+
+from nas.driver.jobs import asked
+from nas.job import Job, Result
+from nas.store import BASELINE, Store, StudyRow, TrialRow
+from nas.training import latency
+from nas.training.device import available
+from nas.training.single import Trained
+from nas.training.train import scores
+
+Made = Literal["distilled", "pruned"]
+
+
+def enter(
+    store: Store, study: StudyRow, job: Job, trained: Trained, made: Made, of: str
+) -> TrialRow:
+    """Puts a training by ``job``, whose network was ``made`` from ``of``, into a study; the trial
+    that it is, or was already. Raises StoreError."""
+    told = asked(job, trained.architecture, {BASELINE: f"{of} {made}".strip()})
+    ask = dataclasses.replace(told, seed=job.seed)
+    result = Result(
+        metrics=scores(trained.curve),
+        curve=trained.curve,
+        latency=trained.latency,
+        seconds=trained.curve[-1].seconds,
+        device=latency.fingerprint(available()),
+        model=os.path.abspath(trained.file) if trained.file else "",
+    )
+    for claim in store.begin(study.id, [ask], once=True):  # none, where it is there already
+        store.finish(claim.token, result)
+    return next(
+        row
+        for row in store.trials(study.id)
+        if (row.sampled, row.fingerprint) == (ask.sampled, ask.fingerprint)
+        and (row.job_key, row.seed) == (ask.job_key, ask.seed)
+    )

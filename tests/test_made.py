@@ -1,0 +1,92 @@
+"""What was distilled or pruned is a point of its study, and none of the search's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from folders import folder
+from typed import command
+
+from nas.cli.record import data_of
+from nas.driver.finalists import report
+from nas.report import again, front
+from nas.store import StudyRow, TrialRow, open_store
+
+STUDENT = "INPUT -> CONV(4) -> BN -> RELU -> POOL -> CONV(6) -> BN -> RELU -> GAP -> FC"
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A search of two trials whose weights are kept, to be gone on with."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('made')}/nas.db"
+    line = ["search", "--space", "lenet_like", "--epochs", "2", "--workers", "0", "--storage", url,
+            "--keep", "all", "--objective", "accuracy,params"]  # fmt: skip
+    assert command(*line, "--trials", 2) == 0
+    return line
+
+
+def record(line: list[str]) -> tuple[StudyRow, list[TrialRow]]:
+    store = open_store(line[line.index("--storage") + 1])
+    (study,) = store.studies()
+    return study, list(store.trials(study.id))
+
+
+def test_both_are_points_of_the_study(line: list[str], tmp_path: Path, capsys) -> None:
+    where = ["--storage", line[line.index("--storage") + 1], "--seeds", 1]
+    distill = ["distill", *where, "--teacher", "front", "--student", STUDENT, "-o", tmp_path / "d"]
+    prune = ["prune", "0", *where, "--epochs", 1, "-o", tmp_path / "p"]
+    assert command(*distill) == 0
+    assert "trial 2, " in capsys.readouterr().err
+    assert command(*prune) == 0
+    told = capsys.readouterr().err
+    study, rows = record(line)
+    assert [row.baseline for row in rows] == ["", "", "distilled", "trial 0 pruned"]
+    taught, pruned = rows[2:]
+    assert taught.epochs == 2, "as many as the study's, unless told"
+    assert taught.recipe["teacher"]
+    assert pruned.params < rows[0].params
+    for row in (taught, pruned):
+        assert row.state == "finished"
+        assert Path(row.model).is_file()
+        assert row.latency_ms
+    better = any(
+        row.accuracy >= pruned.accuracy and row.params <= pruned.params for row in rows[:3]
+    )
+    assert ("trial 3, not on the front" in told) == better
+
+    capsys.readouterr()
+    assert command("pareto", *where[:2], "-f", "json") == 0
+    shown = {trial["trial"] for trial in json.loads(capsys.readouterr().out)}
+    assert (3 in shown) != better
+    drawn = front.svg(study, rows)
+    assert "distilled or pruned" in drawn
+    assert "3: trial 0 pruned" in drawn
+    assert "baseline" not in again.command(study, rows)
+
+    # The same command goes on, to the same, and the search with the trials that it still may have.
+    assert command(*distill) == 0
+    assert "trial 2, " in capsys.readouterr().err
+    assert command(*line, "--trials", 3) == 0
+    _, rows = record(line)
+    assert [row.made for row in rows] == ["", "", "distilled", "pruned", ""]
+    assert command("train", "--trial", 2, *where[:2]) == 2
+    assert "was made by `nas distill` or `nas prune`" in capsys.readouterr().err
+    found = report(study, rows, data_of(study, ""), seeds=1, top=1)
+    assert found.beside == ()
+    assert command("cascade", *where[:2], "-o", tmp_path / "c.json") in (0, 3)
+    assert "trial 2 (distilled)" in capsys.readouterr().out
+
+
+def test_a_model_of_other_images_is_no_point(line: list[str], tmp_path: Path, capsys) -> None:
+    pictures = folder(tmp_path / "pictures")
+    file = tmp_path / "model.safetensors"
+    at = ["--data", pictures]
+    assert command("train", STUDENT, *at, "--size", 8, "--epochs", 1, "-o", file) == 0
+    where = ["--storage", line[line.index("--storage") + 1], "--study", record(line)[0].name]
+    capsys.readouterr()
+    assert command("prune", file, *at, *where, "-o", tmp_path / "p") == 2
+    assert "and these are others" in capsys.readouterr().err
+    assert not list((tmp_path / "p").glob("*"))
+    assert len(record(line)[1]) <= 5
