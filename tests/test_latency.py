@@ -185,6 +185,30 @@ def test_no_step_of_a_training_falls_into_a_measurement() -> None:
     assert not [step for step in steps for begin, end in held if begin < step < end]
 
 
+def test_a_training_goes_on_beside_one_measurement_after_another() -> None:
+    measured, over = [], threading.Event()
+
+    def profile() -> None:
+        while not over.is_set():
+            with turns.measurement(CPU):
+                time.sleep(0.3)
+                measured.append(1)
+
+    profiling = threading.Thread(target=profile)
+    profiling.start()
+    while not measured:
+        time.sleep(0.01)
+    with turns.training(CPU) as between:
+        told = len(measured)
+        for _ in range(60):
+            between()
+            time.sleep(0.005)
+        beside = len(measured) - told
+    over.set()
+    profiling.join()
+    assert beside <= 20  # 60, were it held back before each step
+
+
 def test_a_training_that_does_not_look_is_not_waited_for_without_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

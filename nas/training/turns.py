@@ -2,7 +2,8 @@
 
 A measurement holds ``latency-DEVICE`` alone. A training holds ``training-DEVICE`` together with
 other trainings, and between two steps looks whether a measurement has come: then it lets go, and
-goes on when that is over. Locks of files, so that they hold between any processes of a user on a
+goes on when that is over, for as long as it was held back: what measures one network after another
+takes half of the device beside it. Locks of files, so that they hold between any processes of a user on a
 machine, whoever started them, and end with the process that held them. A look takes 2 us.
 """
 
@@ -21,6 +22,7 @@ from nas import processes
 
 STEP = 5.0  # seconds that a measurement waits for the steps under way; then it is beside them
 MOST = 60.0  # seconds that a training is held back at most, should a measurement hang
+OWN = 1.0  # seconds that it goes on at most thereafter, before the next measurement
 TICK = 0.005
 
 
@@ -41,12 +43,20 @@ def training(device: torch.device) -> Iterator[Callable[[], None]]:
     steps, which waits while something is measured."""
     with _opened("latency", device) as turn, _opened("training", device) as mine:
 
+        until = 0.0
+
         def begin() -> None:
+            nonlocal until
+            began = time.monotonic()
             _within(MOST, turn, fcntl.LOCK_SH)
             _within(MOST, mine, fcntl.LOCK_SH)
             fcntl.flock(turn, fcntl.LOCK_UN)
+            now = time.monotonic()
+            until = now + min(OWN, now - began)
 
         def between() -> None:
+            if time.monotonic() < until:
+                return
             if _taken(turn, fcntl.LOCK_SH):
                 fcntl.flock(turn, fcntl.LOCK_UN)
                 return
