@@ -159,8 +159,8 @@ def _front(report: Report | None, beliefs: Beliefs | None) -> str:
 <span class="faint">hover to see a network, click to keep it</span></div>
 <div class="split"><figure><div id="plane"><div id="tip" hidden></div></div>
 <figcaption>The line is the front in these two metrics; large points are on the front of all
-objectives, hollow ones break a constraint, diamonds are baselines and what was distilled
-or pruned.{more}</figcaption></figure>
+objectives, hollow ones break a constraint, diamonds are baselines, triangles what was
+distilled or pruned.{more}</figcaption></figure>
 <aside id="chosen" aria-live="polite"></aside></div><div id="network"></div></section>"""
 
 

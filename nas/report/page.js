@@ -87,17 +87,27 @@ function plot() {
     }
     const ink = trial.baseline ? "beside" : trial.front ? "front" : "dots";
     const mark = trial.baseline
-      ? draw("path", {d: `M${cx},${cy - 6}l6,6l-6,6l-6,-6z`, class: "mark f-beside"})
+      ? draw("path", {d: `M${cx},${cy - 6}` + (trial.made ? "l6,11l-12,0z" : "l6,6l-6,6l-6,-6z"), class: "mark f-beside"})
       : draw("circle", {cx, cy, r: trial.front ? 5 : 3.5, opacity: trial.front ? 1 : .65,
           ...(trial.feasible ? {class: "f-" + ink} : {class: "s-" + ink, fill: "transparent"})});
     mark.dataset.number = trial.number;
     svg.append(mark);
-    if (trial.baseline) {
-      const near = cx > width * .7;
-      words([cx + (near ? -10 : 10), cy + 17], trial.baseline, {class: "f-beside", "text-anchor": near ? "end" : "start"});
-    }
     if (trial.number === chosen)
       svg.append(draw("circle", {cx, cy, r: 9, class: "s-ink", fill: "none", "stroke-width": 1.5, "pointer-events": "none"}));
+  }
+  // Names beside their marks where nothing else stands; one without such a place is told on hovering.
+  const taken = points.map(({at}) => [px(at[0]) - 6, py(at[1]) - 6, px(at[0]) + 6, py(at[1]) + 6]);
+  for (const {trial, at} of points.filter(({trial}) => trial.baseline)) {
+    const name = trial.made ? `${trial.number}: ${trial.baseline}` : trial.baseline, wide = 6.6 * name.length;
+    for (const [dx, dy] of [[10, 17], [-10 - wide, 17], [10, -9], [-10 - wide, -9]]) {
+      const [x0, y0] = [px(at[0]) + dx, py(at[1]) + dy], box = [x0, y0 - 11, x0 + wide, y0 + 3];
+      const free = box[0] >= left && box[2] <= right && box[1] >= top && box[3] <= bottom
+        && !taken.some(b => box[0] < b[2] && b[0] < box[2] && box[1] < b[3] && b[1] < box[3]);
+      if (!free) continue;
+      words([x0, y0], name, {class: "f-beside"});
+      taken.push(box);
+      break;
+    }
   }
   plane.querySelector("svg")?.remove();
   plane.prepend(svg);

@@ -62,6 +62,7 @@ def script(
                 "state": state_of(row),
                 "baseline": row.baseline,
                 "called": row.called,
+                "made": row.made,
                 "front": row.number in front,
                 "feasible": feasible(study, row),
                 "pattern": row.pattern,

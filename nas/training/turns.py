@@ -42,7 +42,6 @@ def training(device: torch.device) -> Iterator[Callable[[], None]]:
     """Holds the device together with other trainings; gives what a training calls between its
     steps, which waits while something is measured."""
     with _opened("latency", device) as turn, _opened("training", device) as mine:
-
         until = 0.0
 
         def begin() -> None:
