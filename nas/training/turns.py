@@ -3,8 +3,8 @@
 A measurement holds ``latency-DEVICE`` alone. A training holds ``training-DEVICE`` together with
 other trainings, and between two steps looks whether a measurement has come: then it lets go, and
 goes on when that is over, for as long as it was held back: what measures one network after another
-takes half of the device beside it. Locks of files, so that they hold between any processes of a user on a
-machine, whoever started them, and end with the process that held them. A look takes 2 us.
+takes half of the device beside it. Locks of files, so that they hold between any processes of a
+user on a machine, whoever started them, and end with the process that held them. A look takes 2 us.
 """
 
 from __future__ import annotations
