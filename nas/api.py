@@ -133,7 +133,7 @@ class Study:
 
     def trials_dataframe(self) -> pandas.DataFrame:
         """A row for each trial, with what was sampled. Raises NasError without pandas."""
-        from nas.report.screens import trial_dict
+        from nas.report.trials import trial_dict
 
         try:
             import pandas

@@ -28,7 +28,7 @@ from nas.driver.tradeoffs import pareto
 from nas.language.architecture import Architecture
 from nas.pareto import hypervolume
 from nas.report.front import svg
-from nas.report.screens import trial_dict, trial_page
+from nas.report.trials import trial_dict, trial_page
 from nas.samplers import ehvi, knowing
 from nas.samplers.encoding import Encoding
 from nas.samplers.gp import GP, JITTER, Settings

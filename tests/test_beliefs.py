@@ -23,7 +23,7 @@ from nas.driver.loop import search
 from nas.driver.tradeoffs import nothing_found, pareto
 from nas.errors import NothingFound
 from nas.report import believed as shown
-from nas.report import screens
+from nas.report import trials
 from nas.spaces.bounds import Bound
 from nas.store import StudyRow, TrialRow, open_store
 from nas.workers.in_process import InProcess
@@ -93,9 +93,9 @@ def test_the_front_is_told_with_what_is_believed_where_it_is_asked_for(url: str)
 def test_of_few_trials_nothing_is_shown(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     study, rows = of(url, "many")
     few = rows[:5]
-    screens.rows_out(study, few, "table", beliefs=believed(study, few))
+    trials.rows_out(study, few, "table", beliefs=believed(study, few))
     assert "believed" not in capsys.readouterr().out
-    screens.rows_out(study, few, "csv", beliefs=believed(study, few))
+    trials.rows_out(study, few, "csv", beliefs=believed(study, few))
     lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert {line[name] for line in lines for name in COLUMNS} == {""}  # the columns stay the same
 
@@ -118,7 +118,7 @@ def test_on_a_narrow_terminal_the_interval_stands_for_it(
     for width, wide in ((80, False), (140, True)):
         monkeypatch.setenv("COLUMNS", str(width))
         console = Console(file=io.StringIO(), width=width)
-        console.print(screens.trials_table(study, pareto(study, rows), beliefs))
+        console.print(trials.trials_table(study, pareto(study, rows), beliefs))
         found = console.file.getvalue()  # type: ignore[attr-defined]
         assert " to " in found
         assert ("(" in found.split("believed")[1].splitlines()[1].split(" to ")[0]) == wide

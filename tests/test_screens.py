@@ -17,7 +17,7 @@ from nas.driver.tally import Forecast, Status, UnderWay
 from nas.driver.tradeoffs import pareto
 from nas.errors import NasError
 from nas.job import Epoch
-from nas.report import screens
+from nas.report import trials
 from nas.report.progress import Progress
 from nas.store import TrialState
 
@@ -137,21 +137,21 @@ def test_of_trials_and_time_it_tells_what_is_expected_to_end_first() -> None:
 def test_trials_by_a_metric_have_the_best_first_and_those_without_last() -> None:
     study, rows, _ = networks.study(100)
     for name, best in (("accuracy", max), ("params", min), ("latency_ms", min)):
-        found = [row.value(name) for row in screens.ordered(study, rows, name)]
+        found = [row.value(name) for row in trials.ordered(study, rows, name)]
         known = [value for value in found if not math.isnan(value)]
         assert known == sorted(known, reverse=best is max)
         assert all(map(math.isnan, found[len(known) :]))
         assert len(found) == len(rows)
     upwards = dataclasses.replace(study, objectives=(("params", "max"),))
-    assert screens.ordered(upwards, rows, "params")[0].params == max(row.params for row in rows)
-    assert [row.number for row in screens.ordered(study, rows, "trial")] == list(range(102))
+    assert trials.ordered(upwards, rows, "params")[0].params == max(row.params for row in rows)
+    assert [row.number for row in trials.ordered(study, rows, "trial")] == list(range(102))
     with pytest.raises(NasError, match="--sort parms: no trial has it; did you mean params"):
-        screens.ordered(study, rows, "parms")
+        trials.ordered(study, rows, "parms")
 
 
 def test_states_are_those_that_there_are() -> None:
     assert set(STATES.split("|")) == set(get_args(TrialState))
     _, rows, _ = networks.study(100)
-    assert {row.state for row in screens.in_states(rows, ["failed"])} == {"failed"}
+    assert {row.state for row in trials.in_states(rows, ["failed"])} == {"failed"}
     with pytest.raises(NasError, match="--state done: must be one of"):
-        screens.in_states(rows, ["done"])
+        trials.in_states(rows, ["done"])

@@ -12,7 +12,7 @@ from nas.driver.latencies import with_latencies
 from nas.driver.tradeoffs import nothing_found, pareto
 from nas.errors import NasError
 from nas.metrics import finite
-from nas.report import devices, front, screens
+from nas.report import devices, front, trials
 from nas.store import Store, StudyRow
 
 FORMATS = {"table": "", "json": ".json", "csv": ".csv", "svg": ".svg", "png": ".png"}
@@ -61,7 +61,7 @@ def front_out(
             beliefs = beliefs_of(study, rows)
             if not beliefs.by:
                 print("nas: too few trials to believe more than was measured", file=sys.stderr)
-        listed = functools.partial(screens.rows_out, study, best, form, rows, beliefs)
+        listed = functools.partial(trials.rows_out, study, best, form, rows, beliefs)
         data = files.printed(listed) if output else b""
     if output:
         files.write(output, data)

@@ -14,6 +14,7 @@ from nas.driver import latencies, profiles
 from nas.job import Latency
 from nas.metrics import Located, metric
 from nas.report import screens
+from nas.report.trials import body_of
 from nas.store import Store, StudyRow, TrialRow
 
 COLUMNS = ("trial", "latency", "interval", "busy", "peak")
@@ -55,7 +56,7 @@ def measure_and_show(
             "" if found.busy is None else f"{100 * found.busy:.0f} %",
             "" if found.peak_bytes is None else f"{found.peak_bytes / 2**20:.1f} MiB",
             "" if new else "known",
-            screens.body_of(row),
+            body_of(row),
         )
 
     here = latencies.measure(

@@ -28,6 +28,7 @@ from nas.report import screens
 from nas.report import spaces as pages
 from nas.report.images import tell as tell_images
 from nas.report.progress import Progress
+from nas.report.trials import REFUSED, rows_out
 from nas.store import ENDED, Store, StudyRow, TrialRow, open_store
 from nas.text import shown_url
 from nas.training import footprint
@@ -161,10 +162,10 @@ def search_and_show(
         raise nothing_found(study, ended)
     from nas.driver.beliefs import believed  # optuna is loaded by now
 
-    screens.rows_out(study, status.front, "table", ended, believed(study, ended))
+    rows_out(study, status.front, "table", ended, believed(study, ended))
     if beaten := [row for row in beside if row.number not in {r.number for r in status.front}]:
         print("\nbaselines that are not on the front:")
-        screens.rows_out(study, beaten, "table")
+        rows_out(study, beaten, "table")
     _tell_next(plan, storage, status)
 
 
@@ -242,7 +243,7 @@ def _tell_end(plan: Plan, status: Status) -> None:
     if plan.rungs:
         told.insert(1, f"{status.stopped} stopped at a rung")
     if status.refused:
-        told.append(f"{status.refused} {screens.REFUSED}")
+        told.append(f"{status.refused} {REFUSED}")
     print(f"nas: study {plan.study}: {', '.join(told)}", file=sys.stderr)
     if status.exhausted:
         print("nas: every architecture that was drawn has been evaluated", file=sys.stderr)

@@ -57,12 +57,12 @@ def ls(
 ) -> None:
     """The trials of a study."""
     from nas.cli.record import opened
-    from nas.report import screens
+    from nas.report import trials
 
     store, row = opened(storage, study)
-    rows = screens.in_states(list(store.trials(row.id)), state or [])
-    rows = screens.ordered(row, rows, sort)[: limit or None]
-    screens.rows_out(row, rows, format)
+    rows = trials.in_states(list(store.trials(row.id)), state or [])
+    rows = trials.ordered(row, rows, sort)[: limit or None]
+    trials.rows_out(row, rows, format)
 
 
 @app.command(cls=Grouped)
@@ -73,7 +73,7 @@ def show(
 ) -> None:
     """One trial: its architecture, recipe, curve and attempts."""
     from nas.cli.record import opened
-    from nas.report import screens
+    from nas.report import screens, trials
 
     store, row = opened(storage, study)
-    screens.out(screens.trial_page(store, row, store.trial(row.id, number)))
+    screens.out(trials.trial_page(store, row, store.trial(row.id, number)))

@@ -17,7 +17,7 @@ from nas.metrics import ACCURACY, METRICS, count, metric, shown
 from nas.report import believed, pages
 from nas.report.front import axes, directions
 from nas.report.plot import Axis
-from nas.report.screens import body_of, state_of
+from nas.report.trials import body_of, state_of
 from nas.store import StudyRow, TrialRow
 
 DRAWN = 1_500_000  # characters of drawings: where there is no room left, stages are told

@@ -10,7 +10,8 @@ from rich.text import Text
 
 from nas.metrics import ACCURACY, by_arithmetic, metric, percent, shown
 from nas.report import believed
-from nas.report.screens import body_of, table
+from nas.report.screens import table
+from nas.report.trials import body_of
 
 if TYPE_CHECKING:
     from nas.driver.audit import Audit, Rank

@@ -17,7 +17,8 @@ from rich.text import Text
 
 from nas import durations
 from nas.metrics import percent, shown
-from nas.report.screens import Plain, body_of, console, span, table
+from nas.report.screens import Plain, console, span, table
+from nas.report.trials import body_of
 
 if TYPE_CHECKING:
     from nas.driver.tally import Status, UnderWay
