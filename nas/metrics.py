@@ -12,8 +12,9 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 from nas.errors import NasError, brief, nearest
@@ -78,7 +79,7 @@ def milliseconds(value: float) -> str:
 
 ACCURACY = "accuracy"  # what a training is led by: rungs, baselines and finalists are about it
 
-METRICS: dict[str, Metric] = {
+_table: dict[str, Metric] = {
     ACCURACY: Metric(
         about="share of the validation images that are classified right",
         direction="max",
@@ -128,6 +129,7 @@ METRICS: dict[str, Metric] = {
         positive=True,
     ),
 }
+METRICS: Mapping[str, Metric] = MappingProxyType(_table)  # only ``added`` writes
 
 OBJECTIVES: Mapping[str, Direction] = {ACCURACY: "max", "params": "min"}  # unless a space says
 
@@ -245,6 +247,23 @@ def of_pattern(name: str, pattern: str) -> float:
         return math.nan if known is None else known(parse(pattern))
     except NasError:
         return math.nan
+
+
+@contextlib.contextmanager
+def added(entries: Mapping[str, Metric]) -> Iterator[None]:
+    """The table with these entries too, for as long as a search needs them. Raises NasError for a
+    name that it has: of two searches side by side each would read the other's values."""
+    for name in entries:
+        if name in _table:
+            raise NasError(f"{name}: a search of this process has it already: one after the other")
+    _table.update(entries)
+    of_pattern.cache_clear()
+    try:
+        yield
+    finally:
+        for name in entries:
+            del _table[name]
+        of_pattern.cache_clear()
 
 
 def finite(value: Any) -> float:

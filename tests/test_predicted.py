@@ -201,6 +201,9 @@ def test_a_metric_of_a_device_is_arithmetic_while_a_search_runs(store: Store) ->
     with known(store, ["accuracy", name]) as told:
         assert "20 networks left out" in told[name]
         assert of_pattern(name, str(other)) == pytest.approx(whole(other), rel=0.2)
+        with pytest.raises(NasError, match="one after the other"), known(store, [name]):
+            pass
+        assert name in METRICS, "the search that goes on has lost its own"
     assert before == METRICS
     assert math.isnan(of_pattern(name, str(other)))
     # What is measured stands before what is predicted, and corrects the rest.

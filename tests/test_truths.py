@@ -326,23 +326,32 @@ def depth(architecture: Architecture) -> float:
     return float(len(architecture.steps))
 
 
-def test_an_arithmetic_metric_is_one_entry(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_arithmetic_metric_is_one_entry(here: Path) -> None:
     entry = Metric(about="elements", direction="min", title="depth", shown="{:.0f}".format,
                    arithmetic=depth)  # fmt: skip
-    monkeypatch.setitem(METRICS, "depth", entry)
-    metrics.of_pattern.cache_clear()
     (here / "deep.yaml").write_text(
         "name: deep\npattern: INPUT -> [CONV(4) -> RELU]*N -> GAP -> FC\n"
         "where: {N: {int: [1, 4]}}\nobjectives: {accuracy: max, depth: min}\n"
         "constraints: {depth: '<= 8'}\n"
     )
     store = open_store("sqlite:///nas.db")
-    told = planned(space="deep.yaml", study="s", trials=3, sampler="default")
-    status = search(told, store, InProcess())
-    depths = sorted(row.value("depth") for row in store.trials(store.find_study("s").id))
+    with metrics.added({"depth": entry}):
+        told = planned(space="deep.yaml", study="s", trials=3, sampler="default")
+        status = search(told, store, InProcess())
+        depths = sorted(row.value("depth") for row in store.trials(store.find_study("s").id))
+        assert {row.value("depth") for row in status.front} <= {4, 6, 8}
     store.close()
     assert depths == [4, 6, 8]  # of N from 1 to 3: the fourth has 10 elements
-    assert {row.value("depth") for row in status.front} <= {4, 6, 8}
+
+
+def test_the_table_of_metrics_takes_no_name_twice() -> None:
+    with pytest.raises(TypeError):
+        METRICS["depth"] = METRICS["params"]  # type: ignore[index]
+    again = {"depth": METRICS["params"], "accuracy": METRICS["params"]}
+    with pytest.raises(NasError, match="accuracy: a search of this process"), metrics.added(again):
+        pass
+    assert METRICS["accuracy"].direction == "max"
+    assert "depth" not in METRICS
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 from nas.driver.latencies import device_here, is_here
 from nas.errors import NasError, StudyError, nearest
 from nas.language.architecture import Architecture, parse
-from nas.metrics import HERE, METRICS, Located, located, metric, of_pattern, on_device
+from nas.metrics import HERE, Located, added, located, metric, on_device
 from nas.spaces.space import Space
 from nas.store import Store
 from nas.store.devices import Profiled, all_profiles, keep, keep_profile, measured, patterns
@@ -215,14 +215,8 @@ def known(
         told[name] = f"predicted by {len(predict.table)} pieces, {predict.trust}"
         if space is not None:
             told[name] += f"; {_fits(predict, space, at)}"
-    METRICS.update(entries)
-    of_pattern.cache_clear()
-    try:
+    with added(entries):
         yield told
-    finally:
-        for name in entries:
-            METRICS.pop(name, None)
-        of_pattern.cache_clear()
 
 
 def _fits(predict: Predictor, space: Space, at: Located) -> str:
