@@ -23,7 +23,7 @@ import math
 import shlex
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -133,17 +133,15 @@ class Mirror:
         self._thread.join(timeout)
         return not self._thread.is_alive() and not self._failed
 
-    def catch_up(self) -> int:
+    def catch_up(self, read: Sequence[TrialRow] | None = None) -> int:
         """Copies the trials that began or ended and are missing; how many of them ended. For use
-        without a thread.
+        without a thread. All trials by number, where they are ``read`` already, are not read again.
 
         Raises StudyError where an Optuna study of this name belongs to something else, and
         whatever Optuna and SQLAlchemy raise.
         """
         try:
-            study, running = self._study.id, self._running
-            ended = self._store.trials(study, numbers=running, states=ENDED) if running else ()
-            rows = itertools.chain(ended, self._store.trials(study, since=self._next))
+            rows = self._news() if read is None else iter(read)
             storage, copied = self._storage or self._open(), 0
             while batch := list(itertools.islice(rows, BATCH)):  # never all at once in memory
                 with storage.engine.begin() as connection:
@@ -159,6 +157,12 @@ class Mirror:
             self._next, self._running = 0, set()
             raise
         return copied
+
+    def _news(self) -> Iterator[TrialRow]:
+        """What ended of those that ran at the last look, and what has come since."""
+        study, running = self._study.id, self._running
+        ended = self._store.trials(study, numbers=running, states=ENDED) if running else ()
+        return itertools.chain(ended, self._store.trials(study, since=self._next))
 
     def _follow(self) -> None:
         while True:
