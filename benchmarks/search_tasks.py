@@ -19,8 +19,8 @@ from optuna.trial import Trial
 import nas
 from nas import pareto
 from nas.driver import proposals
-from nas.samplers.ehvi import Problem
 from nas.samplers.encoding import Encoding
+from nas.samplers.problem import Problem
 
 DIRECTIONS: tuple[pareto.Direction, ...] = ("max", "min")
 

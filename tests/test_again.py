@@ -31,8 +31,9 @@ from nas.report.front import svg
 from nas.report.trials import trial_dict, trial_page
 from nas.samplers import ehvi, knowing
 from nas.samplers.encoding import Encoding
+from nas.samplers.evidence import Finished
 from nas.samplers.gp import GP, JITTER, Settings
-from nas.samplers.model import Finished, Model
+from nas.samplers.model import Model
 from nas.store import Store, TrialRow, open_store
 
 TRIALS = 26

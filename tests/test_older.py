@@ -23,9 +23,10 @@ from nas.driver.asking import Asker
 from nas.driver.older import known, offers
 from nas.errors import NasError, StudyError
 from nas.report.again import command
-from nas.samplers.ehvi import FORETOLD, EHVISampler, Problem
+from nas.samplers.ehvi import FORETOLD, EHVISampler
 from nas.samplers.encoding import Encoding
 from nas.samplers.gp import GP, Settings, objective
+from nas.samplers.problem import Problem
 from nas.samplers.related import SKILL, Older
 from nas.store import Store, TrialRow
 from nas.workers.in_process import InProcess

@@ -35,11 +35,12 @@ from nas.driver.tradeoffs import nothing_found
 from nas.errors import NothingFound, SpaceError
 from nas.job import DataRef, Epoch, Failure, Job, Latency, Result
 from nas.job.pool import Done, Event
-from nas.samplers.ehvi import EHVISampler, Problem
+from nas.samplers.ehvi import EHVISampler
 from nas.samplers.encoding import Encoding
 from nas.samplers.evidence import finished_of
 from nas.samplers.gp import fit
 from nas.samplers.model import Model
+from nas.samplers.problem import Problem
 from nas.spaces.bounds import refuse_unmet
 from nas.spaces.space import Bound, Space, read_space
 from nas.store import Store, TrialRow, open_store

@@ -27,9 +27,11 @@ from nas.pareto import hypervolume
 from nas.samplers import SAMPLERS
 from nas.samplers.acquisition import Belief, improvement
 from nas.samplers.calibration import Calibration
-from nas.samplers.ehvi import EHVISampler, Problem, one_thread
+from nas.samplers.ehvi import EHVISampler, one_thread
 from nas.samplers.encoding import Encoding, keys, learn_rules
-from nas.samplers.gp import GP, Settings, Warp, fit
+from nas.samplers.gp import GP, Settings, fit
+from nas.samplers.problem import Problem
+from nas.samplers.warp import Warp
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

@@ -27,8 +27,9 @@ from nas.job import Recipe
 from nas.language.architecture import Architecture
 from nas.metrics import metric, scaled
 from nas.samplers import SAMPLERS
-from nas.samplers.ehvi import EHVISampler, Params
+from nas.samplers.ehvi import EHVISampler
 from nas.samplers.evidence import DROPPED, LACKING
+from nas.samplers.problem import Params
 from nas.samplers.related import Older
 from nas.spaces.preflight import nothing_meets
 from nas.store import Ask, StudyRow, TrialRow

@@ -16,8 +16,9 @@ import optuna
 from nas.driver.asking import domains
 from nas.metrics import METRICS, metric
 from nas.samplers.calibration import LEVELS
-from nas.samplers.ehvi import EHVISampler, Problem
+from nas.samplers.ehvi import EHVISampler
 from nas.samplers.encoding import union
+from nas.samplers.problem import Problem
 from nas.store import StudyRow, TrialRow
 
 LEVEL = 0.8

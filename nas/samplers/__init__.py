@@ -3,7 +3,7 @@
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=SAMPLERS["default"](0))
 
 ``default`` is ``ehvi``, ours. It does more where it is told what is known before an evaluation:
-``EHVISampler(seed, Problem(...))`` in ``nas.samplers.ehvi``.
+``nas.samplers.ehvi.EHVISampler(seed, nas.samplers.problem.Problem(...))``.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from nas.samplers.gp import Warp
+from nas.samplers.warp import Warp
 
 Floats = NDArray[np.float64]
 Shortfall = Callable[[Floats], Floats]  # of levels (k,), ascending; (m, k)

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,18 +24,16 @@ from optuna.trial import FrozenTrial
 from threadpoolctl import ThreadpoolController
 
 from nas.samplers.calibration import Believed
-from nas.samplers.encoding import Encoding, keys, learn_rules, only, union
+from nas.samplers.encoding import Encoding, keys, learn_rules, union
 from nas.samplers.evidence import Evidence, Reading
 from nas.samplers.gp import Settings, fit
 from nas.samplers.knowing import gains
 from nas.samplers.model import Model
-from nas.samplers.related import Older, Related, opening
+from nas.samplers.problem import PROPOSALS, Params, Problem
+from nas.samplers.related import Related, opening
 
 Floats = NDArray[np.float64]
-Params = dict[str, Any]
 
-# Sets weighed by an ask where the problem does not say.
-PROPOSALS = 1500
 # The latest trials that tell which parameters are active when.
 LEARNED_FROM = 300
 # An encoding of up to this many rows is weighed whole instead of by draws.
@@ -50,38 +48,6 @@ BEST, ROUNDS = 20, 3
 # What a gain by knowing counts: the look ahead of one step misses what a new network brings to the
 # next ones.
 PAYS = 0.4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """What the caller knows of the objective function before any evaluation.
-
-    ``distributions``
-        of every parameter that a set may hold.
-    ``known``
-        the objectives known for a parameter set, by index, in the study's own units; None where
-        arithmetic rejects the set, which is then never proposed.
-    ``complete``
-        given some parameters and a source of chance, a whole set: the values that are asked for
-        kept, the missing ones drawn, the others dropped. ``complete({}, rng)`` is a draw. Without
-        it every set holds every parameter.
-    ``proposals``
-        how many sets an ask weighs; fewer make an ask faster where ``complete`` and ``known`` are
-        slow.
-    ``older``
-        older studies of such networks, as related tasks.
-    """
-
-    distributions: Mapping[str, BaseDistribution]
-    known: Callable[[Params], Mapping[int, float] | None] = lambda _: {}
-    complete: Callable[[Params, random.Random], Params] | None = None
-    proposals: int = PROPOSALS
-    older: tuple[Older, ...] = ()
-
-    @cached_property
-    def settled(self) -> Params:
-        """The parameters that have one value."""
-        return {name: only(d) for name, d in self.distributions.items() if d.single()}
 
 
 class EHVISampler(BaseSampler):

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.samplers.encoding import Encoding, keys
-from nas.samplers.model import Finished
 
 Floats = NDArray[np.float64]
 
@@ -23,6 +22,29 @@ DROPPED = "dropped"
 # Another: the places of the objectives that were not measured, as a constraint was broken before;
 # the values there are the worst that there are.
 LACKING = "lacking"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """One finished trial: its row, its minimised values and its constraints. None: it failed; NaN:
+    not measured, as a constraint was broken before."""
+
+    row: Floats
+    values: Floats | None
+    constraints: Mapping[str, float]
+
+    @property
+    def key(self) -> bytes:
+        return keys(self.row[None])[0]
+
+    @property
+    def feasible(self) -> bool:
+        return self.whole and all(c <= 0 for c in self.constraints.values())
+
+    @property
+    def whole(self) -> bool:
+        """Whether all objectives were measured."""
+        return self.values is not None and bool(np.isfinite(self.values).all())
 
 
 @dataclass(frozen=True)

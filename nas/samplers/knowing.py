@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from nas.samplers.encoding import keys
-from nas.samplers.gp import GP, JITTER, Warp
+from nas.samplers.gp import GP, JITTER
 from nas.samplers.model import Model
+from nas.samplers.warp import Warp
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.intp]

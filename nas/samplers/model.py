@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -12,18 +12,17 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from nas.samplers.acquisition import Belief, improvement
-from nas.samplers.calibration import FOLDS, Believed, Calibration, Committee
-from nas.samplers.encoding import Encoding, keys
-from nas.samplers.gp import GP, JITTER, Settings, Warp
+from nas.samplers.calibration import Believed, Calibration
+from nas.samplers.encoding import Encoding
+from nas.samplers.evidence import Finished
+from nas.samplers.surrogate import Fit, Scales, Surrogate, fitted_on
+from nas.samplers.warp import Warp
 
 Floats = NDArray[np.float64]
-Scales = NDArray[np.intp]
 Normal = tuple[Floats, Floats]  # means and standard deviations of rows, (m,) each
 
 # Observations a posterior holds: 600 keep an ask at 5,000 trials under a quarter of a second.
 OBSERVATIONS = 600
-# Observations that settings are fitted on: past these they hardly move, and the cost is cubic.
-FITTED_ON = 200
 # How far the reference may lie beyond the median, in distances from the median to the best: a
 # penalty of 1e9 is no part of the range, the 45% of a network without layers is.
 REACH = 20.0
@@ -31,86 +30,6 @@ REACH = 20.0
 LIKELY = 0.5
 # A told objective as a feature: its quartiles, at 1.35 deviations, as far apart as a number's.
 SPREAD = 0.37
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """One finished trial: its row, its minimised values and its constraints. None: it failed; NaN:
-    not measured, as a constraint was broken before."""
-
-    row: Floats
-    values: Floats | None
-    constraints: Mapping[str, float]
-
-    @property
-    def key(self) -> bytes:
-        return keys(self.row[None])[0]
-
-    @property
-    def feasible(self) -> bool:
-        return self.whole and all(c <= 0 for c in self.constraints.values())
-
-    @property
-    def whole(self) -> bool:
-        """Whether all objectives were measured."""
-        return self.values is not None and bool(np.isfinite(self.values).all())
-
-
-# Settings for a quantity, from its name, embedded rows, the scales of their columns, warped values.
-Fit = Callable[[str, Floats, Scales, Floats], Settings]
-
-
-@dataclass(frozen=True)
-class Surrogate:
-    """A warped Gaussian process of one quantity, and the ``values`` at rows ``x`` that it rests on,
-    of which the settings were fitted to ``some``."""
-
-    name: str
-    warp: Warp
-    process: GP
-    x: Floats
-    values: Floats
-    some: Scales
-
-    @classmethod
-    def of(cls, name: str, x: Floats, scales: Scales, values: Floats, fit: Fit) -> Surrogate:
-        first = _stage(len(values))
-        some = np.linspace(0, first - 1, min(first, FITTED_ON)).astype(int)
-        # What was evaluated again tells of the luck: none of it is left out.
-        numbers = _numbered(x[:first])
-        again = np.flatnonzero(np.bincount(numbers)[numbers] > 1)
-        some = np.union1d(some, again)
-        settings = fit(name, x[some], scales, Warp.of(values[:first])(values[some]))
-        warp = Warp.of(values)
-        process = GP.given(settings, scales, x, warp(values))
-        return cls(name, warp, process, x, values, some)
-
-    def believing(self, x: Floats) -> Surrogate:
-        """The surrogate once evaluations at ``x`` have come out as expected (kriging believer)."""
-        return replace(self, process=self.process.believing(x)) if len(x) else self
-
-    def committee(self, fit: Fit) -> Committee:
-        """The processes by all settings that fit, and how well they foretell what they had not
-        seen: each fifth of the observations is left out once."""
-        scales = self.process.scales
-        y = self.warp(self.values)
-        members = [GP.given(self.process.settings, scales, self.x, y)]
-        z = np.empty(len(self.some))
-        network = _numbered(self.x[self.some])  # all evaluations of one are left out together
-        for fold in range(FOLDS):
-            out = network % FOLDS == fold
-            rest = self.some[~out]
-            if not len(rest) or not out.any():
-                continue
-            warp = Warp.of(self.values[rest])
-            seen = warp(self.values[rest])
-            settings = fit(f"{self.name}, without {fold}", self.x[rest], scales, seen)
-            judged = GP.given(settings, scales, self.x[rest], seen)
-            mean, deviation = judged.predict(self.x[self.some[out]])
-            away = warp(self.values[self.some[out]]) - mean
-            z[out] = away / np.sqrt(deviation**2 + settings.noise + JITTER)
-            members.append(GP.given(settings, scales, self.x, y))
-        return Committee(tuple(members), Calibration.of(z))
 
 
 @dataclass(frozen=True)
@@ -187,7 +106,7 @@ class Model:
         kept = _representative(values)
         rows, values = np.array([measured[k].row for k in kept]), values[kept]
         feasible = np.array([measured[k].feasible for k in kept])
-        early = values[: _stage(len(values))]
+        early = values[: fitted_on(len(values))]
         features = Features(
             encoding, tuple((k, Warp.of(early[:, k])) for k, known in enumerate(told) if known)
         )
@@ -379,25 +298,6 @@ def _limits(
         values = np.array([f.constraints[name] for f in told])
         if (values > 0).any() and np.isfinite(values).all():
             yield learned(f"constraint {name}", told, values), 0.0
-
-
-def _stage(n: int) -> int:
-    """How many of ``n`` observations the settings are fitted on: all at first, then as of the last
-    growth by a tenth, so that fitting costs less and less of an ask, and a sampler made anew finds
-    the settings that the old one had."""
-    stage = 20
-    if n <= stage:
-        return n
-    while (grown := max(stage + 1, stage * 11 // 10)) <= n:
-        stage = grown
-    return stage
-
-
-def _numbered(x: Floats) -> NDArray[np.intp]:
-    """The number of each row among the different ones, in the order in which they come."""
-    _, first, places = np.unique(x, axis=0, return_index=True, return_inverse=True)
-    numbers: NDArray[np.intp] = np.argsort(np.argsort(first))[places.ravel()]
-    return numbers
 
 
 def _representative(values: Floats) -> NDArray[np.intp]:

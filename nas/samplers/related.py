@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.samplers.encoding import Encoding
-from nas.samplers.gp import GP, Joint, Settings, Warp, fit
-from nas.samplers.model import Features, Model, Surrogate
+from nas.samplers.gp import GP, Joint, Settings, fit
+from nas.samplers.model import Features, Model
+from nas.samplers.surrogate import Surrogate
+from nas.samplers.warp import Warp
 
 Floats = NDArray[np.float64]
 Scales = NDArray[np.intp]

@@ -1,0 +1,51 @@
+"""What a caller may tell the sampler of a study beforehand."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+
+from nas.samplers.encoding import only
+from nas.samplers.related import Older
+
+Params = dict[str, Any]
+
+# Sets weighed by an ask where the problem does not say.
+PROPOSALS = 1500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What the caller knows of the objective function before any evaluation.
+
+    ``distributions``
+        of every parameter that a set may hold.
+    ``known``
+        the objectives known for a parameter set, by index, in the study's own units; None where
+        arithmetic rejects the set, which is then never proposed.
+    ``complete``
+        given some parameters and a source of chance, a whole set: the values that are asked for
+        kept, the missing ones drawn, the others dropped. ``complete({}, rng)`` is a draw. Without
+        it every set holds every parameter.
+    ``proposals``
+        how many sets an ask weighs; fewer make an ask faster where ``complete`` and ``known`` are
+        slow.
+    ``older``
+        older studies of such networks, as related tasks.
+    """
+
+    distributions: Mapping[str, BaseDistribution]
+    known: Callable[[Params], Mapping[int, float] | None] = lambda _: {}
+    complete: Callable[[Params, random.Random], Params] | None = None
+    proposals: int = PROPOSALS
+    older: tuple[Older, ...] = ()
+
+    @cached_property
+    def settled(self) -> Params:
+        """The parameters that have one value."""
+        return {name: only(d) for name, d in self.distributions.items() if d.single()}
