@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nas.errors import PatternError, SpaceError, nearest
-from nas.language.architecture import MAX_ELEMENTS, arguments, filled
 from nas.language.domains import Choice, Domain, Ints
 from nas.language.elements import CLASSES, Parameter, parameters, recipe, unknown
+from nas.language.expansion import MAX_ELEMENTS, arguments, filled
 from nas.language.pattern import Call, Chain, Maybe, Repeat, Symbol, Tree, read, write
 
 # What each element symbol may stand for: the pattern of each of its values.

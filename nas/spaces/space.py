@@ -14,17 +14,10 @@ from typing import Any
 
 from nas.errors import NasError, ShapeError, SpaceError, brief, nearest
 from nas.job import Recipe
-from nas.language.architecture import (
-    DEFAULT_CLASSES,
-    DEFAULT_INPUT,
-    Architecture,
-    Argument,
-    Scope,
-    StillOpen,
-    close,
-)
+from nas.language.architecture import DEFAULT_CLASSES, DEFAULT_INPUT, Architecture, close
 from nas.language.domains import Choice, Domain, Progression, Trial, read_domain
 from nas.language.elements import Args, Scalar, expression, recipe
+from nas.language.expansion import Argument, Scope, StillOpen
 from nas.language.expression import Node, Shape
 from nas.language.pattern import Chain, Tree, read
 from nas.language.symbols import alternatives, check, symbols

@@ -1,0 +1,228 @@
+"""The walk over a pattern's tree that gives what is open its values, and turns it into steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NoReturn, Protocol
+
+from nas.errors import PatternError, ShapeError, nearest
+from nas.language.elements import (
+    CLASSES,
+    Args,
+    Parameter,
+    Scalar,
+    Step,
+    parameters,
+    realise,
+    recipe,
+    unknown,
+)
+from nas.language.expression import Shape, show
+from nas.language.pattern import Call, Chain, Maybe, Repeat, Symbol, Tree, Value, place, write
+
+MAX_ELEMENTS = 4_096
+Scope = Mapping[str, int]  # the repetition one is in, by the symbol of its count; the first is 1
+
+
+class Chooser(Protocol):
+    """Gives the open parts of a pattern their values; see ``nas.spaces.space``."""
+
+    def symbol(self, name: str, scope: Scope) -> Scalar: ...
+    def argument(
+        self, argument: Argument, known: Args, x: Shape, scope: Scope
+    ) -> Scalar | None: ...
+    def present(self, name: str, scope: Scope) -> bool: ...
+    def element(self, name: str, scope: Scope) -> Tree | None: ...
+
+
+class StillOpen(PatternError):
+    """Something is open where a closed pattern was expected."""
+
+
+class _Closed:
+    """The chooser of a pattern that must be closed."""
+
+    def symbol(self, name: str, scope: Scope) -> NoReturn:
+        raise StillOpen(f"{name} is open: an architecture needs a number there")
+
+    def argument(self, argument: Argument, known: Args, x: Shape, scope: Scope) -> None:
+        return None
+
+    def present(self, name: str, scope: Scope) -> NoReturn:
+        raise StillOpen(f"{name} is open: an architecture has the element or has it not")
+
+    def element(self, name: str, scope: Scope) -> None:
+        return None
+
+
+CLOSED = _Closed()
+
+
+def expand(
+    items: Sequence[Tree], chooser: Chooser, x: Shape, classes: int, head: Call | None, text: str
+) -> list[Step]:
+    """The elements behind INPUT, each with what it does to the shape that reaches it, ``x`` at
+    first. ``chooser`` gives what is open its values, in the order of the pattern; an open width of
+    ``head``, the last FC, is ``classes``. Raises PatternError and ShapeError, which name the place
+    in ``text``, where that is known."""
+    expansion = _Expansion(chooser, x, classes, head, text)
+    for item in items:
+        expansion.add(item, {})
+    return expansion.steps
+
+
+class _Expansion:
+    """The walk over a tree that a chooser closes."""
+
+    def __init__(
+        self, chooser: Chooser, x: Shape, classes: int, head: Call | None, text: str
+    ) -> None:
+        self.chooser = chooser
+        self.x = x
+        self.classes = classes
+        self.head = head
+        self.text = text
+        self.steps: list[Step] = []
+        self.rounds = 0
+
+    def add(self, tree: Tree, scope: Scope) -> None:
+        match tree:
+            case Chain(items):
+                for item in items:
+                    self.add(item, scope)
+            case Repeat(body, count):
+                name = count.name if isinstance(count, Symbol) else ""
+                n = self.chooser.symbol(name, scope) if isinstance(count, Symbol) else count
+                if type(n) is not int or not 0 <= n <= MAX_ELEMENTS:
+                    rule = f"must be a whole number from 0 to {MAX_ELEMENTS}"
+                    raise PatternError(f"{write(tree)}: {n} repeats: {rule}")
+                for i in range(1, n + 1):
+                    self.rounds += 1
+                    if self.rounds > MAX_ELEMENTS:
+                        raise ShapeError(f"more than {MAX_ELEMENTS} elements after INPUT")
+                    self.add(body, {**scope, name: i} if name else scope)
+            case Maybe(body):
+                if self.fits(body) and self.chooser.present(write(tree), scope):
+                    self.add(body, scope)
+            case Call():
+                self.call(tree, scope)
+
+    def fits(self, body: Tree) -> bool:
+        """Whether an optional element can stand here, as far as that is known before its open parts
+        are chosen: what cannot be present is not asked for."""
+        trial = _Expansion(CLOSED, self.x, self.classes, None, self.text)
+        try:
+            trial.add(body, {})
+        except ShapeError:
+            return False
+        except PatternError:
+            return True
+        return True
+
+    def call(self, call: Call, scope: Scope, alias: str = "") -> None:
+        """Adds one element; ``alias`` is the element symbol that stood in the pattern for it."""
+        if recipe(call.name) is None:
+            self.substitute(call, scope)
+            return
+        if len(self.steps) >= MAX_ELEMENTS:
+            raise ShapeError(f"more than {MAX_ELEMENTS} elements after INPUT")
+        try:
+            steps = realise(call.name, self.arguments(call, scope, alias), self.x)
+        except ShapeError as error:
+            where = self.where(call, scope)
+            raise ShapeError(f"{where}: {error}; {show(self.x)} reaches it") from None
+        except PatternError as error:
+            raise type(error)(f"{self.where(call, scope)}: {error}") from None
+        self.steps += steps
+        self.x = steps[-1].cost.shape if steps else self.x
+
+    def substitute(self, call: Call, scope: Scope) -> None:
+        """An element symbol: what was chosen for it, with the arguments written here added."""
+        chosen = self.chooser.element(call.name, scope)
+        if chosen is None:
+            raise PatternError(f"{self.where(call, scope)}: {unknown(call.name)}")
+        element = filled(chosen, call)
+        if isinstance(element, Call):
+            self.call(element, scope, call.name)
+        else:
+            self.add(element, scope)
+
+    def arguments(self, call: Call, scope: Scope, alias: str) -> Args:
+        args: dict[str, Scalar] = {}
+        for argument in arguments(call, alias):
+            p = argument.parameter
+            value: object = argument.value
+            if p.name == CLASSES or (value is None and call is self.head and p.name == "width"):
+                value = self.classes
+            elif value is None:
+                value = self.chooser.argument(argument, tuple(args.items()), self.x, scope)
+                if value is None and p.required:
+                    raise PatternError(f"{call.name} needs {p.name}, {p.rule}")
+            elif isinstance(value, Symbol) and value.name not in p.words:
+                value = self.symbol(value, p, scope)
+            if value is not None:
+                args[p.name] = p.check(value)
+        return tuple((p.name, args[p.name]) for p in parameters(call.name) if p.name in args)
+
+    def symbol(self, symbol: Symbol, p: Parameter, scope: Scope) -> Scalar:
+        try:
+            return self.chooser.symbol(symbol.name, scope)
+        except StillOpen:
+            if p.words:
+                raise PatternError(f"{p.name} is {symbol.name}: must be {p.rule}") from None
+            raise
+
+    def where(self, call: Call, scope: Scope) -> str:
+        at = f" at {place(self.text, call.at)}" if self.text else ""
+        turn = ", ".join(f"{name} {i}" for name, i in scope.items())
+        return f"{write(call)}{at}{f' (repetition {turn})' if turn else ''}"
+
+
+def filled(chosen: Tree, symbol: Call) -> Tree:
+    """What stands for an element symbol: the choice, with the arguments that are written at the
+    symbol added where the choice takes them and does not have them."""
+    if not isinstance(chosen, Call) or not symbol.args:
+        return chosen
+    takes = parameters(chosen.name)
+    written = {key or p.name for p, (key, _) in zip(takes, chosen.args, strict=False)}
+    known = {p.name for p in takes} - written
+    more = tuple(arg for arg in symbol.args if arg[0] in known)
+    return Call(chosen.name, chosen.args + more, symbol.at)
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """An argument of a call: its written value, or None, and the names that its domain may have."""
+
+    owner: str
+    parameter: Parameter
+    value: Value | None
+    names: tuple[str, ...]
+
+
+@lru_cache(maxsize=1_024)
+def arguments(call: Call, alias: str = "") -> tuple[Argument, ...]:
+    """The arguments of a layer or block; ``alias`` is the element symbol that it stands for.
+
+    Required and written ones come first: whether an optional one matters, and fits, is seen with
+    those known. Raises PatternError.
+    """
+    takes = parameters(call.name)
+    known = [p.name for p in takes if p.name != CLASSES]
+    if len(call.args) > len(known):
+        raise PatternError(f"{len(call.args)} arguments, but it takes {len(known)}")
+    written: dict[str, Value] = {}
+    for i, (key, value) in enumerate(call.args):
+        name = known[i] if key is None else key
+        if name not in known:
+            raise PatternError(f"unknown argument {name}; {nearest(name, known)}")
+        if name in written:
+            raise PatternError(f"{name} is given twice")
+        written[name] = value
+    owners = (alias, call.name) if alias else (call.name,)
+    return tuple(
+        Argument(call.name, p, written.get(p.name), tuple(f"{o}.{p.name}" for o in owners))
+        for p in sorted(takes, key=lambda p: (not p.required, p.name not in written))
+    )
