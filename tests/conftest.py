@@ -5,12 +5,16 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 from postgres import postgres, postgres_server
 
 from nas.store import Store, open_store
+
+if TYPE_CHECKING:
+    from spies import Spy
 
 # By default an example fails that takes 0.2 s, and so does a slow draw: on a busy machine, any.
 # And the same examples each time.
@@ -45,3 +49,20 @@ def store(url: str) -> Iterator[Store]:
 def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The evaluators of ``test_search`` have a file to write to."""
     monkeypatch.setenv("NAS_TEST_EVALUATED", str(tmp_path / "evaluated"))
+
+
+@pytest.fixture
+def spies(monkeypatch: pytest.MonkeyPatch) -> list[Spy]:
+    """The samplers that were made, newest last."""
+    from spies import Spy
+
+    from nas.samplers import SAMPLERS  # optuna
+
+    made: list[Spy] = []
+
+    def make(seed: int | None) -> Spy:
+        made.append(Spy(seed))
+        return made[-1]
+
+    monkeypatch.setitem(SAMPLERS, "spy", make)
+    return made

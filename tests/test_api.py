@@ -12,9 +12,9 @@ import numpy as np
 import pandas
 import pytest
 from PIL import Image
+from typed import ran
 
 import nas
-from nas.cli import main
 from nas.errors import NasError, StudyError
 from nas.metrics import count, percent
 from nas.training.evaluation import Evaluation
@@ -102,11 +102,11 @@ def test_without_pandas_it_is_told_what_to_install(
 
 
 def test_the_plot_is_the_picture_of_the_command(
-    study: nas.Study, tmp_path: Path, capsys: Any, monkeypatch: Any
+    study: nas.Study, tmp_path: Path, capsys: Any
 ) -> None:
     plot = study.plot()
     given = ("pareto", "--study", study.name, "--storage", study.storage, "-f", "svg")
-    status, out, err = ran(capsys, monkeypatch, *given)
+    status, out, err = ran(capsys, *given)
     assert status == 0, err
     assert plot.svg == plot._repr_svg_() == plot._repr_html_() == out
     assert plot.svg.startswith("<svg ")
@@ -148,22 +148,12 @@ def test_ten_lines_from_photos_to_a_prediction(
     assert nas.evaluate(tmp_path / "m.safetensors", data=photos).accuracy == found.accuracy
 
 
-def ran(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object
-) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["nas", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    told = capsys.readouterr()
-    return int(ended.value.code or 0), told.out, told.err
-
-
 def test_a_trial_is_trained_from_the_record_alone(
-    study: nas.Study, tmp_path: Path, capsys: Any, monkeypatch: Any
+    study: nas.Study, tmp_path: Path, capsys: Any
 ) -> None:
     row = study.best
     given = ("train", "--trial", row.number, "--storage", study.storage, "-o", tmp_path)
-    status, _, err = ran(capsys, monkeypatch, *given)
+    status, _, err = ran(capsys, *given)
     assert status == 0, err
     (file,) = tmp_path.glob("*.safetensors")
     model = nas.load_model(file)
@@ -171,12 +161,12 @@ def test_a_trial_is_trained_from_the_record_alone(
     # The same seed, recipe, images and epochs: the network that the search had.
     assert model.card.metrics["accuracy"] == row.accuracy
     assert f"nas export {file} -f onnx" in err
-    status, _, err = ran(capsys, monkeypatch, *given, "--epochs", "3", "--recipe", "lr=0.02")
+    status, _, err = ran(capsys, *given, "--epochs", "3", "--recipe", "lr=0.02")
     assert status == 0, err
     (longer,) = set(tmp_path.glob("*.safetensors")) - {file}
     assert nas.load_model(longer).card.epochs == 3
     assert nas.load_model(longer).card.recipe == dict(row.recipe) | {"lr": 0.02}
-    status, out, err = ran(capsys, monkeypatch, "evaluate", file, "--data", study_data(study),
+    status, out, err = ran(capsys, "evaluate", file, "--data", study_data(study),
                            "-f", "json")  # fmt: skip
     assert status == 0, err
     assert json.loads(out)["accuracy"] == model.card.metrics["test_accuracy"]
@@ -201,9 +191,9 @@ def study_data(study: nas.Study) -> str:
     ],
 )
 def test_trials_by_their_number(
-    arguments: list[str], status: int, reason: str, study: nas.Study, capsys: Any, monkeypatch: Any
+    arguments: list[str], status: int, reason: str, study: nas.Study, capsys: Any
 ) -> None:
-    ended, out, err = ran(capsys, monkeypatch, *arguments, "--storage", study.storage)
+    ended, out, err = ran(capsys, *arguments, "--storage", study.storage)
     assert ended == status, err
     if status == 0:  # the reason is the trial's number
         assert study.trials[int(reason)].pattern in out
@@ -220,7 +210,7 @@ def test_kept_weights_are_exported_and_of_others_it_is_said_how_to_get_them(
     monkeypatch.chdir(tmp_path)
     for row in study.trials:
         given = ("export", "--trial", row.number, "--storage", study.storage, "-f", "onnx")
-        status, _, err = ran(capsys, monkeypatch, *given)
+        status, _, err = ran(capsys, *given)
         if row.number in kept:
             assert status == 0, err
             found = nas.evaluate(tmp_path / f"trial-{row.number}.onnx", data=study_data(study),
@@ -233,47 +223,45 @@ def test_kept_weights_are_exported_and_of_others_it_is_said_how_to_get_them(
 
 
 def test_the_source_of_a_trial_outlives_its_study(
-    study: nas.Study, tmp_path: Path, capsys: Any, monkeypatch: Any
+    study: nas.Study, tmp_path: Path, capsys: Any
 ) -> None:
     row, source = study.best, tmp_path / "net.py"
     given = ("export", "--trial", row.number, "--storage", study.storage, "-o", source)
-    status, _, err = ran(capsys, monkeypatch, *given)
+    status, _, err = ran(capsys, *given)
     assert status == 0, err
     assert "WEIGHTS = 'net.safetensors'" in source.read_text()
     assert (tmp_path / "net.safetensors").read_bytes() == Path(row.model or "").read_bytes()
-    assert ran(capsys, monkeypatch, *given)[0] == 0  # again
+    assert ran(capsys, *given)[0] == 0  # again
     (tmp_path / "net.safetensors").write_bytes(b"mine")
-    status, _, err = ran(capsys, monkeypatch, *given)
+    status, _, err = ran(capsys, *given)
     assert (status, "which is another" in err) == (2, True)
     assert (tmp_path / "net.safetensors").read_bytes() == b"mine"
 
 
 def test_a_trial_is_shown_by_its_number_or_as_a_table_prints_it(
-    study: nas.Study, capsys: Any, monkeypatch: Any
+    study: nas.Study, capsys: Any
 ) -> None:
     row = study.best
-    status, whole, _ = ran(
-        capsys, monkeypatch, "show", "--trial", row.number, "--storage", study.storage
-    )
+    status, whole, _ = ran(capsys, "show", "--trial", row.number, "--storage", study.storage)
     assert status == 0
     assert f"{row.params:,} params" in whole
     body = " -> ".join(row.pattern.split(" -> ")[1:-1])
-    status, pasted, err = ran(capsys, monkeypatch, "show", body, "--size", 10)
+    status, pasted, err = ran(capsys, "show", body, "--size", 10)
     assert status == 0, err
     assert f"{nas.parse(f'INPUT -> {body} -> FC', (1, 10, 10), 10).params:,} params" in pasted
-    status, _, err = ran(capsys, monkeypatch, "show", row.pattern, "--trial", 1)
+    status, _, err = ran(capsys, "show", row.pattern, "--trial", 1)
     assert (status, "one of them" in err) == (2, True)
 
 
 def test_other_images_than_the_study_was_made_on_are_refused(
-    study: nas.Study, tmp_path: Path, capsys: Any, monkeypatch: Any
+    study: nas.Study, tmp_path: Path, capsys: Any
 ) -> None:
     for name in CLASSES:
         (tmp_path / name).mkdir()
         for n in range(10):
             Image.new("L", (10, 10), 20 * n).save(tmp_path / name / f"{n}.png")
     given = ("train", "--trial", 0, "--storage", study.storage, "--data", tmp_path)
-    status, _, err = ran(capsys, monkeypatch, *given)
+    status, _, err = ran(capsys, *given)
     assert status == 2
     assert f"study '{study.name}' was made on " in err
 

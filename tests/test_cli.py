@@ -24,9 +24,9 @@ import optuna
 import pytest
 import test_search
 from sqlalchemy import text
+from typed import ran
 from waiting import PATIENCE, eventually
 
-from nas.cli import main
 from nas.driver.loop import search
 from nas.processes import descendants
 from nas.store import open_store
@@ -69,13 +69,9 @@ def nas_here(
 ) -> tuple[int, str, str]:
     """The same in this process, which is quicker: status, stdout, stderr."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["nas", *arguments])
     for name in ("NAS_STORAGE", "OPTUNA_STORAGE"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(SystemExit) as ended:
-        main()
-    told = capsys.readouterr()
-    return int(ended.value.code or 0), told.out, told.err
+    return ran(capsys, *arguments)
 
 
 def trials(folder: Path) -> list[tuple[Any, ...]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -15,8 +14,8 @@ from pathlib import Path
 import optuna
 import pytest
 import test_search
-from selenium.webdriver import Chrome, ChromeOptions
-from selenium.webdriver.chrome.service import Service
+from browser import browsing, needs_browser
+from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 from waiting import PATIENCE, eventually, free_ports
@@ -26,15 +25,7 @@ from nas.language.architecture import parse
 from nas.store import TrialRow, open_store
 from nas.workers.in_process import InProcess
 
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
-    "--disable-background-networking --disable-component-update --window-size=1400,1000"
-)
-DRIVER = shutil.which("chromedriver")
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(
-    not (DRIVER and BROWSER), reason="needs chromium and chromedriver (Debian: chromium-driver)"
-)
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -104,14 +95,8 @@ def listens(port: int) -> bool:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    options = ChromeOptions()
-    options.binary_location = BROWSER or ""
-    for flag in FLAGS.split():
-        options.add_argument(flag)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    opened = Chrome(options=options, service=Service(DRIVER))
-    yield opened
-    opened.quit()
+    with browsing(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
 
 
 def text_with(browser: Chrome, part: str) -> str:

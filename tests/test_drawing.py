@@ -16,8 +16,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from browser import browsing, needs_browser
 from patterns import SPACES
-from test_dashboard import BROWSER, DRIVER, FLAGS
 
 import nas
 from nas.cli import main
@@ -228,17 +228,9 @@ def test_the_costs_of_a_stage_are_its_layers() -> None:
         assert told in found
 
 
-@pytest.mark.skipif(not (DRIVER and BROWSER), reason="needs chromium and chromedriver")
+@needs_browser
 def test_a_browser_needs_no_more_room_for_the_text(tmp_path: Path) -> None:
-    from selenium.webdriver import Chrome, ChromeOptions
-    from selenium.webdriver.chrome.service import Service
-
-    options = ChromeOptions()
-    options.binary_location = BROWSER or ""
-    for flag in (*FLAGS.split(), f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(flag)
-    browser = Chrome(options=options, service=Service(DRIVER))
-    try:
+    with browsing(tmp_path / "profile") as browser:
         for name in ("googlenet", "mobilenet_v2", "resnext50_32x4d", NESTED[:20]):
             (tmp_path / "net.svg").write_text(NETWORKS[name].svg(name))
             browser.get(f"file://{tmp_path}/net.svg")
@@ -250,8 +242,6 @@ def test_a_browser_needs_no_more_room_for_the_text(tmp_path: Path) -> None:
             for told, wide in found:
                 assert isinstance(wide, float | int)
                 assert wide <= room[str(told)], told
-    finally:
-        browser.quit()
 
 
 def test_a_notebook_draws_it_and_a_terminal_has_one_line() -> None:

@@ -16,8 +16,8 @@ from typing import Any
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
-from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
+from spies import Spy, stack
 from waiting import eventually
 
 from nas.driver import leases as leasing
@@ -32,7 +32,6 @@ from nas.language.architecture import Architecture
 from nas.samplers import SAMPLERS
 from nas.samplers.ehvi import EHVISampler
 from nas.samplers.evidence import DROPPED
-from nas.spaces.space import Space, read_space
 from nas.store import Ask, Claim, Store, StudyRow, open_store
 from nas.workers.in_process import InProcess
 
@@ -43,50 +42,9 @@ def score(architecture: Architecture, **_: Any) -> dict[str, float]:
     return {"accuracy": 1 - 1 / math.log10(architecture.params)}
 
 
-def stack() -> Space:
-    """4 million architectures: what is drawn twice was not drawn by chance."""
-    told = {
-        "name": "stack",
-        "pattern": "INPUT -> [CONV(width=w) -> BN -> RELU]*N -> GAP -> FC",
-        "where": {"w": {"int": [1, 44], "per": "N"}, "N": {"int": [3, 4]}},
-    }
-    return read_space(told, "a test")
-
-
 def plan(epochs: int = 1, **changes: Any) -> Plan:
     job = Job(pattern="", evaluator="test_drivers:score", epochs=epochs)
     return Plan(space=stack(), job=job, **{"study": "s", "trials": 8, "sampler": "spy", **changes})
-
-
-class Spy(RandomSampler):
-    """Draws at random, after whatever ``think`` does; knows the study that it is asked for."""
-
-    def __init__(self, seed: int | None, think: Callable[[Spy], None] = lambda _: None) -> None:
-        super().__init__(seed)
-        self.asks, self.think = 0, think
-        self.study: optuna.Study | None = None
-
-    def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
-        self.asks, self.study = self.asks + 1, study
-        self.think(self)
-        return {}
-
-    def count(self, state: TrialState) -> int:
-        assert self.study
-        return len(self.study.get_trials(deepcopy=False, states=[state]))
-
-
-@pytest.fixture
-def spies(monkeypatch: pytest.MonkeyPatch) -> list[Spy]:
-    """The samplers that were made, newest last."""
-    made: list[Spy] = []
-
-    def make(seed: int | None) -> Spy:
-        made.append(Spy(seed))
-        return made[-1]
-
-    monkeypatch.setitem(SAMPLERS, "spy", make)
-    return made
 
 
 @pytest.fixture(autouse=True)

@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from typed import ran
 
 import nas
-from nas.cli import main
 from nas.data.batches import Normal
 from nas.data.picture import decode
 from nas.errors import NasError
@@ -220,7 +220,7 @@ def test_lower_precision_is_told_with_what_it_costs(
     whole = trained.card.metrics["test_accuracy"]
     for precision in ("fp16", "int8"):
         status, _, err = ran(
-            capsys, monkeypatch, tmp_path / "digits.safetensors", "-f", "onnx",
+            capsys, "export", tmp_path / "digits.safetensors", "-f", "onnx",
             "--precision", precision,
         )  # fmt: skip
         assert status == 0, err
@@ -232,22 +232,12 @@ def test_lower_precision_is_told_with_what_it_costs(
         assert json.loads(load_onnx(file).card.metadata()["classes"]) == list("0123456789")
     model_file = tmp_path / "digits.safetensors"
     for wrong in (["-f", "onnx", "--precision", "int4"], ["-f", "pt2", "--precision", "int8"]):
-        status, _, err = ran(capsys, monkeypatch, model_file, *wrong)
+        status, _, err = ran(capsys, "export", model_file, *wrong)
         assert (status, err.count("\n")) == (2, 1)
         assert f"--precision {wrong[-1]}: " in err
 
 
 # --- the command line ----------------------------------------------------------------------------
-
-
-def ran(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object
-) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["nas", "export", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    told = capsys.readouterr()
-    return int(ended.value.code or 0), told.out, told.err
 
 
 def test_the_command_writes_under_the_models_name_and_says_how_near_it_is(
@@ -256,30 +246,30 @@ def test_the_command_writes_under_the_models_name_and_says_how_near_it_is(
     monkeypatch.chdir(tmp_path)
     made = model(nas.parse(NETWORKS[3]))
     file = saved(made, tmp_path)
-    status, out, err = ran(capsys, monkeypatch, file, "-f", "pt2")
+    status, out, err = ran(capsys, "export", file, "-f", "pt2")
     assert (status, out) == (0, "")
     assert torch.export.load(tmp_path / "model.pt2")
     assert "differs from torch by 0.0e+00 of the output's scale" in err
-    status, out, _ = ran(capsys, monkeypatch, file, "-f", "pattern")
+    status, out, _ = ran(capsys, "export", file, "-f", "pattern")
     assert (status, out) == (0, f"{made.architecture}\n")
-    status, out, _ = ran(capsys, monkeypatch, file)
+    status, out, _ = ran(capsys, "export", file)
     assert status == 0
     compile(out, "printed.py", "exec")
     assert "def load(" in out
-    status, out, _ = ran(capsys, monkeypatch, "lenet5", "-o", tmp_path / "lenet.py")
+    status, out, _ = ran(capsys, "export", "lenet5", "-o", tmp_path / "lenet.py")
     assert (status, out) == (0, "")
     assert "def network()" in (tmp_path / "lenet.py").read_text()
 
 
 @pytest.mark.parametrize("format", ["python", "safetensors", "pt2", "onnx"])
 def test_of_what_was_exported_nothing_else_is_made(
-    tmp_path: Path, capsys: Any, monkeypatch: Any, format: str
+    tmp_path: Path, capsys: Any, format: str
 ) -> None:
     (tmp_path / "model.onnx").write_bytes(to_onnx(model(nas.parse(NETWORKS[3]))))
-    status, _, err = ran(capsys, monkeypatch, tmp_path / "model.onnx", "-f", format)
+    status, _, err = ran(capsys, "export", tmp_path / "model.onnx", "-f", format)
     assert (status, err.count("\n")) == (2, 1)
     assert "name the model that it was made from, a .safetensors file of `nas train`" in err
-    status, out, _ = ran(capsys, monkeypatch, tmp_path / "model.onnx", "-f", "pattern")
+    status, out, _ = ran(capsys, "export", tmp_path / "model.onnx", "-f", "pattern")
     assert (status, out.strip()) == (0, str(nas.parse(NETWORKS[3])))
 
 
@@ -305,7 +295,7 @@ def test_wrong_input_is_one_sentence(
     file = str(saved(model(nas.parse("INPUT(1, 4, 4) -> FC(2)")), tmp_path))
     monkeypatch.chdir(tmp_path)
     told = [argument.replace("MODEL", file) for argument in arguments]
-    status, out, err = ran(capsys, monkeypatch, *told)
+    status, out, err = ran(capsys, "export", *told)
     assert (status, out) == (2, "")
     assert reason in err
     assert err.count("\n") == 1

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from spies import stack
 
 from nas import durations
 from nas.driver import hours, leases, loop
@@ -22,7 +23,7 @@ from nas.errors import NasError, StudyError
 from nas.job import Failure, Job, Result
 from nas.job.pool import Done, Event
 from nas.language.architecture import parse
-from nas.spaces.space import Space, read_space
+from nas.spaces.space import read_space
 from nas.store import Store, TrialRow, open_store
 
 
@@ -81,23 +82,14 @@ def ten_each(job: Job) -> float:
 
 
 def by_size(job: Job) -> float:
+    """2 to 30 seconds, of the networks of ``stack``."""
     return 2.0 + parse(job.pattern).macs / 1e5
-
-
-def space() -> Space:
-    """4 million architectures, of 2 to 30 seconds by ``by_size``."""
-    told = {
-        "name": "stack",
-        "pattern": "INPUT -> [CONV(width=w) -> BN -> RELU]*N -> GAP -> FC",
-        "where": {"w": {"int": [1, 44], "per": "N"}, "N": {"int": [3, 4]}},
-    }
-    return read_space(told, "a test")
 
 
 def plan(seconds: float | None = 100.0, epochs: int = 1, **changes: Any) -> Plan:
     job = Job(pattern="", evaluator="test_hours:none", epochs=epochs)
     settings = {"study": "s", "trials": None, "sampler": "random", **changes}
-    return Plan(space=space(), job=job, seconds=seconds, **settings)
+    return Plan(space=stack(), job=job, seconds=seconds, **settings)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,17 +19,15 @@ from nas.driver import latencies
 from nas.errors import NasError
 from nas.job import Latency, Result
 from nas.metrics import Direction, Located, check, located, metric
-from nas.store import Ask, Store, Study, StudyRow, open_store
+from nas.store import Ask, Store, Study, StudyRow
 from nas.store.devices import Device, keep, measured
 
 PATTERNS = [f"INPUT -> CONV(width={width}) -> RELU -> GAP -> FC" for width in (4, 256, 2048)]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    made = open_store(f"sqlite:///{tmp_path}/nas.db")
-    yield made
-    made.close()
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/nas.db"
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import io
 import json
 import math
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +16,9 @@ from typing import Any
 import networks
 import numpy as np
 import pytest
+from browser import browsing, needs_browser
 from PIL import Image
-from selenium.webdriver import Chrome, ChromeOptions
-from selenium.webdriver.chrome.service import Service
+from selenium.webdriver import Chrome
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
@@ -35,16 +34,6 @@ from nas.report.front import stairs
 from nas.report.page_data import embedded
 from nas.store import StudyRow, TrialRow
 from nas.training.evaluation import Evaluation
-
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
-    "--disable-background-networking --disable-component-update --window-size=1240,1000"
-)
-DRIVER = shutil.which("chromedriver")
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-needs_browser = pytest.mark.skipif(
-    not (DRIVER and BROWSER), reason="needs chromium and chromedriver (Debian: chromium-driver)"
-)
 
 Told = tuple[StudyRow, list[TrialRow], Any]
 
@@ -178,15 +167,8 @@ def evaluated(classes: int, count: int = 400, side: int = 32) -> Evaluation:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    options = ChromeOptions()
-    options.binary_location = BROWSER or ""
-    for flag in FLAGS.split():
-        options.add_argument(flag)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = Chrome(options=options, service=Service(DRIVER))
-    yield opened
-    opened.quit()
+    with browsing(tmp_path_factory.mktemp("profile"), width=1240) as opened:
+        yield opened
 
 
 @pytest.fixture

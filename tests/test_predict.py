@@ -18,10 +18,10 @@ import pytest
 from PIL import Image
 from scipy.stats import binom
 from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support
+from typed import ran
 
 import nas
 from nas import data
-from nas.cli import main
 from nas.data.batches import Normal
 from nas.data.picture import decode
 from nas.errors import DataError, NasError
@@ -63,20 +63,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def ran(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object
-) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["nas", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    told = capsys.readouterr()
-    return int(ended.value.code or 0), told.out, told.err
-
-
 def test_csv_has_a_line_for_each_file_at_every_depth(
-    model: Path, folder: Path, capsys: Any, monkeypatch: Any
+    model: Path, folder: Path, capsys: Any
 ) -> None:
-    status, out, err = ran(capsys, monkeypatch, "predict", model, folder, "-f", "csv")
+    status, out, err = ran(capsys, "predict", model, folder, "-f", "csv")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert (status, err) == (0, "")
     assert list(rows[0]) == ["file", "class", "probability"]
@@ -88,7 +78,7 @@ def test_csv_has_a_line_for_each_file_at_every_depth(
 
 
 def test_a_class_less_likely_than_the_others_together_is_told(
-    model: Path, folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+    model: Path, folder: Path, tmp_path: Path, capsys: Any
 ) -> None:
     held = nas.load_model(model)
     sharp = held.network.state_dict()
@@ -96,7 +86,7 @@ def test_a_class_less_likely_than_the_others_together_is_told(
     held.network.load_state_dict(sharp)
     save_model(tmp_path / "sharp.safetensors", held.network, held.card)
     for file in (model, tmp_path / "sharp.safetensors"):
-        status, out, _ = ran(capsys, monkeypatch, "predict", file, folder)
+        status, out, _ = ran(capsys, "predict", file, folder)
         assert status == 0
         found = nas.load_model(file).predict(sorted(folder.rglob("*.png")))
         unsure = [line.endswith("  unsure") for line in out.splitlines()]
@@ -104,13 +94,11 @@ def test_a_class_less_likely_than_the_others_together_is_told(
         assert any(unsure) is (file == model)
 
 
-def test_onnx_answers_as_the_model(
-    model: Path, folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
-) -> None:
+def test_onnx_answers_as_the_model(model: Path, folder: Path, tmp_path: Path, capsys: Any) -> None:
     file = tmp_path / "colours.onnx"
     export(nas.load_model(model), "onnx", file)
-    ours = ran(capsys, monkeypatch, "predict", model, folder, "-f", "json", "--top", "3")
-    theirs = ran(capsys, monkeypatch, "predict", file, folder, "-f", "json", "--top", "3")
+    ours = ran(capsys, "predict", model, folder, "-f", "json", "--top", "3")
+    theirs = ran(capsys, "predict", file, folder, "-f", "json", "--top", "3")
     assert (ours[0], theirs[0]) == (0, 0)
     for a, b in zip(json.loads(ours[1]), json.loads(theirs[1]), strict=True):
         assert (a["file"], a["class"]) == (b["file"], b["class"])
@@ -120,7 +108,7 @@ def test_onnx_answers_as_the_model(
 
 
 def test_what_cannot_be_read_is_told_and_counted_and_costs_nothing_else(
-    model: Path, folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+    model: Path, folder: Path, tmp_path: Path, capsys: Any
 ) -> None:
     whole = sorted(folder.rglob("*.png"))[:3]
     mixed = tmp_path / "mixed"
@@ -134,7 +122,7 @@ def test_what_cannot_be_read_is_told_and_counted_and_costs_nothing_else(
     (mixed / ".ipynb_checkpoints").mkdir()
     (mixed / ".ipynb_checkpoints" / "0.png").write_bytes(whole[0].read_bytes())
     (mixed / "deeper").symlink_to(mixed)
-    status, out, err = ran(capsys, monkeypatch, "predict", model, mixed, "-f", "csv")
+    status, out, err = ran(capsys, "predict", model, mixed, "-f", "csv")
     assert status == 2
     named = [Path(row["file"]).name for row in csv.DictReader(io.StringIO(out))]
     assert named == ["0.png", "1.png", "2.png"]
@@ -143,7 +131,7 @@ def test_what_cannot_be_read_is_told_and_counted_and_costs_nothing_else(
     assert "2 of 5 images could not be read" in err
     assert "2 files left out: hidden, or no images by their ending" in err
     # A file that is named is wanted, whatever it is called.
-    status, out, err = ran(capsys, monkeypatch, "predict", model, mixed / "notes.txt", "-f", "json")
+    status, out, err = ran(capsys, "predict", model, mixed / "notes.txt", "-f", "json")
     assert (status, json.loads(out)) == (2, [])
     assert "notes.txt is not a readable image" in err
 
@@ -166,11 +154,10 @@ def test_wrong_input_is_one_sentence(
     folder: Path,
     tmp_path: Path,
     capsys: Any,
-    monkeypatch: Any,
 ) -> None:
     names = {"MODEL": model, "FOLDER": folder, "EMPTY": tmp_path}
     told = [names.get(name, name) for name in arguments]
-    status, _, err = ran(capsys, monkeypatch, "predict", *told)
+    status, _, err = ran(capsys, "predict", *told)
     assert status == 2
     assert reason in err
     assert err.count("\n") == 1
@@ -295,7 +282,7 @@ def test_a_folder_is_scored_by_the_decoding_of_the_training(model: Path, folder:
 
 
 def test_of_another_folder_than_the_trainings_all_is_scored(
-    model: Path, folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+    model: Path, folder: Path, tmp_path: Path, capsys: Any
 ) -> None:
     held = nas.load_model(model)
     ours = dataclasses.replace(
@@ -306,7 +293,7 @@ def test_of_another_folder_than_the_trainings_all_is_scored(
     save_model(tmp_path / "own.safetensors", held.network, ours)
     for part, warned in (("all", True), ("train", True), ("test", False)):
         given = ("evaluate", tmp_path / "own.safetensors", "--data", folder, "--part", part)
-        status, _, err = ran(capsys, monkeypatch, *given)
+        status, _, err = ran(capsys, *given)
         assert status == 0
         assert ("own.safetensors was trained on images of this part" in err) is warned
     for name in CLASSES:
@@ -322,10 +309,10 @@ def test_of_another_folder_than_the_trainings_all_is_scored(
 
 
 def test_evaluate_shows_and_writes_it(
-    model: Path, folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+    model: Path, folder: Path, tmp_path: Path, capsys: Any
 ) -> None:
     arguments = ("evaluate", model, "--data", folder, "--part", "all", "-o", tmp_path / "out")
-    status, out, err = ran(capsys, monkeypatch, *arguments)
+    status, out, err = ran(capsys, *arguments)
     assert status == 0, err
     loaded = evaluate(nas.load_model(model), DataRef(name="imagefolder", dir=str(folder)), "all")
     low, high = loaded.interval
@@ -339,17 +326,17 @@ def test_evaluate_shows_and_writes_it(
             assert min(picture.size) > 100
             assert len(set(picture.convert("L").resize((64, 64)).tobytes())) > 5
 
-    status, out, _ = ran(capsys, monkeypatch, "evaluate", model, "--data", folder, "-f", "json")
+    status, out, _ = ran(capsys, "evaluate", model, "--data", folder, "-f", "json")
     assert (status, json.loads(out)["images"]) == (0, 12)
 
 
 def test_two_models_are_compared_on_the_same_images(
-    model: Path, folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+    model: Path, folder: Path, tmp_path: Path, capsys: Any
 ) -> None:
     held, file = nas.load_model(model), tmp_path / "b.safetensors"
     save_model(file, nas.build(held.architecture, seed=5), held.card)
     arguments = ("evaluate", model, file, "--data", folder, "--part", "all")
-    status, out, err = ran(capsys, monkeypatch, *arguments)
+    status, out, err = ran(capsys, *arguments)
     assert status == 0, err
     ref = DataRef(name="imagefolder", dir=str(folder))
     p = compare(evaluate(held, ref, "all"), evaluate(nas.load_model(file), ref, "all")).p

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from nas.job import Latency
 from nas.language.architecture import Architecture
 from nas.metrics import METRICS, of_pattern
 from nas.spaces.space import load_space, read_space
-from nas.store import Store, open_store
+from nas.store import Store
 from nas.store.devices import Device, Profiled, all_profiles, keep, keep_profile, measured
 from nas.training.device import available
 from nas.training.pieces import Piece, distinct, parts
@@ -30,13 +29,6 @@ from nas.training.predicted import FEWEST, Predictor
 
 SPACES = ("resnet_like", "inception_like", "densenet_like", "mobilenet_like", "vgg_like",
           "alexnet_like", "lenet_like", "linear")  # fmt: skip
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    made = open_store(f"sqlite:///{tmp_path}/nas.db")
-    yield made
-    made.close()
 
 
 def drawn(space: str, count: int, seed: int = 0) -> list[Architecture]:

@@ -16,6 +16,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.samplers import RandomSampler
+from spies import Spy
 
 from nas.driver import ladder, rungs, tradeoffs
 from nas.driver.ladder import Ladder
@@ -543,32 +544,16 @@ def test_a_promoted_candidate_ends_as_if_it_had_never_been_stopped(
 # --- what is told, and what is worked out --------------------------------------------------------
 
 
-class Spy(RandomSampler):
-    """A sampler that keeps the study which it was asked for."""
-
-    study: optuna.Study
-
-    def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
-        self.study = study
-        return super().infer_relative_search_space(study, trial)
-
-
 @pytest.mark.parametrize("stops", [(), (15,)])
 def test_a_candidate_is_one_trial_of_the_samplers_study(
-    store: Store, monkeypatch: pytest.MonkeyPatch, stops: tuple[int, ...]
+    store: Store, spies: list[Spy], stops: tuple[int, ...]
 ) -> None:
     """However often it paused, and whatever came of it; the last thing told is what it came to."""
-    spies: list[Spy] = []
-
-    def spy(seed: int | None) -> Spy:
-        spies.append(Spy(seed))
-        return spies[-1]
-
-    monkeypatch.setitem(SAMPLERS, "spy", spy)
     pool = InProcess()
     pool.slots = 4
     for trials in (*stops, 40):
         status = search(plan("crossing", trials=trials, sampler="spy"), store, pool)
+    assert spies[-1].study
     told = spies[-1].study.get_trials(deepcopy=False)
     states = by_state(store)
     promoted = [row for row in states["finished"] if len(store.attempts(row.id)) > 1]

@@ -19,6 +19,7 @@ import optuna
 import pytest
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
+from spies import Spy
 from waiting import PATIENCE, eventually
 
 from nas.driver.beliefs import believed
@@ -526,32 +527,16 @@ def test_objectives_may_be_any_metric(store: Store) -> None:
     assert store.find_study("s").objectives == (("latency_ms", "min"),)
 
 
-class Spy(RandomSampler):
-    """A sampler that keeps the study which it was asked for."""
-
-    study: optuna.Study
-
-    def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
-        self.study = study
-        return super().infer_relative_search_space(study, trial)
-
-
 def test_measured_constraints_reach_the_sampler_and_the_front(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store, spies: list[Spy]
 ) -> None:
-    spies: list[Spy] = []
-
-    def spy(seed: int | None) -> Spy:
-        spies.append(Spy(seed))
-        return spies[-1]
-
-    monkeypatch.setitem(SAMPLERS, "spy", spy)
     bounds = {"latency_ms": Bound(True, 8.0), "accuracy": Bound(False, 0.6)}
     space = dataclasses.replace(wide_space(), constraints=bounds)
     run(store, plan("measures", space=space, trials=15, sampler="spy"))
     # Of these half are read from the record.
     status = run(store, plan("measures", space=space, trials=30, sampler="spy"))
     networks = {str(row.sampled): parse(row.pattern) for row in rows(store)}
+    assert spies[1].study
     known = spies[1].study.get_trials(states=[TrialState.COMPLETE])
     assert {str(trial.params) for trial in known} == networks.keys()
     for trial in known:

@@ -20,21 +20,6 @@ from nas.data.splits import holdout
 from nas.errors import DataError, nearest
 from nas.job import DataRef
 
-__all__ = [
-    "DATASETS",
-    "Dataset",
-    "Images",
-    "Info",
-    "Part",
-    "describe",
-    "download",
-    "identity",
-    "load",
-    "names",
-    "roomy",
-    "summary",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
-from types import TracebackType
 
 from nas.errors import StoreError
 from nas.store import Store
@@ -46,12 +45,7 @@ class Leases:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._closing.set()
         self._thread.join(FAREWELL)
 

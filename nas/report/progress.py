@@ -6,7 +6,6 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -50,12 +49,7 @@ class Progress:
             self.live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.live:
             self.live.stop()
 
@@ -219,7 +213,7 @@ class Trainings:
             self.status.start()
         return self
 
-    def __exit__(self, *ended: object) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.status:
             self.status.stop()
 
