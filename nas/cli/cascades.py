@@ -109,8 +109,8 @@ def cascade_and_show(
         single_test=evaluate(beaten, ref, "test") if beaten else None,
         single_ms=cascade.timed(beaten, pixels) if beaten else None,
     )
-    if told.single_test is not None:
-        about["single"] = {"name": names[single.members[0]], "test": told.single_test.accuracy}  # type: ignore[union-attr]
+    if single and told.single_test is not None:
+        about["single"] = {"name": names[single.members[0]], "test": told.single_test.accuracy}
     made.about = about
     cascade.save_cascade(output, made)
     screens.out(

@@ -56,13 +56,13 @@ def spread(function: Callable[[W], R], work: Sequence[W]) -> Iterator[tuple[W, R
         try:
             pickle.dump((function, piece), process.stdin)
             process.stdin.flush()
-            result = pickle.load(process.stdout)
+            result: R | BaseException = pickle.load(process.stdout)
         except (OSError, EOFError, pickle.UnpicklingError):
             close(running.pop(number))
             return None
         if isinstance(result, BaseException):
             raise result
-        return result  # type: ignore[no-any-return]
+        return result
 
     threads = [
         threading.Thread(target=feed, args=(number,), daemon=True)

@@ -76,7 +76,7 @@ class Progression:
     times: tuple[float, ...]
     most: int
 
-    def ask(self, trial: Trial, name: str, before: int | None) -> int:
+    def ask(self, trial: Trial, name: str, before: int | None = None) -> int:
         if before is None:
             return int(Choice(self.start).ask(trial, name))
         nexts = {self.next(before, factor) for factor in self.times}

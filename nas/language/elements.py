@@ -55,17 +55,19 @@ class Parameter:
         told = value.name if isinstance(value, Symbol) else value
         match self.kind:
             case "int":
-                fits = type(told) is int and self.low <= told <= self.high
+                if type(told) is int and self.low <= told <= self.high:
+                    return told
             case "word":
-                fits = isinstance(told, str) and told in self.words
+                if isinstance(told, str) and told in self.words:
+                    return told
             case "bool":
-                told = WORDS.get(told, told) if isinstance(told, str) else told
-                fits = isinstance(told, bool)
+                given = WORDS.get(told) if isinstance(told, str) else told
+                if isinstance(given, bool):
+                    return given
             case "float":
-                fits = type(told) in (int, float) and self.low <= told <= self.high  # type: ignore[operator]
-        if not fits:
-            raise PatternError(f"{self.name} is {told!r}: must be {self.rule}")
-        return float(told) if self.kind == "float" else told  # type: ignore[arg-type, return-value]
+                if (type(told) is int or type(told) is float) and self.low <= told <= self.high:
+                    return float(told)
+        raise PatternError(f"{self.name} is {told!r}: must be {self.rule}")
 
 
 def recipe(name: str) -> Callable[..., Node] | None:
@@ -215,5 +217,5 @@ def layer(node: Node) -> tuple[str, Args] | None:
 
 def layer_args(node: Node) -> Args:
     """The fields of a leaf that differ from their defaults."""
-    told = ((f.name, getattr(node, f.name), f.default) for f in dataclasses.fields(node))  # type: ignore[arg-type]
+    told = ((f.name, getattr(node, f.name), f.default) for f in dataclasses.fields(node))
     return tuple((name, value) for name, value, default in told if value != default)

@@ -14,8 +14,8 @@ as in torch's FlopCounterMode.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from dataclasses import Field, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from nas.errors import ShapeError
 
@@ -57,6 +57,7 @@ class Node:
     ``a + b`` is sum."""
 
     __slots__ = ()
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # as a dataclass, which each is
 
     def __init_subclass__(cls) -> None:
         if cls.__module__ != __name__:  # what walks the tree knows those alone
@@ -114,6 +115,8 @@ def _defined(cls: type[Leaf]) -> set[str]:
 
 @dataclass(frozen=True, slots=True)
 class Seq(Node):
+    """One after the other, each on what the one before it gives."""
+
     items: tuple[Node, ...]
 
     def cost(self, x: Shape) -> Cost:
@@ -169,7 +172,7 @@ class Aux(Node):
 
 
 def seq(*items: Node) -> Node:
-    """A sequence, flattened."""
+    """A sequence, those within it flattened; of a single item the item itself."""
     flat: list[Node] = []
     for item in items:
         parts = item.items if isinstance(item, Seq) else (item,)
@@ -180,6 +183,7 @@ def seq(*items: Node) -> Node:
 
 
 def concat(*items: Node) -> Node:
+    """Branches on the same input, side by side in the channels."""
     return Concat(items)
 
 

@@ -63,15 +63,16 @@ class Space:
 
     def suggest_recipe(self, trial: Trial, base: Recipe | None = None) -> Recipe:
         """``base`` with the settings that the space fixes or searches."""
-        told = {key: d.values.ask(trial, f"recipe.{key}") for key, d in self.recipe.items()}  # type: ignore[call-arg]
+        told = {key: d.values.ask(trial, f"recipe.{key}") for key, d in self.recipe.items()}
         return (base or Recipe()).but(told)
 
     def sample(self, seed: int) -> Architecture:
-        """A valid architecture drawn at random."""
+        """A valid architecture drawn uniformly, one value after the other, the same for a ``seed``.
+        Raises SpaceError where 100 draws do not fit."""
         return self.draw(random.Random(seed))[1]
 
     def draw(self, rng: random.Random) -> tuple[dict[str, Scalar], Architecture]:
-        """Parameters and architecture of a valid draw."""
+        """Parameters and architecture of a valid draw. Raises SpaceError as ``sample``."""
         return self.complete({}, rng)
 
     def complete(

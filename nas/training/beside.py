@@ -6,6 +6,7 @@ A gain is told with its interval, and of test images, by which nothing was chose
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ def beside(
         trained[side].append(
             train(
                 job,
-                lambda epoch, side=side, job=job: tell(side, job, epoch),  # type: ignore[misc]
+                functools.partial(tell, side, job),
                 checkpoint=place.with_name(f"{place.name}.checkpoint"),
                 file=place.with_name(f"{place.name}.safetensors"),
             )

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 
 from nas.job import Recipe
 
@@ -69,11 +69,11 @@ def average_of(module: nn.Module, decay: float) -> AveragedModel:
     began.
     """
 
-    def update(averages: list[Tensor], values: list[Tensor], _: Tensor | int) -> None:
+    def update(averages: PARAM_LIST, values: PARAM_LIST, _: Tensor | int) -> None:
         n = int(average.n_averaged)  # on the CPU: no device waits
         get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, values, n)
 
-    average = AveragedModel(module, multi_avg_fn=update, use_buffers=True)  # type: ignore[arg-type]
+    average = AveragedModel(module, multi_avg_fn=update, use_buffers=True)
     return average.requires_grad_(False)
 
 

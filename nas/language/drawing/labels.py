@@ -37,7 +37,7 @@ def label(node: Leaf, x: Shape) -> Label:
     words = [readable(name) or re.sub(r"(?<!^)(?=[A-Z])", " ", type(node).__name__).lower()]
     amount: int | None = None
     rest: list[str] = []
-    for i, field in enumerate(dataclasses.fields(node)):  # type: ignore[arg-type]
+    for i, field in enumerate(dataclasses.fields(node)):
         value = getattr(node, field.name)
         if field.name == "kernel":
             words.append(f"{value}×{value}")
