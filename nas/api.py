@@ -110,7 +110,8 @@ class Study:
 
     @property
     def front(self) -> tuple[TrialRow, ...]:
-        """The finished trials that no other beats in all objectives."""
+        """The finished trials within the constraints that no other dominates, the best by the first
+        objective first; where a network was trained more than once its first, with the means."""
         from nas.driver.tradeoffs import pareto
 
         return pareto(self._read[0], list(self.trials))
@@ -177,8 +178,14 @@ def search(
 ) -> Study:
     """Searches a space, or goes on with the study of that name, and returns it.
 
-    ``data`` is a directory of images; ``dataset`` what is in it (class folders, where it is not
-    said; without a directory the digits). It ends with so many ``trials`` (40, if there is no
+    ``space`` is the name of a shipped one or a file. ``data`` is a directory of images; ``dataset``
+    what is in it (class folders, where it is not said; without a directory the digits). They are
+    resized to ``size`` x ``size`` pixels (0: not). Each candidate is trained for ``epochs``, or
+    given to ``evaluator``, as "module:function", instead; ``rungs`` are the epochs after which the
+    worse are stopped, as "3,7,20", "auto" or "off". The same ``seed`` draws the same; ``sampler``
+    is a name of ``nas.samplers.SAMPLERS``. ``storage`` is the record's URL, ``sqlite:///FILE`` or
+    ``postgresql+psycopg://...``, and ``baselines`` are networks of the zoo or classical methods
+    that are trained beside the candidates. It ends with so many ``trials`` (40, if there is no
     ``budget``), or where no other would end within the ``budget`` of time for this call, as "2h",
     "1h30m", "45min" or "90s". ``objectives`` are as ``{"accuracy": "max", "params":
     "min"}``, ``constraints`` as "params<=1e6"; ``recipe`` is a recipe's name, or settings as
@@ -187,7 +194,8 @@ def search(
     shown on stderr. ``skip_unreadable`` leaves out images that cannot be read, and ``group_by``, a
     regular expression over their paths, says which belong together in every split. ``teachers`` are
     files of models by whose outputs each candidate learns. ``older`` names studies of the record
-    that this one begins with what they know of (``--from``). Raises NasError.
+    that this one begins with what they know of (``--from``). Raises NasError for what is wrong with
+    any of these, before anything is trained.
     """
     since = time.monotonic()
     from nas.cli.searches import run
@@ -250,8 +258,11 @@ def train(
     """Trains a pattern, a network of the zoo or a trial of a search (by the recipe that it had),
     and returns the model; ``output`` is a file to write it to.
 
-    ``data`` and ``dataset`` are as in ``search``; ``seed`` is the trial's, or 0, where it is not
-    given; ``report`` is called with each epoch. Raises NasError.
+    ``data``, ``dataset``, ``recipe``, ``plugins``, ``skip_unreadable`` and ``group_by`` are as in
+    ``search``; ``size`` None is what ``init`` asks for, and without it the images' own. ``init`` is
+    what the weights begin with: a file, or torchvision's, as "resnet50:IMAGENET1K_V1"; ``freeze``
+    epochs first train the head alone. ``seed`` is the trial's, or 0, where it is not given;
+    ``report`` is called with each epoch. Raises NasError.
     """
     from nas.training import single
 

@@ -2,7 +2,8 @@
 
 A block is a function of the shape that reaches it and of its arguments, and returns an expression.
 The annotations and defaults of its arguments are all that the pattern language, the search spaces
-and the help need to know; ``BLOCKS`` gives it its name. That is the whole of adding a block.
+and the help need to know; ``BLOCKS`` gives it its name. That is the whole of adding a block. Where
+a map does not fit, its layers raise ShapeError; a block raises it for arguments that do not.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def shortcut(x: Shape, width: int, stride: int) -> Node:
 
 
 def squeeze_excite(width: int, ratio: int, kind: ActivationKind = "relu") -> Node:
+    """Gates through width / ratio channels (Hu et al. 2018); the identity for a ratio of 0."""
     return SqueezeExcite(max(1, width // ratio), kind) if ratio else identity
 
 

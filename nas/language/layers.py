@@ -1,16 +1,17 @@
 """The leaf layers: each class is all that there is to know of its layer.
 
-Shapes, parameters and MACs are arithmetic, and so is what autograd keeps. A new layer is a class
-and its name in ``LAYERS``, here or in a plug-in.
+Shapes, parameters and MACs are arithmetic, and so is what autograd keeps; their units are told in
+``nas.language.expression``. A layer raises ShapeError for a shape that it cannot take. A new layer
+is a class and its name in ``LAYERS``, here or in a plug-in.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from nas.errors import ShapeError
 from nas.language.expression import Cost, Kept, Leaf, Node, Shape, show
@@ -45,8 +46,8 @@ def feature_map(x: Shape) -> tuple[int, int, int]:
 
 
 def _slide(size: int, kernel: int, stride: int, pad: int, ceil: bool = False) -> int:
-    """floor((W - F + 2P) / S) + 1. With ``ceil``, the last window must begin inside the map or its
-    left padding, as torch has it."""
+    """One side of ``window``. With ``ceil``, the last window must begin inside the map or its left
+    padding, as torch has it."""
     span = size - kernel + 2 * pad
     if not ceil:
         return span // stride + 1
@@ -55,7 +56,8 @@ def _slide(size: int, kernel: int, stride: int, pad: int, ceil: bool = False) ->
 
 
 def window(x: Shape, kernel: int, stride: int, pad: int, ceil: bool = False) -> tuple[int, int]:
-    """Height and width of the map that sliding a window leaves. Raises ShapeError for none."""
+    """Height and width of the map that sliding a window leaves: floor((W - F + 2P) / S) + 1, as
+    CS231n has it, or with ``ceil`` rounded up. Raises ShapeError for none."""
     height, width = (_slide(size, kernel, stride, pad, ceil) for size in x[1:])
     if height < 1 or width < 1 or min(x[1:]) + 2 * pad < kernel:
         raise ShapeError(
@@ -66,8 +68,10 @@ def window(x: Shape, kernel: int, stride: int, pad: int, ceil: bool = False) -> 
 
 @dataclass(frozen=True, slots=True)
 class Conv(Leaf):
-    """Convolution. ``pad`` keeps the map's size for odd kernels at stride 1 unless written;
-    ``bias``: yes, but not straight before BN, unless written."""
+    """Convolution: CxHxW -> ``width`` x H'xW', each side floor((W - F + 2P) / S) + 1.
+
+    ``pad`` keeps the map's size for odd kernels at stride 1 unless written; ``bias``: yes, but not
+    straight before BN, unless written."""
 
     spare = True
     width: Width
@@ -121,7 +125,7 @@ class Conv(Leaf):
 
 @dataclass(frozen=True, slots=True)
 class Linear(Leaf):
-    """Fully connected; a map is flattened first."""
+    """Fully connected: n features -> ``width``; a map is flattened first."""
 
     spare = True
     width: Width
@@ -144,7 +148,8 @@ class Linear(Leaf):
 
 @dataclass(frozen=True, slots=True)
 class BatchNorm(Leaf):
-    """Batch normalisation (Ioffe and Szegedy 2015): a scale and a shift a channel."""
+    """Batch normalisation (Ioffe and Szegedy 2015, algorithm 1) of a map or of features: a scale
+    and a shift a channel."""
 
     spare = True
     eps: Positive = 1e-5
@@ -163,7 +168,8 @@ class BatchNorm(Leaf):
 
 @dataclass(frozen=True, slots=True)
 class LocalResponseNorm(Leaf):
-    """Local response normalisation (Krizhevsky et al. 2012, section 3.3), with its constants."""
+    """Local response normalisation of a map over ``size`` channels (Krizhevsky et al. 2012, section
+    3.3); ``alpha`` is divided by ``size``, as torch has it."""
 
     size: Kernel = 5
     alpha: Positive = 1e-4
@@ -192,6 +198,7 @@ ActivationKind = Literal[
 
 
 def activation_class(kind: ActivationKind) -> type[nn.Module]:
+    """torch's, by our name."""
     from torch import nn
 
     return {
@@ -209,6 +216,8 @@ def activation_class(kind: ActivationKind) -> type[nn.Module]:
 
 @dataclass(frozen=True, slots=True)
 class Activation(Leaf):
+    """A function of each number, as torch's class has it, of a map or of features."""
+
     kind: ActivationKind = "relu"
 
     def cost(self, x: Shape) -> Cost:
@@ -227,6 +236,8 @@ class Activation(Leaf):
 
 @dataclass(frozen=True, slots=True)
 class Dropout(Leaf):
+    """Each number is 0 with probability ``rate``, in training alone (Srivastava et al. 2014)."""
+
     rate: Fraction = 0.5
 
     def cost(self, x: Shape) -> Cost:
@@ -243,6 +254,10 @@ class Dropout(Leaf):
 
 @dataclass(frozen=True, slots=True)
 class Pool(Leaf):
+    """The largest or the mean of each window: CxHxW -> CxH'xW', each side
+    floor((W - F + 2P) / S) + 1, or with ``ceil`` rounded up. ``stride`` is the kernel unless
+    written; ``pad`` is half of the kernel at most."""
+
     kernel: Kernel = 2
     stride: Stride | None = None
     pad: Pad = 0
@@ -298,6 +313,8 @@ class Gap(Leaf):
 
 @dataclass(frozen=True, slots=True)
 class Flatten(Leaf):
+    """A map CxHxW -> its C * H * W numbers as features."""
+
     def cost(self, x: Shape) -> Cost:
         return Cost((math.prod(x),), 0, 0)
 
@@ -338,10 +355,24 @@ RELU = Activation("relu")
 RELU6 = Activation("relu6")
 
 
+ACTIVATIONS: Mapping[ActivationKind, str] = {
+    "relu": "max(x, 0) (Nair and Hinton 2010).",
+    "relu6": "min(max(x, 0), 6) (Krizhevsky 2010).",
+    "leaky_relu": "x, or below 0 a hundredth of it (Maas et al. 2013).",
+    "elu": "x, or below 0 exp(x) - 1 (Clevert et al. 2016).",
+    "gelu": "x times the normal distribution's share below it (Hendrycks and Gimpel 2016).",
+    "silu": "x times its sigmoid (Elfwing et al. 2018).",
+    "hardswish": "x min(max(x + 3, 0), 6) / 6 (Howard et al. 2019).",
+    "tanh": "tanh(x).",
+    "sigmoid": "1 / (1 + exp(-x)).",
+}
+
+
 def _activation(kind: ActivationKind) -> Callable[[], Leaf]:
     def layer() -> Leaf:
         return Activation(kind)
 
+    layer.__doc__ = ACTIVATIONS[kind]
     return layer
 
 
@@ -356,6 +387,6 @@ LAYERS: dict[str, Callable[..., Leaf]] = {
     "FC": Linear,
     **{
         kind.replace("_", "").upper(): _activation(kind)  # LEAKYRELU for leaky_relu
-        for kind in get_args(ActivationKind)
+        for kind in ACTIVATIONS
     },
 }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-Make = Callable[[int | None], "BaseSampler"]
+Make = Callable[[int | None], "BaseSampler"]  # of a seed; None: another each time
 
 
 LEARNING = ("default", "ehvi")  # those that take older studies

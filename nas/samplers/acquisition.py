@@ -26,7 +26,8 @@ Shortfall = Callable[[Floats], Floats]  # of levels (k,), ascending; (m, k)
 
 @dataclass(frozen=True)
 class Belief:
-    """One objective at m candidates: normals on the scale of ``warp`` (None: its own units)."""
+    """One objective at m candidates: normals, ``mean`` (m,) and ``deviation`` (m,), on the scale of
+    ``warp`` (None: its own units)."""
 
     mean: Floats
     deviation: Floats

@@ -155,7 +155,7 @@ class Model:
 
     @cached_property
     def front(self) -> Floats:
-        """The means that no other feasible one dominates, of shape (k, objectives)."""
+        """The means that no other feasible one dominates, (k, objectives), minimised."""
         values = self.means[self.feasible]
         return values[moocore.is_nondominated(values)] if len(values) else values
 
@@ -186,7 +186,8 @@ class Model:
         return Believed(mean, deviation, low, high, tuple(checks), np.ones(values.shape[1]))
 
     def reference(self, rows: Floats, costs: Floats) -> Floats:
-        """The corner behind all that was seen, and all that is told or foreseen of ``rows``.
+        """The corner (objectives,) behind all that was seen, and all that is told or foreseen of
+        ``rows`` (m, parameters), of which ``costs`` are told, (m, objectives), all minimised.
 
         What a learned objective has beyond ``REACH`` counts as a penalty, unless the front has it.
         """

@@ -50,7 +50,8 @@ class AuxHead(nn.Sequential):
 
 
 def build(architecture: Architecture, *, seed: int | None = None) -> nn.Module:
-    """The module of an architecture, on torch's default device, with fresh weights.
+    """The module of an architecture, on torch's default device, with fresh weights: normalised
+    images (batch, channels, height, width) -> logits (batch, classes).
 
     Weights are drawn from ``seed``, or from torch's global generator where that is None; with a
     seed, that generator is left as it was.

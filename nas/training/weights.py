@@ -85,7 +85,8 @@ def load_torchvision(name: str, state_dict: State) -> nn.Module:
     """The zoo's network ``name`` with the state dict of torchvision's, as many classes as that has.
 
     Entries of auxiliary classifiers may be absent altogether, as in torchvision's deployed
-    networks: ours are then fresh. Raises NasError that names the entries that do not fit.
+    networks: ours are then fresh. It takes what torchvision's takes and answers its logits. Raises
+    NasError that names the entries that do not fit.
     """
     where = f"the state dict for {name}"
     found = _modern(states.checked(state_dict, where))
