@@ -233,6 +233,11 @@ def by_arithmetic() -> list[str]:
     return [name for name, metric in METRICS.items() if metric.arithmetic]
 
 
+def usual() -> list[str]:
+    """The metrics that a table of trials shows even where they are no objective."""
+    return [name for name, metric in METRICS.items() if metric.column]
+
+
 def on_device(names: Iterable[str]) -> list[str]:
     """Those of ``names`` that belong to the device on which they are measured."""
     return [name for name in names if metric(name).device]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
-from postgres import postgres, postgres_server
+from postgres import Server, postgres, postgres_server
 
 from nas.store import Store, open_store
 
@@ -36,6 +36,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def url(tmp_path: Path) -> str:
     """Of a record of its own, for the tests of a file that has no other."""
     return f"sqlite:///{tmp_path}/record.db"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def either(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of a record of its own, on each kind of database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/record.db"
+    server: Server = request.getfixturevalue("postgres")
+    return server.database()
 
 
 @pytest.fixture

@@ -45,12 +45,9 @@ FORK.set_forkserver_preload(["faults_search", "alembic.command", "ray", "torch"]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/record.db"
-    server: Server = request.getfixturevalue("postgres")
-    return server.database()
+@pytest.fixture
+def url(either: str) -> str:
+    return either
 
 
 def start(url: str, study: str = STUDY, trials: int = TRIALS, **how: Any) -> Any:

@@ -27,7 +27,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from postgres import Server
-from sqlalchemy import text
+from sqlalchemy import event, text
 from waiting import PATIENCE, wait
 
 from nas.errors import StudyError
@@ -377,6 +377,17 @@ def test_a_copy_that_had_no_mark_yet_is_known_and_stays(
     subprocess.run([sys.executable, "-c", code, *arguments[1:]], check=True, capture_output=True)
     assert Mirror(store, study).catch_up() == 1
     assert numbers(store) == [0]
+
+
+def test_the_dashboard_reads_the_record_once(store: Store, study: StudyRow, tmp_path: Path) -> None:
+    from nas.report.dashboard import copied as prepared
+
+    run(store, study, RESULT, DIVERGED, RESULT)
+    told: list[str] = []
+    event.listen(store.engine, "before_cursor_execute", lambda *now: told.append(now[2]))
+    prepared(store, tmp_path)
+    assert len([sql for sql in told if "FROM nas_trials" in sql]) == 1
+    assert numbers(store) == [0, 1, 2]
 
 
 def test_the_dashboard_shows_the_trial(store: Store, study: StudyRow) -> None:

@@ -85,19 +85,9 @@ def ask(n: int = 0) -> Ask:
     )
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/record.db"
-    server: Server = request.getfixturevalue("postgres")
-    return server.database()
-
-
 @pytest.fixture
-def store(url: str) -> Iterator[Store]:
-    store = open_store(url)
-    yield store
-    store.close()
+def url(either: str) -> str:
+    return either
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from optuna_dashboard._cli import ThreadedWSGIServer
 
 from nas.driver.tradeoffs import pareto
 from nas.errors import NasError, StudyError
-from nas.metrics import METRICS, metric, shown
+from nas.metrics import metric, shown, usual
 from nas.store import Store, StudyRow, TrialRow
 from nas.store.mirror import Mirror, optuna_storage
 from nas.text import markdown, printable
@@ -43,7 +43,7 @@ def serve(
     NasError where the address cannot be had, and StoreError for a record that cannot be read,
     before anything is made of it.
     """
-    storage, files = _copied(store, artifacts)
+    storage, files = copied(store, artifacts)
     app = known_hosts(wsgi(storage, artifact_store=files), {host, *names})
     try:
         server = make_server(host, port, app, server_class=ThreadedWSGIServer, handler_class=Quiet)
@@ -56,7 +56,7 @@ def serve(
         server.server_close()
 
 
-def _copied(store: Store, artifacts: Path) -> tuple[RDBStorage, FileSystemArtifactStore]:
+def copied(store: Store, artifacts: Path) -> tuple[RDBStorage, FileSystemArtifactStore]:
     """The copies of all studies, with their fronts and drawings: what the dashboard reads."""
     read = [(study, list(store.trials(study.id))) for study in store.studies()]
     storage = optuna_storage(store)
@@ -151,8 +151,7 @@ def decorate(
 
 def note(study: StudyRow, best: tuple[TrialRow, ...]) -> str:
     """The front as a Markdown table."""
-    usual = [name for name in METRICS if metric(name).column]
-    names = list(dict.fromkeys([*usual, *dict(study.objectives)]))
+    names = list(dict.fromkeys([*usual(), *dict(study.objectives)]))
     titles = ["trial", *(markdown(metric(name).title) for name in names), "pattern"]
     lines = [f"## The front of {markdown(study.name)}", "", f"| {' | '.join(titles)} |"]
     lines.append("|---" * len(titles) + "|")

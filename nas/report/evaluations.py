@@ -26,14 +26,19 @@ SHEET = 40  # mistakes on a sheet
 TILE = 96  # pixels: the side of an image there
 
 
+def with_interval(of: Evaluation) -> str:
+    """The accuracy, and its 95% interval."""
+    low, high = of.interval
+    return f"{percent(of.accuracy)}  ({100 * low:.2f} to {100 * high:.2f})"
+
+
 def evaluation_page(evaluation: Evaluation) -> RenderableType:
     """The scores, each class's, and the confusion matrix or what is confused most."""
-    low, high = evaluation.interval
     told = table("", "")
     told.show_header = False
     for name, text in {
         "images": f"{len(evaluation):,} ({evaluation.part})",
-        "accuracy": f"{percent(evaluation.accuracy)}  ({100 * low:.2f} to {100 * high:.2f})",
+        "accuracy": with_interval(evaluation),
         "balanced accuracy": percent(evaluation.balanced_accuracy),
         "calibration error": percent(evaluation.calibration_error),
     }.items():

@@ -13,7 +13,7 @@ from nas.driver.tradeoffs import feasible
 from nas.errors import NasError
 from nas.language.architecture import Architecture
 from nas.language.expression import show as shape_text
-from nas.metrics import ACCURACY, METRICS, count, metric, shown
+from nas.metrics import ACCURACY, count, metric, shown, usual
 from nas.report import believed, pages
 from nas.report.front import axes, directions
 from nas.report.plot import Axis
@@ -31,9 +31,8 @@ def script(
     beliefs: Beliefs | None,
 ) -> str:
     x, y = axes(study)
-    usual = [name for name in METRICS if metric(name).column]
     own = (name for row in rows for name in row.metrics)
-    names = list(dict.fromkeys([y, x, *dict(study.objectives), *study.constraints, *usual, *own]))
+    names = list(dict.fromkeys([y, x, *dict(study.objectives), *study.constraints, *usual(), *own]))
     names = [name for name in names if any(math.isfinite(row.value(name)) for row in rows)]
     again = {f.row.number: f for f in (*report.finalists, *report.beside)} if report else {}
     ends = [end for f in again.values() for end in (f.validation.low, f.validation.high)]

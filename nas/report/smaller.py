@@ -13,6 +13,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nas.metrics import count, metric, percent, shown
+from nas.report.evaluations import with_interval
 from nas.report.screens import table
 from nas.text import shown_file
 
@@ -111,14 +112,14 @@ def cascade_page(told: Cascaded, comparison: Comparison | None) -> RenderableTyp
     scores = table("", "validation", "test", f"{title} an image", "ms, measured",
                    numbers=("validation", "test", f"{title} an image", "ms, measured"))  # fmt: skip
     scores.add_row(
-        "cascade", percent(choice.accuracy), _with_interval(told.test),
+        "cascade", percent(choice.accuracy), with_interval(told.test),
         shown(told.cost, told.test_cost), f"{told.ms:.3f}",
     )  # fmt: skip
     lines: list[RenderableType] = [Text(""), members, Text(""), scores, Text("")]
     if told.single and told.single_test and told.single_ms is not None:
         scores.add_row(
             Text(told.names[told.single.members[0]]), percent(told.single.accuracy),
-            _with_interval(told.single_test), shown(told.cost, told.single.cost),
+            with_interval(told.single_test), shown(told.cost, told.single.cost),
             f"{told.single_ms:.3f}",
         )  # fmt: skip
         part = told.test_cost / told.single.cost
@@ -135,8 +136,3 @@ def cascade_page(told: Cascaded, comparison: Comparison | None) -> RenderableTyp
             )
         )
     return Group(*lines)
-
-
-def _with_interval(of: Evaluation) -> str:
-    low, high = of.interval
-    return f"{percent(of.accuracy)}  ({100 * low:.2f} to {100 * high:.2f})"

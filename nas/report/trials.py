@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.errors import NasError, nearest
-from nas.metrics import ACCURACY, METRICS, metric, on_device, percent, shown
+from nas.metrics import ACCURACY, METRICS, metric, on_device, percent, shown, usual
 from nas.report import believed
 from nas.report.screens import console, drawing, out, table
 from nas.store import Store, StudyRow, TrialRow, TrialState
@@ -37,7 +37,7 @@ def trial_dict(study: StudyRow, row: TrialRow) -> dict[str, Any]:
         "baseline": row.baseline or None,
         "pattern": row.pattern,
         "fingerprint": row.fingerprint,
-        **{name: _plain(row.value(name)) for name in METRICS if metric(name).column},
+        **{name: _plain(row.value(name)) for name in usual()},
         "latency_low": row.latency_low,
         "latency_high": row.latency_high,
         "device": row.latency_device or row.device,
@@ -151,8 +151,7 @@ def trials_table(
 ) -> Table:
     """Trials with the usual metrics and the study's other ones, what is believed of one of these,
     the settings that were searched, and the pattern."""
-    usual = [name for name in METRICS if metric(name).column]
-    names = list(dict.fromkeys([*usual, *dict(study.objectives), *study.constraints]))
+    names = list(dict.fromkeys([*usual(), *dict(study.objectives), *study.constraints]))
     # On a terminal a line each; in a file nothing is cut off.
     terminal = sys.stdout.isatty()
     short = terminal and console(sys.stdout).width < NARROW
