@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nas.cli import output as files
@@ -15,7 +15,13 @@ from nas.metrics import finite
 from nas.report import devices, front, trials
 from nas.store import Store, StudyRow
 
-FORMATS = {"table": "", "json": ".json", "csv": ".csv", "svg": ".svg", "png": ".png"}
+FORMATS: Mapping[str, str] = {
+    "table": "",
+    "json": ".json",
+    "csv": ".csv",
+    "svg": ".svg",
+    "png": ".png",
+}
 
 
 def front_out(

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -39,7 +40,7 @@ ModelFile = Annotated[
 ]
 
 
-EXPORTS = {
+EXPORTS: Mapping[str, str] = {
     "pattern": "",
     "python": ".py",
     "onnx": ".onnx",

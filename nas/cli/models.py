@@ -8,7 +8,7 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -194,7 +194,11 @@ def _table(predictions: Predictions, top: int) -> None:
         print(f"{brief(str(path))}  {best}{unsure}")
 
 
-WRITERS = {"table": _table, "csv": _csv, "json": _json}
+WRITERS: Mapping[str, Callable[[Predictions, int], None]] = {
+    "table": _table,
+    "csv": _csv,
+    "json": _json,
+}
 
 
 # --- evaluate ------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from nas.data import cache
 
-TYPES = {"U8": np.uint8, "I32": np.int32, "I64": np.int64}
+TYPES: Mapping[str, type[np.generic]] = {"U8": np.uint8, "I32": np.int32, "I64": np.int64}
 Arrays = dict[str, npt.NDArray[Any]]
 
 

@@ -9,7 +9,7 @@ after normalisation has 0 for the mean.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -246,7 +246,7 @@ def equalize(pixels: Tensor, strength: Tensor) -> Tensor:
     return equalized
 
 
-PHOTOMETRIC: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+PHOTOMETRIC: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     f.__name__: f
     for f in (identity, brightness, color, contrast, sharpness, posterize, solarize, autocontrast,
               equalize)

@@ -12,7 +12,7 @@ import io
 import math
 import pickle
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -94,7 +94,7 @@ def digits_file() -> Path:
 # MNIST and its kin: IDX files. A header of big-endian 32-bit integers (0x800 + dimensions, then the
 # length of each) before the bytes.
 
-IDX = {
+IDX: Mapping[Part, tuple[str, str]] = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
@@ -130,7 +130,7 @@ def idx(folder: str) -> Callable[[DataRef, Part], Images]:
     return read
 
 
-def idx_files(ref: DataRef, folder: str, part: str) -> list[Path]:
+def idx_files(ref: DataRef, folder: str, part: Part) -> list[Path]:
     """The images' and the labels' file: in torchvision's layout or in the directory itself."""
     root = directory(ref)
     every = [name for pair in IDX.values() for name in pair]
@@ -179,11 +179,16 @@ def idx_array(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
 
 # CIFAR: pickled dictionaries of rows of 3,072 bytes (channel, row, column) and of labels.
 
-CIFAR10 = {"train": [f"data_batch_{n}" for n in range(1, 6)], "test": ["test_batch"]}
-CIFAR100 = {"train": ["train"], "test": ["test"]}
+Files = Mapping[Part, tuple[str, ...]]
+
+CIFAR10: Files = {
+    "train": tuple(f"data_batch_{n}" for n in range(1, 6)),
+    "test": ("test_batch",),
+}
+CIFAR100: Files = {"train": ("train",), "test": ("test",)}
 
 
-def cifar_info(folder: str, files: dict[str, list[str]], names: str, meta: str) -> Any:
+def cifar_info(folder: str, files: Files, names: str, meta: str) -> Any:
     def describe(ref: DataRef) -> Info:
         root = cifar_root(ref, folder)
         paths = [root / name for part in files.values() for name in part]
@@ -199,13 +204,11 @@ def cifar_info(folder: str, files: dict[str, list[str]], names: str, meta: str) 
     return describe
 
 
-def cifar_paths(
-    folder: str, files: dict[str, list[str]], meta: str
-) -> Callable[[DataRef], list[Path]]:
+def cifar_paths(folder: str, files: Files, meta: str) -> Callable[[DataRef], list[Path]]:
     return lambda ref: [cifar_root(ref, folder) / name for name in [meta, *chain(*files.values())]]
 
 
-def cifar(folder: str, files: dict[str, list[str]], key: str) -> Callable[[DataRef, Part], Images]:
+def cifar(folder: str, files: Files, key: str) -> Callable[[DataRef, Part], Images]:
     def read(ref: DataRef, part: Part) -> Images:
         pixels, labels = [], []
         for name in files[part]:
@@ -257,7 +260,7 @@ def unpickle(path: Path) -> dict[str, Any]:
 
 # SVHN: MATLAB 5 files with X (row, column, channel, image) and y, where the digit 0 is labelled 10.
 
-SVHN = {"train": "train_32x32.mat", "test": "test_32x32.mat"}
+SVHN: Mapping[Part, str] = {"train": "train_32x32.mat", "test": "test_32x32.mat"}
 
 
 def svhn_info(ref: DataRef) -> Info:

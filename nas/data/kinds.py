@@ -6,12 +6,13 @@ import functools
 import importlib
 import os
 import re
+from collections.abc import Mapping
 
 from nas.data.images import Part
 
 # Pillow's formats and the endings that people give them. A file's format is told by its content:
 # a JPEG called .png is read. Formats that are none here are not opened (EPS runs Ghostscript).
-FORMATS: dict[str, str] = {
+FORMATS: Mapping[str, str] = {
     # Many phones write two pictures in one file (MPO), most often as .jpg: Pillow tells by content.
     "JPEG": ".jpg .jpeg .jpe .jfif .jif .jfi .pjpeg .pjp .mpo",
     "PNG": ".png .apng",
@@ -31,14 +32,16 @@ FORMATS: dict[str, str] = {
     "ICO": ".ico",
     "QOI": ".qoi",
 }
-ENDINGS = {ending: kind for kind, endings in FORMATS.items() for ending in endings.split()}
+ENDINGS: Mapping[str, str] = {
+    ending: kind for kind, endings in FORMATS.items() for ending in endings.split()
+}
 # What Pillow reads only where it was built so, and only with a package that adds it.
-BUILT = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
-ADDED = {"HEIF": "pillow_heif", "JXL": "pillow_jxl"}
+BUILT: Mapping[str, str] = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
+ADDED: Mapping[str, str] = {"HEIF": "pillow_heif", "JXL": "pillow_jxl"}
 
 # In order of preference: of two folders for one part the first is used, and the other named.
 # "eval" is the test part, and the validation part where there is a test part besides.
-PARTS: dict[Part, tuple[str, ...]] = {
+PARTS: Mapping[Part, tuple[str, ...]] = {
     "train": ("train", "training", "trainset", "trn", "tr"),
     "validation": (
         *("val", "valid", "validation", "validate", "valset"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 from urllib.parse import unquote, urlsplit
@@ -22,7 +22,7 @@ from nas.text import shown_url
 
 ENDINGS = (".csv", ".tsv")
 BETWEEN = (",", ";", "\t", "|")
-NAMES = {
+NAMES: Mapping[str, tuple[str, ...]] = {
     "file": ("file", "filename", "file_name", "path", "filepath", "image", "image_path"),
     "label": ("label", "class", "class_name", "target", "category"),
     "part": ("part", "split", "subset", "set"),

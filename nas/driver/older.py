@@ -34,7 +34,7 @@ from nas.store.reading import Record
 Floats = NDArray[np.float64]
 
 SPREAD = 0.5  # deviations of a feature, which is as far as the values of a choice are apart
-COSTS = ["params", "macs"]  # what is told of a network beside its parameters
+COSTS = ("params", "macs")  # what is told of a network beside its parameters
 FAR = 3.0  # deviations: what lies farther is as far
 OFFERED = 3  # studies that are named at the start of a search
 

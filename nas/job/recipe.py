@@ -189,5 +189,5 @@ UNTAUGHT: Mapping[str, Any] = {
     "teacher": "", "distill": DISTILL, "temperature": TEMPERATURE, "attention": 0.0,
 }  # fmt: skip
 
-_NAMES = [f.name for f in dataclasses.fields(Recipe)]
+_NAMES = tuple(f.name for f in dataclasses.fields(Recipe))
 LATER = frozenset(_NAMES[_NAMES.index("schedule") + 1 :])

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from nas.language.pattern import Symbol
 
 Scalar = int | float | str
 Args = tuple[tuple[str, Scalar], ...]
-WORDS = {"yes": True, "no": False}
+WORDS: Mapping[str, bool] = {"yes": True, "no": False}
 
 # An argument of this name is never written: it takes the number of classes.
 CLASSES = "classes"

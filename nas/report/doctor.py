@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from nas.errors import NasError, brief
@@ -105,14 +105,14 @@ def _ray(storage: str) -> Iterator[Finding]:
     yield Finding("ray starts", True, f"a local worker came up ({slots} slot)")
 
 
-_LOOKS: dict[str, Callable[[str], Iterator[Finding]]] = {
+_LOOKS: Mapping[str, Callable[[str], Iterator[Finding]]] = {
     "packages": _packages,
     "device": _device,
     "database": _database,
     "data": _data,
     "ray starts": _ray,
 }
-_REMEDY = {
+_REMEDY: Mapping[str, str] = {
     "packages": "install the package again in this environment: pip install nas-patterns",
     "device": "check the driver with nvidia-smi, or hide the GPUs: CUDA_VISIBLE_DEVICES=",
     "database": "check --storage or NAS_STORAGE, and `nas db upgrade`",

@@ -62,15 +62,12 @@ def rank(found: Rank) -> str:
     return f"{found.value:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
 
 
-COSTS = by_arithmetic()
-
-
 def columns(report: Report) -> list[str]:
     """The titles of the table; of what is believed only where anything is."""
     told = ["", "trial", "searched", "trainings", "validation", "test"]
     if any(found.belief for found in report.finalists):
         told.insert(3, "believed")
-    return [*told, *(metric(name).title for name in COSTS), "pattern"]
+    return [*told, *(metric(name).title for name in by_arithmetic()), "pattern"]
 
 
 def report_page(report: Report) -> RenderableType:
@@ -110,7 +107,7 @@ def line(found: Finalist, role: str, titles: Sequence[str]) -> list[str]:
         "trainings": str(len(found.trainings)),
         "validation": mean(found.validation),
         "test": mean(found.test),
-        **{metric(name).title: shown(name, row.value(name)) for name in COSTS},
+        **{metric(name).title: shown(name, row.value(name)) for name in by_arithmetic()},
         "pattern": body_of(row),
     }
     return [cells[title] for title in titles]

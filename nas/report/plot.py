@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -19,7 +19,7 @@ Point = tuple[float, float]
 FONT = "system-ui, 'Segoe UI', Roboto, Helvetica, Arial, 'DejaVu Sans', sans-serif"
 
 # On a light page and on a dark one.
-INKS = {
+INKS: Mapping[str, tuple[str, str]] = {
     "paper": ("#ffffff", "#14181d"),
     "ink": ("#1f2933", "#e6edf3"),
     "faint": ("#5f6b78", "#9aa5b1"),

@@ -10,7 +10,7 @@ import re
 import sqlite3
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, unquote
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-DRIVERS = {
+DRIVERS: Mapping[str, str] = {
     "sqlite": "sqlite",
     "postgresql": "postgresql+psycopg",
     "postgresql+psycopg": "postgresql+psycopg",
@@ -39,11 +39,11 @@ DRIVERS = {
 
 # In SQLite a transaction that reads first and writes later fails at once, whatever the busy
 # timeout, when another has written in between. So what will write says so from its first word.
-WRITES = {"nas_begin": "BEGIN IMMEDIATE"}
+WRITES: Mapping[str, str] = {"nas_begin": "BEGIN IMMEDIATE"}
 
 # PostgreSQL's client by itself waits two hours for a server whose machine vanished. In seconds,
 # but tcp_user_timeout in milliseconds; the URL's query overrides each.
-LIBPQ = {
+LIBPQ: Mapping[str, int | str] = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
     "keepalives_interval": 5,

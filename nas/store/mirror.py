@@ -310,7 +310,10 @@ def _digest(study: StudyRow) -> str:
     return hashlib.sha256(study.space_text.encode()).hexdigest()[:16]
 
 
-_DIRECTION = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
+_DIRECTION: Mapping[str, StudyDirection] = {
+    "max": StudyDirection.MAXIMIZE,
+    "min": StudyDirection.MINIMIZE,
+}
 
 
 def _write(

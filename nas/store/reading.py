@@ -36,7 +36,7 @@ PENDING: tuple[TrialState, ...] = ("running", "waiting", "paused")
 
 _COUNTED = {"id": studies.c.id, "numbers": studies.c.numbers}
 _check_counted = checked(_COUNTED, "id")
-STUDY = [studies.c[f.name] for f in fields(StudyRow)]
+STUDY = tuple(studies.c[f.name] for f in fields(StudyRow))
 
 
 def check(held: Connection, study: Study) -> None:

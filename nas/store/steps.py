@@ -54,8 +54,10 @@ _JOINED = {
     "latency_low": latencies.c.low.label("latency_low"),
     "latency_high": latencies.c.high.label("latency_high"),
 }
-TRIAL = [_JOINED[name] if name in _JOINED else trials.c[name] for name in STORED]
-TRIAL.append(studies.c.domains)
+TRIAL = (
+    *(_JOINED[name] if name in _JOINED else trials.c[name] for name in STORED),
+    studies.c.domains,
+)
 
 
 def nothing_came(connection: Connection, study_id: int) -> bool:

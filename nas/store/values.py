@@ -221,7 +221,7 @@ COUNT: Check = (lambda v: type(v) is int and 0 <= v <= MOST, "a whole number fro
 MS: Check = (_positive, "milliseconds, more than 0")
 RECIPE: Check = (_recipe, "the settings of a recipe, each of its type and in its domain")
 
-CHECKS: dict[str, Check] = {
+CHECKS: Mapping[str, Check] = {
     "nas_studies.objectives": (_objectives, 'a list of names with "max" or "min"'),
     "nas_studies.constraints": (_bounds, "names with bounds such as '<= 1_000_000'"),
     "nas_studies.recipe": RECIPE,

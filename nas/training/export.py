@@ -10,7 +10,7 @@ import copy
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -176,7 +176,7 @@ def _run_safetensors(data: bytes, folder: Path) -> Run:
     return model_of(data, "what was exported")
 
 
-FORMATS: dict[str, Format] = {
+FORMATS: Mapping[str, Format] = {
     "python": Format("source that needs torch alone", ".py", _python, _run_python),
     "onnx": Format("ONNX, by torch's exporter", ".onnx", _onnx, _run_onnx),
     "pt2": Format("torch.export's program", ".pt2", _pt2, _run_pt2),

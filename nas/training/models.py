@@ -156,7 +156,7 @@ _PLAIN = (
     *("dataset", "size", "split_seed", "skip_unreadable", "group_by", "identity"),
 )
 _MAPPINGS = ("recipe", "metrics", "versions")
-_KNOWN = {"nas_model", "pattern", "mean", "std", *_PLAIN, *_MAPPINGS}
+_KNOWN = frozenset({"nas_model", "pattern", "mean", "std", *_PLAIN, *_MAPPINGS})
 
 
 class Model(nn.Module):

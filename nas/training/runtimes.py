@@ -10,7 +10,7 @@ import copy
 import io
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -185,7 +185,7 @@ def _with_onnx(device: torch.device) -> str:
     return ""
 
 
-RUNTIMES: dict[str, Runtime] = {
+RUNTIMES: Mapping[str, Runtime] = {
     "eager": Runtime("PyTorch, layer by layer", _torch, eager, _anywhere),
     "compile": Runtime("torch.compile", _torch, compiled, _on_cuda),
     "cudagraph": Runtime("PyTorch, captured as a CUDA graph", _torch, captured, _on_cuda),

@@ -4,6 +4,7 @@ weights."""
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from nas.job import Recipe
 
 # What torch.compile wraps around these imports the compiler with the first call: 0.9 s of processor
 # time in each process, as much as torch itself, for what is not compiled here.
-UNCOMPILED = {
+UNCOMPILED: Mapping[str, Callable[..., Any]] = {
     name: inspect.unwrap(getattr(torch.optim.Optimizer, name))
     for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
 }

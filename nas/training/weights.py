@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 # torchvision's module makes inputs from -1 to 1 out of ImageNet's normalisation (transform_input)
 # where it has pretrained weights; ours takes such inputs as they are.
-NORMALS = {"googlenet": Normal((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))}
+NORMALS: Mapping[str, Normal] = {"googlenet": Normal((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))}
 
 PATIENCE = 5.0  # seconds for a server's first answer: torch's own download waits without an end
 

@@ -6,7 +6,7 @@ a dark page takes the dark ones from the style sheet. There are no fonts, script
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 Point = tuple[float, float]
@@ -14,7 +14,7 @@ Point = tuple[float, float]
 FONT = "Helvetica, Arial, sans-serif"
 
 # On a light page and on a dark one. Hues are Okabe and Ito's, which the colour-blind tell apart.
-INKS = {
+INKS: Mapping[str, tuple[str, str]] = {
     "paper": ("#ffffff", "#0d1117"),
     "ink": ("#1f2328", "#e6edf3"),
     "faint": ("#59636e", "#9198a1"),
@@ -30,7 +30,7 @@ INKS = {
 }
 
 # Of an em, as in DejaVu Sans, the widest font that a browser falls back to.
-_WIDTHS = {
+_WIDTHS: Mapping[str, float] = {
     letter: width
     for width, letters in (
         (0.33, "ijl.,:;'|!· "),

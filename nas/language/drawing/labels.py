@@ -13,7 +13,7 @@ from nas.language.expression import Leaf, Shape
 from nas.language.layers import LAYERS
 
 # What changes no picture: the map and the channels tell the padding.
-HIDDEN = {"bias", "eps", "pad", "ceil", "alpha", "beta", "k"}
+HIDDEN = frozenset({"bias", "eps", "pad", "ceil", "alpha", "beta", "k"})
 
 
 class Label(NamedTuple):
