@@ -64,8 +64,9 @@ class Progress:
             return
         first = self.done < 0 or (status.forecast is not None and not self.foretold)
         last = full(status) or (status.out_of_time and not status.under_way)
-        if first or (status.done != self.done and (last or time.monotonic() - self.told >= EVERY)):
-            self.told, self.done = time.monotonic(), status.done
+        done = status.done + status.baselines_ended
+        if first or (done != self.done and (last or time.monotonic() - self.told >= EVERY)):
+            self.told, self.done = time.monotonic(), done
             self.foretold = status.forecast is not None
             print(f"nas: {self.line(status)}", file=sys.stderr, flush=True)
 
@@ -128,11 +129,13 @@ def share(status: Status, since: float = 0.0) -> tuple[float, float]:
     if status.budget is None:
         time = status.time or 1.0
         return time, min(time, time - (status.time_left or 0.0) + since)
-    return max(status.budget, status.done), status.done
+    done = status.done + status.baselines_ended
+    return max(status.budget + status.baselines, done), done
 
 
 def full(status: Status) -> bool:
-    return status.budget is not None and status.done >= status.budget
+    compared = status.baselines_ended >= status.baselines
+    return status.budget is not None and status.done >= status.budget and compared
 
 
 def of_budget(status: Status) -> str:
@@ -146,7 +149,15 @@ def of_budget(status: Status) -> str:
 def counts(status: Status) -> list[str]:
     """What there is any of."""
     names = ("running", "paused", "stopped", "failed", "reused", "refused", "rejected")
-    return [f"{number} {name}" for name in names if (number := getattr(status, name))]
+    told = [f"{number} {name}" for name in names if (number := getattr(status, name))]
+    return [*told, baselines(status)] if status.baselines else told
+
+
+def baselines(status: Status) -> str:
+    """How many of the networks ended that are beside the candidates."""
+    failed = f" ({status.baselines_failed} failed)" if status.baselines_failed else ""
+    of = f"{status.baselines_ended} of " if status.baselines_ended < status.baselines else ""
+    return f"{of}{status.baselines} baseline{'s' * (status.baselines != 1)}{failed}"
 
 
 def left(status: Status, since: float = 0.0) -> str:
