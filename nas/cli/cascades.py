@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.cli.options import identified
+from nas.cli.output import writable
 from nas.cli.record import data_of, opened
 from nas.driver.tradeoffs import pareto
 from nas.errors import NasError, NothingFound, StudyError
@@ -47,6 +48,7 @@ def cascade_and_show(
         raise NasError(f"--cost {cost}: must be one of {', '.join(COSTS)}")
     if output.suffix.lower() != ".json":
         raise NasError(f"--output {output}: must end in .json")
+    writable(output)
     if budget is not None and not 0 < budget < math.inf:
         raise NasError(f"--budget {budget:g}: must be a number above 0")
     if budget is not None and accuracy != "best":
