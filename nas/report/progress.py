@@ -21,7 +21,7 @@ from nas.report.screens import Plain, body_of, console, span, table
 
 if TYPE_CHECKING:
     from nas.driver.tally import Status, UnderWay
-    from nas.job import Epoch
+    from nas.job import Epoch, Report
     from nas.store import TrialRow
 
 FEW = 8  # trials that tell little of how long others take
@@ -187,6 +187,17 @@ def under_way(run: UnderWay) -> str:
 
 def _one_line(told: str, style: str = "") -> Text:
     return Text(told, style=style, no_wrap=True, overflow="ellipsis")
+
+
+def epochs_told(epochs: int) -> Report:
+    """Prints a line for each epoch of one training of so many."""
+
+    def report(point: Epoch) -> None:
+        told = f"epoch {point.epoch} of {epochs}, loss {point.train_loss:.4f}"
+        scored = f"validation accuracy {percent(point.accuracy)}"
+        print(f"nas: {told}, {scored}, {span(point.seconds)}", file=sys.stderr, flush=True)
+
+    return report
 
 
 class Left:
