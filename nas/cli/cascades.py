@@ -11,7 +11,7 @@ from typing import Any
 from nas.cli.options import identified
 from nas.cli.output import writable
 from nas.cli.record import data_of, opened
-from nas.driver.tradeoffs import pareto
+from nas.driver.tradeoffs import nothing_found, pareto
 from nas.errors import NasError, NothingFound, StudyError
 from nas.job import DataRef
 from nas.metrics import METRICS, arithmetic, shown
@@ -164,6 +164,8 @@ def _of_study(
     wanted += [
         r for r in rows if r.baseline and r.state in ("finished", "reused") and r not in wanted
     ]
+    if not wanted:
+        raise nothing_found(row, rows)
     files = {_called(r): store.model(r) for r in wanted if "->" in r.pattern}
     lacking = [name for name, file in files.items() if not file]
     if lacking:

@@ -22,7 +22,7 @@ from nas.cli.output import directory, end_on_sigterm
 from nas.cli.record import data_of, opened, trial_network
 from nas.cli.settings import read_recipe, within
 from nas.data import describe
-from nas.driver.tradeoffs import pareto
+from nas.driver.tradeoffs import nothing_found, pareto
 from nas.errors import NasError, StudyError, nearest
 from nas.job import DataRef, Epoch, Job, Recipe
 from nas.job.recipe import UNTAUGHT
@@ -140,7 +140,10 @@ def model_files(text: str, storage: str, study: str | None, option: str = "--tea
         return []
     if text == "front":
         store, row = opened(storage, study)
-        found = [store.model(each) for each in pareto(row, list(store.trials(row.id)))]
+        rows = list(store.trials(row.id))
+        if not (front := pareto(row, rows)):
+            raise nothing_found(row, rows)
+        found = [store.model(each) for each in front]
         if not any(found):
             raise StudyError(f"study {row.name!r} has no weights kept of its front: --keep front")
         return [file for file in found if file]
