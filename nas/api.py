@@ -25,7 +25,7 @@ from typing import (
 from nas.cli import options, record
 from nas.driver.plan import Keep
 from nas.errors import NasError, StudyError, brief
-from nas.job import Report
+from nas.job import Epoch, Report
 from nas.language.architecture import Architecture
 from nas.store import StudyRow, TrialRow
 from nas.training.cascade import Cascade
@@ -252,6 +252,7 @@ def train(
     plugins: Iterable[str | Path] = (),
     output: str | Path | None = None,
     report: Report = lambda _: None,
+    progress: bool = True,
     skip_unreadable: bool = False,
     group_by: str = "",
 ) -> Model:
@@ -262,8 +263,11 @@ def train(
     ``search``; ``size`` None is what ``init`` asks for, and without it the images' own. ``init`` is
     what the weights begin with: a file, or torchvision's, as "resnet50:IMAGENET1K_V1"; ``freeze``
     epochs first train the head alone. ``seed`` is the trial's, or 0, where it is not given;
-    ``report`` is called with each epoch. Raises NasError.
+    ``report`` is called with each epoch, and ``progress`` is shown on stderr, a line an epoch.
+    Raises NasError.
     """
+    from nas.report.images import tell
+    from nas.report.progress import epochs_told
     from nas.training import single
 
     settings = _settings(recipe)
@@ -287,7 +291,14 @@ def train(
         skip_unreadable=skip_unreadable,
         group_by=group_by,
     )
-    return single.train(job, report, file=None if output is None else Path(output)).model
+    tell(job, progress)
+    shown = epochs_told(job.epochs) if progress else lambda _: None
+
+    def told(point: Epoch) -> None:
+        shown(point)
+        report(point)
+
+    return single.train(job, told, file=None if output is None else Path(output)).model
 
 
 @_checked

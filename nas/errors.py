@@ -7,6 +7,7 @@ NasError                    the root; the command line prints it as one sentence
 ├── DataError               a data set that is missing, half there, or of the wrong form
 ├── RecipeError             a training setting outside its domain
 ├── StoreError              a database that is none, is newer than the code, or does not answer
+│   └── NoRecord            one that has no record yet
 ├── StudyError              a study that exists with other settings, or does not exist
 └── NothingFound            a search that ends with nothing to show: exit status 3
 """
@@ -43,6 +44,10 @@ class RecipeError(NasError):
 
 class StoreError(NasError):
     """The database cannot be used as the record of a search."""
+
+
+class NoRecord(StoreError):
+    """There is no record yet."""
 
 
 class StudyError(NasError):

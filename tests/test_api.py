@@ -16,6 +16,7 @@ from typed import ran
 
 import nas
 from nas.errors import NasError, StudyError
+from nas.job import Epoch
 from nas.metrics import count, percent
 from nas.training.evaluation import Evaluation
 
@@ -126,6 +127,25 @@ def test_what_a_notebook_shows_is_one_line(study: nas.Study, photos: Path) -> No
     for thing in shown:
         assert "\n" not in repr(thing)
         assert len(repr(thing)) < 200
+
+
+def test_a_training_shows_its_epochs_unless_it_is_told_not_to(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    epochs: list[Epoch] = []
+    network = "INPUT(1, 8, 8) -> FC(width=10)"
+    nas.train(network, epochs=2, report=epochs.append)
+    told = capsys.readouterr()
+    assert told.out == ""
+    lines = [
+        f"nas: epoch {n} of 2, loss {point.train_loss:.4f}, validation accuracy "
+        f"{100 * point.accuracy:.2f} %, "
+        for n, point in enumerate(epochs, 1)
+    ]
+    shown = told.err.splitlines()
+    assert [line.startswith(own) for line, own in zip(shown, lines, strict=True)] == [True, True]
+    nas.train(network, epochs=2, progress=False)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_ten_lines_from_photos_to_a_prediction(

@@ -37,7 +37,8 @@ def test_a_baseline_is_trained_once_and_costs_no_trial(tmp_path: Path) -> None:
     for trials in (3, 5):
         baselines.enter(plan(trials), names, store)
         status = search(plan(trials), store, pool)
-        assert status.done == status.budget == trials + len(names)
+        assert status.done == status.budget == trials
+        assert (status.baselines, status.baselines_ended, status.baselines_failed) == (2, 2, 0)
     rows = list(store.trials(store.find_study("s").id))
     assert sorted(row.baseline for row in rows if row.baseline) == names
     largest = next(row for row in rows if row.baseline == "resnet18")
@@ -104,7 +105,7 @@ def test_a_baseline_whose_worker_dies_is_tried_again_like_a_candidate(tmp_path: 
     (row,) = (row for row in store.trials(store.find_study("s").id) if row.baseline)
     assert (row.state, row.number, pool.died) == ("finished", 0, 1)
     assert [attempt.state for attempt in store.attempts(row.id)] == ["lost", "finished"]
-    assert (status.finished, status.failed, status.budget) == (3, 0, 3)
+    assert (status.finished, status.failed, status.budget, status.baselines_ended) == (2, 0, 2, 1)
     store.close()
 
 
@@ -113,7 +114,7 @@ def test_a_baseline_of_a_study_that_is_done_is_trained(tmp_path: Path) -> None:
     search(plan(3), store, InProcess())
     baselines.enter(plan(3), ["linear_classifier"], store)
     status = search(plan(3), store, InProcess())
-    assert (status.done, status.ended) == (4, 1)
+    assert (status.done, status.baselines_ended, status.ended) == (3, 1, 1)
     store.close()
 
 

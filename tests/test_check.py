@@ -68,7 +68,7 @@ def test_check_tells_text_json_and_a_sheet(
         (("d", "-f", "xml"), "--format xml: must be text or json"),
         (("d", "--group-by", "("), "is no regular expression"),
         (("d", "--group-by", "xyz"), r"--group-by 'xyz' matches no file, not a/0000\.png"),
-        (("d", "-o", "nowhere/sheet.png"), "sheet.png cannot be written"),
+        (("d", "-o", "d/a/0000.png/sheet.png"), "0000.png is no directory"),
         (("one",), "holds 1 class folders"),
         (("cut",), r"1 of 20 images cannot be read: .*a/0003\.png"),
     ],

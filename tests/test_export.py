@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import profiles
 import pytest
 import torch
 from PIL import Image
@@ -332,7 +333,9 @@ def test_decoding_in_the_source_is_ours(tmp_path: Path) -> None:
         np.testing.assert_array_equal(names["decode"](path).numpy(), decode(path, made.input))
     values = random.integers(0, 256, (30, 40), np.uint8)
     alpha = Image.fromarray(np.dstack([values] * 4))
-    for image in (alpha, alpha.convert("LA")):
+    profiled = Image.fromarray(np.dstack([values, values[::-1], values[:, ::-1]]))
+    profiled.info["icc_profile"] = profiles.display_p3()
+    for image in (alpha, alpha.convert("LA"), profiled):
         path = tmp_path / f"{image.mode}.png"
         image.save(path)
         np.testing.assert_array_equal(names["decode"](path).numpy(), decode(path, made.input))

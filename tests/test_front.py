@@ -213,7 +213,7 @@ def test_a_file_has_what_its_name_says(
     [
         (["-o", "a.pdf"], "must end in .json, .csv, .svg or .png"),
         (["-f", "svg", "-o", "a.png"], "does not end as --format svg"),
-        (["-o", "no/a.svg"], "there is no directory"),
+        (["-o", "nas.db/a.svg"], "nas.db is no directory"),
         (["-o", "."], "is a directory"),
     ],
 )

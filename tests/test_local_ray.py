@@ -15,6 +15,7 @@ import pytest
 from waiting import eventually, wait
 
 from nas.processes import started
+from nas.workers import local_ray
 
 TESTS = Path(__file__).parent
 NOBODY = 65534
@@ -209,3 +210,18 @@ def test_where_it_cannot_start_a_sentence_tells(
     assert last.startswith("nas.errors.NasError: ")
     assert rule in last
     assert eventually(lambda: not list(folder.iterdir()))
+
+
+def test_a_guard_that_is_killed_is_told_and_shows_no_traceback(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    raised: list[object] = []
+    monkeypatch.setattr("threading.excepthook", raised.append)
+    watch = local_ray._guard("NAS_DRIVER=none", str(folder))
+    watch.kill()
+    watch.wait()
+    with local_ray._told(watch):
+        pass
+    watch.communicate()
+    assert raised == []
+    assert caplog.messages == ["what ends Ray when this process is killed was killed itself"]

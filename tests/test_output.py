@@ -8,11 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import folders
 import pytest
+import test_baselines
 from test_cli import nas_here
 
 from nas import artifacts
+from nas.driver.loop import search
+from nas.store import open_store
 from nas.training.models import load_model
+from nas.workers.in_process import InProcess
 
 PATTERN = "INPUT(1, 8, 8) -> FC(width=10)"
 TRAIN = ("train", PATTERN, "--epochs", "1")
@@ -48,6 +53,16 @@ def test_a_training_writes_the_file_that_is_named(
         (("latency", "pack", "-o", "pack.zip"), A_FILE),
         (("data", "pack", "images", "-o", "images.tar"), A_FILE),
         (("data", "check", "images", "-o", "sheet.jpg"), "--output sheet.jpg: must end in .png"),
+        (("data", "check", "images", "-o", "sheet.png/"), "sheet.png/: ends as a directory does"),
+        (("data", "check", "images", "-o", "there/sheet.png"), "/there is no directory"),
+        ((*TRAIN, "-o", "m.safetensors/"), "--output m.safetensors/: ends as a directory does"),
+        (("show", "lenet5", "-o", "net.svg/"), "--output net.svg/: ends as a directory does"),
+        (("show", "lenet5", "-o", "there/net.svg"), "--output there/net.svg: "),
+        (("pareto", "-o", "front/"), "--output front/: ends as a directory does, and a file is"),
+        (("report", "-o", "page.html/"), "--output page.html/: ends as a directory does"),
+        (("export", "lenet5", "-o", "net/"), "--output net/: ends as a directory does"),
+        (("cascade", "-o", "c.json/"), "--output c.json/: ends as a directory does"),
+        (("cascade", "-o", "there/c.json"), "--output there/c.json: "),
         (("cascade", "-o", "c.onnx"), "must end in .json"),
         (("export", "lenet5", "-o", "m.onnx"), "--format onnx: a pattern has no weights"),
         (("export", "lenet5", "-f", "python", "-o", "m.onnx"),
@@ -68,6 +83,26 @@ def test_what_a_command_does_not_write_is_refused_before_anything(
     assert (status, out, err.count("\n")) == (2, "", 1), err
     assert told in err
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_folders_that_are_missing_are_made_by_all_commands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/nas.db")
+    search(test_baselines.plan(2), store, InProcess())
+    store.close()
+    folders.folder(tmp_path / "images")
+    for place, *command in (
+        ("a/b/net.svg", "show", "lenet5"),
+        ("c/d/front.csv", "pareto"),
+        ("c/e/front.svg", "pareto"),
+        ("f/page.html", "report", "--top", "0"),
+        ("g/h/net.py", "export", "lenet5"),
+        ("i/j/sheet.png", "data", "check", "images"),
+        ("k/l", "data", "pack", "images"),
+    ):
+        status, _, err = nas_here(capsys, monkeypatch, tmp_path, *command, "-o", place)
+        assert (status, (tmp_path / place).exists()) == (0, True), err
 
 
 def test_what_is_no_plain_file_is_written_to_and_stays(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from nas.job import Latency
 from nas.language.architecture import Architecture
 from nas.metrics import METRICS, of_pattern
 from nas.spaces.space import load_space, read_space
-from nas.store import Store
+from nas.store import Ask, Store, Study
 from nas.store.devices import Device, Profiled, all_profiles, keep, keep_profile, measured
 from nas.training.device import available
 from nas.training.pieces import Piece, distinct, parts
@@ -202,8 +202,16 @@ def test_a_metric_of_a_device_is_arithmetic_while_a_search_runs(store: Store) ->
     where = profiled(networks).device.device
     found = Latency(ms=77.0, low=76, high=78, device=where, runtime="onnx")
     keep(store, None, [(other.fingerprint, found)])
-    with known(store, [name]):
+    with known(store, [name]) as told:
         assert of_pattern(name, str(other)) == 77.0
+        assert "20 networks left out in turn 1" in told[name]
+    # Of a trial's network it is known what it consists of: it is one more, and none of the profile.
+    study = store.open_study(Study(name="s", space="s", objectives=(("accuracy", "max"),)))
+    store.begin(
+        study.id, [Ask(pattern=str(other), fingerprint=other.fingerprint, params=1, macs=1)]
+    )
+    with known(store, [name]) as told:
+        assert "21 networks left out in turn (1 of them measured besides it) " in told[name]
 
 
 def test_a_device_that_no_profile_predicts_is_refused(store: Store) -> None:
@@ -355,7 +363,7 @@ def test_a_profile_is_measured_once_and_of_several_spaces(tmp_path: Path, store:
     command = ["latency", "profile", "--name", "pc", "--networks", "3"]
     status, shown, _ = run(tmp_path, *command, "--space", "lenet_like")
     assert status == 0
-    assert "3 measured whole" in shown
+    assert "3 measured whole, 3 of them now" in shown
     (first,) = all_profiles(store)
     # More networks are taken apart than are measured whole, and their pieces are predicted by.
     wholes = [nas.parse(text) for text in first.profile["wholes"]]
@@ -363,8 +371,9 @@ def test_a_profile_is_measured_once_and_of_several_spaces(tmp_path: Path, store:
     assert len(first.profile["pieces"]) > len(list(distinct(wholes)))
     assert len(predictor(store, first).table) == len(first.profile["pieces"])
     assert len(measured(store)) == 3
-    _, _, said = run(tmp_path, *command, "--space", "lenet_like")
+    _, shown, said = run(tmp_path, *command, "--space", "lenet_like")
     assert "measured" not in said
+    assert "3 measured whole, 0 of them now" in shown
     assert all_profiles(store) == [first]
     run(tmp_path, *command, "--space", "linear")
     (both,) = all_profiles(store)

@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from nas.artifacts import part
 from nas.cli.record import artifacts_dir
-from nas.errors import StoreError
+from nas.errors import NoRecord, StoreError
 from nas.job import Result
 from nas.store import Ask, Study, open_store
 from nas.store.tables import VERSION_TABLE
@@ -115,6 +115,33 @@ def test_an_older_schema_is_not_brought_up_to_date_unasked(
             open_store(url, write=False)
     with pytest.raises(StoreError, match="'0000', which no version of nas has"):
         open_store(url, write=False)
+    store.close()
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_a_damaged_record_is_told_with_what_it_lacks(
+    database: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = f"sqlite:///{tmp_path}/nas.db"
+    if database == "postgresql":
+        server: Server = request.getfixturevalue("postgres")
+        url = server.database()
+    fill(url)
+    store = open_store(url)
+    named = url.rsplit("/", 1)[1]
+    for sql, told in {
+        "DROP TABLE nas_profiles": r"lacks the table nas_profiles: it is damaged",
+        "ALTER TABLE nas_curves RENAME TO c": r"lacks the tables nas_curves, nas_profiles: it is",
+        f"DELETE FROM {VERSION_TABLE}": rf"no revision of their schema: {VERSION_TABLE} is damaged",
+        f"ALTER TABLE {VERSION_TABLE} RENAME COLUMN version_num TO v": "and no revision of their",
+        f"DROP TABLE {VERSION_TABLE}": rf"no revision of their schema: {VERSION_TABLE} is damaged",
+    }.items():
+        with store.engine.begin() as connection:
+            connection.execute(text(sql))
+        for how in ({"write": False}, {"create": False}, {}):
+            with pytest.raises(StoreError, match=rf"{named}.* {told}") as error:
+                open_store(url, **how)
+            assert not isinstance(error.value, NoRecord)
     store.close()
 
 

@@ -20,6 +20,7 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
+from test_cli import nas_here
 from test_latencies import run
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -261,7 +262,7 @@ def test_a_baseline_stands_beside_the_search_whatever_it_costs(
     assert baseline.state == "finished"
     assert baseline.latency_ms
     assert baseline.latency_ms > 0.56
-    assert (status.finished, status.refused) == (2, 1)
+    assert (status.finished, status.refused, status.baselines_ended) == (1, 1, 1)
 
 
 def test_at_rungs_it_is_refused_before_the_first_and_measured_once(
@@ -537,3 +538,27 @@ def test_the_interval_of_a_measurement_is_not_what_decides() -> None:
         result = evaluate(asked, lambda _: None)
         assert isinstance(result, Result)
         assert result.refused is refused
+
+
+def test_where_all_were_refused_every_command_says_so_with_status_3(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched = ("search", "--space", "linear", "--trials", "1", "--workers", "0", "--epochs", "1")
+    told = [
+        nas_here(capsys, monkeypatch, tmp_path, *command)
+        for command in (
+            (*searched, "--constraint", "latency_ms<=1e-6"),
+            ("pareto",),
+            ("report",),
+            ("latency", "--name", "laptop"),
+            ("latency", "pack", "-o", "pack"),
+            ("latency", "pack", "-o", "pack", "--trials", "all"),
+            ("distill", "--teacher", "front", "--student", "linear"),
+            ("cascade",),
+        )
+    ]
+    assert [(status, out) for status, out, _ in told] == [(3, "")] * len(told)
+    last = {err.splitlines()[-1].partition("; the nearest")[0] for _, _, err in told}
+    (sentence,) = last
+    assert "meets the constraints" in sentence
+    assert "1 broke that of latency before they were trained" in sentence

@@ -101,6 +101,16 @@ def test_more_than_was_asked_for_is_no_share() -> None:
         assert "left" not in told
 
 
+def test_baselines_are_told_beside_the_trials_and_awaited() -> None:
+    line = Progress("s", ("accuracy",)).line
+    more = {"finished": 24, "under_way": (), "baselines": 3, "baselines_ended": 2}
+    assert "24 of 24 trials, 2 of 3 baselines, front" in line(status(**more))
+    assert "left" in line(status(**more))
+    told = line(status(**more | {"baselines_ended": 3, "baselines_failed": 1}))
+    assert "24 of 24 trials, 3 baselines (1 failed), front" in told
+    assert "left" not in told
+
+
 def test_the_clock_ticks_between_two_things_that_happen() -> None:
     assert "1 min 40 s so far" in shown(80, 24)
     later = shown(80, 24, since=30)

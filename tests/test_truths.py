@@ -322,6 +322,28 @@ def test_what_an_evaluator_does_not_give_stops_the_search_once(
     store.close()
 
 
+def test_what_arithmetic_knows_is_not_given_as_another_number(here: Path) -> None:
+    (here / "twice.py").write_text(
+        "def table(network, **_):\n"
+        "    return {'accuracy': 0.5, 'params': network.params, 'macs': 2 * network.macs}\n"
+        "def same(architecture, **_):\n"
+        "    return {**table(architecture), 'macs': float(architecture.macs)}\n"
+    )
+    store = open_store("sqlite:///nas.db")
+    with pytest.raises(StudyError, match=r"twice:table gave macs ") as error:
+        search(planned(study="s", evaluator="twice:table", data=""), store, InProcess())
+    (row,) = store.trials(store.find_study("s").id)
+    gave, has = 2 * row.macs, row.macs
+    told = (
+        f"twice:table gave macs {gave:,}, and by arithmetic the network has {has:,}: what it counts"
+    )
+    assert told in str(error.value)
+    assert (row.state, row.value("macs")) == ("failed", has)
+    search(planned(study="t", evaluator="twice:same", data=""), store, InProcess())
+    assert store.counts(store.find_study("t").id).keys() == {"finished"}
+    store.close()
+
+
 def depth(architecture: Architecture) -> float:
     return float(len(architecture.steps))
 

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -57,6 +58,7 @@ def _start(slots: int, folder: str) -> ExitStack:
     mark = f"{guard.MARK}={secrets.token_hex(16)}"
     with ExitStack() as leave:
         watch = _guard(mark, folder)
+        leave.callback(shutil.rmtree, folder, ignore_errors=True)  # where the guard was killed
         leave.callback(watch.communicate)  # ends what is left, and removes the folder
         leave.callback(_read_again)
         with _told(watch), _environ(mark):
@@ -116,8 +118,12 @@ def _told(watch: subprocess.Popen[bytes]) -> Iterator[None]:
             roots = [c for task, c in children(here) if task == thread and c not in before]
             pids = [pid for root in roots for pid in descendants(root)]
             assert watch.stdin
-            watch.stdin.write(guard.line(map(Process.of, pids)))
-            watch.stdin.flush()
+            try:
+                watch.stdin.write(guard.line(map(Process.of, pids)))
+                watch.stdin.flush()
+            except BrokenPipeError:
+                log.warning("what ends Ray when this process is killed was killed itself")
+                return
 
     teller = threading.Thread(target=tell)
     teller.start()

@@ -40,6 +40,7 @@ from nas.cli.arguments import (
     Storage,
     StudyName,
     Trial,
+    a_file,
 )
 
 app = typer.Typer(
@@ -144,6 +145,7 @@ def show(
             "--output",
             "-o",
             metavar="FILE.svg",
+            parser=a_file,
             help="Draw it as a picture instead.",
             rich_help_panel=OUTPUT,
         ),
@@ -209,7 +211,8 @@ def pareto(
             "--output",
             "-o",
             metavar="FILE",
-            help="Write it there, not to stdout.",
+            parser=a_file,
+            help="Write it there, not to stdout; folders that are missing are made.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -341,6 +344,7 @@ def report(
             "--output",
             "-o",
             metavar="FILE.html|FILE.md",
+            parser=a_file,
             help="Write it as a page, or as Markdown.",
             rich_help_panel=OUTPUT,
         ),

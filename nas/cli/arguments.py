@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
+
+from nas.errors import NasError
 
 WHAT = "What to search"
 ON = "The images"
@@ -18,6 +21,19 @@ OUTPUT = "What is kept and shown"
 
 # What a model's file might end in.
 MODELS = (".safetensors", ".onnx", ".pt2", ".pt", ".pth", ".json")
+
+
+def a_file(told: str | Path) -> Path:
+    """The parser of an --output that is a file. Raises NasError for a name that ends as a
+    directory's: as a path it would lose its end, and be one."""
+    if str(told).endswith(os.sep):
+        raise NasError(f"--output {told}: ends as a directory does, and a file is written there")
+    return Path(told)
+
+
+def a_file_or_directory(told: str | Path) -> Path:
+    """The same for an --output that is a file where its name has an ending."""
+    return a_file(told) if Path(told).suffix else Path(told)
 
 
 class Grouped(TyperCommand):

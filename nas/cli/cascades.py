@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from nas.cli.options import identified
+from nas.cli.output import writable
 from nas.cli.record import data_of, opened
-from nas.driver.tradeoffs import pareto
+from nas.driver.tradeoffs import nothing_found, pareto
 from nas.errors import NasError, NothingFound, StudyError
 from nas.job import DataRef
 from nas.metrics import METRICS, arithmetic, shown
@@ -46,6 +47,7 @@ def cascade_and_show(
         raise NasError(f"--cost {cost}: must be one of {', '.join(COSTS)}")
     if output.suffix.lower() != ".json":
         raise NasError(f"--output {output}: must end in .json")
+    writable(output)
     if budget is not None and not 0 < budget < math.inf:
         raise NasError(f"--budget {budget:g}: must be a number above 0")
     if budget is not None and accuracy != "best":
@@ -161,6 +163,8 @@ def _of_study(
     wanted += [
         r for r in rows if r.baseline and r.state in ("finished", "reused") and r not in wanted
     ]
+    if not wanted:
+        raise nothing_found(row, rows)
     files = {r.called: store.model(r) for r in wanted if "->" in r.pattern}
     lacking = [name for name, file in files.items() if not file]
     if lacking:

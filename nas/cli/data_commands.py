@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.arguments import GroupBy, Grouped, Size, SkipUnreadable
+from nas.cli.arguments import GroupBy, Grouped, Size, SkipUnreadable, a_file
 
 app = typer.Typer(help="The images.", no_args_is_help=True)
 
@@ -30,15 +30,23 @@ def check(
     ] = "text",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="SHEET.png", help="A few images a class, drawn."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="SHEET.png",
+            parser=a_file,
+            help="A few images a class, drawn.",
+        ),
     ] = None,
 ) -> None:
     """Look at all images: classes, parts, sizes, what is skipped, what cannot be learned."""
     from nas.cli.options import data_ref
-    from nas.cli.output import form_of
+    from nas.cli.output import form_of, writable
     from nas.report import images
 
     form_of("", output, {"png": ".png"}, "png")
+    if output:
+        writable(output)
     images.check(data_ref("imagefolder", data, size, skip_unreadable, group_by), format, output)
 
 

@@ -112,7 +112,10 @@ def profile_and_show(
     loaded = space_on(space, data_ref(dataset, data, size))
     store = open_record(storage, create=True)
 
+    now = dict.fromkeys(("pieces", "networks"), 0)
+
     def told(what: str, done: int, of: int) -> None:
+        now[what] = done
         if done == of or done % max(1, of // 10) == 0:
             print(f"nas: {done} of {of} {what} measured", file=sys.stderr)
 
@@ -121,12 +124,12 @@ def profile_and_show(
         networks=networks, seed=seed, again=again, told=told,
     )  # fmt: skip
     at = Located("latency_ms", made.device.name, runtime, threads, batch)
-    listed = screens.table("", "")
+    listed, whole = screens.table("", ""), len(made.profile["wholes"])
     listed.show_header = False
     for key, text in {
         "device": made.device.device,
-        "pieces": f"{len(predictor.table):,}",
-        "networks": f"{len(made.profile['wholes']):,} measured whole",
+        "pieces": f"{len(predictor.table):,}, {now['pieces']:,} of them measured now",
+        "networks": f"{whole:,} measured whole, {now['networks']:,} of them now",
         "error": predictor.trust,
         "metric": str(at),
     }.items():

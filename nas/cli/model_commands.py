@@ -30,6 +30,8 @@ from nas.cli.arguments import (
     Storage,
     StudyName,
     Trial,
+    a_file,
+    a_file_or_directory,
 )
 
 ModelFile = Annotated[
@@ -115,6 +117,7 @@ def train(
             "--output",
             "-o",
             metavar="DIR|FILE.safetensors",
+            parser=a_file_or_directory,
             help="For checkpoint and model; or the model itself, its checkpoint beside it.",
             rich_help_panel=OUTPUT,
         ),
@@ -288,6 +291,7 @@ def export(
             "--output",
             "-o",
             metavar="FILE",
+            parser=a_file,
             help="Where to.  [default: text to stdout, others here, by the model's name]",
             rich_help_panel=OUTPUT,
         ),

@@ -20,11 +20,12 @@ from nas.cli.options import called
 from nas.cli.output import directory, end_on_sigterm
 from nas.errors import DataError, NasError, brief
 from nas.interrupts import deferred
-from nas.job import Epoch, Job
+from nas.job import Job
 from nas.language.architecture import parse
 from nas.metrics import percent
 from nas.report import screens
 from nas.report.images import tell as tell_images
+from nas.report.progress import epochs_told
 from nas.text import cell, shown_file
 
 if TYPE_CHECKING:
@@ -71,17 +72,13 @@ def train_and_show(job: Job, output: Path) -> None:
     tell_images(job)
     name = file_name(job)
 
-    def report(point: Epoch) -> None:
-        told = f"epoch {point.epoch} of {job.epochs}, loss {point.train_loss:.4f}"
-        scored = f"validation accuracy {percent(point.accuracy)}"
-        print(f"nas: {told}, {scored}, {screens.span(point.seconds)}", file=sys.stderr, flush=True)
-
     checkpoint = folder / f"{name}.checkpoint"
     file = output if named else folder / f"{name}.safetensors"
     free_to_train(job, file)
     if checkpoint.exists():
         print(f"nas: goes on from {checkpoint}, its epochs told again first", file=sys.stderr)
-    screens.out(screens.trained_page(train(job, report, checkpoint=checkpoint, file=file)))
+    done = train(job, epochs_told(job.epochs), checkpoint=checkpoint, file=file)
+    screens.out(screens.trained_page(done))
     shown = shlex.quote(shown_file(str(file)))
     data = f" --data {shlex.quote(shown_file(job.data.dir))}" if job.data.dir else ""
     print("\nnext:", file=sys.stderr)

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nas import durations, plugins
+from nas.artifacts import replace
+from nas.cli.output import writable
 from nas.cli.settings import bounds, constraint, objective, once, read_recipe, split, within
 from nas.driver.plan import Keep, Plan
 from nas.driver.profiles import in_search
@@ -118,10 +120,8 @@ def drawn(architecture: Architecture | None, space: Space | None, output: Path) 
             f"{name} is a search space: a network of it can be drawn, such as one that "
             "`nas space sample` prints of it"
         )
-    try:
-        output.write_text(architecture.svg(space.name if space else ""), encoding="utf-8")
-    except OSError as error:
-        raise NasError(f"--output {output}: {error.strerror}") from None
+    writable(output)
+    replace(output, architecture.svg(space.name if space else "").encode())
 
 
 def plan(

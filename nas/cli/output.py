@@ -53,13 +53,14 @@ def directory(path: Path, files: str) -> Path:
 
 
 def writable(path: Path) -> None:
-    """Raises NasError for a path at which no file can be written: asked before long work."""
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise NasError(f"--output {path}: there is no directory {folder}")
+    """Raises NasError for a path at which no file can be written: asked before long work. Folders
+    that are missing are made when it is."""
     if path.is_dir():
         raise NasError(f"--output {path}: is a directory")
-    if not os.access(path if path.exists() else folder, os.W_OK):
+    there = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    if there != path.absolute() and not there.is_dir():
+        raise NasError(f"--output {path}: {there} is no directory")
+    if not os.access(there, os.W_OK):
         raise NasError(f"--output {path}: may not be written")
 
 

@@ -249,8 +249,9 @@ def search(
         teachers=teacher or [],
         older=older or [],
     )
+    baselines = [name for text in baseline or [] for name in text.split(",")]
     if dry_run:
-        run.rehearse(searched, storage, workers, memory_per_trial * 2**30)
+        run.rehearse(searched, storage, workers, memory_per_trial * 2**30, baselines)
         return
     try:
         run.search_and_show(
@@ -262,7 +263,7 @@ def search(
             cpus_per_trial=cpus_per_trial,
             memory_per_trial=memory_per_trial,
             time_limit=time_limit,
-            baselines=[name for text in baseline or [] for name in text.split(",")],
+            baselines=baselines,
             since=since,
         )
     except KeyboardInterrupt:

@@ -21,13 +21,15 @@ from nas.driver.baselines import architectures, enter
 from nas.driver.plan import Plan
 from nas.driver.profiles import known, offer
 from nas.driver.tradeoffs import nothing_found
-from nas.errors import NasError, StoreError, StudyError
+from nas.errors import NasError, NoRecord, StudyError
 from nas.interrupts import deferred
 from nas.job.pool import Pool
+from nas.language.architecture import Architecture
 from nas.report import screens
 from nas.report import spaces as pages
 from nas.report.images import tell as tell_images
 from nas.report.progress import Progress
+from nas.report.progress import baselines as baselines_of
 from nas.report.trials import REFUSED, rows_out
 from nas.store import ENDED, Store, StudyRow, TrialRow, open_store
 from nas.text import shown_url
@@ -43,15 +45,22 @@ NOTHING = ", and does not use them: they do not even foretell one another"
 START, BETWEEN = 12.0, 0.5  # seconds until the first step of a search, and between two trainings
 
 
-def rehearse(plan: Plan, storage: str, workers: int | None, memory: float) -> None:
-    """What a search would do, with everything checked that can be without running it, a study of
-    the same name among it, and how long it would take on this machine, ``workers`` trainings at
-    once, or as many as have so many bytes of ``memory``."""
-    store = None
-    with contextlib.suppress(StoreError):  # there is no record yet
+def rehearse(
+    plan: Plan, storage: str, workers: int | None, memory: float, baselines: Sequence[str] = ()
+) -> None:
+    """What a search would still do, with everything checked that can be without running it, a
+    study of the same name among it, and how long it would take on this machine, ``workers``
+    trainings at once, or as many as have so many bytes of ``memory``."""
+    networks = architectures(plan, baselines)
+    store, rows = None, []
+    with contextlib.suppress(NoRecord):
         store = open_store(storage, create=False, write=False)
         store.check(plan.row())
         widening.rehearsed(plan, store)
+        rows = [row for s in store.studies() if s.name == plan.study for row in store.trials(s.id)]
+    done = sum(row.budgeted for row in rows if row.state in ENDED)
+    known = {row.baseline for row in rows if row.state in ENDED}
+    beside = [name for name in baselines if name not in known]
     if store:
         from nas.driver import older
 
@@ -62,14 +71,26 @@ def rehearse(plan: Plan, storage: str, workers: int | None, memory: float) -> No
         _tell_predicted(told, plan, store)
         tell_images(plan.job)
         screens.out(pages.space_page(plan.space))
-        screens.out(screens.plan_table(plan, _expected(plan, workers, memory)))
+        left = None if plan.trials is None else max(0, plan.trials - done)
+        new = [network for name, network in networks.items() if name in beside]
+        expected = _expected(plan, workers, memory, left, new)
+        screens.out(screens.plan_table(plan, expected, done, beside))
     if store:
         store.close()
 
 
-def _expected(plan: Plan, workers: int | None, memory: float) -> str:
-    """How long the trainings of a plan will take on this machine, in words."""
+def _expected(
+    plan: Plan,
+    workers: int | None,
+    memory: float,
+    left: int | None,
+    baselines: Sequence[Architecture],
+) -> str:
+    """How long the trainings of a plan that are ``left`` will take on this machine, in words, and
+    those of ``baselines``."""
     job = plan.job
+    if left == 0 and not baselines:
+        return "none: nothing is left to train"
     draws = list(footprint.feasible(plan.space, job.recipe))
     if job.evaluator or job.teachers or not draws:
         return "not known before the first training"
@@ -87,12 +108,16 @@ def _expected(plan: Plan, workers: int | None, memory: float) -> str:
     each = f"{least} to {longest} a training, {most} at once"
     if plan.rungs:
         each += ", less as rungs stop some"
-    if plan.trials is not None:
-        whole = START + math.ceil(plan.trials / most) * mean
+    beside = [
+        job.epochs * pace.epoch_seconds(replace(job, pattern=str(network)), threads) + BETWEEN
+        for network in baselines
+    ]
+    if left is not None:
+        whole = START + math.ceil(left / most) * mean + sum(beside) / most
         return f"about {screens.span(whole)}: {each}"
     if plan.seconds is None:
         return each
-    count = max(0.0, plan.seconds - START) * most / mean
+    count = max(0.0, (plan.seconds - START) * most - sum(beside)) / mean
     return f"about {count:,.0f} trainings: {each}"
 
 
@@ -242,6 +267,8 @@ def _tell_end(plan: Plan, status: Status) -> None:
     told = [f"{status.finished} evaluated", f"{status.reused} reused", f"{status.failed} failed"]
     if plan.rungs:
         told.insert(1, f"{status.stopped} stopped at a rung")
+    if status.baselines:
+        told.append(baselines_of(status))
     if status.refused:
         told.append(f"{status.refused} {REFUSED}")
     print(f"nas: study {plan.study}: {', '.join(told)}", file=sys.stderr)

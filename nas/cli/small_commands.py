@@ -21,6 +21,7 @@ from nas.cli.arguments import (
     Seed,
     Storage,
     StudyName,
+    a_file,
 )
 
 Seeds = Annotated[
@@ -175,6 +176,7 @@ def cascade(
             "--output",
             "-o",
             metavar="FILE.json",
+            parser=a_file,
             help="Its members lie beside it.",
             rich_help_panel=OUTPUT,
         ),

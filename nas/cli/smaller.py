@@ -24,7 +24,7 @@ from nas.cli.settings import read_recipe, within
 from nas.data import describe
 from nas.driver.latencies import with_latencies
 from nas.driver.made import Made, enter
-from nas.driver.tradeoffs import pareto
+from nas.driver.tradeoffs import nothing_found, pareto
 from nas.errors import NasError, StudyError, nearest
 from nas.job import DataRef, Epoch, Job, Recipe
 from nas.job.recipe import UNTAUGHT
@@ -166,7 +166,9 @@ def model_files(text: str, storage: str, study: str | None, option: str = "--tea
         store, row = opened(storage, study)
         # Without what was distilled: the same command has the same teachers again.
         rows = [each for each in store.trials(row.id) if not each.made]
-        found = [store.model(each) for each in pareto(row, rows)]
+        if not (front := pareto(row, rows)):
+            raise nothing_found(row, rows)
+        found = [store.model(each) for each in front]
         if not any(found):
             raise StudyError(f"study {row.name!r} has no weights kept of its front: --keep front")
         return [file for file in found if file]

@@ -226,7 +226,8 @@ def download(ref: DataRef) -> None:
 def dataset(name: str) -> Dataset:
     """Raises DataError where the name is not in DATASETS."""
     if name not in DATASETS:
-        raise DataError(f"the data set {name!r} is unknown: {nearest(name, DATASETS)}")
+        near = nearest(name, DATASETS)
+        raise DataError(f"the data set {name!r} is unknown, unless a --plugin brings it: {near}")
     return DATASETS[name]
 
 

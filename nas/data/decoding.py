@@ -27,11 +27,12 @@ from nas.data.listing import Listing
 from nas.data.survey import CRASHED, Piece, Survey
 from nas.errors import DataError
 
-# What a row of the array is: not yet there, an image, one of a single colour, not readable.
-MISSING, DECODED, BLANK, FAILED = range(4)
+# What a row of the array is: not yet there, an image, one of a single colour, not readable, one
+# whose colours were taken to sRGB.
+MISSING, DECODED, BLANK, FAILED, CONVERTED = range(5)
 ENCODED = "encoded.safetensors"
 SAVED = 5.0  # seconds between notes of how far it has come
-FORM = 3  # of the pictures: another where the same file comes to other pixels
+FORM = 4  # of the pictures: another where the same file comes to other pixels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,7 +119,7 @@ def fill(
     states = started(folder, len(listing))
     errors = dict(seen.errors)
     states[[*errors]] = FAILED
-    latest = survey.record(listing.root).with_suffix(f".{'x'.join(map(str, shape))}")
+    latest = survey.record(listing.root).with_suffix(f".{FORM}-{'x'.join(map(str, shape))}")
     reuse(latest, digests, pixels, states)
     todo = np.flatnonzero(states == MISSING)
     work = survey.pieces(listing, seen.rows, todo)
@@ -166,6 +167,8 @@ def decode(
             continue
         if pixels is not None:
             pixels[number] = image
+        if picture.converted(data):
+            states[n] = CONVERTED
         # Two corners first: to compare all takes a sixth of the time to decode 32x32 pixels.
         corner = image[:, :1, :1]
         if (corner == image[:, -1:, -1:]).all() and (corner == image).all():

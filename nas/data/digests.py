@@ -36,9 +36,11 @@ def identity(
     classes: Sequence[str],
     parts: Iterable[tuple[str, npt.NDArray[np.int64], Digests]],
     groups: npt.NDArray[np.int64] | None = None,
+    decoded: str = "",
 ) -> str:
     """32 hexadecimal digits for the classes and, of each part, its name, labels and digests; and
-    for what belongs together, the same number each, where the images themselves tell."""
+    for what belongs together, the same number each, where the images themselves tell; and for how
+    they are ``decoded``, where that is not as their files have them."""
     told = hashlib.blake2b(json.dumps(list(classes)).encode(), digest_size=LENGTH)
     for name, labels, digests in parts:
         told.update(json.dumps([name, len(labels)]).encode())
@@ -47,6 +49,7 @@ def identity(
     if groups is not None:
         _, first, numbers = np.unique(groups, return_index=True, return_inverse=True)
         told.update(first[numbers].astype("<i8").tobytes())  # whatever they are called
+    told.update(decoded.encode())
     return told.hexdigest()
 
 

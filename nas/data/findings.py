@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nas.data import datasets, imagefolder, survey
-from nas.data.decoding import BLANK
+from nas.data.decoding import BLANK, CONVERTED
 from nas.data.digests import numbered
 from nas.data.imagefolder import Looked, Prepared
 from nas.data.images import Part
@@ -122,6 +122,11 @@ def decided(
         notes.append(
             f"{own:,} images hold floats or 32-bit integers: each is scaled from its least value "
             f"(black) to its greatest (white)"
+        )
+    if turned := int((looked.decoded.states[every] == CONVERTED).sum()):
+        notes.append(
+            f"{turned:,} images have another colour profile than sRGB's: their colours are taken "
+            "to sRGB, as they are seen"
         )
     train = images.rows["train"]
     if groups := len(train) - len(distinct(images.groups[train])):

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nas.data import arrays, cache, decoding, digests, listing, shards, splits, survey, table, tars
-from nas.data.decoding import FAILED, FORM, Decoded
+from nas.data.decoding import CONVERTED, FAILED, FORM, Decoded
 from nas.data.encoded import Encoded
 from nas.data.footprint import ROOM
 from nas.data.images import Images, Info, Labels, Part
@@ -194,8 +194,12 @@ def prepared(ref: DataRef) -> Prepared:
             raise DataError(f"no image of the class {name} in {found.root} can be read")
     bytes_ = looked.survey.rows["digest"]
     own = grouped(found, "")[np.concatenate([*rows.values()])] if found.groups else None
+    converted = any((kept.states[n] == CONVERTED).any() for n in rows.values())
     told = digests.identity(
-        found.classes, [(part, found.labels[n], bytes_[n]) for part, n in rows.items()], own
+        found.classes,
+        [(part, found.labels[n], bytes_[n]) for part, n in rows.items()],
+        own,
+        "sRGB" if converted else "",
     )
     if ref.identity not in ("", told):
         raise DataError(

@@ -6,7 +6,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Container, Mapping, Sequence
+import math
+from collections.abc import Container, Mapping
 from typing import Any
 
 from nas import artifacts
@@ -15,7 +16,7 @@ from nas.driver.plan import Plan
 from nas.errors import brief
 from nas.job import Failure, Job, Latency, Outcome, Recipe
 from nas.language.architecture import Architecture
-from nas.metrics import METRICS, located, metric, of_pattern, on_device
+from nas.metrics import METRICS, by_arithmetic, located, metric, of_pattern, on_device, plain
 from nas.store import Ask, TrialRow
 
 MEASURED = ("eager", 1)  # the runtime and the batch of a search's own latencies
@@ -153,22 +154,24 @@ def _file(plan: Plan, name: str) -> str:
     return "/".join([plan.artifacts.rstrip("/"), artifacts.part(plan.study), name])
 
 
-def missing(plan: Plan, outcome: Outcome, source: TrialRow | None) -> list[str]:
-    """What a result lacks of the metrics that objectives and constraints need."""
-    if isinstance(outcome, Failure):
-        return []
+def fault(plan: Plan, row: TrialRow, outcome: Outcome, source: TrialRow | None) -> str:
+    """Why a trial's result is none, a failure of the evaluator: it lacks what objectives and
+    constraints need, or has a number that arithmetic knows as another, which would stand instead of
+    it. Empty for one that will do."""
+    if isinstance(outcome, Failure) or outcome.refused:
+        return ""
+    who = plan.job.evaluator or "the training"
     given = {*outcome.metrics, *(on_device(METRICS) if outcome.latency else ())}
     given |= {*source.metrics} if source else set()
-    return [name for name in plan.measured if name not in given]
-
-
-def judged(plan: Plan, outcome: Outcome, missing: Sequence[str]) -> Outcome:
-    """A result without a number that the search needs is a failure of the evaluator."""
-    if isinstance(outcome, Failure):
-        return outcome
-    reason = ""
-    if missing:
+    if missing := [name for name in plan.measured if name not in given]:
         gave = brief(", ".join(sorted(outcome.metrics))) or "nothing"
-        who = plan.job.evaluator or "the training"
-        reason = f"{who} gave no {', '.join(missing)}: it gave {gave}"
-    return Failure(kind="error", reason=reason, seconds=outcome.seconds) if reason else outcome
+        return f"{who} gave no {', '.join(missing)}: it gave {gave}"
+    # A latency that a profile foretells is no knowledge: there a measured one is the better.
+    for name in (n for n in by_arithmetic() if n in outcome.metrics and not metric(n).predicts):
+        own, told = of_pattern(name, row.pattern), outcome.metrics[name]
+        if not math.isclose(own, told, rel_tol=1e-9) and not math.isnan(own):
+            return (
+                f"{who} gave {name} {plain(told)}, and by arithmetic the network has {plain(own)}: "
+                "what it counts otherwise needs another name"
+            )
+    return ""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas import artifacts
-from nas.driver.tradeoffs import pareto
+from nas.driver.tradeoffs import nothing_found, pareto
 from nas.errors import NasError, StudyError, brief, nearest
 from nas.job import Latency
 from nas.metrics import HERE, Located, finite, located
@@ -31,11 +31,14 @@ MANIFEST, SCRIPT, ANSWERS = "manifest.json", "measure.py", "answers.json"
 
 def networks(study: StudyRow, rows: Sequence[TrialRow], which: str) -> list[TrialRow]:
     """The trials that ``which`` tells: front, all or numbers; of one architecture the first. Raises
-    NasError for what is neither, and for a trial that is no network."""
-    if which == "front":
-        rows = pareto(study, rows)
-    elif which == "all":
-        rows = [row for row in rows if row.state in ("finished", "reused", "stopped")]
+    NasError for what is neither, and for a trial that is no network, and NothingFound where there
+    is none."""
+    if which in ("front", "all"):
+        ended = [row for row in rows if row.state in ("finished", "reused", "stopped")]
+        chosen = pareto(study, rows) if which == "front" else ended
+        if not chosen:
+            raise nothing_found(study, rows)
+        rows = chosen
     elif re.fullmatch(r"\d{1,8}(,\d{1,8})*", which):
         known = {row.number: row for row in rows}
         numbers = [int(part) for part in which.split(",")]

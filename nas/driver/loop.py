@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from nas import artifacts
 from nas.driver.asking import Asker
 from nas.driver.hours import Hours
-from nas.driver.jobs import checkpoint, job, judged, missing, predicted
+from nas.driver.jobs import checkpoint, fault, job, predicted
 from nas.driver.ladder import Ladder
 from nas.driver.leases import Leases
 from nas.driver.older import known
@@ -324,14 +324,14 @@ class _Driver:
         reach("received")
         claim, source = run.claim, run.source
         refused = isinstance(outcome, Result) and outcome.refused
-        lacking = [] if refused else missing(self.plan, outcome, source)
-        outcome = judged(self.plan, outcome, lacking)
+        if wrong := fault(self.plan, claim.trial, outcome, source):
+            outcome = Failure(kind="error", reason=wrong, seconds=outcome.seconds)
         if isinstance(outcome, Result):
             more = predicted(self.plan, claim.trial.pattern, outcome.latency)
             outcome = dataclasses.replace(outcome, metrics={**outcome.metrics, **more})
             if source:
                 source = dataclasses.replace(source, metrics={**source.metrics, **more})
-        if isinstance(outcome, Failure) and not lacking and _again(claim, outcome):
+        if isinstance(outcome, Failure) and not wrong and _again(claim, outcome):
             reach("failed")
             if not self.supply.timely(claim.trial):  # it waits for the next run
                 self.store.release(claim.token, outcome)
@@ -355,7 +355,7 @@ class _Driver:
             return
         reach("recorded")
         self.conclude(self.store.trial(self.row.id, claim.trial.number))
-        if isinstance(outcome, Failure) and lacking and not self.tally.results:
+        if isinstance(outcome, Failure) and wrong and not self.tally.results:
             raise StudyError(f"the search cannot go on: {outcome.reason}")
 
     def conclude(self, row: TrialRow) -> None:

@@ -131,7 +131,9 @@ def predictor(record: Record, profiled: Profiled) -> Predictor:
         for piece in parts(architecture).pieces
         if piece.key in times
     }
-    return Predictor.fit([(piece, times[key]) for key, piece in pieces.items()], known, apart)
+    fitted = Predictor.fit([(piece, times[key]) for key, piece in pieces.items()], known, apart)
+    own = sum(text in profiled.profile["wholes"] for text in wholes if _parsed(text))
+    return dataclasses.replace(fitted, besides=len(known) - own)
 
 
 def _measured(record: Record, profiled: Profiled) -> dict[str, float]:

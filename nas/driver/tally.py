@@ -58,9 +58,10 @@ class Status:
     costs. ``stopped`` and ``paused`` trials came to a rung, not to the end. ``refused`` ones broke
     a bound of latency, measured before a training: they are none of the budget and not ``done``.
     ``vain`` is how many were in a row, where the search ended by that; else 0. ``failures`` counts
-    the failed ones by their reason, the commonest first. ``budget`` counts trials, None without a
-    limit; of ``time``, in seconds, ``time_left`` is left, and ``out_of_time`` that something was
-    not begun for want of it."""
+    the failed ones by their reason, the commonest first. ``budget`` is how many trials were asked
+    for, None without a limit; of ``time``, in seconds, ``time_left`` is left, and ``out_of_time``
+    that something was not begun for want of it. All these are of candidates: of the ``baselines``
+    beside them ``baselines_ended``, and ``baselines_failed`` of those."""
 
     budget: int | None
     finished: int
@@ -83,6 +84,9 @@ class Status:
     time_left: float | None = None
     out_of_time: bool = False
     vain: int = 0
+    baselines: int = 0
+    baselines_ended: int = 0
+    baselines_failed: int = 0
 
     @property
     def running(self) -> int:
@@ -107,6 +111,7 @@ class Tally:
         self._networks: set[tuple[str, str]] = set()
         self._baselines: set[int] = set()
         self._counts: Counter[str] = Counter()
+        self._beside: Counter[str] = Counter()  # of them the baselines
         self._failures: Counter[str] = Counter()
         self._ended = 0
         self._first = 0.0  # when the first of them did
@@ -145,6 +150,7 @@ class Tally:
         for row in new.values():
             self._taken.add(row.number)
             self._counts[row.state] += 1
+            self._beside[row.state] += bool(row.baseline)
             self._latest = row
             if row.seconds and not (row.baseline or row.state == "refused"):
                 number, seconds = self._took[row.device]
@@ -182,9 +188,9 @@ class Tally:
         hours: Hours | None = None,
     ) -> Status:
         under_way = tuple(under_way)
-        states = {state: self._counts[state] for state in ENDED}
+        states = {state: self._counts[state] - self._beside[state] for state in ENDED}
         return Status(
-            budget=None if self.budget is None else self.budget - states["refused"],
+            budget=self._trials,
             **states,
             paused=paused,
             rejected=rejected,
@@ -201,6 +207,9 @@ class Tally:
             time=hours.seconds if hours else None,
             time_left=hours.left if hours else None,
             out_of_time=hours is not None and hours.over,
+            baselines=len(self._baselines),
+            baselines_ended=self._beside.total(),
+            baselines_failed=self._beside["failed"],
         )
 
     def _forecast(self, under_way: Iterable[UnderWay], slots: int) -> Forecast | None:

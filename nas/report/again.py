@@ -21,7 +21,7 @@ def command(study: StudyRow, rows: Sequence[TrialRow]) -> str:
     told += ["--study", study.name]
     told += [
         "--trials",
-        str(sum(not row.baseline for row in rows)),
+        str(sum(row.budgeted for row in rows)),
         "--epochs",
         str(settings["epochs"]),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nas import artifacts
 from nas.data import cache, datasets, findings
 from nas.data.findings import Findings
 from nas.errors import NasError, brief, nearest
@@ -71,10 +73,9 @@ def draw(ref: DataRef, found: Findings, path: Path) -> None:
             image = Image.fromarray(np.ascontiguousarray(pixels.squeeze()))
             grown = image.resize((width * scale, height * scale), Image.Resampling.NEAREST)
             canvas.paste(grown, (margin + place * column, top + 14))
-    try:
-        canvas.save(path, format="PNG")
-    except OSError as error:
-        raise NasError(f"{path} cannot be written: {error.strerror or error}") from error
+    drawn = io.BytesIO()
+    canvas.save(drawn, format="PNG")
+    artifacts.replace(path, drawn.getvalue())
 
 
 def kept(remove: Sequence[str], days: float | None) -> None:

@@ -21,7 +21,7 @@ from nas.report.trials import body_of
 
 if TYPE_CHECKING:
     from nas.driver.tally import Status, UnderWay
-    from nas.job import Epoch
+    from nas.job import Epoch, Report
     from nas.store import TrialRow
 
 FEW = 8  # trials that tell little of how long others take
@@ -59,8 +59,9 @@ class Progress:
             return
         first = self.done < 0 or (status.forecast is not None and not self.foretold)
         last = full(status) or (status.out_of_time and not status.under_way)
-        if first or (status.done != self.done and (last or time.monotonic() - self.told >= EVERY)):
-            self.told, self.done = time.monotonic(), status.done
+        done = status.done + status.baselines_ended
+        if first or (done != self.done and (last or time.monotonic() - self.told >= EVERY)):
+            self.told, self.done = time.monotonic(), done
             self.foretold = status.forecast is not None
             print(f"nas: {self.line(status)}", file=sys.stderr, flush=True)
 
@@ -121,11 +122,13 @@ def share(status: Status, since: float = 0.0) -> tuple[float, float]:
     if status.budget is None:
         time = status.time or 1.0
         return time, min(time, time - (status.time_left or 0.0) + since)
-    return max(status.budget, status.done), status.done
+    done = status.done + status.baselines_ended
+    return max(status.budget + status.baselines, done), done
 
 
 def full(status: Status) -> bool:
-    return status.budget is not None and status.done >= status.budget
+    compared = status.baselines_ended >= status.baselines
+    return status.budget is not None and status.done >= status.budget and compared
 
 
 def of_budget(status: Status) -> str:
@@ -139,7 +142,15 @@ def of_budget(status: Status) -> str:
 def counts(status: Status) -> list[str]:
     """What there is any of."""
     names = ("running", "paused", "stopped", "failed", "reused", "refused", "rejected")
-    return [f"{number} {name}" for name in names if (number := getattr(status, name))]
+    told = [f"{number} {name}" for name in names if (number := getattr(status, name))]
+    return [*told, baselines(status)] if status.baselines else told
+
+
+def baselines(status: Status) -> str:
+    """How many of the networks ended that are beside the candidates."""
+    failed = f" ({status.baselines_failed} failed)" if status.baselines_failed else ""
+    of = f"{status.baselines_ended} of " if status.baselines_ended < status.baselines else ""
+    return f"{of}{status.baselines} baseline{'s' * (status.baselines != 1)}{failed}"
 
 
 def left(status: Status, since: float = 0.0) -> str:
@@ -169,6 +180,17 @@ def under_way(run: UnderWay) -> str:
 
 def _one_line(told: str, style: str = "") -> Text:
     return Text(told, style=style, no_wrap=True, overflow="ellipsis")
+
+
+def epochs_told(epochs: int) -> Report:
+    """Prints a line for each epoch of one training of so many."""
+
+    def report(point: Epoch) -> None:
+        told = f"epoch {point.epoch} of {epochs}, loss {point.train_loss:.4f}"
+        scored = f"validation accuracy {percent(point.accuracy)}"
+        print(f"nas: {told}, {scored}, {span(point.seconds)}", file=sys.stderr, flush=True)
+
+    return report
 
 
 class Left:

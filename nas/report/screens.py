@@ -155,12 +155,21 @@ def trained_page(trained: Trained) -> RenderableType:
     return told
 
 
-def plan_table(plan: Plan, expected: str) -> Table:
+def plan_table(plan: Plan, expected: str, done: int = 0, baselines: Sequence[str] = ()) -> Table:
+    """What a search is to do, where so many of its trials are ``done``; ``baselines`` are not."""
+    if plan.trials is None:
+        trials = "as many as there is time for"
+        trials += f", besides the {done} that have ended" if done else ""
+    else:
+        left = plan.trials - done
+        more = f"{left} are left" if left > 0 else f"--trials {2 * done} goes on"
+        trials = f"{plan.trials}, of which {done} have ended: {more}" if done else f"{plan.trials}"
     told = table("", "")
     told.show_header = False
     for name, text in {
         "study": plan.study,
-        "trials": "as many as there is time for" if plan.trials is None else str(plan.trials),
+        "trials": trials,
+        **({"baselines": ", ".join(baselines)} if baselines else {}),
         "budget": "no limit" if plan.seconds is None else durations.show(plan.seconds),
         "time": expected,
         "epochs": str(plan.job.epochs),

@@ -18,9 +18,9 @@ from urllib.parse import quote, unquote
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, SAWarning
 
-from nas.errors import StoreError, brief, nearest
+from nas.errors import NoRecord, StoreError, brief, nearest
 from nas.interrupts import deferred
-from nas.store.tables import HEAD, VERSION_TABLE
+from nas.store.tables import HEAD, VERSION_TABLE, metadata
 from nas.store.values import read_json
 from nas.text import SECRET, shown_url
 
@@ -278,7 +278,7 @@ def _check_file(file: Path, create: bool, write: bool) -> None:
     except OSError as error:
         raise StoreError(f"storage {str(file)!r} cannot be read: {error.strerror}") from error
     if not size and not create:
-        raise StoreError(f"storage {str(file)!r}: there is no database yet")
+        raise NoRecord(f"storage {str(file)!r}: there is no database yet")
     if not write:
         return
     if not os.access(file if file.exists() else folder, os.W_OK):
@@ -313,9 +313,11 @@ def _bring_up_to_date(
     engine: Engine, create: bool, write: bool, accept: Callable[[Connection], None]
 ) -> None:
     with engine.connect() as connection:
+        before = _tables(connection)  # in this order: another may create the record in between
         version = _version(connection)
+        _check_tables(engine, version, before, _tables(connection))
     if version is None and not create:
-        raise StoreError(f"{shown(engine.url)}: there is no record in this database yet")
+        raise NoRecord(f"{shown(engine.url)}: there is no record in this database yet")
     if version != HEAD and not write:
         _check_version(engine, version)
         raise StoreError(
@@ -332,8 +334,24 @@ def _version(connection: Connection) -> str | None:
     """The schema's revision, read without Alembic, whose import alone costs 0.15 s."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
-    version: str | None = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))
-    return version
+    rows = connection.execute(text(f"SELECT * FROM {VERSION_TABLE}")).mappings().all()
+    return str(rows[0].get("version_num")) if rows else None
+
+
+def _tables(connection: Connection) -> set[str]:
+    return {*inspect(connection).get_table_names()} & {*metadata.tables}
+
+
+def _check_tables(engine: Engine, version: str | None, before: set[str], after: set[str]) -> None:
+    """Raises StoreError for a record without its schema's revision, and for one at ``HEAD`` that
+    lacks a table: somebody dropped it, or a copy came half. ``before`` and ``after`` the revision
+    was read these tables were there."""
+    if version is None and before:
+        told = f"tables of a record, and no revision of their schema: {VERSION_TABLE} is damaged"
+        raise StoreError(f"{shown(engine.url)} has {told}; nothing was changed")
+    if version == HEAD and (missing := sorted({*metadata.tables} - after)):
+        told = f"lacks the table{'s' * (len(missing) > 1)} {', '.join(missing)}: it is damaged"
+        raise StoreError(f"the record in {shown(engine.url)} {told}")
 
 
 def _migrate(engine: Engine, accept: Callable[[Connection], None]) -> None:

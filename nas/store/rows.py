@@ -156,6 +156,12 @@ class TrialRow(Ask):
         return f"{number} ({self.baseline})" if self.made else self.baseline or number
 
     @property
+    def budgeted(self) -> bool:
+        """Whether it is one of the trials that a search is asked for: a candidate that no bound of
+        latency refused."""
+        return not self.baseline and self.state != "refused"
+
+    @property
     def architecture(self) -> Architecture:
         """Raises StudyError for a pattern of no network, or of a plug-in that is not loaded."""
         try:

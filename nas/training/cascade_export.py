@@ -156,7 +156,9 @@ def python_source(cascade: Cascade, file: Path, folder: Path) -> str:
         f'"""A cascade of {len(members)} networks. Made by nas {__version__}.\n\n'
         "    python THIS_FILE IMAGE...\n\nprints of each the class, its probability and the number "
         'of the network that answered.\n"""\n\n'
-        "import hashlib\nimport json\nimport sys\nfrom pathlib import Path\n\n"
+        "from __future__ import annotations\n\n"
+        "import functools\nimport hashlib\nimport io\nimport itertools\nimport json\nimport sys\n"
+        "from pathlib import Path\n\n"
         "import torch\nfrom torch import nn\n"
     )
     rest = SOURCE.format(

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from nas.data import colours
 from nas.errors import NasError
 from nas.language.architecture import Architecture
 from nas.language.gates import SqueezeExcitation
@@ -112,8 +113,10 @@ DECODE = '''def decode(path):
     with Image.open(path) as image:
         if image.mode in ("I", "F", "LAB") or image.mode.startswith("I;"):
             raise ValueError(f"{path} has pixels of mode {image.mode}: here 8 bits are read")
-        image.draft(mode, (max(WIDTH, HEIGHT),) * 2)
+        turn = foreign(image)
+        image.draft("RGB" if turn else mode, (max(WIDTH, HEIGHT),) * 2)
         seen = ImageOps.exif_transpose(image)
+        seen = turned(seen, turn) if turn else seen
         if seen.has_transparency_data:
             ground = Image.new("RGBA", seen.size, (128, 128, 128, 255))
             seen = Image.alpha_composite(ground, seen.convert("RGBA"))
@@ -122,7 +125,12 @@ DECODE = '''def decode(path):
             seen = ImageOps.fit(seen, (WIDTH, HEIGHT), Image.Resampling.BILINEAR)
         pixels = torch.frombuffer(bytearray(seen.tobytes()), dtype=torch.uint8)
         return pixels.view(HEIGHT, WIDTH, CHANNELS).permute(2, 0, 1)
+
+
 '''
+DECODE += "\n\n".join(
+    inspect.getsource(function) for function in (colours.to_srgb, colours.foreign, colours.turned)
+)
 
 
 def python_source(architecture: Architecture, card: Card | None = None, weights: str = "") -> str:
@@ -142,7 +150,10 @@ def python_source(architecture: Architecture, card: Card | None = None, weights:
     )
     if card:
         head += "\n    python THIS_FILE IMAGE...\n\nprints the class and its probability of each.\n"
-    imports = ["import json", "import sys", "from pathlib import Path", ""] if card else []
+    modules = ["functools", "io", "itertools", "json", "sys"]
+    future = "from __future__ import annotations\n"
+    own = [future, *(f"import {name}" for name in modules), "from pathlib import Path", ""]
+    imports = own if card else []
     torch_too = card or "Concat(" in body
     imports += ["import torch"] if torch_too else []
     imports += ["from torch import nn"]

@@ -87,7 +87,8 @@ def _close(a: Floats, b: Floats, length: float) -> Floats:
 @dataclass(frozen=True)
 class Predictor:
     """Milliseconds of a network. ``table`` has measured pieces by their key; ``errors`` the
-    relative errors of networks left out, empty where too few were measured whole."""
+    relative errors of networks left out, empty where too few were measured whole; ``besides`` is
+    how many of these are none of the profile's own."""
 
     table: Mapping[str, float]
     kinds: tuple[str, ...]
@@ -95,6 +96,7 @@ class Predictor:
     pieces: Process
     correction: Correction | None
     errors: tuple[float, ...]
+    besides: int = 0
     # Pieces that were looked up: alone, and within a network.
     seen: dict[Piece, tuple[float, float]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -143,9 +145,10 @@ class Predictor:
         if not self.errors:
             return f"uncorrected: fewer than {FEWEST} networks were measured whole"
         most = float(np.quantile(self.errors, 0.95))
+        besides = f" ({self.besides} of them measured besides it)" if self.besides else ""
         return (
-            f"of {len(self.errors)} networks left out in turn {100 * self.within:.0f} % were "
-            f"within 10 %, and 95 of 100 within {100 * most:.0f} %"
+            f"of {len(self.errors)} networks left out in turn{besides} {100 * self.within:.0f} % "
+            f"were within 10 %, and 95 of 100 within {100 * most:.0f} %"
         )
 
     @property

@@ -1,0 +1,57 @@
+"""The colours of an image whose embedded profile (ICC) is another than sRGB's, as Display P3 of
+phones, Adobe RGB of cameras, CMYK of print: taken to sRGB, as every viewer shows them.
+
+What is here is in exported Python too (``nas.training.plain``), by its source.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import itertools
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@functools.lru_cache(maxsize=64)
+def to_srgb(profile: bytes, mode: str) -> Any:
+    """What takes pixels of a profile to sRGB; None where they are of sRGB, by what it does to them
+    and not by its name, and for a profile that is broken or of other pixels: viewers ignore it."""
+    from PIL import Image, ImageChops, ImageCms
+
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        turn = ImageCms.buildTransform(own, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return None
+    levels = range(0, 256, 51 if mode == "CMYK" else 17)
+    grid = [*itertools.product(levels, repeat=len(Image.new(mode, (1, 1)).getbands()))]
+    some = Image.frombytes(mode, (len(grid), 1), bytes(itertools.chain(*grid)))
+    told: Any = ImageCms.applyTransform(some, turn)
+    off = ImageChops.difference(told, some.convert("RGB"))
+    return turn if max(off.tobytes()) > 4 else None
+
+
+def foreign(image: Image.Image) -> Any:
+    """What takes an open image to sRGB, or None where nothing is to be done."""
+    profile = image.info.get("icc_profile")
+    if not profile or (image.mode == "L" and image.has_transparency_data):
+        return None
+    mode = "RGB" if image.mode in ("P", "PA", "RGBA") else image.mode
+    return to_srgb(profile, mode) if mode in ("RGB", "CMYK", "L") else None
+
+
+def turned(image: Image.Image, turn: Any) -> Image.Image:
+    """The image in sRGB, by what is ``foreign`` in it; what is transparent stays so."""
+    from PIL import ImageCms
+
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    if image.mode in ("P", "PA", "RGBA"):
+        image = image.convert("RGB")
+    seen = ImageCms.applyTransform(image, turn)
+    assert seen is not None  # it is where not done in place
+    if alpha:
+        seen.putalpha(alpha)
+    return seen
