@@ -31,6 +31,12 @@ SPACES = ("resnet_like", "inception_like", "densenet_like", "mobilenet_like", "v
           "alexnet_like", "lenet_like", "linear")  # fmt: skip
 
 
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """Of the record that ``run`` takes."""
+    return f"sqlite:///{tmp_path}/nas.db"
+
+
 def drawn(space: str, count: int, seed: int = 0) -> list[Architecture]:
     told = load_space(space, (3, 32, 32), 10)
     rng = random.Random(seed)
