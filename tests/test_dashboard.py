@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -151,6 +153,17 @@ def test_the_note_is_the_front(browser: Chrome, site: str, rows: list[TrialRow])
     page = text_with(browser, "The front of twelve")
     best = max(rows, key=lambda row: row.accuracy or 0.0)
     assert best.pattern in page
+
+
+def test_what_is_believed_of_the_front_comes_to_the_note(ours: str, record: Path) -> None:
+    def told() -> str:
+        with urllib.request.urlopen(f"{ours.removesuffix('/dashboard')}/api/studies/1") as answer:
+            return str(json.load(answer)["note"]["body"])
+
+    assert eventually(lambda: "| accuracy | believed |" in told())
+    line = next(line for line in told().splitlines() if line.startswith("| ") and "INPUT" in line)
+    assert re.match(r"\| \d+ \| [\d.]+ % \| [\d.]+ % \([\d.]+ to [\d.]+\) \|", line)
+    assert "without the luck of one training" in told()
 
 
 def test_a_trial_of_the_front_shows_its_drawing(

@@ -151,28 +151,36 @@ def trials_table(
 ) -> Table:
     """Trials with the usual metrics and the study's other ones, what is believed of one of these,
     the settings that were searched, and the pattern."""
-    names = list(dict.fromkeys([*usual(), *dict(study.objectives), *study.constraints]))
     # On a terminal a line each; in a file nothing is cut off.
     terminal = sys.stdout.isatty()
     short = terminal and console(sys.stdout).width < NARROW
-    known = beliefs if beliefs and any(row.id in beliefs.by for row in rows) else None
-    columns: list[tuple[str, Callable[[TrialRow], str]]] = [("trial", lambda row: str(row.number))]
-    for name in names:
-        columns.append((metric(name).title, partial(_measured, name)))
-        if known and known.name == name:
-            columns.append(("believed", partial(_believed, known, short)))
-    if any(row.trainings > 1 for row in rows):
-        columns.append(("trainings", lambda row: str(row.trainings)))
-    columns += [(name, partial(_setting, name)) for name in searched(rows)]
-    titles = [title for title, _ in columns]
+    told = columns(study, rows, beliefs, short=short)
+    told += [(name, partial(_setting, name)) for name in searched(rows)]
+    titles = [title for title, _ in told]
     plain = any(row.state not in ("finished", "reused") for row in rows)
     listed = table(*titles, *(["state"] if plain else []), "pattern", numbers=titles)
     overflow: Literal["ellipsis", "fold"] = "ellipsis" if terminal else "fold"
     for row in rows:
         state = [state_of(row)] if plain else []
         pattern = Text(body_of(row), no_wrap=terminal, overflow=overflow)
-        listed.add_row(*(told(row) for _, told in columns), *state, pattern)
+        listed.add_row(*(cell_of(row) for _, cell_of in told), *state, pattern)
     return listed
+
+
+def columns(
+    study: StudyRow, rows: Sequence[TrialRow], beliefs: Beliefs | None, *, short: bool = False
+) -> list[tuple[str, Callable[[TrialRow], str]]]:
+    """What tables tell of trials but for the settings and the pattern: each column's title, and a
+    trial's cell."""
+    known = beliefs if beliefs and any(row.id in beliefs.by for row in rows) else None
+    told: list[tuple[str, Callable[[TrialRow], str]]] = [("trial", lambda row: str(row.number))]
+    for name in dict.fromkeys([*usual(), *dict(study.objectives), *study.constraints]):
+        told.append((metric(name).title, partial(_measured, name)))
+        if known and known.name == name:
+            told.append(("believed", partial(_believed, known, short)))
+    if any(row.trainings > 1 for row in rows):
+        told.append(("trainings", lambda row: str(row.trainings)))
+    return told
 
 
 def _measured(name: str, row: TrialRow) -> str:
