@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from nas.driver import latencies
 from nas.errors import NasError
 from nas.job import Latency, Result
 from nas.metrics import Direction, Located, check, located, metric
+from nas.report import front
 from nas.store import Ask, Store, Study, StudyRow
 from nas.store.devices import Device, keep, measured
 
@@ -165,10 +167,44 @@ def test_a_pack_is_timed_and_read_and_its_front_is_drawn(
     run(tmp_path, "latency", "--name", "laptop")
     both = "accuracy:max,latency_ms@rpi5:min,latency_ms@laptop:min"
     _, drawn, _ = run(tmp_path, "pareto", "--objective", both, "-f", "svg")
-    lines = [e for e in ET.fromstring(drawn).iter() if e.get("stroke-width") == "1.8"]
-    assert len(lines) == 2
+    lines = [e.get("class") for e in ET.fromstring(drawn).iter() if e.tag.endswith("polyline")]
+    assert [name for name in lines if name != "s-grid"] == ["s-front", "s-beside"]
     assert ">rpi5<" in drawn
     assert ">laptop<" in drawn
+
+
+def test_of_two_devices_that_are_nearly_alike_neither_covers_the_other(
+    tmp_path: Path, store: Store, study: StudyRow
+) -> None:
+    for name, slower in {"one": 1.0, "other": 1.01}.items():
+        device = Device(device=f"{name}, 1 thread, x", name=name, threads=1)
+        found = [
+            (row.fingerprint, Latency(ms=ms * slower, low=0.1, high=99, device=device.device))
+            for row, ms in zip(store.trials(study.id), (1.0, 1.1, 4.0), strict=True)
+        ]
+        keep(store, device, found)
+    both = "accuracy:max,latency_ms@one:min,latency_ms@other:min"
+    _, drawn, _ = run(tmp_path, "pareto", "--objective", both, "-f", "svg")
+    shapes = [*ET.fromstring(drawn).iter()]
+    dots = [each for each in shapes if each.tag.endswith("circle") and len(each)]
+    assert len(dots) == 6
+    places = [tuple(float(each.get(key, "")) for key in ("cx", "cy", "r")) for each in dots]
+    for (x, y, r), (u, v, s) in zip(places[:3], places[3:], strict=True):
+        assert abs(x - u) < 5  # they are alike
+        assert y == v
+        assert s < r  # so the one below is seen
+    boxes = [
+        (x, y - 9, x + front.LETTER * len(told), y + 2)
+        for each in shapes
+        if (told := each.text or "") in ("0", "1", "2") and each.get("font-size") == "11"
+        for x, y in [(float(each.get("x", "")), float(each.get("y", "")))]
+    ]
+    assert len(boxes) == 6
+    for one, other in itertools.combinations(boxes, 2):
+        apart = one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+        assert apart
+    for left, top, right, bottom in boxes:
+        assert not any(left < x < right and top < y < bottom for x, y, _ in places)
 
 
 def test_a_trial_without_a_number_is_on_no_front_and_counted(

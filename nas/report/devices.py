@@ -9,11 +9,13 @@ from itertools import pairwise
 
 from nas.errors import StudyError
 from nas.metrics import Located, located, metric, shown
-from nas.report.front import BOX, HEIGHT, WIDTH, directions, stairs
+from nas.report.front import BOX, HEIGHT, WIDTH, around, directions, labels, stairs
 from nas.report.plot import Axis, Point, circle, fill, line, n, picture, text
 from nas.store import StudyRow, TrialRow
 
-LINES = ("front", "beside", "ink", "faint")  # an ink each; of more devices there is no picture
+# An ink each, a line's width and a point's radius, so that of devices alike each is seen beneath
+# the next; of more devices there is no picture.
+LINES = (("front", 3.4, 6.0), ("beside", 2.4, 4.6), ("ink", 1.5, 3.2), ("faint", 0.8, 2.0))
 
 
 def of_devices(study: StudyRow) -> list[str]:
@@ -45,7 +47,8 @@ def svg(study: StudyRow, rows: Sequence[TrialRow]) -> str:
     up = Axis.of(y, (row.value(y) for best in fronts.values() for row in best))
     drawn = BOX.frame(across.ticks, up.ticks)
     legend, x = [], BOX.left + 4
-    for name, ink in zip(names, LINES, strict=False):
+    dots, wanted, lesser = [], [], []
+    for name, (ink, width, radius) in zip(names, LINES, strict=False):
 
         def place(row: TrialRow, name: str = name) -> Point:
             return BOX.place(across.at(row.value(name)), up.at(row.value(y)))
@@ -53,21 +56,23 @@ def svg(study: StudyRow, rows: Sequence[TrialRow]) -> str:
         steps = [place(row) for row in fronts[name]]
         corners = [corner for a, b in pairwise(steps) for corner in (a, (b[0], a[1]))]
         end = BOX.right if directions(study, name) == ["min"] else BOX.left
-        drawn.append(line([*corners, steps[-1], (end, steps[-1][1])], ink, 1.8))
+        corners += [steps[-1], (end, steps[-1][1])]
+        drawn.append(line(corners, ink, width))
+        lesser += [around(a, b, 1) for a, b in pairwise(corners)]
         for row, at in zip(fronts[name], steps, strict=True):
             values = f"{shown(y, row.value(y))}, {shown(name, row.value(name))}"
-            drawn.append(
-                circle(*at, 4.5, fill(ink), f"trial {row.number}: {values}\n{row.pattern}")
-            )
-            drawn.append(text(at[0] + 7, at[1] + 14, str(row.number), ink=ink, size=10))
+            told = f"trial {row.number}: {values}\n{row.pattern}"
+            dots.append(circle(*at, radius, fill(ink), told))
+            wanted.append((at, str(row.number), ink))
         told = name.partition("@")[2]
-        mark = circle(0, -4, 4.5, fill(ink))
+        mark = circle(0, -4, radius, fill(ink))
         legend.append(f'<g transform="translate({n(x)} 48)">{mark}{text(10, 0, told)}</g>')
         x += 34 + 6.4 * len(told)
     title = f"{study.space} on {study.shown_data}: the fronts of {len(names)} devices"
     middle = (BOX.top + BOX.bottom) / 2
     turned = f' transform="rotate(-90 18 {n(middle)})"'
     below = f"{metric(base).title}, logarithmic" if metric(base).logarithmic else metric(base).title
+    drawn += [*dots, *labels(wanted, [around(at, at, 6) for at, _, _ in wanted], lesser)]
     drawn += [
         text(BOX.left, 26, title, ink="ink", size=15, more=' font-weight="600"'),
         *legend,

@@ -126,10 +126,10 @@ def svg(
         for at, each in zip(squares, cascades, strict=True)
     ]
     told = [(place(row), _label(study, row, x), "ink") for row in best if not row.baseline]
-    marks = [_around(at, at, 5) for at in [*map(place, [*best, *beside]), *squares]]
-    lesser = [_around(place(row), place(row), 3) for row in others]
-    lesser += [_around(a, b, 1) for a, b in pairwise(steps)]
-    drawn += _labels([*named, *told], marks, lesser)
+    marks = [around(at, at, 5) for at in [*map(place, [*best, *beside]), *squares]]
+    lesser = [around(place(row), place(row), 3) for row in others]
+    lesser += [around(a, b, 1) for a, b in pairwise(steps)]
+    drawn += labels([*named, *told], marks, lesser)
     count = sum(not row.baseline for row in networks(rows))
     title = f"{study.space} on {study.shown_data}: {count} networks, a front of {len(best)}"
     middle = (BOX.top + BOX.bottom) / 2
@@ -197,7 +197,7 @@ def _legend(study: StudyRow, rows: Sequence[TrialRow]) -> list[str]:
     return [*drawn, text(x, 48, f"labelled by trial: {told}")]
 
 
-def _labels(
+def labels(
     wanted: Sequence[tuple[Point, str, str]], taken: Sequence[Area], lesser: Sequence[Area]
 ) -> list[str]:
     """Labels beside their points where nothing else stands, and if there is such a place nothing of
@@ -220,7 +220,7 @@ def _labels(
     return drawn
 
 
-def _around(a: Point, b: Point, by: float) -> Area:
+def around(a: Point, b: Point, by: float) -> Area:
     (left, right), (top, bottom) = sorted([a[0], b[0]]), sorted([a[1], b[1]])
     return left - by, top - by, right + by, bottom + by
 
