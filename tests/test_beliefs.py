@@ -24,6 +24,7 @@ from nas.driver.tradeoffs import nothing_found, pareto
 from nas.errors import NothingFound
 from nas.report import believed as shown
 from nas.report import trials
+from nas.report.html import headline
 from nas.spaces.bounds import Bound
 from nas.store import StudyRow, TrialRow, open_store
 from nas.workers.in_process import InProcess
@@ -82,12 +83,27 @@ def test_the_front_is_told_with_what_is_believed_where_it_is_asked_for(url: str)
     assert set(COLUMNS) <= set(lines[0])
     table = ran(url, "pareto", "--study", "many", "--believed").stdout
     assert "believed" in table.splitlines()[0]
-    assert "80 % intervals" in table
+    assert "80 % intervals, longer on the better side: " in table.replace("\n", " ")
     plain = ran(url, "pareto", "--study", "many").stdout
     assert "believed" not in plain
     assert Path(url.removeprefix("sqlite:///")).read_bytes() == before  # it only reads
     refused = ran(url, "pareto", "--study", "many", "--believed", "-f", "svg")
     assert "--believed: a front as svg has no room" in str(refused.exception)
+
+
+def test_the_page_names_who_is_believed_to_be_the_best_where_it_is_another(url: str) -> None:
+    study, rows = of(url, "many")
+    best = pareto(study, rows)
+    top, other = best[0], best[1]
+    by = {top.id: Belief(0.8, 0.79, 0.82), other.id: Belief(0.7, 0.69, 0.72)}
+    told = headline(study, best, Beliefs("accuracy", by))
+    assert "without the luck of one training: 80.00 % (79.00 to 82.00)" in told
+    assert "Believed to be the best" not in told
+    by[other.id] = Belief(0.81, 0.8, 0.83)
+    told = headline(study, best, Beliefs("accuracy", by))
+    named = f"Believed to be the best is trial {other.number}: 81.00 % (80.00 to 83.00) at "
+    assert told.startswith(f"The most accurate is trial {top.number}: ")
+    assert named in told
 
 
 def test_of_few_trials_nothing_is_shown(url: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,7 +36,8 @@ def note(beliefs: Beliefs | None) -> str:
         return ""
     told = (
         "believed: by all trials together, on these validation images, without the luck of one "
-        "training; 80 % intervals"
+        "training; 80 % intervals, longer on the better side: the best of many are so by what no "
+        "model foresaw, too"
     )
     if not beliefs.sure:
         told += f", which held only {percent(beliefs.held)} of what they had not seen"

@@ -122,7 +122,8 @@ def _bound(name: str, text: str) -> str:
 
 
 def headline(study: StudyRow, best: Sequence[TrialRow], beliefs: Beliefs | None = None) -> str:
-    """In a sentence: what the most accurate network reaches, and what little less would save."""
+    """In a few sentences: what the most accurate network reaches, who is believed to be the best
+    where that is another, and what little less would save."""
     name, cost = axes(study)[1], axes(study)[0]
     if not best or name != ACCURACY or directions(study, cost) != ["min"]:
         return ""
@@ -137,6 +138,11 @@ def headline(study: StudyRow, best: Sequence[TrialRow], beliefs: Beliefs | None 
         first += (
             f" Believed of it, without the luck of one training: {believed.cell(name, belief)}."
         )
+        by = beliefs.by
+        likely = max((row for row in best if row.id in by), key=lambda row: by[row.id].mean)
+        if by[likely.id].mean > belief.mean:
+            told = f"{believed.cell(name, by[likely.id])} at {shown(cost, likely.value(cost))}"
+            first += f" Believed to be the best is {likely.called}: {told}."
     near = [row for row in best if row.value(name) >= top.value(name) - NEAR]
     least = min(near, key=lambda row: row.value(cost))
     if least is top or not least.value(cost) > 0:
