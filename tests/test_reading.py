@@ -129,6 +129,11 @@ def test_a_damaged_record_is_told_with_what_it_lacks(
     fill(url)
     store = open_store(url)
     named = url.rsplit("/", 1)[1]
+    with store.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE nas_trials RENAME COLUMN seconds TO s"))
+    row = store.studies()[0]
+    with pytest.raises(StoreError, match=rf"{named}.*seconds.*: the record is damaged"):
+        list(store.trials(row.id))
     for sql, told in {
         "DROP TABLE nas_profiles": r"lacks the table nas_profiles: it is damaged",
         "ALTER TABLE nas_curves RENAME TO c": r"lacks the tables nas_curves, nas_profiles: it is",

@@ -199,7 +199,8 @@ def patiently(work: Callable[[bool], T], seconds: float, url: URL) -> T:
                 return work(again)
         except DBAPIError as error:
             if not passes(error):
-                raise StoreError(f"{shown(url)}: {said(error, url)}") from None
+                damaged = ": the record is damaged" if lacks(error) else ""
+                raise StoreError(f"{shown(url)}: {said(error, url)}{damaged}") from None
             if time.monotonic() + pause > deadline:
                 waited = f" for {seconds:.0f} s" if seconds else ""
                 raise StoreError(
@@ -222,6 +223,14 @@ def passes(error: DBAPIError) -> bool:
     if state is None:
         return error.connection_invalidated or type(error.orig).__name__ == "OperationalError"
     return state[:2] in ("08", "40", "53") or state[:3] == "57P" or state == "55P03"
+
+
+def lacks(error: DBAPIError) -> bool:
+    """Whether a table or a column is missing that every record of this schema has."""
+    return (
+        getattr(error.orig, "sqlstate", None) in ("42P01", "42703")
+        or re.match("no such (table|column)", str(error.orig)) is not None
+    )
 
 
 def _engine(url: URL) -> Engine:
