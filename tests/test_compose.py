@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from nas.cli import main
-from nas.store.connect import parse
+from nas.store.urls import parse
 from nas.version import __version__
 
 ROOT = Path(__file__).parents[1]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from nas.cli import main
 from nas.errors import StoreError
 from nas.store import Ask, Study, open_store
-from nas.store.connect import parse
+from nas.store.urls import parse
 from nas.text import cell, markdown, printable, shown_file, shown_url
 
 SECRET = "Zebra%41-9"

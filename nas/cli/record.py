@@ -12,7 +12,7 @@ from nas.driver.plan import RANDOM
 from nas.errors import StudyError
 from nas.job import DataRef, Job, Recipe
 from nas.store import Store, StudyRow, TrialRow, open_store
-from nas.store.connect import parse as parse_url
+from nas.store.urls import parse as parse_url
 from nas.workers.answers import POINTS
 from nas.workers.run import source
 

@@ -13,16 +13,16 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, SAWarning
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy.exc import DBAPIError, SAWarning
 
-from nas.errors import NoRecord, StoreError, brief, nearest
+from nas.errors import NoRecord, StoreError, brief
 from nas.interrupts import deferred
 from nas.store.tables import HEAD, VERSION_TABLE, metadata
+from nas.store.urls import READ_ONLY, parse, said, shown
 from nas.store.values import read_json
-from nas.text import SECRET, shown_url
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -30,12 +30,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-
-DRIVERS: Mapping[str, str] = {
-    "sqlite": "sqlite",
-    "postgresql": "postgresql+psycopg",
-    "postgresql+psycopg": "postgresql+psycopg",
-}
 
 # In SQLite a transaction that reads first and writes later fails at once, whatever the busy
 # timeout, when another has written in between. So what will write says so from its first word.
@@ -51,7 +45,6 @@ LIBPQ: Mapping[str, int | str] = {
     "tcp_user_timeout": 30_000,
     "client_encoding": "utf8",  # or a database in SQL_ASCII would answer with bytes
 }
-READ_ONLY = "-c default_transaction_read_only=on"
 
 BUSY_SECONDS = 10.0  # one wait for SQLite's lock; Ctrl-C is heard only between two waits
 RESTART_SECONDS = 4.0  # of a server that does not answer when it is first asked
@@ -134,53 +127,6 @@ def _reading(url: URL) -> URL:
                 ) from None
         return named.update_query_dict({"immutable": "1", "uri": "true"})
     return lasting
-
-
-def parse(url: str) -> URL:
-    """The URL's parts. Raises StoreError for one that does not parse or names another database."""
-    place = shown_url(url)
-    form = "sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST:PORT/NAME"
-    dialect, colon, _ = url.partition("://")
-    if not colon:
-        raise StoreError(f"storage {place!r} is no database URL: must be {form}")
-    if dialect not in DRIVERS:
-        raise StoreError(f"storage {place!r}: no database {dialect!r}; {nearest(dialect, DRIVERS)}")
-    try:
-        parsed = make_url(url).set(drivername=DRIVERS[dialect])
-    except (ArgumentError, ValueError) as error:
-        raise StoreError(f"storage {place!r} does not parse: must be {form}") from error
-    if dialect == "sqlite":
-        if parsed.host or parsed.database in (None, "", ":memory:"):
-            raise StoreError(
-                f"storage {place!r} names no file: must be sqlite:///FILE (sqlite:////FILE for an "
-                "absolute path)"
-            )
-    elif "@" in f"{parsed.host}{parsed.database}":
-        raise StoreError(f"storage {place!r} has one @ too many: in a password it is written %40")
-    return parsed
-
-
-def shown(url: URL) -> str:
-    """The URL as messages may show it: without passwords, and as it was given."""
-    asked = url.query.get("options")
-    if isinstance(asked, str) and asked.endswith(READ_ONLY):  # by _reading
-        asked = asked.removesuffix(READ_ONLY).strip()
-        others = {name: value for name, value in url.query.items() if name != "options"}
-        url = url.set(query=others | ({"options": asked} if asked else {}))
-    if url.query.get("uri") and (url.database or "").startswith("file:"):  # by _reading
-        url = url.set(database=unquote((url.database or "")[5:]), query={})
-    return shown_url(url.render_as_string(hide_password=True))
-
-
-def said(error: DBAPIError, url: URL) -> str:
-    """What the database said, on one line, without SQL, values or passwords."""
-    words = " ".join(str(error.orig).split())[:300]
-    told = [(name, str(value)) for name, value in url.query.items()]
-    told += [pair for _, value in told for pair in re.findall(r"([\w.]+)=(\S+)", value)]
-    secrets = {url.password, *(value for name, value in told if SECRET.search(name))}
-    for secret in sorted(filter(None, secrets), key=len, reverse=True):
-        words = words.replace(str(secret), "***")
-    return words
 
 
 def patiently(work: Callable[[bool], T], seconds: float, url: URL) -> T:

@@ -40,7 +40,7 @@ from nas.errors import StudyError
 from nas.failpoints import reach
 from nas.metrics import METRICS, by_arithmetic
 from nas.store import ENDED, Store, StudyRow, TrialRow
-from nas.store.connect import shown
+from nas.store.urls import shown
 
 log = logging.getLogger(__name__)
 
