@@ -169,7 +169,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_what_is_left_of_a_search_is_foretold_and_baselines_are_counted_apart(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     search = ("search", "--space", "lenet_like", "--workers", "0")
     told = nas(tmp_path, *search, *STUB, "--trials", "2", "--baseline", "linear").stderr
@@ -178,8 +178,7 @@ def test_what_is_left_of_a_search_is_foretold_and_baselines_are_counted_apart(
     assert "the same command with --trials 4 goes on" in told
 
     def row(name: str, *more: str) -> str:
-        told = (*search, *STUB, *more, "--dry-run")
-        _, page, _ = nas_here(capsys, monkeypatch, tmp_path, *told)
+        page = nas(tmp_path, *search, *STUB, *more, "--dry-run").stdout
         return re.search(rf"^{name} +(.*?) *$", page, re.MULTILINE)[1]  # type: ignore[index]
 
     assert row("trials", "--trials", "5") == "5, of which 2 have ended: 3 are left"
@@ -188,9 +187,8 @@ def test_what_is_left_of_a_search_is_foretold_and_baselines_are_counted_apart(
     assert row("baselines", "--trials", "2", "--baseline", "linear,logistic") == "logistic"
     lasting = "as many as there is time for, besides the 2 that have ended"
     assert row("trials", "--budget", "1h") == lasting
-    wrong = (*search, *STUB, "--baseline", "resnet19", "--dry-run")
-    status, _, why = nas_here(capsys, monkeypatch, tmp_path, *wrong)
-    assert (status, why[:44]) == (2, "nas: --baseline: unknown network resnet19; d")
+    wrong = nas(tmp_path, *search, *STUB, "--baseline", "resnet19", "--dry-run", status=2)
+    assert "--baseline: unknown network resnet19; did you mean" in wrong.stderr
 
 
 def test_plugins_evaluators_and_options_reach_the_search(tmp_path: Path) -> None:
