@@ -149,7 +149,7 @@ def headline(study: StudyRow, best: Sequence[TrialRow], beliefs: Beliefs | None 
         return first
     times = top.value(cost) / least.value(cost)
     return (
-        f"{first} {least.called.capitalize()} is within a point of it, "
+        f"{first} {least.called.capitalize()} is within a point of {top.called}, "
         f"{percent(least.value(name))}, at {shown(cost, least.value(cost))}: "
         f"{times:.1f} times less."
     )
