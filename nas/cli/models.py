@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import logging
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from rich.text import Text
 
 from nas.cli.arguments import MODELS
 from nas.cli.options import called
-from nas.cli.output import directory, end_on_sigterm
+from nas.cli.output import begin_work, directory
 from nas.errors import DataError, NasError, brief
 from nas.interrupts import deferred
 from nas.job import Job
@@ -67,8 +66,7 @@ def train_and_show(job: Job, output: Path) -> None:
     with deferred():  # what is compiled may swallow an interrupt amid its import
         from nas.training.single import free_to_train, train
 
-    logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
-    end_on_sigterm()
+    begin_work()
     tell_images(job)
     name = file_name(job)
 

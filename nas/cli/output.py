@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import signal
 import sys
@@ -77,8 +78,15 @@ def printed(print_it: Callable[[], None]) -> bytes:
     return caught.getvalue().encode()
 
 
+def begin_work() -> None:
+    """Before what takes minutes: warnings go to stderr as sentences, and SIGTERM (a batch job's
+    end) does what Ctrl-C does."""
+    logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    end_on_sigterm()
+
+
 def end_on_sigterm() -> None:
-    """SIGTERM (a batch job's end) from now on does what Ctrl-C does."""
+    """SIGTERM from now on does what Ctrl-C does."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

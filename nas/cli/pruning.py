@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 from nas.cli.models import file_name
-from nas.cli.output import directory, end_on_sigterm
+from nas.cli.output import begin_work, directory
 from nas.cli.record import opened
 from nas.cli.settings import read_recipe
 from nas.cli.smaller import (
@@ -53,8 +52,7 @@ def prune_and_show(
 ) -> None:
     """Prunes a model and trains it on, and beside it the same network from scratch for as many
     epochs as both trainings of the pruned one had; a line an epoch on stderr."""
-    logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
-    end_on_sigterm()
+    begin_work()
     directory(folder, "models")
     if by not in get_args(By):
         raise NasError(f"--by {by}: must be {' or '.join(get_args(By))}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
 import sys
 from collections.abc import Sequence
@@ -74,8 +73,7 @@ def report_and_show(
         told = f"--compare {compare}" if compare else "a report in Markdown"
         raise NasError(f"--top 0: {told} needs networks trained again; -o FILE.html does not")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
-    files.end_on_sigterm()
+    files.begin_work()
     rows = list(store.trials(study.id))
     found, errors = None, None
     if top:

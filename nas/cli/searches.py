@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import os
 import shlex
@@ -14,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nas import durations
-from nas.cli.output import end_on_sigterm
+from nas.cli.output import begin_work, end_on_sigterm
 from nas.data.datasets import load, roomy, streamed
 from nas.driver import widening
 from nas.driver.baselines import architectures, enter
@@ -159,7 +158,7 @@ def search_and_show(
 
     SIGTERM (a batch job's end) stops it as Ctrl-C does: nothing is lost, the same command resumes.
     """
-    logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    begin_work()
     limit = memory_per_trial * 2**30
     if (gpus_per_trial or 0) > 1 and not plan.job.evaluator:
         raise NasError(
@@ -177,7 +176,7 @@ def search_and_show(
             cpus_per_trial,
             0 if limit else need,
         )
-        end_on_sigterm()  # now: Ray has set its own
+        end_on_sigterm()  # again: Ray has set its own
         return pool
 
     study, ended, status = run(plan, storage, opened, baselines, since=since)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from nas.cli.options import (
     initial_size,
     taught_by,
 )
-from nas.cli.output import directory, end_on_sigterm
+from nas.cli.output import begin_work, directory
 from nas.cli.record import data_of, open_record, opened, trial_network
 from nas.cli.settings import read_recipe, within
 from nas.data import describe
@@ -63,8 +62,7 @@ def distill_and_show(
 ) -> None:
     """Trains a student with its teacher and without, a line an epoch on stderr; both side by side
     on stdout."""
-    logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
-    end_on_sigterm()
+    begin_work()
     directory(folder, "models")
     check_numbers(epochs or 1, seeds, seed)
     base, ref, row = Recipe(), None, None
