@@ -293,6 +293,7 @@ def test_distill_from_the_command_line(large: Path, tmp_path: Path, capsys) -> N
         (["--teacher", "nothere.safetensors"], "No such file"),
         (["--teacher", "resnet81"], "must be a model's file, a trial's number, front, or"),
         (["--teacher", "LARGE", "--seeds", "0"], "--seeds 0: must be 1 or more"),
+        (["--teacher", "LARGE", "--epochs", "0"], "--epochs 0: must be"),
         (["--teacher", "LARGE", "--temperature", "-1"], "recipe.temperature is -1.0"),
         (["--teacher", "LARGE", "--student", "lenet_like"], "is a search space"),
         (["--teacher", "LARGE", "--init", "x"], "is for a teacher of the zoo"),

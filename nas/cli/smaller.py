@@ -64,14 +64,14 @@ def distill_and_show(
     on stdout."""
     begin_work()
     directory(folder, "models")
-    check_numbers(epochs or 1, seeds, seed)
+    check_numbers(EPOCHS if epochs is None else epochs, seeds, seed)
     base, ref, row = Recipe(), None, None
     if study or any(map(is_number, [*teachers, student])) or "front" in teachers:
         _, row = opened(storage, study)
         if dataset not in (None, row.dataset):
             raise StudyError(f"--dataset {dataset}: study {row.name!r} is on {row.dataset}")
         base, ref = Recipe.of(row.recipe), data_of(row, data)
-        epochs = epochs or row.settings["epochs"]
+        epochs = row.settings["epochs"] if epochs is None else epochs
     files = [file for text in teachers for file in model_files(text, storage, study)]
     ref = ref or images_of(files, dataset, data, init)
     tell_images(Job(pattern="", data=ref))
@@ -85,7 +85,7 @@ def distill_and_show(
         pattern=pattern,
         recipe=read_recipe([*recipe, *taught], base.but(UNTAUGHT)),
         data=ref,
-        epochs=epochs or EPOCHS,
+        epochs=EPOCHS if epochs is None else epochs,
         seed=seed,
         source=source("", plugins),
         plugins=plugins,
