@@ -160,6 +160,8 @@ def replace(path: Path, data: bytes) -> None:
         path = path.resolve()
     except OSError as error:
         raise NasError(f"{path} cannot be written: {error.strerror or error}") from error
+    except RuntimeError:  # so until Python 3.13
+        raise NasError(f"{path} cannot be written: it is a link that leads to itself") from None
     part = _part(path)
     try:
         with part.open("wb") as file:

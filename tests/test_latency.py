@@ -18,6 +18,7 @@ from torch import nn
 from nas.errors import NasError
 from nas.spaces.space import load_space
 from nas.training import latency, runtimes, timing, turns
+from nas.training.device import with_threads
 from nas.training.network import build
 
 CPU = torch.device("cpu")
@@ -78,7 +79,7 @@ def test_it_agrees_with_a_plain_loop() -> None:
 
     def plain() -> float:
         times = []
-        with latency.with_threads(1), torch.inference_mode():
+        with with_threads(1), torch.inference_mode():
             for _ in range(300):
                 began = time.perf_counter()
                 module(x)

@@ -974,3 +974,46 @@ def test_five_thousand_trials_are_read_to_resume(
     print(f"5,000 trials of 25 parameters read in {seconds:.2f} s")
     assert seconds < 20  # about 0.3 s; a quadratic read would take minutes
     store.close()
+
+
+def test_a_record_opened_twice_by_a_process_keeps_its_locks(tmp_path: Path) -> None:
+    """POSIX: to close any descriptor of a file drops the locks of all. Another process that ends
+    then removes the log that this one goes on to write to, and its rows with it."""
+    url = f"sqlite:///{tmp_path}/nas.db"
+    first = open_store(url)
+    study = first.open_study(STUDY)
+    begin(first, study, 0)
+    second = open_store(url)
+    code = (
+        "import sys; from test_store import ask; from nas.store import open_store\n"
+        "store = open_store(sys.argv[1]); [study] = store.studies()\n"
+        "if len(sys.argv) > 2: store.begin(study.id, [ask(int(sys.argv[2]))])\n"
+        "print(*(row.fingerprint for row in store.trials(study.id)))\n"
+        "store.close()\n"
+    )
+
+    def elsewhere(*told: str) -> list[str]:
+        asked = [sys.executable, "-c", code, url, *told]
+        done = subprocess.run(
+            asked, capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+        )
+        return done.stdout.split()
+
+    assert elsewhere("1") == ["fingerprint0", "fingerprint1"]
+    begin(second, study, 2)
+    begin(first, study, 3)
+    assert elsewhere("4") == [f"fingerprint{n}" for n in range(5)]
+    first.close()
+    second.close()
+    assert elsewhere() == [f"fingerprint{n}" for n in range(5)]
+
+
+def test_what_was_evaluated_is_entered_once_and_whole(store: Store, study: StudyRow) -> None:
+    result = Result(metrics={"accuracy": 0.5}, seconds=2.0, model="kept.safetensors")
+    assert store.enter(study.id, ask(), result)
+    assert not store.enter(study.id, ask(), result)
+    [row] = store.trials(study.id)
+    assert (row.state, row.accuracy, row.model) == ("finished", 0.5, "kept.safetensors")
+    [attempt] = store.attempts(row.id)
+    assert attempt.state == "finished"
+    assert store.claim(study.id, 1) == []

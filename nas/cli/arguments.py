@@ -28,6 +28,8 @@ def a_file(told: str | Path) -> Path:
     directory's: as a path it would lose its end, and be one."""
     if str(told).endswith(os.sep):
         raise NasError(f"--output {told}: ends as a directory does, and a file is written there")
+    if not Path(told).name:  # "" and "."
+        raise NasError(f"--output {str(told)!r}: is a directory, and a file is written there")
     return Path(told)
 
 

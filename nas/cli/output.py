@@ -56,9 +56,12 @@ def directory(path: Path, files: str) -> Path:
 def writable(path: Path) -> None:
     """Raises NasError for a path at which no file can be written: asked before long work. Folders
     that are missing are made when it is."""
-    if path.is_dir():
-        raise NasError(f"--output {path}: is a directory")
-    there = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    try:
+        if path.is_dir():
+            raise NasError(f"--output {path}: is a directory")
+        there = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    except OSError as error:  # too long a name
+        raise NasError(f"--output {path}: {error.strerror or error}") from None
     if there != path.absolute() and not there.is_dir():
         raise NasError(f"--output {path}: {there} is no directory")
     if not os.access(there, os.W_OK):

@@ -64,7 +64,9 @@ def prune_and_show(
     model = load_model(file)
     narrow = pruned(model, width, by, seed)  # type: ignore[arg-type]
     ref = images_of([file], dataset or None, data)
-    row = opened(storage, study)[1] if study or is_number(text) else None
+    store, row = None, None
+    if study or is_number(text):
+        store, row = opened(storage, study, write=True)
     if row and ref.identity != row.images:
         made_on = row.images_about or "images that nas did not tell apart then"
         raise StudyError(f"study {row.name!r} was made on {made_on}, and these are others")
@@ -97,6 +99,6 @@ def prune_and_show(
     jobs = {"pruned": way, "control": control}
     found = beside(jobs, seeds, folder, file_name, tell_epochs(jobs, seeds))
     screens.out(pages.beside_page(("pruned", "from scratch"), found))
-    if row:
+    if store and row:
         of = f"trial {text}" if is_number(text) else Path(text).stem
-        enter_and_tell(storage, row, way, found, "pruned", of)
+        enter_and_tell(store, row, way, found, "pruned", of)

@@ -299,11 +299,11 @@ def _tell_next(plan: Plan, storage: str, status: Status) -> None:
     given = "" if os.environ.get("NAS_STORAGE") == storage else _option("--storage", storage)
     study = _option("--study", plan.study)
     print("\nnext:", file=sys.stderr)
-    best = status.front[0]
+    best = next((row for row in status.front if not row.made), status.front[0])
     told = f"{best.number}{study}{given}"
     if best.model:
         print(f"  nas export --trial {told} -f onnx -o model.onnx", file=sys.stderr)
-    if "->" in best.pattern and not plan.job.evaluator:
+    if "->" in best.pattern and not best.made and not plan.job.evaluator:
         print(f"  nas train --trial {told} --epochs {3 * plan.job.epochs}", file=sys.stderr)
         print(f"  nas report{study}{given} -o report.html", file=sys.stderr)
     print(f"  nas trials show {told}", file=sys.stderr)

@@ -18,7 +18,7 @@ from nas.cli.options import (
     taught_by,
 )
 from nas.cli.output import begin_work, directory
-from nas.cli.record import data_of, open_record, opened, trial_network
+from nas.cli.record import data_of, opened, trial_network
 from nas.cli.settings import read_recipe, within
 from nas.data import describe
 from nas.driver.latencies import with_latencies
@@ -33,7 +33,7 @@ from nas.report import smaller as pages
 from nas.report.images import tell as tell_images
 from nas.report.progress import Left
 from nas.spaces.zoo import names as zoo_names
-from nas.store import StudyRow
+from nas.store import Store, StudyRow
 from nas.training.beside import Beside, Tell, beside
 from nas.training.evaluation import data_for
 from nas.training.models import Model, load_model, save_once
@@ -65,9 +65,9 @@ def distill_and_show(
     begin_work()
     directory(folder, "models")
     check_numbers(EPOCHS if epochs is None else epochs, seeds, seed)
-    base, ref, row = Recipe(), None, None
+    base, ref, store, row = Recipe(), None, None, None
     if study or any(map(is_number, [*teachers, student])) or "front" in teachers:
-        _, row = opened(storage, study)
+        store, row = opened(storage, study, write=True)
         if dataset not in (None, row.dataset):
             raise StudyError(f"--dataset {dataset}: study {row.name!r} is on {row.dataset}")
         base, ref = Recipe.of(row.recipe), data_of(row, data)
@@ -96,24 +96,23 @@ def distill_and_show(
     jobs = {"distilled": way, "control": control}
     found = beside(jobs, seeds, folder, file_name, tell_epochs(jobs, seeds))
     screens.out(pages.beside_page(("distilled", "without a teacher"), found))
-    if row:
+    if store and row:
         name = f"trial {student}" if is_number(student) else Path(student).stem
         of = "" if "->" in student or "(" in student else name
-        enter_and_tell(storage, row, way, found, "distilled", of)
+        enter_and_tell(store, row, way, found, "distilled", of)
 
 
 def enter_and_tell(
-    storage: str, study: StudyRow, job: Job, found: Beside, made: Made, of: str
+    store: Store, study: StudyRow, job: Job, found: Beside, made: Made, of: str
 ) -> None:
     """Makes the first seed's training a point of the study, measured once as its others are, and
     says whether it is on the front."""
-    store = open_record(storage, write=True)
     row = enter(store, study, job, found.way.trained[0], made, of)
     named = [*dict(study.objectives), *study.constraints]
     rows, _ = with_latencies(store, list(store.trials(study.id)), named)
     there = any(best.id == row.id for best in pareto(study, rows))
     place = "on the front" if there else "not on the front"
-    told = f"in study {study.name}, by its first seed: trial {row.number}, {place}"
+    told = f"in study {study.name}, by its first seed: trial {row.number}, {place}, {row.model}"
     print(f"nas: {told}", file=sys.stderr)
 
 

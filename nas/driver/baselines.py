@@ -70,5 +70,4 @@ def _classical(name: str, job: Job, study_id: int, store: Store) -> None:
         macs=fitted.macs,
         job_key=job.key,
     )
-    for claim in store.begin(study_id, [found], once=True):  # none, where another driver was faster
-        store.finish(claim.token, fitted.result)
+    store.enter(study_id, found, fitted.result)  # or another driver was faster

@@ -375,9 +375,9 @@ class _Driver:
         self.hours.take(ended, own)
         for row in ended:
             self.ladder.take(row)
-        self.kept |= {row.number: row for row in ended if row.model}
+        self.kept |= {row.number: row for row in ended if row.model and not row.made}
         if self.plan.keep == "front":
-            for number in self.kept.keys() - {row.number for row in self.tally.front}:
+            for number in self.kept.keys() - {row.number for row in self.tally.trained_front}:
                 left = self.kept.pop(number)
                 artifacts.remove(left.model or "")
                 self.store.forget_model(left.id)

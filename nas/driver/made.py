@@ -14,8 +14,6 @@ from typing import Literal
 from nas.driver.jobs import asked
 from nas.job import Job, Result
 from nas.store import BASELINE, Store, StudyRow, TrialRow
-from nas.training import latency
-from nas.training.device import available
 from nas.training.single import Trained
 from nas.training.train import scores
 
@@ -34,11 +32,10 @@ def enter(
         curve=trained.curve,
         latency=trained.latency,
         seconds=trained.curve[-1].seconds,
-        device=latency.fingerprint(available()),
+        device=trained.device,
         model=os.path.abspath(trained.file) if trained.file else "",
     )
-    for claim in store.begin(study.id, [ask], once=True):  # none, where it is there already
-        store.finish(claim.token, result)
+    store.enter(study.id, ask, result)  # or it is there already
     return next(
         row
         for row in store.trials(study.id)

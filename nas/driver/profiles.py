@@ -53,7 +53,7 @@ def profile(
     import torch
 
     from nas.training import latency
-    from nas.training.device import available
+    from nas.training.device import available, with_threads
     from nas.training.network import build
     from nas.training.turns import measurement
 
@@ -77,7 +77,7 @@ def profile(
         for n, piece in enumerate(new):
             with (
                 measurement(where),
-                latency.with_threads(threads),
+                with_threads(threads),
                 torch.inference_mode(),
             ):
                 times[piece.key] = time_piece(piece, runtime, where, threads, batch)

@@ -127,6 +127,13 @@ class Tally:
         return self._counts.total()
 
     @property
+    def trained_front(self) -> tuple[TrialRow, ...]:
+        """The front without what was made from others: that needs the weights that it is from."""
+        if not any(row.made for row in self.front):
+            return self.front
+        return pareto(self._study, [row for row in self._results if not row.made])
+
+    @property
     def results(self) -> int:
         """How many trials have a result."""
         return self._counts["finished"] + self._counts["reused"]

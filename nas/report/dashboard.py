@@ -48,6 +48,7 @@ def serve(
     NasError where the address cannot be had, and StoreError for a record that cannot be read,
     before anything is made of it.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     read, storage, files = copied(store, artifacts)
     app = known_hosts(wsgi(storage, artifact_store=files), {host, *names})
     try:
@@ -180,7 +181,8 @@ def note(study: StudyRow, best: tuple[TrialRow, ...], beliefs: Beliefs | None = 
     lines.append("|---" * (len(told) + 1) + "|")
     for row in best:
         cells = [cell(row) for _, cell in told]
-        lines.append(f"| {' | '.join(cells)} | `{row.pattern}` |")
+        name = f"{markdown(row.baseline)}: " if row.made else ""
+        lines.append(f"| {' | '.join(cells)} | {name}`{row.pattern}` |")
     if said := believed.note(beliefs):
         lines += ["", said]
     return "\n".join(lines)

@@ -130,13 +130,13 @@ def svg(
     lesser = [around(place(row), place(row), 3) for row in others]
     lesser += [around(a, b, 1) for a, b in pairwise(steps)]
     drawn += labels([*named, *told], marks, lesser)
-    count = sum(not row.baseline for row in networks(rows))
+    count = len(networks(rows))
     title = f"{study.space} on {study.shown_data}: {count} networks, a front of {len(best)}"
     middle = (BOX.top + BOX.bottom) / 2
     turned = f' transform="rotate(-90 18 {n(middle)})"'
     drawn += [
         text(BOX.left, 26, title, ink="ink", size=15, more=' font-weight="600"'),
-        *_legend(study, rows),
+        *_legend(study, rows, bool(cascades)),
         text((BOX.left + BOX.right) / 2, HEIGHT - 14, _title(x), anchor="middle", size=13),
         text(18, middle, _title(y), anchor="middle", size=13, more=turned),
     ]
@@ -177,7 +177,7 @@ def _square(x: float, y: float) -> str:
     return f"<rect {place} {fill('beside')}/>"
 
 
-def _legend(study: StudyRow, rows: Sequence[TrialRow]) -> list[str]:
+def _legend(study: StudyRow, rows: Sequence[TrialRow], cascades: bool) -> list[str]:
     entries = [
         ("front", circle(0, -4, 4.5, fill("front"))),
         ("other", circle(0, -4, 3, fill("dots"))),
@@ -189,6 +189,8 @@ def _legend(study: StudyRow, rows: Sequence[TrialRow]) -> list[str]:
     made = sorted({row.made for row in rows if row.made})
     if made:
         entries.append((" or ".join(made), _triangle(0, -4)))
+    if cascades:
+        entries.append(("cascade", _square(0, -4)))
     drawn, x = [], BOX.left + 4
     for told, mark in entries:
         drawn.append(f'<g transform="translate({n(x)} 48)">{mark}{text(10, 0, told)}</g>')

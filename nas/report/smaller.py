@@ -123,7 +123,11 @@ def cascade_page(told: Cascaded, comparison: Comparison | None) -> RenderableTyp
             f"{told.single_ms:.3f}",
         )  # fmt: skip
         part = told.test_cost / told.single.cost
-        lines.append(Text(f"the cascade costs {100 * part:.0f} % of the single network"))
+        told_ms = f", {told.ms / told.single_ms:.2g} times its time as measured"
+        of = metric(told.cost).title
+        lines.append(
+            Text(f"the cascade costs {100 * part:.0f} % of the {of} of the single network{told_ms}")
+        )
     if told.luck:
         chosen, held = percent(told.luck.chosen), percent(told.luck.held_out)
         lines.append(Text(f"chosen by four folds {chosen}, on the fifth {held}"))

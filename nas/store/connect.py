@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -224,12 +225,10 @@ def _check_file(file: Path, create: bool, write: bool) -> None:
     if file.exists() and not file.is_file():
         raise StoreError(f"storage {str(file)!r} is not a file")
     try:
-        size = file.stat().st_size if file.exists() else 0
-        if size:
-            with file.open("rb") as stream:
-                head = stream.read(16)
-            if head != b"SQLite format 3\0":
-                raise StoreError(f"storage {str(file)!r} is not a SQLite database")
+        told = file.stat() if file.exists() else None
+        size = told.st_size if told else 0
+        if told and size:
+            _check_head(file, told.st_dev, told.st_ino)
     except OSError as error:
         raise StoreError(f"storage {str(file)!r} cannot be read: {error.strerror}") from error
     if not size and not create:
@@ -246,6 +245,17 @@ def _check_file(file: Path, create: bool, write: bool) -> None:
             file,
             kind,
         )
+
+
+@functools.cache
+def _check_head(file: Path, device: int, inode: int) -> None:
+    """Once a process and file, before SQLite has it open here: POSIX drops all locks that a process
+    holds on a file when any of its descriptors is closed. SQLite's would go, and another process
+    would remove the log that this one still writes to (sqlite.org/howtocorrupt.html, 2.2)."""
+    with file.open("rb") as stream:
+        head = stream.read(16)
+    if head != b"SQLite format 3\0":
+        raise StoreError(f"storage {str(file)!r} is not a SQLite database")
 
 
 def filesystem(folder: Path, mounts: str = "/proc/mounts") -> str:

@@ -156,6 +156,23 @@ class Store(Record):
 
         return self._claim(write, len(asks))
 
+    def enter(self, study_id: int, ask: Ask, result: Result) -> bool:
+        """Records what was evaluated already, with its result; False where the study has it."""
+        token = _token()
+
+        def work(connection: Connection, again: bool) -> bool:
+            if again and ended_in(connection, token, "finished"):
+                return True
+            added = add_trials(connection, study_id, [ask], [token], state="running", budget=None,
+                               once=True)  # fmt: skip
+            for trial_id in added:
+                self._start(connection, trial_id, token)
+                end_attempt(connection, token, "finished", result)
+                write_outcome(connection, trial_id, result, state="finished", finished=now())
+            return bool(added)
+
+        return self._write(work)
+
     def enqueue(self, study_id: int, asks: Sequence[Ask]) -> list[TrialRow]:
         """Records those of ``asks`` that the study does not have, for any driver to ``claim``."""
         return self._record(study_id, asks, state="waiting", once=True)

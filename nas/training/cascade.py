@@ -23,7 +23,7 @@ from nas import artifacts
 from nas.errors import NasError, brief
 from nas.metrics import finite
 from nas.training import predict
-from nas.training.latency import with_threads
+from nas.training.device import with_threads
 from nas.training.models import Card, Model, free_for, load_model, read, save_once
 from nas.training.predict import Prediction, Probabilities
 

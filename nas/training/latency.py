@@ -22,8 +22,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -31,6 +29,7 @@ from torch import nn
 from nas.errors import NasError, nearest
 from nas.job import Latency
 from nas.training import timing
+from nas.training.device import with_threads
 from nas.training.runtimes import CPU, RUNTIMES, timer
 from nas.training.turns import measurement
 
@@ -130,13 +129,3 @@ def best_reference(lock: int, device: str, seconds: float) -> float:
         os.ftruncate(lock, 0)
         os.pwrite(lock, text, 0)
     return min(known, seconds)
-
-
-@contextmanager
-def with_threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -12,7 +12,7 @@ from nas import data
 from nas.data.batches import batches
 from nas.job import Job, Recipe
 from nas.language.architecture import Architecture
-from nas.training.device import available, profits, seeded
+from nas.training.device import available, profits, seeded, with_threads
 from nas.training.graph import step_of
 from nas.training.train import begin, set_up
 
@@ -33,14 +33,10 @@ def spread(draws: Sequence[tuple[Architecture, Recipe]]) -> list[tuple[Architect
 def epoch_seconds(job: Job, threads: int) -> float:
     """Seconds that an epoch of the job will take on this machine, by its first steps on its own
     images, with so many threads. Nothing is kept. Raises NasError."""
-    device, before = available(), torch.get_num_threads()
+    device = available()
     job = dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, freeze=0))
-    torch.set_num_threads(threads)
-    try:
-        with seeded(job.seed, device):
-            return _epoch_seconds(job, device)
-    finally:
-        torch.set_num_threads(before)
+    with with_threads(threads), seeded(job.seed, device):
+        return _epoch_seconds(job, device)
 
 
 def _epoch_seconds(job: Job, device: torch.device) -> float:

@@ -13,7 +13,7 @@ from nas.job import Epoch, Job, Latency, Recipe, Report
 from nas.language.architecture import Architecture, parse
 from nas.metrics import arithmetic
 from nas.training import latency
-from nas.training.device import available, profits
+from nas.training.device import available, profits, threads_for, with_threads
 from nas.training.models import Card, Model, load_model, room_for, save_model
 from nas.training.train import Diverged, begin, fit, score, scores
 
@@ -24,13 +24,15 @@ class NotTrained(NasError):
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A finished training. ``test`` is the accuracy on images that nothing was chosen by; ``file``
+    """A finished training. ``test`` is the accuracy on images that nothing was chosen by,
+    ``device`` the fingerprint of what it was trained on; ``file``
     has the model, where it was to be written."""
 
     architecture: Architecture
     curve: tuple[Epoch, ...]
     test: float
     latency: Latency
+    device: str
     model: Model
     file: str | Path | None
 
@@ -76,13 +78,16 @@ def train(
         artifacts.reserve(Path(file), room_for(architecture))
     normal = normal or statistics(data.load(job.data, "train"))
     bf16 = profits(architecture, device)
-    try:
-        curve = fit(
-            module, job, report, checkpoint=checkpoint, device=device, bf16=bf16, normal=normal
-        )
-    except Diverged as error:
-        raise NotTrained(f"the training diverged: {error}; try a smaller --recipe lr=") from None
-    test = score(module, job.data, device=device, normal=normal)
+    with with_threads(threads_for(architecture)):
+        try:
+            curve = fit(
+                module, job, report, checkpoint=checkpoint, device=device, bf16=bf16, normal=normal
+            )
+        except Diverged as error:
+            told = f"the training diverged: {error}; try a smaller --recipe lr="
+            raise NotTrained(told) from None
+        test = score(module, job.data, device=device, normal=normal)
+        where = latency.fingerprint(device)
     measured = latency.measure(module, architecture.input, device)
     found = scores(curve) | arithmetic(architecture)
     metrics = found | {"test_accuracy": test, "latency_ms": measured.ms}
@@ -90,4 +95,4 @@ def train(
     model = Model(module, card).to(device).eval()
     if file is not None:
         save_model(file, module, card)
-    return Trained(architecture, curve, test, measured, model, file)
+    return Trained(architecture, curve, test, measured, where, model, file)
