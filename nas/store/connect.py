@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import logging
 import os
@@ -218,17 +217,18 @@ def _compact(value: Any) -> str:
 
 
 def _check_file(file: Path, create: bool, write: bool) -> None:
-    """Refuses what is no SQLite database by its first bytes, before SQLite touches it."""
+    """Refuses what is no SQLite database before anything is written."""
     folder = file.absolute().parent
     if not folder.is_dir():
         raise StoreError(f"storage {str(file)!r}: there is no directory {str(folder)!r}")
     if file.exists() and not file.is_file():
         raise StoreError(f"storage {str(file)!r} is not a file")
     try:
-        told = file.stat() if file.exists() else None
-        size = told.st_size if told else 0
-        if told and size:
-            _check_head(file, told.st_dev, told.st_ino)
+        size = file.stat().st_size if file.exists() else 0
+        if 0 < size < 512:  # of its least page; a single byte is an empty one to SQLite
+            raise StoreError(f"storage {str(file)!r} is not a SQLite database")
+        if size:
+            _check_head(file)
     except OSError as error:
         raise StoreError(f"storage {str(file)!r} cannot be read: {error.strerror}") from error
     if not size and not create:
@@ -247,15 +247,18 @@ def _check_file(file: Path, create: bool, write: bool) -> None:
         )
 
 
-@functools.cache
-def _check_head(file: Path, device: int, inode: int) -> None:
-    """Once a process and file, before SQLite has it open here: POSIX drops all locks that a process
-    holds on a file when any of its descriptors is closed. SQLite's would go, and another process
-    would remove the log that this one still writes to (sqlite.org/howtocorrupt.html, 2.2)."""
-    with file.open("rb") as stream:
-        head = stream.read(16)
-    if head != b"SQLite format 3\0":
-        raise StoreError(f"storage {str(file)!r} is not a SQLite database")
+def _check_head(file: Path) -> None:
+    """By SQLite itself, never by opening the file: where any descriptor of a file is closed, POSIX
+    drops all locks that the process holds on it. Those of another connection would go, and another
+    process would remove the log that it writes to (sqlite.org/howtocorrupt.html, 2.2)."""
+    try:
+        uri = f"{file.absolute().as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as found:
+            found.execute("PRAGMA schema_version")
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+            raise StoreError(f"storage {str(file)!r} is not a SQLite database") from None
+        # Whatever else is the matter, a lock or a right, is told where it is connected to.
 
 
 def filesystem(folder: Path, mounts: str = "/proc/mounts") -> str:
