@@ -67,4 +67,5 @@ def test_a_plan_says_how_long_it_will_take(
 ) -> None:
     monkeypatch.setattr(pace, "epoch_seconds", lambda job, threads: 20.0)
     plan = Plan(**{"study": "s", "space": load_space("lenet_like"), "job": JOB, **told})
-    assert _expected(plan, workers=2, memory=0).startswith(words)
+    found = _expected(plan, workers=2, memory=0, left=plan.trials, baselines=[])
+    assert found.startswith(words)
