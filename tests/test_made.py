@@ -72,6 +72,8 @@ def test_both_are_points_of_the_study(line: list[str], tmp_path: Path, capsys) -
     assert command(*line, "--trials", 3) == 0
     _, rows = record(line)
     assert [row.made for row in rows] == ["", "", "distilled", "pruned", ""]
+    assert command("trials", "ls", "--state", "refused", *where[:2]) == 0
+    assert f"no trial of study {study.name} is refused" in capsys.readouterr().err
     assert command("train", "--trial", 2, *where[:2]) == 2
     assert "was made by `nas distill` or `nas prune`" in capsys.readouterr().err
     # Its file is its maker's: a search that keeps the weights of the front alone leaves it.

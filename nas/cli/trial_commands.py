@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -63,6 +64,9 @@ def ls(
     rows = trials.in_states(list(store.trials(row.id)), state or [])
     rows = trials.ordered(row, rows, sort)[: limit or None]
     trials.rows_out(row, rows, format)
+    if not rows:
+        told = f" is {' or '.join(state)}" if state else ""
+        print(f"nas: no trial of study {row.name}{told}", file=sys.stderr)
 
 
 @app.command(cls=Grouped)
