@@ -69,6 +69,15 @@ def test_both_are_points_of_the_study(line: list[str], tmp_path: Path, capsys) -
     # The same command goes on, to the same, and the search with the trials that it still may have.
     assert command(*distill) == 0
     assert "trial 2, " in capsys.readouterr().err
+    # Wherever it writes to: and where its file was removed, the new one is the trial's.
+    assert command(*prune[:-1], tmp_path / "q") == 0
+    assert "trial 3, " in capsys.readouterr().err
+    Path(taught.model).unlink()
+    assert command(*distill[:-1], tmp_path / "e") == 0
+    assert "trial 2, " in capsys.readouterr().err
+    _, (_, _, taught, pruned) = record(line)
+    assert Path(taught.model).parent == tmp_path / "e"
+    assert Path(pruned.model).parent == tmp_path / "p"
     assert command(*line, "--trials", 3) == 0
     _, rows = record(line)
     assert [row.made for row in rows] == ["", "", "distilled", "pruned", ""]

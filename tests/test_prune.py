@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from folders import folder
 from typed import command
 
 import nas
@@ -224,6 +225,9 @@ def test_prune_from_the_command_line(tmp_path: Path, capsys) -> None:
     made = load_model(re.search(r"model: (\S+\.safetensors),", out)[1])
     assert str(made.architecture).startswith("INPUT(1, 8, 8) -> CONV(width=6)")
     assert made.card.recipe["init"].endswith(".safetensors")
+    pictures = folder(tmp_path / "pictures")
+    assert command("prune", file, "--data", pictures, "-o", tmp_path / "no") == 2  # of 10 classes
+    assert "class" in capsys.readouterr().err
     assert command("prune", file, "--by", "luck", "-o", tmp_path / "out") == 2
     assert "--by luck: must be scale or norm" in capsys.readouterr().err
     for wrong in (("--epochs", 0), ("--seeds", 0), ("--seed", -1), ("--recipe", "lr=-1")):

@@ -166,13 +166,14 @@ def _of_study(
     if not wanted:
         raise nothing_found(row, rows)
     files = {r.called: store.model(r) for r in wanted if "->" in r.pattern}
-    lacking = [name for name, file in files.items() if not file]
+    files = {name: file for name, file in files.items() if "://" in file or Path(file).is_file()}
+    lacking = [r.called for r in wanted if "->" in r.pattern and r.called not in files]
     if lacking:
         print(f"nas: no weights kept of {', '.join(lacking)}: left out", file=sys.stderr)
-    if files and len(lacking) == len(files):
+    if lacking and not files:
         raise StudyError(f"study {row.name!r} has no weights kept of its front: --keep front")
     names = [r.baseline for r in wanted if r.baseline in classical.METHODS]
-    return {n: load_model(f) for n, f in files.items() if f}, ref, names
+    return {n: load_model(f) for n, f in files.items()}, ref, names
 
 
 def _once(models: dict[str, Model]) -> dict[str, Model]:

@@ -73,6 +73,7 @@ def prune_and_show(
     tell_images(Job(pattern="", data=ref))
     if not model.card.epochs:
         raise NasError(f"{file} does not tell its epochs: the control would not know how long")
+    before = evaluate(model, ref, "validation").accuracy  # images that it cannot take are refused
     renormalised(narrow, ref, seed)
     start = folder / f"pruned-{narrow.digest}.safetensors"
     settings = read_recipe(
@@ -81,8 +82,8 @@ def prune_and_show(
     save_once(start, narrow)
     own, made = model.architecture.params, narrow.architecture.params
     print(f"nas: {count(made)} params of {count(own)}: {narrow.architecture}", file=sys.stderr)
-    scores = [evaluate(each, ref, "validation").accuracy for each in (model, narrow)]
-    told = f"{percent(scores[1])} before it is trained on, of {percent(scores[0])} unpruned"
+    after = evaluate(narrow, ref, "validation").accuracy
+    told = f"{percent(after)} before it is trained on, of {percent(before)} unpruned"
     print(f"nas: validation accuracy {told}", file=sys.stderr)
     way = Job(
         pattern=str(narrow.architecture),

@@ -109,9 +109,12 @@ def enter_and_tell(
     says whether it is on the front."""
     row = enter(store, study, job, found.way.trained[0], made, of)
     named = [*dict(study.objectives), *study.constraints]
-    rows, _ = with_latencies(store, list(store.trials(study.id)), named)
-    there = any(best.id == row.id for best in pareto(study, rows))
-    place = "on the front" if there else "not on the front"
+    try:
+        rows, _ = with_latencies(store, list(store.trials(study.id)), named)
+        there = any(best.id == row.id for best in pareto(study, rows))
+        place = "on the front" if there else "not on the front"
+    except StudyError as error:  # it is entered, whatever that front is
+        place = f"and of the front: {error}"
     told = f"in study {study.name}, by its first seed: trial {row.number}, {place}, {row.model}"
     print(f"nas: {told}", file=sys.stderr)
 

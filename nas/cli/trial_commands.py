@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Annotated
 
 import typer
 
 from nas.cli.arguments import OUTPUT, STORAGE, Grouped, Storage, StudyName
+from nas.errors import StudyError
 
 STATES = "finished|stopped|failed|reused|refused|running|paused|waiting"
 
@@ -58,10 +60,13 @@ def ls(
 ) -> None:
     """The trials of a study."""
     from nas.cli.record import opened
+    from nas.driver.latencies import with_latencies
     from nas.report import trials
 
     store, row = opened(storage, study)
     rows = trials.in_states(list(store.trials(row.id)), state or [])
+    with contextlib.suppress(StudyError):  # of a device that has several: as the search had them
+        rows, _ = with_latencies(store, rows, [*dict(row.objectives), *row.constraints])
     rows = trials.ordered(row, rows, sort)[: limit or None]
     trials.rows_out(row, rows, format)
     if not rows:

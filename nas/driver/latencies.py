@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 MANIFEST, SCRIPT, ANSWERS = "manifest.json", "measure.py", "answers.json"
 
 
+class Several(StudyError):
+    """A device has latencies in several runtimes or numbers of threads: none is meant."""
+
+
 def networks(study: StudyRow, rows: Sequence[TrialRow], which: str) -> list[TrialRow]:
     """The trials that ``which`` tells: front, all or numbers; of one architecture the first. Raises
     NasError for what is neither, and for a trial that is no network, and NothingFound where there
@@ -278,6 +282,8 @@ def with_latencies(
         predicted = sum(name in row.metrics for row in rows)  # by a profile, in a search
         try:
             values[name], where = _values(everything, at, known_devices(record))
+        except Several:
+            raise
         except StudyError:
             if not predicted:
                 raise
@@ -329,7 +335,7 @@ def _values(
             str(dataclasses.replace(at, runtime=runtime, threads=threads))
             for runtime, threads in sorted(settings, key=str)
         )
-        raise StudyError(f"{at}: the record has several: {told}")
+        raise Several(f"{at}: the record has several: {told}")
     if not fits:
         had = sorted({f"{row.latency.runtime}/t{threads_of(row)}/b{row.latency.batch}"
                       for row in on_it})  # fmt: skip

@@ -380,7 +380,7 @@ class _Driver:
             for number in self.kept.keys() - {row.number for row in self.tally.trained_front}:
                 left = self.kept.pop(number)
                 artifacts.remove(left.model or "")
-                self.store.forget_model(left.id)
+                self.store.note_model(left.id, None)
         if ended:
             self.mirror.poke()
 

@@ -26,7 +26,10 @@ def enter(
     """Puts a training by ``job``, whose network was ``made`` from ``of``, into a study; the trial
     that it is, or was already. Raises StoreError."""
     told = asked(job, trained.architecture, {BASELINE: f"{of} {made}".strip()})
-    ask = dataclasses.replace(told, seed=job.seed)
+    # What it begins with is known by its name, which has a digest, wherever it lies.
+    start = job.recipe.but({"init": os.path.basename(job.recipe.init)})
+    key = dataclasses.replace(job, recipe=start).key
+    ask = dataclasses.replace(told, seed=job.seed, job_key=key)
     result = Result(
         metrics=scores(trained.curve),
         curve=trained.curve,
@@ -36,9 +39,13 @@ def enter(
         model=os.path.abspath(trained.file) if trained.file else "",
     )
     store.enter(study.id, ask, result)  # or it is there already
-    return next(
+    row = next(
         row
         for row in store.trials(study.id)
         if (row.sampled, row.fingerprint) == (ask.sampled, ask.fingerprint)
         and (row.job_key, row.seed) == (ask.job_key, ask.seed)
     )
+    if os.path.exists(row.model or ""):
+        return row
+    store.note_model(row.id, result.model or None)
+    return dataclasses.replace(row, model=result.model)

@@ -289,10 +289,10 @@ class Store(Record):
 
         return self._write(work)
 
-    def forget_model(self, trial_id: int) -> None:
-        """Notes that a trial's weights are kept no longer."""
-        gone = update(trials).where(trials.c.id == trial_id).values(model=None)
-        self._write(lambda connection, _: connection.execute(gone))
+    def note_model(self, trial_id: int, file: str | None) -> None:
+        """Notes where a trial's weights are kept now; None: no longer."""
+        noted = update(trials).where(trials.c.id == trial_id).values(model=file)
+        self._write(lambda connection, _: connection.execute(noted))
 
     def requeue(self, token: str, why: Failure) -> Claim | None:
         """Ends an attempt and begins the next of the same trial under a new token.
