@@ -97,38 +97,24 @@ def test_they_read_beside_a_search_what_it_has_just_written(tmp_path: Path) -> N
     writing.close()
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_an_older_schema_is_not_brought_up_to_date_unasked(
-    database: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    url = f"sqlite:///{tmp_path}/nas.db"
-    if database == "postgresql":
-        server: Server = request.getfixturevalue("postgres")
-        url = server.database()
-    fill(url)
-    store = open_store(url)
+def test_an_older_schema_is_not_brought_up_to_date_unasked(either: str) -> None:
+    fill(either)
+    store = open_store(either)
     with store.engine.begin() as connection:
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '0000'"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nas.store.connect._check_version", lambda engine, version: None)
         with pytest.raises(StoreError, match=r"'0000', older than .*`nas db upgrade`"):
-            open_store(url, write=False)
+            open_store(either, write=False)
     with pytest.raises(StoreError, match="'0000', which no version of nas has"):
-        open_store(url, write=False)
+        open_store(either, write=False)
     store.close()
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_a_damaged_record_is_told_with_what_it_lacks(
-    database: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    url = f"sqlite:///{tmp_path}/nas.db"
-    if database == "postgresql":
-        server: Server = request.getfixturevalue("postgres")
-        url = server.database()
-    fill(url)
-    store = open_store(url)
-    named = url.rsplit("/", 1)[1]
+def test_a_damaged_record_is_told_with_what_it_lacks(either: str) -> None:
+    fill(either)
+    store = open_store(either)
+    named = either.rsplit("/", 1)[1]
     with store.engine.begin() as connection:
         connection.execute(text("ALTER TABLE nas_trials RENAME COLUMN seconds TO s"))
     row = store.studies()[0]
@@ -145,7 +131,7 @@ def test_a_damaged_record_is_told_with_what_it_lacks(
             connection.execute(text(sql))
         for how in ({"write": False}, {"create": False}, {}):
             with pytest.raises(StoreError, match=rf"{named}.* {told}") as error:
-                open_store(url, **how)
+                open_store(either, **how)
             assert not isinstance(error.value, NoRecord)
     store.close()
 

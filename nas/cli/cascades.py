@@ -165,9 +165,9 @@ def _of_study(
     ]
     if not wanted:
         raise nothing_found(row, rows)
-    files = {r.called: store.model(r) for r in wanted if "->" in r.pattern}
-    files = {name: file for name, file in files.items() if "://" in file or Path(file).is_file()}
-    lacking = [r.called for r in wanted if "->" in r.pattern and r.called not in files]
+    told = {r.called: store.model(r) for r in wanted if "->" in r.pattern}
+    files = {name: file for name, file in told.items() if "://" in file or Path(file).is_file()}
+    lacking = [name for name in told if name not in files]
     if lacking:
         print(f"nas: no weights kept of {', '.join(lacking)}: left out", file=sys.stderr)
     if lacking and not files:

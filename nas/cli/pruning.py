@@ -10,7 +10,7 @@ from typing import get_args
 
 from nas.cli.models import file_name
 from nas.cli.output import begin_work, directory
-from nas.cli.record import opened
+from nas.cli.record import check_images, opened
 from nas.cli.settings import read_recipe
 from nas.cli.smaller import (
     check_numbers,
@@ -20,7 +20,7 @@ from nas.cli.smaller import (
     model_files,
     tell_epochs,
 )
-from nas.errors import NasError, StudyError
+from nas.errors import NasError
 from nas.job import Job, Recipe
 from nas.job.recipe import UNTAUGHT
 from nas.metrics import count, percent
@@ -67,9 +67,7 @@ def prune_and_show(
     store, row = None, None
     if study or is_number(text):
         store, row = opened(storage, study, write=True)
-    if row and ref.identity != row.images:
-        made_on = row.images_about or "images that nas did not tell apart then"
-        raise StudyError(f"study {row.name!r} was made on {made_on}, and these are others")
+        check_images(row, ref)
     tell_images(Job(pattern="", data=ref))
     if not model.card.epochs:
         raise NasError(f"{file} does not tell its epochs: the control would not know how long")

@@ -139,7 +139,12 @@ def data_of(study: StudyRow, folder: str) -> DataRef:
     ref, about = identified(ref)
     if describe(ref).shape != (channels, height, width):
         ref = dataclasses.replace(ref, size=height)
+    check_images(study, ref, about)
+    return ref
+
+
+def check_images(study: StudyRow, ref: DataRef, about: str = "others") -> None:
+    """Raises StudyError where a study was made on other images than these, which are ``about``."""
     if ref.identity != study.images:
         earlier = study.images_about or "images that nas did not tell apart then"
         raise StudyError(f"study {study.name!r} was made on {earlier}, and these are {about}")
-    return ref

@@ -282,10 +282,8 @@ def with_latencies(
         predicted = sum(name in row.metrics for row in rows)  # by a profile, in a search
         try:
             values[name], where = _values(everything, at, known_devices(record))
-        except Several:
-            raise
-        except StudyError:
-            if not predicted:
+        except StudyError as error:
+            if not predicted or isinstance(error, Several):
                 raise
             notes.append(f"{name}: {predicted} of {len(rows)} trials, all of them predicted")
             continue

@@ -24,6 +24,10 @@ BOX = Box(left=74, top=64, right=WIDTH - 40, bottom=HEIGHT - 56)
 FAMILIES = ("DejaVu Sans", "Liberation Sans", "Noto Sans", "Roboto", "Ubuntu", "Arial", "Helvetica")
 LETTER = 5.9  # pixels of a label's letter, at size 11
 
+# The corners of the marks, from their middle.
+DIAMOND: Sequence[Point] = ((0, -6), (6, 0), (0, 6), (-6, 0))
+TRIANGLE: Sequence[Point] = ((0, -6), (6, 5), (-6, 5))
+
 Area = tuple[float, float, float, float]  # left, top, right, bottom
 
 
@@ -116,7 +120,7 @@ def svg(
         if not row.baseline:
             drawn.append(circle(*place(row), 4.5, fill("front"), _about(study, row)))
     for row in beside:
-        drawn.append((_triangle if row.made else _diamond)(*place(row)))
+        drawn.append(_polygon(TRIANGLE if row.made else DIAMOND, place(row)))
     squares = [BOX.place(across.at(each[x]), up.at(each[y])) for each in cascades]
     drawn += [_square(*at) for at in squares]
     names = [f"{row.number}: {row.baseline}" if row.made else row.baseline for row in beside]
@@ -160,16 +164,9 @@ def _about(study: StudyRow, row: TrialRow) -> str:
     return f"trial {row.number}: {', '.join(values)}\n{network}"
 
 
-def _diamond(x: float, y: float) -> str:
-    corners = " ".join(
-        f"{n(a)},{n(b)}" for a, b in [(x, y - 6), (x + 6, y), (x, y + 6), (x - 6, y)]
-    )
-    return f'<polygon points="{corners}" {fill("beside")}/>'
-
-
-def _triangle(x: float, y: float) -> str:
-    corners = " ".join(f"{n(a)},{n(b)}" for a, b in [(x, y - 6), (x + 6, y + 5), (x - 6, y + 5)])
-    return f'<polygon points="{corners}" {fill("beside")}/>'
+def _polygon(corners: Sequence[Point], at: Point) -> str:
+    told = " ".join(f"{n(at[0] + x)},{n(at[1] + y)}" for x, y in corners)
+    return f'<polygon points="{told}" {fill("beside")}/>'
 
 
 def _square(x: float, y: float) -> str:
@@ -185,10 +182,10 @@ def _legend(study: StudyRow, rows: Sequence[TrialRow], cascades: bool) -> list[s
     if not all(feasible(study, row) for row in rows if not row.baseline):
         entries.append(("breaks a constraint", circle(0, -4, 3, stroke("dots"))))
     if any(row.baseline and not row.made for row in rows):
-        entries.append(("baseline", _diamond(0, -4)))
+        entries.append(("baseline", _polygon(DIAMOND, (0, -4))))
     made = sorted({row.made for row in rows if row.made})
     if made:
-        entries.append((" or ".join(made), _triangle(0, -4)))
+        entries.append((" or ".join(made), _polygon(TRIANGLE, (0, -4))))
     if cascades:
         entries.append(("cascade", _square(0, -4)))
     drawn, x = [], BOX.left + 4

@@ -11,7 +11,16 @@ from typing import Any
 from nas.errors import NasError, StoreError, StudyError, brief
 from nas.job import Epoch, Failure, Latency, Outcome
 from nas.language.architecture import Architecture, parse
-from nas.metrics import METRICS, Direction, by_arithmetic, metric, of_pattern, on_device, shown
+from nas.metrics import (
+    METRICS,
+    Direction,
+    by_arithmetic,
+    metric,
+    of_pattern,
+    on_device,
+    shown,
+    usual,
+)
 from nas.store.tables import AttemptState, TrialState, attempts, curves, latencies, studies, trials
 from nas.store.values import Settings, checked, domain, read_json, refuse, texts
 
@@ -142,7 +151,7 @@ class TrialRow(Ask):
 
     def __repr__(self) -> str:
         """What came of which network: a line, not all that the record has of it."""
-        told = [*(name for name in METRICS if METRICS[name].column), *self.metrics.keys() - METRICS]
+        told = [*usual(), *self.metrics.keys() - METRICS]
         scores = {metric(name).title: shown(name, self.value(name)) for name in told}
         came = ", ".join(f"{title} {score}" for title, score in scores.items() if score)
         state = f"{self.state} ({self.failure}: {self.reason})" if self.failure else self.state
