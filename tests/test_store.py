@@ -210,6 +210,8 @@ def test_numbers_count_up_and_trials_are_read_from_any(store: Store, study: Stud
     store.finish(claims[3].token, RESULT)
     assert [trial.number for trial in store.trials(study.id, since=2)] == [2, 3, 4]
     assert [trial.number for trial in store.trials(study.id, states=["finished"])] == [3]
+    of_one = store.trials(study.id, fingerprint="fingerprint2")
+    assert [trial.number for trial in of_one] == [2]
     assert store.counts(study.id) == {"running": 4, "finished": 1}
     with pytest.raises(StudyError, match="no trial 5"):
         store.trial(study.id, 5)

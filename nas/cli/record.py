@@ -68,7 +68,7 @@ def trial_network(storage: str, study: str | None, number: int) -> tuple[str, st
 
 
 def network_of(row: TrialRow) -> str:
-    if row.baseline and "->" not in row.pattern:
+    if row.baseline and not row.is_network:
         raise StudyError(f"trial {row.number} is {row.baseline}, a classical method: no network")
     return str(row.architecture)
 

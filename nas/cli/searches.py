@@ -303,7 +303,7 @@ def _tell_next(plan: Plan, storage: str, status: Status) -> None:
     told = f"{best.number}{study}{given}"
     if best.model:
         print(f"  nas export --trial {told} -f onnx -o model.onnx", file=sys.stderr)
-    if "->" in best.pattern and not best.made and not plan.job.evaluator:
+    if best.is_network and not best.made and not plan.job.evaluator:
         print(f"  nas train --trial {told} --epochs {3 * plan.job.epochs}", file=sys.stderr)
         print(f"  nas report{study}{given} -o report.html", file=sys.stderr)
     print(f"  nas trials show {told}", file=sys.stderr)

@@ -91,7 +91,7 @@ def believed(study: StudyRow, rows: Iterable[TrialRow], name: str = "") -> Belie
 
 def evaluated(study: StudyRow, rows: Iterable[TrialRow]) -> list[TrialRow]:
     """The finished ones that have all objectives and were sampled, which a baseline was not."""
-    rows = [row for row in rows if row.state in ("finished", "reused") and not row.baseline]
+    rows = [row for row in rows if row.evaluated and not row.baseline]
     return [r for r in rows if all(math.isfinite(r.value(name)) for name, _ in study.objectives)]
 
 

@@ -216,7 +216,7 @@ def report(
         return Finalist(row, role, *means, tuple(trainings), beliefs.by.get(row.id))
 
     # What was distilled or pruned had its control and its seeds when it was made.
-    zoo = [row for row in rows if row.baseline and not row.made and "->" in row.pattern]
+    zoo = [row for row in rows if row.baseline and not row.made and row.is_network]
     others = [(row, row.baseline) for row in zoo]
     others += [(row, "random search") for row in choose(study, random, 1)]
     begin(

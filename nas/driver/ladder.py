@@ -97,7 +97,7 @@ class Ladder:
             self._counts[self._reached.pop(row.number)] -= 1  # it was never on its way
         if not row.rungs:
             return
-        if row.state in ("finished", "reused") and row.accuracy is not None:
+        if row.evaluated and row.accuracy is not None:
             self._trained.append({**dict(row.rungs), row.epochs: row.accuracy})
             for cache in (self._seen, self._hoped, self._promises):
                 cache.clear()

@@ -28,7 +28,7 @@ from nas.samplers import LEARNING
 from nas.samplers.encoding import Encoding
 from nas.samplers.related import FEWEST, Older
 from nas.spaces.space import Draw
-from nas.store import StudyRow, TrialRow
+from nas.store import EVALUATED, StudyRow, TrialRow
 from nas.store.reading import Record
 
 Floats = NDArray[np.float64]
@@ -74,7 +74,7 @@ def offers(plan: Plan, record: Record) -> str:
 
     def ended(study: StudyRow) -> int:
         counts = record.counts(study.id)
-        return counts.get("finished", 0) + counts.get("reused", 0)
+        return sum(counts.get(state, 0) for state in EVALUATED)
 
     # The order is by counts alone; trials are read of those that are named, and of few more.
     sizes = {study.name: ended(study) for study in studies}
@@ -94,7 +94,7 @@ def _learned(plan: Plan) -> list[str]:
 
 
 def _rows(plan: Plan, record: Record, study: StudyRow, until: float) -> list[TrialRow]:
-    rows = record.trials(study.id, states=["finished", "reused"])
+    rows = record.trials(study.id, states=EVALUATED)
     ended = [row for row in rows if not row.baseline and (row.finished or row.created) <= until]
     return [r for r in ended if any(math.isfinite(r.value(name)) for name in _learned(plan))]
 

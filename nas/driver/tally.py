@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from nas.driver.hours import Hours
 from nas.driver.tradeoffs import network, pareto
 from nas.job import Epoch
-from nas.store import ENDED, StudyRow, TrialRow
+from nas.store import ENDED, EVALUATED, StudyRow, TrialRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ class Tally:
     @property
     def results(self) -> int:
         """How many trials have a result."""
-        return self._counts["finished"] + self._counts["reused"]
+        return sum(self._counts[state] for state in EVALUATED)
 
     @property
     def budget(self) -> int | None:
@@ -165,7 +165,7 @@ class Tally:
             if row.state == "failed":
                 self._failures[row.reason or row.failure or ""] += 1
         if new:
-            results = [row for row in new.values() if row.state in ("finished", "reused")]
+            results = [row for row in new.values() if row.evaluated]
             names = {network(row) for row in results if not row.baseline}
             # What is trained again may leave the front, and what it has beaten come back.
             again = not self._networks.isdisjoint(names)

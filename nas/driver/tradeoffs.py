@@ -44,7 +44,7 @@ def breaks(study: StudyRow, row: TrialRow) -> bool:
 def feasible(study: StudyRow, row: TrialRow) -> bool:
     """Whether a trial was trained to its end and meets every constraint, as far as is known: what
     was not measured meets none."""
-    if row.state not in ("finished", "reused"):
+    if not row.evaluated:
         return False
     over = excess(study, row)
     return over.keys() == study.constraints.keys() and all(by <= 0 for by in over.values())
@@ -53,7 +53,7 @@ def feasible(study: StudyRow, row: TrialRow) -> bool:
 def nothing_found(study: StudyRow, rows: Sequence[TrialRow]) -> NothingFound:
     """Why a study has no front: what its candidates failed by, or the constraints that none meets
     and the trial that comes nearest."""
-    whole = [row for row in rows if row.state in ("finished", "reused", "refused")]
+    whole = [row for row in rows if row.evaluated or row.state == "refused"]
     if not whole:
         ended = [row for row in rows if row.state in ENDED]
         if not ended:
@@ -150,7 +150,7 @@ def networks(rows: Iterable[TrialRow]) -> list[TrialRow]:
     trials and baselines stand for themselves."""
     alike: dict[Any, dict[int, TrialRow]] = {}
     for row in rows:
-        whole = row.state in ("finished", "reused") and not row.baseline
+        whole = row.evaluated and not row.baseline
         key = network(row) if whole else row.id
         alike.setdefault(key, {}).setdefault(row.seed, row)
     return [_mean([*each.values()]) for each in alike.values()]

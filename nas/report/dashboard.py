@@ -154,7 +154,7 @@ def decorate(
     save_note(copy, note(study, best))
     known = storage.get_study_system_attrs(copy._study_id)
     for row in best:
-        drawn = svg(row) if "->" in row.pattern else None  # a classical method has none
+        drawn = svg(row) if row.is_network else None  # a classical method has none
         if drawn is None:
             continue
         artifact = f"{study.id}-{row.number}-{row.fingerprint}"

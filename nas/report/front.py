@@ -89,7 +89,7 @@ def svg(
     Raises StudyError where no trial, or a cascade, has not a value of both metrics.
     """
     x, y = axes(study)
-    rows = [row for row in rows if row.state in ("finished", "reused")]
+    rows = [row for row in rows if row.evaluated]
     rows = [row for row in rows if math.isfinite(row.value(x)) and math.isfinite(row.value(y))]
     if not rows:
         raise StudyError(f"study {study.name!r} has no finished trial with {x} and {y} to draw")

@@ -101,7 +101,7 @@ class Common:
 def common(best: Sequence[TrialRow], rows: Sequence[TrialRow]) -> list[Common]:
     """The sampled values of the front against those of all trials that have a result, for each
     parameter that has more than one, those of a symbol together and by stage."""
-    whole = [row for row in rows if row.state in ("finished", "reused") and not row.baseline]
+    whole = [row for row in rows if row.evaluated and not row.baseline]
     chosen = [row for row in best if not row.baseline]
     names = list(dict.fromkeys(name for row in whole for name in row.sampled))
     found = []
@@ -160,7 +160,7 @@ def importances(study: StudyRow, rows: Sequence[TrialRow]) -> dict[str, dict[str
     rows = [
         row
         for row in rows
-        if row.state in ("finished", "reused")
+        if row.evaluated
         and row.distributions
         and all(math.isfinite(row.value(objective)) for objective, _ in study.objectives)
     ]

@@ -66,7 +66,7 @@ def script(
                 "feasible": feasible(study, row),
                 "pattern": row.pattern,
                 "body": body_of(row),
-                "at": None if row.state not in ("finished", "reused") else places,
+                "at": places if row.evaluated else None,
                 "shown": [shown(name, row.value(name)) for name in names],
                 "epochs": row.epochs,
                 "seconds": None if row.seconds is None else round(row.seconds, 1),

@@ -125,7 +125,7 @@ def studies_table(store: Store) -> RenderableType:
         values = [row.value(name) for row in rows if feasible(study, row)]
         known = [value for value in values if not math.isnan(value)]
         best = (max(known) if direction == "max" else min(known)) if known else None
-        none = "none" if any(row.state in ("finished", "reused") for row in rows) else ""
+        none = "none" if any(row.evaluated for row in rows) else ""
         listed.add_row(
             study.name,
             study.space,

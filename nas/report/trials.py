@@ -18,7 +18,7 @@ from nas.errors import NasError, nearest
 from nas.metrics import ACCURACY, METRICS, metric, on_device, percent, shown, usual
 from nas.report import believed
 from nas.report.screens import console, drawing, out, table
-from nas.store import Store, StudyRow, TrialRow, TrialState
+from nas.store import EVALUATED, Store, StudyRow, TrialRow, TrialState
 from nas.text import cell
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def trials_table(
     told = columns(study, rows, beliefs, short=short)
     told += [(name, partial(_setting, name)) for name in searched(rows)]
     titles = [title for title, _ in told]
-    plain = any(row.state not in ("finished", "reused") for row in rows)
+    plain = not all(row.evaluated for row in rows)
     listed = table(*titles, *(["state"] if plain else []), "pattern", numbers=titles)
     overflow: Literal["ellipsis", "fold"] = "ellipsis" if terminal else "fold"
     for row in rows:
@@ -221,7 +221,7 @@ def trial_page(store: Store, study: StudyRow, row: TrialRow) -> RenderableType:
     low, high = row.latency_low, row.latency_high
     others = [
         str(other.number)
-        for other in store.trials(study.id, states=("finished", "reused"))
+        for other in store.trials(study.id, states=EVALUATED, fingerprint=row.fingerprint)
         if network(other) == network(row) and other.number != row.number
     ]
     interval = f"  ({low:.3f} to {high:.3f})" if low is not None and high is not None else ""

@@ -12,11 +12,12 @@ from nas.store.rows import (
     TrialRow,
 )
 from nas.store.sameness import check_same, widens
-from nas.store.tables import ENDED, TrialState
+from nas.store.tables import ENDED, EVALUATED, TrialState
 
 __all__ = [
     "BASELINE",
     "ENDED",
+    "EVALUATED",
     "Ask",
     "AttemptRow",
     "Claim",

@@ -40,7 +40,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profiled:
-    """A profile of the record: see ``nas.driver.predicted``."""
+    """A profile of the record: see ``nas.driver.profiles``."""
 
     device: Device
     runtime: str

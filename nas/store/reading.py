@@ -89,9 +89,10 @@ class Record:
         since: int = 0,
         states: Collection[TrialState] = (),
         numbers: Collection[int] | None = None,
+        fingerprint: str = "",
     ) -> Iterator[TrialRow]:
-        """The study's trials by number from ``since`` on: those in ``states`` (all, if empty) and
-        of ``numbers`` (all, if None).
+        """The study's trials by number from ``since`` on: those in ``states`` (all, if empty), of
+        ``numbers`` (all, if None) and of the architecture ``fingerprint`` (any, if empty).
 
         ``distributions`` repeat from trial to trial: parse each text once.
         """
@@ -100,6 +101,8 @@ class Record:
             query = query.where(trials.c.state.in_(states))
         if numbers is not None:
             query = query.where(trials.c.number.in_(numbers))
+        if fingerprint:
+            query = query.where(trials.c.fingerprint == fingerprint)
         query = query.order_by(trials.c.number).limit(PAGE)
         while True:
             rows = self._all(query.where(trials.c.number >= since))

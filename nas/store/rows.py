@@ -21,7 +21,16 @@ from nas.metrics import (
     shown,
     usual,
 )
-from nas.store.tables import AttemptState, TrialState, attempts, curves, latencies, studies, trials
+from nas.store.tables import (
+    EVALUATED,
+    AttemptState,
+    TrialState,
+    attempts,
+    curves,
+    latencies,
+    studies,
+    trials,
+)
 from nas.store.values import Settings, checked, domain, read_json, refuse, texts
 
 BASELINE = "baseline"  # the one entry of a baseline's sampled values: its name
@@ -163,6 +172,16 @@ class TrialRow(Ask):
         another network both."""
         number = f"trial {self.number}"
         return f"{number} ({self.baseline})" if self.made else self.baseline or number
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether it has a result of a whole evaluation, its own or that of an earlier trial."""
+        return self.state in EVALUATED
+
+    @property
+    def is_network(self) -> bool:
+        """Whether its pattern is one: that of a classical baseline is the method's name."""
+        return "->" in self.pattern
 
     @property
     def budgeted(self) -> bool:

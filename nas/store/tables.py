@@ -41,6 +41,7 @@ result is that of an earlier trial. ``refused``: its latency broke a bound, so t
 trained."""
 
 ENDED: tuple[TrialState, ...] = ("finished", "stopped", "failed", "reused", "refused")
+EVALUATED: tuple[TrialState, ...] = ("finished", "reused")  # to the end: these have a result
 
 AttemptState = Literal["running", "finished", "failed", "lost"]
 """``failed``: by the candidate's own fault. ``lost``: by the machinery's, or its lease ran out."""
@@ -188,7 +189,7 @@ profiles = Table(
     Column("device", Text, primary_key=True),
     Column("runtime", String(32), primary_key=True),
     Column("batch", Integer, primary_key=True, autoincrement=False),
-    Column("profile", JSON, nullable=False),  # see nas.driver.predicted
+    Column("profile", JSON, nullable=False),  # see nas.driver.profiles
     Column("made", Double, nullable=False),
 )
 
