@@ -66,7 +66,7 @@ def teaching(job: Job, student: nn.Module) -> tuple[teacher.Teacher, torch.Tenso
     """The teacher of a job, the first images as the student takes them, and their labels."""
     images = data.load(job.data, "train")
     normal, source = statistics(images), Source.of(images, CPU)
-    made = teacher.Teacher.of(job, student, normal, CPU, source, images)
+    made = teacher.Teacher.of(job, student, normal, CPU, images)
     made.at = torch.arange(32)
     pixels, labels = source.take(made.at)
     return made, preparation(normal, (8, 8))(pixels), labels

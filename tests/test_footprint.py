@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nas.job import DataRef, Job, Recipe, Result
 from nas.language.architecture import Architecture, parse
 from nas.spaces.space import load_space, shipped
-from nas.training import footprint, step, train
+from nas.training import footprint, step
 from nas.training.network import build
 from nas.workers.run import Ended
 from nas.workers.seat import Child
@@ -113,16 +113,12 @@ def test_without_momentum_there_is_no_third_copy_of_the_weights() -> None:
     assert with_it - without == 4 * architecture.params
 
 
-def test_the_validation_is_as_the_training_loop_has_it() -> None:
-    assert footprint.EVALUATED == train.EVALUATION_BATCH
-
-
 def test_a_validation_holds_what_branches_have_made() -> None:
     """By hand, in maps of 8x8: beside the 4 that came, which the concatenation keeps, BN in front
     of the dense layer's second convolution has 4*2 and makes 4*2."""
     architecture = parse("INPUT(4, 8, 8) -> DENSE(growth=2) -> GAP -> FC(3)")
     recipe = Recipe()
-    passing = (4 + 8 + 8) * 8 * 8 * footprint.FLOAT * footprint.EVALUATED
+    passing = (4 + 8 + 8) * 8 * 8 * footprint.FLOAT * 512
     training = footprint.training(architecture, recipe) * 3 // 2
     ready = footprint.ready(architecture, recipe)
     read = 2048 * 4 * 8 * 8

@@ -25,7 +25,7 @@ from torch import Tensor
 from nas.data import augment, cache
 from nas.data.digests import digest
 from nas.data.encoded import Encoded
-from nas.data.footprint import AHEAD, CHUNK, PIXELS, READERS, RESIDENT
+from nas.data.footprint import AHEAD, CHUNK, READERS, RESIDENT, chunk
 from nas.data.images import Images
 from nas.job import Recipe
 
@@ -172,18 +172,13 @@ class Prepare:
     def __call__(self, pixels: Tensor) -> Tensor:
         return self.images(pixels)
 
-    def at_once(self, most: int) -> int:
-        """How many images to hold as floats: ``most``, and fewer of large ones."""
-        height, width = self.size
-        return max(1, min(most, PIXELS // (height * width)))
-
 
 def batches(
     source: Source, order: Tensor, batch: int, prepare: Prepare
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(images, labels), ``batch`` at a time in that order; labels are class numbers, or where
     images are mixed the probabilities of the classes."""
-    for pixels, labels in source.chunks(order, max(1, prepare.at_once(CHUNK) // batch) * batch):
+    for pixels, labels in source.chunks(order, chunk(prepare.size, batch)):
         images = prepare(pixels)
         if prepare.mix:
             images, labels = prepare.mix(images, labels)

@@ -16,10 +16,10 @@ from optuna.distributions import (
 
 from nas.errors import NasError
 from nas.language.architecture import Architecture
-from nas.language.domains import Choice, Domain, Floats, Ints, Progression
+from nas.language.domains import PRESENCE, Choice, Domain, Floats, Ints, Progression
 from nas.metrics import arithmetic, scaled
 from nas.samplers.problem import Problem
-from nas.spaces.space import PRESENCE, Draw, Space
+from nas.spaces.space import Draw, Space
 
 # Sets weighed by an ask: drawing and costing one takes about 0.4 ms.
 PROPOSALS = 400

@@ -19,6 +19,10 @@ class Epoch:
     balanced_accuracy: float | None = None
 
 
+# How a search itself measures a latency: what a trial's ``latency_ms`` is of.
+OWN_RUNTIME, OWN_THREADS, OWN_BATCH = "eager", 1, 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
     """Measured latency of a batch, in milliseconds, and where it was measured.
@@ -33,8 +37,8 @@ class Latency:
     low: float
     high: float
     device: str
-    runtime: str = "eager"
-    batch: int = 1
+    runtime: str = OWN_RUNTIME
+    batch: int = OWN_BATCH
     busy: float | None = None
     peak_bytes: int | None = None
 

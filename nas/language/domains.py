@@ -107,6 +107,10 @@ class Domain:
     first: str = ""
 
 
+# Of an element that may be there, unless a space file tells other.
+PRESENCE = Domain(Choice(("present", "absent")))
+
+
 # --- from a space file ---------------------------------------------------------------------------
 
 _TEXT = "is text to YAML, not a number: write it out, or as 2.0e+6"
@@ -212,7 +216,7 @@ def read_domain(spec: Any, where: str) -> Domain:
         return Domain(_choice({"choice": spec if isinstance(spec, list) else [spec]}, where))
     kinds = [kind for kind in KINDS if kind in spec]
     if set(spec) <= {"per"} and where.endswith("?"):
-        return Domain(Choice(("present", "absent")), *_scope(spec, where))
+        return Domain(PRESENCE.values, *_scope(spec, where))
     if len(kinds) != 1:
         told = ", ".join(map(str, kinds or spec)) or "none"
         near = nearest(str(next(iter(spec), "")), KINDS) if not kinds else ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nas.errors import PatternError, SpaceError, nearest
-from nas.language.domains import Choice, Domain, Ints
+from nas.language.domains import PRESENCE, Choice, Domain, Ints
 from nas.language.elements import CLASSES, Parameter, parameters, recipe, unknown
 from nas.language.expansion import MAX_ELEMENTS, arguments, filled
 from nas.language.pattern import Call, Chain, Maybe, Repeat, Symbol, Tree, read, write
@@ -163,7 +163,7 @@ def _check_values(symbol: OpenSymbol, domain: Domain, where: str) -> None:
             if type(value) is not int or not 0 <= value <= MAX_ELEMENTS:
                 raise SpaceError(f"{where}: {value!r}: must be from 0 to {MAX_ELEMENTS} repeats")
     elif symbol.kind == "present":
-        if not isinstance(values, Choice) or not set(values.values) <= {"present", "absent"}:
+        if not isinstance(values, Choice) or not {*values.values} <= {*PRESENCE.values.some()}:
             raise SpaceError(f"{where}: must be a choice of present and absent")
     elif symbol.parameter is not None:
         for value in values.some():

@@ -15,7 +15,7 @@ from typing import Any
 from nas.errors import NasError, ShapeError, SpaceError, brief, nearest
 from nas.job import Recipe
 from nas.language.architecture import DEFAULT_CLASSES, DEFAULT_INPUT, Architecture, close
-from nas.language.domains import Choice, Domain, Progression, Trial, read_domain
+from nas.language.domains import PRESENCE, Domain, Progression, Trial, read_domain
 from nas.language.elements import Args, Scalar, expression, recipe
 from nas.language.expansion import Argument, Scope, StillOpen
 from nas.language.expression import Node, Shape
@@ -209,9 +209,6 @@ class _Chosen:
         if domain is None or alternatives is None:
             return None
         return alternatives[str(self.value(name, domain, scope))]
-
-
-PRESENCE = Domain(Choice(("present", "absent")))
 
 
 def _offered(argument: Argument, domain: Domain, known: Args, x: Shape) -> bool:

@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from nas.data.footprint import AHEAD, CHUNK, PIXELS, ROOM, readers
+from nas.data.footprint import AHEAD, ROOM, SCORED, at_once, chunk, readers
 from nas.errors import NasError, ShapeError
 from nas.job import Recipe
 from nas.language.architecture import Architecture
@@ -23,7 +23,6 @@ from nas.spaces.space import Draw, Space
 FLOAT, HALF = 4, 2  # bytes of a number
 PROCESS = 350 << 20  # of a worker with torch 2.14 by itself: 325 to 327 MiB with the least networks
 LARGE = 16 << 20  # bytes from which on a tensor is given back to the machine when it is freed
-EVALUATED = 512  # images of a validation batch, as the loop has it (a test)
 DRAWS = 200  # feasible ones, among at most:
 TRIES = 1_000
 
@@ -85,7 +84,7 @@ def scoring(architecture: Architecture) -> int:
 
 
 def _evaluating(architecture: Architecture) -> int:
-    images = max(1, min(EVALUATED, PIXELS // math.prod(architecture.input[1:])))
+    images = at_once(architecture.input[1:], SCORED)
     return images * FLOAT * _passing(architecture.expression, architecture.input)
 
 
@@ -94,9 +93,7 @@ def ready(architecture: Architecture, recipe: Recipe) -> int:
     of 32 and of 224 pixels (batches of 64), 3.2 and 2.3 times the images themselves, up to 4.6 and
     3.6 with what works on pixels or erases, and up to 6.2 and 4.2 with mixed ones.
     """
-    _, height, width = architecture.input
-    at_once = max(1, min(CHUNK, PIXELS // (height * width)))
-    images = max(1, at_once // recipe.batch) * recipe.batch
+    images = chunk(architecture.input[1:], recipe.batch)
     mixed = recipe.mixup or recipe.cutmix
     copies = 3 + recipe.augments + bool(mixed)
     return images * FLOAT * math.prod(architecture.input) * copies

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nas.data import kinds
 from nas.data.augment import resize
-from nas.data.footprint import PIXELS
+from nas.data.footprint import at_once
 from nas.data.images import Images, Pixels
 from nas.data.picture import decode, fitted, reason
 from nas.errors import DataError, NasError
@@ -80,7 +80,7 @@ def predict(model: Predictor, images: Any) -> list[Prediction]:
     cannot be read.
     """
     found: list[Prediction] = []
-    every = _batches(_each(images, model.input), _at_once(model.input))
+    every = _batches(_each(images, model.input), at_once(model.input[1:], BATCH))
     for batch in every:
         pixels = torch.cat(batch)
         found += [Prediction(model.classes, row) for row in model.probabilities(pixels)]
@@ -125,16 +125,12 @@ def _decoded(file: Path, shape: Shape) -> Pixels:
     return pixels
 
 
-def _at_once(shape: Shape) -> int:
-    return max(1, min(BATCH, PIXELS // (shape[1] * shape[2])))
-
-
 # --- the images of a data set --------------------------------------------------------------------
 
 
 def of_images(model: Predictor, images: Images) -> Probabilities:
     """(images, classes) of a part of a data set; its images have the model's channels, or one."""
-    count = _at_once(model.input)
+    count = at_once(model.input[1:], BATCH)
     every = np.array_split(images.rows, range(count, len(images), count))
     found = [model.probabilities(sized(images, rows, model.input)) for rows in every]
     return np.concatenate(found)
@@ -200,7 +196,7 @@ def stream(model: Predictor, paths: Iterable[Path]) -> Iterator[tuple[Path, Pred
             parts = [batch[at : at + length] for at in range(0, len(batch), length)]
             return batch, pool.map(read_all, parts)
 
-        for batch, parts in _ahead(map(begun, _batches(paths, _at_once(model.input)))):
+        for batch, parts in _ahead(map(begun, _batches(paths, at_once(model.input[1:], BATCH)))):
             read_in = [image for part in parts for image in part]
             whole = [image for image in read_in if not isinstance(image, NasError)]
             rows: Iterator[Any] = iter(())

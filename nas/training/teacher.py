@@ -19,7 +19,7 @@ from torch.nn.functional import kl_div, log_softmax
 
 from nas import data
 from nas.data import Images, Info
-from nas.data.batches import Normal, Source
+from nas.data.batches import Normal
 from nas.data.footprint import RESIDENT
 from nas.errors import NasError, RecipeError, brief
 from nas.job import Job, Recipe
@@ -92,11 +92,10 @@ class Teacher:
         student: nn.Module,
         normal: Normal,
         device: torch.device,
-        source: Source,
         images: Images,
     ) -> Teacher:
-        """The teacher of a job, for the ``images`` of its training, which are ``source`` on the
-        device, in the ``normal`` of the student. Raises NasError where it cannot teach there."""
+        """The teacher of a job, for the ``images`` of its training, in the ``normal`` of the
+        student. Raises NasError where it cannot teach there."""
         recipe, info = job.recipe, data.describe(job.data)
         models = tuple(m.to(device).eval() for m in loaded(job.teachers, recipe.teacher))
         for model, file in zip(models, job.teachers, strict=True):

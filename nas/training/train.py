@@ -31,14 +31,9 @@ from nas.data.batches import (
     preparation,
     statistics,
 )
-from nas.data.footprint import RESIDENT
+from nas.data.footprint import RESIDENT, SCORED, at_once
 from nas.errors import DataError, RecipeError
-from nas.job import (
-    DataRef,
-    Epoch,
-    Job,
-    Report,
-)
+from nas.job import DataRef, Epoch, Job, Report
 from nas.job.schedule import SCHEDULES, cycle, shared
 from nas.language.architecture import Architecture, parse
 from nas.metrics import ACCURACY
@@ -53,7 +48,6 @@ from nas.training.turns import training as in_turns
 log = logging.getLogger(__name__)
 
 CHECKPOINT_SECONDS = 10.0  # a save of a small network takes 3 to 20 ms, most of it fsync
-EVALUATION_BATCH = 512
 
 
 class Diverged(Exception):
@@ -183,7 +177,7 @@ def fit(
     scored = training.average or module
     teacher = None
     if recipe.teacher:
-        teacher = Teacher.of(job, module, start.normal, device, train, images)
+        teacher = Teacher.of(job, module, start.normal, device, images)
     weights = None
     if recipe.class_weights == "balanced":
         classes = len(data.describe(job.data).classes)
@@ -304,7 +298,7 @@ def scores_of(
     told, right = [], []
     finite = torch.ones((), dtype=torch.bool, device=source.device)
     everything = torch.arange(len(source))
-    for x, y in batches(source, everything, prepare.at_once(EVALUATION_BATCH), prepare):
+    for x, y in batches(source, everything, at_once(prepare.size, SCORED), prepare):
         between()
         logits = forward(x)
         told.append(y)
