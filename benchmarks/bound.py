@@ -36,7 +36,7 @@ import torch
 
 from nas.cli import options
 from nas.cli.searches import run
-from nas.driver.profiles import known, profile
+from nas.driver.profiles import predicting, profile
 from nas.job import Job
 from nas.job.pool import Done, Event
 from nas.language.architecture import Architecture, parse
@@ -188,7 +188,7 @@ def summary(values: Sequence[float]) -> str:
 def refusals(record: str, patterns: Sequence[str], ms: Mapping[str, float], most: float) -> str:
     """What the prediction would have made of networks that were trained without it."""
     store = open_store(record)
-    with known(store, [METRIC["predicted"]]):
+    with predicting(store, [METRIC["predicted"]]):
         guess = {pattern: of_pattern(METRIC["predicted"], pattern) for pattern in patterns}
     store.close()
     kept = [pattern for pattern in guess if ms[pattern] <= most]

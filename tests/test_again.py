@@ -22,7 +22,7 @@ from test_search import Status, folder  # noqa: F401
 
 from nas.driver import supply
 from nas.driver.finalists import choose
-from nas.driver.jobs import named
+from nas.driver.jobs import evaluation_key
 from nas.driver.tally import Tally
 from nas.driver.tradeoffs import pareto
 from nas.language.architecture import Architecture
@@ -69,7 +69,9 @@ def test_where_trainings_have_luck_some_networks_are_trained_again(
     status, rows = searched(store, TRIALS, "test_again:lucky")  # resumed
     assert [row.number for row in rows] == list(range(TRIALS))
     assert {row.state for row in rows} == {"finished"}
-    assert len({named(row) for row in rows}) == TRIALS  # nothing is trained twice with one seed
+    assert (
+        len({evaluation_key(row) for row in rows}) == TRIALS
+    )  # nothing is trained twice with one seed
     alike = defaultdict(list)
     for row in rows:
         alike[row.fingerprint].append(row)

@@ -20,7 +20,7 @@ from test_search import accuracy, plan, rows, run, space_of
 from nas.cli import searches
 from nas.cli.options import plan as planned
 from nas.driver.asking import Asker
-from nas.driver.older import known, offers
+from nas.driver.older import offers, older_studies
 from nas.errors import NasError, StudyError
 from nas.report.again import command
 from nas.samplers.ehvi import FORETOLD, EHVISampler
@@ -189,7 +189,7 @@ def test_a_search_begins_with_what_an_older_one_knows(store: Store) -> None:
     for n, space in enumerate(spaces):
         one = dataclasses.replace(space, objectives={"accuracy": "max"})
         searched = plan(study=f"n{n}", sampler="default", older=("s",), space=one, trials=5)
-        (told,) = known(searched, store)
+        (told,) = older_studies(searched, store)
         assert (told.name, len(told.x), told.useful) == ("s", 30, True)
         run(store, searched)
         found = rows(store, f"n{n}")
@@ -205,7 +205,7 @@ def test_a_network_of_larger_images_is_the_same_network(store: Store) -> None:
     """Where it is does not hang on the images' size."""
     run(store, plan(trials=20))
     searched = plan(study="n", older=("s",), space=larger(plan().space))
-    (told,) = known(searched, store)
+    (told,) = older_studies(searched, store)
     for row, x in zip(rows(store), told.x, strict=True):
         np.testing.assert_allclose(told.place(dict(row.sampled)), x, atol=0.02)
 
@@ -217,7 +217,7 @@ def test_a_search_that_goes_on_knows_what_it_knew(store: Store) -> None:
     study = store.find_study("new")
 
     def following() -> str:
-        asker = Asker(searched, study, 3, lambda row: row, "", known(searched, store))
+        asker = Asker(searched, study, 3, lambda row: row, "", older_studies(searched, store))
         for row in rows(store, "new"):
             asker.tell(row)
         found = asker.ask()
@@ -227,8 +227,8 @@ def test_a_search_that_goes_on_knows_what_it_knew(store: Store) -> None:
     before = following()
     run(store, plan(trials=60))  # the older one goes on meanwhile
     assert following() == before
-    assert len(known(searched, store)[0].x) == 30
-    assert len(known(dataclasses.replace(searched, study="another"), store)[0].x) == 60
+    assert len(older_studies(searched, store)[0].x) == 30
+    assert len(older_studies(dataclasses.replace(searched, study="another"), store)[0].x) == 60
     with pytest.raises(StudyError, match=r"settings.from is \['s'\] in the study and absent now"):
         run(store, plan(study="new", sampler="default", trials=5))
 

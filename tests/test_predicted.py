@@ -15,7 +15,7 @@ from test_latencies import run
 import nas
 from nas.driver import supply
 from nas.driver.latencies import device_here
-from nas.driver.profiles import in_search, known, predictor, profile
+from nas.driver.profiles import in_search, predicting, predictor, profile
 from nas.errors import NasError
 from nas.job import Latency
 from nas.language.architecture import Architecture
@@ -196,10 +196,10 @@ def test_a_metric_of_a_device_is_arithmetic_while_a_search_runs(store: Store) ->
     keep_profile(store, profiled(networks))
     before, name = dict(METRICS), "latency_ms@pi"
     other = drawn("resnet_like", 1, seed=9)[0]
-    with known(store, ["accuracy", name]) as told:
+    with predicting(store, ["accuracy", name]) as told:
         assert "20 networks left out" in told[name]
         assert of_pattern(name, str(other)) == pytest.approx(whole(other), rel=0.2)
-        with pytest.raises(NasError, match="one after the other"), known(store, [name]):
+        with pytest.raises(NasError, match="one after the other"), predicting(store, [name]):
             pass
         assert name in METRICS, "the search that goes on has lost its own"
     assert before == METRICS
@@ -208,7 +208,7 @@ def test_a_metric_of_a_device_is_arithmetic_while_a_search_runs(store: Store) ->
     where = profiled(networks).device.device
     found = Latency(ms=77.0, low=76, high=78, device=where, runtime="onnx")
     keep(store, None, [(other.fingerprint, found)])
-    with known(store, [name]) as told:
+    with predicting(store, [name]) as told:
         assert of_pattern(name, str(other)) == 77.0
         assert "20 networks left out in turn 1" in told[name]
     # Of a trial's network it is known what it consists of: it is one more, and none of the profile.
@@ -216,7 +216,7 @@ def test_a_metric_of_a_device_is_arithmetic_while_a_search_runs(store: Store) ->
     store.begin(
         study.id, [Ask(pattern=str(other), fingerprint=other.fingerprint, params=1, macs=1)]
     )
-    with known(store, [name]) as told:
+    with predicting(store, [name]) as told:
         assert "21 networks left out in turn (1 of them measured besides it) " in told[name]
 
 
@@ -227,9 +227,12 @@ def test_a_device_that_no_profile_predicts_is_refused(store: Store) -> None:
         "latency_ms@pi/eager": "no profile predicts it",
         "latency_ms@pi/b64": "no profile predicts it",
     }.items():
-        with pytest.raises(NasError, match=why.replace("?", r"\?")), known(store, [name]):
+        with pytest.raises(NasError, match=why.replace("?", r"\?")), predicting(store, [name]):
             pass
-    with pytest.raises(NasError, match="there is no profile yet"), known(None, ["latency_ms@pi"]):
+    with (
+        pytest.raises(NasError, match="there is no profile yet"),
+        predicting(None, ["latency_ms@pi"]),
+    ):
         pass
 
 
@@ -237,7 +240,7 @@ def test_a_profile_of_another_space_says_what_it_lacks(store: Store) -> None:
     space = load_space("resnet_like", (3, 32, 32), 10)
     name = "latency_ms@pi"
     keep_profile(store, profiled(drawn("resnet_like", 60)))
-    with known(store, [name], space) as told:
+    with predicting(store, [name], space) as told:
         share = re.search(r"of a network of resnet_like it has (\d+) %", told[name])
         assert share
         assert int(share[1]) > 50
@@ -245,7 +248,7 @@ def test_a_profile_of_another_space_says_what_it_lacks(store: Store) -> None:
     # The same kinds on other maps: each piece is interpolated, and that is said.
     other = load_space("resnet_like", (1, 10, 10), 7)
     lacks = r"that it has not within 10 % in \d+ of 100: `nas latency profile"
-    with known(store, [name], other) as told:
+    with predicting(store, [name], other) as told:
         share = re.search(r"of a network of resnet_like it has (\d+) %", told[name])
         assert share
         assert int(share[1]) < 50
@@ -253,7 +256,7 @@ def test_a_profile_of_another_space_says_what_it_lacks(store: Store) -> None:
     # Kinds that it has nothing of have no price of their own: refused, with what is missing.
     alien = load_space("mobilenet_like", (3, 32, 32), 10)
     kinds = {piece.kind for each in drawn("mobilenet_like", 10) for piece in parts(each).pieces}
-    with pytest.raises(NasError) as why, known(store, [name], alien):
+    with pytest.raises(NasError) as why, predicting(store, [name], alien):
         pass
     said = str(why.value)
     assert "is of other networks than those of mobilenet_like" in said

@@ -428,7 +428,7 @@ def test_what_a_profile_promised_and_this_device_does_not_keep_is_not_trained(
         free = dataclasses.replace(asked, constraints={})
         search(plan(asked=free, study="free", trials=10), store, InProcess())
     asked = dataclasses.replace(asked, objectives={"accuracy": "max", "latency_ms@pc": "min"})
-    with profiles.known(store, ["latency_ms@pc"]):
+    with profiles.predicting(store, ["latency_ms@pc"]):
         status = search(plan(asked=asked), store, InProcess())
         assert status.refused > 0
         assert (status.reused > 0) is before

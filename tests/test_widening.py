@@ -14,7 +14,7 @@ from test_search import plan, rows, run, space_of
 
 from nas.cli.searches import rehearse
 from nas.driver.tally import Status
-from nas.driver.widening import opened
+from nas.driver.widening import open_study
 from nas.errors import StudyError
 from nas.job import Failure, Recipe
 from nas.spaces.space import Space
@@ -62,12 +62,12 @@ def test_a_wider_space_keeps_the_trials(store: Store, sampler: str) -> None:
     }
     assert [t.params for t in copy.trials] == [dict(row.sampled) for row in found]
     # It is told once; from then on it is a study as any other.
-    assert opened(plan(space=space(WIDER), sampler=sampler), store)[1] == ""
+    assert open_study(plan(space=space(WIDER), sampler=sampler), store)[1] == ""
 
 
 def test_what_is_widened_is_told(store: Store) -> None:
     run(store, plan(space=space(), trials=3))
-    _, told = opened(plan(space=space(WIDER)), store)
+    _, told = open_study(plan(space=space(WIDER)), store)
     assert told == "study s goes on with its 3 trials in the changed space"
 
 
@@ -159,7 +159,7 @@ def test_a_search_of_the_old_space_ends_where_it_was_widened(store: Store, tmp_p
     def watch(status: Status) -> None:
         if status.finished >= 3 and not told:
             with contextlib.suppress(StudyError):  # one is running
-                told.append(opened(wide, other)[1])
+                told.append(open_study(wide, other)[1])
 
     with pytest.raises(StudyError, match=r"'s' goes on in a space .* changed meanwhile"):
         run(store, plan(space=space(), trials=9), watch)

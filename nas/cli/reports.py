@@ -19,7 +19,7 @@ from nas.driver.equal_cost import random_plan, whole_seconds
 from nas.driver.finalists import Report, report
 from nas.driver.loop import search
 from nas.driver.plan import Plan
-from nas.driver.profiles import known
+from nas.driver.profiles import predicting
 from nas.errors import NasError
 from nas.job import DataRef, Job
 from nas.report import html, pages, screens
@@ -127,7 +127,8 @@ def searched(plan: Plan, store: Store, workers: int | None) -> list[TrialRow]:
     pool = open_pool(workers, memory_need=need)
     named = [*plan.space.objectives, *plan.space.constraints]
     try:
-        with known(store, named), Progress(plan.study, tuple(plan.space.objectives)) as progress:
+        progress = Progress(plan.study, tuple(plan.space.objectives))
+        with predicting(store, named), progress:
             search(plan, store, pool, progress.update)
     finally:
         pool.close()

@@ -18,7 +18,7 @@ from nas.data.datasets import load, roomy, streamed
 from nas.driver import widening
 from nas.driver.baselines import architectures, enter
 from nas.driver.plan import Plan
-from nas.driver.profiles import known, offer
+from nas.driver.profiles import offer, predicting
 from nas.driver.tradeoffs import nothing_found
 from nas.errors import NasError, NoRecord, StudyError
 from nas.interrupts import deferred
@@ -61,9 +61,9 @@ def rehearse(
     known = {row.baseline for row in rows if row.state in ENDED}
     beside = [name for name in baselines if name not in known]
     if store:
-        from nas.driver import older
+        from nas.driver.older import offers, older_studies
 
-        tell_older(older.known(plan, store), older.offers(plan, store))
+        tell_older(older_studies(plan, store), offers(plan, store))
     elif plan.older:
         raise StudyError(f"--from {plan.older[0]}: there is no record yet")
     with predicted(store, plan) as told:
@@ -122,7 +122,7 @@ def _expected(
 
 def predicted(record: Store | None, plan: Plan) -> AbstractContextManager[dict[str, str]]:
     """Latencies of named devices as what arithmetic knows; what predicts each."""
-    return known(record, [*plan.space.objectives, *plan.space.constraints], plan.space)
+    return predicting(record, [*plan.space.objectives, *plan.space.constraints], plan.space)
 
 
 def _tell_predicted(told: dict[str, str], plan: Plan, record: Store | None) -> None:
@@ -216,12 +216,13 @@ def run(
         told = predictions.enter_context(predicted(store, plan))
         if progress:
             _tell_predicted(told, plan, store)
-        from nas.driver import older
+        from nas.driver.older import offers, older_studies
 
-        begun_with = older.known(plan, store)
+        begun_with = older_studies(plan, store)
         if progress:
-            tell_older(begun_with, older.offers(plan, store))
-        _, changed = widening.opened(plan, store)  # other settings are refused before Ray starts
+            tell_older(begun_with, offers(plan, store))
+        # Other settings are refused before Ray starts.
+        _, changed = widening.open_study(plan, store)
         if changed and progress:
             print(f"nas: {changed}", file=sys.stderr)
         # Only now, as they take half a second: wrong input is answered at once.

@@ -18,7 +18,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from nas.driver.jobs import asked, named, once_more, seed_of
+from nas.driver.jobs import ask_of, evaluation_key, seed_of, with_next_seed
 from nas.driver.plan import Plan
 from nas.driver.proposals import problem
 from nas.driver.tradeoffs import breaks, excess
@@ -81,7 +81,7 @@ class Asker:
     def __init__(
         self,
         plan: Plan,
-        row: StudyRow,
+        study: StudyRow,
         begun: int,
         hoped: Callable[[TrialRow], TrialRow | None],
         driver: str = "",
@@ -89,8 +89,8 @@ class Asker:
     ) -> None:
         self.rejected = self.repeated = 0
         self._queued = 0  # proposals that wait to be asked for
-        self._plan, self._space, self._row, self._hoped = plan, plan.space, row, hoped
-        self._driver, self._parted, self._older = driver, False, older
+        self._plan, self._space, self._row, self._hoped = plan, plan.space, study, hoped
+        self._driver, self._diverged, self._older = driver, False, older
         directions = plan.space.objectives.values()
         self._memory = Memory()
         self._study = optuna.create_study(
@@ -101,7 +101,7 @@ class Asker:
         self._study_id = self._memory.get_study_id_from_name(self._study.study_name)
         self._rng = Random(plan.job.seed + begun)  # not again the draws of an earlier run
         self._ids: dict[int, int] = {}  # by a trial's number in the record: its id here
-        # By what is never evaluated twice (``named``): as told; None: under way.
+        # By what is never evaluated twice (``evaluation_key``): as told; None: under way.
         self._seen: dict[str, FrozenTrial | None] = {}
 
     def __contains__(self, row: TrialRow) -> bool:
@@ -135,8 +135,8 @@ class Asker:
                 continue
             ask = self._candidate(architecture, recipe, trial)
             if AGAIN in trial.user_attrs:
-                ask = once_more(self._plan.job, ask, self._seen)
-            key = named(ask)
+                ask = with_next_seed(self._plan.job, ask, self._seen)
+            key = evaluation_key(ask)
             if key not in self._seen:
                 self._seen[key] = None  # under way: the next ask is for another
                 return trial.number, ask
@@ -168,7 +168,10 @@ class Asker:
                 missed.append(over)
                 continue
             # With a searched recipe, the same architecture may be evaluated again under another.
-            if self._space.recipe or named(asked(job, architecture, params)) not in self._seen:
+            if (
+                self._space.recipe
+                or evaluation_key(ask_of(job, architecture, params)) not in self._seen
+            ):
                 self._study.enqueue_trial(params)
                 self._queued += 1
                 return True
@@ -179,7 +182,7 @@ class Asker:
     def _candidate(self, architecture: Architecture, recipe: Recipe, trial: Trial) -> Ask:
         job = dataclasses.replace(self._plan.job, recipe=recipe)
         told = {k: distribution_to_json(d) for k, d in trial.distributions.items()}
-        return asked(job, architecture, trial.params, told)
+        return ask_of(job, architecture, trial.params, told)
 
     # -- what comes of it -------------------------------------------------------------------------
 
@@ -196,14 +199,14 @@ class Asker:
         """Another driver was faster with what was asked."""
         self.repeated += 1
         self.drop(trial)
-        self.part()
+        self.diverge()
 
-    def part(self) -> None:
+    def diverge(self) -> None:
         """Another driver asks for the same study: from now on by draws of this driver's own, as
         with one seed both would ask for the same."""
-        if self._parted:
+        if self._diverged:
             return
-        self._parted = True
+        self._diverged = True
         seed = seed_of(f"{self._plan.job.seed} {self._driver}")
         self._study.sampler = sampler(self._plan, seed, older=self._older)
         self._rng = Random(seed)
@@ -222,7 +225,7 @@ class Asker:
             self._ids[row.number] = self._memory.create_new_trial(self._study_id, told)
         elif known:
             told = self._put(self._ids[row.number], told)
-        self._seen[named(row)] = told if known else None
+        self._seen[evaluation_key(row)] = told if known else None
 
     def _put(self, trial_id: int, told: FrozenTrial) -> FrozenTrial:
         """Tells the study of a trial that it has, or corrects what was told; the trial then."""

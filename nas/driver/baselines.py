@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nas.driver.jobs import asked
+from nas.driver.jobs import ask_of
 from nas.driver.plan import Plan
 from nas.errors import NasError, nearest
 from nas.job import Job
@@ -53,7 +53,7 @@ def enter(plan: Plan, names: Sequence[str], store: Store) -> None:
                     f"--baseline: {name} is the network of trial {row.number}, {row.baseline}"
                 )
     store.enqueue(
-        study.id, [asked(plan.job, found, {BASELINE: name}) for name, found in wanted.items()]
+        study.id, [ask_of(plan.job, found, {BASELINE: name}) for name, found in wanted.items()]
     )
     for name in (name for name in names if name in METHODS and name not in known):
         _classical(name, plan.job, study.id, store)

@@ -7,14 +7,12 @@ import math
 from collections.abc import Iterable
 
 from nas.driver import rungs
-from nas.driver.plan import RANDOM, Plan
+from nas.driver.plan import RANDOM, Plan, space_of
+from nas.driver.tradeoffs import bounds_of
 from nas.job import DataRef, Job, Recipe
 from nas.metrics import on_device
 from nas.plugins import module_name
 from nas.sources import digest
-from nas.spaces.bounds import read_bound
-from nas.spaces.plain import parse_mapping
-from nas.spaces.space import read_space
 from nas.store import StudyRow, TrialRow
 
 
@@ -39,18 +37,10 @@ def random_plan(
     as the study did; beside it in the record, under its name with ``-random``. Its workers load
     ``plugins``, as the study's did."""
     settings = study.settings
-    source = f"the space of study {study.name}"
-    channels, height, width = settings["input"]
-    space = read_space(
-        parse_mapping(study.space_text, source),
-        source,
-        (channels, height, width),
-        settings["classes"],
-    )
     space = dataclasses.replace(
-        space,
+        space_of(study),
         objectives=dict(study.objectives),
-        constraints={m: read_bound(text, m) for m, text in study.constraints.items()},
+        constraints=bounds_of(study),
     )
     spent = sum(trained_epochs(row) for row in rows if not row.baseline)
     return Plan(

@@ -15,14 +15,13 @@ from nas.driver import rungs
 from nas.driver.plan import Plan
 from nas.errors import brief
 from nas.job import Failure, Job, Latency, Outcome, Recipe
+from nas.job.outcome import OWN_BATCH, OWN_RUNTIME
 from nas.language.architecture import Architecture
 from nas.metrics import METRICS, by_arithmetic, located, metric, of_pattern, on_device, plain
 from nas.store import Ask, TrialRow
 
-MEASURED = ("eager", 1)  # the runtime and the batch of a search's own latencies
 
-
-def asked(
+def ask_of(
     job: Job,
     architecture: Architecture,
     sampled: Mapping[str, Any],
@@ -48,18 +47,18 @@ def first_seed(job: Job, fingerprint: str) -> int:
     return seed_of(f"{job.seed} {fingerprint}")
 
 
-def once_more(job: Job, ask: Ask, trained: Container[str]) -> Ask:
+def with_next_seed(job: Job, ask: Ask, trained: Container[str]) -> Ask:
     """The next training of what was trained: with the first seed of which none is in ``trained``,
-    what ``named`` says of them."""
+    what ``evaluation_key`` says of them."""
     for number in itertools.count(2):
         seed = seed_of(f"{job.seed} {ask.fingerprint} training {number}")
         again = dataclasses.replace(ask, seed=seed)
-        if named(again) not in trained:
+        if evaluation_key(again) not in trained:
             return again
     raise AssertionError
 
 
-def named(ask: Ask) -> str:
+def evaluation_key(ask: Ask) -> str:
     """What is never evaluated twice in a study: a network by a job with a seed."""
     return f"{ask.fingerprint} {ask.job_key} {ask.seed}"
 
@@ -69,10 +68,10 @@ def seed_of(told: str) -> int:
     return int.from_bytes(hashlib.sha256(told.encode()).digest()[:4]) >> 1
 
 
-def job(plan: Plan, row: TrialRow) -> Job:
+def next_job(plan: Plan, row: TrialRow) -> Job:
     """The training that a trial needs next: up to its next rung, or to the end."""
     shared = plan.job
-    epochs = up_to(plan, row)
+    epochs = next_epochs(plan, row)
     # A verdict needs what the objectives and constraints are about; anything else can wait.
     asked = bool(on_device(plan.measured))
     return dataclasses.replace(
@@ -84,8 +83,8 @@ def job(plan: Plan, row: TrialRow) -> Job:
         latency=shared.latency and (asked or epochs == shared.epochs),
         # A baseline stands beside the search whatever it costs; at a rung the ladder judges.
         most_ms={} if row.baseline or row.rungs else most_ms(plan),
-        checkpoint=checkpoint(plan, row),
-        model=model(plan, row) if epochs == shared.epochs else "",
+        checkpoint=checkpoint_file(plan, row),
+        model=model_file(plan, row) if epochs == shared.epochs else "",
     )
 
 
@@ -95,13 +94,15 @@ def most_ms(plan: Plan) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, bound in plan.space.constraints.items():
         told = metric(name)
-        place, *how = told.predicts or ("", *MEASURED)
-        if (told.device or told.predicts) and tuple(how) == MEASURED and bound.upper:
+        place, *how = told.predicts or ("", OWN_RUNTIME, OWN_BATCH)
+        if (told.device or told.predicts) and how == [OWN_RUNTIME, OWN_BATCH] and bound.upper:
             found[place] = bound.limit
     return found
 
 
-def predicted(plan: Plan, pattern: str, measured: Latency | None = None) -> dict[str, float]:
+def predicted_metrics(
+    plan: Plan, pattern: str, measured: Latency | None = None
+) -> dict[str, float]:
     """What a profile knows of a network: the latencies that the plan names on devices. What its
     training has ``measured`` as the profile was stands before what was predicted of it: a bound
     that is kept by one percent in a prediction may be broken in truth."""
@@ -116,16 +117,16 @@ def predicted(plan: Plan, pattern: str, measured: Latency | None = None) -> dict
     }
 
 
-def up_to(plan: Plan, row: Ask) -> int:
+def next_epochs(plan: Plan, row: Ask) -> int:
     """The epochs of a trial at its next rung, or the end."""
     if row.baseline or not plan.rungs:
         return plan.job.epochs
     return rungs.after(plan.rungs, reached[-1] if (reached := _reached(row)) else 0)
 
 
-def ahead(plan: Plan, row: Ask) -> int:
+def epochs_ahead(plan: Plan, row: Ask) -> int:
     """The epochs that are trained for that: on from a checkpoint, where there is one."""
-    reached, epochs = _reached(row), up_to(plan, row)
+    reached, epochs = _reached(row), next_epochs(plan, row)
     if not (reached and plan.artifacts):
         return epochs
     before, after = rungs.costs([*reached, epochs], int(row.recipe.get("freeze", 0)))[-2:]
@@ -136,14 +137,14 @@ def _reached(row: Ask) -> list[int]:
     return [rung for rung, _ in row.rungs] if isinstance(row, TrialRow) else []
 
 
-def model(plan: Plan, row: TrialRow) -> str:
+def model_file(plan: Plan, row: TrialRow) -> str:
     """The file for a trial's weights."""
     if plan.keep == "none" or not plan.artifacts or plan.job.evaluator:
         return ""
     return _file(plan, f"trial-{row.number}.safetensors")
 
 
-def checkpoint(plan: Plan, row: TrialRow) -> str:
+def checkpoint_file(plan: Plan, row: TrialRow) -> str:
     """The file for a trial's checkpoint, named after all that its training depends on."""
     if not plan.artifacts or plan.job.evaluator:
         return ""

@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 
 from nas import artifacts
 from nas.driver.asking import Asker
-from nas.driver.hours import Hours
-from nas.driver.jobs import checkpoint, fault, job, predicted
+from nas.driver.jobs import checkpoint_file, fault, next_job, predicted_metrics
 from nas.driver.ladder import Ladder
 from nas.driver.leases import Leases
-from nas.driver.older import known
+from nas.driver.older import older_studies
 from nas.driver.plan import Plan
 from nas.driver.supply import Supply
 from nas.driver.tally import Status, Tally, UnderWay
-from nas.driver.widening import opened
+from nas.driver.time_budget import TimeBudget
+from nas.driver.widening import open_study
 from nas.errors import StoreError, StudyError
 from nas.failpoints import reach
 from nas.job import Epoch, Failure, Outcome, Result
@@ -51,7 +51,7 @@ def search(
     """Runs or resumes a study until it has ``plan.trials`` trials, or its space is exhausted, or
     there is no time for another trial: ``plan.seconds`` from ``since``, by time.monotonic() (None:
     from now). What is under way then comes to its end, or to its next rung. ``older`` is what is
-    ``known`` of the plan's older studies, where that was read already.
+    ``older_studies`` has of the plan's older studies, where that was read already.
 
     ``watch`` is told after everything that happens. Raises StudyError where the study exists with
     other settings, and NothingFound where nothing meets the constraints. Interrupted, it leaves the
@@ -63,11 +63,12 @@ def search(
         raise StudyError(f"trials is {plan.trials}: must be 1 or more")
     if plan.seconds is not None and not plan.seconds > 0:
         raise StudyError(f"seconds is {plan.seconds:g}: must be more than 0")
-    hours = Hours(plan.seconds, time.monotonic() if since is None else since, time.monotonic)
+    begun = time.monotonic() if since is None else since
+    time_budget = TimeBudget(plan.seconds, begun, time.monotonic)
     if plan.sampler not in SAMPLERS:
         raise StudyError(f"unknown sampler {plan.sampler}; known: {', '.join(SAMPLERS)}")
     with Leases(store) as leases:
-        driver = _Driver(plan, store, pool, leases, watch, hours, older)
+        driver = _Driver(plan, store, pool, leases, watch, time_budget, older)
         try:
             driver.resume()
             return driver.run()
@@ -96,27 +97,33 @@ class _Driver:
         pool: Pool,
         leases: Leases,
         watch: Watch,
-        hours: Hours,
+        time_budget: TimeBudget,
         older: tuple[Older, ...] | None,
     ) -> None:
         self.plan, self.store, self.pool, self.leases = plan, store, pool, leases
-        self.watch, self.hours = watch, hours
+        self.watch, self.time_budget = watch, time_budget
         # What is not there is refused before the study is made.
-        older = known(plan, store) if older is None else older
-        self.row, _ = opened(plan, store)
-        self.tally = Tally(self.row, plan.trials)
-        self.ladder = Ladder(self.row, plan.rungs)
-        begun = store.begun(self.row.id)
-        self.asker = Asker(plan, self.row, begun, self.ladder.hoped, store.driver, older)
-        self.mirror = Mirror(store, self.row)
-        self.news = store.changes(self.row.id)
+        older = older_studies(plan, store) if older is None else older
+        self.study, _ = open_study(plan, store)
+        self.tally = Tally(self.study, plan.trials)
+        self.ladder = Ladder(self.study, plan.rungs)
+        begun = store.begun(self.study.id)
+        self.asker = Asker(plan, self.study, begun, self.ladder.hoped, store.driver, older)
+        self.mirror = Mirror(store, self.study)
+        self.news = store.changes(self.study.id)
         self.running: dict[int, _Running] = {}
         self.under_way: dict[int, UnderWay] = {}  # the same, as they are told
         self.tickets = 0
-        self.kept: dict[int, TrialRow] = {}  # those whose weights are
+        self.with_weights: dict[int, TrialRow] = {}  # trials whose weights are kept
         self.supply = Supply(
-            *(plan, self.row, store, self.asker, self.tally, hours),
-            *(self.submit, self.reused),
+            plan=plan,
+            study=self.study,
+            store=store,
+            asker=self.asker,
+            tally=self.tally,
+            time_budget=time_budget,
+            submit=self.submit,
+            reused=self.reused,
         )
         self.looked = time.monotonic()
 
@@ -124,12 +131,12 @@ class _Driver:
 
     def resume(self) -> None:
         """Reads what the record has, and takes over what a dead driver left."""
-        self.store.recover(self.row.id)
+        self.store.recover(self.study.id)
         reach("recovered")
         rows = next(self.news)
         self.hear(rows)
         if any(row.state == "running" for row in rows):
-            self.asker.part()
+            self.asker.diverge()
         self.adopt()
 
     def run(self) -> Status:
@@ -144,7 +151,7 @@ class _Driver:
             self.settle()
             more = self.fill()
             if not (more or self.running):
-                over = self.hours.over
+                over = self.time_budget.over
                 if over or self.supply.ended or not self.tally.room(self.count()):
                     self.settle(last=True)
                     if not self.running and (over or not self.ladder.waiting):
@@ -153,7 +160,7 @@ class _Driver:
                     time.sleep(POLL)  # the rest of the budget is with another driver,
                     self.adopt()  # or paused by one that died
             self.listen(0.0 if more else 1.0)
-            self.keep()
+            self.look_around()
 
     def close(self) -> None:
         """Leaves nothing running in the record, whatever ended the search."""
@@ -176,19 +183,19 @@ class _Driver:
         if reported:
             self.tell_watch()
 
-    def keep(self) -> None:
-        """What has to be done every now and then: to see what other drivers did, and took."""
+    def look_around(self) -> None:
+        """Sees, every ``POLL`` seconds, what other drivers did, and what they took from here."""
         if time.monotonic() - self.looked < POLL:
             return
         self.looked = time.monotonic()
         for ticket, run in self.running.items():
             if self.leases.lost(run.claim.token, run.since):  # its result would be refused
                 self.pool.cancel(ticket)
-        self.store.recover(self.row.id)
+        self.store.recover(self.study.id)
         self.supply.waits = True  # for what was just recovered, and what others released
         rows = next(self.news)
         if any(row not in self.asker and not row.baseline for row in rows):
-            self.asker.part()
+            self.asker.diverge()
         self.hear(rows)
 
     def hear(self, rows: list[TrialRow]) -> None:
@@ -225,7 +232,7 @@ class _Driver:
     def submit(self, claim: Claim, source: TrialRow | None = None) -> None:
         """Runs a claimed trial. With a ``source`` its latency alone is measured."""
         since = time.monotonic()
-        asked = job(self.plan, claim.trial)
+        asked = next_job(self.plan, claim.trial)
         if asked.latency and not asked.evaluator:
             known = self.store.measured(claim.trial.fingerprint)
             asked = dataclasses.replace(asked, known=known)
@@ -261,7 +268,7 @@ class _Driver:
             self.ladder.leave(asked)  # another driver has the trial now
             return
         reach("recorded")
-        row = self.store.trial(self.row.id, asked.number)
+        row = self.store.trial(self.study.id, asked.number)
         if then == "running":
             self.submit(dataclasses.replace(run.claim, trial=row))
         elif then == "stopped":
@@ -293,23 +300,23 @@ class _Driver:
 
     def accompanied(self) -> bool:
         """Whether time is over for this driver alone: who waits at a rung is left to the others."""
-        return self.hours.over and any(self.store.trials(self.row.id, states=["running"]))
+        return self.time_budget.over and any(self.store.trials(self.study.id, states=["running"]))
 
     def promote(self, row: TrialRow) -> None:
         self.ladder.leave(row)
-        for claim in self.store.promote(self.row.id, [row.number]):
+        for claim in self.store.promote(self.study.id, [row.number]):
             reach("claimed")
             self.submit(claim)
 
     def stop(self, row: TrialRow) -> None:
         self.ladder.leave(row)
-        for stopped in self.store.stop(self.row.id, [row.number]):
+        for stopped in self.store.stop(self.study.id, [row.number]):
             reach("recorded")
             self.conclude(stopped)
 
     def adopt(self) -> None:
         """Takes in paused trials of drivers that are gone."""
-        for row in self.store.trials(self.row.id, states=["paused"]):
+        for row in self.store.trials(self.study.id, states=["paused"]):
             if row.number not in self.ladder.waiting:
                 self.ladder.pause(row)
                 self.asker.tell(row)
@@ -317,53 +324,56 @@ class _Driver:
     # -- tell -------------------------------------------------------------------------------------
 
     def done(self, ticket: int, outcome: Outcome) -> None:
+        """A job ended: its trial is tried again, has come to a rung, or has ended too."""
         run = self.running.pop(ticket, None)
         if run is None:
             return
         del self.under_way[ticket]
         reach("received")
         claim, source = run.claim, run.source
-        refused = isinstance(outcome, Result) and outcome.refused
         if wrong := fault(self.plan, claim.trial, outcome, source):
             outcome = Failure(kind="error", reason=wrong, seconds=outcome.seconds)
-        if isinstance(outcome, Result):
-            more = predicted(self.plan, claim.trial.pattern, outcome.latency)
+        if isinstance(outcome, Failure):
+            if not wrong and _retries(claim, outcome):
+                self.retry(claim, outcome, source)
+                return
+            outcome = dataclasses.replace(outcome, curve=outcome.curve or tuple(run.curve))
+        else:
+            more = predicted_metrics(self.plan, claim.trial.pattern, outcome.latency)
             outcome = dataclasses.replace(outcome, metrics={**outcome.metrics, **more})
             if source:
                 source = dataclasses.replace(source, metrics={**source.metrics, **more})
-        if isinstance(outcome, Failure) and not wrong and _again(claim, outcome):
-            reach("failed")
-            if not self.supply.timely(claim.trial):  # it waits for the next run
-                self.store.release(claim.token, outcome)
-                self.ladder.leave(claim.trial)
-            elif retry := self.store.requeue(claim.token, outcome):
-                reach("requeued")
-                self.submit(retry, source)
-            else:
-                self.ladder.leave(claim.trial)  # another driver has the trial now
-            return
-        if isinstance(outcome, Result) and outcome.latency:
-            self.supply.devices.add(outcome.latency.device)
-        whole = source or refused or run.epochs == self.plan.job.epochs
-        if isinstance(outcome, Result) and not whole:
-            self.at_rung(run, outcome)
-            return
-        if isinstance(outcome, Failure) and not outcome.curve:
-            outcome = dataclasses.replace(outcome, curve=tuple(run.curve))
+            if outcome.latency:
+                self.supply.devices.add(outcome.latency.device)
+            if not (source or outcome.refused or run.epochs == self.plan.job.epochs):
+                self.at_rung(run, outcome)
+                return
         if not self.store.finish(claim.token, outcome, source):
             self.ladder.leave(claim.trial)
             return
         reach("recorded")
-        self.conclude(self.store.trial(self.row.id, claim.trial.number))
-        if isinstance(outcome, Failure) and wrong and not self.tally.results:
-            raise StudyError(f"the search cannot go on: {outcome.reason}")
+        self.conclude(self.store.trial(self.study.id, claim.trial.number))
+        if wrong and not self.tally.results:
+            raise StudyError(f"the search cannot go on: {wrong}")
+
+    def retry(self, claim: Claim, failure: Failure, source: TrialRow | None) -> None:
+        """Tries a trial once more; where there is no time for it, it waits for the next run."""
+        reach("failed")
+        if not self.supply.timely(claim.trial):
+            self.store.release(claim.token, failure)
+            self.ladder.leave(claim.trial)
+        elif again := self.store.requeue(claim.token, failure):
+            reach("requeued")
+            self.submit(again, source)
+        else:
+            self.ladder.leave(claim.trial)  # another driver has the trial now
 
     def conclude(self, row: TrialRow) -> None:
         """A trial of this driver ended, and the record has it."""
         self.take([row], own=True)
         self.asker.tell(row)
         reach("told")
-        if file := checkpoint(self.plan, row):
+        if file := checkpoint_file(self.plan, row):
             artifacts.remove(file)
         self.supply.heard(row)
         if row.state != "refused":
@@ -372,13 +382,14 @@ class _Driver:
 
     def take(self, rows: list[TrialRow], own: bool = False) -> None:
         ended = self.tally.take(rows)
-        self.hours.take(ended, own)
+        self.time_budget.take(ended, own)
         for row in ended:
             self.ladder.take(row)
-        self.kept |= {row.number: row for row in ended if row.model and not row.made}
+        self.with_weights |= {row.number: row for row in ended if row.model and not row.made}
         if self.plan.keep == "front":
-            for number in self.kept.keys() - {row.number for row in self.tally.trained_front}:
-                left = self.kept.pop(number)
+            front = {row.number for row in self.tally.trained_front}
+            for number in self.with_weights.keys() - front:
+                left = self.with_weights.pop(number)
                 artifacts.remove(left.model or "")
                 self.store.note_model(left.id, None)
         if ended:
@@ -393,13 +404,13 @@ class _Driver:
             repeated=self.asker.repeated,
             exhausted=self.supply.exhausted,
             vain=self.supply.vain if self.supply.ended else 0,
-            hours=self.hours,
+            time_budget=self.time_budget,
         )
         self.watch(status)
         return status
 
 
-def _again(claim: Claim, failure: Failure) -> bool:
+def _retries(claim: Claim, failure: Failure) -> bool:
     """Whether a trial is tried once more: what the machinery did to it is none of its fault, and of
     an error the first may be chance."""
     if failure.ours:

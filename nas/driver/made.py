@@ -11,7 +11,7 @@ import dataclasses
 import os
 from typing import Literal
 
-from nas.driver.jobs import asked
+from nas.driver.jobs import ask_of
 from nas.job import Job, Result
 from nas.store import BASELINE, Store, StudyRow, TrialRow
 from nas.training.single import Trained
@@ -25,7 +25,7 @@ def enter(
 ) -> TrialRow:
     """Puts a training by ``job``, whose network was ``made`` from ``of``, into a study; the trial
     that it is, or was already. Raises StoreError."""
-    told = asked(job, trained.architecture, {BASELINE: f"{of} {made}".strip()})
+    told = ask_of(job, trained.architecture, {BASELINE: f"{of} {made}".strip()})
     # What it begins with is known by its name, which has a digest, wherever it lies.
     start = job.recipe.but({"init": os.path.basename(job.recipe.init)})
     key = dataclasses.replace(job, recipe=start).key

@@ -39,7 +39,7 @@ FAR = 3.0  # deviations: what lies farther is as far
 OFFERED = 3  # studies that are named at the start of a search
 
 
-def known(plan: Plan, record: Record) -> tuple[Older, ...]:
+def older_studies(plan: Plan, record: Record) -> tuple[Older, ...]:
     """The older studies that the plan begins with: what was evaluated until its own was made, so
     that a search that goes on knows what it knew.
 

@@ -9,8 +9,9 @@ from nas.errors import StudyError
 from nas.job import Job
 from nas.metrics import ACCURACY, check, metric
 from nas.spaces.bounds import refuse_unmet
-from nas.spaces.space import Space
-from nas.store import Study
+from nas.spaces.plain import parse_mapping
+from nas.spaces.space import Space, read_space
+from nas.store import Study, StudyRow
 
 Keep = Literal["front", "all", "none"]
 
@@ -107,3 +108,12 @@ class Plan:
                 **({"from": list(self.older)} if self.older else {}),
             },
         )
+
+
+def space_of(study: StudyRow) -> Space:
+    """The space that a study of the record searches, on its images, with the objectives and the
+    constraints that its file tells. Raises SpaceError."""
+    source = f"the space of study {study.name}"
+    channels, height, width = study.settings["input"]
+    data = parse_mapping(study.space_text, source)
+    return read_space(data, source, (channels, height, width), study.settings["classes"])

@@ -12,6 +12,7 @@ from typing import Any
 
 from nas.driver.latencies import device_here, is_here
 from nas.errors import NasError, StudyError, nearest
+from nas.job.outcome import OWN_BATCH, OWN_RUNTIME, OWN_THREADS
 from nas.language.architecture import Architecture, parse
 from nas.metrics import HERE, Located, added, located, metric, on_device
 from nas.spaces.space import Space
@@ -164,7 +165,8 @@ def in_search(space: Space) -> Space:
         at = located(name)
         if at is None or at.device != HERE:
             return name
-        if (at.runtime or "eager", at.threads or 1, at.batch) != ("eager", 1, 1):
+        own = (OWN_RUNTIME, OWN_THREADS, OWN_BATCH)
+        if (at.runtime or OWN_RUNTIME, at.threads or OWN_THREADS, at.batch) != own:
             raise NasError(
                 f"{name}: a search measures in eager PyTorch, in one thread, one image; what "
                 "`nas latency profile --name NAME` has measured is predicted as "
@@ -189,7 +191,7 @@ def _renamed(told: Mapping[str, Any], plain: Callable[[str], str]) -> dict[str, 
 
 
 @contextlib.contextmanager
-def known(
+def predicting(
     record: Record | None, names: Iterable[str], space: Space | None = None
 ) -> Iterator[dict[str, str]]:
     """Makes arithmetic of the latencies that ``names`` name, for as long as a search of ``space``
@@ -248,7 +250,7 @@ def offer(record: Record | None, bounded: Iterable[str]) -> str:
     """A sentence where a bound is on what a search measures of each candidate, and a profile of
     this machine predicts it; else empty."""
     for name in on_device(bounded):
-        at = Located(name, HERE, "eager", 1)
+        at = Located(name, HERE, OWN_RUNTIME, OWN_THREADS)
         with contextlib.suppress(StudyError):
             known = _name(at, _profile(record, at))
             return f"{name} is measured before each training; {known} is predicted, at no cost"

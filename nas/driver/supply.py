@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from nas.driver.asking import Asker
-from nas.driver.hours import Hours
-from nas.driver.jobs import ahead, most_ms, named, predicted
+from nas.driver.jobs import epochs_ahead, evaluation_key, most_ms, predicted_metrics
 from nas.driver.plan import Plan
 from nas.driver.tally import Tally
+from nas.driver.time_budget import TimeBudget
 from nas.failpoints import reach
 from nas.job.job import allowed
 from nas.metrics import on_device
@@ -34,17 +34,18 @@ class Supply:
 
     def __init__(
         self,
+        *,
         plan: Plan,
-        row: StudyRow,
+        study: StudyRow,
         store: Store,
         asker: Asker,
         tally: Tally,
-        hours: Hours,
+        time_budget: TimeBudget,
         submit: Callable[[Claim, TrialRow | None], None],
         reused: Callable[[int, TrialRow], None],
     ) -> None:
-        self.plan, self.row, self.store = plan, row, store
-        self.asker, self.tally, self.hours = asker, tally, hours
+        self.plan, self.study, self.store = plan, study, store
+        self.asker, self.tally, self.time_budget = asker, tally, time_budget
         self.submit, self.reused = submit, reused
         self.devices: set[str] = set()  # those that measured a latency in this run
         self.ready: deque[tuple[int, Ask]] = deque()  # asked ahead of need
@@ -86,25 +87,27 @@ class Supply:
 
     def claim(self, most: int) -> list[Claim]:
         """Takes up to so many of those that wait, of those that there is time for."""
-        if self.hours.left is None:
-            return self.store.claim(self.row.id, most)
-        waiting = self.store.trials(self.row.id, states=["waiting"])
+        if self.time_budget.left is None:
+            return self.store.claim(self.study.id, most)
+        waiting = self.store.trials(self.study.id, states=["waiting"])
         timely = [row.number for row in waiting if self.timely(row)]
-        return self.store.claim(self.row.id, most, timely) if timely else []
+        return self.store.claim(self.study.id, most, timely) if timely else []
 
     def timely(self, row: Ask) -> bool:
         """Whether there is time for a trial's next training: always for the first of a study."""
-        return self.hours.fits(row.macs, ahead(self.plan, row), first=not self.tally.done)
+        return self.time_budget.fits(
+            row.macs, epochs_ahead(self.plan, row), first=not self.tally.done
+        )
 
     def ask(self, ahead: int, count: int) -> bool:
         """Asks for one candidate of those that are to be ready; whether there was one. What is
         begun by other drivers counts, too: nothing is asked to be thrown away."""
         ready = len(self.ready)
-        begun = max(count, self.store.begun(self.row.id))
+        begun = max(count, self.store.begun(self.study.id))
         if self.ended or not self.tally.room(begun + ready):
             return False
         # What takes no time is begun until it is over.
-        if self.unfit >= UNFIT or not self.hours.fits(0, 0, first=not self.tally.done):
+        if self.unfit >= UNFIT or not self.time_budget.fits(0, 0, first=not self.tally.done):
             return False
         short = ahead - ready if ready < ahead / 2 else 1
         wanted = int(min(short, self.tally.room(count + ready)))
@@ -121,53 +124,53 @@ class Supply:
         network is trained twice: what one of them says is of another training than the last."""
         if begun < LEARNED or self.plan.rungs:
             return False
-        trials, seconds, left = self.tally.budget, self.hours.seconds, self.hours.left
+        trials, seconds, left = self.tally.budget, self.time_budget.seconds, self.time_budget.left
         few = trials is not None and self.tally.room(begun) <= LATE * trials
         return few or (seconds is not None and left is not None and left <= LATE * seconds)
 
     def begin(self, asked: Sequence[tuple[int, Ask]]) -> None:
-        """Begins what was asked, in one transaction, or takes over what is known of it. Nothing
-        comes of what there is no time for."""
-        study, budget = self.row.id, self.tally.budget
+        """Begins what was asked, in one transaction, or takes over the result of an earlier
+        evaluation. Nothing comes of what there is no time for."""
+        study, budget = self.study.id, self.tally.budget
         sources: dict[str, TrialRow | None] = {}
         for trial, ask in asked:
-            source, device = self.known(ask)
+            source, device = self.reusable(ask)
             if source is None and not self.timely(ask):
                 self.asker.drop(trial)
                 self.unfit += 1
             elif source is None or device is None:
-                sources[named(ask)] = source
+                sources[evaluation_key(ask)] = source
                 self.unfit = 0
             elif row := self.store.reuse(
-                study, ask, source, device=device, budget=budget, once=True, of=self.row
+                study, ask, source, device=device, budget=budget, once=True, of=self.study
             ):
                 reach("reused")
                 self.reused(trial, row)
             else:
                 self.give_up(trial, ask)
-        new = [(trial, ask) for trial, ask in asked if named(ask) in sources]
+        new = [(trial, ask) for trial, ask in asked if evaluation_key(ask) in sources]
         if not new:
             return
         asks = [ask for _, ask in new]
-        claims = self.store.begin(study, asks, budget=budget, once=True, of=self.row)
+        claims = self.store.begin(study, asks, budget=budget, once=True, of=self.study)
         reach("begun")
-        mine = {named(claim.trial): claim for claim in claims}
+        mine = {evaluation_key(claim.trial): claim for claim in claims}
         for trial, ask in new:
-            if claim := mine.get(named(ask)):
+            if claim := mine.get(evaluation_key(ask)):
                 self.asker.begin(trial, claim.trial)
-                self.submit(claim, sources[named(ask)])
+                self.submit(claim, sources[evaluation_key(ask)])
             else:
                 self.give_up(trial, ask)
 
     def give_up(self, trial: int, ask: Ask) -> None:
         """The record did not take what was asked: another driver was faster with it, or with the
         rest of the budget."""
-        if self.store.has(self.row.id, ask):
+        if self.store.has(self.study.id, ask):
             self.asker.miss(trial)
         else:
             self.asker.drop(trial)
 
-    def known(self, ask: Ask) -> tuple[TrialRow | None, str | None]:
+    def reusable(self, ask: Ask) -> tuple[TrialRow | None, str | None]:
         """An earlier evaluation that may stand for this one, in whatever study; and the device that
         its latency is taken from (empty: it needs none), None where that is to be measured here, or
         breaks a bound: who would train it refuses it by what is known."""
@@ -180,7 +183,7 @@ class Supply:
         latencies = self.store.measured(ask.fingerprint) if devices or bounds else {}
         here = min(self.devices & latencies.keys(), default=None)
         latency = latencies[here] if here else None
-        if more := predicted(self.plan, ask.pattern, latency):
+        if more := predicted_metrics(self.plan, ask.pattern, latency):
             source = dataclasses.replace(source, metrics={**source.metrics, **more})
         if not (devices or bounds):
             return source, (source.latency_device or "") if evaluator else ""

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from nas.driver.hours import Hours
+from nas.driver.time_budget import TimeBudget
 from nas.driver.tradeoffs import network, pareto
 from nas.job import Epoch
 from nas.store import ENDED, EVALUATED, StudyRow, TrialRow
@@ -192,7 +192,7 @@ class Tally:
         repeated: int,
         exhausted: bool,
         vain: int = 0,
-        hours: Hours | None = None,
+        time_budget: TimeBudget | None = None,
     ) -> Status:
         under_way = tuple(under_way)
         states = {state: self._counts[state] - self._beside[state] for state in ENDED}
@@ -211,9 +211,9 @@ class Tally:
             failures=dict(self._failures.most_common()),
             under_way=under_way,
             forecast=self._forecast(under_way, slots),
-            time=hours.seconds if hours else None,
-            time_left=hours.left if hours else None,
-            out_of_time=hours is not None and hours.over,
+            time=time_budget.seconds if time_budget else None,
+            time_left=time_budget.left if time_budget else None,
+            out_of_time=time_budget is not None and time_budget.over,
             baselines=len(self._baselines),
             baselines_ended=self._beside.total(),
             baselines_failed=self._beside["failed"],

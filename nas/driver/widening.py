@@ -10,18 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from nas.driver.plan import Plan
+from nas.driver.plan import Plan, space_of
 from nas.driver.tradeoffs import feasible
 from nas.errors import NasError, StudyError
 from nas.language.domains import Choice, Domain, Floats, Ints, Progression, Values
 from nas.language.elements import Scalar
-from nas.spaces.plain import parse_mapping
 from nas.spaces.preflight import refuse_empty
-from nas.spaces.space import Space, read_space
+from nas.spaces.space import Space
 from nas.store import Sampled, Store, StudyRow, TrialRow, check_same, widens
 
 
-def opened(plan: Plan, store: Store) -> tuple[StudyRow, str]:
+def open_study(plan: Plan, store: Store) -> tuple[StudyRow, str]:
     """The plan's study, made if there is none; and a sentence where its space or its constraints
     are others than they were, else an empty one.
 
@@ -44,13 +43,13 @@ def opened(plan: Plan, store: Store) -> tuple[StudyRow, str]:
 
 def rehearsed(plan: Plan, store: Store) -> Mapping[int, Sampled]:
     """What the study's trials are in the plan's space, by their ``id``, where that is wider than
-    the study's; empty where nothing is to be done. Raises as ``opened``, and writes nothing."""
+    the study's; empty where nothing is to be done. Raises as ``open_study``, and writes nothing."""
     was = _changed(plan, store)
     if was is None:
         return {}
     rows = [row for row in store.trials(was.id) if not row.baseline]
     if not rows:
-        return {}  # as ``open_study`` says
+        return {}  # as ``Store.open_study`` says
     try:
         return _placed(plan, was, rows)
     except NasError as error:
@@ -69,10 +68,7 @@ def _changed(plan: Plan, store: Store) -> StudyRow | None:
 
 
 def _placed(plan: Plan, was: StudyRow, rows: Sequence[TrialRow]) -> dict[int, Sampled]:
-    channels, height, width = was.settings["input"]
-    source = f"the space of study {was.name}"
-    data = parse_mapping(was.space_text, source)
-    before = read_space(data, source, (channels, height, width), was.settings["classes"])
+    before = space_of(was)
     _refuse_narrower(before, plan.space)
     now = replace(was, constraints=plan.row().constraints)
     for row in rows:

@@ -15,7 +15,7 @@ from nas.store import TrialRow
 FEW = 5  # trainings that tell what an epoch takes, and not yet how that grows with the MACs
 
 
-class Hours:
+class TimeBudget:
     """``seconds`` of wall-clock time since ``since`` by the clock ``now``; None: without end.
 
     A training is expected to take, of each epoch, ``a + b * MACs`` seconds with ``a`` and ``b`` not

@@ -15,10 +15,10 @@ import pytest
 from spies import stack
 
 from nas import durations
-from nas.driver import hours, leases, loop
-from nas.driver.hours import Hours
+from nas.driver import leases, loop, time_budget
 from nas.driver.plan import Plan
 from nas.driver.tally import Status
+from nas.driver.time_budget import TimeBudget
 from nas.errors import NasError, StudyError
 from nas.job import Failure, Job, Result
 from nas.job.pool import Done, Event
@@ -87,7 +87,7 @@ def by_size(job: Job) -> float:
 
 
 def plan(seconds: float | None = 100.0, epochs: int = 1, **changes: Any) -> Plan:
-    job = Job(pattern="", evaluator="test_hours:none", epochs=epochs)
+    job = Job(pattern="", evaluator="test_time_budget:none", epochs=epochs)
     settings = {"study": "s", "trials": None, "sampler": "random", **changes}
     return Plan(space=stack(), job=job, seconds=seconds, **settings)
 
@@ -307,23 +307,25 @@ def test_the_seconds_of_a_training_are_foretold_by_its_macs() -> None:
     macs = 10 ** rng.uniform(5, 8, 40)
     true = lambda macs: 3.0 + macs / 1e7  # noqa: E731
     taken = true(macs) * np.exp(rng.normal(0.0, 0.1, 40))
-    a, b = hours.line(np.stack([macs, taken], axis=1))
+    a, b = time_budget.line(np.stack([macs, taken], axis=1))
     for size in (1e5, 1e7, 1e8):
         assert a + b * size == pytest.approx(true(size), rel=0.1)
-    a, b = hours.line(np.stack([macs, np.full(40, 7.0)], axis=1))  # they may all take the same
+    # They may all take the same.
+    a, b = time_budget.line(np.stack([macs, np.full(40, 7.0)], axis=1))
     assert (a, b * 1e8) == (pytest.approx(7.0, rel=0.01), pytest.approx(0.0, abs=0.05))
-    assert hours.line(np.array([[0.0, 2.0]] * 9)) == (pytest.approx(2.0), pytest.approx(0, abs=2))
+    a, b = time_budget.line(np.array([[0.0, 2.0]] * 9))
+    assert (a, b) == (pytest.approx(2.0), pytest.approx(0, abs=2))
 
 
 def test_a_driver_goes_by_its_own_device_once_it_knows_it(store: Store, clock: Clock) -> None:
     loop.search(plan(None, trials=6), store, Simulated(clock, ten_each))
     slow = [dataclasses.replace(row, number=row.number + 9, device="a GPU", seconds=1.0)
             for row in rows(store)]  # fmt: skip
-    told = Hours(60.0, 0.0, lambda: 0.0)
+    told = TimeBudget(60.0, 0.0, lambda: 0.0)
     told.take(rows(store), own=True)
     told.take(slow)
     assert told.expected(10**5, 1) == pytest.approx(10.0, rel=0.05)
-    foreign = Hours(60.0, 0.0, lambda: 0.0)
+    foreign = TimeBudget(60.0, 0.0, lambda: 0.0)
     foreign.take(rows(store))
     foreign.take(slow)  # the latest
     assert foreign.expected(10**5, 1) == pytest.approx(1.0, rel=0.05)
