@@ -103,7 +103,7 @@ def test_an_older_schema_is_not_brought_up_to_date_unasked(either: str) -> None:
     with store.engine.begin() as connection:
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '0000'"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nas.store.connect._check_version", lambda engine, version: None)
+        patch.setattr("nas.store.schema._check_version", lambda engine, version: None)
         with pytest.raises(StoreError, match=r"'0000', older than .*`nas db upgrade`"):
             open_store(either, write=False)
     with pytest.raises(StoreError, match="'0000', which no version of nas has"):

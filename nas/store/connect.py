@@ -6,34 +6,23 @@ import contextlib
 import json
 import logging
 import os
-import re
 import sqlite3
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
-from sqlalchemy.exc import DBAPIError, SAWarning
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import SAWarning
 
 from nas.errors import NoRecord, StoreError, brief
-from nas.interrupts import deferred
-from nas.store.tables import HEAD, VERSION_TABLE, metadata
-from nas.store.urls import READ_ONLY, parse, said, shown
+from nas.store.schema import bring_up_to_date
+from nas.store.transactions import patiently
+from nas.store.urls import READ_ONLY, parse, shown
 from nas.store.values import read_json
 
-if TYPE_CHECKING:
-    from alembic.config import Config
-
-T = TypeVar("T")
-
 log = logging.getLogger(__name__)
-
-# In SQLite a transaction that reads first and writes later fails at once, whatever the busy
-# timeout, when another has written in between. So what will write says so from its first word.
-WRITES: Mapping[str, str] = {"nas_begin": "BEGIN IMMEDIATE"}
 
 # PostgreSQL's client by itself waits two hours for a server whose machine vanished. In seconds,
 # but tcp_user_timeout in milliseconds; the URL's query overrides each.
@@ -48,7 +37,6 @@ LIBPQ: Mapping[str, int | str] = {
 
 BUSY_SECONDS = 10.0  # one wait for SQLite's lock; Ctrl-C is heard only between two waits
 RESTART_SECONDS = 4.0  # of a server that does not answer when it is first asked
-MIGRATION_LOCK = 0x6E61735F  # PostgreSQL's advisory lock: any number that nobody else uses
 
 # File systems on which SQLite's locks or its shared memory do not hold between machines.
 NETWORK = frozenset(
@@ -73,7 +61,14 @@ def connect(
     schema newer than the code.
     """
     parsed = parse(url)
-    if parsed.drivername == "sqlite":
+    sqlite = parsed.drivername == "sqlite"
+
+    def ready(_: bool) -> None:
+        bring_up_to_date(engine, create, write, accept)
+        if write and sqlite:
+            _log_ahead(engine)
+
+    if sqlite:
         _check_file(Path(parsed.database or ""), create, write)
     try:
         with warnings.catch_warnings(action="error", category=SAWarning):  # an unknown setting
@@ -89,8 +84,8 @@ def connect(
     try:
         # A lock is worth waiting for, a server only while it restarts: who mistyped a host hears
         # it at once by the warning, and for good soon after.
-        patience = 60.0 if parsed.drivername == "sqlite" else RESTART_SECONDS
-        patiently(lambda _: _bring_up_to_date(engine, create, write, accept), patience, parsed)
+        patience = 60.0 if sqlite else RESTART_SECONDS
+        patiently(ready, patience, parsed)
     except (TypeError, ValueError) as error:  # of a setting in the URL's query
         engine.dispose()
         raise StoreError(f"{shown(parsed)}: {brief(str(error))}") from error
@@ -127,56 +122,6 @@ def _reading(url: URL) -> URL:
                 ) from None
         return named.update_query_dict({"immutable": "1", "uri": "true"})
     return lasting
-
-
-def patiently(work: Callable[[bool], T], seconds: float, url: URL) -> T:
-    """What ``work`` returns, tried again while the database is away or locked, up to ``seconds``.
-
-    ``work`` is told whether it was tried before: then its commit may have arrived although the
-    answer got lost. Raises StoreError when the time is up and for any other database error. An
-    interrupt is heard between two tries: amid SQLAlchemy it leaves, at one place of twelve, a
-    statement that its traceback alone holds, and SQLite a lock that lasts as long as that.
-    """
-    deadline = time.monotonic() + seconds
-    pause, again = 0.05, False
-    while True:
-        try:
-            with deferred():
-                return work(again)
-        except DBAPIError as error:
-            if not passes(error):
-                damaged = ": the record is damaged" if lacks(error) else ""
-                raise StoreError(f"{shown(url)}: {said(error, url)}{damaged}") from None
-            if time.monotonic() + pause > deadline:
-                waited = f" for {seconds:.0f} s" if seconds else ""
-                raise StoreError(
-                    f"{shown(url)} does not answer{waited}: {said(error, url)}"
-                ) from None
-            if not again:
-                log.warning("%s: %s; trying again", shown(url), said(error, url))
-        time.sleep(pause)
-        pause, again = min(2 * pause, 2.0), True
-
-
-def passes(error: DBAPIError) -> bool:
-    """Whether the same work may succeed later: a lock, a restart, a lost link, a full disk."""
-    if isinstance(error.orig, sqlite3.Error):
-        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # the low byte is the kind
-        return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
-    # PostgreSQL, appendix A, by class: connection, rolled back, out of resources, operator's
-    # intervention, lock not available. Without a state: the connection itself.
-    state = getattr(error.orig, "sqlstate", None)
-    if state is None:
-        return error.connection_invalidated or type(error.orig).__name__ == "OperationalError"
-    return state[:2] in ("08", "40", "53") or state[:3] == "57P" or state == "55P03"
-
-
-def lacks(error: DBAPIError) -> bool:
-    """Whether a table or a column is missing that every record of this schema has."""
-    return (
-        getattr(error.orig, "sqlstate", None) in ("42P01", "42703")
-        or re.match("no such (table|column)", str(error.orig)) is not None
-    )
 
 
 def _engine(url: URL) -> Engine:
@@ -275,108 +220,6 @@ def filesystem(folder: Path, mounts: str = "/proc/mounts") -> str:
         if folder.is_relative_to(point) and len(point) >= len(best):
             best, kind = point, type_
     return kind
-
-
-def _bring_up_to_date(
-    engine: Engine, create: bool, write: bool, accept: Callable[[Connection], None]
-) -> None:
-    with engine.connect() as connection:
-        before = _tables(connection)  # in this order: another may create the record in between
-        version = _version(connection)
-        _check_tables(engine, version, before, _tables(connection))
-    if version is None and not create:
-        raise NoRecord(f"{shown(engine.url)}: there is no record in this database yet")
-    if version != HEAD and not write:
-        _check_version(engine, version)
-        raise StoreError(
-            f"{shown(engine.url)} has the schema {version!r}, older than this version of nas asks "
-            f"for ({HEAD!r}): `nas db upgrade` brings it up to date"
-        )
-    if version != HEAD:
-        _migrate(engine, accept)
-    if write and engine.dialect.name == "sqlite":
-        _log_ahead(engine)
-
-
-def _version(connection: Connection) -> str | None:
-    """The schema's revision, read without Alembic, whose import alone costs 0.15 s."""
-    if not inspect(connection).has_table(VERSION_TABLE):
-        return None
-    rows = connection.execute(text(f"SELECT * FROM {VERSION_TABLE}")).mappings().all()
-    return str(rows[0].get("version_num")) if rows else None
-
-
-def _tables(connection: Connection) -> set[str]:
-    return {*inspect(connection).get_table_names()} & {*metadata.tables}
-
-
-def _check_tables(engine: Engine, version: str | None, before: set[str], after: set[str]) -> None:
-    """Raises StoreError for a record without its schema's revision, and for one at ``HEAD`` that
-    lacks a table: somebody dropped it, or a copy came half. ``before`` and ``after`` the revision
-    was read these tables were there."""
-    if version is None and before:
-        told = f"tables of a record, and no revision of their schema: {VERSION_TABLE} is damaged"
-        raise StoreError(f"{shown(engine.url)} has {told}; nothing was changed")
-    if version == HEAD and (missing := sorted({*metadata.tables} - after)):
-        told = f"lacks the table{'s' * (len(missing) > 1)} {', '.join(missing)}: it is damaged"
-        raise StoreError(f"the record in {shown(engine.url)} {told}")
-
-
-def _migrate(engine: Engine, accept: Callable[[Connection], None]) -> None:
-    """Brings the schema to HEAD in one transaction; who comes second waits and finds it done."""
-    from alembic import command
-
-    config, unidentified = _alembic(), 0
-    with _alone(engine) as connection:
-        version = _version(connection)
-        _check_version(engine, version)
-        if version != HEAD:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-            accept(connection)
-            unidentified = _unidentified(connection) if version == "0001" else 0
-    if unidentified:
-        log.warning(
-            "%d evaluations were made before nas told images apart: they are kept as they are, and "
-            "stand for nothing new",
-            unidentified,
-        )
-
-
-def _unidentified(connection: Connection) -> int:
-    query = "SELECT count(*) FROM nas_trials WHERE state IN ('finished', 'reused', 'stopped')"
-    return int(connection.scalar(text(query)) or 0)
-
-
-def _check_version(engine: Engine, version: str | None) -> None:
-    """Raises StoreError for a revision of the schema that is not known here."""
-    from alembic.script import ScriptDirectory
-
-    scripts = ScriptDirectory.from_config(_alembic()).walk_revisions()
-    if version in {None, *(script.revision for script in scripts)}:
-        return
-    if re.fullmatch("[0-9]{4}", str(version)) and str(version) > HEAD:
-        told = f"newer than this version of nas knows ({HEAD!r}): update nas"
-    else:
-        told = f"which no version of nas has ({HEAD!r} here): {VERSION_TABLE} is damaged"
-    raise StoreError(f"{shown(engine.url)} has the schema {version!r}, {told}; nothing was changed")
-
-
-def _alembic() -> Config:
-    from alembic.config import Config
-
-    config = Config()
-    folder = Path(__file__).with_name("migrations")
-    config.set_main_option("script_location", str(folder).replace("%", "%%"))
-    return config
-
-
-@contextlib.contextmanager
-def _alone(engine: Engine) -> Iterator[Connection]:
-    with engine.execution_options(**WRITES).begin() as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
-        yield connection
 
 
 def _log_ahead(engine: Engine) -> None:

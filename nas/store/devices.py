@@ -64,7 +64,7 @@ _check_profile = checked(_PROFILE, "device")
 def known_devices(record: Record) -> list[Device]:
     """All that have a name, by it."""
     query = _devices().order_by(devices.c.name, devices.c.device)
-    return [_device(row) for row in record._all(query)]
+    return [_device(row) for row in record.rows(query)]
 
 
 def measured(record: Record, fingerprints: Collection[str] | None = None) -> list[Measured]:
@@ -73,7 +73,7 @@ def measured(record: Record, fingerprints: Collection[str] | None = None) -> lis
         latencies.outerjoin(devices, devices.c.device == latencies.c.device)
     )
     found = []
-    for row in record._all(query.order_by(latencies.c.fingerprint, latencies.c.measured)):
+    for row in record.rows(query.order_by(latencies.c.fingerprint, latencies.c.measured)):
         if fingerprints is None or row[0] in fingerprints:
             told = dict(zip(_MEASURED, row, strict=True))
             _check_measured(told)
@@ -86,7 +86,7 @@ def measured(record: Record, fingerprints: Collection[str] | None = None) -> lis
 def patterns(record: Record, fingerprints: Collection[str]) -> dict[str, str]:
     """The pattern of each of some fingerprints that a trial has."""
     query = select(trials.c.fingerprint, trials.c.pattern).distinct()
-    rows = record._all(query.where(trials.c.fingerprint.in_(select(latencies.c.fingerprint))))
+    rows = record.rows(query.where(trials.c.fingerprint.in_(select(latencies.c.fingerprint))))
     return {row[0]: row[1] for row in rows if row[0] in fingerprints}
 
 
@@ -97,18 +97,19 @@ def keep(
     *,
     again: bool = False,
 ) -> None:
-    """Keeps the latencies of some fingerprints, and what their device is called. Raises StudyError
-    where that is the name of another machine."""
+    """Keeps the latencies of some fingerprints, and what their device is called; what is known
+    stands, unless it was measured ``again``. Raises StudyError where that is the name of another
+    machine."""
     found = list(found)
 
     def work(connection: Connection, _: bool) -> None:
         if device:
             _check_name(connection, device)
-            put(connection, devices, _plain(device), again=True)
+            put(connection, devices, _plain(device), replace=True)
         for fingerprint, latency in found:
-            add_latency(connection, fingerprint, latency, again=again)
+            add_latency(connection, fingerprint, latency, replace=again)
 
-    store._write(work)
+    store.write(work)
 
 
 def _plain(device: Device) -> dict[str, Any]:
@@ -128,12 +129,12 @@ def _check_name(connection: Connection, device: Device) -> None:
 def add_pack(store: Store, pack: str, study_id: int, networks: Sequence[Mapping[str, Any]]) -> None:
     """Remembers what was handed out; the same again is the same."""
     row = {"pack": pack, "study_id": study_id, "networks": list(networks), "made": now()}
-    store._write(lambda connection, _: put(connection, packs, row, again=False))
+    store.write(lambda connection, _: put(connection, packs, row, replace=False))
 
 
 def find_pack(record: Record, pack: str) -> tuple[int, list[dict[str, Any]]] | None:
     """The study's id and the networks of a pack; None for one that was not made of this record."""
-    rows = record._all(select(*_PACK.values()).where(packs.c.pack == pack))
+    rows = record.rows(select(*_PACK.values()).where(packs.c.pack == pack))
     if not rows:
         return None
     _check_pack(rows[0]._asdict())
@@ -152,10 +153,10 @@ def keep_profile(store: Store, profiled: Profiled) -> None:
 
     def work(connection: Connection, _: bool) -> None:
         _check_name(connection, profiled.device)
-        put(connection, devices, _plain(profiled.device), again=True)
-        put(connection, profiles, row, again=True)
+        put(connection, devices, _plain(profiled.device), replace=True)
+        put(connection, profiles, row, replace=True)
 
-    store._write(work)
+    store.write(work)
 
 
 def all_profiles(record: Record) -> list[Profiled]:
@@ -163,7 +164,7 @@ def all_profiles(record: Record) -> list[Profiled]:
         devices, devices.c.device == profiles.c.device
     )
     found = []
-    for row in record._all(query.order_by(devices.c.name)):
+    for row in record.rows(query.order_by(devices.c.name)):
         told = dict(zip(_PROFILE, row, strict=False))
         _check_profile(told)
         device = _device(row[len(_PROFILE) :])

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, Row, Select, func, select
 
 from nas.errors import StudyError, nearest
 from nas.job import Epoch, Latency
-from nas.store.connect import patiently
+from nas.job.outcome import OWN_BATCH, OWN_RUNTIME
 from nas.store.rows import (
     Ask,
     AttemptRow,
@@ -26,6 +26,7 @@ from nas.store.rows import (
 from nas.store.sameness import asks_anew, check_same, widens
 from nas.store.steps import has, nothing_came, select_trials
 from nas.store.tables import ENDED, TrialState, attempts, curves, latencies, studies, trials
+from nas.store.transactions import patiently
 from nas.store.values import checked
 
 T = TypeVar("T")
@@ -76,11 +77,11 @@ class Record:
     def studies(self) -> list[StudyRow]:
         """All studies, oldest first."""
         query = select(*STUDY).order_by(studies.c.id)
-        return [study_of(row) for row in self._all(query)]
+        return [study_of(row) for row in self.rows(query)]
 
     def check(self, study: Study) -> None:
         """Raises StudyError where ``open_study`` would refuse it."""
-        self._read(lambda held: check(held, study))
+        self.read(lambda held: check(held, study))
 
     def trials(
         self,
@@ -105,7 +106,7 @@ class Record:
             query = query.where(trials.c.fingerprint == fingerprint)
         query = query.order_by(trials.c.number).limit(PAGE)
         while True:
-            rows = self._all(query.where(trials.c.number >= since))
+            rows = self.rows(query.where(trials.c.number >= since))
             yield from map(trial_of, rows)
             if len(rows) < PAGE:
                 return
@@ -125,7 +126,7 @@ class Record:
         upcoming, pending = 0, set[int]()
         while True:
             # In this order: what begins or ends in between is told now or the next time.
-            ended = pending - {number for (number,) in self._all(under_way)}
+            ended = pending - {number for (number,) in self.rows(under_way)}
             known = self.trials(study_id, numbers=ended) if ended else ()
             rows = [*known, *self.trials(study_id, since=upcoming)]
             pending -= ended
@@ -141,14 +142,14 @@ class Record:
     def begun(self, study_id: int) -> int:
         """How many trials the study has, over all its drivers: what ``Store.begin`` holds against
         a budget."""
-        (row,) = self._all(select(*_COUNTED.values()).where(studies.c.id == study_id))
+        (row,) = self.rows(select(*_COUNTED.values()).where(studies.c.id == study_id))
         _check_counted(row._asdict())
         return int(row.numbers)
 
     def trial(self, study_id: int, number: int) -> TrialRow:
         """One trial by its number. Raises StudyError where the study has none of that number."""
         query = select_trials().where(trials.c.study_id == study_id, trials.c.number == number)
-        rows = self._all(query)
+        rows = self.rows(query)
         if not rows:
             raise StudyError(f"the study has no trial {number}")
         return trial_of(rows[0])
@@ -156,19 +157,19 @@ class Record:
     def curve(self, trial_id: int) -> tuple[Epoch, ...]:
         """The training curve of a trial; empty where it has none. Values not finite are NaN."""
         query = select(curves.c.epochs).where(curves.c.trial_id == trial_id)
-        found = self._all(query)
+        found = self.rows(query)
         return curve_of(trial_id, found[0][0]) if found else ()
 
     def curves(self, study_id: int) -> dict[int, tuple[Epoch, ...]]:
         """The training curves of a study, by the ``id`` of the trials that have one."""
         query = select(curves.c.trial_id, curves.c.epochs).join(trials)
-        rows = self._all(query.where(trials.c.study_id == study_id))
+        rows = self.rows(query.where(trials.c.study_id == study_id))
         return {trial_id: curve_of(trial_id, points) for trial_id, points in rows}
 
     def attempts(self, trial_id: int) -> list[AttemptRow]:
         """The tries of a trial, first to last."""
         query = select(attempts).where(attempts.c.trial_id == trial_id).order_by(attempts.c.number)
-        return [attempt_of(row) for row in self._all(query)]
+        return [attempt_of(row) for row in self.rows(query)]
 
     def counts(self, study_id: int) -> dict[TrialState, int]:
         """How many trials of the study are in each state; states without one are absent."""
@@ -177,12 +178,12 @@ class Record:
             .where(trials.c.study_id == study_id)
             .group_by(trials.c.state)
         )
-        return {state: count for state, count in self._all(query)}  # noqa: C416
+        return {state: count for state, count in self.rows(query)}  # noqa: C416
 
     def has(self, study_id: int, ask: Ask) -> bool:
         """Whether the study has a trial of this architecture under this key with this seed, begun
         or ended, by whichever driver."""
-        return self._read(lambda connection: has(connection, study_id, ask))
+        return self.read(lambda connection: has(connection, study_id, ask))
 
     def find_result(self, ask: Ask, needed: Collection[str] = ()) -> TrialRow | None:
         """The first finished evaluation of this architecture under this ``nas.job.Job.key`` with
@@ -197,7 +198,7 @@ class Record:
             )
             .order_by(trials.c.id)
         )
-        rows = map(trial_of, self._all(query))
+        rows = map(trial_of, self.rows(query))
         whole = (row for row in rows if all(math.isfinite(row.value(name)) for name in needed))
         return next(whole, None)
 
@@ -207,24 +208,27 @@ class Record:
         if row.model or row.reused_from is None:
             return row.model or ""
         query = select(trials.c.model).where(trials.c.id == row.reused_from)
-        return self._read(lambda connection: connection.scalar(query)) or ""
+        return self.read(lambda connection: connection.scalar(query)) or ""
 
     def measured(self, fingerprint: str) -> dict[str, Latency]:
         """The latencies of an architecture as a search measures them (eager, one image), by the
         devices that did."""
         query = select(*(latencies.c[f.name] for f in fields(Latency))).where(
             latencies.c.fingerprint == fingerprint,
-            latencies.c.runtime == "eager",
-            latencies.c.batch == 1,
+            latencies.c.runtime == OWN_RUNTIME,
+            latencies.c.batch == OWN_BATCH,
         )
-        return {row.device: Latency(**row._asdict()) for row in self._all(query)}
+        return {row.device: Latency(**row._asdict()) for row in self.rows(query)}
 
-    def _read(self, work: Callable[[Connection], T]) -> T:
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """What ``work`` makes of an open connection; it may be called more than once."""
+
         def once(_: bool) -> T:
             with self.engine.connect() as connection:
                 return work(connection)
 
         return patiently(once, self.patience, self.engine.url)
 
-    def _all(self, query: Select[*tuple[Any, ...]]) -> Sequence[Row[*tuple[Any, ...]]]:
-        return self._read(lambda connection: connection.execute(query).all())
+    def rows(self, query: Select[*tuple[Any, ...]]) -> Sequence[Row[*tuple[Any, ...]]]:
+        """All rows of a query."""
+        return self.read(lambda connection: connection.execute(query).all())

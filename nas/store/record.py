@@ -15,7 +15,7 @@ from nas.failpoints import reach
 from nas.job import Failure, Outcome, Result
 from nas.metrics import ACCURACY
 from nas.store import driver as drivers
-from nas.store.connect import WRITES, connect, patiently
+from nas.store.connect import connect
 from nas.store.reading import STUDY, Record, check
 from nas.store.rows import (
     Ask,
@@ -43,6 +43,7 @@ from nas.store.steps import (
     write_outcome,
 )
 from nas.store.tables import AttemptState, TrialState, attempts, now, studies, trials
+from nas.store.transactions import WRITES, patiently
 from nas.store.widening import widen
 
 T = TypeVar("T")
@@ -117,7 +118,7 @@ class Store(Record):
                 found = study_of(connection.execute(query).one())
             return found
 
-        found = self._write(work)
+        found = self.write(work)
         check_same(found, study)
         return found
 
@@ -128,7 +129,7 @@ class Store(Record):
         Raises StudyError, having changed nothing, where the study is not what it ``was`` any more,
         has trials besides, or one that is running: its driver knows the old space.
         """
-        self._write(lambda connection, again: widen(connection, was, now, trials_now, again))
+        self.write(lambda connection, retried: widen(connection, was, now, trials_now, retried))
 
     def begin(
         self,
@@ -160,8 +161,8 @@ class Store(Record):
         """Records what was evaluated already, with its result; False where the study has it."""
         token = _token()
 
-        def work(connection: Connection, again: bool) -> bool:
-            if again and ended_in(connection, token, "finished"):
+        def work(connection: Connection, retried: bool) -> bool:
+            if retried and ended_in(connection, token, "finished"):
                 return True
             added = add_trials(connection, study_id, [ask], [token], state="running", budget=None,
                                once=True)  # fmt: skip
@@ -171,7 +172,7 @@ class Store(Record):
                 write_outcome(connection, trial_id, result, state="finished", finished=now())
             return bool(added)
 
-        return self._write(work)
+        return self.write(work)
 
     def enqueue(self, study_id: int, asks: Sequence[Ask]) -> list[TrialRow]:
         """Records those of ``asks`` that the study does not have, for any driver to ``claim``."""
@@ -217,11 +218,11 @@ class Store(Record):
         """
         state: AttemptState = "failed" if isinstance(outcome, Failure) else "finished"
 
-        def work(connection: Connection, again: bool) -> bool:
+        def work(connection: Connection, retried: bool) -> bool:
             trial_id = end_attempt(connection, token, state, outcome)
             if trial_id is None:
                 # Tried before and ended so: the commit arrived, only its answer was lost.
-                return again and ended_in(connection, token, state)
+                return retried and ended_in(connection, token, state)
             told: dict[str, Any] = {"state": state, "finished": now()}
             if isinstance(outcome, Result) and outcome.refused:
                 told["state"] = "refused"
@@ -230,7 +231,7 @@ class Store(Record):
             write_outcome(connection, trial_id, outcome, **told)
             return True
 
-        return self._write(work)
+        return self.write(work)
 
     def reach(
         self, token: str, epochs: int, result: Result, then: Literal["running", "paused", "stopped"]
@@ -241,14 +242,14 @@ class Store(Record):
         ``result.metrics`` must hold ``accuracy``.
         """
 
-        def work(connection: Connection, again: bool) -> bool:
+        def work(connection: Connection, retried: bool) -> bool:
             trial_id = (
                 running_trial(connection, token)
                 if then == "running"
                 else end_attempt(connection, token, "finished", result)
             )
             if trial_id is None:
-                return again and ended_in(connection, token, "finished")
+                return retried and ended_in(connection, token, "finished")
             query = select(trials.c.rungs).where(trials.c.id == trial_id)
             rungs = connection.scalar(query) or []
             if any(rung == epochs for rung, _ in rungs):
@@ -264,7 +265,7 @@ class Store(Record):
             )
             return True
 
-        return self._write(work)
+        return self.write(work)
 
     def promote(self, study_id: int, numbers: Collection[int]) -> list[Claim]:
         """Begins a new attempt of each of these trials that is paused, no two drivers the same."""
@@ -287,12 +288,12 @@ class Store(Record):
             stopped = select_trials().where(trials.c.id.in_(names)).order_by(trials.c.number)
             return [trial_of(row) for row in connection.execute(stopped)]
 
-        return self._write(work)
+        return self.write(work)
 
     def note_model(self, trial_id: int, file: str | None) -> None:
         """Notes where a trial's weights are kept now; None: no longer."""
         noted = update(trials).where(trials.c.id == trial_id).values(model=file)
-        self._write(lambda connection, _: connection.execute(noted))
+        self.write(lambda connection, _: connection.execute(noted))
 
     def requeue(self, token: str, why: Failure) -> Claim | None:
         """Ends an attempt and begins the next of the same trial under a new token.
@@ -315,14 +316,14 @@ class Store(Record):
         So a driver that is told to stop leaves nothing running.
         """
 
-        def work(connection: Connection, again: bool) -> bool:
+        def work(connection: Connection, retried: bool) -> bool:
             trial_id = end_attempt(connection, token, _blame(why), why)
             if trial_id is None:
-                return again and ended_in(connection, token, _blame(why))
+                return retried and ended_in(connection, token, _blame(why))
             set_state(connection, [trial_id], "waiting")
             return True
 
-        return self._write(work)
+        return self.write(work)
 
     def claim(
         self, study_id: int, most: int, numbers: Collection[int] | None = None
@@ -343,7 +344,7 @@ class Store(Record):
             .values(lease_until=now() + self.lease)
             .returning(attempts.c.token)
         )
-        return self._write(lambda connection, _: set(connection.scalars(renewed)))
+        return self.write(lambda connection, _: set(connection.scalars(renewed)))
 
     def recover(self, study_id: int) -> list[int]:
         """Fences other drivers' attempts whose lease ran out or whose driver is dead; the trials'
@@ -358,7 +359,7 @@ class Store(Record):
             .join(trials)
             .where(trials.c.study_id == study_id, RUNNING, attempts.c.driver != self.driver)
         )
-        held = self._all(running)
+        held = self.rows(running)
         gone = {name for name in {driver for _, driver, _ in held} if drivers.gone(name)}
         over = [token for token, driver, expired in held if expired or driver in gone]
         if not over:
@@ -386,16 +387,18 @@ class Store(Record):
             query = select(trials.c.number).where(trials.c.id.in_(fenced))
             return sorted(connection.scalars(query))
 
-        return self._write(work)
+        return self.write(work)
 
     # -- within one transaction -------------------------------------------------------------------
 
-    def _write(self, work: Callable[[Connection, bool], T]) -> T:
+    def write(self, work: Callable[[Connection, bool], T]) -> T:
+        """Runs ``work`` in one transaction. It is told whether it was tried before: then its commit
+        may have arrived although the answer got lost."""
         engine = self.engine.execution_options(**WRITES)
 
-        def once(again: bool) -> T:
+        def once(retried: bool) -> T:
             with engine.begin() as connection:
-                answer = work(connection, again)
+                answer = work(connection, retried)
                 reach("writing")
             reach("written")
             return answer
@@ -410,13 +413,13 @@ class Store(Record):
         """
         tokens = [_token() for _ in range(most)]
 
-        def work(connection: Connection, again: bool) -> list[Claim]:
-            if again and (claims := claims_of(connection, tokens)):
+        def work(connection: Connection, retried: bool) -> list[Claim]:
+            if retried and (claims := claims_of(connection, tokens)):
                 return claims
             write(connection, tokens)
             return claims_of(connection, tokens)
 
-        return self._write(work)
+        return self.write(work)
 
     def _claim_from(
         self, study_id: int, state: TrialState, most: int, *which: ColumnElement[bool]
@@ -452,15 +455,15 @@ class Store(Record):
         names = [_token() for _ in asks]
         query = select_trials().where(trials.c.ask.in_(names)).order_by(trials.c.number)
 
-        def work(connection: Connection, again: bool) -> list[TrialRow]:
-            if again and (rows := connection.execute(query).all()):
+        def work(connection: Connection, retried: bool) -> list[TrialRow]:
+            if retried and (rows := connection.execute(query).all()):
                 return [trial_of(row) for row in rows]
             add_trials(
                 connection, study_id, asks, names, state=state, budget=budget, once=once, **told
             )
             return [trial_of(row) for row in connection.execute(query)]
 
-        return self._write(work)
+        return self.write(work)
 
     def _start(self, connection: Connection, trial_id: int, token: str) -> None:
         start_attempt(connection, trial_id, token, driver=self.driver, lease=self.lease)

@@ -15,6 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from nas.errors import StudyError
 from nas.job import Failure, Latency, Outcome, Result
+from nas.job.outcome import OWN_BATCH, OWN_RUNTIME
 from nas.store.rows import (
     STORED,
     Ask,
@@ -46,8 +47,8 @@ RUNNING = attempts.c.state == literal_column("'running'")
 _HERE = (
     (latencies.c.fingerprint == trials.c.fingerprint)
     & (latencies.c.device == trials.c.latency_device)
-    & (latencies.c.runtime == literal_column("'eager'"))
-    & (latencies.c.batch == literal_column("1"))
+    & (latencies.c.runtime == literal_column(f"'{OWN_RUNTIME}'"))
+    & (latencies.c.batch == literal_column(f"{OWN_BATCH}"))
 )
 _JOINED = {
     "latency_ms": func.coalesce(latencies.c.ms, trials.c.latency_ms).label("latency_ms"),
@@ -181,19 +182,20 @@ def write_outcome(connection: Connection, trial_id: int, outcome: Outcome, **tol
 
 
 def add_latency(
-    connection: Connection, fingerprint: str, latency: Latency, *, again: bool = False
+    connection: Connection, fingerprint: str, latency: Latency, *, replace: bool = False
 ) -> None:
-    """Keeps a measurement; the first of an architecture on a device stands, but ``again``."""
+    """Keeps a measurement; the first of an architecture on a device stands, or with ``replace``
+    this one."""
     row = latency_of(fingerprint, latency) | {"measured": now()}
-    put(connection, latencies, row, again=again)
+    put(connection, latencies, row, replace=replace)
 
 
-def put(connection: Connection, table: Table, row: dict[str, Any], *, again: bool) -> None:
-    """Inserts a row; where there is one of its key, that stands, or with ``again`` this one."""
+def put(connection: Connection, table: Table, row: dict[str, Any], *, replace: bool) -> None:
+    """Inserts a row; where there is one of its key, that stands, or with ``replace`` this one."""
     sql = sqlite if connection.dialect.name == "sqlite" else postgresql
     added = sql.insert(table).values(row)
     keys = [column.name for column in table.primary_key]
-    if again:
+    if replace:
         changed = {name: added.excluded[name] for name in row if name not in keys}
         connection.execute(added.on_conflict_do_update(index_elements=keys, set_=changed))
     else:

@@ -18,13 +18,13 @@ def widen(
     was: StudyRow,
     now: Study,
     trials_now: Mapping[int, Sampled],
-    again: bool,
+    retried: bool,
 ) -> None:
-    """What ``Store.widen`` says; ``again`` where it was tried before and its answer was lost."""
+    """What ``Store.widen`` says; ``retried`` where it was tried before and its answer was lost."""
     mine = studies.c.id == was.id
     query = select(studies.c.space_text, studies.c.constraints).where(mine).with_for_update()
     held = tuple(connection.execute(query).one())
-    if again and held == (now.space_text, now.constraints):
+    if retried and held == (now.space_text, now.constraints):
         return
     known = select(trials.c.id, trials.c.state, trials.c.sampled)
     rows = connection.execute(known.where(trials.c.study_id == was.id)).all()

@@ -1,0 +1,75 @@
+"""How a transaction on the record begins, and how long it is tried."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from sqlalchemy import URL
+from sqlalchemy.exc import DBAPIError
+
+from nas.errors import StoreError
+from nas.interrupts import deferred
+from nas.store.urls import said, shown
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+# In SQLite a transaction that reads first and writes later fails at once, whatever the busy
+# timeout, when another has written in between. So what will write says so from its first word.
+WRITES: Mapping[str, str] = {"nas_begin": "BEGIN IMMEDIATE"}
+
+
+def patiently(work: Callable[[bool], T], seconds: float, url: URL) -> T:
+    """What ``work`` returns, tried again while the database is away or locked, up to ``seconds``.
+
+    ``work`` is told whether it was tried before: then its commit may have arrived although the
+    answer got lost. Raises StoreError when the time is up and for any other database error. An
+    interrupt is heard between two tries: amid SQLAlchemy it leaves, at one place of twelve, a
+    statement that its traceback alone holds, and SQLite a lock that lasts as long as that.
+    """
+    deadline = time.monotonic() + seconds
+    pause, retried = 0.05, False
+    while True:
+        try:
+            with deferred():
+                return work(retried)
+        except DBAPIError as error:
+            if not passes(error):
+                damaged = ": the record is damaged" if lacks(error) else ""
+                raise StoreError(f"{shown(url)}: {said(error, url)}{damaged}") from None
+            if time.monotonic() + pause > deadline:
+                waited = f" for {seconds:.0f} s" if seconds else ""
+                raise StoreError(
+                    f"{shown(url)} does not answer{waited}: {said(error, url)}"
+                ) from None
+            if not retried:
+                log.warning("%s: %s; trying again", shown(url), said(error, url))
+        time.sleep(pause)
+        pause, retried = min(2 * pause, 2.0), True
+
+
+def passes(error: DBAPIError) -> bool:
+    """Whether the same work may succeed later: a lock, a restart, a lost link, a full disk."""
+    if isinstance(error.orig, sqlite3.Error):
+        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # the low byte is the kind
+        return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
+    # PostgreSQL, appendix A, by class: connection, rolled back, out of resources, operator's
+    # intervention, lock not available. Without a state: the connection itself.
+    state = getattr(error.orig, "sqlstate", None)
+    if state is None:
+        return error.connection_invalidated or type(error.orig).__name__ == "OperationalError"
+    return state[:2] in ("08", "40", "53") or state[:3] == "57P" or state == "55P03"
+
+
+def lacks(error: DBAPIError) -> bool:
+    """Whether a table or a column is missing that every record of this schema has."""
+    return (
+        getattr(error.orig, "sqlstate", None) in ("42P01", "42703")
+        or re.match("no such (table|column)", str(error.orig)) is not None
+    )
