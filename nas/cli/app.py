@@ -19,6 +19,7 @@ from nas.cli import (
     data_commands,
     latency_commands,
     model_commands,
+    record_commands,
     search_commands,
     small_commands,
     space_commands,
@@ -26,12 +27,8 @@ from nas.cli import (
     trial_commands,
 )
 from nas.cli.arguments import (
-    HOW,
     OUTPUT,
     STORAGE,
-    WHAT,
-    WHERE,
-    Artifacts,
     Data,
     Dataset,
     Grouped,
@@ -51,12 +48,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-db_app = typer.Typer(help="The database.", no_args_is_help=True)
 app.add_typer(data_commands.app, name="data")
 app.add_typer(latency_commands.app, name="latency")
 app.add_typer(space_commands.app, name="space")
 app.add_typer(trial_commands.app, name="trials")
-app.add_typer(db_app, name="db")
+app.add_typer(record_commands.db, name="db")
 app.add_typer(submit_commands.app, name="submit")
 
 
@@ -115,19 +111,6 @@ def fail(message: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
-for command in (
-    *(search_commands.search, search_commands.audit),
-    *(model_commands.train, model_commands.predict),
-    *(model_commands.evaluate, model_commands.export),
-    *(small_commands.distill, small_commands.cascade, small_commands.prune),
-):
-    app.command(cls=Grouped)(command)
-
-
-# --- architectures and spaces --------------------------------------------------------------------
-
-
-@app.command(cls=Grouped)
 def show(
     pattern: Annotated[
         str | None,
@@ -179,218 +162,6 @@ def show(
         screens.out(pages.space_page(space))
 
 
-# --- what the record has -------------------------------------------------------------------------
-
-
-@app.command(cls=Grouped)
-def status(storage: Storage = STORAGE) -> None:
-    """The studies of a database and how far each has come."""
-    from nas.cli.record import open_record
-    from nas.report import screens
-
-    screens.out(screens.studies_table(open_record(storage)))
-
-
-@app.command(cls=Grouped)
-def pareto(
-    study: StudyName = None,
-    storage: Storage = STORAGE,
-    format: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            "-f",
-            metavar="table|json|csv|svg|png",
-            help="svg, png: a picture.  [default: as FILE ends, otherwise table]",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = "",
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            parser=a_file,
-            help="Write it there, not to stdout; folders that are missing are made.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
-    believed: Annotated[
-        bool,
-        typer.Option(
-            "--believed",
-            help="With what all trials together say of it; in a table, json or csv.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = False,
-    objective: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--objective",
-            metavar="accuracy:max,latency_ms@rpi5:min",
-            help="Instead of the study's own.",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    constraint: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--constraint",
-            metavar="'latency_ms@rpi5<=20'",
-            help="Besides the study's own.",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    cascade: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--cascade",
-            metavar="FILE.json",
-            help="Draw a cascade beside them; repeatable.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
-) -> None:
-    """The Pareto front of a study: as a table, as data, or as a picture."""
-    from nas.cli import fronts
-    from nas.cli.output import form_of, writable
-    from nas.cli.record import opened
-    from nas.cli.settings import asked_of
-    from nas.errors import NasError
-
-    form = form_of(format, output, fronts.FORMATS, "table")
-    if output:
-        writable(output)
-    if cascade and form not in ("svg", "png"):
-        raise NasError(f"--cascade {cascade[0]}: is drawn in a picture, -f svg or png")
-    store, row = opened(storage, study)
-    row = asked_of(row, objective or [], constraint or [])
-    fronts.front_out(store, row, form, output, believed=believed, cascades=cascade or [])
-
-
-# --- elsewhere -----------------------------------------------------------------------------------
-
-
-@app.command(cls=Grouped)
-def dashboard(
-    storage: Storage = STORAGE,
-    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option("--port", min=0, max=65_535, help="0: any that is free.")
-    ] = 8080,
-    artifacts: Annotated[
-        Path, typer.Option("--artifacts", metavar="DIR", help="Where the drawings are kept.")
-    ] = Path("nas-artifacts"),
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option("--allow-host", metavar="NAME", help="Another name it has; repeatable."),
-    ] = None,
-) -> None:
-    """The Optuna dashboard on the record, with the front of each study drawn."""
-    import warnings
-
-    warnings.simplefilter("ignore")  # what torch and Optuna tell developers, for every page
-    from nas.cli.record import open_record
-    from nas.report.dashboard import serve
-
-    # A server's record may begin here; a file that is not there is more likely a mistake.
-    store = open_record(storage, create=not storage.startswith("sqlite:"), write=True)
-    serve(store, host=host, port=port, artifacts=artifacts, names=allow_host or ())
-
-
-@app.command(cls=Grouped)
-def report(
-    study: StudyName = None,
-    storage: Storage = STORAGE,
-    seeds: Annotated[
-        int,
-        typer.Option(
-            "--seeds",
-            help="Trainings of each in the mean, more of those near the best.",
-            rich_help_panel=HOW,
-        ),
-    ] = 3,
-    top: Annotated[
-        int,
-        typer.Option(
-            "--top",
-            help="How many to train again, the best of the front by what is believed of them, not "
-            "by one training; 0: a page of the record alone.",
-            rich_help_panel=HOW,
-        ),
-    ] = 3,
-    compare: Annotated[
-        str,
-        typer.Option(
-            "--compare",
-            metavar="random",
-            help="Beside a random search of equal cost.",
-            rich_help_panel=HOW,
-        ),
-    ] = "",
-    data: Data = "",
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            help="Jobs at once of a random search; 0: in this process.",
-            rich_help_panel=WHERE,
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE.html|FILE.md",
-            parser=a_file,
-            help="Write it as a page, or as Markdown.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
-    artifacts: Artifacts = "",
-    plugin: Plugin = None,
-) -> None:
-    """The winner, honestly: the best trained again with other seeds, scored once on test.
-
-    What is trained is kept: interrupted, the same command goes on, and another one trains nothing
-    twice.
-    """
-    from nas.cli.options import load_plugins
-    from nas.cli.record import kept_in, opened
-
-    plugins = load_plugins(plugin or [])
-    store, row = opened(storage, study, write=bool(compare))
-    from nas.cli.reports import report_and_show
-
-    try:
-        report_and_show(
-            store,
-            row,
-            data,
-            seeds=seeds,
-            top=top,
-            compare=compare,
-            workers=workers,
-            output=output,
-            plugins=plugins,
-            folder=kept_in(artifacts, storage, row),
-        )
-    except KeyboardInterrupt:
-        fail("interrupted; the same command goes on", 130)
-
-
-@db_app.command("upgrade")
-def db_upgrade(storage: Storage = STORAGE) -> None:
-    """Create the record, or bring it up to date."""
-    from nas.cli.record import open_record
-
-    open_record(storage, create=True).close()
-    print("the record is up to date", file=sys.stderr)
-
-
-@app.command(cls=Grouped)
 def doctor(storage: Storage = STORAGE) -> None:
     """Versions, devices, database and Ray: what works, and what to do about what does not."""
     from nas.report import screens
@@ -400,3 +171,23 @@ def doctor(storage: Storage = STORAGE) -> None:
     screens.out(screens.findings_table(findings))
     if any(not finding.works for finding in findings):
         raise typer.Exit(1)
+
+
+for command in (  # in the order in which ``nas --help`` lists them
+    search_commands.search,
+    search_commands.audit,
+    model_commands.train,
+    model_commands.predict,
+    model_commands.evaluate,
+    model_commands.export,
+    small_commands.distill,
+    small_commands.cascade,
+    small_commands.prune,
+    show,
+    record_commands.status,
+    record_commands.pareto,
+    record_commands.dashboard,
+    record_commands.report,
+    doctor,
+):
+    app.command(cls=Grouped)(command)
