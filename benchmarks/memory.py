@@ -45,7 +45,7 @@ def peak(architecture: Architecture, recipe: Recipe, streamed: bool, place: str)
     from nas.training import candidate
 
     torch.set_num_threads(1)
-    candidate.profits = lambda *_: False  # float32, as is predicted where the node is unknown
+    candidate.bf16_pays = lambda *_: False  # float32, as is predicted where the node is unknown
     if streamed:
         candidate.fit = functools.partial(candidate.fit, budget=0)
     channels, height, width = architecture.input

@@ -50,7 +50,7 @@ from nas import pareto
 from nas.data import describe
 from nas.driver import rungs, tradeoffs
 from nas.driver.equal_cost import trained_epochs
-from nas.driver.finalists import again
+from nas.driver.finalists import train_again
 from nas.driver.ladder import Front, Ladder, Verdict
 from nas.driver.loop import search
 from nas.driver.plan import Plan
@@ -217,7 +217,7 @@ class Again:
         """The mean test accuracy of a network under the default recipe."""
         if row.fingerprint not in self.scores:
             row = dataclasses.replace(row, recipe=dataclasses.asdict(Recipe()))
-            told = [again(study, row, self.data, k) for k in range(self.seeds)]
+            told = [train_again(study, row, self.data, k) for k in range(self.seeds)]
             self.scores[row.fingerprint] = float(np.mean([training.test for training in told]))
         return self.scores[row.fingerprint]
 

@@ -46,7 +46,7 @@ def absolute(folder: str) -> str:
     return folder
 
 
-def part(name: str) -> str:
+def path_part(name: str) -> str:
     """Any name as one part of a path: never ``.`` or ``..``, and no longer than a file system
     takes."""
     quoted = quote(name, safe="")
@@ -54,6 +54,11 @@ def part(name: str) -> str:
         return quoted.replace(".", "%2E")
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     return quoted if len(quoted) <= 200 else f"{quoted[:180]}-{digest}"
+
+
+def study_folder(artifacts: str, study: str) -> str:
+    """Where among the ``artifacts`` (a directory, or a URL) those of a study are, by its name."""
+    return f"{artifacts.rstrip('/')}/{path_part(study)}"
 
 
 def write(location: str | Path, data: bytes) -> None:

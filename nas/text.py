@@ -128,6 +128,7 @@ def open_terminal() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-def styled(stream: TextIO) -> TextIO:
-    """The stream behind, for who cleans the text and adds the escape sequences of its styles."""
+def uncleaned(stream: TextIO) -> TextIO:
+    """The stream behind ``open_terminal``, for who cleans the text itself and then adds the escape
+    sequences of its styles."""
     return cast(_Cleaned, stream).stream if isinstance(stream, _Cleaned) else stream

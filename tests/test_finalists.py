@@ -393,7 +393,7 @@ def test_a_training_goes_on_from_its_checkpoint(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        finalists.again(study, row, DataRef(), 0, stop, str(tmp_path))
+        finalists.train_again(study, row, DataRef(), 0, stop, str(tmp_path))
     assert list(tmp_path.glob("*.checkpoint"))
     trained: list[int] = []
     epoch_of = train.train_epoch
@@ -403,9 +403,9 @@ def test_a_training_goes_on_from_its_checkpoint(
         return epoch_of(*given)
 
     monkeypatch.setattr(train, "train_epoch", counted)
-    resumed = finalists.again(study, row, DataRef(), 0, folder=str(tmp_path))
+    resumed = finalists.train_again(study, row, DataRef(), 0, folder=str(tmp_path))
     assert 0 < len(trained) < 4
-    whole = finalists.again(study, row, DataRef(), 0)
+    whole = finalists.train_again(study, row, DataRef(), 0)
     assert (resumed.validation, resumed.test) == (whole.validation, whole.test)
 
 
@@ -487,7 +487,7 @@ def test_halving_finds_the_best_more_often_than_as_many_evaluations_of_each() ->
 
 def test_the_seeds_are_not_those_of_the_search(study: StudyRow, store: Store) -> None:
     row = next(iter(store.trials(study.id, states=["finished"])))
-    seeds = {finalists.again(study, row, DataRef(), n) for n in range(3)}
+    seeds = {finalists.train_again(study, row, DataRef(), n) for n in range(3)}
     assert len(seeds) == 3
     assert row.accuracy is not None
 

@@ -182,7 +182,7 @@ def held(job: Job) -> int:
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="looks into /proc")
 def test_a_worker_holds_what_was_predicted() -> None:
-    # In float32 on every machine: depthwise kernels of 5 are slow in bf16 (device.profits).
+    # In float32 on every machine: depthwise kernels of 5 are slow in bf16 (device.bf16_pays).
     pattern = "INPUT -> CONV(8) -> BN -> RELU -> [MBCONV(8, kernel=5) -> POOL]*2 -> GAP -> FC"
     recipe, data = Recipe(), DataRef(size=32)
     most = held(Job(pattern=pattern, recipe=recipe, data=data, epochs=1, latency=False))

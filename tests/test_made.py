@@ -12,7 +12,7 @@ from typed import command
 from nas.cli.record import data_of
 from nas.driver.finalists import report
 from nas.driver.tradeoffs import pareto
-from nas.report import again, front
+from nas.report import front, reproduce
 from nas.store import StudyRow, TrialRow, open_store
 
 STUDENT = "INPUT -> CONV(4) -> BN -> RELU -> POOL -> CONV(6) -> BN -> RELU -> GAP -> FC"
@@ -64,7 +64,7 @@ def test_both_are_points_of_the_study(line: list[str], tmp_path: Path, capsys) -
     drawn = front.svg(study, rows)
     assert "distilled or pruned" in drawn
     assert "3: trial 0 pruned" in drawn
-    assert "baseline" not in again.command(study, rows)
+    assert "baseline" not in reproduce.search_command(study, rows)
 
     # The same command goes on, to the same, and the search with the trials that it still may have.
     assert command(*distill) == 0

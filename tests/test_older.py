@@ -22,7 +22,7 @@ from nas.cli.options import plan as planned
 from nas.driver.asking import Asker
 from nas.driver.older import offers, older_studies
 from nas.errors import NasError, StudyError
-from nas.report.again import command
+from nas.report.reproduce import search_command
 from nas.samplers.ehvi import FORETOLD, EHVISampler
 from nas.samplers.encoding import Encoding
 from nas.samplers.gp import GP, Settings, objective
@@ -198,7 +198,7 @@ def test_a_search_begins_with_what_an_older_one_knows(store: Store) -> None:
         drawn = [accuracy(searched.space.sample(seed)) for seed in range(200)]
         best = [max(drawn[k : k + 5]) for k in range(0, 200, 5)]
         assert max(row.accuracy or 0.0 for row in found) >= np.quantile(best, 0.9)
-    assert " --from s" in command(store.find_study("n0"), rows(store, "n0"))
+    assert " --from s" in search_command(store.find_study("n0"), rows(store, "n0"))
 
 
 def test_a_network_of_larger_images_is_the_same_network(store: Store) -> None:

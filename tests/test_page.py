@@ -29,7 +29,7 @@ from nas.driver.beliefs import Belief, Beliefs
 from nas.driver.finalists import Finalist, Mean, Report
 from nas.driver.tradeoffs import feasible, pareto
 from nas.job import DataRef
-from nas.report import again, html, insight, mistakes
+from nas.report import html, insight, mistakes, reproduce
 from nas.report.front import stairs
 from nas.report.page_data import embedded
 from nas.store import StudyRow, TrialRow
@@ -107,7 +107,8 @@ def test_the_command_is_the_search_again(thousand: Told) -> None:
     from typer.main import get_command
 
     study, rows, _ = thousand
-    told = again.command(dataclasses.replace(study, name="s", directory="/photos of me"), rows)
+    named = dataclasses.replace(study, name="s", directory="/photos of me")
+    told = reproduce.search_command(named, rows)
     assert told.startswith("nas search --space mixed --study s --trials 1000 --epochs 20")
     for part in (
         "--data '/photos of me' --size 32",
@@ -120,12 +121,12 @@ def test_the_command_is_the_search_again(thousand: Told) -> None:
     known = {o for p in get_command(app).commands["search"].params for o in p.opts}  # type: ignore[attr-defined]
     assert set(re.findall(r"--[a-z-]+", told)) <= known
     grouped = {**study.settings, "skip_unreadable": True, "group_by": r"(\d+)_"}
-    told = again.command(dataclasses.replace(study, settings=grouped), rows)
+    told = reproduce.search_command(dataclasses.replace(study, settings=grouped), rows)
     assert r"--skip-unreadable --group-by '(\d+)_'" in told
-    told = again.report_command(study, None)
+    told = reproduce.report_command(study, None)
     assert told == "nas report --study 'thousand <b>&amp;' --top 0 -o report.html"
     other = dataclasses.replace(study, space_text="name: mixed")
-    assert "--space mixed.yaml" in again.command(other, rows)
+    assert "--space mixed.yaml" in reproduce.search_command(other, rows)
 
 
 def test_no_text_ends_the_script() -> None:

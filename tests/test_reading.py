@@ -12,7 +12,7 @@ import pytest
 from postgres import Server
 from sqlalchemy import text
 
-from nas.artifacts import part
+from nas.artifacts import path_part
 from nas.cli.record import artifacts_dir
 from nas.errors import NoRecord, StoreError
 from nas.job import Result
@@ -184,8 +184,8 @@ def test_checkpoints_are_where_the_database_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["..", ".", "../..", "a/b", "ü" * 512, "....", "a" * 512, " "])
 def test_any_name_is_one_part_of_a_path(name: str, tmp_path: Path) -> None:
-    made = tmp_path / "artifacts" / part(name)
+    made = tmp_path / "artifacts" / path_part(name)
     made.mkdir(parents=True)
-    assert [entry.name for entry in (tmp_path / "artifacts").iterdir()] == [part(name)]
+    assert [entry.name for entry in (tmp_path / "artifacts").iterdir()] == [path_part(name)]
     assert os.path.dirname(os.path.normpath(made)) == str(tmp_path / "artifacts")
-    assert part("a" * 511) != part("a" * 512)
+    assert path_part("a" * 511) != path_part("a" * 512)

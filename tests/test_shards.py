@@ -497,8 +497,8 @@ def test_a_crop_has_room_where_the_files_are_larger(tmp_path: Path) -> None:
     assert same.rows.tolist() == seen.rows.tolist()
     assert seen.pixels.shape[1:] == (3, 32, 32)
     plain, cropped = (Job(pattern="", data=sized, recipe=Recipe(resized_crop=c)) for c in (0, 0.3))
-    assert train.seen(plain) == sized
-    assert train.seen(cropped) == larger
+    assert train.train_images(plain) == sized
+    assert train.train_images(cropped) == larger
     identity = data.identity(sized)
     anew()
     assert data.roomy(dataclasses.replace(sized, identity=identity)).size == 32

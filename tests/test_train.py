@@ -606,7 +606,7 @@ def test_bf16_on_a_cpu_is_for_what_it_makes_faster_and_computes(body: str, profi
     architecture = nas.parse(f"INPUT(16, 8, 8) -> {body} -> GAP -> FC(10)")
     can = torch.cpu.get_capabilities()
     native = bool(can.get("avx512_bf16") or can.get("amx_bf16"))
-    assert device.profits(architecture, CPU) == (profits and native)
+    assert device.bf16_pays(architecture, CPU) == (profits and native)
 
 
 def test_a_stride_over_a_map_smaller_than_the_kernel_trains() -> None:

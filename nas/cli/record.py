@@ -29,9 +29,9 @@ def artifacts_dir(artifacts: str, storage: str) -> str:
 
 def kept_in(artifacts: str, storage: str, study: StudyRow) -> str:
     """The study's own folder in ``artifacts_dir``."""
-    from nas.artifacts import part
+    from nas.artifacts import study_folder
 
-    return "/".join([artifacts_dir(artifacts, storage).rstrip("/"), part(study.name)])
+    return study_folder(artifacts_dir(artifacts, storage), study.name)
 
 
 def open_record(storage: str, *, create: bool = False, write: bool = False) -> Store:

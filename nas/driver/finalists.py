@@ -203,7 +203,7 @@ def report(
 
     def trained(row: TrialRow, number: int) -> Training | None:
         try:
-            return again(study, row, data, number, tell, folder, plugins)
+            return train_again(study, row, data, number, tell, folder, plugins)
         except single.NotTrained as error:
             lost[row.id] = row, str(error)
             return None
@@ -285,7 +285,7 @@ def choose(
     return [measured[row.id] for row in best[:top]]
 
 
-def again(
+def train_again(
     study: StudyRow,
     row: TrialRow,
     data: DataRef,

@@ -152,7 +152,7 @@ def checkpoint_file(plan: Plan, row: TrialRow) -> str:
 
 
 def _file(plan: Plan, name: str) -> str:
-    return "/".join([plan.artifacts.rstrip("/"), artifacts.part(plan.study), name])
+    return f"{artifacts.study_folder(plan.artifacts, plan.study)}/{name}"
 
 
 def fault(plan: Plan, row: TrialRow, outcome: Outcome, source: TrialRow | None) -> str:

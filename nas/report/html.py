@@ -19,7 +19,7 @@ from nas.driver.tradeoffs import pareto
 from nas.job import Epoch
 from nas.language.expression import show as shape_text
 from nas.metrics import ACCURACY, metric, percent, shown
-from nas.report import again, believed, charts, insight, mistakes, page_data, pages
+from nas.report import believed, charts, insight, mistakes, page_data, pages, reproduce
 from nas.report.front import axes, directions
 from nas.report.plot import style, tidy
 from nas.report.screens import span
@@ -338,7 +338,7 @@ def _again(study: StudyRow, rows: Sequence[TrialRow], report: Report | None) -> 
     listed = "".join(
         f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items() if text
     )
-    commands = [again.command(study, rows), again.report_command(study, report)]
+    commands = [reproduce.search_command(study, rows), reproduce.report_command(study, report)]
     space = f"<summary>the space, {escape(study.space)}</summary><pre>{escape(study.space_text)}"
     return (
         f"<section><h2>How it was made</h2><dl>{listed}</dl>"

@@ -20,7 +20,7 @@ from nas.language.expression import show as shape_text
 from nas.metrics import arithmetic, count, metric, percent, shown
 from nas.spaces.space import Space
 from nas.store import ENDED, Store, TrialState
-from nas.text import printable, styled
+from nas.text import printable, uncleaned
 
 if TYPE_CHECKING:
     from nas.driver.plan import Plan
@@ -39,7 +39,7 @@ def out(renderable: RenderableType) -> None:
 
 def console(stream: TextIO, **options: Any) -> Console:
     """A console on which text is text: square brackets and colons mean nothing."""
-    return Console(file=styled(stream), markup=False, emoji=False, **options)
+    return Console(file=uncleaned(stream), markup=False, emoji=False, **options)
 
 
 @dataclass(frozen=True, slots=True)

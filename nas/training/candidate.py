@@ -18,7 +18,7 @@ from nas.job import Epoch, Failure, FailureKind, Job, Latency, Outcome, Report, 
 from nas.job.job import allowed
 from nas.language.architecture import Architecture
 from nas.training import latency
-from nas.training.device import available, profits
+from nas.training.device import available, bf16_pays
 from nas.training.models import Card, save_model
 from nas.training.train import Diverged, begin, check_images, fit, scores
 
@@ -49,7 +49,7 @@ def evaluate(job: Job, report: Report, *, checkpoint: str | Path | None = None) 
     try:
         check_images(job.data)
         architecture, module, normal = begin(job, device)
-        bf16 = profits(architecture, device)
+        bf16 = bf16_pays(architecture, device)
         measured, refused = None, False
         if job.latency and job.most_ms:
             measured = latency_of(job, module, architecture, device)

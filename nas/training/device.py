@@ -37,7 +37,7 @@ def with_threads(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def profits(architecture: Architecture, device: torch.device) -> bool:
+def bf16_pays(architecture: Architecture, device: torch.device) -> bool:
     """Whether bf16 autocast pays. A rule of the hardware and the network, not a timing: a timing's
     noise would change the numbers of a repetition.
 

@@ -12,7 +12,7 @@ from nas import data
 from nas.data.batches import batches
 from nas.job import Job, Recipe
 from nas.language.architecture import Architecture
-from nas.training.device import available, profits, seeded, with_threads
+from nas.training.device import available, bf16_pays, seeded, with_threads
 from nas.training.graph import step_of
 from nas.training.train import begin, set_up
 
@@ -44,7 +44,7 @@ def _epoch_seconds(job: Job, device: torch.device) -> float:
     start = set_up(module, job, device, normal)
     training, train, batch = start.training, start.train, start.batch
     module.train()
-    step = step_of(training, list(module.parameters()), profits(architecture, device))
+    step = step_of(training, list(module.parameters()), bf16_pays(architecture, device))
     order = torch.randint(len(train), ((WARM + STEPS) * batch,), generator=training.generator)
     ended = [_now(device)]
     for x, y in batches(train, order, batch, start.augment):

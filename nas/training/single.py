@@ -13,7 +13,7 @@ from nas.job import Epoch, Job, Latency, Recipe, Report
 from nas.language.architecture import Architecture, parse
 from nas.metrics import arithmetic
 from nas.training import latency
-from nas.training.device import available, profits, threads_for, with_threads
+from nas.training.device import available, bf16_pays, threads_for, with_threads
 from nas.training.models import Card, Model, load_model, room_for, save_model
 from nas.training.train import Diverged, begin, fit, score, scores
 
@@ -77,7 +77,7 @@ def train(
     if file is not None and "://" not in str(file):
         artifacts.reserve(Path(file), room_for(architecture))
     normal = normal or statistics(data.load(job.data, "train"))
-    bf16 = profits(architecture, device)
+    bf16 = bf16_pays(architecture, device)
     with with_threads(threads_for(architecture)):
         try:
             curve = fit(

@@ -83,7 +83,7 @@ def check_images(ref: DataRef) -> None:
         )
 
 
-def seen(job: Job) -> DataRef:
+def train_images(job: Job) -> DataRef:
     """The images that a training draws from: where it crops, larger ones than it scores."""
     return data.roomy(job.data) if job.recipe.resized_crop else job.data
 
@@ -92,7 +92,7 @@ def prepare(job: Job) -> None:
     """Makes ready what a machine keeps of a job's images: decoded, which may take hours, and their
     statistics. Raises NasError."""
     check_images(job.data)
-    for ref in dict.fromkeys((job.data, seen(job))):
+    for ref in dict.fromkeys((job.data, train_images(job))):
         data.load(ref, "train")
     statistics(data.load(job.data, "train"))
 
@@ -129,7 +129,7 @@ def set_up(
 ) -> Start:
     """What ``fit`` begins with, which says what it is told."""
     recipe, info = job.recipe, data.describe(job.data)
-    train = Source.of(data.load(seen(job), "train"), device, budget)
+    train = Source.of(data.load(train_images(job), "train"), device, budget)
     normal = normal or statistics(data.load(job.data, "train"))
     generator = torch.Generator().manual_seed(job.seed)
     augment = augmentation(normal, info.shape[1:], recipe, generator, len(info.classes))
