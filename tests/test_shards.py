@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -221,6 +221,26 @@ def test_an_index_is_of_its_tars(tmp_path: Path) -> None:
     last.unlink()
     with pytest.raises(DataError, match="which is not there"):
         data.describe(ref(tmp_path / "w"))
+
+
+class Walked(list[str]):
+    """Counts how often it is walked through."""
+
+    times = 0
+
+    def __iter__(self) -> Iterator[str]:
+        self.times += 1
+        return super().__iter__()
+
+
+def test_the_names_of_tars_are_walked_once_however_many_there_are(tmp_path: Path) -> None:
+    pack(ref(folder(tmp_path / "d")), tmp_path / "w", 10_000)
+    paths = sorted((tmp_path / "w").glob("*.tar"))
+    names = Walked(path.name for path in paths)
+    assert len(names) > 2
+    lengths = [path.stat().st_size for path in paths]
+    index.restored(tmp_path / "w" / index.INDEX, tmp_path / "w", names, lengths, np.arange(9))
+    assert names.times == 1
 
 
 @pytest.mark.parametrize("names", [[str(n) for n in range(11)], ["2", "0", "1"]])

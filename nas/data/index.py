@@ -61,14 +61,15 @@ def restored(
     kept, told = arrays.load(path)
     if told["form"] != FORM:
         raise ValueError("an index of another version")
+    numbers = {name: number for number, name in enumerate(names)}
     for name, length in zip(told["files"], told["lengths"], strict=True):
-        if name not in names:
+        if name not in numbers:
             raise DataError(f"{path} tells of {name}, which is not there")
-        if length != (here := lengths[list(names).index(name)]):
+        if length != (here := lengths[numbers[name]]):
             raise DataError(f"{root / name} has {here:,} bytes: {path} tells of {length:,}")
-    if other := sorted({*names} - {*told["files"]}):
+    if other := sorted(numbers.keys() - {*told["files"]}):
         raise DataError(f"{root / other[0]} is not in {path}: without that all is read anew")
-    order = np.array([list(names).index(name) for name in told["files"]])
+    order = np.array([numbers[name] for name in told["files"]])
     packed = Packed(
         tuple(told["files"]),
         kept["file"],
