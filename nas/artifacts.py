@@ -147,8 +147,8 @@ def reserve(path: Path, room: int) -> None:
         with part.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, max(1, room))
     except OSError as error:
-        told = f"{room / 1e6:.1f} MB cannot be written to {path}: {error.strerror or error}"
-        raise NasError(told) from error
+        failure = f"{room / 1e6:.1f} MB cannot be written to {path}: {error.strerror or error}"
+        raise NasError(failure) from error
     finally:
         _drop(part)
 

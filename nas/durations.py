@@ -20,7 +20,7 @@ def read(text: str, option: str) -> float:
             f"{option} {brief(repr(text), 40)}: must be a time with its unit, such as 90s, 45min, "
             "2h or 1h30m"
         )
-    hours, minutes, seconds = (float(told or 0) for told in match.groups())
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
     total = 3600 * hours + 60 * minutes + seconds
     if not 1 <= total <= MOST:
         raise NasError(f"{option} {text}: must be 1 second or more, up to {MOST // 3600} hours")

@@ -19,7 +19,9 @@ def deferred() -> Iterator[None]:
         yield
         return
     numbers = (signal.SIGINT, signal.SIGTERM)
-    handlers = {number: told for number in numbers if callable(told := signal.getsignal(number))}
+    handlers = {
+        number: handled_by for number in numbers if callable(handled_by := signal.getsignal(number))
+    }
     heard: list[int] = []
     over = False
 

@@ -169,14 +169,14 @@ def located(name: str) -> Located | None:
     device, *parts = rest.split("/")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", device):
         raise NasError(f"{name}: {device!r} is no name of a device: letters, digits and . _ -")
-    told: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for part in parts:
         match = re.fullmatch(r"([tb])([1-9][0-9]{0,5})", part)
         key = {"t": "threads", "b": "batch"}[match[1]] if match else "runtime"
-        if key in told or not (match or re.fullmatch(r"[a-z]+", part)):
+        if key in fields or not (match or re.fullmatch(r"[a-z]+", part)):
             raise NasError(f"{name}: {part!r}: after the device a runtime, t4 and b64, each once")
-        told[key] = int(match[2]) if match else part
-    return Located(base, device, **told)
+        fields[key] = int(match[2]) if match else part
+    return Located(base, device, **fields)
 
 
 def metric(name: str) -> Metric:
@@ -186,9 +186,9 @@ def metric(name: str) -> Metric:
         return METRICS[name]
     with contextlib.suppress(NasError):
         if at := located(name):
-            told = METRICS[at.metric]
-            title = f"{told.title} on {str(at).partition('@')[2]}"
-            return dataclasses.replace(told, title=title, device=False, column=False)
+            known = METRICS[at.metric]
+            title = f"{known.title} on {str(at).partition('@')[2]}"
+            return dataclasses.replace(known, title=title, device=False, column=False)
     return Metric(
         about="as the evaluator gives it", direction="max", title=name, shown="{:.4g}".format
     )

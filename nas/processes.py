@@ -110,8 +110,8 @@ def own_folder() -> Path:
         path = place / f"nas-of-{user}-{number}"
         with contextlib.suppress(FileExistsError):
             path.mkdir(0o700)
-        told = path.lstat()
-        if stat.S_ISDIR(told.st_mode) and told.st_uid == user and not told.st_mode & 0o077:
+        status = path.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == user and not status.st_mode & 0o077:
             return path
     raise NasError(f"{place}/nas-of-{user}-0 to 99 are not yours alone: remove one, or set TMPDIR")
 

@@ -26,10 +26,10 @@ def digest(*names: str) -> str:
     files: dict[str, tuple[str, bytes]] = {}
     for name in names:
         _collect(name, files, root=True)
-    told = hashlib.sha256()
+    hasher = hashlib.sha256()
     for file, text in sorted(files.values()):
-        told.update(f"{file} {len(text)} ".encode() + text)
-    return told.hexdigest()[:16] if files else ""
+        hasher.update(f"{file} {len(text)} ".encode() + text)
+    return hasher.hexdigest()[:16] if files else ""
 
 
 def _collect(name: str, files: dict[str, tuple[str, bytes]], root: bool = False) -> None:

@@ -67,11 +67,11 @@ def outcome(
     raise TypeError(f"the evaluator returned {type(answer).__name__}, not a dict of metrics")
 
 
-def metrics(told: Any) -> dict[str, float]:
-    if not isinstance(told, Mapping):
-        raise TypeError(f"the metrics are {_shown(told)}: must be a dict")
+def metrics(answer: Any) -> dict[str, float]:
+    if not isinstance(answer, Mapping):
+        raise TypeError(f"the metrics are {_shown(answer)}: must be a dict")
     made = {}
-    for name, value in islice(told.items(), METRICS + 1):
+    for name, value in islice(answer.items(), METRICS + 1):
         if not isinstance(name, str):
             raise TypeError(f"metric {_shown(name)}: a metric's name must be text")
         if not 0 < len(name) <= NAME_LENGTH or not name.isprintable():
@@ -85,36 +85,36 @@ def metrics(told: Any) -> dict[str, float]:
     return made
 
 
-def latency(told: Any) -> Latency:
-    if not isinstance(told, Latency):
-        raise TypeError(f"the latency is {_shown(told)}: must be a nas.job.Latency")
+def latency(answer: Any) -> Latency:
+    if not isinstance(answer, Latency):
+        raise TypeError(f"the latency is {_shown(answer)}: must be a nas.job.Latency")
     ms, low, high = (
-        number(getattr(told, name), f"a Latency's {name}", 0.0) for name in ("ms", "low", "high")
+        number(getattr(answer, name), f"a Latency's {name}", 0.0) for name in ("ms", "low", "high")
     )
     return Latency(
         ms=ms,
         low=low,
         high=high,
-        device=text(told.device, "a Latency's device", NAME_LENGTH),
-        busy=None if told.busy is None else number(told.busy, "a Latency's busy", 0.0),
+        device=text(answer.device, "a Latency's device", NAME_LENGTH),
+        busy=None if answer.busy is None else number(answer.busy, "a Latency's busy", 0.0),
     )
 
 
-def epoch(told: Any) -> Epoch:
+def epoch(answer: Any) -> Epoch:
     """A point of a curve. Its loss and accuracy may be no finite numbers: it may diverge."""
-    if not isinstance(told, Epoch):
-        raise TypeError(f"report takes a nas.job.Epoch, not {type(told).__name__}")
-    count = number(told.epoch, "an Epoch's epoch", 0.0)
+    if not isinstance(answer, Epoch):
+        raise TypeError(f"report takes a nas.job.Epoch, not {type(answer).__name__}")
+    count = number(answer.epoch, "an Epoch's epoch", 0.0)
     if count != int(count) or count >= 1 << 53:
         raise ValueError(f"an Epoch's epoch is {count:g}: must be a whole number")
-    accuracy = _float(told.accuracy, "an Epoch's accuracy")
+    accuracy = _float(answer.accuracy, "an Epoch's accuracy")
     if math.isfinite(accuracy) and (reason := impossible(ACCURACY, accuracy)):
         raise ValueError(f"an Epoch's {reason}")
     return Epoch(
         epoch=int(count),
-        train_loss=_float(told.train_loss, "an Epoch's train_loss"),
+        train_loss=_float(answer.train_loss, "an Epoch's train_loss"),
         accuracy=accuracy,
-        seconds=_seconds(told.seconds, "an Epoch"),
+        seconds=_seconds(answer.seconds, "an Epoch"),
     )
 
 
@@ -153,8 +153,8 @@ def _seconds(value: Any, what: str) -> float:
     return number(value, f"{what}'s seconds", 0.0, LONGEST)
 
 
-def _curve(told: Any) -> tuple[Epoch, ...]:
-    points = tuple(map(epoch, islice(told, POINTS + 1)))
+def _curve(answer: Any) -> tuple[Epoch, ...]:
+    points = tuple(map(epoch, islice(answer, POINTS + 1)))
     if len(points) > POINTS:
         raise ValueError(f"a curve of more than {POINTS:,} points")
     return points

@@ -129,10 +129,10 @@ def _connect(address: str) -> ExitStack:
     try:
         # Ray waits more than ten minutes for a head that is gone; its port tells at once.
         # Ray's own reading of "auto" and RAY_ADDRESS has no public name (2.60).
-        told = canonicalize_bootstrap_address_or_die(address)
-        host, _, port = told.rpartition(":")
+        resolved = canonicalize_bootstrap_address_or_die(address)
+        host, _, port = resolved.rpartition(":")
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER).close()
-        ray.init(address=told, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=resolved, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, AssertionError, RayError) as error:
         reason = brief(str(error), 300)
         raise NasError(f"Ray cluster {address!r} cannot be joined: {reason}") from error
@@ -183,8 +183,8 @@ def _at_once_on_a_card(need: int) -> int:
         for node, resources in _nodes().items()
         if resources.get("GPU")
     ]
-    told, _ = ray.wait(asked, num_returns=len(asked), timeout=ANSWER)
-    memories = [memory for node in told for memory in ray.get(node)]
+    ready, _ = ray.wait(asked, num_returns=len(asked), timeout=ANSWER)
+    memories = [memory for node in ready for memory in ray.get(node)]
     return fitting(min(memories), need) if need and memories else 1
 
 

@@ -32,11 +32,13 @@ PATIENCE = 30.0  # seconds that killed processes may take to be gone
 def main(mark: str, folder: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends when the driver has
-    told: list[Process] = []
+    group: list[Process] = []
     for line in sys.stdin:
         if line.endswith("\n"):  # else the driver ended in the middle of it
-            told = [Process(int(pid), start) for pid, start in map(str.split, line.split(",")[:-1])]
-    end(told)
+            group = [
+                Process(int(pid), start) for pid, start in map(str.split, line.split(",")[:-1])
+            ]
+    end(group)
     deadline = time.monotonic() + PATIENCE
     while (left := marked(mark)) and time.monotonic() < deadline:
         end(left)

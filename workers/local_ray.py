@@ -138,7 +138,7 @@ def _told(watch: subprocess.Popen[bytes]) -> Iterator[None]:
 def _environ(mark: str) -> Iterator[None]:
     """What Ray's processes are told by the environment, this one's own among them."""
     name, _, value = mark.partition("=")
-    told = {
+    variables = {
         name: value,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
@@ -151,15 +151,15 @@ def _environ(mark: str) -> Iterator[None]:
         # alone. An address that it is given it replaces by one of the network's (2.60).
         ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
     }
-    before = {name: os.environ[name] for name in told if name in os.environ}
-    os.environ.update(told)
+    before = {name: os.environ[name] for name in variables if name in os.environ}
+    os.environ.update(variables)
     _read_again()
     try:
         ray_constants.ENABLE_RAY_CLUSTER = False
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = True
-        for name in told:
+        for name in variables:
             del os.environ[name]
         os.environ.update(before)
 

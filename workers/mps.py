@@ -96,7 +96,7 @@ def _start(folder: Path) -> bool:
         for name, value in os.environ.items()
         if name not in ("CUDA_VISIBLE_DEVICES", guard.MARK)
     }
-    with open(folder / "log", "w") as told:
+    with open(folder / "log", "w") as log:
         subprocess.run(
             [
                 sys.executable,
@@ -105,8 +105,8 @@ def _start(folder: Path) -> bool:
             ],
             env=environ,
             stdin=subprocess.DEVNULL,
-            stdout=told,
-            stderr=told,
+            stdout=log,
+            stderr=log,
             start_new_session=True,
             check=False,
         )

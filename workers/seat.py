@@ -151,7 +151,7 @@ class Child:
 
     def __init__(self, directory: str, path: Sequence[str], environ: Mapping[str, str]) -> None:
         self._pipe, theirs = Pipe()
-        status, told = os.pipe()
+        status, write_end = os.pipe()
         modules = [entry or os.getcwd() for entry in sys.path]
         modules += [entry for entry in path if entry and entry not in modules]
         code = f"import sys; sys.path[:] = {modules!r}; from nas.workers.run import serve; serve"
@@ -165,19 +165,19 @@ class Child:
                     "-I",
                     "-S",
                     "-c",
-                    f"{keeper}; main({told}, {passed})",
+                    f"{keeper}; main({write_end}, {passed})",
                     *python,
                     "-c",
                     f"{code}({passed})",
                 ],
                 stdin=subprocess.PIPE,  # never written to: the lifeline
                 stdout=2,
-                pass_fds=[passed, told],
+                pass_fds=[passed, write_end],
                 process_group=0,
                 cwd=directory if os.path.isdir(directory) else None,
                 env={**os.environ, **environ},
             )
-        os.close(told)
+        os.close(write_end)
         self._launcher.wait()
         self._status = open(status)  # noqa: SIM115 - closed by kill
         self._process = Process.of(int(self._status.readline() or -1))
@@ -214,9 +214,9 @@ class Child:
 
     def _over(self, timeout: float) -> bool:
         """Whether the keeper has told the child's end, or is gone itself."""
-        told = select.poll()
-        told.register(self._status, select.POLLIN)
-        if not told.poll(1000 * timeout):
+        poller = select.poll()
+        poller.register(self._status, select.POLLIN)
+        if not poller.poll(1000 * timeout):
             return False
         self._end = self._status.readline().strip() or self._end.strip("?")
         return True

@@ -143,13 +143,13 @@ def check_time(arguments: Sequence[str], allocation: Allocation) -> None:
     the queue: it would have its time again each time, without end."""
     following = dict(itertools.pairwise(arguments))
     joined = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    told = joined.get("--budget", following.get("--budget"))
-    if not told:
+    budget = joined.get("--budget", following.get("--budget"))
+    if not budget:
         return
-    needed = durations.read(told, "--budget") + allocation.grace
+    needed = durations.read(budget, "--budget") + allocation.grace
     if needed > 60 * allocation.minutes:
         raise NasError(
-            f"--budget {told}: a job of {allocation.minutes} min is put back in the queue before "
+            f"--budget {budget}: a job of {allocation.minutes} min is put back in the queue before "
             f"that is over, and a search that goes on has its time again; it needs --minutes "
             f"{math.ceil(needed / 60) + STARTS} or more"
         )
@@ -184,7 +184,7 @@ def submit_slurm(arguments: Sequence[str], allocation: Allocation) -> str:
     """Hands the script to sbatch; returns the job's number. Raises NasError if it is refused."""
     script, (_, secret) = sbatch_script(arguments, allocation), without_secret(arguments)
     try:
-        told = subprocess.run(
+        done = subprocess.run(
             ["sbatch", "--parsable"],
             input=script,
             text=True,
@@ -196,7 +196,7 @@ def submit_slurm(arguments: Sequence[str], allocation: Allocation) -> str:
         raise NasError("sbatch is not on this machine: submit from a login node") from error
     except subprocess.CalledProcessError as error:
         raise NasError(f"sbatch refused the job: {brief(error.stderr)}") from error
-    return told.stdout.strip().partition(";")[0]
+    return done.stdout.strip().partition(";")[0]
 
 
 def submit_ray(arguments: Sequence[str], address: str) -> str:
@@ -227,14 +227,14 @@ def submit_ray(arguments: Sequence[str], address: str) -> str:
 
 def follow_ray(name: str, address: str) -> Iterator[str]:
     """The job's output as it comes; ends with the job."""
-    told = 0
+    printed = 0
     with _jobs(address) as jobs:
         while True:
             ended = jobs.get_job_status(name).is_terminal()  # asked first: the rest is read below
             output = jobs.get_job_logs(name)
-            if output[told:]:
-                yield output[told:]
-            told = len(output)
+            if output[printed:]:
+                yield output[printed:]
+            printed = len(output)
             if ended:
                 return
             time.sleep(POLL)

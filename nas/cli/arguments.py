@@ -23,19 +23,19 @@ OUTPUT = "What is kept and shown"
 MODELS = (".safetensors", ".onnx", ".pt2", ".pt", ".pth", ".json")
 
 
-def a_file(told: str | Path) -> Path:
+def a_file(path: str | Path) -> Path:
     """The parser of an --output that is a file. Raises NasError for a name that ends as a
     directory's: as a path it would lose its end, and be one."""
-    if str(told).endswith(os.sep):
-        raise NasError(f"--output {told}: ends as a directory does, and a file is written there")
-    if not Path(told).name:  # "" and "."
-        raise NasError(f"--output {str(told)!r}: is a directory, and a file is written there")
-    return Path(told)
+    if str(path).endswith(os.sep):
+        raise NasError(f"--output {path}: ends as a directory does, and a file is written there")
+    if not Path(path).name:  # "" and "."
+        raise NasError(f"--output {str(path)!r}: is a directory, and a file is written there")
+    return Path(path)
 
 
-def a_file_or_directory(told: str | Path) -> Path:
+def a_file_or_directory(path: str | Path) -> Path:
     """The same for an --output that is a file where its name has an ending."""
-    return a_file(told) if Path(told).suffix else Path(told)
+    return a_file(path) if Path(path).suffix else Path(path)
 
 
 class Grouped(TyperCommand):
@@ -45,11 +45,11 @@ class Grouped(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
-            told = param.get_help_record(ctx)
-            if told is not None:
+            help_record = param.get_help_record(ctx)
+            if help_record is not None:
                 argument = param.param_type_name == "argument"
                 name = "Arguments" if argument else getattr(param, "rich_help_panel", None)
-                groups.setdefault(name or "Options", []).append(told)
+                groups.setdefault(name or "Options", []).append(help_record)
         for name in sorted(groups, key=lambda name: name == "Options"):  # those without one last
             with formatter.section(name):
                 formatter.write_dl(groups[name])

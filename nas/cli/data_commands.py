@@ -67,8 +67,8 @@ def pack(
     from nas.data.pack import pack as write
 
     images = data_ref("imagefolder", data, 0, group_by=group_by)
-    told = write(images, directory(output, "tars"), megabytes * 1_000_000)
-    print(f"{told.images:,} images in {told.files:,} tars, {told.bytes / 1e6:,.1f} MB: {output}")
+    done = write(images, directory(output, "tars"), megabytes * 1_000_000)
+    print(f"{done.images:,} images in {done.files:,} tars, {done.bytes / 1e6:,.1f} MB: {output}")
 
 
 @app.command()

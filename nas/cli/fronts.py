@@ -86,9 +86,9 @@ def expected(file: Path) -> dict[str, float]:
 
     try:
         made = load_cascade(file)
-        told = {str(name): finite(value) for name, value in made.about["expected"].items()}
+        values = {str(name): finite(value) for name, value in made.about["expected"].items()}
     except NasError as error:
         raise NasError(f"--cascade {error}") from None
     except (ValueError, TypeError, KeyError, AttributeError):
         raise NasError(f"--cascade {file}: does not tell what is expected of it") from None
-    return told | {"params": float(sum(m.model.architecture.params for m in made.members))}
+    return values | {"params": float(sum(m.model.architecture.params for m in made.members))}

@@ -167,8 +167,8 @@ def train(
     try:
         train_and_show(job, output)
     except KeyboardInterrupt:
-        told = "interrupted; the same command goes on from the last checkpoint"
-        print(f"nas: {told}", file=sys.stderr)
+        advice = "interrupted; the same command goes on from the last checkpoint"
+        print(f"nas: {advice}", file=sys.stderr)
         raise typer.Exit(130) from None
 
 

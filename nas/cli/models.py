@@ -117,12 +117,12 @@ def predict_and_show(file: str, paths: Sequence[Path], format: str, top: int) ->
             if image:
                 yield path
 
-    failed = told = 0
+    failed = shown = 0
 
     def predictions() -> Iterator[tuple[Path, Prediction]]:
-        nonlocal failed, told
+        nonlocal failed, shown
         for path, answer in stream(model, wanted()):
-            told += 1
+            shown += 1
             if isinstance(answer, NasError):
                 failed += 1
                 if failed <= TOLD:
@@ -138,17 +138,17 @@ def predict_and_show(file: str, paths: Sequence[Path], format: str, top: int) ->
             file=sys.stderr,
         )
     if failed:
-        raise DataError(f"{failed:,} of {told:,} images could not be read")
-    if not told:
+        raise DataError(f"{failed:,} of {shown:,} images could not be read")
+    if not shown:
         raise DataError(f"{', '.join(map(str, paths))}: no images there")
 
 
 def tell_stops(model: Model | OnnxModel | Cascade, ms: float | None = None) -> None:
     """Says how many of the images stopped at each member of a cascade, and how long one took."""
     if shares := getattr(model, "shares", None):
-        told = ", ".join(f"{100 * share:.1f} %" for share in shares)
+        shares_text = ", ".join(f"{100 * share:.1f} %" for share in shares)
         took = f"; {ms:.3f} ms an image, one by one" if ms is not None else ""
-        print(f"nas: stopped at each member: {told}{took}", file=sys.stderr)
+        print(f"nas: stopped at each member: {shares_text}{took}", file=sys.stderr)
 
 
 Predictions = Iterable[tuple[Path, "Prediction"]]
@@ -168,15 +168,15 @@ def _json(predictions: Predictions, top: int) -> None:
     """A list, an entry a line: what comes in the middle of it is not held."""
     before = "["
     for path, prediction in predictions:
-        told: dict[str, Any] = {
+        page: dict[str, Any] = {
             "file": str(path),
             "class": prediction.label,
             "probability": round(prediction.probability, 6),
         }
         if top > 1:
             best = prediction.top(top)
-            told["top"] = [{"class": name, "probability": round(p, 6)} for name, p in best]
-        print(before, json.dumps(told), sep="\n", end="")
+            page["top"] = [{"class": name, "probability": round(p, 6)} for name, p in best]
+        print(before, json.dumps(page), sep="\n", end="")
         before = ","
     print("[]" if before == "[" else "\n]")
 
@@ -240,10 +240,10 @@ def evaluate_and_show(
             tell_stops(model, timed(model, sized(images, images.rows[:TIMED], model.input)))
     comparison = compare(*found.values()) if len(found) == 2 else None
     if format == "json":
-        told: dict[str, Any] = {n: pages.evaluation_dict(e) for n, e in found.items()}
+        page: dict[str, Any] = {n: pages.evaluation_dict(e) for n, e in found.items()}
         if comparison:
-            told["mcnemar"] = dataclasses.asdict(comparison)
-        print(json.dumps(told if comparison else told[file], indent=1))
+            page["mcnemar"] = dataclasses.asdict(comparison)
+        print(json.dumps(page if comparison else page[file], indent=1))
     else:
         for name, evaluation in found.items():
             if comparison:
@@ -305,10 +305,10 @@ def export_model(
         artifacts.replace(weights, data)
         print(f"nas: the weights are copied to {weights}", file=sys.stderr)
     done = export(model, format, output, weights)
-    told = "not checked: there is no ONNX Runtime here (pip install 'nas-patterns[onnx]')"
+    check = "not checked: there is no ONNX Runtime here (pip install 'nas-patterns[onnx]')"
     if done.difference is not None:
-        told = f"differs from torch by {done.difference:.1e} of the output's scale"
-    print(f"nas: {done.file}, {done.file.stat().st_size / 1e6:.2f} MB, {told}", file=sys.stderr)
+        check = f"differs from torch by {done.difference:.1e} of the output's scale"
+    print(f"nas: {done.file}, {done.file.stat().st_size / 1e6:.2f} MB, {check}", file=sys.stderr)
 
 
 def weights_of(file: str) -> None:
@@ -334,9 +334,9 @@ def export_lowered(file: str, precision: str, output: Path, dataset: str, data: 
     ref = data_for(model.card, dataset, str(Path(data).resolve()) if data else "")
     made, measured = lowered(model, precision, ref)
     artifacts.replace(output, made)
-    for told in measured:
-        scored = f"accuracy {percent(told.accuracy)}, {told.ms:.3f} ms, {told.size / 1e6:.2f} MB"
-        print(f"nas: {told.precision}: {scored}", file=sys.stderr)
+    for each in measured:
+        scored = f"accuracy {percent(each.accuracy)}, {each.ms:.3f} ms, {each.size / 1e6:.2f} MB"
+        print(f"nas: {each.precision}: {scored}", file=sys.stderr)
     print(f"nas: written to {output}", file=sys.stderr)
 
 

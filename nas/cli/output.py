@@ -23,15 +23,15 @@ FILES = frozenset(
 )
 
 
-def form_of(told: str, output: Path | None, known: Mapping[str, str], usual: str) -> str:
+def form_of(asked: str, output: Path | None, known: Mapping[str, str], usual: str) -> str:
     """The format that is told, or as ``output`` ends: of those ``known`` with their endings, which
     may be empty. Raises NasError for one that is not known, and where the two differ."""
     ending = output.suffix.lower() if output else ""
     by_ending = {ends: name for name, ends in known.items() if ends}
-    form = told or (by_ending.get(ending, "") if ending else usual)
+    form = asked or (by_ending.get(ending, "") if ending else usual)
     if form not in known:
-        *others, last = known if told else by_ending
-        named = f"--format {told}: must be" if told else f"--output {output}: must end in"
+        *others, last = known if asked else by_ending
+        named = f"--format {asked}: must be" if asked else f"--output {output}: must end in"
         raise NasError(f"{named} {', '.join(others)}{' or ' if others else ''}{last}")
     if by_ending.get(ending, form) != form:
         raise NasError(f"--output {output}: does not end as --format {form} is called")

@@ -81,8 +81,8 @@ def prune_and_show(
     own, made = model.architecture.params, narrow.architecture.params
     print(f"nas: {count(made)} params of {count(own)}: {narrow.architecture}", file=sys.stderr)
     after = evaluate(narrow, ref, "validation").accuracy
-    told = f"{percent(after)} before it is trained on, of {percent(before)} unpruned"
-    print(f"nas: validation accuracy {told}", file=sys.stderr)
+    before_training = f"{percent(after)} before it is trained on, of {percent(before)} unpruned"
+    print(f"nas: validation accuracy {before_training}", file=sys.stderr)
     way = Job(
         pattern=str(narrow.architecture),
         recipe=settings,

@@ -54,8 +54,8 @@ def study_in(store: Store, name: str | None) -> StudyRow:
     beside = {f"{study.name}{RANDOM}" for study in known}
     known = [study for study in known if study.name not in beside] or known
     if len(known) != 1:
-        told = ", ".join(study.name for study in known) or "none"
-        raise StudyError(f"--study is needed: the database has {told}")
+        names = ", ".join(study.name for study in known) or "none"
+        raise StudyError(f"--study is needed: the database has {names}")
     return known[0]
 
 
@@ -103,11 +103,11 @@ def trial_job(
             "train it again beside its control"
         )
     own = {"init": init, "freeze": freeze}
-    told = [*recipe, *(f"{name}={value}" for name, value in own.items() if value)]
+    settings = [*recipe, *(f"{name}={value}" for name, value in own.items() if value)]
     ref = data_of(row, data)
     return Job(
         pattern=network_of(trial),
-        recipe=read_recipe(told, Recipe.of(trial.recipe)),
+        recipe=read_recipe(settings, Recipe.of(trial.recipe)),
         data=ref if size is None else dataclasses.replace(ref, size=size),
         epochs=epochs or row.settings["epochs"],
         seed=trial.seed if seed is None else seed,

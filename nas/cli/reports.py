@@ -70,8 +70,8 @@ def report_and_show(
     if top < 0:
         raise NasError(f"--top {top}: must be 0 or more")
     if not top and (compare or form != "html"):
-        told = f"--compare {compare}" if compare else "a report in Markdown"
-        raise NasError(f"--top 0: {told} needs networks trained again; -o FILE.html does not")
+        reason = f"--compare {compare}" if compare else "a report in Markdown"
+        raise NasError(f"--top 0: {reason} needs networks trained again; -o FILE.html does not")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     files.begin_work()
     rows = list(store.trials(study.id))
@@ -82,8 +82,8 @@ def report_and_show(
         if compare:
             random = searched(random_plan(study, rows, ref, plugins), store, workers)
         if made := [row.called for row in rows if row.made]:
-            told = "had other seeds beside its control when it was made: not trained again"
-            print(f"nas: {', '.join(made)} {told}", file=sys.stderr)
+            reason = "had other seeds beside its control when it was made: not trained again"
+            print(f"nas: {', '.join(made)} {reason}", file=sys.stderr)
         epochs = study.settings["epochs"]
         with Trainings(epochs) as progress:
             found = report(
@@ -109,8 +109,8 @@ def tell_next(found: Report) -> None:
     print(f"  nas export {model} -f onnx -o model.onnx", file=sys.stderr)
     print(f"  nas predict {model} IMAGE_OR_DIR", file=sys.stderr)
     if (alike := found.cheaper) and alike.model:
-        told = f"or with that of trial {alike.row.number}, which may be as good"
-        print(f"{told}, with {pages.saved(found, alike)}:", file=sys.stderr)
+        choice = f"or with that of trial {alike.row.number}, which may be as good"
+        print(f"{choice}, with {pages.saved(found, alike)}:", file=sys.stderr)
         model = shlex.quote(shown_file(alike.model))
         print(f"  nas export {model} -f onnx -o model.onnx", file=sys.stderr)
 

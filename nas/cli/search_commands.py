@@ -267,8 +267,8 @@ def search(
             since=since,
         )
     except KeyboardInterrupt:
-        told = f"interrupted; the same command goes on with study {searched.study}"
-        print(f"nas: {told}", file=sys.stderr)
+        advice = f"interrupted; the same command goes on with study {searched.study}"
+        print(f"nas: {advice}", file=sys.stderr)
         raise typer.Exit(130) from None
 
 

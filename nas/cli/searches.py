@@ -66,8 +66,8 @@ def rehearse(
         tell_older(older_studies(plan, store), offers(plan, store))
     elif plan.older:
         raise StudyError(f"--from {plan.older[0]}: there is no record yet")
-    with predicted(store, plan) as told:
-        _tell_predicted(told, plan, store)
+    with predicted(store, plan) as descriptions:
+        _tell_predicted(descriptions, plan, store)
         tell_images(plan.job)
         screens.out(pages.space_page(plan.space))
         left = None if plan.trials is None else max(0, plan.trials - done)
@@ -125,8 +125,8 @@ def predicted(record: Store | None, plan: Plan) -> AbstractContextManager[dict[s
     return predicting(record, [*plan.space.objectives, *plan.space.constraints], plan.space)
 
 
-def _tell_predicted(told: dict[str, str], plan: Plan, record: Store | None) -> None:
-    for name, how in told.items():
+def _tell_predicted(descriptions: dict[str, str], plan: Plan, record: Store | None) -> None:
+    for name, how in descriptions.items():
         print(f"nas: {name}: {how}", file=sys.stderr)
     if not plan.job.evaluator and (better := offer(record, plan.space.constraints)):
         print(f"nas: {better}", file=sys.stderr)
@@ -134,8 +134,8 @@ def _tell_predicted(told: dict[str, str], plan: Plan, record: Store | None) -> N
 
 def tell_older(known: Sequence[Older], offer: str) -> None:
     for study in known:
-        told = f"knows {len(study.x)} networks of {study.name}"
-        print(f"nas: {told}{'' if study.useful else NOTHING}", file=sys.stderr)
+        knows = f"knows {len(study.x)} networks of {study.name}"
+        print(f"nas: {knows}{'' if study.useful else NOTHING}", file=sys.stderr)
     if offer:
         print(f"nas: {offer}", file=sys.stderr)
 
@@ -213,9 +213,9 @@ def run(
     store = open_store(storage, study=plan.row())
     predictions = contextlib.ExitStack()
     try:
-        told = predictions.enter_context(predicted(store, plan))
+        descriptions = predictions.enter_context(predicted(store, plan))
         if progress:
-            _tell_predicted(told, plan, store)
+            _tell_predicted(descriptions, plan, store)
         from nas.driver.older import offers, older_studies
 
         begun_with = older_studies(plan, store)
@@ -264,14 +264,14 @@ def run(
 
 
 def _tell_end(plan: Plan, status: Status) -> None:
-    told = [f"{status.finished} evaluated", f"{status.reused} reused", f"{status.failed} failed"]
+    counts = [f"{status.finished} evaluated", f"{status.reused} reused", f"{status.failed} failed"]
     if plan.rungs:
-        told.insert(1, f"{status.stopped} stopped at a rung")
+        counts.insert(1, f"{status.stopped} stopped at a rung")
     if status.baselines:
-        told.append(baselines_of(status))
+        counts.append(baselines_of(status))
     if status.refused:
-        told.append(f"{status.refused} {REFUSED}")
-    print(f"nas: study {plan.study}: {', '.join(told)}", file=sys.stderr)
+        counts.append(f"{status.refused} {REFUSED}")
+    print(f"nas: study {plan.study}: {', '.join(counts)}", file=sys.stderr)
     if status.exhausted:
         print("nas: every architecture that was drawn has been evaluated", file=sys.stderr)
     elif status.vain:
@@ -290,10 +290,10 @@ def _why(seconds: float, status: Status) -> str:
     trials = f"{status.done} trial{'s' * (status.done != 1)}"
     if not status.out_of_time:
         return f"{trials} were asked for; {durations.show(left)} of the {allowed} are left"
-    told = f"the budget of {allowed} is over: {trials}"
+    why = f"the budget of {allowed} is over: {trials}"
     # Less than a twentieth is what the end of every budget leaves.
     short = left > seconds / 20
-    return f"{told}; the {durations.show(left)} left are too short for another" if short else told
+    return f"{why}; the {durations.show(left)} left are too short for another" if short else why
 
 
 def _tell_next(plan: Plan, storage: str, status: Status) -> None:
@@ -301,13 +301,13 @@ def _tell_next(plan: Plan, storage: str, status: Status) -> None:
     study = _option("--study", plan.study)
     print("\nnext:", file=sys.stderr)
     best = next((row for row in status.front if not row.made), status.front[0])
-    told = f"{best.number}{study}{given}"
+    arguments = f"{best.number}{study}{given}"
     if best.model:
-        print(f"  nas export --trial {told} -f onnx -o model.onnx", file=sys.stderr)
+        print(f"  nas export --trial {arguments} -f onnx -o model.onnx", file=sys.stderr)
     if best.is_network and not best.made and not plan.job.evaluator:
-        print(f"  nas train --trial {told} --epochs {3 * plan.job.epochs}", file=sys.stderr)
+        print(f"  nas train --trial {arguments} --epochs {3 * plan.job.epochs}", file=sys.stderr)
         print(f"  nas report{study}{given} -o report.html", file=sys.stderr)
-    print(f"  nas trials show {told}", file=sys.stderr)
+    print(f"  nas trials show {arguments}", file=sys.stderr)
     if status.exhausted:
         return
     if status.out_of_time:

@@ -43,19 +43,19 @@ def constraint(text: str) -> tuple[str, Bound]:
     return name, bound
 
 
-def once(option: str, told: Iterable[tuple[str, T]]) -> dict[str, T]:
+def once(option: str, pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
     found: dict[str, T] = {}
-    for name, value in told:
+    for name, value in pairs:
         if name in found:
             raise NasError(f"{option} {name}: given twice; each metric once")
         found[name] = value
     return found
 
 
-def bounds(own: Mapping[str, Bound], told: Iterable[tuple[str, Bound]]) -> dict[str, Bound]:
+def bounds(own: Mapping[str, Bound], further: Iterable[tuple[str, Bound]]) -> dict[str, Bound]:
     """The space's own constraints with those that are told: one bound a metric, which goes before
     the space's own where it is to the same side."""
-    given = once("--constraint", told)
+    given = once("--constraint", further)
     for name, bound in given.items():
         if name in own and own[name].upper != bound.upper:
             raise NasError(
@@ -70,24 +70,24 @@ def asked_of(study: StudyRow, objectives: Sequence[str], constraints: Sequence[s
     for a metric that is neither known nor the study's own."""
     own = {*dict(study.objectives), *study.constraints}
     asked = once("--objective", map(objective, split(objectives)))
-    told = once("--constraint", map(constraint, split(constraints)))
+    further = once("--constraint", map(constraint, split(constraints)))
     check([name for name in asked if name not in own], "--objective")
-    check([name for name in told if name not in own], "--constraint")
+    check([name for name in further if name not in own], "--constraint")
     return dataclasses.replace(
         study,
         objectives=tuple(asked.items()) or study.objectives,
-        constraints={**study.constraints, **{name: str(bound) for name, bound in told.items()}},
+        constraints={**study.constraints, **{name: str(bound) for name, bound in further.items()}},
     )
 
 
 def read_recipe(settings: Sequence[str], base: Recipe | None = None) -> Recipe:
     """What --recipe tells: a recipe's name, and settings that are other than in it or ``base``."""
     kinds: dict[str, Any] = {f.name: type(f.default) for f in dataclasses.fields(Recipe)}
-    told: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     named = False
     for text in settings:
         name, equals, value = text.partition("=")
-        if not equals and (named or told):
+        if not equals and (named or values):
             raise RecipeError(f"--recipe {text}: one recipe's name at most, before any setting")
         if not equals:
             if text not in RECIPES:
@@ -97,8 +97,8 @@ def read_recipe(settings: Sequence[str], base: Recipe | None = None) -> Recipe:
             continue
         if name not in kinds:
             raise RecipeError(f"--recipe {name}: unknown setting; {nearest(name, kinds)}")
-        told[name] = _setting(name, value, kinds[name])
-    return Recipe.of(told, base)
+        values[name] = _setting(name, value, kinds[name])
+    return Recipe.of(values, base)
 
 
 def _setting(name: str, text: str, kind: Any) -> Any:

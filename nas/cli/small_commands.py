@@ -105,8 +105,8 @@ def distill(
     from nas.cli import smaller
     from nas.cli.options import load_plugins
 
-    told = {"temperature": temperature, "distill": weight, "attention": attention or None}
-    settings = [f"{name}={value}" for name, value in told.items() if value is not None]
+    losses = {"temperature": temperature, "distill": weight, "attention": attention or None}
+    settings = [f"{name}={value}" for name, value in losses.items() if value is not None]
     try:
         smaller.distill_and_show(
             teacher,

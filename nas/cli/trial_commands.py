@@ -70,8 +70,8 @@ def ls(
     rows = trials.ordered(row, rows, sort)[: limit or None]
     trials.rows_out(row, rows, format)
     if not rows:
-        told = f" is {' or '.join(state)}" if state else ""
-        print(f"nas: no trial of study {row.name}{told}", file=sys.stderr)
+        states = f" is {' or '.join(state)}" if state else ""
+        print(f"nas: no trial of study {row.name}{states}", file=sys.stderr)
 
 
 @app.command(cls=Grouped)

@@ -19,14 +19,14 @@ TYPES: Mapping[str, type[np.generic]] = {"U8": np.uint8, "I32": np.int32, "I64":
 Arrays = dict[str, npt.NDArray[Any]]
 
 
-def save(path: Path, arrays: Mapping[str, npt.NDArray[Any]], told: Any) -> None:
+def save(path: Path, arrays: Mapping[str, npt.NDArray[Any]], facts: Any) -> None:
     """Writes arrays of ``TYPES`` and what JSON can tell beside them. Raises OSError."""
     from safetensors.numpy import save_file
 
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with cache.whole(path) as part:
         try:
-            save_file(whole, part, {"told": json.dumps(told)})
+            save_file(whole, part, {"told": json.dumps(facts)})
         except Exception as error:  # safetensors has an error of its own for a full disk
             raise error if isinstance(error, OSError) else OSError(0, str(error)) from error
 
@@ -39,11 +39,11 @@ def load(path: Path) -> tuple[Arrays, Any]:
     if len(data) < begin:
         raise ValueError(f"{path} is cut off")
     header = json.loads(data[8:begin].tobytes())
-    told = json.loads(header.pop("__metadata__")["told"])
+    facts = json.loads(header.pop("__metadata__")["told"])
     arrays: Arrays = {}
     for name, entry in header.items():
         first, last = (begin + place for place in entry["data_offsets"])
         if last > len(data):
             raise ValueError(f"{path} is cut off")
         arrays[name] = data[first:last].view(TYPES[entry["dtype"]]).reshape(entry["shape"])
-    return arrays, told
+    return arrays, facts

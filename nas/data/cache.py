@@ -147,14 +147,14 @@ def in_use(path: Path) -> bool:
 def limit() -> int:
     """Bytes that all decoded images may take: NAS_CACHE_GB (in 10^9), or half of what the disk has
     free with those that are there. Raises DataError."""
-    told = os.environ.get(ROOM)
-    if told is None:
+    setting = os.environ.get(ROOM)
+    if setting is None:
         place = next(path for path in (folder(), *folder().parents) if path.exists())
         return (shutil.disk_usage(place).free + sum(each.bytes for each in kept())) // 2
     with contextlib.suppress(ValueError):
-        if (size := float(told)) >= 0:
+        if (size := float(setting)) >= 0:
             return int(size * 1e9)
-    raise DataError(f"{ROOM} is {told!r}: must be a number of gigabytes, 0 or more")
+    raise DataError(f"{ROOM} is {setting!r}: must be a number of gigabytes, 0 or more")
 
 
 def make_room(need: int) -> None:

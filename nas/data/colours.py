@@ -29,8 +29,8 @@ def to_srgb(profile: bytes, mode: str) -> Any:
     levels = range(0, 256, 51 if mode == "CMYK" else 17)
     grid = [*itertools.product(levels, repeat=len(Image.new(mode, (1, 1)).getbands()))]
     some = Image.frombytes(mode, (len(grid), 1), bytes(itertools.chain(*grid)))
-    told: Any = ImageCms.applyTransform(some, turn)
-    off = ImageChops.difference(told, some.convert("RGB"))
+    converted: Any = ImageCms.applyTransform(some, turn)
+    off = ImageChops.difference(converted, some.convert("RGB"))
     return turn if max(off.tobytes()) > 4 else None
 
 

@@ -183,8 +183,8 @@ def identity(ref: DataRef) -> str:
 def names(ref: DataRef) -> Sequence[str]:
     """Each image's file below the directory, by its place in ``Images.pixels``; empty where they
     are not files of their own. Raises DataError."""
-    told = dataset(ref.name).names
-    return told(ref) if told else ()
+    known = dataset(ref.name).names
+    return known(ref) if known else ()
 
 
 def streamed(ref: DataRef) -> bool:

@@ -71,8 +71,8 @@ def decoded(listing: Listing, seen: Survey, shape: tuple[int, int, int]) -> Deco
 
 
 def folder_of(seen: Survey, shape: tuple[int, int, int], count: int, root: str = "") -> Path:
-    told = repr((FORM, shape, count, *filter(None, [root]))).encode()
-    return cache.folder() / "images" / digest(told + seen.rows["digest"].tobytes()).hex()
+    key = repr((FORM, shape, count, *filter(None, [root]))).encode()
+    return cache.folder() / "images" / digest(key + seen.rows["digest"].tobytes()).hex()
 
 
 def complete(folder: Path) -> bool:

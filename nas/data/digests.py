@@ -41,16 +41,16 @@ def identity(
     """32 hexadecimal digits for the classes and, of each part, its name, labels and digests; and
     for what belongs together, the same number each, where the images themselves tell; and for how
     they are ``decoded``, where that is not as their files have them."""
-    told = hashlib.blake2b(json.dumps(list(classes)).encode(), digest_size=LENGTH)
+    hasher = hashlib.blake2b(json.dumps(list(classes)).encode(), digest_size=LENGTH)
     for name, labels, digests in parts:
-        told.update(json.dumps([name, len(labels)]).encode())
-        told.update(labels.astype("<i8").tobytes())
-        told.update(digests.tobytes())
+        hasher.update(json.dumps([name, len(labels)]).encode())
+        hasher.update(labels.astype("<i8").tobytes())
+        hasher.update(digests.tobytes())
     if groups is not None:
         _, first, numbers = np.unique(groups, return_index=True, return_inverse=True)
-        told.update(first[numbers].astype("<i8").tobytes())  # whatever they are called
-    told.update(decoded.encode())
-    return told.hexdigest()
+        hasher.update(first[numbers].astype("<i8").tobytes())  # whatever they are called
+    hasher.update(decoded.encode())
+    return hasher.hexdigest()
 
 
 def numbered(digests: Digests) -> npt.NDArray[np.int64]:
@@ -104,8 +104,8 @@ def _of_file(path: Path) -> bytes:
 
 def _known(memory: Path) -> dict[bytes, bytes]:
     try:
-        with np.load(memory) as told:
-            rows = told["keys"], told["digests"]
+        with np.load(memory) as file:
+            rows = file["keys"], file["digests"]
         return {key.tobytes(): value.tobytes() for key, value in zip(*rows, strict=True)}
     except cache.LOST:
         return {}

@@ -130,9 +130,9 @@ def decided(
         )
     train = images.rows["train"]
     if groups := len(train) - len(distinct(images.groups[train])):
-        told = " or of one group" if ref.group_by or looked.listing.groups else ""
+        group = " or of one group" if ref.group_by or looked.listing.groups else ""
         notes.append(
-            f"{groups:,} images to train on are copies of others{told}: no split parts them"
+            f"{groups:,} images to train on are copies of others{group}: no split parts them"
         )
     _, height, width = images.info.shape
     if not ref.size and height * width > 512 * 512:
@@ -164,8 +164,8 @@ def doubtful(
 def distinct(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """As np.unique, which hashes: a million that all differ take it a second, sorted a tenth."""
     ranked = np.sort(numbers)
-    told: npt.NDArray[np.int64] = ranked[np.concatenate([[True], ranked[1:] != ranked[:-1]])]
-    return told
+    firsts: npt.NDArray[np.int64] = ranked[np.concatenate([[True], ranked[1:] != ranked[:-1]])]
+    return firsts
 
 
 def uneven(classes: tuple[str, ...], trained: npt.NDArray[np.int64]) -> list[str]:
@@ -184,10 +184,10 @@ def lines(found: Findings) -> list[str]:
     """The findings as a few lines of text."""
     total = sum(found.classes.values())
     ranked = sorted(found.classes.items(), key=lambda item: -item[1])
-    told = ", ".join(f"{brief(name, 40)} {count:,}" for name, count in ranked[:6])
+    classes = ", ".join(f"{brief(name, 40)} {count:,}" for name, count in ranked[:6])
     if len(ranked) > 6:
-        told += f", ... {brief(ranked[-1][0], 40)} {ranked[-1][1]:,}"
-    made = [f"{total:,} images in {len(ranked):,} classes ({told}) of {brief(found.root)}"]
+        classes += f", ... {brief(ranked[-1][0], 40)} {ranked[-1][1]:,}"
+    made = [f"{total:,} images in {len(ranked):,} classes ({classes}) of {brief(found.root)}"]
     parts = []
     for part, count in found.parts.items():
         place = "held out" if part in found.held_out else brief(found.places[part], 60)

@@ -196,10 +196,12 @@ def cifar_info(folder: str, files: Files, names: str, meta: str) -> Any:
         for path in paths:
             if not ends_with(path, b"."):  # a pickle's last byte
                 raise DataError(f"{path} is cut short or no pickle: CIFAR's files are")
-        told = unpickle(root / meta).get(names)
-        if not isinstance(told, list) or not all(isinstance(name, str) for name in told):
+        classes = unpickle(root / meta).get(names)
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
             raise DataError(f"{root / meta} has no list {names!r} of class names")
-        return Info(channels=3, height=32, width=32, classes=tuple(told), parts=("train", "test"))
+        return Info(
+            channels=3, height=32, width=32, classes=tuple(classes), parts=("train", "test")
+        )
 
     return describe
 
@@ -213,8 +215,8 @@ def cifar(folder: str, files: Files, key: str) -> Callable[[DataRef, Part], Imag
         pixels, labels = [], []
         for name in files[part]:
             path = cifar_root(ref, folder) / name
-            told = unpickle(path)
-            data, numbers = told.get("data"), told.get(key)
+            batch = unpickle(path)
+            data, numbers = batch.get("data"), batch.get(key)
             if not isinstance(data, np.ndarray) or data.dtype != np.uint8:
                 raise DataError(f"{path} has no array of bytes under 'data'")
             if not isinstance(numbers, list) or data.shape != (len(numbers), 3072):
@@ -251,8 +253,8 @@ def unpickle(path: Path) -> dict[str, Any]:
     """The dictionary in a pickle of arrays and plain data. Raises DataError for anything else."""
     try:
         with path.open("rb") as file:
-            told = _Arrays(file, encoding="latin1").load()
-        return {k.decode() if isinstance(k, bytes) else k: v for k, v in told.items()}
+            content = _Arrays(file, encoding="latin1").load()
+        return {k.decode() if isinstance(k, bytes) else k: v for k, v in content.items()}
     # A pickle that is none can make the unpickler raise nearly anything.
     except Exception as error:
         raise DataError(f"{path} is not a pickle of arrays: {error}") from error
@@ -281,8 +283,8 @@ def svhn(ref: DataRef, part: Part) -> Images:
     path = directory(ref) / SVHN[part]
     mat_elements(path)
     try:
-        told = loadmat(path, variable_names=["X", "y"])
-        pixels, labels = told["X"], told["y"].ravel() % 10
+        content = loadmat(path, variable_names=["X", "y"])
+        pixels, labels = content["X"], content["y"].ravel() % 10
         return Images.of(np.ascontiguousarray(pixels.transpose(3, 2, 0, 1)), labels)
     except Exception as error:
         raise DataError(f"{path} holds no images X and labels y: {error}") from error

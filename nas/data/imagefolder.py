@@ -195,25 +195,25 @@ def prepared(ref: DataRef) -> Prepared:
     bytes_ = looked.survey.rows["digest"]
     own = grouped(found, "")[np.concatenate([*rows.values()])] if found.groups else None
     converted = any((kept.states[n] == CONVERTED).any() for n in rows.values())
-    told = digests.identity(
+    actual = digests.identity(
         found.classes,
         [(part, found.labels[n], bytes_[n]) for part, n in rows.items()],
         own,
         "sRGB" if converted else "",
     )
-    if ref.identity not in ("", told):
+    if ref.identity not in ("", actual):
         raise DataError(
             f"the images in {found.root} are others than those that this was begun with: "
             f"{sum(map(len, rows.values()))} in {len(found.classes)} classes here and now"
         )
     # Sorting all digests and joining them takes seconds for a million: once a set.
-    if known := recall(dataclasses.replace(ref, identity=told)):
+    if known := recall(dataclasses.replace(ref, identity=actual)):
         return known
     channels, height, width = kept.pixels.shape[1:]
     info = Info(channels=channels, height=height, width=width, classes=found.classes,
                 parts=tuple(rows))  # fmt: skip
     groups = splits.together(digests.numbered(bytes_), grouped(found, ref.group_by))
-    images = Prepared(info, told, kept, found.labels, groups, rows, looked.side)
+    images = Prepared(info, actual, kept, found.labels, groups, rows, looked.side)
     remember(ref, images)
     return images
 
@@ -227,8 +227,8 @@ def unreadable(
     """All that cannot be read, in one sentence, and what to do."""
     shown = [f"{root / name} ({why})" for name, why in list(reasons.items())[:NAMED]]
     more = f" and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""
-    told = brief(f"{', '.join(shown)}{more}", 10_000)
-    return DataError(f"{len(reasons)} of {count} images cannot be read: {told}; {remedy}")
+    reasons_text = brief(f"{', '.join(shown)}{more}", 10_000)
+    return DataError(f"{len(reasons)} of {count} images cannot be read: {reasons_text}; {remedy}")
 
 
 def grouped(found: Listing, group_by: str) -> npt.NDArray[np.int64]:
@@ -262,16 +262,16 @@ def grouped(found: Listing, group_by: str) -> npt.NDArray[np.int64]:
 
 
 def place(ref: DataRef, identity: str, root: str = "") -> Path:
-    told = repr((FORM, identity, ref.size, ref.skip_unreadable, ref.group_by, root)).encode()
-    return cache.folder() / "prepared" / f"{hashlib.sha256(told).hexdigest()[:32]}.safetensors"
+    key = repr((FORM, identity, ref.size, ref.skip_unreadable, ref.group_by, root)).encode()
+    return cache.folder() / "prepared" / f"{hashlib.sha256(key).hexdigest()[:32]}.safetensors"
 
 
 def remember(ref: DataRef, images: Prepared) -> None:
-    told = [dataclasses.asdict(images.info), images.decoded.folder.name, images.side]
+    facts = [dataclasses.asdict(images.info), images.decoded.folder.name, images.side]
     kept: arrays.Arrays = {"labels": images.labels, "groups": images.groups}
     kept |= {f"rows of {part}": rows for part, rows in images.rows.items()}
     try:
-        arrays.save(place(ref, images.identity, root_of(ref, images.decoded)), kept, told)
+        arrays.save(place(ref, images.identity, root_of(ref, images.decoded)), kept, facts)
     except OSError as error:
         raise cache.unwritable(error) from error
 

@@ -36,7 +36,7 @@ def keep(
         kept["groups"] = np.array([numbers[name] for name in found.groups], np.int64)
     if rows is not None:
         kept["rows"] = rows.view(np.uint8).reshape(len(rows), -1)
-    told = {
+    facts = {
         "form": FORM,
         "classes": found.classes,
         "parts": found.parts,
@@ -48,7 +48,7 @@ def keep(
         "groups": names_of_groups,
     }
     try:
-        arrays.save(path, kept, told)
+        arrays.save(path, kept, facts)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
 
@@ -58,30 +58,32 @@ def restored(
 ) -> Listing:
     """A listing by its index. Raises OSError, ValueError, KeyError where that is none, and
     DataError where it is of other tars."""
-    kept, told = arrays.load(path)
-    if told["form"] != FORM:
+    kept, facts = arrays.load(path)
+    if facts["form"] != FORM:
         raise ValueError("an index of another version")
     numbers = {name: number for number, name in enumerate(names)}
-    for name, length in zip(told["files"], told["lengths"], strict=True):
+    for name, length in zip(facts["files"], facts["lengths"], strict=True):
         if name not in numbers:
             raise DataError(f"{path} tells of {name}, which is not there")
         if length != (here := lengths[numbers[name]]):
             raise DataError(f"{root / name} has {here:,} bytes: {path} tells of {length:,}")
-    if other := sorted(numbers.keys() - {*told["files"]}):
+    if other := sorted(numbers.keys() - {*facts["files"]}):
         raise DataError(f"{root / other[0]} is not in {path}: without that all is read anew")
-    order = np.array([numbers[name] for name in told["files"]])
+    order = np.array([numbers[name] for name in facts["files"]])
     packed = Packed(
-        tuple(told["files"]),
+        tuple(facts["files"]),
         kept["file"],
         kept["offsets"],
         survey.unpacked(kept["rows"]) if "rows" in kept else None,
     )
-    named = told.get("groups", [])
+    named = facts.get("groups", [])
     groups = tuple(named[n] for n in kept["groups"].tolist()) if "groups" in kept else ()
-    skipped = {why: (count, tuple(shown)) for why, (count, shown) in told["skipped"].items()}
-    parts: dict[Part, tuple[int, int]] = {part: tuple(ends) for part, ends in told["parts"].items()}
+    skipped = {why: (count, tuple(shown)) for why, (count, shown) in facts["skipped"].items()}
+    parts: dict[Part, tuple[int, int]] = {
+        part: tuple(ends) for part, ends in facts["parts"].items()
+    }
     return Listing(
-        root, tuple(told["classes"]), parts, told["places"], kept["names"].tobytes(),
-        kept["sizes"], times[order][kept["file"]], kept["labels"], skipped, tuple(told["notes"]),
+        root, tuple(facts["classes"]), parts, facts["places"], kept["names"].tobytes(),
+        kept["sizes"], times[order][kept["file"]], kept["labels"], skipped, tuple(facts["notes"]),
         groups, packed,
     )  # fmt: skip

@@ -74,8 +74,8 @@ class Listing:
         if self.packed is None:
             names = self.paths() if len(numbers) else []
             return [(names[n], 0, -1) for n in numbers]
-        told = (self.packed.file, self.packed.offsets, self.sizes)
-        file, offsets, sizes = (each[numbers].tolist() for each in told)
+        arrays = (self.packed.file, self.packed.offsets, self.sizes)
+        file, offsets, sizes = (each[numbers].tolist() for each in arrays)
         return list(zip([self.packed.files[n] for n in file], offsets, sizes, strict=True))
 
     def paths(self) -> list[str]:
@@ -100,10 +100,10 @@ def build(
     for name in classes:  # a model, a record and a report are text
         if name != name.encode(errors="ignore").decode():
             raise DataError(f"the class {name!a} of {root} has a name that is not UTF-8: rename it")
-    told = (tuple(notes), tuple(groups), packed)
+    details = (tuple(notes), tuple(groups), packed)
     names = bytes(found.names[:-1])
     return Listing(
-        root, tuple(classes), parts, places, names, sizes, changes, labels, found.skipped, *told
+        root, tuple(classes), parts, places, names, sizes, changes, labels, found.skipped, *details
     )
 
 
@@ -151,8 +151,8 @@ def listing(root: Path) -> Listing:
             f"({', '.join(inner_names[:5])}): if these are the classes, name the folders above "
             f"them train, val and test"
         )
-    told = {part: os.path.relpath(place, root) for part, place in places.items()}
-    return build(root, classes, found, parts, told, notes)
+    relative = {part: os.path.relpath(place, root) for part, place in places.items()}
+    return build(root, classes, found, parts, relative, notes)
 
 
 def unwrapped(root: Path) -> Path:
@@ -194,10 +194,12 @@ def arrange(root: Path, found: Gathered, notes: list[str]) -> dict[Part, Path]:
     if not trains:
         if aside or (len(named) < 2 and not deep):
             return {"train": root}
-        told = " and ".join(sorted(named))
+        parts_text = " and ".join(sorted(named))
         if deep:
-            raise DataError(f"{root} holds {told} but no folder to train on (train)")
-        raise DataError(f"{told} in {root} hold images without class folders: no labels there")
+            raise DataError(f"{root} holds {parts_text} but no folder to train on (train)")
+        raise DataError(
+            f"{parts_text} in {root} hold images without class folders: no labels there"
+        )
     # Turkish, "tr", is a class beside "de" and "fr": only a plain name makes parts of a few.
     if aside and "train" not in trains[0].lower():
         return {"train": root}

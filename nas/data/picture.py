@@ -54,16 +54,16 @@ def opened(data: bytes) -> Image.Image:
 
 def reason(error: BaseException) -> str:
     """Why an image cannot be read, without Pillow's words for our own buffer."""
-    told = brief(str(error), 120)
-    return "it is no image" if "cannot identify" in told else told or type(error).__name__
+    message = brief(str(error), 120)
+    return "it is no image" if "cannot identify" in message else message or type(error).__name__
 
 
 def header(data: bytes) -> Header:
     """Raises DataError for what is no image. Reads no pixels, but of a turned PNG."""
     if not data:
         raise DataError("it is empty")
-    if told := plain_jpeg(data):
-        return Header(told[0], told[1], told[2] == "Gray", frames=False, own_range=False)
+    if known := plain_jpeg(data):
+        return Header(known[0], known[1], known[2] == "Gray", frames=False, own_range=False)
     # Pillow's readers raise nearly anything on a broken file: OSError, SyntaxError, struct.error.
     try:
         with opened(data) as image:

@@ -15,7 +15,7 @@ SECONDS = (0.2, 10.0)  # between lines: on a terminal, and in a log
 
 def shown(pieces: Iterable[tuple[int, T]], total: int, doing: str) -> Iterator[T]:
     """What comes second of each (count, piece), while the counts are told as of ``total``."""
-    began = told = time.monotonic()
+    began = last = time.monotonic()
     done = 0
     terminal = sys.stderr.isatty()
     start, end = ("\r\x1b[K", "") if terminal else ("", "\n")
@@ -24,11 +24,11 @@ def shown(pieces: Iterable[tuple[int, T]], total: int, doing: str) -> Iterator[T
         yield piece
         done += count
         now = time.monotonic()
-        if now - began > QUIET and now - told > SECONDS[not terminal] * bool(lines):
+        if now - began > QUIET and now - last > SECONDS[not terminal] * bool(lines):
             left = (now - began) * (total - done) / done
             line = f"nas: {doing}: {done:,} of {total:,} images, {left:.0f} s left"
             print(start + line, end=end, file=sys.stderr, flush=True)
-            told, lines = now, lines + 1
+            last, lines = now, lines + 1
     if lines:
         line = f"nas: {doing}: {total:,} images in {time.monotonic() - began:.0f} s"
         print(start + line, file=sys.stderr, flush=True)

@@ -79,10 +79,10 @@ def listing(root: Path, names: Sequence[str], every: bool = False) -> Listing:
         if classes not in ([], list(found.classes)):
             raise DataError(f"{root / CLASSES} names other classes than {beside}")
         return found
-    told = json.dumps(
+    key = json.dumps(
         [index.FORM, str(root.absolute()), list(names), lengths, times.tolist(), classes]
     )
-    memory = cache.folder() / "shards" / f"{digest(told.encode()).hex()}.safetensors"
+    memory = cache.folder() / "shards" / f"{digest(key.encode()).hex()}.safetensors"
     try:
         return index.restored(memory, root, names, lengths, times)
     except NONE:
@@ -106,15 +106,15 @@ def gathered(root: Path, names: Sequence[str], times: Any, classes: Sequence[str
         for reason, examples in skipped.items():
             for example in examples:
                 found.skip(reason, f"{name}/{example}")
-    told = any(sample.label for each in read.values() for sample in each)
+    any_label = any(sample.label for each in read.values() for sample in each)
     by_part: dict[Part, list[tuple[str, int, Sample]]] = {part: [] for part in ORDER}
     for number in sorted(read):
         for sample in read[number]:
-            label = sample.label if told else os.path.basename(os.path.dirname(sample.name))
+            label = sample.label if any_label else os.path.basename(os.path.dirname(sample.name))
             if not label:
                 found.skip("unlabelled", f"{names[number]}/{sample.name}")
                 continue
-            if classes and not (name := class_of(label, classes, told)):
+            if classes and not (name := class_of(label, classes, any_label)):
                 raise DataError(
                     f"{root / names[number]}: {sample.name} has the label {brief(label, 60)}, "
                     f"which {CLASSES} does not name ({len(classes)} classes)"
@@ -160,11 +160,11 @@ def gathered(root: Path, names: Sequence[str], times: Any, classes: Sequence[str
     return build(root, every, found, parts, places, notes, told_groups, packed)
 
 
-def class_of(label: str, classes: Sequence[str], told: bool) -> str:
-    """The class that a label means, empty for none: a number is a line of ``classes.txt``, and a
-    name only where it is that of a folder (not ``told``)."""
+def class_of(label: str, classes: Sequence[str], any_label: bool) -> str:
+    """The class that a label means, empty for none: a number is a line of ``classes.txt``. Where no
+    image has a label (``any_label``), it is the name of a folder, and so a class by its name."""
     number = re.fullmatch("[+-]?[0-9]+", label)
-    if not (number and told) and label in classes:
+    if not (number and any_label) and label in classes:
         return label
     # int() takes no text of over 4,300 digits.
     place = int(label) if number and len(label) < 20 else -1
@@ -299,8 +299,8 @@ def sampled(
         skipped.setdefault("label without an image", []).extend(e[0] for e in labels.values())
         return None
     if len(images) > 1:
-        told = " and ".join(entry[0] for entry in images)
-        raise DataError(f"{path} holds several images of one sample: {told}")
+        members = " and ".join(entry[0] for entry in images)
+        raise DataError(f"{path} holds several images of one sample: {members}")
     label = first = group = ""
     for ending in LABELS:
         if ending in labels:
@@ -334,11 +334,11 @@ def labelled(ending: str, data: bytes, where: str) -> str:
 def told_in(data: bytes, where: str, fields: Sequence[str]) -> str:
     """What the first of some fields of JSON says, where it has one of them."""
     try:
-        told = json.loads(data.decode().strip())
+        value = json.loads(data.decode().strip())
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} cannot be read: {error}") from error
-    if isinstance(told, dict):
-        told = next((told[field] for field in fields if told.get(field) is not None), "")
+    if isinstance(value, dict):
+        value = next((value[field] for field in fields if value.get(field) is not None), "")
     elif fields == (GROUP,):
         return ""
-    return str(told) if isinstance(told, str | int) else ""
+    return str(value) if isinstance(value, str | int) else ""

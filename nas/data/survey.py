@@ -97,12 +97,12 @@ def look(piece: Piece) -> tuple[npt.NDArray[np.void], dict[int, str]]:
         try:
             data = piece.read(n)
             rows[n]["digest"] = np.frombuffer(digest(data), np.uint8)
-            told = picture.header(data)
+            head = picture.header(data)
         except DataError as error:
             errors[n] = str(error)
             continue
-        flags = SEEN + GREY * told.grey + FRAMES * told.frames + OWN_RANGE * told.own_range
-        rows[n]["height"], rows[n]["width"], rows[n]["flags"] = told.height, told.width, flags
+        flags = SEEN + GREY * head.grey + FRAMES * head.frames + OWN_RANGE * head.own_range
+        rows[n]["height"], rows[n]["width"], rows[n]["flags"] = head.height, head.width, flags
     return rows, errors
 
 
@@ -159,8 +159,8 @@ def worked(
 
 
 def record(root: Path) -> Path:
-    told = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:32]
-    return cache.folder() / "folders" / f"{told}.safetensors"
+    key = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:32]
+    return cache.folder() / "folders" / f"{key}.safetensors"
 
 
 def known(memory: Path, listing: Listing) -> npt.NDArray[np.void]:
@@ -169,9 +169,9 @@ def known(memory: Path, listing: Listing) -> npt.NDArray[np.void]:
         return listing.packed.rows.copy()
     rows = np.zeros(len(listing), ROW)
     try:
-        told, _ = arrays.load(memory)
-        names, sizes, changes = (told[key] for key in ("names", "sizes", "changes"))
-        before = unpacked(told["rows"])
+        kept, _ = arrays.load(memory)
+        names, sizes, changes = (kept[key] for key in ("names", "sizes", "changes"))
+        before = unpacked(kept["rows"])
     except cache.LOST:
         return rows
     if np.array_equal(names, np.frombuffer(listing.names, np.uint8)):

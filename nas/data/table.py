@@ -55,11 +55,11 @@ def listing(path: Path, group_by: str = "") -> Listing:
                         f"{where} has {len(row) - 1 + len(row[None])} fields, and the first line "
                         f"{len(row) - 1}: a name with a comma stands in quotes"
                     )
-                told = {key: (row[name] or "").strip() for key, name in columns.items()}
-                name, label = on_disk(told["file"], where), told["label"]
-                if "\0" in name + "".join(told.values()):
+                cells = {key: (row[name] or "").strip() for key, name in columns.items()}
+                name, label = on_disk(cells["file"], where), cells["label"]
+                if "\0" in name + "".join(cells.values()):
                     raise DataError(f"{where} holds a NUL character: it is no text")
-                if "\n" in "".join(told.values()):
+                if "\n" in "".join(cells.values()):
                     raise DataError(
                         f"{path}, line {began}: a quote is opened that line {at} closes: no name "
                         "goes on in another line"
@@ -70,8 +70,8 @@ def listing(path: Path, group_by: str = "") -> Listing:
                 if why := kinds.unread(name):
                     found.skip(why, name)
                     continue
-                part = part_named(told.get("part", ""), where)
-                named[part].append((label, name, told.get("group", "")))
+                part = part_named(cells.get("part", ""), where)
+                named[part].append((label, name, cells.get("group", "")))
     except UnicodeError as error:
         raise DataError(
             f"{path} is neither UTF-8 nor UTF-16 ({error}): save it as UTF-8"
@@ -133,17 +133,17 @@ def on_disk(name: str, where: str) -> str:
     if not colon or (scheme.lower() != "file" and not rest.startswith("//")):
         return name
     try:
-        told = urlsplit(name)
+        url = urlsplit(name)
     except ValueError as error:
         raise DataError(f"{where}: {shown_url(name)} is no URL: {error}") from error
-    if scheme.lower() != "file" or told.netloc.lower() not in ("", "localhost"):
+    if scheme.lower() != "file" or url.netloc.lower() not in ("", "localhost"):
         raise DataError(
             f"{where}: {shown_url(name)} is not on this machine's disk, from which images are "
             "read: fetch them, and name the files"
         )
-    if told.query or told.fragment:
+    if url.query or url.fragment:
         raise DataError(f"{where}: {shown_url(name)}: in a URL # is written %23 and ? is %3F")
-    return unquote(told.path)
+    return unquote(url.path)
 
 
 def between(file: IO[str]) -> str:

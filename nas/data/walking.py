@@ -212,5 +212,5 @@ def others(path: Path) -> str:
     """What a class folder without images holds instead."""
     aside = Gathered()
     walk(path, path, 0, aside)
-    told = ", ".join(f"{count} {reason}" for reason, (count, _) in aside.skipped.items())
-    return f" ({told})" if told else f" ({' '.join(sorted(kinds.ENDINGS)[:12])} ...)"
+    counts = ", ".join(f"{count} {reason}" for reason, (count, _) in aside.skipped.items())
+    return f" ({counts})" if counts else f" ({' '.join(sorted(kinds.ENDINGS)[:12])} ...)"

@@ -64,8 +64,8 @@ def sampler(plan: Plan, seed: int, begun: int = 0, older: tuple[Older, ...] = ()
     what they did at first, so they go on with another seed."""
     made = SAMPLERS[plan.sampler](seed + begun)
     if isinstance(made, EHVISampler):
-        told = problem(plan.space, tuple(plan.space.objectives))
-        return EHVISampler(seed, dataclasses.replace(told, older=older))
+        objectives = problem(plan.space, tuple(plan.space.objectives))
+        return EHVISampler(seed, dataclasses.replace(objectives, older=older))
     return made
 
 
@@ -149,13 +149,13 @@ class Asker:
 
     def _consult(self, sampler: EHVISampler, wanted: int, late: bool) -> None:
         """Makes the next asks ones for what pays most; where several are wanted, for new ones."""
-        told: list[tuple[Params, bool]] = []
+        candidates: list[tuple[Params, bool]] = []
         if wanted > 1:
             proposed = sampler.propose(self._study, min(wanted, AT_ONCE))
-            told = [(params, False) for params in proposed]
+            candidates = [(params, False) for params in proposed]
         elif late and (advice := sampler.advise(self._study)):
-            told = [advice]
-        for params, again in told:
+            candidates = [advice]
+        for params, again in candidates:
             self._study.enqueue_trial(params, user_attrs={AGAIN: True} if again else None)
             self._queued += 1
 
@@ -181,8 +181,8 @@ class Asker:
 
     def _candidate(self, architecture: Architecture, recipe: Recipe, trial: Trial) -> Ask:
         job = dataclasses.replace(self._plan.job, recipe=recipe)
-        told = {k: distribution_to_json(d) for k, d in trial.distributions.items()}
-        return ask_of(job, architecture, trial.params, told)
+        distributions = {k: distribution_to_json(d) for k, d in trial.distributions.items()}
+        return ask_of(job, architecture, trial.params, distributions)
 
     # -- what comes of it -------------------------------------------------------------------------
 
@@ -216,28 +216,28 @@ class Asker:
         baseline is not the sampler's: it is only never asked for."""
         waits = row.state == "paused" and not row.baseline and self._hoped(row) is None
         known = not waits and row.state not in ("running", "waiting")
-        told = self._frozen(row) if known else _trial(row, TrialState.RUNNING)
+        frozen = self._frozen(row) if known else _trial(row, TrialState.RUNNING)
         if row.state == "refused" and not breaks(self._row, row):
             return  # by a bound that was stricter: it may be asked for again
         if row.baseline:
             pass
         elif row not in self:
-            self._ids[row.number] = self._memory.create_new_trial(self._study_id, told)
+            self._ids[row.number] = self._memory.create_new_trial(self._study_id, frozen)
         elif known:
-            told = self._put(self._ids[row.number], told)
-        self._seen[evaluation_key(row)] = told if known else None
+            frozen = self._put(self._ids[row.number], frozen)
+        self._seen[evaluation_key(row)] = frozen if known else None
 
-    def _put(self, trial_id: int, told: FrozenTrial) -> FrozenTrial:
+    def _put(self, trial_id: int, frozen: FrozenTrial) -> FrozenTrial:
         """Tells the study of a trial that it has, or corrects what was told; the trial then."""
         was = self._memory.get_trial(trial_id)
-        for name, value in told.system_attrs.items():  # where Optuna keeps constraints
+        for name, value in frozen.system_attrs.items():  # where Optuna keeps constraints
             self._memory.set_trial_system_attr(trial_id, name, value)
-        for name, value in told.user_attrs.items():
+        for name, value in frozen.user_attrs.items():
             self._memory.set_trial_user_attr(trial_id, name, value)
         if was.state == TrialState.RUNNING:
-            self._study.tell(was.number, told.values, state=told.state)
+            self._study.tell(was.number, frozen.values, state=frozen.state)
         else:
-            self._memory.set_trial_state_values(trial_id, told.state, told.values)
+            self._memory.set_trial_state_values(trial_id, frozen.state, frozen.values)
         return self._memory.get_trial(trial_id)
 
     def _id_of(self, trial: int) -> int:
@@ -254,15 +254,15 @@ class Asker:
             for place in lacking:
                 values[place] = _worst(*self._row.objectives[place])
         failed = row.state == "failed" or any(value != value for value in values)
-        told = _trial(
+        frozen = _trial(
             row,
             TrialState.FAIL if failed else TrialState.COMPLETE,
             values=None if failed else values,
             constraints=excess(self._row, row),
         )
         if lacking and not failed:
-            told.set_user_attr(LACKING, lacking)
-        return told
+            frozen.set_user_attr(LACKING, lacking)
+        return frozen
 
 
 def _worst(name: str, direction: str) -> float:
@@ -278,14 +278,14 @@ def _trial(
 ) -> FrozenTrial:
     """A trial of the record as Optuna's. ``optuna.trial.create_trial`` holds each value against its
     domain once more, which the record has from Optuna."""
-    told = optuna.trial.create_trial(state=TrialState.RUNNING)
-    told.state, told.values = state, values
-    told.params, told.distributions = dict(row.sampled), domains(row)
+    frozen = optuna.trial.create_trial(state=TrialState.RUNNING)
+    frozen.state, frozen.values = state, values
+    frozen.params, frozen.distributions = dict(row.sampled), domains(row)
     if state.is_finished():
-        told.datetime_complete = told.datetime_start
+        frozen.datetime_complete = frozen.datetime_start
     for name, by in (constraints or {}).items():
-        told.set_constraint(name, by)
-    return told
+        frozen.set_constraint(name, by)
+    return frozen
 
 
 def domains(row: TrialRow) -> dict[str, BaseDistribution]:

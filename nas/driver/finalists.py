@@ -226,8 +226,8 @@ def report(
     order, trainings = contest(entered, beliefs, seeds * top, trained)
     finalists = [finalist(entered[k], "", trainings[k]) for k in order if trainings[k]]
     if not finalists:
-        told = "; ".join(f"trial {row.number}: {why}" for row, why in lost.values())
-        raise NasError(f"no finalist could be trained again: {told}")
+        reasons = "; ".join(f"trial {row.number}: {why}" for row, why in lost.values())
+        raise NasError(f"no finalist could be trained again: {reasons}")
     beside = []
     for row, role in others:
         tries = [trained(row, number) for number in range(seeds)]

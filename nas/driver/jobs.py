@@ -63,9 +63,9 @@ def evaluation_key(ask: Ask) -> str:
     return f"{ask.fingerprint} {ask.job_key} {ask.seed}"
 
 
-def seed_of(told: str) -> int:
+def seed_of(key: str) -> int:
     """A seed that is another for every text, of 31 bits."""
-    return int.from_bytes(hashlib.sha256(told.encode()).digest()[:4]) >> 1
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) >> 1
 
 
 def next_job(plan: Plan, row: TrialRow) -> Job:
@@ -93,9 +93,9 @@ def most_ms(plan: Plan) -> dict[str, float]:
     under an empty name of any."""
     found: dict[str, float] = {}
     for name, bound in plan.space.constraints.items():
-        told = metric(name)
-        place, *how = told.predicts or ("", OWN_RUNTIME, OWN_BATCH)
-        if (told.device or told.predicts) and how == [OWN_RUNTIME, OWN_BATCH] and bound.upper:
+        bounded = metric(name)
+        place, *how = bounded.predicts or ("", OWN_RUNTIME, OWN_BATCH)
+        if (bounded.device or bounded.predicts) and how == [OWN_RUNTIME, OWN_BATCH] and bound.upper:
             found[place] = bound.limit
     return found
 
@@ -169,10 +169,10 @@ def fault(plan: Plan, row: TrialRow, outcome: Outcome, source: TrialRow | None) 
         return f"{who} gave no {', '.join(missing)}: it gave {gave}"
     # A latency that a profile foretells is no knowledge: there a measured one is the better.
     for name in (n for n in by_arithmetic() if n in outcome.metrics and not metric(n).predicts):
-        own, told = of_pattern(name, row.pattern), outcome.metrics[name]
-        if not math.isclose(own, told, rel_tol=1e-9) and not math.isnan(own):
+        own, theirs = of_pattern(name, row.pattern), outcome.metrics[name]
+        if not math.isclose(own, theirs, rel_tol=1e-9) and not math.isnan(own):
             return (
-                f"{who} gave {name} {plain(told)}, and by arithmetic the network has {plain(own)}: "
-                "what it counts otherwise needs another name"
+                f"{who} gave {name} {plain(theirs)}, and by arithmetic the network has "
+                f"{plain(own)}: what it counts otherwise needs another name"
             )
     return ""

@@ -79,8 +79,8 @@ def offers(plan: Plan, record: Record) -> str:
     # The order is by counts alone; trials are read of those that are named, and of few more.
     sizes = {study.name: ended(study) for study in studies}
     first = sorted(studies, key=lambda s: (s.space != plan.space.name, -sizes[s.name]))
-    told = ((s, len(_rows(plan, record, s, math.inf))) for s in first if sizes[s.name] >= FEWEST)
-    serving = itertools.islice((pair for pair in told if pair[1] >= FEWEST), OFFERED)
+    counted = ((s, len(_rows(plan, record, s, math.inf))) for s in first if sizes[s.name] >= FEWEST)
+    serving = itertools.islice((pair for pair in counted if pair[1] >= FEWEST), OFFERED)
     named = [
         f"{study.name} ({count} networks of {study.space}, {study.shown_data or 'no images'})"
         for study, count in serving
@@ -109,12 +109,12 @@ def _placed(plan: Plan, study: StudyRow, rows: Sequence[TrialRow]) -> Older:
         described = [_described(row.architecture) for row in rows]
     except NasError as error:  # a layer of a plug-in that is not here
         raise StudyError(f"--from {study.name}: {error}") from None
-    names = COSTS if same else sorted({n for told in described for n in told})
-    table = np.array([[told.get(n, 0.0) for n in names] for told in described])
+    names = COSTS if same else sorted({n for costs in described for n in costs})
+    table = np.array([[costs.get(n, 0.0) for n in names] for costs in described])
     middle, spread = table.mean(axis=0), np.where(table.std(axis=0) > 1e-9, table.std(axis=0), 1.0)
 
-    def columns(params: Mapping[str, Any], told: Mapping[str, float]) -> Floats:
-        features = (np.array([told.get(n, 0.0) for n in names]) - middle) / spread
+    def columns(params: Mapping[str, Any], costs: Mapping[str, float]) -> Floats:
+        features = (np.array([costs.get(n, 0.0) for n in names]) - middle) / spread
         parts = [SPREAD * np.clip(features, -FAR, FAR)]
         if encoding.parameters:
             parts.insert(0, encoding.embed(encoding.row(params)[None])[0][0])

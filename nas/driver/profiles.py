@@ -181,9 +181,9 @@ def in_search(space: Space) -> Space:
     )
 
 
-def _renamed(told: Mapping[str, Any], plain: Callable[[str], str]) -> dict[str, Any]:
+def _renamed(values: Mapping[str, Any], plain: Callable[[str], str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name, value in told.items():
+    for name, value in values.items():
         if plain(name) in found:
             raise NasError(f"{name}: given twice; each metric once")
         found[plain(name)] = value
@@ -199,7 +199,7 @@ def predicting(
     sentence on each. Raises StudyError for a device that no profile predicts, with the nearest that
     one does, and for a profile that has nothing of a kind that the space's networks have."""
     places = {name: at for name in names if (at := located(name))}
-    told: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     entries = {}
     for name, at in places.items():
         chosen = _profile(record, at)
@@ -216,11 +216,11 @@ def predicting(
 
         place = chosen.device.device, chosen.runtime, chosen.batch
         entries[name] = dataclasses.replace(metric(name), arithmetic=value, predicts=place)
-        told[name] = f"predicted by {len(predict.table)} pieces, {predict.trust}"
+        descriptions[name] = f"predicted by {len(predict.table)} pieces, {predict.trust}"
         if space is not None:
-            told[name] += f"; {_fits(predict, space, at)}"
+            descriptions[name] += f"; {_fits(predict, space, at)}"
     with added(entries):
-        yield told
+        yield descriptions
 
 
 def _fits(predict: Predictor, space: Space, at: Located) -> str:

@@ -75,8 +75,10 @@ def _known(
 ) -> Mapping[int, float] | None:
     if architecture is None or space.excess(architecture):
         return None
-    told = arithmetic(architecture, objectives)
-    return {i: scaled(name, told[name]) for i, name in enumerate(objectives) if name in told}
+    computed = arithmetic(architecture, objectives)
+    return {
+        i: scaled(name, computed[name]) for i, name in enumerate(objectives) if name in computed
+    }
 
 
 def distributions(space: Space) -> Iterator[tuple[str, BaseDistribution]]:
@@ -87,8 +89,8 @@ def distributions(space: Space) -> Iterator[tuple[str, BaseDistribution]]:
     for key, domain in domains.items():
         turns = [range(1, _most(space, name) + 1) for name in domain.per]
         for index in itertools.product(*turns):
-            told = f"[{','.join(map(str, index))}]" if index else ""
-            yield from _distributions(key, told, domain)
+            suffix = f"[{','.join(map(str, index))}]" if index else ""
+            yield from _distributions(key, suffix, domain)
     for key, domain in space.recipe.items():
         yield from _distributions(f"recipe.{key}", "", domain)
 

@@ -172,8 +172,8 @@ class Tally:
             self._networks |= names
             self._results += results
             front = pareto(self._study, self._results if again else [*self.front, *results])
-            told, was = ([(row.number, row.trainings) for row in f] for f in (front, self.front))
-            if told != was:
+            now, was = ([(row.number, row.trainings) for row in f] for f in (front, self.front))
+            if now != was:
                 self.front = front  # the same tuple as long as it is the same front: see Ladder
         return list(new.values())
 

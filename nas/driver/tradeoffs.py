@@ -72,16 +72,16 @@ def nothing_found(study: StudyRow, rows: Sequence[TrialRow]) -> NothingFound:
         )
     bounds = bounds_of(study)
     asked = ", ".join(f"{name} {bound}" for name, bound in bounds.items())
-    told = f"no finished candidate of study {study.name} meets the constraints ({asked})"
+    sentence = f"no finished candidate of study {study.name} meets the constraints ({asked})"
     if refused := sum(row.state == "refused" for row in whole):
-        told = f"{told}, {refused} broke that of latency before they were trained"
+        sentence = f"{sentence}, {refused} broke that of latency before they were trained"
     measured = [row for row in whole if breaks(study, row)]
     if not measured:
-        return NothingFound(f"{told}: of none all that they ask for was measured")
+        return NothingFound(f"{sentence}: of none all that they ask for was measured")
     nearest = min(measured, key=lambda row: far(excess(study, row), bounds))
     over = [name for name, by in excess(study, nearest).items() if by > 0]
     has = ", ".join(f"{name} {plain(nearest.value(name))}" for name in over)
-    return NothingFound(f"{told}; the nearest is {nearest.called}, with {has}")
+    return NothingFound(f"{sentence}; the nearest is {nearest.called}, with {has}")
 
 
 def bars(study: StudyRow, front: Sequence[TrialRow], rows: Sequence[TrialRow]) -> Floats:

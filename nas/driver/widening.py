@@ -28,7 +28,7 @@ def open_study(plan: Plan, store: Store) -> tuple[StudyRow, str]:
     trials is of, or that holds less than it did; and NothingFound, having made none, where nothing
     meets the constraints.
     """
-    study, told = plan.row(), ""
+    study, sentence = plan.row(), ""
     if all(found.name != study.name for found in store.studies()):
         refuse_empty(plan.space)
     was = _changed(plan, store)
@@ -37,8 +37,10 @@ def open_study(plan: Plan, store: Store) -> tuple[StudyRow, str]:
         placed = rehearsed(plan, store)
         if placed:
             store.widen(was, study, placed)
-            told = f"study {was.name} goes on with its {len(placed)} trials in the changed space"
-    return store.open_study(study), told
+            sentence = (
+                f"study {was.name} goes on with its {len(placed)} trials in the changed space"
+            )
+    return store.open_study(study), sentence
 
 
 def rehearsed(plan: Plan, store: Store) -> Mapping[int, Sampled]:
@@ -146,8 +148,8 @@ class _Again:
             "float": optuna.FloatDistribution,
         }
         return {
-            name: optuna.distribution_to_json(kinds[kind](**told))
-            for name, (kind, told) in self._asked.items()
+            name: optuna.distribution_to_json(kinds[kind](**arguments))
+            for name, (kind, arguments) in self._asked.items()
         }
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
@@ -177,11 +179,11 @@ class _Again:
         domain = domains.get(key.removeprefix("recipe."))
         return _single(domain.values) if domain else None
 
-    def _answer(self, name: str, found: Sequence[Any], kind: str, **told: Any) -> Any:
+    def _answer(self, name: str, found: Sequence[Any], kind: str, **arguments: Any) -> Any:
         if not found:
             value = self._value(name)
             has = "no value" if value is None else repr(value)
             raise StudyError(f"it has {has} for {name}")
         self.params[name] = found[0]
-        self._asked[name] = kind, told
+        self._asked[name] = kind, arguments
         return found[0]

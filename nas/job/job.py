@@ -84,12 +84,12 @@ class Job:
         """Identifies recipe, images, evaluator and fidelity (not architecture, not seed): results
         of one architecture and seed under one key may stand for each other. Images are what they
         are, not where they lie; an evaluator is given none."""
-        told = dataclasses.asdict(self)
+        settings = dataclasses.asdict(self)
         for name in APART:
-            told.pop(name)
+            settings.pop(name)
         if self.evaluator:
-            told.pop("data")
+            settings.pop("data")
         elif self.data.identity:
-            told["data"] = {k: v for k, v in told["data"].items() if k not in PLACE}
-        told["recipe"] = self.recipe.plain()
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+            settings["data"] = {k: v for k, v in settings["data"].items() if k not in PLACE}
+        settings["recipe"] = self.recipe.plain()
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

@@ -62,11 +62,11 @@ class Architecture:
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that identify the network: its input and its expression."""
-        told = repr((self.input, [step.node for step in self.steps]))
+        text = repr((self.input, [step.node for step in self.steps]))
         layers = {kind.__module__ for step in self.steps for kind in kinds(step.node)}
         if theirs := sorted(name for name in layers if not name.startswith("nas.language")):
-            told += digest(*theirs)  # a plug-in's layer is what its source says
-        return hashlib.sha256(told.encode()).hexdigest()[:16]
+            text += digest(*theirs)  # a plug-in's layer is what its source says
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def svg(self, title: str = "") -> str:
         """A drawing of the network, as the text of an SVG file, with ``title`` above it."""
@@ -195,5 +195,5 @@ def _settle_bias(step: Step, rule: bool) -> Step:
     conv = step.node
     assert isinstance(conv, Conv)
     node = dataclasses.replace(conv, bias=rule if conv.bias is None else conv.bias)
-    told = layer_args(dataclasses.replace(node, bias=None if node.bias is rule else node.bias))
-    return Step(step.name, told, node, step.x, node.cost(step.x))
+    arguments = layer_args(dataclasses.replace(node, bias=None if node.bias is rule else node.bias))
+    return Step(step.name, arguments, node, step.x, node.cost(step.x))

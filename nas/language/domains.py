@@ -218,10 +218,10 @@ def read_domain(spec: Any, where: str) -> Domain:
     if set(spec) <= {"per"} and where.endswith("?"):
         return Domain(PRESENCE.values, *_scope(spec, where))
     if len(kinds) != 1:
-        told = ", ".join(map(str, kinds or spec)) or "none"
+        it_has = ", ".join(map(str, kinds or spec)) or "none"
         near = nearest(str(next(iter(spec), "")), KINDS) if not kinds else ""
         raise SpaceError(
-            f"{where}: needs one of {', '.join(KINDS)}; it has {told}{f'; {near}' * bool(near)}"
+            f"{where}: needs one of {', '.join(KINDS)}; it has {it_has}{f'; {near}' * bool(near)}"
         )
     read, more = KINDS[kinds[0]]
     known = more | {kinds[0], "per", "first"}

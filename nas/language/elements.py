@@ -52,22 +52,22 @@ class Parameter:
 
     def check(self, value: object) -> Scalar:
         """The value in the parameter's own type. Raises PatternError that tells the rule."""
-        told = value.name if isinstance(value, Symbol) else value
+        plain = value.name if isinstance(value, Symbol) else value
         match self.kind:
             case "int":
-                if type(told) is int and self.low <= told <= self.high:
-                    return told
+                if type(plain) is int and self.low <= plain <= self.high:
+                    return plain
             case "word":
-                if isinstance(told, str) and told in self.words:
-                    return told
+                if isinstance(plain, str) and plain in self.words:
+                    return plain
             case "bool":
-                given = WORDS.get(told) if isinstance(told, str) else told
+                given = WORDS.get(plain) if isinstance(plain, str) else plain
                 if isinstance(given, bool):
                     return given
             case "float":
-                if (type(told) is int or type(told) is float) and self.low <= told <= self.high:
-                    return float(told)
-        raise PatternError(f"{self.name} is {told!r}: must be {self.rule}")
+                if (type(plain) is int or type(plain) is float) and self.low <= plain <= self.high:
+                    return float(plain)
+        raise PatternError(f"{self.name} is {plain!r}: must be {self.rule}")
 
 
 def recipe(name: str) -> Callable[..., Node] | None:
@@ -139,8 +139,8 @@ class Step:
     cost: Cost
 
     def __str__(self) -> str:
-        told = ", ".join(f"{key}={_text(value)}" for key, value in self.args)
-        return f"{self.name}({told})" if told else self.name
+        arguments = ", ".join(f"{key}={_text(value)}" for key, value in self.args)
+        return f"{self.name}({arguments})" if arguments else self.name
 
 
 def _text(value: Scalar) -> str:
@@ -183,12 +183,12 @@ def _realise(make: Callable[..., Node], name: str, args: Args, x: Shape) -> tupl
     at = x
     for item, known in zip(items, layers, strict=True):
         if known is None:
-            told = tuple(
+            values = tuple(
                 (key, value)
                 for key, value in args
                 if key != CLASSES and not _says_nothing(make, key, args, x, node)
             )
-            return (Step(name, told, node, x, cost),)
+            return (Step(name, values, node, x, cost),)
         steps.append(Step(*known, item, at, item.cost(at)))
         at = steps[-1].cost.shape
     return tuple(steps)
@@ -217,5 +217,5 @@ def layer(node: Node) -> tuple[str, Args] | None:
 
 def layer_args(node: Node) -> Args:
     """The fields of a leaf that differ from their defaults."""
-    told = ((f.name, getattr(node, f.name), f.default) for f in dataclasses.fields(node))
-    return tuple((name, value) for name, value, default in told if value != default)
+    settings = ((f.name, getattr(node, f.name), f.default) for f in dataclasses.fields(node))
+    return tuple((name, value) for name, value, default in settings if value != default)

@@ -209,8 +209,8 @@ def write(tree: Tree) -> str:
     """The text of a tree, on one line."""
     match tree:
         case Call(name, args):
-            told = [f"{key}={_value(v)}" if key else _value(v) for key, v in args]
-            return f"{name}({', '.join(told)})" if told else name
+            arguments = [f"{key}={_value(v)}" if key else _value(v) for key, v in args]
+            return f"{name}({', '.join(arguments)})" if arguments else name
         case Repeat(body, count):
             return f"{_bracket(body)}*{_value(count)}"
         case Maybe(body):

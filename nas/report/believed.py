@@ -34,11 +34,11 @@ def note(beliefs: Beliefs | None) -> str:
     """What the column of a table is; empty where there is none."""
     if beliefs is None or not beliefs.by:
         return ""
-    told = (
+    sentence = (
         "believed: by all trials together, on these validation images, without the luck of one "
         "training; 80 % intervals, longer on the better side: the best of many are so by what no "
         "model foresaw, too"
     )
     if not beliefs.sure:
-        told += f", which held only {percent(beliefs.held)} of what they had not seen"
-    return told
+        sentence += f", which held only {percent(beliefs.held)} of what they had not seen"
+    return sentence

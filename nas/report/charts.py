@@ -36,10 +36,10 @@ def grown(progress: Progress, *, seconds: bool) -> str:
         points[0],
         *(b for a, b in pairwise(points) if (n(a[0]), n(a[1])) != (n(b[0]), n(b[1]))),
     ]
-    told = f"device time, {unit}" if seconds else "trials ended"
+    unit_text = f"device time, {unit}" if seconds else "trials ended"
     return _chart(
-        f"hypervolume over {told}",
-        [*_frame(ticks, told), line(kept, "front", 2)],
+        f"hypervolume over {unit_text}",
+        [*_frame(ticks, unit_text), line(kept, "front", 2)],
     )
 
 
@@ -82,10 +82,10 @@ def curves(
         if not points:
             continue
         reached = f"{percent(found[row.id][-1].accuracy)} after {found[row.id][-1].epoch} epochs"
-        told = f"<title>{escape(f'trial {row.number}: {reached}')}</title>"
+        title = f"<title>{escape(f'trial {row.number}: {reached}')}</title>"
         ink, breadth, opacity = ("front", 1.6, 0.9) if ahead else ("dots", 1.0, 0.35)
         shape = line(points, ink, breadth, f' opacity="{opacity}"')
-        parts.append(shape.replace("/>", f">{told}</polyline>"))
+        parts.append(shape.replace("/>", f">{title}</polyline>"))
     return _chart("validation accuracy by epoch", parts)
 
 

@@ -115,15 +115,15 @@ def known_hosts(app: WSGIApplication, names: Collection[str]) -> WSGIApplication
         asked = str(environ.get("HTTP_HOST", "")).lower()
         origin = str(environ.get("HTTP_ORIGIN", f"http://{asked}")).lower()
         if not (_name(asked) in known or _is_address(_name(asked))):
-            told = (
+            refusal = (
                 f"no host {asked!r} is here: nas dashboard --allow-host {_name(asked)!r} makes it"
             )
         elif origin.partition("://")[2] != asked:
-            told = f"a page of {origin!r} may not ask this"
+            refusal = f"a page of {origin!r} may not ask this"
         else:
             return app(environ, respond)
         respond("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
-        return [printable(f"nas: {told}\n").encode("utf-8", "replace")]
+        return [printable(f"nas: {refusal}\n").encode("utf-8", "replace")]
 
     return checked
 
@@ -164,23 +164,23 @@ def decorate(
         key = f"dashboard:artifacts:{trial}:{artifact}"
         files.write(artifact, io.BytesIO(drawn.encode()))
         if key not in known:
-            told = {
+            page = {
                 "artifact_id": artifact,
                 "filename": f"trial-{row.number}.svg",
                 "mimetype": "image/svg+xml",
                 "encoding": None,
             }
-            storage.set_study_system_attr(copy._study_id, key, json.dumps(told))
+            storage.set_study_system_attr(copy._study_id, key, json.dumps(page))
 
 
 def note(study: StudyRow, best: tuple[TrialRow, ...], beliefs: Beliefs | None = None) -> str:
     """The front as a Markdown table, with what is believed of it."""
-    told = columns(study, best, beliefs)
+    shown = columns(study, best, beliefs)
     lines = [f"## The front of {markdown(study.name)}", ""]
-    lines.append(f"| {' | '.join(markdown(title) for title, _ in told)} | pattern |")
-    lines.append("|---" * (len(told) + 1) + "|")
+    lines.append(f"| {' | '.join(markdown(title) for title, _ in shown)} | pattern |")
+    lines.append("|---" * (len(shown) + 1) + "|")
     for row in best:
-        cells = [cell(row) for _, cell in told]
+        cells = [cell(row) for _, cell in shown]
         name = f"{markdown(row.baseline)}: " if row.made else ""
         lines.append(f"| {' | '.join(cells)} | {name}`{row.pattern}` |")
     if said := believed.note(beliefs):

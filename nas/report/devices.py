@@ -61,13 +61,13 @@ def svg(study: StudyRow, rows: Sequence[TrialRow]) -> str:
         lesser += [around(a, b, 1) for a, b in pairwise(corners)]
         for row, at in zip(fronts[name], steps, strict=True):
             values = f"{shown(y, row.value(y))}, {shown(name, row.value(name))}"
-            told = f"trial {row.number}: {values}\n{row.pattern}"
-            dots.append(circle(*at, radius, fill(ink), told))
+            caption = f"trial {row.number}: {values}\n{row.pattern}"
+            dots.append(circle(*at, radius, fill(ink), caption))
             wanted.append((at, str(row.number), ink))
-        told = name.partition("@")[2]
+        caption = name.partition("@")[2]
         mark = circle(0, -4, radius, fill(ink))
-        legend.append(f'<g transform="translate({n(x)} 48)">{mark}{text(10, 0, told)}</g>')
-        x += 34 + 6.4 * len(told)
+        legend.append(f'<g transform="translate({n(x)} 48)">{mark}{text(10, 0, caption)}</g>')
+        x += 34 + 6.4 * len(caption)
     title = f"{study.space} on {study.shown_data}: the fronts of {len(names)} devices"
     middle = (BOX.top + BOX.bottom) / 2
     turned = f' transform="rotate(-90 18 {n(middle)})"'

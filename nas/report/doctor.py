@@ -34,8 +34,8 @@ def examine(storage: str) -> list[Finding]:
         try:
             findings += look(storage)
         except Exception as error:  # a doctor reports whatever is broken
-            told = f"{type(error).__name__}: {brief(str(error), 300)}"
-            findings.append(Finding(part, False, told, _REMEDY[part]))
+            failure = f"{type(error).__name__}: {brief(str(error), 300)}"
+            findings.append(Finding(part, False, failure, _REMEDY[part]))
     return findings
 
 
@@ -79,11 +79,11 @@ def _database(storage: str) -> Iterator[Finding]:
             return
         yield Finding("database", False, str(error), _REMEDY["database"])
         return
-    told = f"{shown}: {len(store.studies())} studies"
+    found = f"{shown}: {len(store.studies())} studies"
     file = store.engine.url.get_backend_name() == "sqlite" and make_url(storage).database
     if file and not os.access(file, os.W_OK):
-        told = f"{told}; to be read alone: nothing can be written there"
-    yield Finding("database", True, told)
+        found = f"{found}; to be read alone: nothing can be written there"
+    yield Finding("database", True, found)
     store.close()
 
 

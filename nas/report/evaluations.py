@@ -34,15 +34,15 @@ def with_interval(of: Evaluation) -> str:
 
 def evaluation_page(evaluation: Evaluation) -> RenderableType:
     """The scores, each class's, and the confusion matrix or what is confused most."""
-    told = table("", "")
-    told.show_header = False
+    rows = table("", "")
+    rows.show_header = False
     for name, text in {
         "images": f"{len(evaluation):,} ({evaluation.part})",
         "accuracy": with_interval(evaluation),
         "balanced accuracy": percent(evaluation.balanced_accuracy),
         "calibration error": percent(evaluation.calibration_error),
     }.items():
-        told.add_row(name, text)
+        rows.add_row(name, text)
     numbers = ("images", "precision", "recall")
     each = table("class", *numbers, numbers=numbers)
     for score in evaluation.by_class:
@@ -50,7 +50,7 @@ def evaluation_page(evaluation: Evaluation) -> RenderableType:
         shares = ("" if math.isnan(s) else percent(s) for s in (score.precision, score.recall))
         shown = (f"{score.images:,}", *shares)
         each.add_row(Text(brief(score.name)), *shown)
-    return Group(told, Text(""), each, Text(""), _confused(evaluation))
+    return Group(rows, Text(""), each, Text(""), _confused(evaluation))
 
 
 def _confused(evaluation: Evaluation) -> Table:

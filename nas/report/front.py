@@ -65,8 +65,8 @@ def axes(study: StudyRow) -> tuple[str, str]:
 
 
 def directions(study: StudyRow, *names: str) -> list[Direction]:
-    told = dict(study.objectives)
-    return [told.get(name, metric(name).direction) for name in names]
+    senses = dict(study.objectives)
+    return [senses.get(name, metric(name).direction) for name in names]
 
 
 def stairs(study: StudyRow, rows: Sequence[TrialRow], x: str, y: str) -> list[TrialRow]:
@@ -129,11 +129,11 @@ def svg(
         (at, f"cascade: {tidy(shown(y, each[y]))}", "beside")
         for at, each in zip(squares, cascades, strict=True)
     ]
-    told = [(place(row), _label(study, row, x), "ink") for row in best if not row.baseline]
+    marked = [(place(row), _label(study, row, x), "ink") for row in best if not row.baseline]
     marks = [around(at, at, 5) for at in [*map(place, [*best, *beside]), *squares]]
     lesser = [around(place(row), place(row), 3) for row in others]
     lesser += [around(a, b, 1) for a, b in pairwise(steps)]
-    drawn += labels([*named, *told], marks, lesser)
+    drawn += labels([*named, *marked], marks, lesser)
     count = len(networks(rows))
     title = f"{study.space} on {study.shown_data}: {count} networks, a front of {len(best)}"
     middle = (BOX.top + BOX.bottom) / 2
@@ -148,8 +148,8 @@ def svg(
 
 
 def _title(name: str) -> str:
-    told = metric(name)
-    return f"{told.title}, logarithmic" if told.logarithmic else told.title
+    known = metric(name)
+    return f"{known.title}, logarithmic" if known.logarithmic else known.title
 
 
 def _label(study: StudyRow, row: TrialRow, x: str) -> str:
@@ -165,8 +165,8 @@ def _about(study: StudyRow, row: TrialRow) -> str:
 
 
 def _polygon(corners: Sequence[Point], at: Point) -> str:
-    told = " ".join(f"{n(at[0] + x)},{n(at[1] + y)}" for x, y in corners)
-    return f'<polygon points="{told}" {fill("beside")}/>'
+    points = " ".join(f"{n(at[0] + x)},{n(at[1] + y)}" for x, y in corners)
+    return f'<polygon points="{points}" {fill("beside")}/>'
 
 
 def _square(x: float, y: float) -> str:
@@ -189,11 +189,13 @@ def _legend(study: StudyRow, rows: Sequence[TrialRow], cascades: bool) -> list[s
     if cascades:
         entries.append(("cascade", _square(0, -4)))
     drawn, x = [], BOX.left + 4
-    for told, mark in entries:
-        drawn.append(f'<g transform="translate({n(x)} 48)">{mark}{text(10, 0, told)}</g>')
-        x += 34 + 6.4 * len(told)
-    told = ", ".join(metric(name).title for name, _ in study.objectives if name != axes(study)[0])
-    return [*drawn, text(x, 48, f"labelled by trial: {told}")]
+    for caption, mark in entries:
+        drawn.append(f'<g transform="translate({n(x)} 48)">{mark}{text(10, 0, caption)}</g>')
+        x += 34 + 6.4 * len(caption)
+    caption = ", ".join(
+        metric(name).title for name, _ in study.objectives if name != axes(study)[0]
+    )
+    return [*drawn, text(x, 48, f"labelled by trial: {caption}")]
 
 
 def labels(
@@ -203,8 +205,8 @@ def labels(
     ``lesser`` importance; one without a place is left out."""
     taken = list(taken)
     drawn = []
-    for (x, y), told, ink in wanted:
-        wide = LETTER * len(told)
+    for (x, y), caption, ink in wanted:
+        wide = LETTER * len(caption)
         free: list[tuple[bool, Area, float, float]] = []
         for dx, dy in [(8, 15), (-8 - wide, -8), (8, -8), (-8 - wide, 15), (-wide / 2, 22)]:
             box = (x + dx, y + dy - 10, x + dx + wide, y + dy + 3)
@@ -215,7 +217,7 @@ def labels(
         if free:
             _, box, across, up = min(free, key=itemgetter(0))
             taken.append(box)
-            drawn.append(text(across, up, told, ink=ink, size=11))
+            drawn.append(text(across, up, caption, ink=ink, size=11))
     return drawn
 
 

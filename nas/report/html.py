@@ -141,8 +141,8 @@ def headline(study: StudyRow, best: Sequence[TrialRow], beliefs: Beliefs | None 
         by = beliefs.by
         likely = max((row for row in best if row.id in by), key=lambda row: by[row.id].mean)
         if by[likely.id].mean > belief.mean:
-            told = f"{believed.cell(name, by[likely.id])} at {shown(cost, likely.value(cost))}"
-            first += f" Believed to be the best is {likely.called}: {told}."
+            sentence = f"{believed.cell(name, by[likely.id])} at {shown(cost, likely.value(cost))}"
+            first += f" Believed to be the best is {likely.called}: {sentence}."
     near = [row for row in best if row.value(name) >= top.value(name) - NEAR]
     least = min(near, key=lambda row: row.value(cost))
     if least is top or not least.value(cost) > 0:
@@ -157,8 +157,8 @@ def headline(study: StudyRow, best: Sequence[TrialRow], beliefs: Beliefs | None 
 
 def _front(report: Report | None, beliefs: Beliefs | None) -> str:
     more = " Bars: the validation accuracy of new trainings with other seeds." if report else ""
-    if told := believed.note(beliefs):
-        more += f" {told[0].upper()}{told[1:]}."
+    if sentence := believed.note(beliefs):
+        more += f" {sentence[0].upper()}{sentence[1:]}."
     return f"""<section id="front"><h2>What accuracy costs</h2>
 <div class="bar-line"><label>across <select id="across"></select></label>
 <label>upwards <select id="up"></select></label>
@@ -178,7 +178,7 @@ def _finalists(report: Report | None) -> str:
     cells = (
         _row(cells, titles, role) for cells, role in zip(pages.lines(report), roles, strict=True)
     )
-    lead = "".join(f'<p class="lead">{escape(told)}</p>' for told in pages.choice(report))
+    lead = "".join(f'<p class="lead">{escape(sentence)}</p>' for sentence in pages.choice(report))
     return (
         f"<section><h2>The winner, honestly</h2>{lead}"
         f'<div class="scroll"><table>{_heads(titles)}{"".join(cells)}</table></div>'
@@ -187,16 +187,16 @@ def _finalists(report: Report | None) -> str:
 
 
 def _heads(columns: Sequence[str]) -> str:
-    told = "".join(f"<th{_kind(column)}>{escape(column)}</th>" for column in columns)
-    return f"<thead><tr>{told}</tr></thead>"
+    cells = "".join(f"<th{_kind(column)}>{escape(column)}</th>" for column in columns)
+    return f"<thead><tr>{cells}</tr></thead>"
 
 
 def _row(cells: Sequence[str], columns: Sequence[str], role: str) -> str:
-    told = "".join(
+    row_cells = "".join(
         f"<td{_kind(column)}>{_two_lines(cell)}</td>"
         for cell, column in zip(cells, columns, strict=True)
     )
-    return f'<tr class="{role}">{told}</tr>'
+    return f'<tr class="{role}">{row_cells}</tr>'
 
 
 def _two_lines(cell: str) -> str:
@@ -251,8 +251,8 @@ networks. Above: how many of each have such a stage.</p>
 
 def _pattern(study: StudyRow) -> str:
     lines = (line.strip() for line in study.space_text.splitlines())
-    told = next((line for line in lines if line.startswith("pattern:")), study.space)
-    return told.removeprefix("pattern:").strip()
+    pattern = next((line for line in lines if line.startswith("pattern:")), study.space)
+    return pattern.removeprefix("pattern:").strip()
 
 
 def _block(symbol: str, stages: Sequence[insight.Common]) -> str:
@@ -276,9 +276,9 @@ def _block(symbol: str, stages: Sequence[insight.Common]) -> str:
 def _stripes(share: insight.Share | None) -> str:
     if share is None:
         return "<td></td>"
-    told = f"{share.best:.0%} of the front, {share.all:.0%} of all"
+    shares = f"{share.best:.0%} of the front, {share.all:.0%} of all"
     return (
-        f'<td class="cell" title="{told}"><i class="stripe" style="width:{share.best:.0%}"></i>'
+        f'<td class="cell" title="{shares}"><i class="stripe" style="width:{share.best:.0%}"></i>'
         f'<i class="stripe" style="width:{share.all:.0%}"></i></td>'
     )
 

@@ -36,10 +36,10 @@ def check(ref: DataRef, format: str, sheet: Path | None) -> None:
         raise NasError(f"--format {format}: must be text or json")
     found = findings.examine(ref)
     if format == "json":
-        told = dataclasses.asdict(found)
-        told["skipped"] = {reason: count for reason, (count, _) in found.skipped.items()}
-        told["examples"] = {reason: list(names) for reason, (_, names) in found.skipped.items()}
-        print(json.dumps(told, indent=2))
+        page = dataclasses.asdict(found)
+        page["skipped"] = {reason: count for reason, (count, _) in found.skipped.items()}
+        page["examples"] = {reason: list(names) for reason, (_, names) in found.skipped.items()}
+        print(json.dumps(page, indent=2))
     else:
         print("\n".join([*findings.lines(found), f"identity {found.identity}"]))
     if sheet:
@@ -62,8 +62,8 @@ def draw(ref: DataRef, found: Findings, path: Path) -> None:
     for number, name in enumerate(names):
         of_class = np.flatnonzero(labels == number)
         top = number * row + margin
-        told = f"{brief(name, 60)}, {found.classes[name]:,} images"
-        pen.text((margin, top), told.encode("ascii", "replace").decode(), "black")
+        caption = f"{brief(name, 60)}, {found.classes[name]:,} images"
+        pen.text((margin, top), caption.encode("ascii", "replace").decode(), "black")
         # Spread over the class: neighbours in a folder are often alike.
         for place, at in enumerate(np.linspace(0, len(of_class) - 1, SHOWN).round().astype(int)):
             if place >= len(of_class):
@@ -97,8 +97,8 @@ def kept(remove: Sequence[str], days: float | None) -> None:
             state = "removed" if cache.remove(each.folder) else "in use, stays"
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(each.used))
         shape = "x".join(map(str, each.shape)) or "unfinished"
-        told = f"{each.name}  {each.bytes / 1e6:10,.1f} MB  {used}  {shape:20}  {brief(each.root)}"
-        print(f"{told}  {state}".rstrip())
+        line = f"{each.name}  {each.bytes / 1e6:10,.1f} MB  {used}  {shape:20}  {brief(each.root)}"
+        print(f"{line}  {state}".rstrip())
     left = cache.kept()
     print(
         f"nas: {sum(each.bytes for each in left) / 1e6:,.1f} MB of at most "

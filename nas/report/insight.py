@@ -177,6 +177,6 @@ def importances(study: StudyRow, rows: Sequence[TrialRow]) -> dict[str, dict[str
 
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")  # that the target is to be low: it is
-            told = get_param_importances(known, evaluator=evaluator, target=low)
-        found[name] = dict(sorted(told.items(), key=lambda item: -item[1]))
+            shares = get_param_importances(known, evaluator=evaluator, target=low)
+        found[name] = dict(sorted(shares.items(), key=lambda item: -item[1]))
     return found

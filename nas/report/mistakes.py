@@ -86,9 +86,9 @@ def _worst(evaluation: Evaluation, wrong: int) -> str:
             f"<figcaption><b>{truth}</b><br>taken for {other}, {certain:.0f}&nbsp;%"
             f"<br><code>{escape(brief(file, 120))}</code></figcaption></figure>"
         )
-    told = f"The {len(tiles)} worst mistakes" if wrong > len(tiles) else "All mistakes"
+    heading = f"The {len(tiles)} worst mistakes" if wrong > len(tiles) else "All mistakes"
     return (
-        f'<h3>{told}</h3><p class="note">Those first whose class was thought least likely.</p>'
+        f'<h3>{heading}</h3><p class="note">Those first whose class was thought least likely.</p>'
         f'<div class="worst">{"".join(tiles)}</div>'
     )
 

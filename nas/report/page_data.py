@@ -46,7 +46,7 @@ def script(
     }
     words: dict[str, int] = {}
     front = {row.number for row in best}
-    told = []
+    scripts = []
     for row in rows:
         places = [_place(across[name], row.value(name)) for name in names]
         ranges = {}
@@ -55,7 +55,7 @@ def script(
             spots = (mean.low, mean.value, mean.high)
             ranges[names.index(ACCURACY)] = [_place(across[ACCURACY], spot) for spot in spots]
         architecture = _network(row)
-        told.append(
+        scripts.append(
             {
                 "number": row.number,
                 "state": state_of(row),
@@ -91,7 +91,7 @@ def script(
             "chosen": (report.winner.row if report else best[0] if best else rows[0]).number
             if rows
             else None,
-            "trials": told,
+            "trials": scripts,
             "words": list(words),
             "believed": names.index(beliefs.name)
             if beliefs and beliefs.by and beliefs.name in names
@@ -152,7 +152,7 @@ def _stages(architecture: Architecture, words: dict[str, int]) -> list[list[Any]
 
 
 def _more(row: TrialRow, again: Finalist | None) -> dict[str, str]:
-    told = {
+    page = {
         "validation": pages.mean(again.validation) if again else "",
         "test": pages.mean(again.test) if again else "",
         "measured on": row.latency_device or "",
@@ -162,10 +162,10 @@ def _more(row: TrialRow, again: Finalist | None) -> dict[str, str]:
         if not row.baseline
         else "",
     }
-    return {name: text for name, text in told.items() if text}
+    return {name: text for name, text in page.items() if text}
 
 
 def embedded(value: Any) -> str:
     """JSON that cannot end the script it stands in."""
-    told = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    return told.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -64,10 +64,10 @@ def rank(found: Rank) -> str:
 
 def columns(report: Report) -> list[str]:
     """The titles of the table; of what is believed only where anything is."""
-    told = ["", "trial", "searched", "trainings", "validation", "test"]
+    heads = ["", "trial", "searched", "trainings", "validation", "test"]
     if any(found.belief for found in report.finalists):
-        told.insert(3, "believed")
-    return [*told, *(metric(name).title for name in by_arithmetic()), "pattern"]
+        heads.insert(3, "believed")
+    return [*heads, *(metric(name).title for name in by_arithmetic()), "pattern"]
 
 
 def report_page(report: Report) -> RenderableType:
@@ -81,20 +81,20 @@ def report_page(report: Report) -> RenderableType:
 
 def report_markdown(report: Report) -> str:
     """The same as Markdown."""
-    told = [f"# {report.study.name}: {report.study.space} on {report.study.shown_data}", ""]
+    document = [f"# {report.study.name}: {report.study.space} on {report.study.shown_data}", ""]
     titles = columns(report)
-    told += [" | ".join(["", *titles, ""]).strip(), "|" + "---|" * len(titles)]
+    document += [" | ".join(["", *titles, ""]).strip(), "|" + "---|" * len(titles)]
     for cells in lines(report):
         shown = [*cells[:-1], f"`{cells[-1]}`"]
-        told.append(" | ".join(["", *shown, ""]).strip())
-    return "\n".join([*told, "", *choice(report), *remarks(report), ""])
+        document.append(" | ".join(["", *shown, ""]).strip())
+    return "\n".join([*document, "", *choice(report), *remarks(report), ""])
 
 
 def lines(report: Report) -> list[list[str]]:
     roles = ["winner", *["finalist"] * (len(report.finalists) - 1)]
     titles = columns(report)
-    told = [line(f, role, titles) for f, role in zip(report.finalists, roles, strict=True)]
-    return told + [line(other, other.role, titles) for other in report.beside]
+    rows = [line(f, role, titles) for f, role in zip(report.finalists, roles, strict=True)]
+    return rows + [line(other, other.role, titles) for other in report.beside]
 
 
 def line(found: Finalist, role: str, titles: Sequence[str]) -> list[str]:
@@ -121,13 +121,13 @@ def mean(found: Mean) -> str:
 def choice(report: Report) -> list[str]:
     """Why a finalist is none of the front that is shown, why the most accurate of the search is not
     the winner, and who may be as good as the winner at less cost; empty where nothing is so."""
-    told = []
+    sentences = []
     off = [
         f"trial {row.number}" + (f" ({there.called} is no worse in anything)" if there else "")
         for row, there in report.off_front
     ]
     if off:
-        told.append(
+        sentences.append(
             f"Not on the front as the search measured it: {', '.join(off)}. Finalists are the best "
             "that were sampled by what is believed of them, without the luck of one training."
         )
@@ -136,7 +136,7 @@ def choice(report: Report) -> list[str]:
     top = max(searched, key=lambda row: row.value(ACCURACY), default=report.winner.row)
     if (top.fingerprint, top.job_key) != (report.winner.row.fingerprint, report.winner.row.job_key):
         again = next((f for f in report.finalists if f.row.id == top.id), None)
-        told.append(
+        sentences.append(
             f"Trial {top.number} was the most accurate of the search; "
             + (
                 f"trained again it came to {percent(again.validation.value)} on validation, the "
@@ -150,12 +150,12 @@ def choice(report: Report) -> list[str]:
         low, high = (
             f"{100 * end:+.2f}" for end in report.winner.validation.above(alike.validation)
         )
-        told.append(
+        sentences.append(
             f"Trial {alike.row.number} may be as good as the winner, trial "
             f"{report.winner.row.number}: these trainings tell no sure difference ({low} to {high} "
             f"points of validation accuracy), and it has {saved(report, alike)}."
         )
-    return told
+    return sentences
 
 
 def saved(report: Report, found: Finalist) -> str:
@@ -173,16 +173,16 @@ def remarks(report: Report) -> list[str]:
     if most < 2:
         trainings, others = "one training", "not of other seeds"
     epochs = f"{report.epochs} epoch{'s' * (report.epochs != 1)}"
-    told = [
+    sentences = [
         f"Validation and test: the mean of {trainings} of {epochs} with seeds that the search did "
         f"not use, and its 95 % interval, of other images and {others}.",
         "Searched: the accuracy for which the search noticed it, with the luck of one training.",
     ]
     if "believed" in columns(report):
-        told.append("Believed: what all trials say of it, without that luck; 80 % interval.")
-    told.append(
+        sentences.append("Believed: what all trials say of it, without that luck; 80 % interval.")
+    sentences.append(
         "The better ones were trained more often; the winner was chosen by validation and by what "
         "was believed of it; the test images chose nothing."
     )
-    told += [f"Left out: trial {row.number}, {why}." for row, why in report.lost]
-    return told
+    sentences += [f"Left out: trial {row.number}, {why}." for row, why in report.lost]
+    return sentences

@@ -70,10 +70,10 @@ class Axis:
         """Round values with their places, as people read them, or with all their digits where
         people would read the same twice."""
         values = self._round()
-        told = [tidy(metric(self.name).shown(value)) for value in values]
-        if len(set(told)) < len(told):
-            told = [f"{value:.10g}" for value in values]
-        return [(self.at(value), text) for value, text in zip(values, told, strict=True)]
+        labels = [tidy(metric(self.name).shown(value)) for value in values]
+        if len(set(labels)) < len(labels):
+            labels = [f"{value:.10g}" for value in values]
+        return [(self.at(value), text) for value, text in zip(values, labels, strict=True)]
 
     def _round(self) -> list[float]:
         if not metric(self.name).logarithmic:
@@ -118,11 +118,11 @@ def stroke(ink: str, width: float = 1.0) -> str:
 
 
 def text(
-    x: float, y: float, told: str, *, ink: str = "faint", size: float = 12, anchor: str = "start",
+    x: float, y: float, words: str, *, ink: str = "faint", size: float = 12, anchor: str = "start",
     more: str = "",
 ) -> str:  # fmt: skip
     place = f'x="{n(x)}" y="{n(y)}" font-size="{size:g}" text-anchor="{anchor}"'
-    return f"<text {place} {fill(ink)}{more}>{escape(told)}</text>"
+    return f"<text {place} {fill(ink)}{more}>{escape(words)}</text>"
 
 
 def line(points: Sequence[Point], ink: str, width: float = 1.0, more: str = "") -> str:
@@ -130,10 +130,10 @@ def line(points: Sequence[Point], ink: str, width: float = 1.0, more: str = "") 
     return f'<polyline points="{joined}" {stroke(ink, width)}{more}/>'
 
 
-def circle(x: float, y: float, radius: float, paint: str, told: str = "") -> str:
+def circle(x: float, y: float, radius: float, paint: str, title: str = "") -> str:
     place = f'cx="{n(x)}" cy="{n(y)}" r="{radius:g}"'
-    inside = f"<title>{escape(told)}</title>" if told else ""
-    return f"<circle {place} {paint}>{inside}</circle>" if told else f"<circle {place} {paint}/>"
+    inside = f"<title>{escape(title)}</title>" if title else ""
+    return f"<circle {place} {paint}>{inside}</circle>" if title else f"<circle {place} {paint}/>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,14 +157,14 @@ class Box:
     ) -> list[str]:
         """Grid lines with the labels of the ticks, each a place from 0 to 1 and its text."""
         drawn = []
-        for at, told in x:
+        for at, label in x:
             across = self.place(at, 0)[0]
             drawn.append(line([(across, self.top), (across, self.bottom)], "grid"))
-            drawn.append(text(across, self.bottom + 1.5 * size, told, size=size, anchor="middle"))
-        for at, told in y:
+            drawn.append(text(across, self.bottom + 1.5 * size, label, size=size, anchor="middle"))
+        for at, label in y:
             up = self.place(0, at)[1]
             drawn.append(line([(self.left, up), (self.right, up)], "grid"))
-            drawn.append(text(self.left - 8, up + 0.35 * size, told, size=size, anchor="end"))
+            drawn.append(text(self.left - 8, up + 0.35 * size, label, size=size, anchor="end"))
         return drawn
 
 

@@ -89,18 +89,18 @@ class Progress:
         left. ``since`` the status came, so many seconds have passed."""
         width, height = self.console.size
         name = Text(f"{self.study}  ", style="bold cyan", no_wrap=True, overflow="ellipsis")
-        told = Text(f" {of_budget(status)}", style="bold")
+        budget = Text(f" {of_budget(status)}", style="bold")
         name.truncate(max(8, width - 30), overflow="ellipsis")
-        room = width - name.cell_len - told.cell_len - 2
+        room = width - name.cell_len - budget.cell_len - 2
         total, completed = share(status, since)
         bar = ProgressBar(total=total, completed=completed, width=max(5, min(40, room)))
         head = Table.grid()
-        head.add_row(name, bar, told)
+        head.add_row(name, bar, budget)
         clock = [f"{span(status.seconds + since)} so far", left(status, since)]
         facts = ", ".join(filter(None, [*counts(status), *clock]))
         lines: list[RenderableType] = [head, _one_line(facts)]
         running = status.under_way[: max(1, height // 3 - 2)]
-        lines += [_one_line(f"  {told}", "dim") for told in map(under_way, running)]
+        lines += [_one_line(f"  {each}", "dim") for each in map(under_way, running)]
         if more := len(status.under_way) - len(running):
             lines.append(_one_line(f"  and {more} more", "dim"))
         if status.front:
@@ -142,8 +142,8 @@ def of_budget(status: Status) -> str:
 def counts(status: Status) -> list[str]:
     """What there is any of."""
     names = ("running", "paused", "stopped", "failed", "reused", "refused", "rejected")
-    told = [f"{number} {name}" for name in names if (number := getattr(status, name))]
-    return [*told, baselines(status)] if status.baselines else told
+    named = [f"{number} {name}" for name in names if (number := getattr(status, name))]
+    return [*named, baselines(status)] if status.baselines else named
 
 
 def baselines(status: Status) -> str:
@@ -156,39 +156,41 @@ def baselines(status: Status) -> str:
 def left(status: Status, since: float = 0.0) -> str:
     """What is left of the time ``since`` the status came, and by how few trials that is said; of
     the time that the search has, where its trials are not expected to be done before."""
-    told = status.forecast
+    forecast = status.forecast
     if full(status):
         return ""
     if status.time is not None and status.time_left is not None:
         rest = max(0.0, status.time_left - since)
-        if told is None or told.seconds - since > rest:
+        if forecast is None or forecast.seconds - since > rest:
             allowed = durations.show(status.time)
             return f"{span(rest)} of {allowed} left" if rest else f"the {allowed} are over"
-    if told is None or told.seconds <= since:
+    if forecast is None or forecast.seconds <= since:
         return ""
-    few = f"by the first {told.trials} trials" if told.trials > 1 else "by the first trial"
-    by = few if told.trials else "by the first epochs"
-    return f"about {span(told.seconds - since)} left{f' ({by})' if told.trials < FEW else ''}"
+    few = f"by the first {forecast.trials} trials" if forecast.trials > 1 else "by the first trial"
+    by = few if forecast.trials else "by the first epochs"
+    return (
+        f"about {span(forecast.seconds - since)} left{f' ({by})' if forecast.trials < FEW else ''}"
+    )
 
 
 def under_way(run: UnderWay) -> str:
-    told = run.baseline or f"trial {run.number}"
+    name = run.baseline or f"trial {run.number}"
     if run.last is None:
-        return f"{told}: begun"
-    return f"{told}: epoch {run.last.epoch} of {run.epochs}, {percent(run.last.accuracy)}"
+        return f"{name}: begun"
+    return f"{name}: epoch {run.last.epoch} of {run.epochs}, {percent(run.last.accuracy)}"
 
 
-def _one_line(told: str, style: str = "") -> Text:
-    return Text(told, style=style, no_wrap=True, overflow="ellipsis")
+def _one_line(line: str, style: str = "") -> Text:
+    return Text(line, style=style, no_wrap=True, overflow="ellipsis")
 
 
 def epochs_told(epochs: int) -> Report:
     """Prints a line for each epoch of one training of so many."""
 
     def report(point: Epoch) -> None:
-        told = f"epoch {point.epoch} of {epochs}, loss {point.train_loss:.4f}"
+        loss = f"epoch {point.epoch} of {epochs}, loss {point.train_loss:.4f}"
         scored = f"validation accuracy {percent(point.accuracy)}"
-        print(f"nas: {told}, {scored}, {span(point.seconds)}", file=sys.stderr, flush=True)
+        print(f"nas: {loss}, {scored}, {span(point.seconds)}", file=sys.stderr, flush=True)
 
     return report
 
@@ -245,24 +247,24 @@ class Trainings:
         known = [each for each in seconds if each > 0]
         usual = sum(known) / len(known) if known else 1.0
         self.left = Left([each if each > 0 else usual for each in seconds])
-        told = f"{len(seconds)} training{'s' * (len(seconds) != 1)} at most"
-        told += f", each of {self.epochs} epoch{'s' * (self.epochs != 1)}"
+        sentence = f"{len(seconds)} training{'s' * (len(seconds) != 1)} at most"
+        sentence += f", each of {self.epochs} epoch{'s' * (self.epochs != 1)}"
         if known:
-            told += f", about {span(sum(self.left.works))} by what the search took for them"
-        print(f"nas: {told}", file=sys.stderr, flush=True)
+            sentence += f", about {span(sum(self.left.works))} by what the search took for them"
+        print(f"nas: {sentence}", file=sys.stderr, flush=True)
 
     def tell(self, row: TrialRow, number: int, epoch: Epoch | None) -> None:
         training = f"{row.baseline or f'trial {row.number}'}, training {number + 1}"
         last = epoch is None or epoch.epoch >= self.epochs
-        told = f"{self.count + 1} of {len(self.left.works)}: {training}"
+        sentence = f"{self.count + 1} of {len(self.left.works)}: {training}"
         if epoch is None:
-            told += ": as it was trained before"
+            sentence += ": as it was trained before"
         else:
-            told += f", epoch {epoch.epoch} of {self.epochs}: {percent(epoch.accuracy)}"
-            told += self.left.told(self.count, epoch.epoch / self.epochs, epoch.seconds)
+            sentence += f", epoch {epoch.epoch} of {self.epochs}: {percent(epoch.accuracy)}"
+            sentence += self.left.told(self.count, epoch.epoch / self.epochs, epoch.seconds)
         self.count += last
         if self.status and not last:
-            self.status.update(Text(told))
+            self.status.update(Text(sentence))
         elif last or time.monotonic() - self.told >= EVERY:
             self.told = time.monotonic()
-            print(f"nas: {told}", file=sys.stderr, flush=True)
+            print(f"nas: {sentence}", file=sys.stderr, flush=True)

@@ -140,8 +140,8 @@ def studies_table(store: Store) -> RenderableType:
 
 def trained_page(trained: Trained) -> RenderableType:
     """What ``nas train`` ends with."""
-    told = table("", "")
-    told.show_header = False
+    rows = table("", "")
+    rows.show_header = False
     last, measured = trained.curve[-1], trained.latency
     for name, text in {
         "validation accuracy": percent(last.accuracy),
@@ -151,8 +151,8 @@ def trained_page(trained: Trained) -> RenderableType:
         "model": str(trained.file),
         "pattern": str(trained.architecture),
     }.items():
-        told.add_row(name, Text(text))
-    return told
+        rows.add_row(name, Text(text))
+    return rows
 
 
 def plan_table(plan: Plan, expected: str, done: int = 0, baselines: Sequence[str] = ()) -> Table:
@@ -164,8 +164,8 @@ def plan_table(plan: Plan, expected: str, done: int = 0, baselines: Sequence[str
         left = plan.trials - done
         more = f"{left} are left" if left > 0 else f"--trials {2 * done} goes on"
         trials = f"{plan.trials}, of which {done} have ended: {more}" if done else f"{plan.trials}"
-    told = table("", "")
-    told.show_header = False
+    rows = table("", "")
+    rows.show_header = False
     for name, text in {
         "study": plan.study,
         "trials": trials,
@@ -178,8 +178,8 @@ def plan_table(plan: Plan, expected: str, done: int = 0, baselines: Sequence[str
         "sampler": plan.sampler,
         "seed": str(plan.job.seed),
     }.items():
-        told.add_row(name, text)
-    return told
+        rows.add_row(name, text)
+    return rows
 
 
 def findings_table(findings: Sequence[Finding]) -> Table:

@@ -47,10 +47,10 @@ def beside_page(names: Sequence[str], found: Beside) -> RenderableType:
 
 def gain_text(gain: Gain) -> str:
     """In points of percent."""
-    told = f"{100 * gain.value:+.2f} points"
+    points = f"{100 * gain.value:+.2f} points"
     if math.isnan(gain.low):
-        return f"{told}, without an interval, which one seed does not tell"
-    return f"{told} ({100 * gain.low:+.2f} to {100 * gain.high:+.2f})"
+        return f"{points}, without an interval, which one seed does not tell"
+    return f"{points} ({100 * gain.low:+.2f} to {100 * gain.high:+.2f})"
 
 
 def verdict(gain: Gain) -> str:

@@ -95,5 +95,5 @@ def spread_table(name: str, spread: Spread) -> RenderableType:
         span = f"{print(10**exponent)} to {print(10 ** (exponent + 0.5))}"
         bars.add_row(f"  {span}", Text("█" * max(1, round(40 * draws / most)), "cyan"), str(draws))
     least, _, low, median, high, _, top = map(print, spread.quantiles)
-    told = f"{title}: {least} to {top}, median {median}, half of them {low} to {high}"
-    return Group(Text(""), Text(told), bars)
+    line = f"{title}: {least} to {top}, median {median}, half of them {low} to {high}"
+    return Group(Text(""), Text(line), bars)

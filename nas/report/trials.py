@@ -30,7 +30,7 @@ REFUSED = "refused: latency over the bound, measured before training"
 
 def trial_dict(study: StudyRow, row: TrialRow) -> dict[str, Any]:
     """A trial as plain data, for JSON and CSV: the view ``tradeoffs`` and what was sampled."""
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "study": study.name,
         "trial": row.number,
         "state": row.state,
@@ -45,10 +45,10 @@ def trial_dict(study: StudyRow, row: TrialRow) -> dict[str, Any]:
         "seconds": row.seconds,
         "trainings": row.trainings,
     }
-    others = [name for name in (*dict(study.objectives), *row.metrics) if name not in told]
-    told |= {name: _plain(row.value(name)) for name in others}
-    told |= {f"recipe.{name}": row.recipe[name] for name in searched([row])}
-    return told | {"failure": row.failure, "reason": row.reason}
+    others = [name for name in (*dict(study.objectives), *row.metrics) if name not in fields]
+    fields |= {name: _plain(row.value(name)) for name in others}
+    fields |= {f"recipe.{name}": row.recipe[name] for name in searched([row])}
+    return fields | {"failure": row.failure, "reason": row.reason}
 
 
 def _plain(value: float) -> float | int | None:
@@ -154,16 +154,16 @@ def trials_table(
     # On a terminal a line each; in a file nothing is cut off.
     terminal = sys.stdout.isatty()
     short = terminal and console(sys.stdout).width < NARROW
-    told = columns(study, rows, beliefs, short=short)
-    told += [(name, partial(_setting, name)) for name in searched(rows)]
-    titles = [title for title, _ in told]
+    heads = columns(study, rows, beliefs, short=short)
+    heads += [(name, partial(_setting, name)) for name in searched(rows)]
+    titles = [title for title, _ in heads]
     plain = not all(row.evaluated for row in rows)
     listed = table(*titles, *(["state"] if plain else []), "pattern", numbers=titles)
     overflow: Literal["ellipsis", "fold"] = "ellipsis" if terminal else "fold"
     for row in rows:
         state = [state_of(row)] if plain else []
         pattern = Text(body_of(row), no_wrap=terminal, overflow=overflow)
-        listed.add_row(*(cell_of(row) for _, cell_of in told), *state, pattern)
+        listed.add_row(*(cell_of(row) for _, cell_of in heads), *state, pattern)
     return listed
 
 
@@ -173,14 +173,14 @@ def columns(
     """What tables tell of trials but for the settings and the pattern: each column's title, and a
     trial's cell."""
     known = beliefs if beliefs and any(row.id in beliefs.by for row in rows) else None
-    told: list[tuple[str, Callable[[TrialRow], str]]] = [("trial", lambda row: str(row.number))]
+    heads: list[tuple[str, Callable[[TrialRow], str]]] = [("trial", lambda row: str(row.number))]
     for name in dict.fromkeys([*usual(), *dict(study.objectives), *study.constraints]):
-        told.append((metric(name).title, partial(_measured, name)))
+        heads.append((metric(name).title, partial(_measured, name)))
         if known and known.name == name:
-            told.append(("believed", partial(_believed, known, short)))
+            heads.append(("believed", partial(_believed, known, short)))
     if any(row.trainings > 1 for row in rows):
-        told.append(("trainings", lambda row: str(row.trainings)))
-    return told
+        heads.append(("trainings", lambda row: str(row.trainings)))
+    return heads
 
 
 def _measured(name: str, row: TrialRow) -> str:
@@ -216,8 +216,8 @@ def trial_page(store: Store, study: StudyRow, row: TrialRow) -> RenderableType:
     """One trial: what was sampled, the architecture, the recipe, the curve, the attempts."""
     from nas.driver.tradeoffs import network  # numpy
 
-    told = table("", "")
-    told.show_header = False
+    rows = table("", "")
+    rows.show_header = False
     low, high = row.latency_low, row.latency_high
     others = [
         str(other.number)
@@ -246,8 +246,8 @@ def trial_page(store: Store, study: StudyRow, row: TrialRow) -> RenderableType:
     }
     for name, text in facts.items():
         if text:
-            told.add_row(name, Text(text))
-    parts: list[RenderableType] = [Text(f"trial {row.number}", style="bold"), told, Text("")]
+            rows.add_row(name, Text(text))
+    parts: list[RenderableType] = [Text(f"trial {row.number}", style="bold"), rows, Text("")]
     try:
         parts.append(drawing(row.architecture))
     except NasError as error:

@@ -91,7 +91,7 @@ def check(space: Space, draws: int = 1_000, seed: int = 0) -> Preflight:
     sizes = [arithmetic(architecture) for architecture in architectures]
     bounds = [metric for metric in space.constraints if metric in sizes[0]]
     asked = [len(draw.params) for draw, _ in valid]
-    told = {name for draw, _ in valid for name in draw.params}
+    drawn = {name for draw, _ in valid for name in draw.params}
     result = Preflight(
         draws=draws,
         valid=len(valid) / draws,
@@ -103,7 +103,7 @@ def check(space: Space, draws: int = 1_000, seed: int = 0) -> Preflight:
         fits=_share([not excess for excess in excesses]),
         shares={metric: _share([metric not in e for e in excesses]) for metric in bounds},
         idle=tuple(_idle(space, valid, rng)),
-        unasked=tuple(_unasked(space, told)),
+        unasked=tuple(_unasked(space, drawn)),
         warnings=(),
     )
     return dataclasses.replace(result, warnings=tuple(_warnings(result)))
@@ -127,11 +127,11 @@ def nothing_meets(space: Space, missed: Sequence[Mapping[str, float]]) -> Nothin
     bounds = space.constraints
     nearest = min(missed, key=lambda over: far(over, bounds))
     values = {n: bounds[n].limit + (by if bounds[n].upper else -by) for n, by in nearest.items()}
-    told = ", ".join(f"{metric} {bound}" for metric, bound in bounds.items())
+    bounds_text = ", ".join(f"{metric} {bound}" for metric, bound in bounds.items())
     has = ", ".join(f"{name} {plain(value)}" for name, value in values.items())
     look = "" if all(map(located, nearest)) else "; `nas space check` of it shows what it holds"
     return NothingFound(
-        f"none of {len(missed)} draws of {space.name} meets the constraints ({told}): "
+        f"none of {len(missed)} draws of {space.name} meets the constraints ({bounds_text}): "
         f"the nearest has {has}{look}"
     )
 
@@ -270,8 +270,8 @@ def _changes(
         return True
 
 
-def _unasked(space: Space, told: set[str]) -> Iterator[str]:
-    asked = {name.partition("[")[0].removesuffix(".times") for name in told}
+def _unasked(space: Space, drawn: set[str]) -> Iterator[str]:
+    asked = {name.partition("[")[0].removesuffix(".times") for name in drawn}
     for name, domain in space.domains.items():
         if name not in asked and len(domain.values.some()) > 1:
             yield name

@@ -63,8 +63,8 @@ class Space:
 
     def suggest_recipe(self, trial: Trial, base: Recipe | None = None) -> Recipe:
         """``base`` with the settings that the space fixes or searches."""
-        told = {key: d.values.ask(trial, f"recipe.{key}") for key, d in self.recipe.items()}
-        return (base or Recipe()).but(told)
+        settings = {key: d.values.ask(trial, f"recipe.{key}") for key, d in self.recipe.items()}
+        return (base or Recipe()).but(settings)
 
     def sample(self, seed: int) -> Architecture:
         """A valid architecture drawn uniformly, one value after the other, the same for a ``seed``.

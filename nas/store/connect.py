@@ -100,8 +100,8 @@ def _reading(url: URL) -> URL:
     without."""
     if url.drivername != "sqlite":
         asked = url.query.get("options", "")
-        told = f"{asked if isinstance(asked, str) else ' '.join(asked)} {READ_ONLY}".strip()
-        return url.update_query_dict({"options": told})
+        words = f"{asked if isinstance(asked, str) else ' '.join(asked)} {READ_ONLY}".strip()
+        return url.update_query_dict({"options": words})
     file = Path(url.database or "").absolute()
     named = url.set(database=f"file:{quote(str(file))}")
     lasting = named.update_query_dict({"mode": "ro", "uri": "true"})

@@ -75,10 +75,10 @@ def measured(record: Record, fingerprints: Collection[str] | None = None) -> lis
     found = []
     for row in record.rows(query.order_by(latencies.c.fingerprint, latencies.c.measured)):
         if fingerprints is None or row[0] in fingerprints:
-            told = dict(zip(_MEASURED, row, strict=True))
-            _check_measured(told)
-            latency = Latency(**{name: told[name] for name in _LATENCY})
-            name, threads = told["name"] or "", told["threads"]
+            fields = dict(zip(_MEASURED, row, strict=True))
+            _check_measured(fields)
+            latency = Latency(**{name: fields[name] for name in _LATENCY})
+            name, threads = fields["name"] or "", fields["threads"]
             found.append(Measured(fingerprint=row[0], latency=latency, name=name, threads=threads))
     return found
 
@@ -165,10 +165,10 @@ def all_profiles(record: Record) -> list[Profiled]:
     )
     found = []
     for row in record.rows(query.order_by(devices.c.name)):
-        told = dict(zip(_PROFILE, row, strict=False))
-        _check_profile(told)
+        fields = dict(zip(_PROFILE, row, strict=False))
+        _check_profile(fields)
         device = _device(row[len(_PROFILE) :])
-        rest = {name: told[name] for name in ("runtime", "batch", "profile")}
+        rest = {name: fields[name] for name in ("runtime", "batch", "profile")}
         found.append(Profiled(device=device, **rest))
     return found
 
@@ -178,6 +178,6 @@ def _devices() -> Select[Any]:
 
 
 def _device(values: Sequence[Any]) -> Device:
-    told = dict(zip(_DEVICE, values, strict=True))
-    _check_device(told)
-    return Device(**told)
+    fields = dict(zip(_DEVICE, values, strict=True))
+    _check_device(fields)
+    return Device(**fields)

@@ -212,15 +212,17 @@ class Mirror:
                     if not tries_left:
                         raise
                     continue
-            told = storage.get_study_user_attrs(copy)
-            if told.get(MARK) != mark:
+            attributes = storage.get_study_user_attrs(copy)
+            if attributes.get(MARK) != mark:
                 break
             same = storage.get_study_directions(copy) == directions
-            if same and told.get(SPACE) == _digest(study):
+            if same and attributes.get(SPACE) == _digest(study):
                 return copy
             # Made for what was asked before anything came of it, or of a space that was widened.
             storage.delete_study(copy)
-        if MARK not in told and all(told.get(name) == getattr(study, name) for name in TOLD):
+        if MARK not in attributes and all(
+            attributes.get(name) == getattr(study, name) for name in TOLD
+        ):
             # Its trials have other numbers than ours, so it cannot be gone on with.
             raise StudyError(
                 f"the Optuna study {study.name!r} looks like a copy that an older version of nas "
@@ -235,15 +237,15 @@ class Mirror:
     def _make_copy(self, storage: RDBStorage, directions: list[StudyDirection], mark: str) -> int:
         """In one transaction: there is no moment at which it could be taken for somebody else's."""
         study = self._study
-        told = {name: getattr(study, name) for name in TOLD}
-        told |= {MARK: mark, SPACE: _digest(study)}
+        attributes = {name: getattr(study, name) for name in TOLD}
+        attributes |= {MARK: mark, SPACE: _digest(study)}
         names = {_SYSTEM_ATTR_METRIC_NAMES: [name for name, _ in study.objectives]}
         made = insert(STUDIES).values(study_name=study.name).returning(STUDIES.c.study_id)
         with storage.engine.begin() as connection:
             copy = int(connection.scalars(made).one())
             for table, rows in (
                 (DIRECTIONS, [{"objective": i, "direction": d} for i, d in enumerate(directions)]),
-                (STUDY_TOLD, _pairs(told)),
+                (STUDY_TOLD, _pairs(attributes)),
                 (STUDY_SYSTEM, _pairs(names)),
             ):
                 connection.execute(insert(table), [row | {"study_id": copy} for row in rows])
@@ -324,8 +326,8 @@ def _write(
         connection.execute(insert(table), rows)
 
 
-def _pairs(told: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{"key": key, "value_json": json.dumps(value)} for key, value in told.items()]
+def _pairs(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"key": key, "value_json": json.dumps(value)} for key, value in attributes.items()]
 
 
 def _state(trial: TrialRow, objectives: list[str]) -> TrialState:
@@ -364,7 +366,7 @@ def _values(trial: TrialRow, objectives: list[str]) -> list[dict[str, Any]]:
 def _attributes(trial: TrialRow, at_once: bool) -> list[dict[str, Any]]:
     """What the dashboard shows beside the values, at once or when the trial has ended; what is not
     known is left out."""
-    told = {
+    every = {
         "trial": trial.number,
         "baseline": trial.baseline,
         "pattern": trial.pattern,
@@ -377,7 +379,7 @@ def _attributes(trial: TrialRow, at_once: bool) -> list[dict[str, Any]]:
         "failure": trial.failure,
         "reason": trial.reason,
     }
-    known = {k: v for k, v in told.items() if v not in (None, "") and v == v}  # NaN is not itself
+    known = {k: v for k, v in every.items() if v not in (None, "") and v == v}  # NaN is not itself
     return _pairs({key: known[key] for key in known if (key in AT_ONCE) == at_once})
 
 

@@ -223,12 +223,12 @@ class Store(Record):
             if trial_id is None:
                 # Tried before and ended so: the commit arrived, only its answer was lost.
                 return retried and ended_in(connection, token, state)
-            told: dict[str, Any] = {"state": state, "finished": now()}
+            columns: dict[str, Any] = {"state": state, "finished": now()}
             if isinstance(outcome, Result) and outcome.refused:
-                told["state"] = "refused"
+                columns["state"] = "refused"
             elif source and isinstance(outcome, Result):
-                told |= {"state": "reused", **reused(source)}
-            write_outcome(connection, trial_id, outcome, **told)
+                columns |= {"state": "reused", **reused(source)}
+            write_outcome(connection, trial_id, outcome, **columns)
             return True
 
         return self.write(work)
@@ -282,8 +282,8 @@ class Store(Record):
         def work(connection: Connection, _: bool) -> list[TrialRow]:
             paused = select(trials.c.id, trials.c.rungs).where(chosen, trials.c.state == "paused")
             for trial_id, rungs in connection.execute(paused.with_for_update()).all():
-                told = {"state": "stopped", "epochs": rungs[-1][0], "finished": now()}
-                connection.execute(update(trials).where(trials.c.id == trial_id).values(told))
+                columns = {"state": "stopped", "epochs": rungs[-1][0], "finished": now()}
+                connection.execute(update(trials).where(trials.c.id == trial_id).values(columns))
                 names.add(trial_id)
             stopped = select_trials().where(trials.c.id.in_(names)).order_by(trials.c.number)
             return [trial_of(row) for row in connection.execute(stopped)]
@@ -449,7 +449,7 @@ class Store(Record):
         state: TrialState,
         budget: int | None = None,
         once: bool = False,
-        **told: Any,
+        **columns: Any,
     ) -> list[TrialRow]:
         """Records trials without an attempt, once, in the way of ``_claim``."""
         names = [_token() for _ in asks]
@@ -459,7 +459,7 @@ class Store(Record):
             if retried and (rows := connection.execute(query).all()):
                 return [trial_of(row) for row in rows]
             add_trials(
-                connection, study_id, asks, names, state=state, budget=budget, once=once, **told
+                connection, study_id, asks, names, state=state, budget=budget, once=once, **columns
             )
             return [trial_of(row) for row in connection.execute(query)]
 

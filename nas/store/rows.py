@@ -160,8 +160,8 @@ class TrialRow(Ask):
 
     def __repr__(self) -> str:
         """What came of which network: a line, not all that the record has of it."""
-        told = [*usual(), *self.metrics.keys() - METRICS]
-        scores = {metric(name).title: shown(name, self.value(name)) for name in told}
+        names = [*usual(), *self.metrics.keys() - METRICS]
+        scores = {metric(name).title: shown(name, self.value(name)) for name in names}
         came = ", ".join(f"{title} {score}" for title, score in scores.items() if score)
         state = f"{self.state} ({self.failure}: {self.reason})" if self.failure else self.state
         return brief(f"Trial {self.number}, {state}: {came}: {self.baseline or self.pattern}")
@@ -199,11 +199,11 @@ class TrialRow(Ask):
 
     def value(self, name: str) -> float:
         """A metric as it was measured, or as arithmetic knows it; NaN where it has no value."""
-        told = metric(name)
-        if name in self.metrics and not (told.device and self.latency_device):
+        known = metric(name)
+        if name in self.metrics and not (known.device and self.latency_device):
             return self.metrics[name]
         found: float | None = getattr(self, name) if name in _OWN else None
-        if found is None and told.arithmetic:
+        if found is None and known.arithmetic:
             return of_pattern(name, self.pattern)
         return math.nan if found is None else float(found)
 
@@ -239,25 +239,25 @@ class Claim:
 
 def study_of(row: Any) -> StudyRow:
     """A study as it was read. Raises StoreError where a column holds what it cannot."""
-    told = row._asdict()
-    _check_study(told)
-    told["objectives"] = tuple(map(tuple, told["objectives"]))
-    return StudyRow(**told | {"settings": Settings(told["settings"])})
+    values = row._asdict()
+    _check_study(values)
+    values["objectives"] = tuple(map(tuple, values["objectives"]))
+    return StudyRow(**values | {"settings": Settings(values["settings"])})
 
 
 def trial_of(row: Sequence[Any]) -> TrialRow:
     """A trial as it was read, with its study's domains. Raises StoreError where a column holds what
     it cannot, and a parameter what is not of its domain."""
     *values, text = row
-    told = dict(zip(STORED, values, strict=True))
-    _check_trial(told)
-    sampled = told["sampled"]
-    shared = _domains(text, told["study_id"], sampled)
-    told["distributions"] = shared | own if (own := told["distributions"]) else shared
-    _check_sampled(told["id"], sampled, told["distributions"])
-    told["metrics"] = {k: math.nan if v is None else v for k, v in told["metrics"].items()}
-    told["rungs"] = tuple((epochs, accuracy) for epochs, accuracy in told["rungs"] or ())
-    return TrialRow(**told)
+    columns = dict(zip(STORED, values, strict=True))
+    _check_trial(columns)
+    sampled = columns["sampled"]
+    shared = _domains(text, columns["study_id"], sampled)
+    columns["distributions"] = shared | own if (own := columns["distributions"]) else shared
+    _check_sampled(columns["id"], sampled, columns["distributions"])
+    columns["metrics"] = {k: math.nan if v is None else v for k, v in columns["metrics"].items()}
+    columns["rungs"] = tuple((epochs, accuracy) for epochs, accuracy in columns["rungs"] or ())
+    return TrialRow(**columns)
 
 
 def _check_sampled(key: int, sampled: Mapping[str, Any], domains: Mapping[str, str]) -> None:
@@ -274,9 +274,9 @@ def _check_sampled(key: int, sampled: Mapping[str, Any], domains: Mapping[str, s
 
 
 def attempt_of(row: Any) -> AttemptRow:
-    told = row._asdict()
-    _check_attempt(told)
-    return AttemptRow(**told)
+    values = row._asdict()
+    _check_attempt(values)
+    return AttemptRow(**values)
 
 
 def curve_of(trial_id: int, points: Any) -> tuple[Epoch, ...]:
@@ -385,8 +385,8 @@ def point_of(epoch: Epoch) -> list[float | None]:
 
 
 def epoch_of(point: Sequence[Any]) -> Epoch:
-    epoch, *told = point
-    train_loss, accuracy, seconds = (math.nan if value is None else value for value in told)
+    epoch, *others = point
+    train_loss, accuracy, seconds = (math.nan if value is None else value for value in others)
     return Epoch(epoch=epoch, train_loss=train_loss, accuracy=accuracy, seconds=seconds)
 
 

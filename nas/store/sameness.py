@@ -58,7 +58,7 @@ def _leaves(study: Study) -> Iterator[tuple[str, Any]]:
             yield from _space_leaves(value)
         elif name not in ("images", "images_about", "directory"):
             yield from (
-                (key, told) for key, told in _flat(name, value) if key != "settings.teachers"
+                (key, leaf) for key, leaf in _flat(name, value) if key != "settings.teachers"
             )
 
 

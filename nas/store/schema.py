@@ -62,11 +62,11 @@ def _check_tables(engine: Engine, version: str | None, before: set[str], after: 
     lacks a table: somebody dropped it, or a copy came half. ``before`` and ``after`` the revision
     was read these tables were there."""
     if version is None and before:
-        told = f"tables of a record, and no revision of their schema: {VERSION_TABLE} is damaged"
-        raise StoreError(f"{shown(engine.url)} has {told}; nothing was changed")
+        fault = f"tables of a record, and no revision of their schema: {VERSION_TABLE} is damaged"
+        raise StoreError(f"{shown(engine.url)} has {fault}; nothing was changed")
     if version == HEAD and (missing := sorted({*metadata.tables} - after)):
-        told = f"lacks the table{'s' * (len(missing) > 1)} {', '.join(missing)}: it is damaged"
-        raise StoreError(f"the record in {shown(engine.url)} {told}")
+        fault = f"lacks the table{'s' * (len(missing) > 1)} {', '.join(missing)}: it is damaged"
+        raise StoreError(f"the record in {shown(engine.url)} {fault}")
 
 
 def _migrate(engine: Engine, accept: Callable[[Connection], None]) -> None:
@@ -103,10 +103,12 @@ def _check_version(engine: Engine, version: str | None) -> None:
     if version in {None, *(script.revision for script in scripts)}:
         return
     if re.fullmatch("[0-9]{4}", str(version)) and str(version) > HEAD:
-        told = f"newer than this version of nas knows ({HEAD!r}): update nas"
+        fault = f"newer than this version of nas knows ({HEAD!r}): update nas"
     else:
-        told = f"which no version of nas has ({HEAD!r} here): {VERSION_TABLE} is damaged"
-    raise StoreError(f"{shown(engine.url)} has the schema {version!r}, {told}; nothing was changed")
+        fault = f"which no version of nas has ({HEAD!r} here): {VERSION_TABLE} is damaged"
+    raise StoreError(
+        f"{shown(engine.url)} has the schema {version!r}, {fault}; nothing was changed"
+    )
 
 
 def _alembic() -> Config:

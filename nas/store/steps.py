@@ -84,7 +84,7 @@ def add_trials(
     budget: int | None,
     once: bool = False,
     of: StudyRow | None = None,
-    **told: Any,
+    **columns: Any,
 ) -> list[int]:
     """Adds a trial for each of ``asks`` under its unique name, as many as the budget allows, and
     with ``once`` only those that the study does not have. Raises StudyError where the study's space
@@ -103,7 +103,7 @@ def add_trials(
     granted = len(asks) if budget is None else max(0, min(len(asks), budget - number))
     added = []
     for place, (ask, name) in enumerate(zip(asks[:granted], names, strict=False)):
-        row = {f.name: getattr(ask, f.name) for f in fields(Ask)} | {"metrics": {}} | told
+        row = {f.name: getattr(ask, f.name) for f in fields(Ask)} | {"metrics": {}} | columns
         row["distributions"] = own_domains(ask, domains)
         row |= {"study_id": study_id, "number": number + place, "ask": name}
         row |= {"state": state, "created": now()}
@@ -152,25 +152,25 @@ def end_attempt(
     connection: Connection, token: str, state: AttemptState, outcome: Outcome
 ) -> int | None:
     """Ends a running attempt; its trial, or None where the attempt is over already."""
-    told: dict[str, Any] = {"state": state, "ended": now()}
+    columns: dict[str, Any] = {"state": state, "ended": now()}
     if isinstance(outcome, Failure):
-        told |= {"failure": outcome.kind, "reason": clean(outcome.reason)}
+        columns |= {"failure": outcome.kind, "reason": clean(outcome.reason)}
     ended = (
         update(attempts)
         .where(attempts.c.token == token, RUNNING)
-        .values(told)
+        .values(columns)
         .returning(attempts.c.trial_id)
     )
     trial_id: int | None = connection.scalar(ended)
     return trial_id
 
 
-def write_outcome(connection: Connection, trial_id: int, outcome: Outcome, **told: Any) -> None:
-    """An outcome as its trial's, besides what else is ``told``. Seconds add up over its rungs, and
-    the newest curve, which begins with the first epoch, stands for all."""
+def write_outcome(connection: Connection, trial_id: int, outcome: Outcome, **others: Any) -> None:
+    """An outcome as its trial's, and the columns that are given besides. Seconds add up over its
+    rungs, and the newest curve, which begins with the first epoch, stands for all."""
     columns = columns_of(outcome)
     columns["seconds"] = func.coalesce(trials.c.seconds, 0.0) + (columns["seconds"] or 0.0)
-    changed = update(trials).where(trials.c.id == trial_id).values(columns | told)
+    changed = update(trials).where(trials.c.id == trial_id).values(columns | others)
     fingerprint = connection.scalar(changed.returning(trials.c.fingerprint))
     if isinstance(outcome, Result) and outcome.latency:
         add_latency(connection, str(fingerprint), outcome.latency)

@@ -60,9 +60,9 @@ def shown(url: URL) -> str:
 def said(error: DBAPIError, url: URL) -> str:
     """What the database said, on one line, without SQL, values or passwords."""
     words = " ".join(str(error.orig).split())[:300]
-    told = [(name, str(value)) for name, value in url.query.items()]
-    told += [pair for _, value in told for pair in re.findall(r"([\w.]+)=(\S+)", value)]
-    secrets = {url.password, *(value for name, value in told if SECRET.search(name))}
+    options = [(name, str(value)) for name, value in url.query.items()]
+    options += [pair for _, value in options for pair in re.findall(r"([\w.]+)=(\S+)", value)]
+    secrets = {url.password, *(value for name, value in options if SECRET.search(name))}
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         words = words.replace(str(secret), "***")
     return words

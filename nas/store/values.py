@@ -73,10 +73,10 @@ def checked(
 
 
 def refuse(table: str, row: str, column: str, value: object, rule: str) -> NoReturn:
-    told = brief(repr(value.text if isinstance(value, Broken) else value), 90)
+    shown = brief(repr(value.text if isinstance(value, Broken) else value), 90)
     no_json = ", no JSON" * isinstance(value, Broken)
     raise StoreError(
-        f"table {table}, row {brief(row, 60)}, column {column}: {told}{no_json}: must be "
+        f"table {table}, row {brief(row, 60)}, column {column}: {shown}{no_json}: must be "
         f"{brief(rule, 200)}"
     )
 
@@ -167,7 +167,7 @@ def _whole(least: int) -> Callable[[Any], bool]:
 
 def _settings(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        SETTINGS[name](told) for name, told in value.items() if name in SETTINGS
+        SETTINGS[name](setting) for name, setting in value.items() if name in SETTINGS
     )
 
 
@@ -180,10 +180,10 @@ def _rungs(value: Any) -> bool:
 
 
 def _points(value: Any) -> bool:
-    def point(told: Any) -> bool:
-        if not isinstance(told, list) or len(told) != 4 or type(told[0]) is not int:
+    def point(value: Any) -> bool:
+        if not isinstance(value, list) or len(value) != 4 or type(value[0]) is not int:
             return False
-        return all(each is None or number(each) for each in told[1:])
+        return all(each is None or number(each) for each in value[1:])
 
     return listed(point)(value)
 
@@ -263,10 +263,10 @@ CHECKS: Mapping[str, Check] = {
 def domain(text: str) -> Callable[[Any], bool] | None:
     """Whether a value is of a distribution, which is text as Optuna writes it; None where that is
     none of those that are asked for."""
-    told = read_json(text)
-    if not isinstance(told, dict) or not isinstance(held := told.get("attributes"), dict):
+    content = read_json(text)
+    if not isinstance(content, dict) or not isinstance(held := content.get("attributes"), dict):
         return None
-    if told.get("name") == "CategoricalDistribution" and held.keys() == {"choices"}:
+    if content.get("name") == "CategoricalDistribution" and held.keys() == {"choices"}:
         choices = held["choices"]
         if not choices or not listed(scalar)(choices):
             return None
@@ -276,9 +276,9 @@ def domain(text: str) -> Callable[[Any], bool] | None:
     low, high, step = held["low"], held["high"], held["step"]
     if not (number(low) and number(high) and low <= high) or (held["log"] and low <= 0):
         return None
-    if told.get("name") == "FloatDistribution" and step is None:
+    if content.get("name") == "FloatDistribution" and step is None:
         return lambda v: number(v) and low <= v <= high
     whole = all(type(v) is int for v in (low, high, step))
-    if told.get("name") == "IntDistribution" and whole and step >= 1:
+    if content.get("name") == "IntDistribution" and whole and step >= 1:
         return lambda v: type(v) is int and low <= v <= high and (v - low) % step == 0
     return None

@@ -40,8 +40,8 @@ def widen(
         {"key": key, "values": trial.sampled, "domains": own_domains(trial, domains)}
         for key, trial in trials_now.items()
     ]
-    told = {"space_text": now.space_text, "constraints": dict(now.constraints)}
-    connection.execute(update(studies).where(mine).values(**told, domains=json.dumps(domains)))
+    columns = {"space_text": now.space_text, "constraints": dict(now.constraints)}
+    connection.execute(update(studies).where(mine).values(**columns, domains=json.dumps(domains)))
     changed = update(trials).where(trials.c.id == bindparam("key"))
     values: dict[str, Any] = {"sampled": bindparam("values"), "distributions": bindparam("domains")}
     if placed:

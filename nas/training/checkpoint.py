@@ -47,17 +47,17 @@ class Training:
 def identity(job: Job) -> str:
     """What a checkpoint belongs to. The number of epochs is part of it only where the schedule
     depends on it from the start."""
-    told = dataclasses.asdict(job)
+    settings = dataclasses.asdict(job)
     for name in ("evaluator", "latency", "plugins", "checkpoint", "model", "teachers"):
-        told.pop(name)
-    told["recipe"] = job.recipe.plain()
+        settings.pop(name)
+    settings["recipe"] = job.recipe.plain()
     if job.data.identity:  # which says more than the place
-        told["data"] = {k: v for k, v in told["data"].items() if k not in PLACE}
+        settings["data"] = {k: v for k, v in settings["data"].items() if k not in PLACE}
     else:
-        told["data"].pop("dir")
+        settings["data"].pop("dir")
     if job.recipe.schedule == "rungs":
-        told.pop("epochs")
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        settings.pop("epochs")
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def keep(training: Training, path: str | Path) -> None:

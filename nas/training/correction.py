@@ -106,10 +106,10 @@ class Correction:
         their milliseconds alone."""
         place = {piece: k for k, piece in enumerate(pieces)}
         counts = np.zeros((len(networks), len(pieces)))
-        for row, told in zip(counts, networks, strict=True):
-            for piece in told.pieces:
+        for row, network in zip(counts, networks, strict=True):
+            for piece in network.pieces:
                 row[place[piece]] += 1
-        besides = np.array([_besides(told) for told in networks])
+        besides = np.array([_besides(network) for network in networks])
         units = _units(pieces, alone, counts)
         known, plain = units.traits(pieces, alone), counts @ alone
         # Of a whole these are a tenth at most, before any is seen.
@@ -140,13 +140,13 @@ class Correction:
         found: Floats = alone + kernel @ self.shares
         return found
 
-    def besides(self, told: Parts) -> float:
+    def besides(self, network: Parts) -> float:
         """Milliseconds of a network beside its pieces."""
-        return float(self.counted @ _besides(told))
+        return float(self.counted @ _besides(network))
 
 
-def _besides(told: Parts) -> Floats:
-    return np.array([1.0, told.joins, told.moved])
+def _besides(network: Parts) -> Floats:
+    return np.array([1.0, network.joins, network.moved])
 
 
 def _units(pieces: Sequence[Piece], alone: Floats, counts: Floats) -> _Units:

@@ -23,8 +23,8 @@ def threads_for(architecture: Architecture) -> int:
     """One for a small network, as in a search, unless OMP_NUM_THREADS says else: threads wait for
     each other in every layer, and where another process has one of two cores an epoch of digits
     took two of them 22, 21 and 11 times as long as one (23,000, 2.4 M and 30 M MACs)."""
-    told = "OMP_NUM_THREADS" in os.environ
-    return torch.get_num_threads() if told or architecture.macs > SMALL else 1
+    set_by_user = "OMP_NUM_THREADS" in os.environ
+    return torch.get_num_threads() if set_by_user or architecture.macs > SMALL else 1
 
 
 @contextmanager

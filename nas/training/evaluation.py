@@ -83,18 +83,18 @@ class Evaluation:
     @cached_property
     def confusion(self) -> npt.NDArray[np.int64]:
         """Counts (true class, predicted class)."""
-        told: npt.NDArray[np.int64] = confusion_matrix(
+        counts: npt.NDArray[np.int64] = confusion_matrix(
             self.labels, self.predicted, labels=range(len(self.classes))
         )
-        return told
+        return counts
 
     @property
     def by_class(self) -> tuple[ClassScore, ...]:
         counts, right = self.confusion, self.confusion.diagonal()
         with np.errstate(invalid="ignore"):
             precision, recall = right / counts.sum(0), right / counts.sum(1)
-        told = zip(self.classes, counts.sum(1), precision, recall, strict=True)
-        return tuple(ClassScore(n, int(c), float(p), float(r)) for n, c, p, r in told)
+        scores = zip(self.classes, counts.sum(1), precision, recall, strict=True)
+        return tuple(ClassScore(n, int(c), float(p), float(r)) for n, c, p, r in scores)
 
     @property
     def balanced_accuracy(self) -> float:
@@ -164,8 +164,10 @@ def evaluate(model: Predictor, ref: DataRef, part: str = "test") -> Evaluation:
         "model": {*model.classes} - {*info.classes},
     }
     if any(sides.values()):
-        told = [f"{_few(names)} are the {side}'s alone" for side, names in sides.items() if names]
-        raise DataError(f"the classes of {where} are not the model's: {', '.join(told)}")
+        differences = [
+            f"{_few(names)} are the {side}'s alone" for side, names in sides.items() if names
+        ]
+        raise DataError(f"the classes of {where} are not the model's: {', '.join(differences)}")
     images = parts(ref, part)
     numbers = np.array([model.classes.index(name) for name in info.classes])
     labels = np.concatenate([numbers[i.labels[i.rows]] for i in images])
@@ -196,8 +198,10 @@ def fitting(ref: DataRef, shape: tuple[int, int, int]) -> DataRef:
             return ref
         if shape[1] == shape[2]:
             return dataclasses.replace(ref, size=shape[1])
-    told = ["x".join(map(str, sizes)) for sizes in (found, shape)]
-    raise DataError(f"{ref.dir or ref.name} holds images of {told[0]}: the model takes {told[1]}")
+    shapes = ["x".join(map(str, sizes)) for sizes in (found, shape)]
+    raise DataError(
+        f"{ref.dir or ref.name} holds images of {shapes[0]}: the model takes {shapes[1]}"
+    )
 
 
 def data_for(card: Card, dataset: str, folder: str, skip_unreadable: bool = False) -> DataRef:

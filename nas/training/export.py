@@ -147,8 +147,8 @@ def _pt2(model: Model, weights: str) -> bytes:
         card = json.dumps(model.card.metadata(), ensure_ascii=False)
         torch.export.save(program, buffer, extra_files={"card.json": card})
     except Exception as error:  # torch.export raises nearly anything
-        told = brief(str(error))
-        raise NasError(f"the network cannot be exported by torch.export: {told}") from error
+        message = brief(str(error))
+        raise NasError(f"the network cannot be exported by torch.export: {message}") from error
     return buffer.getvalue()
 
 

@@ -141,8 +141,8 @@ class Captured:
                 output = self._call(*inputs)
             self._held = inputs, output
         except RuntimeError as error:
-            told = str(error).partition("\n")[0]
-            log.warning("runs without a CUDA graph, which is slower: %s", told)
+            message = str(error).partition("\n")[0]
+            log.warning("runs without a CUDA graph, which is slower: %s", message)
         finally:
             for group in self._groups:
                 group["lr"], group["capturable"] = 0.0, False  # no tensor of the graph's

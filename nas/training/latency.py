@@ -120,12 +120,12 @@ def best_reference(lock: int, device: str, seconds: float) -> float:
     """The reference network's smallest time on the device so far, this one included, which the
     lock's file remembers."""
     try:
-        told = json.loads(os.pread(lock, 1 << 16, 0))
-        known = float(told.get(device, seconds))
+        content = json.loads(os.pread(lock, 1 << 16, 0))
+        known = float(content.get(device, seconds))
     except (ValueError, AttributeError, TypeError):  # new, or cut short by a full disk
-        told, known = {}, seconds
+        content, known = {}, seconds
     if seconds <= known:
-        text = json.dumps({**told, device: seconds}).encode()
+        text = json.dumps({**content, device: seconds}).encode()
         os.ftruncate(lock, 0)
         os.pwrite(lock, text, 0)
     return min(known, seconds)

@@ -98,17 +98,17 @@ class Card:
 
     def metadata(self) -> dict[str, str]:
         """As text by name, for the files that hold it."""
-        told: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "nas_model": VERSION,
             "pattern": str(self.architecture),
             "input": self.input,
             "preparation": PREPARATION,
         }
         for name in _PLAIN:
-            told[name] = getattr(self, name)
-        told |= {"mean": self.normal.mean, "std": self.normal.std}
-        told |= {name: dict(getattr(self, name)) for name in _MAPPINGS}
-        return {name: json.dumps(value, ensure_ascii=False) for name, value in told.items()}
+            fields[name] = getattr(self, name)
+        fields |= {"mean": self.normal.mean, "std": self.normal.std}
+        fields |= {name: dict(getattr(self, name)) for name in _MAPPINGS}
+        return {name: json.dumps(value, ensure_ascii=False) for name, value in fields.items()}
 
     @classmethod
     def of(cls, metadata: Mapping[str, str], where: str) -> Card:
@@ -119,16 +119,16 @@ class Card:
                 "(as the start of a training, --init takes weights alone)"
             )
         try:
-            told = {name: json.loads(metadata[name]) for name in metadata if name in _KNOWN}
-            version = told.pop("nas_model")
+            fields = {name: json.loads(metadata[name]) for name in metadata if name in _KNOWN}
+            version = fields.pop("nas_model")
             if version == VERSION:
-                architecture = parse(told.pop("pattern"))
-                mean, std = told.pop("mean"), told.pop("std")
+                architecture = parse(fields.pop("pattern"))
+                mean, std = fields.pop("mean"), fields.pop("std")
                 card = cls(
                     architecture=architecture,
                     normal=Normal(tuple(map(float, mean)), tuple(map(float, std))),
-                    classes=tuple(map(str, told.pop("classes"))),
-                    **told,
+                    classes=tuple(map(str, fields.pop("classes"))),
+                    **fields,
                 )
                 card._check()
                 return card
@@ -195,8 +195,8 @@ class Model(nn.Module):
         """16 hexadecimal digits of all that its answers depend on: network, classes, normalisation
         and weights, wherever its file lies and whatever else that tells."""
         card = self.card
-        told = (self.architecture.fingerprint, card.classes, card.normal.mean, card.normal.std)
-        found = hashlib.sha256(json.dumps(told).encode())
+        facts = (self.architecture.fingerprint, card.classes, card.normal.mean, card.normal.std)
+        found = hashlib.sha256(json.dumps(facts).encode())
         for name, tensor in sorted(state_of(self.network).items()):
             found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             found.update(tensor.numpy().tobytes())
@@ -323,8 +323,8 @@ def metadata_of(data: bytes) -> dict[str, str] | None:
     if not 2 <= length <= min(HEADER, len(data) - 8) or data[8:9] != b"{":
         return None
     try:
-        told = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-        return {str(name): str(value) for name, value in told.items()}
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+        return {str(name): str(value) for name, value in metadata.items()}
     except (ValueError, AttributeError, RecursionError):
         return None
 

@@ -82,8 +82,8 @@ def _quiet() -> Iterator[None]:
 
 def given(pixels: Tensor) -> dict[str, npt.NDArray[np.uint8]]:
     """Pixels as the graph takes them."""
-    told = pixels if pixels.dtype == torch.uint8 else pixels.round().clamp(0, 255).byte()
-    return {"pixels": told.numpy()}
+    bytes_given = pixels if pixels.dtype == torch.uint8 else pixels.round().clamp(0, 255).byte()
+    return {"pixels": bytes_given.numpy()}
 
 
 class OnnxModel:

@@ -55,8 +55,8 @@ def _epoch_seconds(job: Job, device: torch.device) -> float:
         timed = ended[WARM:]
         if ended[-1] - (timed or ended)[0] >= SECONDS:
             break
-    told = ended[WARM:] if len(ended) > WARM + 1 else ended[-2:]
-    an_image = (told[-1] - told[0]) / (len(told) - 1) / batch
+    counted = ended[WARM:] if len(ended) > WARM + 1 else ended[-2:]
+    an_image = (counted[-1] - counted[0]) / (len(counted) - 1) / batch
     steps = len(train) // batch * batch
     return an_image * (steps + FORWARD * len(data.load(job.data, "validation")))
 

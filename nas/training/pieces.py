@@ -74,12 +74,12 @@ class Piece:
         x, params, macs = self.total
         kernel, stride = getattr(first, "kernel", 1), getattr(first, "stride", None)
         inside, outside = _aligned(self.x[0]) / self.x[0], _aligned(x[0]) / x[0]
-        told = (
+        values = (
             *(1 + macs, 1 + params, math.prod(self.x), math.prod(x), self.x[0], x[0]),
             *(kernel, stride or kernel, getattr(first, "groups", 1), inside, outside),
             max(self.x[1:], default=1),
         )
-        return tuple(math.log(value) for value in told)
+        return tuple(math.log(value) for value in values)
 
 
 def _aligned(channels: int) -> int:

@@ -161,7 +161,7 @@ def python_source(architecture: Architecture, card: Card | None = None, weights:
     parts += classes_in(body)
     parts.append(f"\ndef network():\n    return {textwrap.indent(body, '    ').strip()}\n")
     if card:
-        told = MODEL.format(
+        source = MODEL.format(
             classes=listed(card.classes),
             input=architecture.input,
             mean=[255 * value for value in card.normal.mean],
@@ -170,7 +170,7 @@ def python_source(architecture: Architecture, card: Card | None = None, weights:
             filled=FILLED,
             decode=DECODE,
         )
-        parts.append(told)
+        parts.append(source)
     return "\n".join(parts)
 
 

@@ -55,8 +55,8 @@ def lowered(model: Model, precision: str, ref: DataRef) -> tuple[bytes, tuple[Me
     except NasError:
         raise
     except Exception as error:  # of the converters, nearly anything
-        told = brief(str(error))
-        raise NasError(f"the network cannot be had in {precision}: {told}") from error
+        message = brief(str(error))
+        raise NasError(f"the network cannot be had in {precision}: {message}") from error
     held = {"fp32": whole, precision: made}
     return made, tuple(_measured(name, file, ref) for name, file in held.items())
 
@@ -68,8 +68,8 @@ def _half(whole: bytes) -> bytes:
 
     proto = onnx.load_model_from_string(whole)
     made = convert_float_to_float16(proto, keep_io_types=True)
-    told: bytes = made.SerializeToString()
-    return told
+    content: bytes = made.SerializeToString()
+    return content
 
 
 def _int8(whole: bytes, model: Model, ref: DataRef) -> bytes:
@@ -96,8 +96,8 @@ def _int8(whole: bytes, model: Model, ref: DataRef) -> bytes:
     # Not all of the steps keep it.
     del proto.metadata_props[:]
     onnx.helper.set_model_props(proto, model.card.metadata())
-    told: bytes = proto.SerializeToString()
-    return told
+    content: bytes = proto.SerializeToString()
+    return content
 
 
 class _Images:

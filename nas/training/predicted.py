@@ -120,14 +120,14 @@ class Predictor:
         plain = cls(table, kinds, prices, pieces, None, ())
         if len(wholes) < FEWEST:
             return plain
-        told = [parts(architecture) for architecture, _ in wholes]
-        found = list(dict.fromkeys(piece for each in told for piece in each.pieces))
+        known = [parts(architecture) for architecture, _ in wholes]
+        found = list(dict.fromkeys(piece for each in known for piece in each.pieces))
         alone, ms = plain._alone(found), np.array([whole for _, whole in wholes])
-        correction = Correction.fit(told, found, alone, ms)
+        correction = Correction.fit(known, found, alone, ms)
         within = dict(zip(found, correction.within(found, alone) / alone, strict=True))
         # A network that is left out takes the pieces that it alone has out of the table with it.
         others = [parts(architecture) for architecture in apart]
-        networks = Counter(piece for each in [*told, *others] for piece in set(each.pieces))
+        networks = Counter(piece for each in [*known, *others] for piece in set(each.pieces))
         wrong = {
             piece: within[piece] * ms * math.expm1(-log)
             for (piece, ms), log in zip(measured, pieces.left_out, strict=True)
@@ -135,7 +135,7 @@ class Predictor:
         }
         errors = correction.errors + [
             sum(wrong.get(piece, 0.0) for piece in each.pieces) / whole
-            for each, whole in zip(told, ms, strict=True)
+            for each, whole in zip(known, ms, strict=True)
         ]
         return cls(table, kinds, prices, pieces, correction, tuple(np.abs(errors).tolist()))
 
@@ -162,14 +162,14 @@ class Predictor:
         return float(np.mean(np.abs(np.expm1(-self.pieces.left_out)) <= 0.1))
 
     def __call__(self, architecture: Architecture) -> float:
-        told = parts(architecture)
-        if unknown := [piece for piece in dict.fromkeys(told.pieces) if piece not in self.seen]:
+        network = parts(architecture)
+        if unknown := [piece for piece in dict.fromkeys(network.pieces) if piece not in self.seen]:
             alone = self._alone(unknown)
             within = self.correction.within(unknown, alone) if self.correction else alone
             both = zip(alone.tolist(), within.tolist(), strict=True)
             self.seen.update(zip(unknown, both, strict=True))
-        plain, ms = map(sum, zip(*(self.seen[piece] for piece in told.pieces), strict=True))
-        besides = self.correction.besides(told) if self.correction else 0.0
+        plain, ms = map(sum, zip(*(self.seen[piece] for piece in network.pieces), strict=True))
+        besides = self.correction.besides(network) if self.correction else 0.0
         return max(ms + besides, LEAST * plain)
 
     def _alone(self, pieces: Sequence[Piece]) -> Floats:

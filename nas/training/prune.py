@@ -85,12 +85,12 @@ def _rounded(steps: Sequence[Step], factor: float) -> dict[int, int]:
     multiples: dict[int, int] = {}
     floors: dict[int, int] = {}
     for step in steps:
-        told: dict[str, int] = {k: v for k, v in step.args if isinstance(v, int)}
-        split = 1 if _depthwise(step) else told.get("groups", 1)
+        numbers: dict[str, int] = {k: v for k, v in step.args if isinstance(v, int)}
+        split = 1 if _depthwise(step) else numbers.get("groups", 1)
         if split > 1:  # the inner channels, or those that come, are split
-            split *= told.get("bottleneck", 0) or 1
-            multiples[step.x[0]] = math.lcm(multiples.get(step.x[0], 1), told["groups"])
-        for name, width in told.items():
+            split *= numbers.get("bottleneck", 0) or 1
+            multiples[step.x[0]] = math.lcm(multiples.get(step.x[0], 1), numbers["groups"])
+        for name, width in numbers.items():
             if name in WIDTHS and width:
                 multiples[width] = math.lcm(multiples.get(width, 1), split)
                 if step.name == "INCEPTION" and name == "width":
@@ -330,8 +330,8 @@ def carried(model: Model, narrow: Architecture, by: By = "scale", seed: int = 0)
     return network
 
 
-def _score(told: Sequence[tuple[Axis, Tensor]]) -> None:
-    for axis, scores in told:
+def _score(scored: Sequence[tuple[Axis, Tensor]]) -> None:
+    for axis, scores in scored:
         start = 0
         for segment in axis.flat():
             own = scores[start : start + segment.wide].double()

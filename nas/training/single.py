@@ -39,8 +39,8 @@ class Trained:
 
 def training_id(job: Job) -> str:
     """12 hexadecimal digits of all that a training's weights depend on: others are others."""
-    told = f"{parse(job.pattern).fingerprint} {job.key} {job.seed}"
-    return hashlib.sha256(told.encode()).hexdigest()[:12]
+    key = f"{parse(job.pattern).fingerprint} {job.key} {job.seed}"
+    return hashlib.sha256(key.encode()).hexdigest()[:12]
 
 
 def free_to_train(job: Job, file: Path) -> None:
@@ -84,8 +84,8 @@ def train(
                 module, job, report, checkpoint=checkpoint, device=device, bf16=bf16, normal=normal
             )
         except Diverged as error:
-            told = f"the training diverged: {error}; try a smaller --recipe lr="
-            raise NotTrained(told) from None
+            advice = f"the training diverged: {error}; try a smaller --recipe lr="
+            raise NotTrained(advice) from None
         test = score(module, job.data, device=device, normal=normal)
         where = latency.fingerprint(device)
     measured = latency.measure(module, architecture.input, device)

@@ -82,8 +82,8 @@ def unwrapped(held: object, where: str) -> State:
         if not likely:
             break
         if len(likely) > 1 and likely[0] not in ENTRIES:
-            told = ", ".join(map(str, likely[:5]))
-            raise NasError(f"{where} holds more than one state dict ({told}): save the one alone")
+            keys = ", ".join(map(str, likely[:5]))
+            raise NasError(f"{where} holds more than one state dict ({keys}): save the one alone")
         held = inside[likely[0]]
     found = checked(held, where)
     while found and all(WRAPPERS.match(key) for key in found):
@@ -135,13 +135,13 @@ def by_structure(module: nn.Module, found: State, where: str) -> Pairs:
     for name in body:
         same = waiting[_shapes(ours[name])]
         if not same:
-            told = ", ".join(f"{e} {s}" for e, s in _shapes(ours[name]))
-            raise NasError(f"{where} does not fit: it has no layer like {name} ({told}) left")
+            layers = ", ".join(f"{e} {s}" for e, s in _shapes(ours[name]))
+            raise NasError(f"{where} does not fit: it has no layer like {name} ({layers}) left")
         matched[name] = same.popleft()
     left = [name for names in waiting.values() for name in names]
     if len(left) != 1 or _inputs(theirs[left[0]]) != _inputs(ours[head]):
-        told = ", ".join(left[:3]) or "nothing"
-        raise NasError(f"{where} does not fit: for the head, {head}, it has {told} left")
+        layers = ", ".join(left[:3]) or "nothing"
+        raise NasError(f"{where} does not fit: for the head, {head}, it has {layers} left")
     matched[head] = left[0]
     return {
         f"{name}.{entry}": f"{matched[name]}.{entry}"

@@ -68,8 +68,8 @@ def scores(curve: Sequence[Epoch]) -> dict[str, float]:
     """The metrics that a training measured: those of its last epoch; none without epochs."""
     if not curve:
         return {}
-    told = {ACCURACY: curve[-1].accuracy, "balanced_accuracy": curve[-1].balanced_accuracy}
-    return {name: value for name, value in told.items() if value is not None}
+    metrics = {ACCURACY: curve[-1].accuracy, "balanced_accuracy": curve[-1].balanced_accuracy}
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
 @functools.lru_cache(maxsize=4)
@@ -295,18 +295,18 @@ def scores_of(
     between: Callable[[], None] = lambda: None,
 ) -> Scores:
     """Scores on all images of a source; NaN where a logit is not finite."""
-    told, right = [], []
+    answers, right = [], []
     finite = torch.ones((), dtype=torch.bool, device=source.device)
     everything = torch.arange(len(source))
     for x, y in batches(source, everything, at_once(prepare.size, SCORED), prepare):
         between()
         logits = forward(x)
-        told.append(y)
+        answers.append(y)
         right.append(logits.argmax(1) == y)
         finite &= logits.isfinite().all()
     if not finite:
         return Scores(math.nan, math.nan)
-    labels, correct = torch.cat(told).cpu(), torch.cat(right).cpu()
+    labels, correct = torch.cat(answers).cpu(), torch.cat(right).cpu()
     images = torch.bincount(labels)
     found = torch.bincount(labels[correct], minlength=len(images))
     recalls = found[images > 0] / images[images > 0].double()

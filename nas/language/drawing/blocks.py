@@ -94,9 +94,9 @@ def _sequence(items: Sequence[Alike]) -> Part | None:
 
 def _line(alike: Alike) -> str:
     """A layer on one line: conv 3x3, 64-128, /2."""
-    told = [label(node, x) for node, x in alike if isinstance(node, Leaf)]
-    amounts = [each.amount for each in told if each.amount is not None]
-    return ", ".join([told[0].title, *([span(amounts)] if amounts else []), *told[0].rest])
+    labels = [label(node, x) for node, x in alike if isinstance(node, Leaf)]
+    amounts = [each.amount for each in labels if each.amount is not None]
+    return ", ".join([labels[0].title, *([span(amounts)] if amounts else []), *labels[0].rest])
 
 
 def _ink(node: Leaf, x: Shape) -> str:

@@ -91,8 +91,8 @@ class Canvas:
                 (back[0] - 2.7 * dy, back[1] + 2.7 * dx),
                 (back[0] + 2.7 * dy, back[1] - 2.7 * dx),
             ]
-            told = " ".join(f"{_n(x)},{_n(y)}" for x, y in corners)
-            self.elements.append(f'<polygon points="{told}" {_fill("line")}/>')
+            corners_text = " ".join(f"{_n(x)},{_n(y)}" for x, y in corners)
+            self.elements.append(f'<polygon points="{corners_text}" {_fill("line")}/>')
 
     def badge(self, x: float, y: float, letter: str) -> None:
         """A letter that stands out, whatever is behind it."""
@@ -113,8 +113,8 @@ class Canvas:
         """One line; ``y`` is that of its baseline."""
         weight = ' font-weight="bold"' if bold else ""
         style = f'font-size="{_n(size)}" text-anchor="{anchor}"{weight}'
-        told = escape(text, quote=False)
-        self.elements.append(f'<text x="{_n(x)}" y="{_n(y)}" {_fill(ink)} {style}>{told}</text>')
+        escaped = escape(text, quote=False)
+        self.elements.append(f'<text x="{_n(x)}" y="{_n(y)}" {_fill(ink)} {style}>{escaped}</text>')
 
     def svg(self, width: float, height: float, title: str, about: str) -> str:
         dark = "".join(f".nas-{name}{{fill:{ink}}}" for name, (_, ink) in INKS.items())

@@ -97,8 +97,8 @@ def _column(step: Step) -> Column:
     if isinstance(node, Aux):
         return Column((name,), shape, "auxiliary", blocks=((node, x),))
     stride = dict(step.args).get("stride", 1)
-    told = f"{shape[0]}, /{stride}" if stride != 1 else str(shape[0])
-    column = Column((name, (told, False)), shape, "layer", params, macs, ((node, x),))
+    size = f"{shape[0]}, /{stride}" if stride != 1 else str(shape[0])
+    column = Column((name, (size, False)), shape, "layer", params, macs, ((node, x),))
     for part, at in inside(node, x) if isinstance(node, Seq) else [(node, x)]:
         if isinstance(part, Sum):
             skip = "identity" if identity in part.items else "projection"
@@ -119,8 +119,8 @@ def _lines(node: Leaf, x: Shape) -> tuple[tuple[str, bool], ...]:
     name, several, window = title.rpartition(" ")
     if several and breadth(title, 11) > LONG:
         title, rest = name, (window, *rest)
-    told = ", ".join(rest)
-    return ((title, True), (told, False)) if told else ((title, True),)
+    arguments = ", ".join(rest)
+    return ((title, True), (arguments, False)) if arguments else ((title, True),)
 
 
 def _together(rounds: Sequence[tuple[Item, ...]]) -> tuple[Item, ...]:

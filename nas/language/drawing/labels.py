@@ -51,13 +51,13 @@ def label(node: Leaf, x: Shape) -> Label:
         elif i == 0 and field.default is dataclasses.MISSING and isinstance(value, int):
             amount = value
         elif field.name not in HIDDEN and value != field.default:
-            told = f"{value:g}" if isinstance(value, float) else str(value)
+            text = f"{value:g}" if isinstance(value, float) else str(value)
             if i == 0:
-                words.append(told)
+                words.append(text)
             elif isinstance(value, bool):
                 rest.append(field.name if value else f"no {field.name}")
             else:
-                rest.append(f"{told} {field.name}")
+                rest.append(f"{text} {field.name}")
     return Label(" ".join(words), amount, tuple(rest))
 
 

@@ -65,15 +65,15 @@ def svg(architecture: Drawn, title: str = "") -> str:
     if title:
         canvas.text(MARGIN, top + 12, title, size=15, anchor="start", bold=True)
         top += 22
-    told = (
+    sizes = (
         f"{show(architecture.input).replace('x', '×')} in, {architecture.classes} classes  ·  "
         f"{architecture.params:,} params  ·  {architecture.macs:,} MACs"
     )
     if architecture.aux_params:
-        told += f"  ·  auxiliary classifiers, in training only: {architecture.aux_params:,} params"
-    canvas.text(MARGIN, top + 10, told, ink="faint", anchor="start")
+        sizes += f"  ·  auxiliary classifiers, in training only: {architecture.aux_params:,} params"
+    canvas.text(MARGIN, top + 10, sizes, ink="faint", anchor="start")
     top += 30
-    width = MARGIN + breadth(told, 11)
+    width = MARGIN + breadth(sizes, 11)
     tallest = max(max(shape[1:], default=1) for shape in architecture.shapes)
     for row in _rows(items):
         right, top = _draw_row(canvas, row, letters, top, tallest)
@@ -141,9 +141,9 @@ def _rows(items: Sequence[Item]) -> Iterator[_Row]:
         at = 0
         for n, run in groupby(row, lambda atom: atom[0]):
             part = [item for _, own in run for item in own]
-            told = _costs(flat(stages[n])) if n > shown else (_map(part), "continued")
+            captions = _costs(flat(stages[n])) if n > shown else (_map(part), "continued")
             shown = n
-            pieces.append(_Piece(flat(part), told))
+            pieces.append(_Piece(flat(part), captions))
             _find(part, at, 0, found)
             at += len(flat(part))
         yield _Row(pieces, found)
