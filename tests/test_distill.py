@@ -122,7 +122,7 @@ def test_attention_is_learnt_where_maps_agree_in_size_whatever_their_width(large
     student = nas.build(parse(SMALL), seed=2)
     made, x, _ = teaching(job_of(large, attention=5.0), student)
     # After the first stage 8 x 8, after the second 4 x 4: the elements before POOL and before GAP.
-    assert made.stages == ((2, (2,)), (6, (6,)))
+    assert made.stages == (teacher.Stage(2, (2,)), teacher.Stage(6, (6,)))
     with made.watching():
         output = student(x)
         pulled = made.loss(output.sum() * 0, output, x)

@@ -242,6 +242,7 @@ def called(ref: DataRef) -> str:
 
 def audited(
     space: str,
+    *,
     epochs: int,
     rungs: str,
     dataset: str | None,

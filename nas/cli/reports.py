@@ -87,10 +87,17 @@ def report_and_show(
         epochs = study.settings["epochs"]
         with Trainings(epochs) as progress:
             found = report(
-                *(study, rows, ref), seeds=seeds, top=top, random=random, folder=folder,
+                study,
+                rows,
+                ref,
+                seeds=seeds,
+                top=top,
+                random=random,
+                folder=folder,
+                plugins=plugins,
                 begin=lambda trained: progress.begin([whole_seconds(r, epochs) for r in trained]),
-                plugins=plugins, tell=progress.tell,
-            )  # fmt: skip
+                tell=progress.tell,
+            )
         screens.out(pages.report_page(found))
         if form == "html":
             errors = judged(found, ref)

@@ -311,8 +311,17 @@ def audit(
 
     reports.audit_and_show(
         *audited(
-            *(space, epochs, rungs, dataset, data, size, seed, recipe or [], plugin or []),
-            *(skip_unreadable, group_by),
+            space,
+            epochs=epochs,
+            rungs=rungs,
+            dataset=dataset,
+            data=data,
+            size=size,
+            seed=seed,
+            recipe=recipe or [],
+            plugins=plugin or [],
+            skip_unreadable=skip_unreadable,
+            group_by=group_by,
         ),
-        count,
+        count=count,
     )

@@ -23,7 +23,7 @@ from nas import artifacts
 from nas.data import Info
 from nas.data.batches import Normal
 from nas.errors import NasError, brief
-from nas.job import Job
+from nas.job import DataRef, Job
 from nas.language.architecture import Architecture, parse
 from nas.training import predict
 from nas.training.network import AuxHead, build
@@ -36,6 +36,18 @@ PREPARATION = (
     "turned upright, what is transparent on grey, scaled to cover the size, cut to it about the "
     "centre; pixels 0 to 255"
 )
+
+
+def images_of(ref: DataRef) -> dict[str, Any]:
+    """What a card says of the images that a model was trained on, and of how they were split."""
+    return {
+        "dataset": ref.name,
+        "size": ref.size,
+        "split_seed": ref.split_seed,
+        "skip_unreadable": ref.skip_unreadable,
+        "group_by": ref.group_by,
+        "identity": ref.identity,
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,12 +92,7 @@ class Card:
             recipe=job.recipe.plain(),
             epochs=job.epochs,
             seed=job.seed,
-            dataset=job.data.name,
-            size=job.data.size,
-            split_seed=job.data.split_seed,
-            skip_unreadable=job.data.skip_unreadable,
-            group_by=job.data.group_by,
-            identity=job.data.identity,
+            **images_of(job.data),
             metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
             versions={"nas": __version__, "torch": torch.__version__},
         )

@@ -67,12 +67,21 @@ def loaded(files: tuple[str, ...], digest: str) -> tuple[Model, ...]:
     return models
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where maps of equal height and width are compared: after the student's element of this
+    number, and after that of each teacher."""
+
+    student: int
+    teachers: tuple[int, ...]
+
+
 @dataclass(eq=False, slots=True)
 class Teacher:
     """What a training learns from. ``held`` are the soft targets (images, classes) of its images in
     their order, None where they are computed a batch at a time; ``columns`` are the data's classes
-    among each model's. ``seen`` are the student's maps of the step under way, and ``at`` the
-    positions of its images among all."""
+    among each model's. ``seen`` are the student's maps of the step under way by the numbers of
+    their elements, and ``at`` the positions of its images among all."""
 
     recipe: Recipe
     models: tuple[Model, ...]
@@ -81,7 +90,7 @@ class Teacher:
     std: Tensor
     held: Tensor | None
     student: nn.Module
-    stages: tuple[tuple[int, tuple[int, ...]], ...]
+    stages: tuple[Stage, ...]
     seen: dict[int, Tensor] = field(default_factory=dict)
     at: Tensor | None = None
 
@@ -109,10 +118,10 @@ class Teacher:
         if once:
             each = [torch.from_numpy(outputs(m, images)).to(device) for m in models]
             held = softened(each, columns, recipe.temperature)
-        made = parse(job.pattern, info.shape, len(info.classes))
-        stages: tuple[tuple[int, tuple[int, ...]], ...] = ()
+        stages: tuple[Stage, ...] = ()
         if recipe.attention:
-            stages = shared_stages(made, [model.architecture for model in models])
+            own = parse(job.pattern, info.shape, len(info.classes))
+            stages = shared_stages(own, [model.architecture for model in models])
         return cls(
             recipe=recipe,
             models=models,
@@ -151,9 +160,10 @@ class Teacher:
         soft = log_softmax(logits.float() / recipe.temperature, 1)
         far = recipe.temperature**2 * kl_div(soft, targets, reduction="batchmean")
         loss = (1 - recipe.distill) * loss + recipe.distill * far
-        for own, theirs in self.stages:
-            for (_, maps), theirs_at in zip(found, theirs, strict=True):
-                apart = attention(watched[own]) - attention(maps[theirs_at])
+        for stage in self.stages:
+            own = attention(watched[stage.student])
+            for (_, maps), element in zip(found, stage.teachers, strict=True):
+                apart = own - attention(maps[element])
                 weight = recipe.attention / (len(self.stages) * len(self.models))
                 loss = loss + weight * apart.square().sum(1).mean()
         return loss
@@ -169,13 +179,13 @@ class Teacher:
     def _answer(self, pixels: Tensor, number: int) -> tuple[Tensor, dict[int, Tensor]]:
         model = self.models[number]
         maps: dict[int, Tensor] = {}
-        with noting(model.network, [theirs[number] for _, theirs in self.stages], maps):
+        with noting(model.network, [stage.teachers[number] for stage in self.stages], maps):
             return model(pixels).softmax(1), maps
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """While it lasts, the student's maps are there for ``loss``."""
-        with noting(self.student, [own for own, _ in self.stages], self.seen):
+        with noting(self.student, [stage.student for stage in self.stages], self.seen):
             yield
         self.seen.clear()
 
@@ -199,9 +209,7 @@ def attention(maps: Tensor) -> Tensor:
     return nn.functional.normalize(maps.float().square().mean(1).flatten(1))
 
 
-def shared_stages(
-    student: Architecture, teachers: Sequence[Architecture]
-) -> tuple[tuple[int, tuple[int, ...]], ...]:
+def shared_stages(student: Architecture, teachers: Sequence[Architecture]) -> tuple[Stage, ...]:
     """For each size of map that all of them have, the last element of the student with it and those
     of the teachers. Widths may differ. Raises RecipeError where there is none."""
     own, *theirs = [_ends(each) for each in (student, *teachers)]
@@ -211,10 +219,11 @@ def shared_stages(
             "recipe.attention needs a map of equal height and width in student and teacher: they "
             "have none"
         )
-    return tuple((own[size], tuple(each[size] for each in theirs)) for size in sizes)
+    return tuple(Stage(own[size], tuple(each[size] for each in theirs)) for size in sizes)
 
 
 def _ends(architecture: Architecture) -> dict[tuple[int, ...], int]:
+    """The last element that leaves maps of each height and width over 1."""
     shapes = [step.cost.shape for step in architecture.steps]
     return {s[1:]: k for k, s in enumerate(shapes) if len(s) == 3 and max(s[1:]) > 1}
 
