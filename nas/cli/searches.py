@@ -56,7 +56,8 @@ def rehearse(
         store = open_store(storage, create=False, write=False)
         store.check(plan.row())
         widening.rehearsed(plan, store)
-        rows = [row for s in store.studies() if s.name == plan.study for row in store.trials(s.id)]
+        if study := store.study_named(plan.study):
+            rows = list(store.trials(study.id))
     done = sum(row.budgeted for row in rows if row.state in ENDED)
     known = {row.baseline for row in rows if row.state in ENDED}
     beside = [name for name in baselines if name not in known]

@@ -47,8 +47,7 @@ def older_studies(plan: Plan, record: Record) -> tuple[Older, ...]:
     """
     if not plan.older:
         return ()
-    studies = {study.name: study for study in record.studies()}
-    own = studies.get(plan.study)
+    own = record.study_named(plan.study)
     found = []
     for name in plan.older:
         if name == plan.study:
@@ -68,8 +67,7 @@ def offers(plan: Plan, record: Record) -> str:
     """A sentence that names the record's older studies that a new one could begin with: those of
     the same space first, then those with the most networks. Empty where there is none."""
     studies = record.studies()
-    begun = any(study.name == plan.study for study in studies)
-    if begun or plan.older or plan.sampler not in LEARNING:
+    if plan.older or plan.sampler not in LEARNING or plan.study in [row.name for row in studies]:
         return ""
 
     def ended(study: StudyRow) -> int:

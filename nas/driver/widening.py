@@ -29,7 +29,7 @@ def open_study(plan: Plan, store: Store) -> tuple[StudyRow, str]:
     meets the constraints.
     """
     study, sentence = plan.row(), ""
-    if all(found.name != study.name for found in store.studies()):
+    if store.study_named(study.name) is None:
         refuse_empty(plan.space)
     was = _changed(plan, store)
     if was is not None:
@@ -65,7 +65,7 @@ def rehearsed(plan: Plan, store: Store) -> Mapping[int, Sampled]:
 def _changed(plan: Plan, store: Store) -> StudyRow | None:
     """The study in the record, where it differs from the plan in what may be widened alone."""
     study = plan.row()
-    was = next((found for found in store.studies() if found.name == study.name), None)
+    was = store.study_named(study.name)
     return was if was is not None and widens(was, study) else None
 
 

@@ -40,11 +40,16 @@ _check_counted = checked(_COUNTED, "id")
 STUDY = tuple(studies.c[f.name] for f in fields(StudyRow))
 
 
+def named(name: str) -> Select[Any]:
+    """The row of the study of this name, for ``study_of``."""
+    return select(*STUDY).where(studies.c.name == name)
+
+
 def check(held: Connection, study: Study) -> None:
     """Raises StudyError where the study exists with other settings. Objectives and constraints may
     be others while nothing has come of it: they may have been mistyped. A changed space passes:
     whether it is wider is for ``nas.driver.widening`` to tell."""
-    row = held.execute(select(*STUDY).where(studies.c.name == study.name)).one_or_none()
+    row = held.execute(named(study.name)).one_or_none()
     if row is not None:
         found = study_of(row)
         if widens(found, study):
@@ -68,11 +73,15 @@ class Record:
 
     def find_study(self, name: str) -> StudyRow:
         """The study of this name. Raises StudyError, with the nearest name, where there is none."""
-        known = {study.name: study for study in self.studies()}
-        if name not in known:
-            hint = nearest(name, known) if known else "this database has no study yet"
-            raise StudyError(f"there is no study {name!r}: {hint}")
-        return known[name]
+        if found := self.study_named(name):
+            return found
+        known = [study.name for study in self.studies()]
+        hint = nearest(name, known) if known else "this database has no study yet"
+        raise StudyError(f"there is no study {name!r}: {hint}")
+
+    def study_named(self, name: str) -> StudyRow | None:
+        """The study of this name; None where there is none."""
+        return next(map(study_of, self.rows(named(name))), None)
 
     def studies(self) -> list[StudyRow]:
         """All studies, oldest first."""

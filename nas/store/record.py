@@ -16,7 +16,7 @@ from nas.job import Failure, Outcome, Result
 from nas.metrics import ACCURACY
 from nas.store import driver as drivers
 from nas.store.connect import connect
-from nas.store.reading import STUDY, Record, check
+from nas.store.reading import Record, check, named
 from nas.store.rows import (
     Ask,
     Claim,
@@ -104,7 +104,7 @@ class Store(Record):
         values = asdict(study) | {"created": now(), "numbers": 0}
         sql = sqlite if self.engine.dialect.name == "sqlite" else postgresql
         added = sql.insert(studies).values(values).on_conflict_do_nothing()
-        query = select(*STUDY).where(studies.c.name == name)
+        query = named(name)
 
         def work(connection: Connection, _: bool) -> StudyRow:
             row = connection.execute(query).one_or_none()
