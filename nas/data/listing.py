@@ -26,7 +26,7 @@ from nas.data.walking import (
     scan,
     walked,
 )
-from nas.errors import DataError, nearest
+from nas.errors import DataError, brief, nearest
 
 Spot = tuple[str, int, int]  # a file below the root, the first byte, and how many (-1: all)
 ORDER: tuple[Part, ...] = ("train", "validation", "test")
@@ -104,6 +104,14 @@ def build(
     names = bytes(found.names[:-1])
     return Listing(
         root, tuple(classes), parts, places, names, sizes, changes, labels, found.skipped, *details
+    )
+
+
+def unknown_label(where: str, part: Part, label: str, classes: Sequence[str]) -> DataError:
+    """The refusal of an image whose class no image to train on has."""
+    return DataError(
+        f"{where} of the {part} part has the label {brief(label, 60)!r}, which no image to train "
+        f"on has: {nearest(label, classes)}"
     )
 
 

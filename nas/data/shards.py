@@ -14,21 +14,21 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nas.data import cache, index, kinds, processes, progress
 from nas.data.digests import digest
 from nas.data.images import Part
-from nas.data.listing import ORDER, Listing, Packed, build
+from nas.data.listing import ORDER, Listing, Packed, build, unknown_label
 from nas.data.table import NAMES
 from nas.data.tars import ENDING
 from nas.data.walking import Gathered, mark
-from nas.errors import DataError, brief, nearest
+from nas.errors import DataError, brief
 
 CLASSES = "classes.txt"
 LABELS = ("cls", "txt", "json")  # in the order in which they are asked
@@ -47,6 +47,14 @@ class Sample:
     size: int
     label: str
     group: str
+
+
+class Entry(NamedTuple):
+    """A sample with the name of its class and the number of its tar."""
+
+    label: str
+    tar: int
+    sample: Sample
 
 
 # --- what is in them -----------------------------------------------------------------------------
@@ -93,11 +101,49 @@ def listing(root: Path, names: Sequence[str], every: bool = False) -> Listing:
 
 
 def gathered(root: Path, names: Sequence[str], times: Any, classes: Sequence[str]) -> Listing:
-    """A listing of tars that are read now."""
+    """A listing of tars that are read now; ``times`` of each, and ``classes`` by their numbers,
+    where a file beside the tars names them."""
     found = Gathered()
-    named = parts_of(names, found)
+    part_of = parts_of(names, found)
+    read = read_tars(root, names, part_of, found)
+    by_part: dict[Part, list[Entry]] = {part: [] for part in ORDER}
+    for entry in entries(root, names, read, classes, found):
+        by_part[part_of[names[entry.tar]]].append(entry)
+    every = classes_of(root, classes, {entry.label for entry in by_part["train"]})
+    numbers = {name: n for n, name in enumerate(every)}
+    parts: dict[Part, tuple[int, int]] = {}
+    where: list[tuple[int, int]] = []
+    groups: list[str] = []
+    for part in ORDER:
+        began = len(found)
+        for label, tar, sample in sorted(
+            by_part[part], key=lambda entry: (numbers.get(entry.label, -1), entry.tar)
+        ):
+            if label not in numbers:
+                raise unknown_label(f"{root / names[tar]}: {sample.name}", part, label, every)
+            name = f"{names[tar]}/{sample.name}"
+            found.add(name, sample.size, int(times[tar]), numbers[label])
+            where.append((tar, sample.offset))
+            groups.append(sample.group)
+        if len(found) > began:
+            parts[part] = began, len(found)
+    file, offsets = np.array(where, np.int64).reshape(-1, 2).T
+    places = {
+        part: brief(", ".join(n for n in names if part_of.get(n) == part), 60) for part in parts
+    }
+    notes = [f"read from {len(read):,} tar files"]
+    packed = Packed(tuple(names), file.copy(), offsets.copy())
+    told_groups = groups if any(groups) else ()
+    return build(root, every, found, parts, places, notes, told_groups, packed)
+
+
+def read_tars(
+    root: Path, names: Sequence[str], part_of: Mapping[str, Part], found: Gathered
+) -> dict[int, list[Sample]]:
+    """The samples of the tars that are of a part, by the numbers of these, read by processes; what
+    is left out is counted in ``found``."""
     read: dict[int, list[Sample]] = {}
-    work = [(str(root), name, number) for number, name in enumerate(names) if name in named]
+    work = [(str(root), name, number) for number, name in enumerate(names) if name in part_of]
     done = ((1, each) for each in processes.spread(samples, work))
     for (_, name, number), answer in progress.shown(done, len(work), "reading tars"):
         if answer is None:
@@ -106,22 +152,37 @@ def gathered(root: Path, names: Sequence[str], times: Any, classes: Sequence[str
         for reason, examples in skipped.items():
             for example in examples:
                 found.skip(reason, f"{name}/{example}")
+    return read
+
+
+def entries(
+    root: Path,
+    names: Sequence[str],
+    read: Mapping[int, Sequence[Sample]],
+    classes: Sequence[str],
+    found: Gathered,
+) -> Iterator[Entry]:
+    """The samples with their classes, tar by tar: by their labels, or where none has one by their
+    folders. Those without are counted in ``found``."""
     any_label = any(sample.label for each in read.values() for sample in each)
-    by_part: dict[Part, list[tuple[str, int, Sample]]] = {part: [] for part in ORDER}
-    for number in sorted(read):
-        for sample in read[number]:
+    for tar in sorted(read):
+        for sample in read[tar]:
             label = sample.label if any_label else os.path.basename(os.path.dirname(sample.name))
             if not label:
-                found.skip("unlabelled", f"{names[number]}/{sample.name}")
+                found.skip("unlabelled", f"{names[tar]}/{sample.name}")
                 continue
-            if classes and not (name := class_of(label, classes, any_label)):
+            known = class_of(label, classes, any_label) if classes else label
+            if not known:
                 raise DataError(
-                    f"{root / names[number]}: {sample.name} has the label {brief(label, 60)}, "
+                    f"{root / names[tar]}: {sample.name} has the label {brief(label, 60)}, "
                     f"which {CLASSES} does not name ({len(classes)} classes)"
                 )
-            label = name if classes else label
-            by_part[named[names[number]]].append((label, number, sample))
-    train = {label for label, *_ in by_part["train"]}
+            yield Entry(known, tar, sample)
+
+
+def classes_of(root: Path, classes: Sequence[str], train: Collection[str]) -> Sequence[str]:
+    """All classes in the order of their numbers: ``classes``, or those of the images to ``train``
+    on. Raises DataError where one has no such image, or there are not two."""
     every = classes or sorted(train, key=lambda label: (len(label) * label.isdigit(), label))
     if len(every) < 2 or len(train) < 2:
         raise DataError(
@@ -130,34 +191,7 @@ def gathered(root: Path, names: Sequence[str], times: Any, classes: Sequence[str
         )
     if missing := [name for name in every if name not in train]:
         raise DataError(f"{root}: no image to train on is of the class {missing[0]}")
-    numbers = {name: n for n, name in enumerate(every)}
-    parts: dict[Part, tuple[int, int]] = {}
-    where: list[tuple[int, int]] = []
-    groups: list[str] = []
-    for part in ORDER:
-        began = len(found)
-        for label, number, sample in sorted(
-            by_part[part], key=lambda e: (numbers.get(e[0], -1), e[1])
-        ):
-            if label not in numbers:
-                raise DataError(
-                    f"{root / names[number]}: {sample.name} of the {part} part has the label "
-                    f"{brief(label, 60)!r}, which no image to train on has: {nearest(label, every)}"
-                )
-            name = f"{names[number]}/{sample.name}"
-            found.add(name, sample.size, int(times[number]), numbers[label])
-            where.append((number, sample.offset))
-            groups.append(sample.group)
-        if len(found) > began:
-            parts[part] = began, len(found)
-    file, offsets = np.array(where, np.int64).reshape(-1, 2).T
-    places = {
-        part: brief(", ".join(n for n in names if named.get(n) == part), 60) for part in parts
-    }
-    notes = [f"read from {len(read):,} tar files"]
-    packed = Packed(tuple(names), file.copy(), offsets.copy())
-    told_groups = groups if any(groups) else ()
-    return build(root, every, found, parts, places, notes, told_groups, packed)
+    return every
 
 
 def class_of(label: str, classes: Sequence[str], any_label: bool) -> str:

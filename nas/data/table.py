@@ -10,14 +10,14 @@ import codecs
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from nas.data import kinds
 from nas.data.images import Part
-from nas.data.listing import ORDER, Listing, build
+from nas.data.listing import ORDER, Listing, build, unknown_label
 from nas.data.walking import ABSENT, Gathered, mark
-from nas.errors import DataError, nearest
+from nas.errors import DataError
 from nas.text import shown_url
 
 ENDINGS = (".csv", ".tsv")
@@ -30,6 +30,14 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 }
 
 
+class Named(NamedTuple):
+    """An image that a table names. They sort by class, then by name."""
+
+    label: str
+    file: str
+    group: str
+
+
 def listing(path: Path, group_by: str = "") -> Listing:
     """The images that a table names; a file is meant from the table's directory.
 
@@ -37,8 +45,32 @@ def listing(path: Path, group_by: str = "") -> Listing:
     it is empty; ``group`` says what no split may part, and ``group_by`` may name another column. A
     row without a label is counted and left out. Raises DataError, with the line.
     """
-    named: dict[Part, list[tuple[str, str, str]]] = {part: [] for part in ORDER}
     found = Gathered()
+    named = read(path, group_by, found)
+    classes = sorted({image.label for image in named["train"]})
+    if len(classes) < 2:
+        raise DataError(f"{path} names {len(classes)} classes to train on: at least two are needed")
+    root, numbers = path.parent, {name: n for n, name in enumerate(classes)}
+    parts: dict[Part, tuple[int, int]] = {}
+    groups = []
+    for part in ORDER:
+        began = len(found)
+        for label, name, group in sorted(named[part]):
+            if label not in numbers:
+                raise unknown_label(f"{path}: {name}", part, label, classes)
+            add(root, name, numbers[label], found)
+            groups.append(group)
+        if len(found) > began:
+            parts[part] = began, len(found)
+    notes = [f"read as {path.name} tells"]
+    return build(root, classes, found, parts, dict.fromkeys(parts, path.name), notes,
+                 groups if any(groups) else ())  # fmt: skip
+
+
+def read(path: Path, group_by: str, found: Gathered) -> dict[Part, list[Named]]:
+    """What a table names of each part; what is left out is counted in ``found``. Raises DataError,
+    with the line."""
+    named: dict[Part, list[Named]] = {part: [] for part in ORDER}
     at = 0  # the line that was read last
     try:
         with path.open(newline="", encoding=encoding(path)) as file:
@@ -71,7 +103,7 @@ def listing(path: Path, group_by: str = "") -> Listing:
                     found.skip(why, name)
                     continue
                 part = part_named(cells.get("part", ""), where)
-                named[part].append((label, name, cells.get("group", "")))
+                named[part].append(Named(label, name, cells.get("group", "")))
     except UnicodeError as error:
         raise DataError(
             f"{path} is neither UTF-8 nor UTF-16 ({error}): save it as UTF-8"
@@ -83,28 +115,7 @@ def listing(path: Path, group_by: str = "") -> Listing:
         ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read as a table: {error}") from error
-    train = named["train"]
-    classes = sorted({label for label, *_ in train})
-    if len(classes) < 2:
-        raise DataError(f"{path} names {len(classes)} classes to train on: at least two are needed")
-    root, numbers = path.parent, {name: n for n, name in enumerate(classes)}
-    parts: dict[Part, tuple[int, int]] = {}
-    groups = []
-    for part in ORDER:
-        began = len(found)
-        for label, name, group in sorted(named[part]):
-            if label not in numbers:
-                raise DataError(
-                    f"{path}: {name} of the {part} part has the label {label!r}, which no image to "
-                    f"train on has: {nearest(label, classes)}"
-                )
-            add(root, name, numbers[label], found)
-            groups.append(group)
-        if len(found) > began:
-            parts[part] = began, len(found)
-    notes = [f"read as {path.name} tells"]
-    return build(root, classes, found, parts, dict.fromkeys(parts, path.name), notes,
-                 groups if any(groups) else ())  # fmt: skip
+    return named
 
 
 def encoding(path: Path) -> str:
