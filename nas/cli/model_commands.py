@@ -329,27 +329,27 @@ def export(
     format = form_of(format, output, EXPORTS, "python")
     if precision != "fp32" and format != "onnx":
         raise NasError(f"--precision {precision}: is of ONNX alone (-f onnx)")
-    pattern, kept, name, without = "", "", "", "a pattern has no weights: `nas train` trains it"
+    pattern, file, name, without = "", "", "", "a pattern has no weights: `nas train` trains it"
     if trial is not None:
-        pattern, kept = trial_network(storage, study, trial)
+        pattern, file = trial_network(storage, study, trial)
         name = f"trial-{trial}"
         named = f" --study {shlex.quote(study)}" if study else ""
         without = f"trial {trial} has no weights kept: `nas train --trial {trial}{named}` trains it"
     elif what is not None and (os.path.isfile(what) or Path(what).suffix in MODELS):
-        kept, name = what, Path(what).stem
+        file, name = what, Path(what).stem
     elif what is not None:
         pattern = closed_pattern(what)
-    if kept.endswith(".json"):
+    if file.endswith(".json"):
         from nas.cli.cascades import export_cascade
 
         if precision != "fp32":
             raise NasError(f"--precision {precision}: a cascade is exported as it is, fp32")
-        export_cascade(kept, format, output)
+        export_cascade(file, format, output)
         return
     as_text = format == "pattern" or (format == "python" and output is None)
-    if not kept or (pattern and as_text):
+    if not file or (pattern and as_text):
         export_pattern(pattern, format, output, without)
     elif precision != "fp32":
-        export_lowered(kept, precision, output or Path(f"{name}.{precision}.onnx"), dataset, data)
+        export_lowered(file, precision, output or Path(f"{name}.{precision}.onnx"), dataset, data)
     else:
-        export_model(kept, format, output, name, kept=trial is not None)
+        export_model(file, format, output, name, kept=trial is not None)

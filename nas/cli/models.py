@@ -233,38 +233,38 @@ def evaluate_and_show(
                 "its accuracy here says little of others; --part test are those it has not seen",
                 file=sys.stderr,
             )
-    found = {name: evaluate(model, ref, part) for name, model in models.items()}
-    for model, of in zip(models.values(), found.values(), strict=True):
+    evaluations = {name: evaluate(model, ref, part) for name, model in models.items()}
+    for model, of in zip(models.values(), evaluations.values(), strict=True):
         if isinstance(model, Cascade):
             images = of.images[0]
             tell_stops(model, timed(model, sized(images, images.rows[:TIMED], model.input)))
-    comparison = compare(*found.values()) if len(found) == 2 else None
+    comparison = compare(*evaluations.values()) if len(evaluations) == 2 else None
     if format == "json":
-        page: dict[str, Any] = {n: pages.evaluation_dict(e) for n, e in found.items()}
+        page: dict[str, Any] = {n: pages.evaluation_dict(e) for n, e in evaluations.items()}
         if comparison:
             page["mcnemar"] = dataclasses.asdict(comparison)
         print(json.dumps(page if comparison else page[file], indent=1))
     else:
-        for name, evaluation in found.items():
+        for name, evaluation in evaluations.items():
             if comparison:
                 screens.out(Text(f"\n{brief(name)}", style="bold"))
             screens.out(pages.evaluation_page(evaluation))
         if comparison:
             print()
-            screens.out(pages.comparison_page(list(found), comparison))
+            screens.out(pages.comparison_page(list(evaluations), comparison))
     if output:
-        evaluation = found[file]
-        kept = {
+        evaluation = evaluations[file]
+        written = {
             "confusion.csv": pages.confusion_csv(evaluation).encode(),
             "mistakes.png": pages.mistakes_png(evaluation),
         }
         if find_spec("matplotlib"):
-            kept["confusion.png"] = pages.confusion_png(evaluation)
+            written["confusion.png"] = pages.confusion_png(evaluation)
         else:
             print("nas: no confusion.png: pip install 'nas-patterns[plot]'", file=sys.stderr)
-        for name, held in kept.items():
-            artifacts.replace(output / name, held)
-        print(f"nas: {', '.join(sorted(kept))} written to {output}", file=sys.stderr)
+        for name, content in written.items():
+            artifacts.replace(output / name, content)
+        print(f"nas: {', '.join(sorted(written))} written to {output}", file=sys.stderr)
 
 
 # --- export --------------------------------------------------------------------------------------

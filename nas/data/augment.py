@@ -325,9 +325,10 @@ def mix(
     """
     count, _, height, width = images.shape
     partner = carried(torch.randperm(count, generator=generator), images.device)
-    kept = torch.ones(count, 1, 1, 1, device=images.device)  # what stays of an image, by its pixels
+    # What stays of an image, by its pixels.
+    share = torch.ones(count, 1, 1, 1, device=images.device)
     if recipe.mixup:
-        kept = carried(beta(recipe.mixup, count, generator), images.device).view(-1, 1, 1, 1)
+        share = carried(beta(recipe.mixup, count, generator), images.device).view(-1, 1, 1, 1)
     if recipe.cutmix:
         side = (1 - beta(recipe.cutmix, count, generator)).sqrt()
         y, x, toss = torch.rand(3, count, generator=generator)
@@ -335,10 +336,10 @@ def mix(
         top, left = (y * height).long() - high // 2, (x * width).long() - wide // 2
         cut = (~inside(images, top, left, high, wide)).float()
         chosen = carried(toss < 0.5 if recipe.mixup else toss >= 0, images.device)
-        kept = torch.where(chosen.view(-1, 1, 1, 1), cut, kept)
+        share = torch.where(chosen.view(-1, 1, 1, 1), cut, share)
     own = F.one_hot(labels, classes).float()
-    probabilities = torch.lerp(own[partner], own, kept.mean((1, 2, 3))[:, None])
-    return torch.lerp(images[partner], images, kept), probabilities
+    probabilities = torch.lerp(own[partner], own, share.mean((1, 2, 3))[:, None])
+    return torch.lerp(images[partner], images, share), probabilities
 
 
 def beta(alpha: float, count: int, generator: torch.Generator) -> Tensor:

@@ -70,18 +70,18 @@ def believed(study: StudyRow, rows: Iterable[TrialRow], name: str = "") -> Belie
     exact = [k for k, n in enumerate(names) if n in METRICS and METRICS[n].arithmetic]
     costs = {k: rows[-1].value(names[k]) for k in exact}
     problem = Problem(distributions=union(trials), known=lambda _: costs)
-    found = EHVISampler(study.seed, problem).believed(known, trials)
-    if found is None:
+    beliefs = EHVISampler(study.seed, problem).believed(known, trials)
+    if beliefs is None:
         return Beliefs(name)
     place = names.index(name)
     measured = np.array([row.value(name) for row in rows])
     # Inside what the metric can be; a record of before that was asked for may have others.
     ends = min(metric(name).least, measured.min()), max(metric(name).most, measured.max())
-    parts = [np.clip(part[:, place], *ends) for part in (found.mean, *found.interval(LEVEL))]
-    parts.append(found.deviation[:, place])
+    parts = [np.clip(part[:, place], *ends) for part in (beliefs.mean, *beliefs.interval(LEVEL))]
+    parts.append(beliefs.deviation[:, place])
     by = {row.id: Belief(*map(float, b)) for row, *b in zip(rows, *parts, strict=True)}
     luck = float(np.mean((measured - parts[0]) ** 2))
-    check = found.calibrations[place]
+    check = beliefs.calibrations[place]
     if check is None:
         return Beliefs(name, by, luck=luck)
     held = check.held[LEVELS.index(LEVEL)]

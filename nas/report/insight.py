@@ -168,7 +168,7 @@ def importances(study: StudyRow, rows: Sequence[TrialRow]) -> dict[str, dict[str
         return {}
     known = rebuilt(study, rows)
     evaluator = PedAnovaImportanceEvaluator(target_quantile=max(TENTH, FEWEST / len(rows)))
-    found = {}
+    by_parameter = {}
     for place, (name, direction) in enumerate(study.objectives):
         sign = -1 if direction == "max" else 1
 
@@ -178,5 +178,5 @@ def importances(study: StudyRow, rows: Sequence[TrialRow]) -> dict[str, dict[str
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")  # that the target is to be low: it is
             shares = get_param_importances(known, evaluator=evaluator, target=low)
-        found[name] = dict(sorted(shares.items(), key=lambda item: -item[1]))
-    return found
+        by_parameter[name] = dict(sorted(shares.items(), key=lambda item: -item[1]))
+    return by_parameter

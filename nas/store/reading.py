@@ -45,16 +45,16 @@ def named(name: str) -> Select[Any]:
     return select(*STUDY).where(studies.c.name == name)
 
 
-def check(held: Connection, study: Study) -> None:
+def check(connection: Connection, study: Study) -> None:
     """Raises StudyError where the study exists with other settings. Objectives and constraints may
     be others while nothing has come of it: they may have been mistyped. A changed space passes:
     whether it is wider is for ``nas.driver.widening`` to tell."""
-    row = held.execute(named(study.name)).one_or_none()
+    row = connection.execute(named(study.name)).one_or_none()
     if row is not None:
         found = study_of(row)
         if widens(found, study):
             return  # the driver looks at the trials
-        if not (asks_anew(found, study) and nothing_came(held, found.id)):
+        if not (asks_anew(found, study) and nothing_came(connection, found.id)):
             check_same(found, study)
 
 

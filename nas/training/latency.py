@@ -63,7 +63,7 @@ def measure(
             instances = [ready.instance() for _ in range(timing.INSTANCES)]
             reference, shape = reference_network()
             reference.to(device).to(memory_format=torch.channels_last)
-            found = timing.take(
+            taken = timing.take(
                 instances,
                 timer(reference, (1, *shape), device),
                 lambda seconds: best_reference(lock, where, seconds),
@@ -71,13 +71,13 @@ def measure(
     finally:
         module.train(training)
     return Latency(
-        ms=found.ms,
-        low=found.low,
-        high=found.high,
+        ms=taken.ms,
+        low=taken.low,
+        high=taken.high,
         device=where,
         runtime=runtime,
         batch=batch,
-        busy=found.busy,
+        busy=taken.busy,
         peak_bytes=peak,
     )
 

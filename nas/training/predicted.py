@@ -121,10 +121,10 @@ class Predictor:
         if len(wholes) < FEWEST:
             return plain
         known = [parts(architecture) for architecture, _ in wholes]
-        found = list(dict.fromkeys(piece for each in known for piece in each.pieces))
-        alone, ms = plain._alone(found), np.array([whole for _, whole in wholes])
-        correction = Correction.fit(known, found, alone, ms)
-        within = dict(zip(found, correction.within(found, alone) / alone, strict=True))
+        distinct = list(dict.fromkeys(piece for each in known for piece in each.pieces))
+        alone, ms = plain._alone(distinct), np.array([whole for _, whole in wholes])
+        correction = Correction.fit(known, distinct, alone, ms)
+        within = dict(zip(distinct, correction.within(distinct, alone) / alone, strict=True))
         # A network that is left out takes the pieces that it alone has out of the table with it.
         others = [parts(architecture) for architecture in apart]
         networks = Counter(piece for each in [*known, *others] for piece in set(each.pieces))

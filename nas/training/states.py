@@ -46,12 +46,12 @@ def read(path: Path) -> tuple[State, Card | None]:
     metadata = metadata_of(data)
     try:
         if data.startswith(checkpoint.FORMAT):
-            held = checkpoint.scored(checkpoint.parse(data))
+            saved = checkpoint.scored(checkpoint.parse(data))
         elif metadata is not None:
             loaded = safetensors.torch.load(data)
-            held = {key: loaded[key] for key in sorted(loaded, key=_natural)}
+            saved = {key: loaded[key] for key in sorted(loaded, key=_natural)}
         else:
-            held = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            saved = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     # The readers raise nearly anything on what they cannot read or do not allow.
     except Exception as error:
         raise NasError(
@@ -59,7 +59,7 @@ def read(path: Path) -> tuple[State, Card | None]:
             "it was not loaded, and nothing in it was run"
         ) from None
     card = Card.of(metadata, str(path)) if metadata and "nas_model" in metadata else None
-    return unwrapped(held, str(path)), card
+    return unwrapped(saved, str(path)), card
 
 
 def card_in(path: Path) -> Card | None:
@@ -71,38 +71,38 @@ def card_in(path: Path) -> Card | None:
     return Card.of(metadata, str(path)) if metadata and "nas_model" in metadata else None
 
 
-def unwrapped(held: object, where: str) -> State:
+def unwrapped(saved: object, where: str) -> State:
     """The state dict in what a training script saved, its keys without the prefixes of wrappers.
     Raises NasError where there is none, or more than one."""
     for _ in range(3):  # {"model": {"state_dict": ...}}
-        if not isinstance(held, Mapping) or _tensors(held):
+        if not isinstance(saved, Mapping) or _tensors(saved):
             break
-        inside = {key: value for key, value in held.items() if _wraps(value)}
+        inside = {key: value for key, value in saved.items() if _wraps(value)}
         likely = [key for key in ENTRIES if key in inside] or list(inside)
         if not likely:
             break
         if len(likely) > 1 and likely[0] not in ENTRIES:
             keys = ", ".join(map(str, likely[:5]))
             raise NasError(f"{where} holds more than one state dict ({keys}): save the one alone")
-        held = inside[likely[0]]
-    found = checked(held, where)
-    while found and all(WRAPPERS.match(key) for key in found):
-        found = {WRAPPERS.sub("", key): tensor for key, tensor in found.items()}
-    return found
+        saved = inside[likely[0]]
+    state = checked(saved, where)
+    while state and all(WRAPPERS.match(key) for key in state):
+        state = {WRAPPERS.sub("", key): tensor for key, tensor in state.items()}
+    return state
 
 
-def checked(held: object, where: str) -> State:
+def checked(saved: object, where: str) -> State:
     """What maps names to tensors. Raises NasError for anything else."""
-    if not isinstance(held, Mapping):
-        raise NasError(f"{where} is a {type(held).__name__}: must map names to tensors")
-    for key, value in held.items():
+    if not isinstance(saved, Mapping):
+        raise NasError(f"{where} is a {type(saved).__name__}: must map names to tensors")
+    for key, value in saved.items():
         if not (isinstance(key, str) and isinstance(value, Tensor)):
             raise NasError(f"{where} has a {type(value).__name__} at {key!r}: must be a tensor")
-    return held
+    return saved
 
 
-def _tensors(held: Mapping[Any, Any]) -> bool:
-    return any(isinstance(value, Tensor) and "." in str(key) for key, value in held.items())
+def _tensors(saved: Mapping[Any, Any]) -> bool:
+    return any(isinstance(value, Tensor) and "." in str(key) for key, value in saved.items())
 
 
 def _wraps(value: object) -> bool:
@@ -121,13 +121,13 @@ def _natural(key: str) -> list[tuple[int, int, str]]:
 # --- other names ---------------------------------------------------------------------------------
 
 
-def by_structure(module: nn.Module, found: State, where: str) -> Pairs:
+def by_structure(module: nn.Module, state: State, where: str) -> Pairs:
     """Our entries with those of a state dict in other names: layers of one shape pair up in their
     order. The last layer, the head, may be for other classes. Raises NasError where they do not."""
     aux = [f"{name}." for name, part in module.named_modules() if isinstance(part, AuxHead)]
     ours = _layers({k: v for k, v in module.state_dict().items() if not k.startswith(tuple(aux))})
     waiting: dict[Any, deque[str]] = defaultdict(deque)
-    theirs = _layers(found)
+    theirs = _layers(state)
     for name, entries in theirs.items():
         waiting[_shapes(entries)].append(name)
     *body, head = ours
@@ -145,8 +145,8 @@ def by_structure(module: nn.Module, found: State, where: str) -> Pairs:
     matched[head] = left[0]
     return {
         f"{name}.{entry}": f"{matched[name]}.{entry}"
-        for name, held in ours.items()
-        for entry in held
+        for name, elements in ours.items()
+        for entry in elements
     }
 
 

@@ -143,41 +143,43 @@ def _difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
     return f"there are {len(ours)} here and {len(theirs)} there"
 
 
-def _modern(found: State) -> State:
+def _modern(state: State) -> State:
     """With the names that DenseNet's layers have had since module names may hold no dots (norm1 for
     norm.1): torchvision's own files still have the old ones."""
     old = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
-    return {old.sub(r"\1", key): tensor for key, tensor in found.items()}
+    return {old.sub(r"\1", key): tensor for key, tensor in state.items()}
 
 
-def _classes(found: State, pairs: Pairs) -> int | None:
+def _classes(state: State, pairs: Pairs) -> int | None:
     """The number of classes of a state dict, where its last bias tells it."""
-    bias = found.get(list(pairs.values())[-1])
+    bias = state.get(list(pairs.values())[-1])
     return len(bias) if bias is not None and bias.ndim == 1 and len(bias) else None
 
 
 def _fitted(
-    module: nn.Module, found: State, pairs: Pairs, where: str, fresh: tuple[str, ...] = ()
+    module: nn.Module, given: State, pairs: Pairs, where: str, fresh: tuple[str, ...] = ()
 ) -> dict[str, Tensor]:
-    """The entries for ``module`` out of ``found``: all, but those that begin with ``fresh`` and
-    those of an auxiliary classifier that ``found`` lacks whole. Raises NasError."""
+    """The entries for ``module`` out of those ``given``: all, but those that begin with
+    ``fresh`` and those of an auxiliary classifier that ``given`` lacks whole. Raises NasError."""
     expected = module.state_dict()
     for name, part in module.named_modules():
-        own = [key for key in pairs if key.startswith(f"{name}.")]
-        if isinstance(part, AuxHead) and not any(pairs[key] in found for key in own):
-            fresh += (f"{name}.",)
+        if isinstance(part, AuxHead):
+            own = [key for key in pairs if key.startswith(f"{name}.")]
+            if not any(pairs[key] in given for key in own):
+                fresh += (f"{name}.",)
     state: dict[str, Tensor] = {}
-    wrong = [f"{key} is unknown" for key in found if key not in set(pairs.values())]
+    known = set(pairs.values())
+    wrong = [f"{key} is unknown" for key in given if key not in known]
     for ours, theirs in pairs.items():
         if ours.startswith(fresh):
             continue
         shape = tuple(expected[ours].shape)
-        if theirs in found and found[theirs].shape == shape:
-            if not found[theirs].isfinite().all():  # the heads of torchvision's features alone
+        if theirs in given and given[theirs].shape == shape:
+            if not given[theirs].isfinite().all():  # the heads of torchvision's features alone
                 wrong.append(f"{theirs} holds values that are not finite")
-            state[ours] = found[theirs]
-        elif theirs in found:
-            wrong.append(f"{theirs} has the shape {tuple(found[theirs].shape)}, expected {shape}")
+            state[ours] = given[theirs]
+        elif theirs in given:
+            wrong.append(f"{theirs} has the shape {tuple(given[theirs].shape)}, expected {shape}")
         elif ours.endswith(".num_batches_tracked"):  # files from before torch counted them
             state[ours] = torch.tensor(0)
         else:
@@ -208,28 +210,28 @@ def initial_state(source: str, architecture: Architecture) -> Start:
     if name := pretrained_name(source):
         where, normal = f"the pretrained state dict of {source}", preprocessing(source).normal
         pairs = correspondence(name, architecture)
-        found = pretrained(source)  # last, as it may be a download
+        state = pretrained(source)  # last, as it may be a download
     else:
         where = source
-        found, card = states.read(Path(source).expanduser())
-        pairs, name = _names(module, architecture, found, where)
+        state, card = states.read(Path(source).expanduser())
+        pairs, name = _names(module, architecture, state, where)
         if name:
             normal = preprocessing(name).normal
         if card:
             normal = card.normal
-    found = _modern(found)
+    state = _modern(state)
     stem = next(iter(pairs))
-    if architecture.input[0] == 1 and stem.endswith("weight") and pairs[stem] in found:
-        weight = found[pairs[stem]]
+    if architecture.input[0] == 1 and stem.endswith("weight") and pairs[stem] in state:
+        weight = state[pairs[stem]]
         if weight.ndim == 4:
-            found = {**found, pairs[stem]: weight.sum(1, keepdim=True)}
+            state = {**state, pairs[stem]: weight.sum(1, keepdim=True)}
         normal = normal and _grey(normal)
     fresh: tuple[str, ...] = ()
-    if _classes(found, pairs) not in (None, architecture.classes):
+    if _classes(state, pairs) not in (None, architecture.classes):
         head = list(pairs)[-1].rpartition(".")[0]
         auxiliary = [key for key, part in module.named_modules() if isinstance(part, AuxHead)]
         fresh = tuple(f"{key}." for key in (head, *auxiliary))
-    return Start(state=_fitted(module, found, pairs, where, fresh), normal=normal)
+    return Start(state=_fitted(module, state, pairs, where, fresh), normal=normal)
 
 
 def zoo_model(name: str, source: str, info: Info) -> tuple[nn.Module, Card]:
@@ -256,17 +258,17 @@ def zoo_model(name: str, source: str, info: Info) -> tuple[nn.Module, Card]:
 
 
 def _names(
-    module: nn.Module, architecture: Architecture, found: State, where: str
+    module: nn.Module, architecture: Architecture, state: State, where: str
 ) -> tuple[Pairs, str]:
     """Our entries with those of a file, and the network where they are torchvision's names."""
     ours = {key: key for key in module.state_dict()}
-    if found.keys() <= ours.keys() and list(ours)[-1] in found:
+    if state.keys() <= ours.keys() and list(ours)[-1] in state:
         return ours, ""
     if name := identify(architecture):
         pairs = correspondence(name, architecture)
-        if not set(pairs.values()).isdisjoint(_modern(found)):
+        if not set(pairs.values()).isdisjoint(_modern(state)):
             return pairs, name
-    pairs = states.by_structure(module, found, where)
+    pairs = states.by_structure(module, state, where)
     log.warning("%s has other names: its layers were matched by their shapes and order", where)
     return pairs, ""
 
