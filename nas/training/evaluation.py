@@ -20,7 +20,7 @@ from nas.data import Images, Part
 from nas.data.datasets import read
 from nas.errors import DataError, NasError
 from nas.job import DataRef
-from nas.training.models import Card
+from nas.training.models import Card, class_numbers
 from nas.training.predict import Predictor, Probabilities, of_images
 
 PARTS = ("test", "validation", "train", "all")
@@ -169,7 +169,7 @@ def evaluate(model: Predictor, ref: DataRef, part: str = "test") -> Evaluation:
         ]
         raise DataError(f"the classes of {where} are not the model's: {', '.join(differences)}")
     images = parts(ref, part)
-    numbers = np.array([model.classes.index(name) for name in info.classes])
+    numbers = np.array(class_numbers(info.classes, model.classes))
     labels = np.concatenate([numbers[i.labels[i.rows]] for i in images])
     found = np.concatenate([of_images(model, i) for i in images])
     if not np.isfinite(found).all():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,12 @@ PREPARATION = (
     "turned upright, what is transparent on grey, scaled to cover the size, cut to it about the "
     "centre; pixels 0 to 255"
 )
+
+
+def class_numbers(classes: Sequence[str], among: Sequence[str]) -> list[int]:
+    """The numbers of the data's ``classes`` among a model's."""
+    numbers = {name: number for number, name in enumerate(among)}
+    return [numbers[name] for name in classes]
 
 
 def images_of(ref: DataRef) -> dict[str, Any]:

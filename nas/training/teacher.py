@@ -25,7 +25,7 @@ from nas.errors import NasError, RecipeError, brief
 from nas.job import Job, Recipe
 from nas.language.architecture import Architecture, parse
 from nas.language.expression import show
-from nas.training.models import Model, load_model
+from nas.training.models import Model, class_numbers, load_model
 from nas.training.outputs import outputs
 
 LEAST = 1e-30  # of a probability: float32 holds its logarithm
@@ -110,8 +110,7 @@ class Teacher:
         for model, file in zip(models, job.teachers, strict=True):
             check(model, info, file)
         columns = tuple(
-            torch.tensor([m.classes.index(name) for name in info.classes], device=device)
-            for m in models
+            torch.tensor(class_numbers(info.classes, m.classes), device=device) for m in models
         )
         held = None
         once = not recipe.augments and 4 * len(images) * len(info.classes) <= RESIDENT
