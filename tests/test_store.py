@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 from postgres import Server
 from sqlalchemy import create_engine, event, text
+from sqlalchemy.exc import DBAPIError
 
 from nas.errors import StoreError, StudyError
 from nas.interrupts import deferred
@@ -677,7 +678,7 @@ def test_a_commit_whose_answer_was_lost_counts_once(
             broken.append(True)
             lost = sqlite3.OperationalError("the answer got lost")
             lost.sqlite_errorcode = sqlite3.SQLITE_BUSY
-            raise connect.DBAPIError("COMMIT", None, lost)
+            raise DBAPIError("COMMIT", None, lost)
 
     dialect = type(store.engine.dialect)
     original = store.engine.dialect.do_commit
