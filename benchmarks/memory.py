@@ -26,13 +26,13 @@ from pathlib import Path
 import numpy as np
 
 from nas.data import DATASETS, Dataset, Images, Info
-from nas.data.footprint import PIXELS, ROOM
+from nas.data.footprint import PIXELS, ROOM, SCORED
 from nas.driver.audit import drawn
 from nas.job import DataRef, Failure, Job, Recipe
 from nas.job.recipe import RECIPES
 from nas.language.architecture import Architecture
 from nas.spaces.space import load_space
-from nas.training.footprint import EVALUATED, trial
+from nas.training.footprint import trial
 from nas.workers.seat import private_memory
 
 PARTS = ("train", "validation")
@@ -53,7 +53,7 @@ def peak(architecture: Architecture, recipe: Recipe, streamed: bool, place: str)
     info = Info(channels=channels, height=height, width=width, classes=names, parts=PARTS)
 
     def images(ref: DataRef, part: str) -> Images:
-        n = 2 * recipe.batch if part == "train" else min(EVALUATED, 2 * PIXELS // (height * width))
+        n = 2 * recipe.batch if part == "train" else min(SCORED, 2 * PIXELS // (height * width))
         shape = (n, channels, ref.size or height, ref.size or width)
         file = Path(place, f"{part}-{ref.size}.npy")
         if not file.exists():
