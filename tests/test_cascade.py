@@ -211,26 +211,37 @@ def test_what_is_no_cascade_is_refused(made, files, tmp_path: Path) -> None:
         with pytest.raises(NasError, match=told):
             load_cascade(file)
 
-    refused(lambda h: h.pop("nas_cascade"), "is no cascade of nas")
-    refused(lambda h: h.update(nas_cascade=9), "is a cascade of format 9")
+    refused(lambda h: h.pop("nas_cascade"), "nas_cascade is missing: must be 1, the format")
+    refused(lambda h: h.update(nas_cascade=9), "nas_cascade is 9: must be 1, the format")
     refused(lambda h: h.update(members=[]), "without members")
-    refused(lambda h: h["members"][0].pop("digest"), "is damaged: KeyError")
-    refused(lambda h: h["members"][0].update(threshold=2), "a threshold is 2")
-    for number in (None, "0.5", True, math.nan, math.inf, 10**400):
-        refused(lambda h, n=number: h["members"][0].update(threshold=n), "no finite number")
-        refused(lambda h, n=number: h["members"][1].update(temperature=n), "no finite number")
-    for number in (math.nan, math.inf, -math.inf, 10**400):
-        refused(lambda h, n=number: h["members"][1].update(threshold=n), "the last member has a")
-    refused(lambda h: h["members"][0].update(file="../none.safetensors"), "no name of a file")
-    refused(lambda h: h["members"][1].update(threshold=0.5), "the last member has a threshold")
-    refused(lambda h: h["members"][0].update(temperature=0), "a temperature is 0.0")
+    refused(lambda h: h.update(members=3), "members is 3: must be a list of members")
+    refused(lambda h: h.update(about=[]), r"about is \[\]: must be an object")
+    refused(lambda h: h["members"][0].pop("digest"), r"members\[0\].digest is missing")
+    for number in (None, "0.5", True, math.nan, math.inf, 10**400, 2):
+        told = re.escape(json.dumps(number)[:9])
+        refused(
+            lambda h, n=number: h["members"][0].update(threshold=n),
+            rf"members\[0\].threshold is {told}.*: must be a number from 0 to 1",
+        )
+    for number in (None, "0.5", True, math.nan, math.inf, 10**400, 0):
+        told = re.escape(json.dumps(number)[:9])
+        refused(
+            lambda h, n=number: h["members"][1].update(temperature=n),
+            rf"members\[1\].temperature is {told}.*: must be a number above 0",
+        )
+    for number in (math.nan, math.inf, -math.inf, 10**400, 0.5):
+        refused(
+            lambda h, n=number: h["members"][1].update(threshold=n),
+            "threshold is .*: must be null: the last member answers whatever is left",
+        )
+    refused(lambda h: h["members"][0].update(file="../n.safetensors"), "name of a file beside it")
     refused(lambda h: h["members"][0].update(file="none.safetensors"), "No such file")
     other = load_model(files[0])
     name = held["members"][0]["file"]
     save_model(tmp_path / name, nas.build(other.architecture, seed=3), other.card)
     refused(lambda h: None, f"its member {name} was changed since it was chosen")
     file.write_text("[")
-    with pytest.raises(NasError, match="is no cascade of nas"):
+    with pytest.raises(NasError, match="is no JSON from line 1, column 2 on: must be a cascade"):
         load_cascade(file)
 
 

@@ -1,32 +1,25 @@
-"""Latencies of a study's networks: measured here, handed out to be measured elsewhere, read back,
-and as values of trials."""
+"""Latencies of a study's networks: measured here, and as values of trials."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import platform
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas import artifacts
 from nas.driver.tradeoffs import nothing_found, pareto
 from nas.errors import NasError, StudyError, brief, nearest
 from nas.job import Latency
-from nas.metrics import HERE, Located, finite, located
+from nas.metrics import HERE, Located, located
 from nas.store import Store, StudyRow, TrialRow
-from nas.store.devices import Device, Measured, add_pack, find_pack, keep, known_devices, measured
+from nas.store.devices import Device, Measured, keep, known_devices, measured
 from nas.store.reading import Record
 from nas.training import timing
 
 if TYPE_CHECKING:
     import torch
-
-MANIFEST, SCRIPT, ANSWERS = "manifest.json", "measure.py", "answers.json"
 
 
 class Several(StudyError):
@@ -136,132 +129,6 @@ def measure(
         keep(store, None, [(row.fingerprint, found)], again=True)
         told(row, found, True)
     return here
-
-
-# --- measured elsewhere --------------------------------------------------------------------------
-
-
-def pack(store: Store, study: StudyRow, rows: Sequence[TrialRow], folder: Path) -> str:
-    """Writes ONNX files, the script and the manifest; the pack's name, which the record remembers.
-
-    Weights are drawn by a fixed seed: the same networks give the same pack. Raises NasError for a
-    folder that has something in it.
-    """
-    from nas.training.network import build
-    from nas.training.runtimes import to_graph
-
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise NasError(f"--output {folder}: must be a new or an empty directory")
-    taken = [(row, row.architecture) for row in rows]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NasError(f"--output {folder}: {error.strerror}") from None
-    listed = []
-    for row, architecture in taken:
-        graph = to_graph(build(architecture, seed=0).eval(), architecture.input)
-        file = f"trial-{row.number}.onnx"
-        artifacts.replace(folder / file, graph)
-        listed.append(
-            {
-                "fingerprint": row.fingerprint,
-                "trial": row.number,
-                "file": file,
-                "sha256": hashlib.sha256(graph).hexdigest(),
-            }
-        )
-    script = Path(timing.__file__).read_bytes()
-    name = hashlib.sha256(json.dumps([study.name, study.id, listed]).encode()).hexdigest()[:16]
-    manifest = {
-        "pack": name,
-        "study": study.name,
-        "networks": listed,
-        "script": {"file": SCRIPT, "sha256": hashlib.sha256(script).hexdigest()},
-    }
-    artifacts.replace(folder / SCRIPT, script)
-    artifacts.replace(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-    add_pack(store, name, study.id, listed)
-    return name
-
-
-def read_answers(store: Store, file: Path) -> tuple[Device, list[tuple[str, Latency]]]:
-    """Takes the answers of a pack into the record. Raises NasError, with nothing kept, for what is
-    no such file, a pack that the record does not know, networks that are not in it, files that were
-    changed, and a device whose name is another machine's."""
-    try:
-        told = json.loads(file.read_bytes())
-        answers, cpu, clock = told["answers"], _text(told["cpu"]), _text(told["clock"])
-        version, pack = _text(told["versions"]["onnxruntime"]), _text(told["pack"])
-        name = named(_text(told["device"]), "device") or own_name()
-    except OSError as error:
-        raise NasError(f"{file}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise NasError(f"{file}: no answers of a pack: {brief(repr(error), 100)}") from None
-    known = find_pack(store, pack)
-    if known is None:
-        raise NasError(f"{file}: this record made no pack {brief(pack, 40)}")
-    files = {network["fingerprint"]: network for network in known[1]}
-    found: dict[tuple[int, int, str], Latency] = {}  # by threads, batch and network
-    for answer in answers if isinstance(answers, list) else [answers]:
-        try:
-            fingerprint, sha256 = _text(answer["fingerprint"]), _text(answer["sha256"])
-            threads = _whole(answer["threads"], 1, 1 << 20)
-            where = f"{name}: {cpu}, {timing.threads_text(threads)}, onnxruntime {version}"
-            taken = _latency(answer, where)
-        except (ValueError, KeyError, TypeError) as error:
-            why = brief(repr(error), 100)
-            raise NasError(f"{file}: an answer that is none: {why}") from None
-        if fingerprint not in files:
-            raise NasError(f"{file}: network {brief(fingerprint, 40)} is not of pack {pack}")
-        if sha256 != files[fingerprint]["sha256"]:
-            changed = files[fingerprint]["file"]
-            raise NasError(f"{file}: {changed} was changed after it was packed: pack it again")
-        setting = (threads, taken.batch, fingerprint)
-        if found.setdefault(setting, taken) != taken:
-            raise NasError(
-                f"{file}: network {fingerprint} has two answers of {timing.threads_text(threads)} "
-                f"and batch {taken.batch}: {found[setting].ms:g} and {taken.ms:g} ms"
-            )
-    if not found:
-        raise NasError(f"{file}: has no answers")
-    for threads in sorted({threads for threads, _, _ in found}):
-        each = [(key[2], taken) for key, taken in found.items() if key[0] == threads]
-        about = {"cpu": cpu, "clock": clock}
-        device = Device(device=each[0][1].device, name=name, threads=threads, about=about)
-        keep(store, device, each, again=True)
-    return device, [(fingerprint, taken) for (_, _, fingerprint), taken in found.items()]
-
-
-def _latency(answer: Mapping[str, Any], device: str) -> Latency:
-    """An answer's numbers. Raises ValueError, KeyError or TypeError for what is none."""
-    low, ms, high = (finite(answer[name]) for name in ("low", "ms", "high"))
-    if not 0 < low <= ms <= high:
-        raise ValueError(f"{ms} ms, from {low} to {high}")
-    busy, peak = answer.get("busy"), answer.get("peak_bytes")
-    if busy is not None and not 0 <= finite(busy) <= 1:
-        raise ValueError(f"busy {busy}")
-    return Latency(
-        ms=ms,
-        low=low,
-        high=high,
-        device=device,
-        runtime="onnx",
-        batch=_whole(answer["batch"], 1, 1 << 20),
-        busy=None if busy is None else finite(busy),
-        peak_bytes=None if peak is None else _whole(peak, 0, 1 << 63),
-    )
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise ValueError(f"{brief(repr(value), 40)} is no text")
-    return value
-
-
-def _whole(value: Any, least: int, above: int) -> int:
-    if type(value) is not int or not least <= value < above:
-        raise ValueError(f"{brief(str(value), 40)} is no whole number from {least}, below {above}")
-    return value
 
 
 # --- as values of trials -------------------------------------------------------------------------
