@@ -24,6 +24,7 @@ import pytest
 from postgres import Server
 from sqlalchemy import create_engine, event, text
 
+from nas import processes
 from nas.errors import StoreError, StudyError
 from nas.interrupts import deferred
 from nas.job import Epoch, Failure, Latency, Result
@@ -496,7 +497,7 @@ def test_a_driver_on_another_machine_of_the_same_name_is_not_gone(tmp_path: Path
     """Its process has ended, which here is seen of processes of this machine alone."""
     code = "from nas.store import driver; print(driver.name())"
     (tmp_path / "boot_id").write_text("1c1d8de6-0000-4000-8000-000000000000\n")
-    mount = f'mount --bind {tmp_path}/boot_id {driver.BOOT} && exec "$@"'
+    mount = f'mount --bind {tmp_path}/boot_id {processes.BOOT} && exec "$@"'
     there = ["unshare", "--mount", "sh", "-c", mount, "sh"]
     names = [
         subprocess.run(
