@@ -241,7 +241,7 @@ def test_a_device_that_is_mistyped_or_of_several_settings_is_refused(
     asked = "accuracy:max,latency_ms@{}:min"
     for name, why in {
         "rip5": "there is no device rip5; did you mean rpi5?",
-        "rpi5": "several: latency_ms@rpi5/onnx/t1, latency_ms@rpi5/onnx/t4",
+        "rpi5": "several, name one: latency_ms@rpi5/onnx/t1 or latency_ms@rpi5/onnx/t4",
         "rpi5/eager": "nothing was measured so of these trials; it has onnx/t1/b1, onnx/t4/b1",
         "rpi5/b8": "nothing was measured so",
     }.items():
@@ -250,6 +250,29 @@ def test_a_device_that_is_mistyped_or_of_several_settings_is_refused(
         assert why in told
     _, shown, _ = run(tmp_path, "pareto", "--objective", asked.format("rpi5/t4"), "-f", "json")
     assert json.loads(shown)[0]["latency_ms@rpi5/t4"] == 1
+
+
+def test_a_device_without_a_runtime_is_as_the_study_was_searched(
+    tmp_path: Path, store: Store, study: StudyRow
+) -> None:
+    """One name with latencies in two runtimes, of a study whose search measured in the one."""
+    pattern = "INPUT(3, 8, 8) -> GAP -> FC(2)"
+    a = nas.parse(pattern)
+    (claim,) = store.begin(
+        study.id, [Ask(pattern=str(a), fingerprint=a.fingerprint, params=a.params, macs=a.macs)]
+    )
+    eager = Latency(ms=3, low=3, high=3, device="pc, 1 thread, torch")
+    store.finish(claim.token, Result(metrics={"accuracy": 0.99}, latency=eager))
+    keep(store, Device(device=eager.device, name="pc", threads=1), [])
+    onnx = Latency(ms=1, low=1, high=1, device="pc, 1 thread, ort", runtime="onnx")
+    keep(store, Device(device=onnx.device, name="pc", threads=1), [(a.fingerprint, onnx)])
+    for name, ms in {"pc": 3, "pc/eager": 3, "pc/onnx": 1}.items():
+        asked = f"accuracy:max,latency_ms@{name}:min"
+        status, shown, told = run(tmp_path, "pareto", "--objective", asked, "-f", "json")
+        assert (status, json.loads(shown)[0][f"latency_ms@{name}"]) == (0, ms)
+        # What was left open is told, with the other's name.
+        assert ("as latency_ms@pc/eager/t1, as the study was searched" in told) == (name == "pc")
+        assert ("not latency_ms@pc/onnx/t1" in told) == (name == "pc")
 
 
 def test_answers_that_do_not_belong_are_refused_and_nothing_is_kept(

@@ -36,8 +36,7 @@ def front_out(
     """Writes the front to ``output``, or to stdout: a PNG only where that is no terminal. With what
     is ``believed`` of it, which at 300 trials takes 4 s of processor time; a picture has
     ``cascades``, by their files, beside it. Raises NothingFound where there is none."""
-    named = [*dict(study.objectives), *study.constraints]
-    rows, notes = with_latencies(store, list(store.trials(study.id)), named)
+    rows, notes = with_latencies(store, study, list(store.trials(study.id)))
     for note in notes:
         print(f"nas: {note}", file=sys.stderr)
     if form == "png" and output is None and sys.stdout.isatty():

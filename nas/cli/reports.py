@@ -127,7 +127,10 @@ def searched(plan: Plan, store: Store, workers: int | None) -> list[TrialRow]:
     pool = open_pool(workers, memory_need=need)
     named = [*plan.space.objectives, *plan.space.constraints]
     try:
-        with known(store, named), Progress(plan.study, tuple(plan.space.objectives)) as progress:
+        with (
+            known(store, named, devices=plan.devices),
+            Progress(plan.study, tuple(plan.space.objectives)) as progress,
+        ):
             search(plan, store, pool, progress.update)
     finally:
         pool.close()

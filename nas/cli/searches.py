@@ -18,7 +18,7 @@ from nas.data.datasets import load, roomy, streamed
 from nas.driver import widening
 from nas.driver.baselines import architectures, enter
 from nas.driver.plan import Plan
-from nas.driver.profiles import known, offer
+from nas.driver.profiles import in_full, known, offer
 from nas.driver.tradeoffs import nothing_found
 from nas.errors import NasError, NoRecord, StudyError
 from nas.interrupts import deferred
@@ -31,6 +31,7 @@ from nas.report.progress import Progress
 from nas.report.progress import baselines as baselines_of
 from nas.report.trials import REFUSED, rows_out
 from nas.store import ENDED, Store, StudyRow, TrialRow, open_store
+from nas.store.teachers import named
 from nas.text import shown_url
 from nas.training import footprint
 from nas.workers import open_pool
@@ -66,6 +67,7 @@ def rehearse(
         tell_older(older.known(plan, store), older.offers(plan, store))
     elif plan.older:
         raise StudyError(f"--from {plan.older[0]}: there is no record yet")
+    plan = in_full(store, plan)
     with predicted(store, plan) as told:
         _tell_predicted(told, plan, store)
         tell_images(plan.job)
@@ -122,7 +124,7 @@ def _expected(
 
 def predicted(record: Store | None, plan: Plan) -> AbstractContextManager[dict[str, str]]:
     """Latencies of named devices as what arithmetic knows; what predicts each."""
-    return known(record, [*plan.space.objectives, *plan.space.constraints], plan.space)
+    return known(record, plan.asked, plan.space, plan.devices)
 
 
 def _tell_predicted(told: dict[str, str], plan: Plan, record: Store | None) -> None:
@@ -213,6 +215,7 @@ def run(
     store = open_store(storage, study=plan.row())
     predictions = contextlib.ExitStack()
     try:
+        plan = replace(in_full(store, plan), taught=tuple(named(store, plan.job.teachers)))
         told = predictions.enter_context(predicted(store, plan))
         if progress:
             _tell_predicted(told, plan, store)

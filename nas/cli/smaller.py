@@ -108,9 +108,8 @@ def enter_and_tell(
     """Makes the first seed's training a point of the study, measured once as its others are, and
     says whether it is on the front."""
     row = enter(store, study, job, found.way.trained[0], made, of)
-    named = [*dict(study.objectives), *study.constraints]
     try:
-        rows, _ = with_latencies(store, list(store.trials(study.id)), named)
+        rows, _ = with_latencies(store, study, list(store.trials(study.id)))
         there = any(best.id == row.id for best in pareto(study, rows))
         place = "on the front" if there else "not on the front"
     except StudyError as error:  # it is entered, whatever that front is

@@ -6,7 +6,7 @@ import dataclasses
 import platform
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nas.driver.tradeoffs import nothing_found, pareto
@@ -14,12 +14,15 @@ from nas.errors import NasError, StudyError, brief, nearest
 from nas.job import Latency
 from nas.metrics import HERE, Located, located
 from nas.store import Store, StudyRow, TrialRow
-from nas.store.devices import Device, Measured, keep, known_devices, measured
+from nas.store.devices import Device, Measured, all_profiles, keep, known_devices, measured
 from nas.store.reading import Record
 from nas.training import timing
 
 if TYPE_CHECKING:
     import torch
+
+
+SEARCHED = "eager"  # the runtime in which a search measures ``latency_ms``
 
 
 class Several(StudyError):
@@ -135,20 +138,29 @@ def measure(
 
 
 def with_latencies(
-    record: Record, rows: Sequence[TrialRow], names: Iterable[str]
+    record: Record, study: StudyRow, rows: Sequence[TrialRow]
 ) -> tuple[list[TrialRow], list[str]]:
-    """Trials with what the record has of them on the devices that ``names`` name, and a sentence
-    for each such name that says how many have a value, and on what."""
+    """Trials with what the record has of them on the devices that the study's objectives and
+    constraints name, and a sentence for each such name that says how many have a value, and on
+    what.
+
+    A name that leaves the runtime or the threads open is of those by which it was predicted in the
+    search, or else of the only ones, or else of those in which the search itself measured
+    ``latency_ms``. Raises StudyError where that leaves several, or none."""
+    names = dict.fromkeys([*dict(study.objectives), *study.constraints])
     places = {name: at for name in names if (at := located(name))}
     if not places:
         return list(rows), []
+    devices = known_devices(record)
+    searched = {row.latency_device for row in rows if row.latency_device}
     everything = measured(record, {row.fingerprint for row in rows})
     values: dict[str, dict[str, float]] = {}
     notes = []
     for name, at in places.items():
         predicted = sum(name in row.metrics for row in rows)  # by a profile, in a search
         try:
-            values[name], where = _values(everything, at, known_devices(record))
+            at = _searched(record, study, name, at, predicted > 0)
+            values[name], where = _values(everything, at, devices, searched)
         except StudyError as error:
             if not predicted or isinstance(error, Several):
                 raise
@@ -161,6 +173,25 @@ def with_latencies(
     return [
         dataclasses.replace(row, metrics={**row.metrics, **_of(values, row)}) for row in rows
     ], notes
+
+
+def _searched(record: Record, study: StudyRow, name: str, at: Located, predicted: bool) -> Located:
+    """What a search predicted by that name, in full. A study of an older nas does not tell: it is
+    what the record's only profile of that device is of."""
+    full = study.settings.get("devices", {}).get(name)
+    if full or not predicted:
+        return located(full or name) or at
+    known = {
+        dataclasses.replace(at, runtime=each.runtime, threads=each.device.threads)
+        for each in all_profiles(record)
+        if (each.device.name, each.batch) == (at.device, at.batch)
+        and at.runtime in (None, each.runtime)
+        and at.threads in (None, each.device.threads)
+    }
+    if len(known) > 1:
+        told = " or ".join(sorted(map(str, known)))
+        raise Several(f"{at}: the record does not tell by which it was predicted, name one: {told}")
+    return known.pop() if known else at
 
 
 def _of(values: Mapping[str, Mapping[str, float]], row: TrialRow) -> dict[str, float]:
@@ -176,10 +207,14 @@ def is_here(device: str, about: Mapping[str, Any]) -> bool:
 
 
 def _values(
-    everything: Sequence[Measured], at: Located, devices: Sequence[Device]
+    everything: Sequence[Measured],
+    at: Located,
+    devices: Sequence[Device],
+    searched: Collection[str],
 ) -> tuple[dict[str, float], str]:
-    """By fingerprint, of the device that has most; and which that is. Raises NasError where the
-    name is unknown, or is of several runtimes or numbers of threads."""
+    """By fingerprint, of the device that has most; and which that is. Of several runtimes or
+    numbers of threads it is that in which the trials were ``searched``, on these devices. Raises
+    StudyError where the name is unknown, or of several and none of them is."""
     about = {device.device: device.about for device in devices}
     on_it = [
         row
@@ -195,20 +230,34 @@ def _values(
             and at.runtime in (None, row.latency.runtime)
             and at.threads in (None, threads_of(row))]  # fmt: skip
     settings = {(row.latency.runtime, threads_of(row)) for row in fits}
+    others = ""
     if len(settings) > 1:
-        told = ", ".join(
-            str(dataclasses.replace(at, runtime=runtime, threads=threads))
-            for runtime, threads in sorted(settings, key=str)
+        named = {
+            setting: str(dataclasses.replace(at, runtime=setting[0], threads=setting[1]))
+            for setting in sorted(settings, key=str)
+        }
+        own = next(
+            (
+                (row.latency.runtime, threads_of(row))
+                for row in fits
+                if row.latency.device in searched and row.latency.runtime == SEARCHED
+            ),
+            None,
         )
-        raise Several(f"{at}: the record has several: {told}")
+        if own is None:
+            raise Several(f"{at}: the record has several, name one: {' or '.join(named.values())}")
+        rest = ", ".join(name for setting, name in named.items() if setting != own)
+        others = f" as {named[own]}, as the study was searched (not {rest})"
+        fits = [row for row in fits if (row.latency.runtime, threads_of(row)) == own]
     if not fits:
         had = sorted({f"{row.latency.runtime}/t{threads_of(row)}/b{row.latency.batch}"
                       for row in on_it})  # fmt: skip
         told = f"; it has {', '.join(had)}" if had else ""
         step = _step(at, devices)
         raise StudyError(f"{at}: nothing was measured so of these trials{told}; {step}")
-    (most, _), *others = Counter(row.latency.device for row in fits).most_common()
-    told = f"{most}" + (f" (not on {len(others)} other versions of it)" if others else "")
+    (most, _), *versions = Counter(row.latency.device for row in fits).most_common()
+    told = f"{most}" + (f" (not on {len(versions)} other versions of it)" if versions else "")
+    told += others
     return {r.fingerprint: r.latency.ms for r in fits if r.latency.device == most}, told
 
 
