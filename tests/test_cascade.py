@@ -291,10 +291,12 @@ def test_a_picture_has_the_params_that_a_cascade_holds(made, tmp_path: Path) -> 
     told = Cascade(made.members, {"expected": {"accuracy": 0.9, "params": 7.0, "macs": 5.0}})
     save_cascade(tmp_path / "c.json", told)
     held = sum(load_model(f).architecture.params for f in tmp_path.glob("c-*.safetensors"))
-    assert fronts.expected(tmp_path / "c.json") == {"accuracy": 0.9, "params": held, "macs": 5.0}
+    file = tmp_path / "c.json"
+    found = fronts.expected(file, load_cascade(file))
+    assert found == {"accuracy": 0.9, "params": held, "macs": 5.0}
     save_cascade(tmp_path / "c.json", Cascade(made.members, {"expected": {"macs": math.nan}}))
-    with pytest.raises(NasError, match="does not tell what is expected"):
-        fronts.expected(tmp_path / "c.json")
+    with pytest.raises(NasError, match=r"about.expected.macs is NaN: must be a number"):
+        fronts.expected(file, load_cascade(file))
 
 
 def test_logistic_regression_is_a_network_with_the_same_probabilities(pixels) -> None:
@@ -325,6 +327,9 @@ def test_from_models_to_predictions_on_the_command_line(files, tmp_path: Path, c
     told = capsys.readouterr()
     assert "of the single network" in told.out
     assert "logistic" in told.out
+    rate = r"\d+\.\d\d %"
+    told_luck = rf"chosen by four folds {rate}, on the fifth {rate}; the best single network so"
+    assert re.search(rf"{told_luck} {rate} and {rate}", told.out)
     about = load_cascade(file).about
     single, own = load_model(files[1]).architecture.macs, about["expected"]["macs"]
     assert own < single
@@ -391,6 +396,26 @@ def test_a_cascade_is_a_point_of_the_picture(tmp_path: Path) -> None:
     assert "cascade: " in drawn
     with pytest.raises(StudyError, match=f"a cascade has no {x}"):
         front.svg(study, rows, [{y: 0.5}])
+
+
+def test_a_cascade_is_drawn_by_what_it_was_chosen_by(made, capsys) -> None:
+    """And the front beneath it is that of the same two metrics."""
+    study, rows, _ = networks.study(40)
+    study = dataclasses.replace(study, objectives=(("accuracy", "max"), ("params", "min")))
+    by_macs = Cascade(made.members, {"cost": "macs"})
+    drawn = fronts.by_cost(study, rows, {Path("c.json"): by_macs})
+    assert drawn.objectives == (("accuracy", "max"), ("macs", "min"))
+    assert "--objective accuracy:max,params:min draws it by these" in capsys.readouterr().err
+    three = dataclasses.replace(study, objectives=(*study.objectives, ("macs", "min")))
+    drawn = fronts.by_cost(three, rows, {Path("c.json"): by_macs})
+    assert front.axes(drawn) == ("macs", "accuracy")
+    assert {*drawn.objectives} == {*three.objectives}  # the same front
+    by_time = Cascade(made.members, {"cost": "latency_ms"})
+    with pytest.raises(NasError, match=r"c.json by macs, d.json by latency_ms: --objective says"):
+        fronts.by_cost(study, rows, {Path("c.json"): by_macs, Path("d.json"): by_time})
+    untimed = [dataclasses.replace(row, latency_ms=None, metrics={}) for row in rows]
+    assert fronts.by_cost(study, untimed, {Path("d.json"): by_time}) == study
+    assert "chosen by latency_ms, which no trial has" in capsys.readouterr().err
 
 
 def test_timing_takes_every_image_alone(made, pixels) -> None:

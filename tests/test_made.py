@@ -35,7 +35,9 @@ def record(line: list[str]) -> tuple[StudyRow, list[TrialRow]]:
     return study, list(store.trials(study.id))
 
 
-def test_both_are_points_of_the_study(line: list[str], tmp_path: Path, capsys) -> None:
+def test_both_are_points_of_the_study(
+    line: list[str], tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
     where = ["--storage", line[line.index("--storage") + 1], "--seeds", 1]
     distill = ["distill", *where, "--teacher", "front", "--student", STUDENT, "-o", tmp_path / "d"]
     prune = ["prune", "0", *where, "--epochs", 1, "-o", tmp_path / "p"]
@@ -83,6 +85,18 @@ def test_both_are_points_of_the_study(line: list[str], tmp_path: Path, capsys) -
     assert command(*prune[:-1], tmp_path / "q") == 0
     assert "trial 3, " in capsys.readouterr().err
     Path(taught.model).unlink()
+    capsys.readouterr()
+    why = f"trial 2 ({taught.baseline}) of study {study.name}"
+    assert command("export", 2, *where[:2], "-f", "onnx", "-o", tmp_path / "m.onnx") == 2
+    told = capsys.readouterr().err
+    assert f"{taught.model}, which held the weights of {why}, is gone: put it back, or the" in told
+    assert "the `nas distill` that made it makes it again" in told
+    monkeypatch.setenv("NAS_STORAGE", where[1])
+    for asked in (["predict", taught.model, tmp_path], ["evaluate", taught.model]):
+        assert command(*asked) == 2
+        told = capsys.readouterr().err
+        assert f"{taught.model}: No such file or directory: must be a model; it held the" in told
+        assert f"weights of {why}: the `nas distill` that made it makes it again" in told
     assert command(*distill[:-1], tmp_path / "e") == 0
     assert "trial 2, " in capsys.readouterr().err
     _, (_, _, taught, pruned) = record(line)

@@ -166,7 +166,7 @@ def show(
     if (pattern is None) == (trial is None):
         raise NasError("give a pattern or a name, or --trial N: one of them")
     if trial is not None:
-        pattern, _ = trial_network(storage, study, trial)
+        pattern = trial_network(storage, study, trial)
     assert pattern is not None
     ref = data_ref(dataset, data, size) if dataset or data else None
     architecture, space = closed_or_space(pattern, ref, size)
@@ -266,7 +266,10 @@ def pareto(
         raise NasError(f"--cascade {cascade[0]}: is drawn in a picture, -f svg or png")
     store, row = opened(storage, study)
     row = asked_of(row, objective or [], constraint or [])
-    fronts.front_out(store, row, form, output, believed=believed, cascades=cascade or [])
+    fronts.front_out(
+        *(store, row, form, output),
+        believed=believed, cascades=cascade or [], asked=bool(objective),
+    )  # fmt: skip
 
 
 # --- elsewhere -----------------------------------------------------------------------------------

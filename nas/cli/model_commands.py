@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -201,8 +200,10 @@ def predict(
     """The class of each image, and its probability."""
     from nas.cli.models import predict_and_show
     from nas.cli.options import load_plugins
+    from nas.cli.record import check_there
 
     load_plugins(plugin or [])
+    check_there(model)
     predict_and_show(model, paths, format, top)
 
 
@@ -250,8 +251,11 @@ def evaluate(
     """How good a model is on images with labels, class by class; of two, whether they differ."""
     from nas.cli.models import evaluate_and_show
     from nas.cli.options import load_plugins
+    from nas.cli.record import check_there
 
     load_plugins(plugin or [])
+    for file in filter(None, (model, other)):
+        check_there(file)
     evaluate_and_show(
         model,
         other,
@@ -318,7 +322,7 @@ def export(
     from nas.cli.models import export_lowered, export_model, export_pattern
     from nas.cli.options import closed_pattern, load_plugins
     from nas.cli.output import form_of
-    from nas.cli.record import trial_network
+    from nas.cli.record import check_there, trial_network, trial_weights
     from nas.errors import NasError
 
     load_plugins(plugin or [])
@@ -329,13 +333,14 @@ def export(
     format = form_of(format, output, EXPORTS, "python")
     if precision != "fp32" and format != "onnx":
         raise NasError(f"--precision {precision}: is of ONNX alone (-f onnx)")
-    pattern, kept, name, without = "", "", "", "a pattern has no weights: `nas train` trains it"
+    as_text = format == "pattern" or (format == "python" and output is None)
+    pattern, kept, name = "", "", ""
     if trial is not None:
-        pattern, kept = trial_network(storage, study, trial)
-        name = f"trial-{trial}"
-        named = f" --study {shlex.quote(study)}" if study else ""
-        without = f"trial {trial} has no weights kept: `nas train --trial {trial}{named}` trains it"
+        pattern, name = trial_network(storage, study, trial), f"trial-{trial}"
+        if not as_text:
+            kept = trial_weights(storage, study, trial, needed=format != "python")
     elif what is not None and (os.path.isfile(what) or Path(what).suffix in MODELS):
+        check_there(what)
         kept, name = what, Path(what).stem
     elif what is not None:
         pattern = closed_pattern(what)
@@ -346,9 +351,8 @@ def export(
             raise NasError(f"--precision {precision}: a cascade is exported as it is, fp32")
         export_cascade(kept, format, output)
         return
-    as_text = format == "pattern" or (format == "python" and output is None)
-    if not kept or (pattern and as_text):
-        export_pattern(pattern, format, output, without)
+    if not kept:
+        export_pattern(pattern, format, output)
     elif precision != "fp32":
         export_lowered(kept, precision, output or Path(f"{name}.{precision}.onnx"), dataset, data)
     else:

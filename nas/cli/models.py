@@ -340,9 +340,8 @@ def export_lowered(file: str, precision: str, output: Path, dataset: str, data: 
     print(f"nas: written to {output}", file=sys.stderr)
 
 
-def export_pattern(pattern: str, format: str, output: Path | None, without: str) -> None:
-    """Writes an architecture without weights, as Python or as its pattern; ``without`` says of the
-    other formats what to type."""
+def export_pattern(pattern: str, format: str, output: Path | None) -> None:
+    """Writes an architecture without weights, as Python or as its pattern."""
     if format == "pattern":
         _text(pattern, output)
     elif format == "python":
@@ -350,7 +349,7 @@ def export_pattern(pattern: str, format: str, output: Path | None, without: str)
 
         _text(python_source(parse(pattern)).rstrip(), output)
     else:
-        raise NasError(f"--format {format}: {without}")
+        raise NasError(f"--format {format}: a pattern has no weights: `nas train` trains it")
 
 
 def _text(text: str, output: Path | None) -> None:

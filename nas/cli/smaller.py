@@ -18,7 +18,7 @@ from nas.cli.options import (
     taught_by,
 )
 from nas.cli.output import begin_work, directory
-from nas.cli.record import data_of, opened, trial_network
+from nas.cli.record import data_of, opened, trial_network, trial_weights, weights_of
 from nas.cli.settings import read_recipe, within
 from nas.data import describe
 from nas.driver.latencies import with_latencies
@@ -167,17 +167,12 @@ def model_files(text: str, storage: str, study: str | None, option: str = "--tea
         rows = [each for each in store.trials(row.id) if not each.made]
         if not (front := pareto(row, rows)):
             raise nothing_found(row, rows)
-        found = [store.model(each) for each in front]
-        if not any(found):
+        kept = [each for each in front if store.model(each)]
+        if not kept:
             raise StudyError(f"study {row.name!r} has no weights kept of its front: --keep front")
-        return [file for file in found if file]
+        return [weights_of(store, row, each) for each in kept]
     if is_number(text):
-        _, file = trial_network(storage, study, int(text))
-        if not file:
-            raise StudyError(
-                f"trial {text} has no weights kept: `nas train --trial {text}` trains it to a model"
-            )
-        return [file]
+        return [trial_weights(storage, study, int(text))]
     if os.path.isfile(text) or "://" in text or Path(text).suffix in MODELS:
         return [text]
     raise NasError(
@@ -218,7 +213,7 @@ def _zoo(name: str, init: str, ref: DataRef, folder: Path) -> str:
 
 def _pattern(text: str, storage: str, study: str | None, ref: DataRef) -> str:
     if is_number(text):
-        return trial_network(storage, study, int(text))[0]
+        return trial_network(storage, study, int(text))
     architecture, space = closed_or_space(text, ref)
     if architecture is None:
         raise NasError(
