@@ -17,11 +17,13 @@ from nas.cli.output import begin_work, end_on_sigterm
 from nas.data.datasets import load, roomy, streamed
 from nas.driver import widening
 from nas.driver.baselines import architectures, enter
+from nas.driver.hours import Hours
 from nas.driver.plan import Plan
 from nas.driver.profiles import in_full, known, offer
 from nas.driver.tradeoffs import nothing_found
 from nas.errors import NasError, NoRecord, StudyError
 from nas.interrupts import deferred
+from nas.job import Recipe
 from nas.job.pool import Pool
 from nas.language.architecture import Architecture
 from nas.report import screens
@@ -74,7 +76,7 @@ def rehearse(
         screens.out(pages.space_page(plan.space))
         left = None if plan.trials is None else max(0, plan.trials - done)
         new = [network for name, network in networks.items() if name in beside]
-        expected = _expected(plan, workers, memory, left, new)
+        expected = _expected(plan, workers, memory, left, new, rows)
         screens.out(screens.plan_table(plan, expected, done, beside))
     if store:
         store.close()
@@ -86,33 +88,39 @@ def _expected(
     memory: float,
     left: int | None,
     baselines: Sequence[Architecture],
+    rows: Sequence[TrialRow] = (),
 ) -> str:
     """How long the trainings of a plan that are ``left`` will take on this machine, in words, and
-    those of ``baselines``."""
+    those of ``baselines``: by what its trials took here, and before there are any by a few steps of
+    a few networks, which tell less where others use the machine."""
     job = plan.job
     if left == 0 and not baselines:
         return "none: nothing is left to train"
     draws = list(footprint.feasible(plan.space, job.recipe))
-    if job.evaluator or job.teachers or not draws:
+    recorded = _recorded(rows)
+    if not draws or ((job.evaluator or job.teachers) and not recorded):
         return "not known before the first training"
     from nas.training import pace  # torch
     from nas.workers.cluster import at_once
 
+    def seconds(network: Architecture, recipe: Recipe) -> float:
+        found = recorded.expected(network.macs, job.epochs) if recorded else None
+        if found is not None:
+            return found
+        asked = replace(job, pattern=str(network), recipe=recipe)
+        return job.epochs * pace.epoch_seconds(asked, threads)
+
     need = memory or max(footprint.trial(*draw, streamed(job.data)) for draw in draws)
     most, threads = at_once(workers, int(need))
-    took = [
-        job.epochs * pace.epoch_seconds(replace(job, pattern=str(network), recipe=recipe), threads)
-        for network, recipe in pace.spread(draws)
-    ]
+    took = [seconds(*draw) for draw in pace.spread(draws)]
     mean = sum(took) / len(took) + BETWEEN
     least, longest = (screens.span(seconds) for seconds in (min(took), max(took)))
     each = f"{least} to {longest} a training, {most} at once"
+    if recorded:
+        each += ", as the study's trials took"
     if plan.rungs:
         each += ", less as rungs stop some"
-    beside = [
-        job.epochs * pace.epoch_seconds(replace(job, pattern=str(network)), threads) + BETWEEN
-        for network in baselines
-    ]
+    beside = [seconds(network, job.recipe) + BETWEEN for network in baselines]
     if left is not None:
         whole = START + math.ceil(left / most) * mean + sum(beside) / most
         return f"about {screens.span(whole)}: {each}"
@@ -120,6 +128,16 @@ def _expected(
         return each
     count = max(0.0, (plan.seconds - START) * most - sum(beside)) / mean
     return f"about {count:,.0f} trainings: {each}"
+
+
+def _recorded(rows: Sequence[TrialRow]) -> Hours | None:
+    """What trials took on this machine; None where none was trained on it."""
+    if not rows:
+        return None
+    from nas.training.device import machine  # torch
+
+    found = Hours.recorded(rows, machine())
+    return None if found.expected(0, 1) is None else found
 
 
 def predicted(record: Store | None, plan: Plan) -> AbstractContextManager[dict[str, str]]:
