@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,9 @@ def test_both_are_points_of_the_study(
     distill = ["distill", *where, "--teacher", "front", "--student", STUDENT, "-o", tmp_path / "d"]
     prune = ["prune", "0", *where, "--epochs", 1, "-o", tmp_path / "p"]
     assert command(*distill) == 0
-    assert "trial 2, " in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "trial 2, " in told
+    assert re.search(r"2 trainings, 4 epochs in all, about .* by what the study's trials to", told)
     assert command(*prune) == 0
     told = capsys.readouterr().err
     study, rows = record(line)

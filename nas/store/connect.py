@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sqlite3
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -322,6 +323,9 @@ def _check_tables(engine: Engine, version: str | None, before: set[str], after: 
         raise StoreError(f"the record in {shown(engine.url)} {told}")
 
 
+_ALEMBIC = threading.Lock()  # what it works on is known to the whole process
+
+
 def _migrate(engine: Engine, accept: Callable[[Connection], None]) -> None:
     """Brings the schema to HEAD in one transaction; who comes second waits and finds it done."""
     from alembic import command
@@ -332,7 +336,8 @@ def _migrate(engine: Engine, accept: Callable[[Connection], None]) -> None:
         _check_version(engine, version)
         if version != HEAD:
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            with _ALEMBIC:
+                command.upgrade(config, "head")
             accept(connection)
             unidentified = _unidentified(connection) if version == "0001" else 0
     if unidentified:
