@@ -508,6 +508,13 @@ def test_a_driver_on_another_machine_of_the_same_name_is_not_gone(tmp_path: Path
     assert [driver.gone(name) for name in names] == [True, False]
 
 
+def test_new_records_are_made_in_threads_of_a_process(tmp_path: Path) -> None:
+    """As by two searches of one Python process: Alembic's context is the whole process's."""
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        opened = [*threads.map(open_store, (f"sqlite:///{tmp_path}/{n}.db" for n in range(4)))]
+    assert [store.studies() for store in opened] == 4 * [[]]
+
+
 # -- several writers ------------------------------------------------------------------------------
 
 

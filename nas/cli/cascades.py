@@ -171,7 +171,7 @@ def _of_study(
     lacking = [name for name in told if name not in files]
     if lacking:
         print(
-            f"nas: no weights kept of {', '.join(lacking)}, or they are gone: left out",
+            f"nas: no weights of {', '.join(lacking)}, not kept or gone: left out",
             file=sys.stderr,
         )
     if lacking and not files:

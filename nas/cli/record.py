@@ -103,20 +103,26 @@ def there(file: str) -> bool:
 
 def check_there(file: str) -> None:
     """Raises NasError for a model's file that is not there: where the usual record knows whose
-    weights it held, with that and with what makes it again."""
+    weights it held, with that and with what makes it again. A server's is not asked, which may have
+    to be waited for."""
     path = Path(file).expanduser()
     if "://" in file or path.exists():
         return
     told = f"{file}: No such file or directory: must be a model"
-    with contextlib.suppress(NasError, OSError):
-        store = open_record(os.environ.get("NAS_STORAGE") or os.environ.get("OPTUNA_STORAGE")
-                            or STORAGE)  # fmt: skip
-        for study in store.studies():
-            for row in store.trials(study.id):
-                if row.model and os.path.realpath(row.model) == os.path.realpath(path):
-                    again = _made_again(study, row)
-                    told += f"; it held the weights of {row.called} of study {study.name}: {again}"
+    storage = os.environ.get("NAS_STORAGE") or os.environ.get("OPTUNA_STORAGE") or STORAGE
+    if storage.startswith("sqlite"):
+        with contextlib.suppress(NasError, OSError):
+            told += _whose(open_record(storage), os.path.realpath(path))
     raise NasError(told)
+
+
+def _whose(store: Store, file: str) -> str:
+    for study in store.studies():
+        for row in store.trials(study.id):
+            if row.model and os.path.realpath(row.model) == file:
+                again = _made_again(study, row)
+                return f"; it held the weights of {row.called} of study {study.name}: {again}"
+    return ""
 
 
 def network_of(row: TrialRow) -> str:

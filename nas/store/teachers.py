@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from sqlalchemy import Connection, select, update
 
@@ -13,8 +13,10 @@ from nas.store.rows import StudyRow, TrialRow
 from nas.store.tables import studies, trials
 
 
-def named(record: Record, files: Iterable[str]) -> list[str]:
+def named(record: Record, files: Sequence[str]) -> list[str]:
     """Each model by the trial of this record whose weights it is, else by its file."""
+    if not files:
+        return []
     query = select(studies.c.name, trials.c.number, trials.c.model).join(
         trials, trials.c.study_id == studies.c.id
     )
