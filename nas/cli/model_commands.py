@@ -200,10 +200,8 @@ def predict(
     """The class of each image, and its probability."""
     from nas.cli.models import predict_and_show
     from nas.cli.options import load_plugins
-    from nas.cli.record import check_there
 
     load_plugins(plugin or [])
-    check_there(model)
     predict_and_show(model, paths, format, top)
 
 
@@ -251,11 +249,8 @@ def evaluate(
     """How good a model is on images with labels, class by class; of two, whether they differ."""
     from nas.cli.models import evaluate_and_show
     from nas.cli.options import load_plugins
-    from nas.cli.record import check_there
 
     load_plugins(plugin or [])
-    for file in filter(None, (model, other)):
-        check_there(file)
     evaluate_and_show(
         model,
         other,

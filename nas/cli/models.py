@@ -17,6 +17,7 @@ from rich.text import Text
 from nas.cli.arguments import MODELS
 from nas.cli.options import called
 from nas.cli.output import begin_work, directory
+from nas.cli.record import check_there
 from nas.errors import DataError, NasError, brief
 from nas.interrupts import deferred
 from nas.job import Job
@@ -40,6 +41,7 @@ TOLD = 10  # files that cannot be read, told one by one; the rest are counted
 def predictor(file: str | Path) -> Model | OnnxModel | Cascade:
     """The model in a file of ours (or at a URL that fsspec knows), of ours as ONNX, or a cascade.
     Raises NasError."""
+    check_there(str(file))
     if str(file).lower().endswith(".json"):
         from nas.training.cascade import load_cascade
         from nas.training.device import available
