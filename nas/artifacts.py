@@ -7,9 +7,12 @@ s3fs installed, ``sftp://``, ``memory://``. No torch: the search removes what it
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 import os
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -21,12 +24,14 @@ from fsspec.implementations.local import LocalFileSystem
 
 from nas.errors import NasError
 from nas.failpoints import reach
+from nas.processes import place, started
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 PREVIOUS, TORN = ".previous", ".torn"
+ABANDONED = 86_400.0  # seconds; writing a file takes seconds, and clocks may differ by hours
 
 
 def absolute(folder: str) -> str:
@@ -68,9 +73,11 @@ def write(location: str | Path, data: bytes) -> None:
     there stay.
     """
     files, path = _find(location)
-    part = f"{path}.{os.getpid()}.part"
+    part = unfinished(path)
     try:
         files.makedirs(files._parent(path), exist_ok=True)
+        if isinstance(files, LocalFileSystem):
+            sweep(path)
         with files.open(part, "wb") as file:
             file.write(data[: len(data) // 2])
             reach("checkpoint_half")
@@ -93,6 +100,32 @@ def write(location: str | Path, data: bytes) -> None:
     finally:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             files.rm_file(part)
+
+
+def unfinished(path: str | Path) -> str:
+    """The file that this process writes before it is at ``path``."""
+    return f"{path}.{_here()}-{os.getpid()}.part"
+
+
+def sweep(path: str | Path) -> None:
+    """Removes what writers of ``path`` that were killed had begun: those of this machine that run
+    no more, and what none has written to for ``ABANDONED``, wherever on a shared disk its writer
+    was (an older nas did not tell). What cannot be removed stays."""
+    folder, name = os.path.split(path)
+    begun = re.compile(rf"{re.escape(name)}\.(?:([0-9a-f]{{8}})-)?(\d{{1,10}})\.part")
+    with contextlib.suppress(OSError), os.scandir(folder or ".") as entries:
+        for entry in entries:
+            if not (match := begun.fullmatch(entry.name)):
+                continue
+            with contextlib.suppress(OSError):
+                old = time.time() - entry.stat().st_mtime > ABANDONED
+                if old or (match[1] == _here() and not started(int(match[2]))):
+                    os.unlink(entry.path)
+
+
+@functools.cache
+def _here() -> str:
+    return hashlib.sha256(place().encode()).hexdigest()[:8]
 
 
 def newest(location: str | Path, parse: Callable[[bytes], T]) -> T | None:
@@ -187,7 +220,8 @@ def _part(path: Path) -> Path:
         raise NasError(f"{path} cannot be written: {path.parent} is no directory") from None
     except OSError as error:
         raise NasError(f"{path} cannot be written: {error.strerror or error}") from error
-    return path.with_name(f"{path.name}.{os.getpid()}.part")
+    sweep(path)
+    return Path(unfinished(path))
 
 
 def _drop(part: Path) -> None:

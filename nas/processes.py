@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from nas.errors import NasError
 
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 UNSEEN = "running"  # for a start time where there is no /proc, or it hides the process
 
 
@@ -68,6 +70,25 @@ def _answers(pid: int) -> bool:
     except PermissionError:  # another user's
         pass
     return True
+
+
+def place() -> str:
+    """Where a process number counts: the host, its boot and its namespace of processes."""
+    # Machines may share a name, two containers that of one machine; a pid namespace has the same
+    # number on every machine. None of the three tells by itself where a process number counts.
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = ""
+    return f"{socket.gethostname()}/{boot()}/{namespace}"
+
+
+def boot() -> str:
+    """This start of this machine's kernel; empty where the system does not tell."""
+    try:
+        return BOOT.read_text().strip()
+    except OSError:
+        return ""
 
 
 def children(pid: int) -> Iterator[tuple[int, int]]:

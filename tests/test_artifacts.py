@@ -54,6 +54,39 @@ def test_what_another_user_planted_is_no_folder_of_ours(
         processes.own_folder()
 
 
+def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    file = tmp_path / "c"
+    dying = (
+        "import os, sys; from nas import artifacts, failpoints\n"
+        "artifacts.reach = lambda name: os._exit(9) if name == 'checkpoint_half' else None\n"
+        "print(artifacts.unfinished(sys.argv[1]), flush=True)\n"
+        "artifacts.write(sys.argv[1], b'half and half')"
+    )
+    done = subprocess.run([sys.executable, "-c", dying, file], capture_output=True, text=True)
+    left = Path(done.stdout.strip())
+    assert (done.returncode, left.exists()) == (9, True), done.stderr
+    kept = {
+        "another's file": tmp_path / "cc.1.part",
+        "alive, here": Path(str(left).replace(f"-{_pid(left)}.", f"-{os.getppid()}.")),
+        "on another machine": tmp_path / f"c.0123abcd-{_pid(left)}.part",
+        "of an older nas": tmp_path / f"c.{_pid(left)}.part",
+    }
+    for path in kept.values():
+        path.write_bytes(b"half")
+    artifacts.write(file, b"whole")
+    assert file.read_bytes() == b"whole"
+    assert [name for name, path in kept.items() if not path.exists()] == []
+    assert not left.exists()
+    for path in kept.values():
+        os.utime(path, (0, 0))
+    artifacts.replace(file, b"again")  # a person's file, too
+    assert [name for name, path in kept.items() if path.exists()] == ["another's file"]
+
+
+def _pid(part: Path) -> str:
+    return part.name.rpartition("-")[2].removesuffix(".part")
+
+
 def text(data: bytes) -> str:
     if not data.endswith(b"."):
         raise ValueError("its end is missing")

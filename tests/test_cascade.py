@@ -211,26 +211,37 @@ def test_what_is_no_cascade_is_refused(made, files, tmp_path: Path) -> None:
         with pytest.raises(NasError, match=told):
             load_cascade(file)
 
-    refused(lambda h: h.pop("nas_cascade"), "is no cascade of nas")
-    refused(lambda h: h.update(nas_cascade=9), "is a cascade of format 9")
+    refused(lambda h: h.pop("nas_cascade"), "nas_cascade is missing: must be 1, the format")
+    refused(lambda h: h.update(nas_cascade=9), "nas_cascade is 9: must be 1, the format")
     refused(lambda h: h.update(members=[]), "without members")
-    refused(lambda h: h["members"][0].pop("digest"), "is damaged: KeyError")
-    refused(lambda h: h["members"][0].update(threshold=2), "a threshold is 2")
-    for number in (None, "0.5", True, math.nan, math.inf, 10**400):
-        refused(lambda h, n=number: h["members"][0].update(threshold=n), "no finite number")
-        refused(lambda h, n=number: h["members"][1].update(temperature=n), "no finite number")
-    for number in (math.nan, math.inf, -math.inf, 10**400):
-        refused(lambda h, n=number: h["members"][1].update(threshold=n), "the last member has a")
-    refused(lambda h: h["members"][0].update(file="../none.safetensors"), "no name of a file")
-    refused(lambda h: h["members"][1].update(threshold=0.5), "the last member has a threshold")
-    refused(lambda h: h["members"][0].update(temperature=0), "a temperature is 0.0")
+    refused(lambda h: h.update(members=3), "members is 3: must be a list of members")
+    refused(lambda h: h.update(about=[]), r"about is \[\]: must be an object")
+    refused(lambda h: h["members"][0].pop("digest"), r"members\[0\].digest is missing")
+    for number in (None, "0.5", True, math.nan, math.inf, 10**400, 2):
+        told = re.escape(json.dumps(number)[:9])
+        refused(
+            lambda h, n=number: h["members"][0].update(threshold=n),
+            rf"members\[0\].threshold is {told}.*: must be a number from 0 to 1",
+        )
+    for number in (None, "0.5", True, math.nan, math.inf, 10**400, 0):
+        told = re.escape(json.dumps(number)[:9])
+        refused(
+            lambda h, n=number: h["members"][1].update(temperature=n),
+            rf"members\[1\].temperature is {told}.*: must be a number above 0",
+        )
+    for number in (math.nan, math.inf, -math.inf, 10**400, 0.5):
+        refused(
+            lambda h, n=number: h["members"][1].update(threshold=n),
+            "threshold is .*: must be null: the last member answers whatever is left",
+        )
+    refused(lambda h: h["members"][0].update(file="../n.safetensors"), "name of a file beside it")
     refused(lambda h: h["members"][0].update(file="none.safetensors"), "No such file")
     other = load_model(files[0])
     name = held["members"][0]["file"]
     save_model(tmp_path / name, nas.build(other.architecture, seed=3), other.card)
     refused(lambda h: None, f"its member {name} was changed since it was chosen")
     file.write_text("[")
-    with pytest.raises(NasError, match="is no cascade of nas"):
+    with pytest.raises(NasError, match="is no JSON from line 1, column 2 on: must be a cascade"):
         load_cascade(file)
 
 
@@ -280,10 +291,12 @@ def test_a_picture_has_the_params_that_a_cascade_holds(made, tmp_path: Path) -> 
     told = Cascade(made.members, {"expected": {"accuracy": 0.9, "params": 7.0, "macs": 5.0}})
     save_cascade(tmp_path / "c.json", told)
     held = sum(load_model(f).architecture.params for f in tmp_path.glob("c-*.safetensors"))
-    assert fronts.expected(tmp_path / "c.json") == {"accuracy": 0.9, "params": held, "macs": 5.0}
+    file = tmp_path / "c.json"
+    found = fronts.expected(file, load_cascade(file))
+    assert found == {"accuracy": 0.9, "params": held, "macs": 5.0}
     save_cascade(tmp_path / "c.json", Cascade(made.members, {"expected": {"macs": math.nan}}))
-    with pytest.raises(NasError, match="does not tell what is expected"):
-        fronts.expected(tmp_path / "c.json")
+    with pytest.raises(NasError, match=r"about.expected.macs is NaN: must be a number"):
+        fronts.expected(file, load_cascade(file))
 
 
 def test_logistic_regression_is_a_network_with_the_same_probabilities(pixels) -> None:
@@ -314,6 +327,9 @@ def test_from_models_to_predictions_on_the_command_line(files, tmp_path: Path, c
     told = capsys.readouterr()
     assert "of the single network" in told.out
     assert "logistic" in told.out
+    rate = r"\d+\.\d\d %"
+    told_luck = rf"chosen by four folds {rate}, on the fifth {rate}; the best single network so"
+    assert re.search(rf"{told_luck} {rate} and {rate}", told.out)
     about = load_cascade(file).about
     single, own = load_model(files[1]).architecture.macs, about["expected"]["macs"]
     assert own < single
@@ -380,6 +396,26 @@ def test_a_cascade_is_a_point_of_the_picture(tmp_path: Path) -> None:
     assert "cascade: " in drawn
     with pytest.raises(StudyError, match=f"a cascade has no {x}"):
         front.svg(study, rows, [{y: 0.5}])
+
+
+def test_a_cascade_is_drawn_by_what_it_was_chosen_by(made, capsys) -> None:
+    """And the front beneath it is that of the same two metrics."""
+    study, rows, _ = networks.study(40)
+    study = dataclasses.replace(study, objectives=(("accuracy", "max"), ("params", "min")))
+    by_macs = Cascade(made.members, {"cost": "macs"})
+    drawn = fronts.by_cost(study, rows, {Path("c.json"): by_macs})
+    assert drawn.objectives == (("accuracy", "max"), ("macs", "min"))
+    assert "--objective accuracy:max,params:min draws it by these" in capsys.readouterr().err
+    three = dataclasses.replace(study, objectives=(*study.objectives, ("macs", "min")))
+    drawn = fronts.by_cost(three, rows, {Path("c.json"): by_macs})
+    assert front.axes(drawn) == ("macs", "accuracy")
+    assert {*drawn.objectives} == {*three.objectives}  # the same front
+    by_time = Cascade(made.members, {"cost": "latency_ms"})
+    with pytest.raises(NasError, match=r"c.json by macs, d.json by latency_ms: --objective says"):
+        fronts.by_cost(study, rows, {Path("c.json"): by_macs, Path("d.json"): by_time})
+    untimed = [dataclasses.replace(row, latency_ms=None, metrics={}) for row in rows]
+    assert fronts.by_cost(study, untimed, {Path("d.json"): by_time}) == study
+    assert "chosen by latency_ms, which no trial has" in capsys.readouterr().err
 
 
 def test_timing_takes_every_image_alone(made, pixels) -> None:

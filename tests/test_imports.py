@@ -18,6 +18,7 @@ ROOT = Path(nas.__file__).parent
 # first: what every room may use.
 GROUND = [
     "errors",
+    "fields",
     "text",
     "processes",
     "interrupts",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 import nas
 from nas.cli.app import app
-from nas.driver import latencies
+from nas.driver import latencies, packs
 from nas.errors import NasError
 from nas.job import Latency, Result
 from nas.metrics import Direction, Located, check, located, metric
@@ -57,7 +58,7 @@ def run(tmp_path: Path, *arguments: str) -> tuple[int, str, str]:
 def packed(store: Store, study: StudyRow, folder: Path) -> Path:
     pytest.importorskip("onnx")
     rows = list(store.trials(study.id))
-    latencies.pack(store, study, latencies.networks(study, rows, "all"), folder)
+    packs.pack(store, study, latencies.networks(study, rows, "all"), folder)
     return folder
 
 
@@ -240,7 +241,7 @@ def test_a_device_that_is_mistyped_or_of_several_settings_is_refused(
     asked = "accuracy:max,latency_ms@{}:min"
     for name, why in {
         "rip5": "there is no device rip5; did you mean rpi5?",
-        "rpi5": "several: latency_ms@rpi5/onnx/t1, latency_ms@rpi5/onnx/t4",
+        "rpi5": "several, name one: latency_ms@rpi5/onnx/t1 or latency_ms@rpi5/onnx/t4",
         "rpi5/eager": "nothing was measured so of these trials; it has onnx/t1/b1, onnx/t4/b1",
         "rpi5/b8": "nothing was measured so",
     }.items():
@@ -251,6 +252,29 @@ def test_a_device_that_is_mistyped_or_of_several_settings_is_refused(
     assert json.loads(shown)[0]["latency_ms@rpi5/t4"] == 1
 
 
+def test_a_device_without_a_runtime_is_as_the_study_was_searched(
+    tmp_path: Path, store: Store, study: StudyRow
+) -> None:
+    """One name with latencies in two runtimes, of a study whose search measured in the one."""
+    pattern = "INPUT(3, 8, 8) -> GAP -> FC(2)"
+    a = nas.parse(pattern)
+    (claim,) = store.begin(
+        study.id, [Ask(pattern=str(a), fingerprint=a.fingerprint, params=a.params, macs=a.macs)]
+    )
+    eager = Latency(ms=3, low=3, high=3, device="pc, 1 thread, torch")
+    store.finish(claim.token, Result(metrics={"accuracy": 0.99}, latency=eager))
+    keep(store, Device(device=eager.device, name="pc", threads=1), [])
+    onnx = Latency(ms=1, low=1, high=1, device="pc, 1 thread, ort", runtime="onnx")
+    keep(store, Device(device=onnx.device, name="pc", threads=1), [(a.fingerprint, onnx)])
+    for name, ms in {"pc": 3, "pc/eager": 3, "pc/onnx": 1}.items():
+        asked = f"accuracy:max,latency_ms@{name}:min"
+        status, shown, told = run(tmp_path, "pareto", "--objective", asked, "-f", "json")
+        assert (status, json.loads(shown)[0][f"latency_ms@{name}"]) == (0, ms)
+        # What was left open is told, with the other's name.
+        assert ("as latency_ms@pc/eager/t1, as the study was searched" in told) == (name == "pc")
+        assert ("not latency_ms@pc/onnx/t1" in told) == (name == "pc")
+
+
 def test_answers_that_do_not_belong_are_refused_and_nothing_is_kept(
     tmp_path: Path, store: Store, study: StudyRow
 ) -> None:
@@ -258,44 +282,68 @@ def test_answers_that_do_not_belong_are_refused_and_nothing_is_kept(
     good = json.loads(timed(folder).read_text())
     first = good["answers"][0]
     for change, why in [
-        ({"pack": "0" * 16}, "this record made no pack 0000"),
+        ({"pack": "0" * 16}, "pack is 0000000000000000: must be one that `nas latency pack`"),
         ({"device": "here"}, "device here: a device's name has"),
         ({"device": "a/b"}, "device a/b: a device's name has"),
-        ({"answers": [first | {"fingerprint": "f" * 16}]}, "network ffff"),
+        ({"answers": [first | {"fingerprint": "f" * 16}]}, "answers[0].fingerprint is "),
         ({"answers": [first | {"sha256": "0" * 64}]}, "trial-0.onnx was changed"),
-        ({"answers": [first | {"ms": -1}]}, "an answer that is none"),
-        ({"answers": [first | {"ms": float("nan")}]}, "an answer that is none"),
         *[
-            ({"answers": [first | {name: value}]}, "an answer that is none")
+            (
+                {"answers": [first, first | {name: value}]},
+                f"answers.json: answers[1].{name} is {json.dumps(value)[:20]}",
+            )
             for name, values in {
-                "ms": ["1", 10**400, True, None],
-                "low": ["1"],
+                "ms": [-1, 0, float("nan"), "1", 10**400, True, None, [1], first["high"] * 2],
+                "low": ["1", float("inf")],
+                "high": [-1],
                 "busy": [2, -1, "0", float("nan")],
                 "peak_bytes": [-1, 1.5, "3", 2**63, 10**400],
-                "threads": [10**400, 0, "1"],
+                "threads": [10**400, 0, "1", True],
                 "batch": [1.0, 10**400],
                 "fingerprint": [None, 3],
             }.items()
             for value in values
         ],
+        *[
+            ({"answers": [{k: v for k, v in first.items() if k != name}]}, f"{name} is missing: ")
+            for name in ("ms", "low", "high", "threads", "batch", "fingerprint", "sha256")
+        ],
         ({"answers": [first, first | {"ms": first["high"]}]}, "has two answers of 1 thread"),
         *[
-            ({name: value}, "no answers of a pack")
+            ({name: value}, f"answers.json: {name} is {json.dumps(value)}: must be text of one")
             for name in ("device", "cpu", "clock", "pack")
             for value in ("", None, 3, "a\nb")
         ],
-        ({"answers": [first | {"high": first["low"] / 2}]}, "an answer that is none"),
-        ({"answers": [first | {"threads": True}]}, "an answer that is none"),
+        ({"versions": 3}, "versions is 3: must be an object"),
+        ({"versions": {}}, "versions.onnxruntime is missing: must be text"),
+        ({"answers": [first | {"high": first["low"] / 2}]}, "answers[0].ms is "),
         ({"answers": []}, "has no answers"),
-        ({"answers": 3}, "an answer that is none"),
+        ({"answers": [3]}, "answers[0] is 3: must be an object"),
+        *[({"answers": each}, "must be a list of answers") for each in (3, first, None, "a")],
     ]:
         (tmp_path / "answers.json").write_text(json.dumps(good | change))
         status, _, told = run(tmp_path, "latency", "read", str(tmp_path / "answers.json"))
         assert (status, why in told) == (2, True), told
-    for text in (b"", b"[]", b"\xff", b"{}", b"[" * 100_000):
+    for text, why in {
+        b"": "is no JSON from line 1, column 1 on",
+        b"hello": "is no JSON from line 1, column 1 on",
+        b"[]": "holds []",
+        b"3": "holds 3",
+        b"null": "holds null",
+        b"\xff": "is no text in UTF-8 from byte 0 on",
+        b"{}": "answers is missing: must be a list of answers",
+        b"[" * 100_000: "is too deep",
+        b"1" * 10_000: "has too many digits",
+    }.items():
         (tmp_path / "answers.json").write_bytes(text)
         status, _, told = run(tmp_path, "latency", "read", str(tmp_path / "answers.json"))
-        assert (status, "no answers of a pack" in told) == (2, True), told
+        assert (status, f"answers.json{': ' * (why[0] == 'a')}" in told) == (2, True), told
+        assert why in told
+    other = run(tmp_path, "latency", "read", str(folder / "answers.json"), "--study", "t")
+    assert (other[0], "there is no study 't'" in other[2]) == (2, True)
+    store.open_study(Study(name="other", space="sp", space_text="", objectives=study.objectives))
+    _, _, told = run(tmp_path, "latency", "read", str(folder / "answers.json"), "--study", "other")
+    assert re.search(r"--study other: pack [0-9a-f]{16} of .* is of study s$", told)
     assert run(tmp_path, "latency", "read", str(tmp_path / "none.json"))[0] == 2
     assert measured(store) == []
     # The name of another machine.

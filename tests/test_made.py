@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from typed import command
 from nas.cli.record import data_of
 from nas.driver.finalists import report
 from nas.driver.tradeoffs import pareto
-from nas.report import front, reproduce
+from nas.report import front, html, reproduce
 from nas.store import StudyRow, TrialRow, open_store
+from nas.store.teachers import teacher_of
 
 STUDENT = "INPUT -> CONV(4) -> BN -> RELU -> POOL -> CONV(6) -> BN -> RELU -> GAP -> FC"
 
@@ -34,17 +36,22 @@ def record(line: list[str]) -> tuple[StudyRow, list[TrialRow]]:
     return study, list(store.trials(study.id))
 
 
-def test_both_are_points_of_the_study(line: list[str], tmp_path: Path, capsys) -> None:
+def test_both_are_points_of_the_study(
+    line: list[str], tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
     where = ["--storage", line[line.index("--storage") + 1], "--seeds", 1]
     distill = ["distill", *where, "--teacher", "front", "--student", STUDENT, "-o", tmp_path / "d"]
     prune = ["prune", "0", *where, "--epochs", 1, "-o", tmp_path / "p"]
     assert command(*distill) == 0
-    assert "trial 2, " in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "trial 2, " in told
+    assert re.search(r"2 trainings, 4 epochs in all, about .* by what the study's trials to", told)
     assert command(*prune) == 0
     told = capsys.readouterr().err
     study, rows = record(line)
-    assert [row.baseline for row in rows] == ["", "", "distilled", "trial 0 pruned"]
     taught, pruned = rows[2:]
+    assert taught.baseline == f"{taught.fingerprint[:6]} distilled"
+    assert [row.baseline for row in rows] == ["", "", taught.baseline, "trial 0 pruned"]
     assert taught.epochs == 2, "as many as the study's, unless told"
     assert taught.recipe["teacher"]
     assert pruned.params < rows[0].params
@@ -65,6 +72,14 @@ def test_both_are_points_of_the_study(line: list[str], tmp_path: Path, capsys) -
     assert "distilled or pruned" in drawn
     assert "3: trial 0 pruned" in drawn
     assert "baseline" not in reproduce.search_command(study, rows)
+    # Its teachers are told as a person finds them, in each way.
+    teachers = [f"trial {row.number} of study {study.name}" for row in pareto(study, rows[:2])]
+    assert command("trials", "ls", *where[:2], "-f", "json") == 0
+    told = [trial["teacher"] for trial in json.loads(capsys.readouterr().out)]
+    assert told == [None, None, ", ".join(teachers), None]
+    assert command("trials", "ls", *where[:2]) == 0
+    assert f"taught by {', '.join(teachers)}: 2\n" in capsys.readouterr().out
+    assert f"<dd>{', '.join(teachers)}: trial 2</dd>" in html.page(study, rows, {})
 
     # The same command goes on, to the same, and the search with the trials that it still may have.
     assert command(*distill) == 0
@@ -73,6 +88,18 @@ def test_both_are_points_of_the_study(line: list[str], tmp_path: Path, capsys) -
     assert command(*prune[:-1], tmp_path / "q") == 0
     assert "trial 3, " in capsys.readouterr().err
     Path(taught.model).unlink()
+    capsys.readouterr()
+    why = f"trial 2 ({taught.baseline}) of study {study.name}"
+    assert command("export", 2, *where[:2], "-f", "onnx", "-o", tmp_path / "m.onnx") == 2
+    told = capsys.readouterr().err
+    assert f"{taught.model}, which held the weights of {why}, is gone: put it back, or the" in told
+    assert "the `nas distill` that made it makes it again" in told
+    monkeypatch.setenv("NAS_STORAGE", where[1])
+    for asked in (["predict", taught.model, tmp_path], ["evaluate", taught.model]):
+        assert command(*asked) == 2
+        told = capsys.readouterr().err
+        assert f"{taught.model}: No such file or directory: must be a model; it held the" in told
+        assert f"weights of {why}: the `nas distill` that made it makes it again" in told
     assert command(*distill[:-1], tmp_path / "e") == 0
     assert "trial 2, " in capsys.readouterr().err
     _, (_, _, taught, pruned) = record(line)
@@ -97,7 +124,15 @@ def test_both_are_points_of_the_study(line: list[str], tmp_path: Path, capsys) -
     found = report(study, rows, data_of(study, ""), seeds=1, top=1)
     assert found.beside == ()
     assert command("cascade", *where[:2], "-o", tmp_path / "c.json") in (0, 3)
-    assert "trial 2 (distilled)" in capsys.readouterr().out
+    assert f"trial 2 ({taught.baseline})" in capsys.readouterr().out
+    # The same student of another teacher is another network, by a name of its own.
+    told = ["--teacher", taught.model, "--student", STUDENT, "--epochs", 1, "-o", tmp_path / "f"]
+    for _ in range(2):
+        assert command("distill", *where, "--study", study.name, *told) == 0
+    study, (*before, last) = record(line)
+    assert [row.baseline for row in before if row.made] == [taught.baseline, pruned.baseline]
+    assert last.baseline == f"{taught.fingerprint[:6]} (2) distilled"
+    assert teacher_of(study, last) == f"trial 2 of study {study.name}"
 
 
 def test_a_model_of_other_images_is_no_point(line: list[str], tmp_path: Path, capsys) -> None:
@@ -110,4 +145,4 @@ def test_a_model_of_other_images_is_no_point(line: list[str], tmp_path: Path, ca
     assert command("prune", file, *at, *where, "-o", tmp_path / "p") == 2
     assert "and these are others" in capsys.readouterr().err
     assert not list((tmp_path / "p").glob("*"))
-    assert sum(bool(row.made) for row in record(line)[1]) <= 2
+    assert sum(bool(row.made) for row in record(line)[1]) <= 3

@@ -160,15 +160,19 @@ WRONG: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "cut in the weights": (lambda held: held[:-100], "is cut short"),
     "another format": (
         edited(lambda told: told.update(nas_model="2")),
-        "is a model of format 2: this nas reads format 1",
+        "nas_model is 2: must be 1, the format that this nas reads",
     ),
-    "no classes": (edited(lambda told: told.pop("classes")), "metadata is damaged"),
+    "no classes": (edited(lambda told: told.pop("classes")), "classes is missing: must be the"),
     "too few classes": (
         edited(lambda told: told.update(classes='["a"]')),
-        "1 classes of 10 in the pattern",
+        'classes is ["a"]: must be the names of the 10 classes of its pattern',
     ),
-    "no JSON": (edited(lambda told: told.update(mean="[0.3")), "metadata is damaged"),
-    "not finite": (edited(lambda told: told.update(std="[NaN]")), "metadata is damaged"),
+    "no JSON": (edited(lambda told: told.update(mean="[0.3")), "mean is no JSON from line 1"),
+    "an epoch that is none": (
+        edited(lambda told: told.update(epochs='"3"')),
+        'epochs is "3": must',
+    ),
+    "not finite": (edited(lambda told: told.update(std="[NaN]")), "std[0] is NaN: must be a"),
     "unknown layer": (
         edited(lambda told: told.update(pattern='"INPUT(1, 8, 8) -> CNV(8) -> FC(10)"')),
         "its pattern cannot be read: ",

@@ -6,6 +6,7 @@ import itertools
 from dataclasses import replace
 from typing import Any
 
+import networks
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from nas.driver.plan import Plan
 from nas.job import DataRef, Job, Recipe
 from nas.spaces.space import load_space
 from nas.training import footprint, pace
+from nas.training.device import machine
 
 JOB = Job(pattern="INPUT -> CONV(4) -> FC", epochs=3, data=DataRef())
 
@@ -69,3 +71,20 @@ def test_a_plan_says_how_long_it_will_take(
     plan = Plan(**{"study": "s", "space": load_space("lenet_like"), "job": JOB, **told})
     found = _expected(plan, workers=2, memory=0, left=plan.trials, baselines=[])
     assert found.startswith(words)
+
+
+def test_trials_of_the_study_tell_before_steps_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four on this machine the median, 9 s for three epochs, and none of another's."""
+    monkeypatch.setattr(pace, "epoch_seconds", lambda job, threads: 1e6)
+    plan = Plan(study="s", space=load_space("lenet_like"), job=JOB, trials=7)
+    _, (row, *_), _ = networks.study(1)
+    took = [(8.0, machine()), (9.0, machine()), (9.0, machine()), (500.0, machine()), (1.0, "x")]
+    rows = [
+        replace(row, number=n, epochs=3, rungs=(), seconds=seconds, device=f"{name} AVX2, 1 thread")
+        for n, (seconds, name) in enumerate(took)
+    ]
+    found = _expected(plan, workers=2, memory=0, left=7, baselines=[], rows=rows)
+    # The start, and four times one of two at once with what lies between.
+    assert found.startswith("about 50 s: 9 s to 9 s a training, 2 at once, as the study's trials")
+    alone = _expected(plan, workers=2, memory=0, left=7, baselines=[], rows=rows[-1:])
+    assert "trials" not in alone

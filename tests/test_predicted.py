@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 import random
 import re
@@ -305,8 +307,21 @@ def test_a_bound_refuses_before_it_is_evaluated(tmp_path: Path, store: Store) ->
         assert values[row.number] == pytest.approx(whole(nas.parse(row.pattern)), rel=0.3)
     _, _, said = run(tmp_path, "pareto", "--study", "s", "-f", "csv")
     assert "15 of 15 trials, all of them predicted" in said
+    # Another runtime of the device, measured or with a profile, changes nothing of the study.
+    other = dataclasses.replace(profiled(networks).device, device="pi, 1 thread, torch")
+    found = [(row.fingerprint, Latency(ms=9, low=9, high=9, device=other.device)) for row in rows]
+    keep(store, other, found)
+    keep_profile(store, dataclasses.replace(profiled(networks), device=other, runtime="eager"))
+    _, shown, said = run(tmp_path, "pareto", "--study", "s", "-f", "json")
+    assert "15 of 15 trials, all of them predicted" in said
+    best = {row["trial"]: row["latency_ms@pi"] for row in json.loads(shown)}
+    assert best == {number: pytest.approx(values[number]) for number in best}
     # It goes on, and another device is refused before anything begins.
     assert run(tmp_path, *command[:4], "16", *command[5:], *asked)[0] == 0
+    assert store.find_study("s").settings["devices"] == {"latency_ms@pi": "latency_ms@pi/onnx/t1"}
+    assert list(store.trials(store.find_study("s").id))[-1].value("latency_ms@pi") < 9
+    status, _, said = run(tmp_path, *command, *asked, "--study", "another")
+    assert (status, "there are several profiles: latency_ms@pi/eager/t1, lat" in said) == (2, True)
     status, _, said = run(tmp_path, *command, "--objective", "accuracy:max,latency_ms@pj:min")
     assert (status, "no profile predicts it; did you mean latency_ms@pi/onnx/t1" in said) == (
         2,

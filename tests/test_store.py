@@ -25,6 +25,7 @@ from postgres import Server
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
+from nas import processes
 from nas.errors import StoreError, StudyError
 from nas.interrupts import deferred
 from nas.job import Epoch, Failure, Latency, Result
@@ -499,7 +500,7 @@ def test_a_driver_on_another_machine_of_the_same_name_is_not_gone(tmp_path: Path
     """Its process has ended, which here is seen of processes of this machine alone."""
     code = "from nas.store import driver; print(driver.name())"
     (tmp_path / "boot_id").write_text("1c1d8de6-0000-4000-8000-000000000000\n")
-    mount = f'mount --bind {tmp_path}/boot_id {driver.BOOT} && exec "$@"'
+    mount = f'mount --bind {tmp_path}/boot_id {processes.BOOT} && exec "$@"'
     there = ["unshare", "--mount", "sh", "-c", mount, "sh"]
     names = [
         subprocess.run(
@@ -508,6 +509,13 @@ def test_a_driver_on_another_machine_of_the_same_name_is_not_gone(tmp_path: Path
         for place in ([], there)
     ]
     assert [driver.gone(name) for name in names] == [True, False]
+
+
+def test_new_records_are_made_in_threads_of_a_process(tmp_path: Path) -> None:
+    """As by two searches of one Python process: Alembic's context is the whole process's."""
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        opened = [*threads.map(open_store, (f"sqlite:///{tmp_path}/{n}.db" for n in range(4)))]
+    assert [store.studies() for store in opened] == 4 * [[]]
 
 
 # -- several writers ------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -546,3 +547,23 @@ def test_the_seat_finds_children_of_children() -> None:
         assert eventually(lambda: len(descendants(shell.pid)) == 2)
         for pid in reversed(descendants(shell.pid)):
             os.kill(pid, signal.SIGKILL)
+
+
+def test_pools_in_threads_share_the_ray_of_their_process(pool: Pool) -> None:
+    """As two searches of one Python process do: each has its own slots, and who ends first ends
+    neither the other's seats nor Ray."""
+    with pytest.raises(NasError, match="runs on this machine, and a process has one Ray: search"):
+        open_pool(2, address="127.0.0.1:6379")
+
+    def used(seed: int) -> Pool:
+        opened = open_pool(2, time_limit=TIME_LIMIT, memory_limit=MEMORY_LIMIT)
+        ended = [e.outcome for e in finish(opened, *3 * [job("ok", seed=seed)]) if type(e) is Done]
+        assert [type(outcome) for outcome in ended] == 3 * [Result]
+        return opened
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(used, (1, 2))
+    first.close()
+    for left in (second, pool):
+        assert isinstance(outcome(left, job("ok")), Result)
+    second.close()

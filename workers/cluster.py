@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -84,11 +84,8 @@ def open_ray(
     memory_need: int,
 ) -> RayPool:
     """The pool behind ``nas.workers.open_pool``, which explains and checks the arguments."""
-    leave = ExitStack()  # empty: a Ray that the caller has started is the caller's to end
-    ours = not ray.is_initialized()
     if address:
-        if ours:
-            leave = _connect(address)
+        ours = local_ray.shared(address, lambda: _connect(address))
         if gpus is None:
             gpus = 1 / _at_once_on_a_card(memory_limit or memory_need) if _gpus() else 0.0
         share = Share(cpus=cpus, gpus=gpus, memory=memory_limit)
@@ -97,22 +94,24 @@ def open_ray(
         threads, most = max(1, int(cpus)), workers
     else:
         most, threads = at_once(workers, memory_limit or memory_need)
-        if ours:
-            leave = local_ray.start(most)
+        ours = local_ray.shared("", lambda: local_ray.start(most))
         have = _gpus()
         # Ray counts resources to four decimals
         share = Share(cpus=1, gpus=min(1.0, int(have / most * 1e4) / 1e4) if gpus is None else gpus)
         memory_limit = memory_limit or _room() // most
         if share.slots({"CPU": most, "GPU": have}) < most:
-            leave.close()
+            if ours:
+                ours.close()
             raise NasError(
                 f"{most} at once do not fit with {share.gpus:g} GPUs each: here are {have:g}"
             )
+        if ours:  # which another search of this process may use as well: ``most`` counts
+            share = replace(share, cpus=0)
     return RayPool(
         share=share,
         most=most,
         fixed=not address,
-        leave=leave,
+        leave=ours or ExitStack(),  # a Ray that the caller has started is the caller's to end
         seat={
             "time_limit": time_limit,
             "memory_limit": memory_limit,
@@ -336,11 +335,13 @@ class RayPool:
     def close(self) -> None:
         seats = [seat for _, seat in [*self._idle, *self._running.values()]]
         self._idle, self._running, self._waiting, self._cancelled = [], {}, {}, []
-        if not ray.is_initialized():
-            return
+        with self._leave:
+            if ray.is_initialized():
+                self._end(seats)
+
+    def _end(self, seats: Sequence[Any]) -> None:
         ended = [seat.close.options(concurrency_group=CONTROL).remote() for seat in seats]
         if ended:
             ray.wait(ended, num_returns=len(ended), timeout=FAREWELL)
         for seat in seats:
             ray.kill(seat)
-        self._leave.close()

@@ -1,4 +1,4 @@
-"""Ray on this machine, for one pool: nobody else gets in, and nothing of it stays.
+"""Ray on this machine, for this process: nobody else gets in, and nothing of it stays.
 
 Whoever reaches a port of Ray runs code as its owner. So a local Ray listens on loopback alone, asks
 for a token that is drawn for it and told by the environment (Ray would keep one for all, in a file
@@ -17,8 +17,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 import ray
 from ray._private import ray_constants
@@ -34,6 +35,49 @@ TRIES = 2  # beside a busy machine Ray is not always up in its time
 # Of a folder for Ray's own: a socket's path has up to 107 bytes, and this comes after.
 BEHIND = "/nas-abcdefgh/r/session_2026-11-26_19-03-43_357432_4194304/sockets/plasma_store"
 ROOM = 107 - len(BEHIND)
+
+
+@dataclass(slots=True)
+class _Shared:
+    """The one Ray that a process can have, while pools of ours use it: where it is (empty: here),
+    and what ends it with the last of them."""
+
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    pools: int = 0
+    address: str = ""
+    leave: ExitStack = field(default_factory=ExitStack)
+
+
+_shared = _Shared()
+
+
+def shared(address: str, begin: Callable[[], ExitStack]) -> ExitStack | None:
+    """Ray for one more pool of this process, which two searches in threads have together; returns
+    what the pool leaves it by. The first has it ``begin``. None where the caller has started Ray,
+    which is the caller's to end. Raises NasError, and what ``begin`` raises."""
+    with _shared.turn:
+        if not _shared.pools:
+            if ray.is_initialized():
+                return None
+            _shared.leave, _shared.address = begin(), address
+        elif _shared.address != address:
+            told = [f"the cluster {each}" if each else "this machine" for each in
+                    (_shared.address, address)]  # fmt: skip
+            raise NasError(
+                f"a search of this process runs on {told[0]}, and a process has one Ray: search on "
+                f"{told[1]} in another process, or after it"
+            )
+        _shared.pools += 1
+    leave = ExitStack()
+    leave.callback(_left)
+    return leave
+
+
+def _left() -> None:
+    with _shared.turn:
+        _shared.pools -= 1
+        if not _shared.pools:
+            _shared.leave.close()
 
 
 def start(slots: int) -> ExitStack:

@@ -149,7 +149,7 @@ def show(
     if (pattern is None) == (trial is None):
         raise NasError("give a pattern or a name, or --trial N: one of them")
     if trial is not None:
-        pattern, _ = trial_network(storage, study, trial)
+        pattern = trial_network(storage, study, trial)
     assert pattern is not None
     ref = data_ref(dataset, data, size) if dataset or data else None
     architecture, space = closed_or_space(pattern, ref, size)

@@ -10,7 +10,7 @@ from typing import Any
 
 from nas.cli.options import identified
 from nas.cli.output import writable
-from nas.cli.record import data_of, opened
+from nas.cli.record import data_of, opened, there
 from nas.driver.tradeoffs import nothing_found, pareto
 from nas.errors import NasError, NothingFound, StudyError
 from nas.job import DataRef
@@ -104,6 +104,7 @@ def cascade_and_show(
         choice=chosen,
         single=single,
         luck=verdict.luck[len(chosen.members)],
+        single_luck=verdict.luck[1],
         test=tested,
         shares=made.shares,
         costs=[c[cost] for c in costs],
@@ -166,10 +167,13 @@ def _of_study(
     if not wanted:
         raise nothing_found(row, rows)
     told = {r.called: store.model(r) for r in wanted if "->" in r.pattern}
-    files = {name: file for name, file in told.items() if "://" in file or Path(file).is_file()}
+    files = {name: file for name, file in told.items() if file and there(file)}
     lacking = [name for name in told if name not in files]
     if lacking:
-        print(f"nas: no weights kept of {', '.join(lacking)}: left out", file=sys.stderr)
+        print(
+            f"nas: no weights of {', '.join(lacking)}, not kept or gone: left out",
+            file=sys.stderr,
+        )
     if lacking and not files:
         raise StudyError(f"study {row.name!r} has no weights kept of its front: --keep front")
     names = [r.baseline for r in wanted if r.baseline in classical.METHODS]

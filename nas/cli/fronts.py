@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nas.cli import output as files
 from nas.driver.latencies import with_latencies
 from nas.driver.tradeoffs import nothing_found, pareto
 from nas.errors import NasError
-from nas.metrics import finite
+from nas.fields import Field
+from nas.metrics import METRICS, metric
 from nas.report import devices, front, trials
-from nas.store import Store, StudyRow
+from nas.store import Store, StudyRow, TrialRow
+
+if TYPE_CHECKING:
+    from nas.training.cascade import Cascade
 
 FORMATS: Mapping[str, str] = {
     "table": "",
@@ -32,12 +39,13 @@ def front_out(
     *,
     believed: bool = False,
     cascades: Sequence[Path] = (),
+    asked: bool = False,
 ) -> None:
     """Writes the front to ``output``, or to stdout: a PNG only where that is no terminal. With what
     is ``believed`` of it, which at 300 trials takes 4 s of processor time; a picture has
-    ``cascades``, by their files, beside it. Raises NothingFound where there is none."""
-    named = [*dict(study.objectives), *study.constraints]
-    rows, notes = with_latencies(store, list(store.trials(study.id)), named)
+    ``cascades``, by their files, beside it, and is by what these cost, unless the objectives were
+    ``asked`` for. Raises NothingFound where there is none."""
+    rows, notes = with_latencies(store, study, list(store.trials(study.id)))
     for note in notes:
         print(f"nas: {note}", file=sys.stderr)
     if form == "png" and output is None and sys.stdout.isatty():
@@ -50,10 +58,13 @@ def front_out(
     if form in ("svg", "png"):
         if devices.of_devices(study) and cascades:
             raise NasError(f"--cascade {cascades[0]}: has no latency on another device")
+        beside = {file: load(file) for file in cascades}
+        if beside and not asked:
+            study = by_cost(study, rows, beside)
         drawn = (
             devices.svg(study, rows)
             if devices.of_devices(study)
-            else front.svg(study, rows, [expected(file) for file in cascades])
+            else front.svg(study, rows, [expected(file, made) for file, made in beside.items()])
         )
         data = front.png(drawn) if form == "png" else drawn.encode()
     else:
@@ -79,16 +90,55 @@ def front_out(
         listed()
 
 
-def expected(file: Path) -> dict[str, float]:
-    """What a cascade does: its accuracy, its mean costs an image, and as its params those that it
-    holds, which are of all members as a network's are of all layers. Raises NasError."""
+def load(file: Path) -> Cascade:
     from nas.training.cascade import load_cascade  # torch
 
     try:
-        made = load_cascade(file)
-        values = {str(name): finite(value) for name, value in made.about["expected"].items()}
+        return load_cascade(file)
     except NasError as error:
         raise NasError(f"--cascade {error}") from None
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise NasError(f"--cascade {file}: does not tell what is expected of it") from None
+
+
+def expected(file: Path, made: Cascade) -> dict[str, float]:
+    """What a cascade does: its accuracy, its mean costs an image, and as its params those that it
+    holds, which are of all members as a network's are of all layers. Raises NasError."""
+    about = Field(f"--cascade {file}", "about", dict(made.about))
+    values = {name: about["expected"][name].number() for name in about["expected"].of(dict)}
     return values | {"params": float(sum(m.model.architecture.params for m in made.members))}
+
+
+def by_cost(
+    study: StudyRow, rows: Sequence[TrialRow], cascades: Mapping[Path, Cascade]
+) -> StudyRow:
+    """The study with what its cascades were chosen by as what its front is drawn over: at any other
+    cost a cascade stands where nobody meant it to. Says so where that is another than its own.
+    Raises NasError where they were chosen by several."""
+    costs = {file: str(made.about.get("cost", "")) for file, made in cascades.items()}
+    if len({*costs.values()}) > 1:
+        chosen = ", ".join(f"{file} by {cost}" for file, cost in costs.items())
+        raise NasError(
+            f"--cascade: chosen by several costs, {chosen}: --objective says which is drawn"
+        )
+    (cost,) = {*costs.values()}
+    (first, direction), *others = study.objectives
+    if cost not in METRICS or cost == front.axes(study)[0]:
+        return study
+    named = ",".join(f"{name}:{way}" for name, way in study.objectives)
+    if not any(math.isfinite(row.value(cost)) for row in rows):
+        print(
+            f"nas: drawn by {named}: the cascade was chosen by {cost}, which no trial has",
+            file=sys.stderr,
+        )
+        return study
+    if cost in dict(others):
+        others.sort(key=lambda other: other[0] != cost)
+    else:
+        others = [(cost, metric(cost).direction)]
+    drawn = dataclasses.replace(study, objectives=((first, direction), *others))
+    axes = ",".join(f"{name}:{way}" for name, way in drawn.objectives)
+    print(
+        f"nas: drawn by {axes}, as the cascade was chosen by {cost}; --objective {named} draws it "
+        "by these",
+        file=sys.stderr,
+    )
+    return drawn

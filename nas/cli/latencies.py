@@ -10,7 +10,7 @@ from pathlib import Path
 from nas.cli.options import data_ref, load_plugins, space_on
 from nas.cli.output import directory
 from nas.cli.record import open_record, study_in
-from nas.driver import latencies, profiles
+from nas.driver import latencies, packs, profiles
 from nas.job import Latency
 from nas.metrics import Located, metric
 from nas.report import screens
@@ -64,9 +64,7 @@ def measure_and_show(
         told=told,
     )  # fmt: skip
     screens.out(listed)
-    at = Located("latency_ms", here.name, runtime, threads, batch)
-    named = shlex.quote(row.name)
-    print(f"nas: nas pareto --study {named} --objective accuracy:max,{at}:min", file=sys.stderr)
+    _tell_front(row, Located("latency_ms", here.name, runtime, threads, batch))
 
 
 def pack_and_show(
@@ -74,20 +72,28 @@ def pack_and_show(
 ) -> None:
     directory(folder, "networks and a script")
     store, row, rows = _chosen(storage, study, trials, plugins)
-    name = latencies.pack(store, row, rows, folder)
+    name = packs.pack(store, row, rows, folder)
     print(
         f"nas: pack {name} of {len(rows)} networks is in {folder}; there, with onnxruntime and "
-        f"numpy: python {latencies.SCRIPT} --device NAME; here again: nas latency read "
-        f"{folder / latencies.ANSWERS}",
+        f"numpy: python {packs.SCRIPT} --device NAME; here again: nas latency read "
+        f"{folder / packs.ANSWERS}",
         file=sys.stderr,
     )
 
 
-def read_and_show(storage: str, answers: Path) -> None:
+def read_and_show(storage: str, study: str | None, answers: Path) -> None:
     store = open_record(storage, write=True)
-    device, found = latencies.read_answers(store, answers)
+    wanted = None if study is None else store.find_study(study)
+    row, device, found = packs.read_answers(store, answers, wanted)
     trials = len({fingerprint for fingerprint, _ in found})
     print(f"nas: {len(found)} latencies of {trials} networks on {device.name}", file=sys.stderr)
+    at = Located("latency_ms", device.name, "onnx", device.threads, found[-1][1].batch)
+    _tell_front(row, at)
+
+
+def _tell_front(row: StudyRow, at: Located) -> None:
+    named = shlex.quote(row.name)
+    print(f"nas: nas pareto --study {named} --objective accuracy:max,{at}:min", file=sys.stderr)
 
 
 def profile_and_show(

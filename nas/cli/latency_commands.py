@@ -9,6 +9,7 @@ import typer
 
 from nas.cli.arguments import (
     HOW,
+    RECORD,
     STORAGE,
     WHAT,
     WHERE,
@@ -112,12 +113,18 @@ def pack(
 @app.command()
 def read(
     answers: Annotated[Path, typer.Argument(metavar="ANSWERS.json", help="What the script wrote.")],
+    study: Annotated[
+        str | None,
+        typer.Option(
+            "--study", help="Whose pack it must be of.  [default: any]", rich_help_panel=RECORD
+        ),
+    ] = None,
     storage: Storage = STORAGE,
 ) -> None:
     """Take the answers of a pack into the record."""
     from nas.cli.latencies import read_and_show
 
-    read_and_show(storage, answers)
+    read_and_show(storage, study, answers)
 
 
 @app.command(cls=Grouped)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -318,7 +317,7 @@ def export(
     from nas.cli.models import export_lowered, export_model, export_pattern
     from nas.cli.options import closed_pattern, load_plugins
     from nas.cli.output import form_of
-    from nas.cli.record import trial_network
+    from nas.cli.record import check_there, trial_network, trial_weights
     from nas.errors import NasError
 
     load_plugins(plugin or [])
@@ -329,13 +328,14 @@ def export(
     format = form_of(format, output, EXPORTS, "python")
     if precision != "fp32" and format != "onnx":
         raise NasError(f"--precision {precision}: is of ONNX alone (-f onnx)")
-    pattern, file, name, without = "", "", "", "a pattern has no weights: `nas train` trains it"
+    as_text = format == "pattern" or (format == "python" and output is None)
+    pattern, file, name = "", "", ""
     if trial is not None:
-        pattern, file = trial_network(storage, study, trial)
-        name = f"trial-{trial}"
-        named = f" --study {shlex.quote(study)}" if study else ""
-        without = f"trial {trial} has no weights kept: `nas train --trial {trial}{named}` trains it"
+        pattern, name = trial_network(storage, study, trial), f"trial-{trial}"
+        if not as_text:
+            file = trial_weights(storage, study, trial, needed=format != "python")
     elif what is not None and (os.path.isfile(what) or Path(what).suffix in MODELS):
+        check_there(what)
         file, name = what, Path(what).stem
     elif what is not None:
         pattern = closed_pattern(what)
@@ -346,9 +346,8 @@ def export(
             raise NasError(f"--precision {precision}: a cascade is exported as it is, fp32")
         export_cascade(file, format, output)
         return
-    as_text = format == "pattern" or (format == "python" and output is None)
-    if not file or (pattern and as_text):
-        export_pattern(pattern, format, output, without)
+    if not file:
+        export_pattern(pattern, format, output)
     elif precision != "fp32":
         export_lowered(file, precision, output or Path(f"{name}.{precision}.onnx"), dataset, data)
     else:

@@ -17,6 +17,7 @@ from rich.text import Text
 from nas.cli.arguments import MODELS
 from nas.cli.options import called
 from nas.cli.output import begin_work, directory
+from nas.cli.record import check_there
 from nas.errors import DataError, NasError, brief
 from nas.interrupts import deferred
 from nas.job import Job
@@ -40,6 +41,7 @@ TOLD = 10  # files that cannot be read, told one by one; the rest are counted
 def predictor(file: str | Path) -> Model | OnnxModel | Cascade:
     """The model in a file of ours (or at a URL that fsspec knows), of ours as ONNX, or a cascade.
     Raises NasError."""
+    check_there(str(file))
     if str(file).lower().endswith(".json"):
         from nas.training.cascade import load_cascade
         from nas.training.device import available
@@ -340,9 +342,8 @@ def export_lowered(file: str, precision: str, output: Path, dataset: str, data: 
     print(f"nas: written to {output}", file=sys.stderr)
 
 
-def export_pattern(pattern: str, format: str, output: Path | None, without: str) -> None:
-    """Writes an architecture without weights, as Python or as its pattern; ``without`` says of the
-    other formats what to type."""
+def export_pattern(pattern: str, format: str, output: Path | None) -> None:
+    """Writes an architecture without weights, as Python or as its pattern."""
     if format == "pattern":
         _text(pattern, output)
     elif format == "python":
@@ -350,7 +351,7 @@ def export_pattern(pattern: str, format: str, output: Path | None, without: str)
 
         _text(python_source(parse(pattern)).rstrip(), output)
     else:
-        raise NasError(f"--format {format}: {without}")
+        raise NasError(f"--format {format}: a pattern has no weights: `nas train` trains it")
 
 
 def _text(text: str, output: Path | None) -> None:

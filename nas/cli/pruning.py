@@ -96,7 +96,7 @@ def prune_and_show(
         way, recipe=way.recipe.but({"init": ""}), epochs=model.card.epochs + epochs
     )
     jobs = {"pruned": way, "control": control}
-    found = beside(jobs, seeds, folder, file_name, tell_epochs(jobs, seeds))
+    found = beside(jobs, seeds, folder, file_name, tell_epochs(jobs, seeds, store, row))
     screens.out(pages.beside_page(("pruned", "from scratch"), found))
     if store and row:
         of = f"trial {text}" if is_number(text) else Path(text).stem

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from nas.cli.arguments import STORAGE
 from nas.cli.options import identified, load_plugins
 from nas.cli.settings import read_recipe, within
 from nas.driver.plan import RANDOM
-from nas.errors import StudyError
+from nas.errors import NasError, StudyError
 from nas.job import DataRef, Job, Recipe
 from nas.store import Store, StudyRow, TrialRow, open_store
 from nas.store.urls import parse as parse_url
@@ -59,12 +63,66 @@ def study_in(store: Store, name: str | None) -> StudyRow:
     return known[0]
 
 
-def trial_network(storage: str, study: str | None, number: int) -> tuple[str, str]:
-    """The pattern of a trial, and the file of its weights, empty where they are not kept. Raises
-    StudyError where it is no network."""
+def trial_network(storage: str, study: str | None, number: int) -> str:
+    """The pattern of a trial. Raises StudyError where it is no network."""
+    store, found = opened(storage, study)
+    return network_of(store.trial(found.id, number))
+
+
+def trial_weights(storage: str, study: str | None, number: int, needed: bool = True) -> str:
+    """The file of a trial's weights; unless ``needed`` empty where none are kept. Raises StudyError
+    where they are not, or are gone."""
     store, found = opened(storage, study)
     row = store.trial(found.id, number)
-    return network_of(row), store.model(row)
+    return weights_of(store, found, row) if needed or store.model(row) else ""
+
+
+def weights_of(store: Store, study: StudyRow, row: TrialRow) -> str:
+    file = store.model(row)
+    if not file:
+        raise StudyError(f"{row.called} has no weights kept: {_made_again(study, row)}")
+    if not there(file):
+        raise StudyError(
+            f"{file}, which held the weights of {row.called} of study {study.name}, is gone: put "
+            f"it back, or {_made_again(study, row)}"
+        )
+    return file
+
+
+def _made_again(study: StudyRow, row: TrialRow) -> str:
+    if row.made:
+        command = {"distilled": "distill", "pruned": "prune"}[row.made]
+        return f"the `nas {command}` that made it makes it again"
+    named = f"--trial {row.number} --study {shlex.quote(study.name)}"
+    return f"`nas train {named}` trains it to a model"
+
+
+def there(file: str) -> bool:
+    return "://" in file or Path(file).expanduser().is_file()
+
+
+def check_there(file: str) -> None:
+    """Raises NasError for a model's file that is not there: where the usual record knows whose
+    weights it held, with that and with what makes it again. A server's is not asked, which may have
+    to be waited for."""
+    path = Path(file).expanduser()
+    if "://" in file or path.exists():
+        return
+    told = f"{file}: No such file or directory: must be a model"
+    storage = os.environ.get("NAS_STORAGE") or os.environ.get("OPTUNA_STORAGE") or STORAGE
+    if storage.startswith("sqlite"):
+        with contextlib.suppress(NasError, OSError):
+            told += _whose(open_record(storage), os.path.realpath(path))
+    raise NasError(told)
+
+
+def _whose(store: Store, file: str) -> str:
+    for study in store.studies():
+        for row in store.trials(study.id):
+            if row.model and os.path.realpath(row.model) == file:
+                again = _made_again(study, row)
+                return f"; it held the weights of {row.called} of study {study.name}: {again}"
+    return ""
 
 
 def network_of(row: TrialRow) -> str:

@@ -107,7 +107,10 @@ def pareto(
         raise NasError(f"--cascade {cascade[0]}: is drawn in a picture, -f svg or png")
     store, row = opened(storage, study)
     row = asked_of(row, objective or [], constraint or [])
-    fronts.front_out(store, row, form, output, believed=believed, cascades=cascade or [])
+    fronts.front_out(
+        *(store, row, form, output),
+        believed=believed, cascades=cascade or [], asked=bool(objective),
+    )  # fmt: skip
 
 
 def dashboard(

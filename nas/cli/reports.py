@@ -135,7 +135,7 @@ def searched(plan: Plan, store: Store, workers: int | None) -> list[TrialRow]:
     named = [*plan.space.objectives, *plan.space.constraints]
     try:
         progress = Progress(plan.study, tuple(plan.space.objectives))
-        with predicting(store, named), progress:
+        with predicting(store, named, devices=plan.devices), progress:
             search(plan, store, pool, progress.update)
     finally:
         pool.close()

@@ -18,10 +18,12 @@ from nas.data.datasets import load, roomy, streamed
 from nas.driver import widening
 from nas.driver.baselines import architectures, enter
 from nas.driver.plan import Plan
-from nas.driver.profiles import offer, predicting
+from nas.driver.profiles import in_full, offer, predicting
+from nas.driver.time_budget import TimeBudget
 from nas.driver.tradeoffs import nothing_found
 from nas.errors import NasError, NoRecord, StudyError
 from nas.interrupts import deferred
+from nas.job import Recipe
 from nas.job.pool import Pool
 from nas.language.architecture import Architecture
 from nas.report import screens
@@ -31,6 +33,7 @@ from nas.report.progress import Progress
 from nas.report.progress import baselines as baselines_of
 from nas.report.trials import REFUSED, rows_out
 from nas.store import ENDED, Store, StudyRow, TrialRow, open_store
+from nas.store.teachers import named
 from nas.text import shown_url
 from nas.training import footprint
 from nas.workers import open_pool
@@ -67,13 +70,14 @@ def rehearse(
         tell_older(older_studies(plan, store), offers(plan, store))
     elif plan.older:
         raise StudyError(f"--from {plan.older[0]}: there is no record yet")
+    plan = in_full(store, plan)
     with predicted(store, plan) as descriptions:
         _tell_predicted(descriptions, plan, store)
         tell_images(plan.job)
         screens.out(pages.space_page(plan.space))
         left = None if plan.trials is None else max(0, plan.trials - done)
         new = [network for name, network in networks.items() if name in beside]
-        expected = _expected(plan, workers, memory, left, new)
+        expected = _expected(plan, workers, memory, left, new, rows)
         screens.out(screens.plan_table(plan, expected, done, beside))
     if store:
         store.close()
@@ -85,33 +89,39 @@ def _expected(
     memory: float,
     left: int | None,
     baselines: Sequence[Architecture],
+    rows: Sequence[TrialRow] = (),
 ) -> str:
     """How long the trainings of a plan that are ``left`` will take on this machine, in words, and
-    those of ``baselines``."""
+    those of ``baselines``: by what its trials took here, and before there are any by a few steps of
+    a few networks, which tell less where others use the machine."""
     job = plan.job
     if left == 0 and not baselines:
         return "none: nothing is left to train"
     draws = list(footprint.feasible(plan.space, job.recipe))
-    if job.evaluator or job.teachers or not draws:
+    recorded = _recorded(rows)
+    if not draws or ((job.evaluator or job.teachers) and not recorded):
         return "not known before the first training"
     from nas.training import pace  # torch
     from nas.workers.cluster import at_once
 
+    def seconds(network: Architecture, recipe: Recipe) -> float:
+        found = recorded.expected(network.macs, job.epochs) if recorded else None
+        if found is not None:
+            return found
+        asked = replace(job, pattern=str(network), recipe=recipe)
+        return job.epochs * pace.epoch_seconds(asked, threads)
+
     need = memory or max(footprint.trial(*draw, streamed(job.data)) for draw in draws)
     most, threads = at_once(workers, int(need))
-    took = [
-        job.epochs * pace.epoch_seconds(replace(job, pattern=str(network), recipe=recipe), threads)
-        for network, recipe in pace.spread(draws)
-    ]
+    took = [seconds(*draw) for draw in pace.spread(draws)]
     mean = sum(took) / len(took) + BETWEEN
     least, longest = (screens.span(seconds) for seconds in (min(took), max(took)))
     each = f"{least} to {longest} a training, {most} at once"
+    if recorded:
+        each += ", as the study's trials took"
     if plan.rungs:
         each += ", less as rungs stop some"
-    beside = [
-        job.epochs * pace.epoch_seconds(replace(job, pattern=str(network)), threads) + BETWEEN
-        for network in baselines
-    ]
+    beside = [seconds(network, job.recipe) + BETWEEN for network in baselines]
     if left is not None:
         whole = START + math.ceil(left / most) * mean + sum(beside) / most
         return f"about {screens.span(whole)}: {each}"
@@ -121,9 +131,19 @@ def _expected(
     return f"about {count:,.0f} trainings: {each}"
 
 
+def _recorded(rows: Sequence[TrialRow]) -> TimeBudget | None:
+    """What trials took on this machine; None where none was trained on it."""
+    if not rows:
+        return None
+    from nas.training.device import machine  # torch
+
+    found = TimeBudget.recorded(rows, machine())
+    return None if found.expected(0, 1) is None else found
+
+
 def predicted(record: Store | None, plan: Plan) -> AbstractContextManager[dict[str, str]]:
     """Latencies of named devices as what arithmetic knows; what predicts each."""
-    return predicting(record, [*plan.space.objectives, *plan.space.constraints], plan.space)
+    return predicting(record, plan.asked, plan.space, plan.devices)
 
 
 def _tell_predicted(descriptions: dict[str, str], plan: Plan, record: Store | None) -> None:
@@ -214,6 +234,7 @@ def run(
     store = open_store(storage, study=plan.row())
     predictions = contextlib.ExitStack()
     try:
+        plan = replace(in_full(store, plan), taught=tuple(named(store, plan.job.teachers)))
         descriptions = predictions.enter_context(predicted(store, plan))
         if progress:
             _tell_predicted(descriptions, plan, store)

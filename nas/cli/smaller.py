@@ -18,23 +18,27 @@ from nas.cli.options import (
     taught_by,
 )
 from nas.cli.output import begin_work, directory
-from nas.cli.record import data_of, opened, trial_network
+from nas.cli.record import data_of, opened, trial_network, trial_weights, weights_of
 from nas.cli.settings import read_recipe, within
 from nas.data import describe
 from nas.driver.latencies import with_latencies
 from nas.driver.made import Made, enter
+from nas.driver.time_budget import TimeBudget
 from nas.driver.tradeoffs import nothing_found, pareto
 from nas.errors import NasError, StudyError, nearest
 from nas.job import DataRef, Epoch, Job, Recipe
 from nas.job.recipe import UNTAUGHT
+from nas.language.architecture import parse
 from nas.metrics import count, percent
 from nas.report import screens
 from nas.report import smaller as pages
 from nas.report.images import tell as tell_images
 from nas.report.progress import Left
+from nas.report.screens import span
 from nas.spaces.zoo import names as zoo_names
 from nas.store import Store, StudyRow
 from nas.training.beside import Beside, Tell, beside
+from nas.training.device import machine
 from nas.training.evaluation import data_for
 from nas.training.models import Model, load_model, save_once
 from nas.training.weights import zoo_model
@@ -94,7 +98,7 @@ def distill_and_show(
     control = dataclasses.replace(way, recipe=way.recipe.but(UNTAUGHT), teachers=())
     _tell_sizes(places, pattern)
     jobs = {"distilled": way, "control": control}
-    found = beside(jobs, seeds, folder, file_name, tell_epochs(jobs, seeds))
+    found = beside(jobs, seeds, folder, file_name, tell_epochs(jobs, seeds, store, row))
     screens.out(pages.beside_page(("distilled", "without a teacher"), found))
     if store and row:
         name = f"trial {student}" if is_number(student) else Path(student).stem
@@ -108,9 +112,8 @@ def enter_and_tell(
     """Makes the first seed's training a point of the study, measured once as its others are, and
     says whether it is on the front."""
     row = enter(store, study, job, found.way.trained[0], made, of)
-    named = [*dict(study.objectives), *study.constraints]
     try:
-        rows, _ = with_latencies(store, list(store.trials(study.id)), named)
+        rows, _ = with_latencies(store, study, list(store.trials(study.id)))
         there = any(best.id == row.id for best in pareto(study, rows))
         place = "on the front" if there else "not on the front"
     except StudyError as error:  # it is entered, whatever that front is
@@ -127,13 +130,20 @@ def check_numbers(epochs: int, seeds: int, seed: int) -> None:
         raise NasError(f"--seed {seed}: must be from 0 to {(1 << 32) - seeds - 1}")
 
 
-def tell_epochs(jobs: Mapping[str, Job], seeds: int) -> Tell:
-    """Says how many trainings and epochs there are, and has each epoch be told in a line, with the
-    time that is left."""
+def tell_epochs(
+    jobs: Mapping[str, Job], seeds: int, store: Store | None = None, study: StudyRow | None = None
+) -> Tell:
+    """Says how many trainings and epochs there are, and how long they take where the trials of a
+    study tell; and has each epoch be told in a line, with the time that is left."""
     sides = list(jobs)
     works = [job.epochs for _ in range(seeds) for job in jobs.values()]
     left = Left(works)
-    print(f"nas: {len(works)} trainings, {sum(works):,} epochs in all", file=sys.stderr, flush=True)
+    told = f"{len(works)} trainings, {sum(works):,} epochs in all"
+    macs = parse(next(iter(jobs.values())).pattern).macs
+    rows = store.trials(study.id) if store and study else ()
+    if seconds := TimeBudget.recorded(rows, machine()).expected(macs, sum(works)):
+        told += f", about {span(seconds)} by what the study's trials took"
+    print(f"nas: {told}", file=sys.stderr, flush=True)
 
     def tell(side: str, job: Job, point: Epoch) -> None:
         place = (job.seed - jobs[side].seed) * len(sides) + sides.index(side)
@@ -146,8 +156,6 @@ def tell_epochs(jobs: Mapping[str, Job], seeds: int) -> Tell:
 
 
 def _tell_sizes(files: Sequence[str], pattern: str) -> None:
-    from nas.language.architecture import parse
-
     own, most = parse(pattern).params, max(load_model(f).architecture.params for f in files)
     told = f"a student of {count(own)} params, {count(most)} in its largest teacher"
     larger = ": the student is the larger one" if own > most else ""
@@ -168,17 +176,12 @@ def model_files(text: str, storage: str, study: str | None, option: str = "--tea
         rows = [each for each in store.trials(row.id) if not each.made]
         if not (front := pareto(row, rows)):
             raise nothing_found(row, rows)
-        found = [store.model(each) for each in front]
-        if not any(found):
+        kept = [each for each in front if store.model(each)]
+        if not kept:
             raise StudyError(f"study {row.name!r} has no weights kept of its front: --keep front")
-        return [file for file in found if file]
+        return [weights_of(store, row, each) for each in kept]
     if is_number(text):
-        _, file = trial_network(storage, study, int(text))
-        if not file:
-            raise StudyError(
-                f"trial {text} has no weights kept: `nas train --trial {text}` trains it to a model"
-            )
-        return [file]
+        return [trial_weights(storage, study, int(text))]
     if os.path.isfile(text) or "://" in text or Path(text).suffix in MODELS:
         return [text]
     raise NasError(
@@ -219,7 +222,7 @@ def _zoo(name: str, init: str, ref: DataRef, folder: Path) -> str:
 
 def _pattern(text: str, storage: str, study: str | None, ref: DataRef) -> str:
     if is_number(text):
-        return trial_network(storage, study, int(text))[0]
+        return trial_network(storage, study, int(text))
     architecture, space = closed_or_space(text, ref)
     if architecture is None:
         raise NasError(

@@ -66,7 +66,7 @@ def ls(
     store, row = opened(storage, study)
     rows = trials.in_states(list(store.trials(row.id)), state or [])
     with contextlib.suppress(StudyError):  # of a device that has several: as the search had them
-        rows, _ = with_latencies(store, rows, [*dict(row.objectives), *row.constraints])
+        rows, _ = with_latencies(store, row, rows)
     rows = trials.ordered(row, rows, sort)[: limit or None]
     trials.rows_out(row, rows, format)
     if not rows:

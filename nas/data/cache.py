@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from nas import artifacts
 from nas.errors import DataError
 
 # What numpy raises for an archive that is not there, not whole, or of another version.
@@ -35,7 +36,8 @@ def folder() -> Path:
 def whole(path: Path) -> Iterator[Path]:
     """A file to write beside ``path`` that takes its place at the end: whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    artifacts.sweep(path)
+    part = Path(artifacts.unfinished(path))
     try:
         yield part
         part.replace(path)

@@ -60,4 +60,5 @@ def random_plan(
         trials=max(1, round(spent / settings["epochs"])),
         sampler="random",
         images=study.images_about,
+        devices=settings.get("devices", {}),
     )

@@ -1,32 +1,28 @@
-"""Latencies of a study's networks: measured here, handed out to be measured elsewhere, read back,
-and as values of trials."""
+"""Latencies of a study's networks: measured here, and as values of trials."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import platform
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nas import artifacts
 from nas.driver.tradeoffs import nothing_found, pareto
 from nas.errors import NasError, StudyError, brief, nearest
 from nas.job import Latency
-from nas.metrics import HERE, Located, finite, located
+from nas.metrics import HERE, Located, located
 from nas.store import Store, StudyRow, TrialRow
-from nas.store.devices import Device, Measured, add_pack, find_pack, keep, known_devices, measured
+from nas.store.devices import Device, Measured, all_profiles, keep, known_devices, measured
 from nas.store.reading import Record
 from nas.training import timing
 
 if TYPE_CHECKING:
     import torch
 
-MANIFEST, SCRIPT, ANSWERS = "manifest.json", "measure.py", "answers.json"
+
+SEARCHED = "eager"  # the runtime in which a search measures ``latency_ms``
 
 
 class Several(StudyError):
@@ -138,150 +134,33 @@ def measure(
     return here
 
 
-# --- measured elsewhere --------------------------------------------------------------------------
-
-
-def pack(store: Store, study: StudyRow, rows: Sequence[TrialRow], folder: Path) -> str:
-    """Writes ONNX files, the script and the manifest; the pack's name, which the record remembers.
-
-    Weights are drawn by a fixed seed: the same networks give the same pack. Raises NasError for a
-    folder that has something in it.
-    """
-    from nas.training.network import build
-    from nas.training.runtimes import to_graph
-
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise NasError(f"--output {folder}: must be a new or an empty directory")
-    taken = [(row, row.architecture) for row in rows]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NasError(f"--output {folder}: {error.strerror}") from None
-    listed = []
-    for row, architecture in taken:
-        graph = to_graph(build(architecture, seed=0).eval(), architecture.input)
-        file = f"trial-{row.number}.onnx"
-        artifacts.replace(folder / file, graph)
-        listed.append(
-            {
-                "fingerprint": row.fingerprint,
-                "trial": row.number,
-                "file": file,
-                "sha256": hashlib.sha256(graph).hexdigest(),
-            }
-        )
-    script = Path(timing.__file__).read_bytes()
-    name = hashlib.sha256(json.dumps([study.name, study.id, listed]).encode()).hexdigest()[:16]
-    manifest = {
-        "pack": name,
-        "study": study.name,
-        "networks": listed,
-        "script": {"file": SCRIPT, "sha256": hashlib.sha256(script).hexdigest()},
-    }
-    artifacts.replace(folder / SCRIPT, script)
-    artifacts.replace(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-    add_pack(store, name, study.id, listed)
-    return name
-
-
-def read_answers(store: Store, file: Path) -> tuple[Device, list[tuple[str, Latency]]]:
-    """Takes the answers of a pack into the record. Raises NasError, with nothing kept, for what is
-    no such file, a pack that the record does not know, networks that are not in it, files that were
-    changed, and a device whose name is another machine's."""
-    try:
-        told = json.loads(file.read_bytes())
-        answers, cpu, clock = told["answers"], _text(told["cpu"]), _text(told["clock"])
-        version, pack = _text(told["versions"]["onnxruntime"]), _text(told["pack"])
-        name = named(_text(told["device"]), "device") or own_name()
-    except OSError as error:
-        raise NasError(f"{file}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise NasError(f"{file}: no answers of a pack: {brief(repr(error), 100)}") from None
-    known = find_pack(store, pack)
-    if known is None:
-        raise NasError(f"{file}: this record made no pack {brief(pack, 40)}")
-    files = {network["fingerprint"]: network for network in known[1]}
-    found: dict[tuple[int, int, str], Latency] = {}  # by threads, batch and network
-    for answer in answers if isinstance(answers, list) else [answers]:
-        try:
-            fingerprint, sha256 = _text(answer["fingerprint"]), _text(answer["sha256"])
-            threads = _whole(answer["threads"], 1, 1 << 20)
-            where = f"{name}: {cpu}, {timing.threads_text(threads)}, onnxruntime {version}"
-            taken = _latency(answer, where)
-        except (ValueError, KeyError, TypeError) as error:
-            why = brief(repr(error), 100)
-            raise NasError(f"{file}: an answer that is none: {why}") from None
-        if fingerprint not in files:
-            raise NasError(f"{file}: network {brief(fingerprint, 40)} is not of pack {pack}")
-        if sha256 != files[fingerprint]["sha256"]:
-            changed = files[fingerprint]["file"]
-            raise NasError(f"{file}: {changed} was changed after it was packed: pack it again")
-        setting = (threads, taken.batch, fingerprint)
-        if found.setdefault(setting, taken) != taken:
-            raise NasError(
-                f"{file}: network {fingerprint} has two answers of {timing.threads_text(threads)} "
-                f"and batch {taken.batch}: {found[setting].ms:g} and {taken.ms:g} ms"
-            )
-    if not found:
-        raise NasError(f"{file}: has no answers")
-    for threads in sorted({threads for threads, _, _ in found}):
-        each = [(key[2], taken) for key, taken in found.items() if key[0] == threads]
-        about = {"cpu": cpu, "clock": clock}
-        device = Device(device=each[0][1].device, name=name, threads=threads, about=about)
-        keep(store, device, each, again=True)
-    return device, [(fingerprint, taken) for (_, _, fingerprint), taken in found.items()]
-
-
-def _latency(answer: Mapping[str, Any], device: str) -> Latency:
-    """An answer's numbers. Raises ValueError, KeyError or TypeError for what is none."""
-    low, ms, high = (finite(answer[name]) for name in ("low", "ms", "high"))
-    if not 0 < low <= ms <= high:
-        raise ValueError(f"{ms} ms, from {low} to {high}")
-    busy, peak = answer.get("busy"), answer.get("peak_bytes")
-    if busy is not None and not 0 <= finite(busy) <= 1:
-        raise ValueError(f"busy {busy}")
-    return Latency(
-        ms=ms,
-        low=low,
-        high=high,
-        device=device,
-        runtime="onnx",
-        batch=_whole(answer["batch"], 1, 1 << 20),
-        busy=None if busy is None else finite(busy),
-        peak_bytes=None if peak is None else _whole(peak, 0, 1 << 63),
-    )
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise ValueError(f"{brief(repr(value), 40)} is no text")
-    return value
-
-
-def _whole(value: Any, least: int, above: int) -> int:
-    if type(value) is not int or not least <= value < above:
-        raise ValueError(f"{brief(str(value), 40)} is no whole number from {least}, below {above}")
-    return value
-
-
 # --- as values of trials -------------------------------------------------------------------------
 
 
 def with_latencies(
-    record: Record, rows: Sequence[TrialRow], names: Iterable[str]
+    record: Record, study: StudyRow, rows: Sequence[TrialRow]
 ) -> tuple[list[TrialRow], list[str]]:
-    """Trials with what the record has of them on the devices that ``names`` name, and a sentence
-    for each such name that says how many have a value, and on what."""
+    """Trials with what the record has of them on the devices that the study's objectives and
+    constraints name, and a sentence for each such name that says how many have a value, and on
+    what.
+
+    A name that leaves the runtime or the threads open is of those by which it was predicted in the
+    search, or else of the only ones, or else of those in which the search itself measured
+    ``latency_ms``. Raises StudyError where that leaves several, or none."""
+    names = dict.fromkeys([*dict(study.objectives), *study.constraints])
     places = {name: at for name in names if (at := located(name))}
     if not places:
         return list(rows), []
+    devices = known_devices(record)
+    searched = {row.latency_device for row in rows if row.latency_device}
     everything = measured(record, {row.fingerprint for row in rows})
     values: dict[str, dict[str, float]] = {}
     notes = []
     for name, at in places.items():
         predicted = sum(name in row.metrics for row in rows)  # by a profile, in a search
         try:
-            values[name], where = _values(everything, at, known_devices(record))
+            at = _searched(record, study, name, at, predicted > 0)
+            values[name], where = _values(everything, at, devices, searched)
         except StudyError as error:
             if not predicted or isinstance(error, Several):
                 raise
@@ -294,6 +173,25 @@ def with_latencies(
     return [
         dataclasses.replace(row, metrics={**row.metrics, **_of(values, row)}) for row in rows
     ], notes
+
+
+def _searched(record: Record, study: StudyRow, name: str, at: Located, predicted: bool) -> Located:
+    """What a search predicted by that name, in full. A study of an older nas does not tell: it is
+    what the record's only profile of that device is of."""
+    full = study.settings.get("devices", {}).get(name)
+    if full or not predicted:
+        return located(full or name) or at
+    known = {
+        dataclasses.replace(at, runtime=each.runtime, threads=each.device.threads)
+        for each in all_profiles(record)
+        if (each.device.name, each.batch) == (at.device, at.batch)
+        and at.runtime in (None, each.runtime)
+        and at.threads in (None, each.device.threads)
+    }
+    if len(known) > 1:
+        told = " or ".join(sorted(map(str, known)))
+        raise Several(f"{at}: the record does not tell by which it was predicted, name one: {told}")
+    return known.pop() if known else at
 
 
 def _of(values: Mapping[str, Mapping[str, float]], row: TrialRow) -> dict[str, float]:
@@ -309,10 +207,14 @@ def is_here(device: str, about: Mapping[str, Any]) -> bool:
 
 
 def _values(
-    everything: Sequence[Measured], at: Located, devices: Sequence[Device]
+    everything: Sequence[Measured],
+    at: Located,
+    devices: Sequence[Device],
+    searched: Collection[str],
 ) -> tuple[dict[str, float], str]:
-    """By fingerprint, of the device that has most; and which that is. Raises NasError where the
-    name is unknown, or is of several runtimes or numbers of threads."""
+    """By fingerprint, of the device that has most; and which that is. Of several runtimes or
+    numbers of threads it is that in which the trials were ``searched``, on these devices. Raises
+    StudyError where the name is unknown, or of several and none of them is."""
     about = {device.device: device.about for device in devices}
     on_it = [
         row
@@ -328,20 +230,34 @@ def _values(
             and at.runtime in (None, row.latency.runtime)
             and at.threads in (None, threads_of(row))]  # fmt: skip
     settings = {(row.latency.runtime, threads_of(row)) for row in fits}
+    others = ""
     if len(settings) > 1:
-        told = ", ".join(
-            str(dataclasses.replace(at, runtime=runtime, threads=threads))
-            for runtime, threads in sorted(settings, key=str)
+        named = {
+            setting: str(dataclasses.replace(at, runtime=setting[0], threads=setting[1]))
+            for setting in sorted(settings, key=str)
+        }
+        own = next(
+            (
+                (row.latency.runtime, threads_of(row))
+                for row in fits
+                if row.latency.device in searched and row.latency.runtime == SEARCHED
+            ),
+            None,
         )
-        raise Several(f"{at}: the record has several: {told}")
+        if own is None:
+            raise Several(f"{at}: the record has several, name one: {' or '.join(named.values())}")
+        rest = ", ".join(name for setting, name in named.items() if setting != own)
+        others = f" as {named[own]}, as the study was searched (not {rest})"
+        fits = [row for row in fits if (row.latency.runtime, threads_of(row)) == own]
     if not fits:
         had = sorted({f"{row.latency.runtime}/t{threads_of(row)}/b{row.latency.batch}"
                       for row in on_it})  # fmt: skip
         told = f"; it has {', '.join(had)}" if had else ""
         step = _step(at, devices)
         raise StudyError(f"{at}: nothing was measured so of these trials{told}; {step}")
-    (most, _), *others = Counter(row.latency.device for row in fits).most_common()
-    told = f"{most}" + (f" (not on {len(others)} other versions of it)" if others else "")
+    (most, _), *versions = Counter(row.latency.device for row in fits).most_common()
+    told = f"{most}" + (f" (not on {len(versions)} other versions of it)" if versions else "")
+    told += others
     return {r.fingerprint: r.latency.ms for r in fits if r.latency.device == most}, told
 
 

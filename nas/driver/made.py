@@ -14,6 +14,7 @@ from typing import Literal
 from nas.driver.jobs import ask_of
 from nas.job import Job, Result
 from nas.store import BASELINE, Store, StudyRow, TrialRow
+from nas.store.teachers import named, note
 from nas.training.single import Trained
 from nas.training.train import scores
 
@@ -23,13 +24,16 @@ Made = Literal["distilled", "pruned"]
 def enter(
     store: Store, study: StudyRow, job: Job, trained: Trained, made: Made, of: str
 ) -> TrialRow:
-    """Puts a training by ``job``, whose network was ``made`` from ``of``, into a study; the trial
-    that it is, or was already. Raises StoreError."""
-    told = ask_of(job, trained.architecture, {BASELINE: f"{of} {made}".strip()})
+    """Puts a training by ``job``, whose network was ``made`` from ``of`` (empty: from a pattern),
+    into a study; the trial that it is, or was already. Raises StoreError."""
     # What it begins with is known by its name, which has a digest, wherever it lies.
     start = job.recipe.but({"init": os.path.basename(job.recipe.init)})
     key = dataclasses.replace(job, recipe=start).key
-    ask = dataclasses.replace(told, seed=job.seed, job_key=key)
+    name = _name(store, study, (trained.architecture.fingerprint, key, job.seed), made, of)
+    ask = ask_of(job, trained.architecture, {BASELINE: name})
+    ask = dataclasses.replace(ask, seed=job.seed, job_key=key)
+    if job.teachers:
+        note(store, study.id, job.recipe.teacher, named(store, job.teachers))
     result = Result(
         metrics=scores(trained.curve),
         curve=trained.curve,
@@ -49,3 +53,19 @@ def enter(
         return row
     store.note_model(row.id, result.model or None)
     return dataclasses.replace(row, model=result.model)
+
+
+def _name(store: Store, study: StudyRow, mine: tuple[str, str, int], made: Made, of: str) -> str:
+    """What tells it from all others of the study: what it was made from, a pattern by its
+    fingerprint, with a number where another training has that name. The name that it has, where it
+    is there already."""
+    names = {
+        (row.fingerprint, row.job_key, row.seed): row.baseline
+        for row in store.trials(study.id)
+        if row.made == made
+    }
+    if mine in names:
+        return names[mine]
+    of = of or mine[0][:6]
+    wanted = [f"{of} {made}", *(f"{of} ({n}) {made}" for n in range(2, len(names) + 2))]
+    return next(name for name in wanted if name not in names.values())

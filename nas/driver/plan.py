@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from nas.errors import StudyError
@@ -28,10 +29,13 @@ class Plan:
     ``artifacts`` is the directory (or a URL that fsspec knows) for checkpoints; without (empty), a
     candidate begins again at each rung, and no weights are kept. ``keep`` tells whose weights are:
     those of the front, all or none. ``images`` is what people are told of the images. ``older`` are
-    the studies of the record that it begins with (``nas.driver.older``). Raises
-    StudyError for rungs that do not fit the rest, and for an objective or constraint that nothing
-    measures: a training those of ``nas.metrics``, an evaluator what it will give; and SpaceError
-    for a bound that no network can keep.
+    the studies of the record that it begins with (``nas.driver.older``). ``devices`` says of a
+    latency on a named device in full by which profile it is predicted, runtime and threads;
+    ``taught`` is by whom, as people find them.
+
+    Raises StudyError for rungs that do not fit the rest, and for an objective or constraint that
+    nothing measures: a training those of ``nas.metrics``, an evaluator what it will give; and
+    SpaceError for a bound that no network can keep.
     """
 
     study: str
@@ -45,6 +49,8 @@ class Plan:
     images: str = ""
     keep: Keep = "front"
     older: tuple[str, ...] = ()
+    devices: Mapping[str, str] = field(default_factory=dict)
+    taught: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.job.evaluator:
@@ -72,10 +78,14 @@ class Plan:
             )
 
     @property
+    def asked(self) -> list[str]:
+        """The metrics of objectives and constraints."""
+        return [*dict.fromkeys([*self.space.objectives, *self.space.constraints])]
+
+    @property
     def measured(self) -> list[str]:
         """The metrics that objectives and constraints need of an evaluation."""
-        named = dict.fromkeys([*self.space.objectives, *self.space.constraints])
-        return [name for name in named if not metric(name).arithmetic]
+        return [name for name in self.asked if not metric(name).arithmetic]
 
     def row(self) -> Study:
         """What the record keeps, and what must be the same when the study is resumed."""
@@ -104,8 +114,10 @@ class Plan:
                 **({"group_by": job.data.group_by} if job.data.group_by else {}),
                 # Where they lie; what they are, ``recipe.teacher`` says.
                 **({"teachers": list(job.teachers)} if job.teachers else {}),
+                **({"taught": {job.recipe.teacher: list(self.taught)}} if self.taught else {}),
                 **({"rungs": list(self.rungs)} if self.rungs else {}),
                 **({"from": list(self.older)} if self.older else {}),
+                **({"devices": dict(self.devices)} if self.devices else {}),
             },
         )
 

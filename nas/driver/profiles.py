@@ -8,9 +8,11 @@ import dataclasses
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from nas.driver.latencies import device_here, is_here
+from nas.driver.plan import Plan
 from nas.errors import NasError, StudyError, nearest
 from nas.job.outcome import OWN_BATCH, OWN_RUNTIME, OWN_THREADS
 from nas.language.architecture import Architecture, parse
@@ -192,13 +194,17 @@ def _renamed(values: Mapping[str, Any], plain: Callable[[str], str]) -> dict[str
 
 @contextlib.contextmanager
 def predicting(
-    record: Record | None, names: Iterable[str], space: Space | None = None
+    record: Record | None,
+    names: Iterable[str],
+    space: Space | None = None,
+    devices: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[dict[str, str]]:
     """Makes arithmetic of the latencies that ``names`` name, for as long as a search of ``space``
     runs: what was measured of a network, or else what the device's profile predicts. Gives a
     sentence on each. Raises StudyError for a device that no profile predicts, with the nearest that
-    one does, and for a profile that has nothing of a kind that the space's networks have."""
-    places = {name: at for name in names if (at := located(name))}
+    one does, and for a profile that has nothing of a kind that the space's networks have. A name
+    that leaves something open is what ``devices`` says that it is in full."""
+    places = {name: at for name in names if (at := located(devices.get(name, name)))}
     descriptions: dict[str, str] = {}
     entries = {}
     for name, at in places.items():
@@ -221,6 +227,18 @@ def predicting(
             descriptions[name] += f"; {_fits(predict, space, at)}"
     with added(entries):
         yield descriptions
+
+
+def in_full(record: Record | None, plan: Plan) -> Plan:
+    """The plan, with the profile of each latency on a named device that it asks for: that by which
+    the study was begun, and else the only one that fits. Raises StudyError as ``predicting``."""
+    places = {name: at for name in plan.asked if (at := located(name))}
+    if not places:
+        return plan
+    begun = [study for study in (record.studies() if record else ()) if study.name == plan.study]
+    held = begun[0].settings.get("devices", {}) if begun else {}
+    full = {name: held.get(name) or _name(at, _profile(record, at)) for name, at in places.items()}
+    return dataclasses.replace(plan, devices=full)
 
 
 def _fits(predict: Predictor, space: Space, at: Located) -> str:

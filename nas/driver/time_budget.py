@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
@@ -33,6 +34,14 @@ class TimeBudget:
         self._line = (0.0, 0.0)
         # Of trainings by device: MACs, and the seconds of an epoch.
         self._took: defaultdict[str | None, list[tuple[float, float]]] = defaultdict(list)
+
+    @classmethod
+    def recorded(cls, rows: Iterable[TrialRow], machine: str) -> TimeBudget:
+        """What trials tell that were trained on a ``machine``, by its processor's or its card's
+        name, for trainings there in as many threads and beside as many others."""
+        found = cls(None, 0.0, time.monotonic)
+        found.take(row for row in rows if (row.device or "").startswith(machine))
+        return found
 
     @property
     def left(self) -> float | None:

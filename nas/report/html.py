@@ -23,6 +23,7 @@ from nas.report import believed, charts, insight, mistakes, page_data, pages, re
 from nas.report.front import axes, directions
 from nas.report.plot import style, tidy
 from nas.report.screens import span
+from nas.report.trials import taught
 from nas.store import ENDED, StudyRow, TrialRow
 from nas.training.evaluation import Evaluation
 
@@ -318,12 +319,17 @@ def _trials(trials: int) -> str:
 
 
 def _again(study: StudyRow, rows: Sequence[TrialRow], report: Report | None) -> str:
-    recipe = ", ".join(f"{k} {v}" for k, v in study.recipe.items() if v not in ("", 0, False))
+    shared = {k: v for k, v in study.recipe.items() if k != "teacher" and v not in ("", 0, False)}
+    recipe = ", ".join(f"{k} {v}" for k, v in shared.items())
     settings = study.settings
     shape = shape_text(tuple(settings["input"])) if "input" in settings else ""
     versions = [f"Python {platform.python_version()}", *map(_version, _MADE_WITH)]
     facts = {
         "recipe": recipe or f"none: run by {settings.get('evaluator', '')}",
+        "taught by": "; ".join(
+            f"{name}: " + ("each" if len(of) == len(rows) else f"trial {', '.join(map(str, of))}")
+            for name, of in taught(study, rows).items()
+        ),
         "epochs": f"{settings['epochs']}"
         + (f", rungs {', '.join(map(str, settings['rungs']))}" if settings.get("rungs") else ""),
         "data": ", ".join(filter(None, [study.dataset, study.images_about])),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -245,7 +246,7 @@ class Trainings:
         """Says how many trainings there are at most, and how long they take, where it is known of
         any how many ``seconds`` that is (NaN: not known)."""
         known = [each for each in seconds if each > 0]
-        usual = sum(known) / len(known) if known else 1.0
+        usual = statistics.median(known) if known else 1.0
         self.left = Left([each if each > 0 else usual for each in seconds])
         sentence = f"{len(seconds)} training{'s' * (len(seconds) != 1)} at most"
         sentence += f", each of {self.epochs} epoch{'s' * (self.epochs != 1)}"

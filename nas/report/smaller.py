@@ -71,6 +71,7 @@ class Cascaded:
     choice: Choice
     single: Choice | None
     luck: Luck | None
+    single_luck: Luck | None
     test: Evaluation
     shares: Sequence[float]
     costs: Sequence[float]
@@ -130,7 +131,11 @@ def cascade_page(told: Cascaded, comparison: Comparison | None) -> RenderableTyp
         )
     if told.luck:
         chosen, held = percent(told.luck.chosen), percent(told.luck.held_out)
-        lines.append(Text(f"chosen by four folds {chosen}, on the fifth {held}"))
+        told_luck = f"chosen by four folds {chosen}, on the fifth {held}"
+        if alone := told.single_luck:
+            chosen, held = percent(alone.chosen), percent(alone.held_out)
+            told_luck += f"; the best single network so {chosen} and {held}"
+        lines.append(Text(told_luck))
     if comparison:
         sure = "they differ" if comparison.p < 0.05 else "no difference that is sure"
         lines.append(

@@ -19,6 +19,7 @@ from nas.metrics import ACCURACY, METRICS, metric, on_device, percent, shown, us
 from nas.report import believed
 from nas.report.screens import console, drawing, out, table
 from nas.store import EVALUATED, Store, StudyRow, TrialRow, TrialState
+from nas.store.teachers import teacher_of
 from nas.text import cell
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def trial_dict(study: StudyRow, row: TrialRow) -> dict[str, Any]:
         "trial": row.number,
         "state": row.state,
         "baseline": row.baseline or None,
+        "teacher": teacher_of(study, row) or None,
         "pattern": row.pattern,
         "fingerprint": row.fingerprint,
         **{name: _plain(row.value(name)) for name in usual()},
@@ -105,14 +107,20 @@ def tell_devices(rows: Iterable[TrialRow]) -> None:
         print(f"latencies are of {len(devices)} devices, not to be compared: {'; '.join(devices)}")
 
 
-def tell_teachers(rows: Iterable[TrialRow]) -> None:
+def tell_teachers(study: StudyRow, rows: Iterable[TrialRow]) -> None:
     """Says which trials were trained by a teacher's outputs: they are compared with others as what
     they are."""
-    rows = list(rows)
-    for teacher in dict.fromkeys(row.recipe.get("teacher", "") for row in rows):
-        taught = [str(row.number) for row in rows if row.recipe.get("teacher", "") == teacher]
-        if teacher:
-            print(f"taught by {teacher}: {', '.join(taught)}")
+    for teacher, numbers in taught(study, rows).items():
+        print(f"taught by {teacher}: {', '.join(map(str, numbers))}")
+
+
+def taught(study: StudyRow, rows: Iterable[TrialRow]) -> dict[str, list[int]]:
+    """The numbers of the trials that each teacher taught."""
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        if teacher := teacher_of(study, row):
+            found.setdefault(teacher, []).append(row.number)
+    return found
 
 
 def rows_out(
@@ -141,7 +149,7 @@ def rows_out(
         if told_of := believed.note(beliefs):
             print(told_of)
         tell_devices(among or rows)
-        tell_teachers(rows)
+        tell_teachers(study, rows)
     else:
         raise NasError(f"--format {format}: must be table, json or csv")
 
@@ -241,6 +249,7 @@ def trial_page(store: Store, study: StudyRow, row: TrialRow) -> RenderableType:
         "epochs": str(row.epochs),
         "rungs": ", ".join(f"{percent(accuracy)} at {epochs}" for epochs, accuracy in row.rungs),
         "sampled": ", ".join(f"{k}={v}" for k, v in row.sampled.items()),
+        "taught by": teacher_of(study, row),
         "recipe": ", ".join(f"{k}={v}" for k, v in row.recipe.items() if v not in ("", 0, False)),
         "pattern": row.pattern,
     }

@@ -114,6 +114,7 @@ class Store(Record):
             found = study_of(row)
             if asks_anew(found, study) and nothing_came(connection, found.id):
                 asked = {name: values[name] for name in ("objectives", "constraints")}
+                asked["settings"] = {**found.settings, **study.settings}
                 connection.execute(update(studies).where(studies.c.id == found.id).values(asked))
                 found = study_of(connection.execute(query).one())
             return found

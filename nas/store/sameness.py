@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nas.errors import SpaceError, StudyError
 from nas.spaces.plain import parse_mapping
 from nas.store.rows import Study
+
+# What a study goes on with as the record has it, or where it is now.
+PLACES = re.compile(r"settings\.(teachers$|taught\.|devices\.)")
 
 
 def check_same(was: Study, now: Study) -> None:
@@ -57,9 +61,7 @@ def _leaves(study: Study) -> Iterator[tuple[str, Any]]:
         if name == "space_text":
             yield from _space_leaves(value)
         elif name not in ("images", "images_about", "directory"):
-            yield from (
-                (key, leaf) for key, leaf in _flat(name, value) if key != "settings.teachers"
-            )
+            yield from ((key, leaf) for key, leaf in _flat(name, value) if not PLACES.match(key))
 
 
 def _space_leaves(text: str) -> Iterator[tuple[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,6 +70,9 @@ def _check_tables(engine: Engine, version: str | None, before: set[str], after: 
         raise StoreError(f"the record in {shown(engine.url)} {fault}")
 
 
+_ALEMBIC = threading.Lock()  # what it works on is known to the whole process
+
+
 def _migrate(engine: Engine, accept: Callable[[Connection], None]) -> None:
     """Brings the schema to HEAD in one transaction; who comes second waits and finds it done."""
     from alembic import command
@@ -79,7 +83,8 @@ def _migrate(engine: Engine, accept: Callable[[Connection], None]) -> None:
         _check_version(engine, version)
         if version != HEAD:
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            with _ALEMBIC:
+                command.upgrade(config, "head")
             accept(connection)
             unidentified = _unidentified(connection) if version == "0001" else 0
     if unidentified:

@@ -158,6 +158,8 @@ SETTINGS: Mapping[str, Callable[[Any], object]] = {
     "teachers": listed(lambda v: type(v) is str),
     "rungs": lambda v: _whole(1)(v),
     "from": listed(lambda v: type(v) is str),
+    "devices": mapping(lambda v: type(v) is str),
+    "taught": mapping(listed(lambda v: type(v) is str)),
 }
 
 

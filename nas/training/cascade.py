@@ -19,9 +19,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nas import artifacts
+from nas import artifacts, fields
 from nas.errors import NasError, brief
-from nas.metrics import finite
+from nas.fields import Field
 from nas.training import predict
 from nas.training.device import with_threads
 from nas.training.models import Card, Model, free_for, load_model, read, save_once
@@ -157,53 +157,36 @@ def load_cascade(file: str | Path) -> Cascade:
     """The cascade in a file, ready to predict. Raises NasError where there is none, or where its
     members are not there, are others, or do not know the same classes."""
     where = str(file)
-    try:
-        held = json.loads(read(file))
-        version = held["nas_cascade"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise NasError(f"{where} is no cascade of nas") from None
-    if version != VERSION:
-        raise NasError(
-            f"{where} is a cascade of format {brief(str(version))}: this nas reads format {VERSION}"
-        )
+    held = fields.read(where, read(file), "a cascade of nas")
+    held.of(dict, "a cascade of nas")
+    version = held["nas_cascade"]
+    if version.value != VERSION:
+        version.refuse(f"{VERSION}, the format that this nas reads")
     folder, _, _ = where.rpartition("/")
-    members = []
-    try:
-        about = dict(held["about"])
-        for told, (temperature, threshold) in zip(
-            held["members"], _settings(held["members"], where), strict=True
-        ):
-            name = told["file"]
-            if not isinstance(name, str) or Path(name).name != name:
-                raise ValueError(f"{name} is no name of a file beside it")
-            model = load_model(f"{folder}/{name}" if folder else name)
-            if model.digest != told["digest"]:
-                raise NasError(f"{where}: its member {brief(name)} was changed since it was chosen")
-            members.append(Member(model, temperature, threshold, name))
-    except (TypeError, KeyError, ValueError) as error:
-        why = brief(repr(error), 100)
-        raise NasError(f"{where} is a cascade whose file is damaged: {why}") from None
-    alike([member.model for member in members], where)
-    return Cascade(members, about)
-
-
-def _settings(told: Sequence[Mapping[str, Any]], where: str) -> list[tuple[float, float]]:
-    """Each member's temperature and threshold, as members can answer in turn. Raises NasError, or
-    what ``finite`` raises."""
+    told = held["members"].items("a list of members")
     if not told:
         raise NasError(f"{where} is a cascade without members")
-    found = []
-    for member in told:
-        last, threshold = member is told[-1], member["threshold"]
-        if last and threshold is not None:
-            raise NasError(f"{where}: the last member has a threshold: it answers whatever is left")
-        if not last and not 0 <= finite(threshold) <= 1:
-            raise NasError(f"{where}: a threshold is {threshold}: must be from 0 to 1")
-        temperature = finite(member["temperature"])
-        if not temperature > 0:
-            raise NasError(f"{where}: a temperature is {temperature}: must be above 0")
-        found.append((temperature, -math.inf if last else finite(threshold)))
-    return found
+    settings = [_settings(member, last=member is told[-1]) for member in told]
+    members = []
+    for member, (temperature, threshold) in zip(told, settings, strict=True):
+        name = member["file"].text()
+        if Path(name).name != name:
+            member["file"].refuse("the name of a file beside it")
+        model = load_model(f"{folder}/{name}" if folder else name)
+        if model.digest != member["digest"].text():
+            raise NasError(f"{where}: its member {brief(name)} was changed since it was chosen")
+        members.append(Member(model, temperature, threshold, name))
+    alike([member.model for member in members], where)
+    return Cascade(members, held["about"].of(dict))
+
+
+def _settings(member: Field, last: bool) -> tuple[float, float]:
+    """A member's temperature and threshold, as members can answer in turn. Raises NasError."""
+    threshold = member["threshold"]
+    if last and threshold.value is not None:
+        threshold.refuse("null: the last member answers whatever is left")
+    temperature = member["temperature"].number(math.ulp(0.0), rule="a number above 0")
+    return temperature, -math.inf if last else threshold.number(0, 1)
 
 
 def alike(models: Sequence[Model], where: str) -> None:

@@ -11,12 +11,19 @@ import torch
 from nas.language.architecture import Architecture
 from nas.language.expression import Shape, leaves
 from nas.language.layers import Conv
+from nas.training.timing import cpu_name
 
 SMALL = 50_000_000  # MACs of an image
 
 
 def available() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def machine() -> str:
+    """What a training's device begins with on this machine, whatever its threads and versions."""
+    device = available()
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
 def threads_for(architecture: Architecture) -> int:

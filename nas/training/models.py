@@ -19,10 +19,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from nas import artifacts
+from nas import artifacts, fields
 from nas.data import Info
 from nas.data.batches import Normal
-from nas.errors import NasError, brief
+from nas.errors import NasError, PatternError, ShapeError, brief
+from nas.fields import Field
 from nas.job import DataRef, Job
 from nas.language.architecture import Architecture, parse
 from nas.training import predict
@@ -111,17 +112,17 @@ class Card:
 
     def metadata(self) -> dict[str, str]:
         """As text by name, for the files that hold it."""
-        fields: dict[str, Any] = {
+        entries: dict[str, Any] = {
             "nas_model": VERSION,
             "pattern": str(self.architecture),
             "input": self.input,
             "preparation": PREPARATION,
         }
-        for name in _PLAIN:
-            fields[name] = getattr(self, name)
-        fields |= {"mean": self.normal.mean, "std": self.normal.std}
-        fields |= {name: dict(getattr(self, name)) for name in _MAPPINGS}
-        return {name: json.dumps(value, ensure_ascii=False) for name, value in fields.items()}
+        for name, kind in _KINDS.items():
+            entries[name] = kind(getattr(self, name))
+        entries |= {"classes": self.classes, "metrics": dict(self.metrics)}
+        entries |= {"mean": self.normal.mean, "std": self.normal.std}
+        return {name: json.dumps(value, ensure_ascii=False) for name, value in entries.items()}
 
     @classmethod
     def of(cls, metadata: Mapping[str, str], where: str) -> Card:
@@ -131,45 +132,45 @@ class Card:
                 f"{where} is no model of nas: it holds no pattern, classes and normalisation "
                 "(as the start of a training, --init takes weights alone)"
             )
+        told = Field(where, "", {
+            name: fields.read(f"{where}: {name}", text, "JSON").value
+            for name, text in metadata.items()
+            if name in _KNOWN
+        })  # fmt: skip
+        if told["nas_model"].value != VERSION:
+            told["nas_model"].refuse(f"{VERSION}, the format that this nas reads")
         try:
-            fields = {name: json.loads(metadata[name]) for name in metadata if name in _KNOWN}
-            version = fields.pop("nas_model")
-            if version == VERSION:
-                architecture = parse(fields.pop("pattern"))
-                mean, std = fields.pop("mean"), fields.pop("std")
-                card = cls(
-                    architecture=architecture,
-                    normal=Normal(tuple(map(float, mean)), tuple(map(float, std))),
-                    classes=tuple(map(str, fields.pop("classes"))),
-                    **fields,
-                )
-                card._check()
-                return card
-        except NasError as error:
+            architecture = parse(told["pattern"].of(str))
+        except (PatternError, ShapeError) as error:
             raise NasError(f"{where}: its pattern cannot be read: {error}") from None
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise NasError(f"{where} is a model whose metadata is damaged: {error!r}") from None
-        raise NasError(
-            f"{where} is a model of format {brief(str(version))}: this nas reads format {VERSION}"
+
+        def listed(name: str, count: int, rule: str) -> list[Field]:
+            found = told[name].items(rule)
+            return found if len(found) == count else told[name].refuse(rule)
+
+        channels, count = architecture.input[0], architecture.classes
+        classes = listed("classes", count, f"the names of the {count} classes of its pattern")
+        mean, std = (
+            tuple(each.number() for each in listed(name, channels, f"{channels} numbers"))
+            for name in ("mean", "std")
+        )
+        metrics = told["metrics"].of(dict) if told["metrics"].given else {}
+        return cls(
+            architecture=architecture,
+            classes=tuple(each.of(str) for each in classes),
+            normal=Normal(mean, std),
+            metrics={name: told["metrics"][name].number() for name in metrics},
+            **{name: told[name].of(kind) for name, kind in _KINDS.items() if told[name].given},
         )
 
-    def _check(self) -> None:
-        channels = self.architecture.input[0]
-        if len(self.classes) != self.architecture.classes:
-            raise ValueError(
-                f"{len(self.classes)} classes of {self.architecture.classes} in the pattern"
-            )
-        for values in (self.normal.mean, self.normal.std):
-            if len(values) != channels or not all(map(math.isfinite, values)):
-                raise ValueError(f"a normalisation by {values} of {channels} channels")
 
-
-_PLAIN = (
-    *("classes", "epochs", "seed"),
-    *("dataset", "size", "split_seed", "skip_unreadable", "group_by", "identity"),
-)
-_MAPPINGS = ("recipe", "metrics", "versions")
-_KNOWN = frozenset({"nas_model", "pattern", "mean", "std", *_PLAIN, *_MAPPINGS})
+_KINDS: Mapping[str, type] = {
+    **dict.fromkeys(("epochs", "seed", "size", "split_seed"), int),
+    **dict.fromkeys(("dataset", "group_by", "identity"), str),
+    "skip_unreadable": bool,
+    **dict.fromkeys(("recipe", "versions"), dict),
+}
+_KNOWN = frozenset({"nas_model", "pattern", "classes", "mean", "std", "metrics", *_KINDS})
 
 
 class Model(nn.Module):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 
@@ -56,7 +58,8 @@ def _epoch_seconds(job: Job, device: torch.device) -> float:
         if ended[-1] - (timed or ended)[0] >= SECONDS:
             break
     counted = ended[WARM:] if len(ended) > WARM + 1 else ended[-2:]
-    an_image = (counted[-1] - counted[0]) / (len(counted) - 1) / batch
+    # The median: one that the machine kept waiting is not most of an epoch.
+    an_image = statistics.median(b - a for a, b in pairwise(counted)) / batch
     steps = len(train) // batch * batch
     return an_image * (steps + FORWARD * len(data.load(job.data, "validation")))
 

@@ -238,17 +238,24 @@ def plain_reference() -> Call:
 # --- a pack --------------------------------------------------------------------------------------
 
 
+class Changed(Exception):
+    """A file of the pack is not as it was made."""
+
+
 def measured(folder: Path, device: str, threads: Sequence[int], batches: Sequence[int]) -> Any:
-    """What answers.json says. Raises ValueError where a file of the pack is not as it was made."""
+    """What answers.json says. Raises Changed where a file of the pack is not as it was made."""
     import onnxruntime
 
-    manifest = json.loads((folder / "manifest.json").read_text())
     graphs = {}
-    for network in manifest["networks"]:
-        data = (folder / network["file"]).read_bytes()
-        if hashlib.sha256(data).hexdigest() != network["sha256"]:
-            raise ValueError(f"{network['file']} is not as it was packed")
-        graphs[network["fingerprint"]] = data
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+        for network in manifest["networks"]:
+            data = (folder / network["file"]).read_bytes()
+            if hashlib.sha256(data).hexdigest() != network["sha256"]:
+                raise Changed(f"{network['file']} is not as it was packed")
+            graphs[network["fingerprint"]] = data
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise Changed("manifest.json is not as it was packed") from None
     reference, best = plain_reference(), [float("inf")]
 
     def least(seconds: float) -> float:
@@ -316,7 +323,9 @@ def main() -> None:
     folder = Path(__file__).resolve().parent
     try:
         answers = measured(folder, told.device, told.threads, told.batch)
-    except (OSError, ValueError, KeyError) as error:
+    except OSError as error:
+        sys.exit(f"the pack cannot be used: {error.filename}: {error.strerror}")
+    except Changed as error:
         sys.exit(f"the pack cannot be used: {error}")
     (folder / "answers.json").write_text(json.dumps(answers, indent=1))
     print(f"written to {folder / 'answers.json'}", file=sys.stderr)

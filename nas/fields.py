@@ -1,0 +1,94 @@
+"""JSON of others, a field at a time: what is wrong is told by file, place, value and rule."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+
+from nas.errors import NasError, brief
+
+MOST = 1e30  # of a number that is not told its own bound
+KINDS: Mapping[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    str: "text",
+    list: "a list",
+    dict: "an object",
+}
+_MISSING = object()
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A value in a file and its ``place`` there, as ``answers[2].ms``. What asks for another kind
+    than it is raises NasError."""
+
+    file: str
+    place: str
+    value: Any
+
+    def refuse(self, rule: str) -> NoReturn:
+        if self.value is _MISSING:
+            raise NasError(f"{self.file}: {self.place} is missing: must be {rule}")
+        told = brief(json.dumps(self.value, ensure_ascii=False), 60)
+        where = f": {self.place} is" if self.place else " holds"
+        raise NasError(f"{self.file}{where} {told}: must be {rule}")
+
+    def __getitem__(self, key: str) -> Field:
+        """A member of an object; what it lacks is refused by who reads it."""
+        place = f"{self.place}.{key}" if self.place else key
+        return Field(self.file, place, self.of(dict).get(key, _MISSING))
+
+    @property
+    def given(self) -> bool:
+        return self.value is not _MISSING and self.value is not None
+
+    def of(self, kind: type[T], rule: str = "") -> T:
+        """The value, of a kind of ``KINDS``."""
+        if type(self.value) is not kind:
+            self.refuse(rule or KINDS[kind])
+        return self.value
+
+    def items(self, rule: str = "a list") -> list[Field]:
+        listed = self.of(list, rule)
+        return [Field(self.file, f"{self.place}[{n}]", each) for n, each in enumerate(listed)]
+
+    def text(self) -> str:
+        """Printable, and not blank."""
+        value = self.value
+        if not isinstance(value, str) or not value.strip() or not value.isprintable():
+            self.refuse("text of one line")
+        return value
+
+    def number(self, least: float = -MOST, most: float = MOST, rule: str = "") -> float:
+        value = self.value
+        if type(value) not in (int, float) or not least <= value <= most:
+            self.refuse(rule or f"a number from {least:g} to {most:g}")
+        return float(value)
+
+    def whole(self, least: int, most: int) -> int:
+        if type(self.value) is not int or not least <= self.value <= most:
+            self.refuse(f"a whole number from {least} to {most}")
+        return self.value
+
+
+def read(file: str, data: bytes | str, what: str) -> Field:
+    """What ``data``, the content of ``file``, holds as JSON. Raises NasError where it is none,
+    which says ``what`` it is to be."""
+    try:
+        text = data if isinstance(data, str) else data.decode()
+        return Field(file, "", json.loads(text))
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        told = f"is no JSON from {where} on"
+    except UnicodeDecodeError as error:
+        told = f"is no text in UTF-8 from byte {error.start} on"
+    except RecursionError:
+        told = "is no JSON that can be read: it is too deep"
+    except ValueError:  # a whole number of more digits than Python reads
+        told = "is no JSON that can be read: a number in it has too many digits"
+    raise NasError(f"{file} {told}: must be {what}")
