@@ -71,15 +71,6 @@ def unclocked(curve: tuple[Epoch, ...]) -> list[tuple[int, float, float]]:
     return [(p.epoch, p.train_loss, p.accuracy) for p in curve]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    """As in a worker: on a busy machine, two threads wait for each other ten times as long."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_the_default_recipe_learns_the_digits() -> None:
     points: list[Epoch] = []
     result = candidate.evaluate(Job(pattern=LEARNER), points.append)
