@@ -36,12 +36,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """As in a search's worker. Where as many tests as cores run at once, threads wait for each
-    other in every layer: the zoo's networks took 149 s of processor time with two of them, 52 with
-    one. What the tests start has the threads that a user's has."""
+    """As in a search's worker, here and in what the tests start. Where as many tests as cores run
+    at once, threads wait for each other in every layer: the zoo's networks took 164 s of processor
+    time with two of them, 52 with one."""
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
-    with threadpool_limits(1):
+    with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
+        patch.setenv("OMP_NUM_THREADS", "1")
         yield
 
 

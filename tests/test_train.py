@@ -170,6 +170,18 @@ assert "torch._dynamo" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_small_network_takes_one_thread_unless_it_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small = nas.parse(SMALL)
+    large = nas.parse("INPUT(3, 224, 224) -> [CONV(16)]*2 -> GAP -> FC(10)")
+    with device.with_threads(2):
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        assert [device.threads_for(network) for network in (small, large)] == [1, 2]
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        assert [device.threads_for(network) for network in (small, large)] == [2, 2]
+
+
 def test_a_seed_repeats_exactly_and_another_differs() -> None:
     first, curve = trained(job(seed=5))
     torch.rand(7)  # what else draws from torch's generator does not matter
