@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 from postgres import Server, postgres, postgres_server
+from threadpoolctl import threadpool_limits
 
 from nas.store import Store, open_store
 
@@ -30,6 +32,18 @@ __all__ = ["postgres", "postgres_server"]  # fixtures
 # not. The tests themselves go on as they were told.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, lambda number, frame: None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As in a search's worker, here and in what the tests start. Where as many tests as cores run
+    at once, threads wait for each other in every layer: the zoo's networks took 164 s of processor
+    time with two of them, 52 with one."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 @pytest.fixture

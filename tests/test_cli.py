@@ -16,7 +16,7 @@ import subprocess
 import sys
 import termios
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +66,35 @@ def nas_here(
     monkeypatch: pytest.MonkeyPatch,
     folder: Path,
     *arguments: str,
+    **more: str,
 ) -> tuple[int, str, str]:
     """The same in this process, which is quicker: status, stdout, stderr."""
     monkeypatch.chdir(folder)
     for name in ("NAS_STORAGE", "OPTUNA_STORAGE"):
         monkeypatch.delenv(name, raising=False)
+    for name, value in more.items():
+        monkeypatch.setenv(name, value)
     return ran(capsys, *arguments)
+
+
+Here = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str]) -> Here:
+    """As ``nas``, but in this process: one of its own is 2 s of imports. For what is about neither
+    the start nor the end of a process."""
+
+    def call(
+        folder: Path, *arguments: str, status: int = 0, **more: str
+    ) -> subprocess.CompletedProcess[str]:
+        told = {test_search.LOG: str(folder / ".evaluated")} | more
+        with pytest.MonkeyPatch.context() as patch:
+            ended, out, err = nas_here(capsys, patch, folder, *arguments, **told)
+        assert ended == status, err
+        return subprocess.CompletedProcess(arguments, ended, out, err)
+
+    return call
 
 
 def trials(folder: Path) -> list[tuple[Any, ...]]:
@@ -83,12 +106,15 @@ def trials(folder: Path) -> list[tuple[Any, ...]]:
 # --- a search ------------------------------------------------------------------------------------
 
 
-def test_a_search_trains_on_digits_and_the_same_command_does_nothing_more(tmp_path: Path) -> None:
+def test_a_search_trains_on_digits_and_the_same_command_does_nothing_more(
+    here: Here,
+    tmp_path: Path,
+) -> None:
     told = ("search", "--space", "lenet_like", "--trials", "3", "--epochs", "2", "--workers", "0")
     first = nas(tmp_path, *told)
     found = trials(tmp_path)
     assert len(found) == 3
-    front = json.loads(nas(tmp_path, "pareto", "-f", "json").stdout)
+    front = json.loads(here(tmp_path, "pareto", "-f", "json").stdout)
     assert all(0.1 < row["accuracy"] <= 1 and row["latency_ms"] > 0 for row in front)
     # stdout is the front, a line a network and its folds; all else is on stderr.
     lines = first.stdout.splitlines()
@@ -111,57 +137,59 @@ def test_what_a_candidate_prints_is_no_data(tmp_path: Path) -> None:
     assert "chatter" not in ended.stdout
 
 
-def test_an_exhausted_space_is_told(tmp_path: Path) -> None:
+def test_an_exhausted_space_is_told(here: Here, tmp_path: Path) -> None:
     told = ("--space", "linear", "--trials", "5", "--workers", "0")
-    ended = nas(tmp_path, "search", *told, *STUB)
+    ended = here(tmp_path, "search", *told, *STUB)
     assert "nas: every architecture that was drawn has been evaluated" in ended.stderr
     assert "with --trials" not in ended.stderr
     assert len(trials(tmp_path)) == 1
 
 
-def test_a_budget_of_time_says_why_it_is_over_and_how_to_go_on(tmp_path: Path) -> None:
+def test_a_budget_of_time_says_why_it_is_over_and_how_to_go_on(here: Here, tmp_path: Path) -> None:
     """However busy the machine is: the first trial is always begun."""
     told = ("search", "--space", "lenet_like", "--workers", "0", *STUB)
-    ended = nas(tmp_path, *told, "--budget", "2s").stderr
+    ended = here(tmp_path, *told, "--budget", "2s").stderr
     count = len(trials(tmp_path))
     assert count >= 1
     assert f"nas: the budget of 2 s is over: {count} trial" in ended
     assert "  the same command goes on, for another 2 s\n" in ended
     assert not re.search(r"of \d+ trials", ended)  # there is no N
     more = ("--trials", str(count + 2), "--budget", "1h30m")
-    ended = nas(tmp_path, *told, *more).stderr
+    ended = here(tmp_path, *told, *more).stderr
     assert len(trials(tmp_path)) == count + 2
     assert re.search(rf"nas: {count + 2} trials were asked for; 1 h \d.* of the 1 h 30 min", ended)
-    status = nas(tmp_path, "status").stdout.splitlines()
+    status = here(tmp_path, "status").stdout.splitlines()
     assert "trained" in status[0]
     assert re.search(r" (\d+ min )?\d+ s ", status[1])
 
 
-def test_where_nothing_fits_the_status_is_3(tmp_path: Path) -> None:
+def test_where_nothing_fits_the_status_is_3(here: Here, tmp_path: Path) -> None:
     told = ("--workers", "0", "--constraint", "params<=10", *STUB)
-    ended = nas(tmp_path, "search", "--space", "lenet_like", *told, status=3)
+    ended = here(tmp_path, "search", "--space", "lenet_like", *told, status=3)
     assert ended.stdout == ""
     assert "none of 2000 draws of lenet_like meets the constraints (params <= 10" in ended.stderr
     assert trials(tmp_path) == []
 
 
-def test_networks_that_an_evaluator_scored_have_no_images_to_train_on(tmp_path: Path) -> None:
+def test_networks_that_an_evaluator_scored_have_no_images_to_train_on(
+    here: Here, tmp_path: Path
+) -> None:
     told = ("search", "--space", "lenet_like", "--trials", "2", "--workers", "0", *STUB)
-    nas(tmp_path, *told)
+    here(tmp_path, *told)
     for command in (("train", "--trial", "0"), ("report", "--top", "1")):
-        ended = nas(tmp_path, *command, status=2)
+        ended = here(tmp_path, *command, status=2)
         assert "was scored by " in ended.stderr
         assert "nas train PATTERN --data DIR" in ended.stderr
 
 
-def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_shows_the_plan_and_writes_nothing(here: Here, tmp_path: Path) -> None:
     told = ("search", "--space", "mixed", "--trials", "7", "--sampler", "tpe", "--dry-run")
-    ended = nas(tmp_path, *told)
+    ended = here(tmp_path, *told)
     assert re.search(r"^trials +7 *$", ended.stdout, re.MULTILINE)
     assert re.search(r"^sampler +tpe *$", ended.stdout, re.MULTILINE)
     assert re.search(r"^time +about [0-9].* a training, [0-9]+ at once", ended.stdout, re.MULTILINE)
     assert re.search(r"^budget +no limit *$", ended.stdout, re.MULTILINE)
-    timed = nas(tmp_path, *told[:3], "--budget", "1h30m", "--dry-run").stdout
+    timed = here(tmp_path, *told[:3], "--budget", "1h30m", "--dry-run").stdout
     assert re.search(r"^trials +as many as there is time for *$", timed, re.MULTILINE)
     assert re.search(r"^budget +1 h 30 min *$", timed, re.MULTILINE)
     assert "INPUT -> " in ended.stdout
@@ -169,16 +197,16 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_what_is_left_of_a_search_is_foretold_and_baselines_are_counted_apart(
-    tmp_path: Path,
+    here: Here, tmp_path: Path
 ) -> None:
     search = ("search", "--space", "lenet_like", "--workers", "0")
-    told = nas(tmp_path, *search, *STUB, "--trials", "2", "--baseline", "linear").stderr
+    told = here(tmp_path, *search, *STUB, "--trials", "2", "--baseline", "linear").stderr
     assert "nas: 2 of 2 trials, 1 baseline, front of " in told
     assert "2 evaluated, 0 reused, 0 failed, 1 baseline\n" in told
     assert "the same command with --trials 4 goes on" in told
 
     def row(name: str, *more: str) -> str:
-        page = nas(tmp_path, *search, *STUB, *more, "--dry-run").stdout
+        page = here(tmp_path, *search, *STUB, *more, "--dry-run").stdout
         return re.search(rf"^{name} +(.*?) *$", page, re.MULTILINE)[1]  # type: ignore[index]
 
     assert row("trials", "--trials", "5") == "5, of which 2 have ended: 3 are left"
@@ -187,11 +215,11 @@ def test_what_is_left_of_a_search_is_foretold_and_baselines_are_counted_apart(
     assert row("baselines", "--trials", "2", "--baseline", "linear,logistic") == "logistic"
     lasting = "as many as there is time for, besides the 2 that have ended"
     assert row("trials", "--budget", "1h") == lasting
-    wrong = nas(tmp_path, *search, *STUB, "--baseline", "resnet19", "--dry-run", status=2)
+    wrong = here(tmp_path, *search, *STUB, "--baseline", "resnet19", "--dry-run", status=2)
     assert "--baseline: unknown network resnet19; did you mean" in wrong.stderr
 
 
-def test_plugins_evaluators_and_options_reach_the_search(tmp_path: Path) -> None:
+def test_plugins_evaluators_and_options_reach_the_search(here: Here, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from nas.blocks import BLOCKS\n"
         "from nas.layers import RELU, Conv, Node, Shape, Width\n"
@@ -214,14 +242,14 @@ def test_plugins_evaluators_and_options_reach_the_search(tmp_path: Path) -> None
         *("--objective", "accuracy:max,energy:min", "--constraint", "params<=3000", "--study", "e"),
         *("--recipe", "lr=0.05", "--seed", "3"),
     )
-    rows = json.loads(nas(tmp_path, "trials", "ls", "-f", "json").stdout)
+    rows = json.loads(here(tmp_path, "trials", "ls", "-f", "json").stdout)
     assert len(rows) == 4
     for row in rows:
         assert row["params"] <= 3000
         assert row["energy"] == pytest.approx(row["params"] / 7)
-    assert "energy" in nas(tmp_path, "pareto").stdout.splitlines()[0]
+    assert "energy" in here(tmp_path, "pareto").stdout.splitlines()[0]
     # What the record holds can be read without the plug-in.
-    page = nas(tmp_path, "trials", "show", "0").stdout
+    page = here(tmp_path, "trials", "show", "0").stdout
     assert "lr=0.05" in page
     assert "CONV(width=" in page
 
@@ -398,8 +426,10 @@ def typed(row: dict[str, str]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("form", ["json", "csv"])
-def test_the_front_agrees_with_the_view_and_with_brute_force(record: Path, form: str) -> None:
-    out = nas(record, "pareto", "-f", form).stdout
+def test_the_front_agrees_with_the_view_and_with_brute_force(
+    here: Here, record: Path, form: str
+) -> None:
+    out = here(record, "pareto", "-f", form).stdout
     read: list[dict[str, Any]] = (
         json.loads(out) if form == "json" else [*map(typed, csv.DictReader(io.StringIO(out)))]
     )
@@ -412,32 +442,34 @@ def test_the_front_agrees_with_the_view_and_with_brute_force(record: Path, form:
             assert row[key] == expected[row["trial"]][key]
 
 
-def test_the_tables_show_what_the_record_has(record: Path) -> None:
-    front = nas(record, "pareto").stdout
+def test_the_tables_show_what_the_record_has(here: Here, record: Path) -> None:
+    front = here(record, "pareto").stdout
     best = max(brute_front(record), key=lambda row: row["accuracy"])
     assert front.splitlines()[1].split()[:2] == [
         str(best["trial"]),
         f"{100 * best['accuracy']:.2f}",
     ]
-    rows = json.loads(nas(record, "trials", "ls", "-f", "json").stdout)
+    rows = json.loads(here(record, "trials", "ls", "-f", "json").stdout)
     assert [row["trial"] for row in rows] == list(range(25))
     assert {row["state"] for row in rows} == {"finished", "failed"}
-    failed = json.loads(nas(record, "trials", "ls", "--state", "failed", "-f", "json").stdout)
+    failed = json.loads(here(record, "trials", "ls", "--state", "failed", "-f", "json").stdout)
     assert [row["trial"] for row in failed] == [7]
-    assert "failed: error" in nas(record, "trials", "ls").stdout
-    page = nas(record, "trials", "show", "3").stdout
+    assert "failed: error" in here(record, "trials", "ls").stdout
+    page = here(record, "trials", "show", "3").stdout
     assert rows[3]["pattern"] in " ".join(page.split())
     assert rows[3]["fingerprint"] in page
-    status = nas(record, "status").stdout.splitlines()[1].split()
+    status = here(record, "status").stdout.splitlines()[1].split()
     assert status[:2] == ["three", "stack"]
     assert "24" in status
 
 
-def test_the_storage_comes_from_the_environment(record: Path, tmp_path: Path) -> None:
+def test_the_storage_comes_from_the_environment(here: Here, record: Path, tmp_path: Path) -> None:
     url, other = f"sqlite:///{record}/nas.db", "sqlite:///no.db"
-    there = nas(tmp_path, "pareto", "-f", "csv", NAS_STORAGE=url, OPTUNA_STORAGE=other).stdout
-    assert there == nas(tmp_path, "pareto", "-f", "csv", OPTUNA_STORAGE=url).stdout
-    assert there == nas(tmp_path, "pareto", "-f", "csv", "--storage", url, NAS_STORAGE=other).stdout
+    there = here(tmp_path, "pareto", "-f", "csv", NAS_STORAGE=url, OPTUNA_STORAGE=other).stdout
+    assert there == here(tmp_path, "pareto", "-f", "csv", OPTUNA_STORAGE=url).stdout
+    assert (
+        there == here(tmp_path, "pareto", "-f", "csv", "--storage", url, NAS_STORAGE=other).stdout
+    )
     assert there.startswith("study,trial,state,")
 
 
@@ -609,8 +641,10 @@ def test_wrong_input_is_one_sentence_and_nothing_is_written(
         (("space", "sample", "linear", "-n", "0"), "Invalid value for '--count'"),
     ],
 )
-def test_wrong_options_are_refused(tmp_path: Path, arguments: Sequence[str], sentence: str) -> None:
-    ended = nas(tmp_path, *arguments, status=2)
+def test_wrong_options_are_refused(
+    here: Here, tmp_path: Path, arguments: Sequence[str], sentence: str
+) -> None:
+    ended = here(tmp_path, *arguments, status=2)
     assert ended.stdout == ""
     assert sentence in ended.stderr
     assert list(tmp_path.iterdir()) == []
@@ -626,10 +660,10 @@ def test_wrong_input_is_answered_before_what_is_slow_is_imported(tmp_path: Path,
     assert loaded & {"torch", "ray", "optuna", "scipy", "sklearn", "alembic", "pandas"} == set()
 
 
-def test_other_settings_are_refused_before_anything_starts(tmp_path: Path) -> None:
-    nas(tmp_path, *SEARCH, "--trials", "1", "--workers", "0", *STUB)
+def test_other_settings_are_refused_before_anything_starts(here: Here, tmp_path: Path) -> None:
+    here(tmp_path, *SEARCH, "--trials", "1", "--workers", "0", *STUB)
     found = trials(tmp_path)
-    ended = nas(tmp_path, *SEARCH, "--trials", "5", "--epochs", "3", *STUB, status=2)
+    ended = here(tmp_path, *SEARCH, "--trials", "5", "--epochs", "3", *STUB, status=2)
     assert "settings.epochs is 20 in the study and 3 now" in ended.stderr
     assert ended.stderr.count("\n") == 1
     assert trials(tmp_path) == found
@@ -665,9 +699,9 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     assert loaded & heavy == set()
 
 
-def test_the_doctor_names_what_works_and_what_does_not(tmp_path: Path) -> None:
+def test_the_doctor_names_what_works_and_what_does_not(here: Here, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no database\n" * 100)
-    ended = nas(tmp_path, "doctor", "--storage", "sqlite:///file", status=1)
+    ended = here(tmp_path, "doctor", "--storage", "sqlite:///file", status=1)
     parts = {
         line.split()[1]: line.split()[0] for line in ended.stdout.splitlines()[1:] if line[0] != " "
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -86,19 +87,22 @@ def test_every_format_answers_as_torch_does(pattern: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.timeout(600)  # for a busy machine
-def test_samples_of_shipped_spaces_in_all_formats_and_alone() -> None:
+def test_samples_of_shipped_spaces_in_all_formats_and_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """benchmarks/exports.py does 20 of each space and the zoo."""
-    ended = subprocess.run(
-        [sys.executable, EXPORTS, "--samples", "1", "mixed", "mobilenet_like"],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    head, _, *rows = (line.strip("| ").split(" | ") for line in ended.stdout.splitlines())
+    asked = ["--samples", "1", "mixed", "mobilenet_like"]
+    monkeypatch.setattr(sys, "argv", [str(EXPORTS), *asked])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(EXPORTS), run_name="__main__")
+    told = capsys.readouterr().out
+    assert ended.value.code == 0, told
+    head, _, *rows = (line.strip("| ").split(" | ") for line in told.splitlines())
     assert [row[0] for row in rows] == ["mixed", "mobilenet_like"]
-    for told in (dict(zip(head, row, strict=True)) for row in rows):
+    for found in (dict(zip(head, row, strict=True)) for row in rows):
         for column in (*FORMATS, "torch alone", "onnxruntime alone"):
-            assert 0 <= float(told[column]) <= 1e-5, told
-        assert told["failed"] == "0"
+            assert 0 <= float(found[column]) <= 1e-5, found
+        assert found["failed"] == "0"
 
 
 ALONE = """

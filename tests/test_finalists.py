@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import random
 import re
+import shutil
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +38,7 @@ from nas.report import html
 from nas.report.pages import choice, report_markdown
 from nas.report.progress import Left, Trainings
 from nas.spaces.space import Space, read_space
-from nas.store import Store, StudyRow, TrialRow
+from nas.store import Store, StudyRow, TrialRow, open_store
 from nas.training import single, train
 from nas.training.models import load_model
 from nas.workers.in_process import InProcess
@@ -58,8 +61,10 @@ def perceptrons() -> Space:
     return read_space(SPACE, "a test", (1, 8, 8), 10)
 
 
-@pytest.fixture
-def study(store: Store) -> StudyRow:
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The record of a small search, of which each test has a copy."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     data, about = identified(DataRef())
     job = dataclasses.replace(JOB, data=data)
     plan = Plan(
@@ -71,7 +76,21 @@ def study(store: Store) -> StudyRow:
         rungs=(2, 4),
         images=about,
     )
-    search(plan, store, InProcess())
+    file = tmp_path_factory.mktemp("searched") / "record.db"
+    with contextlib.closing(open_store(f"sqlite:///{file}")) as store:
+        search(plan, store, InProcess())
+    return file
+
+
+@pytest.fixture
+def store(searched: Path, tmp_path: Path) -> Iterator[Store]:
+    shutil.copy(searched, tmp_path / "record.db")
+    with contextlib.closing(open_store(f"sqlite:///{tmp_path}/record.db")) as found:
+        yield found
+
+
+@pytest.fixture
+def study(store: Store) -> StudyRow:
     return store.find_study("s")
 
 

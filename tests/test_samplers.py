@@ -21,7 +21,7 @@ from optuna.trial import Trial, TrialState
 from scipy.optimize import check_grad
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from nas.pareto import hypervolume
 from nas.samplers import SAMPLERS
@@ -272,10 +272,10 @@ def test_linear_algebra_takes_one_thread_and_gives_the_others_back() -> None:
     def threads() -> set[int]:
         return {p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"}
 
-    before = threads()
-    with one_thread():
-        assert threads() == {1}
-    assert threads() == before
+    with threadpool_limits(2, "blas"):
+        with one_thread():
+            assert threads() == {1}
+        assert threads() == {2}
 
 
 def test_threads_share_a_sampler() -> None:

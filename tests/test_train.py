@@ -71,15 +71,6 @@ def unclocked(curve: tuple[Epoch, ...]) -> list[tuple[int, float, float]]:
     return [(p.epoch, p.train_loss, p.accuracy) for p in curve]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    """As in a worker: on a busy machine, two threads wait for each other ten times as long."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_the_default_recipe_learns_the_digits() -> None:
     points: list[Epoch] = []
     result = candidate.evaluate(Job(pattern=LEARNER), points.append)
@@ -177,6 +168,18 @@ for name in ("sgd", "adamw"):
 assert "torch._dynamo" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_small_network_takes_one_thread_unless_it_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small = nas.parse(SMALL)
+    large = nas.parse("INPUT(3, 224, 224) -> [CONV(16)]*2 -> GAP -> FC(10)")
+    with device.with_threads(2):
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        assert [device.threads_for(network) for network in (small, large)] == [1, 2]
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        assert [device.threads_for(network) for network in (small, large)] == [2, 2]
 
 
 def test_a_seed_repeats_exactly_and_another_differs() -> None:
