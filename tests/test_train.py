@@ -182,6 +182,16 @@ def test_a_small_network_takes_one_thread_unless_it_is_told(
         assert [device.threads_for(network) for network in (small, large)] == [2, 2]
 
 
+def test_a_small_candidate_takes_one_thread_in_the_callers_process_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    with device.with_threads(2):
+        candidate.evaluate(job(epochs=1), lambda _: seen.append(torch.get_num_threads()))
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+
+
 def test_a_seed_repeats_exactly_and_another_differs() -> None:
     first, curve = trained(job(seed=5))
     torch.rand(7)  # what else draws from torch's generator does not matter

@@ -18,7 +18,7 @@ from nas.job import Epoch, Failure, FailureKind, Job, Latency, Outcome, Report, 
 from nas.job.job import allowed
 from nas.language.architecture import Architecture
 from nas.training import latency
-from nas.training.device import available, bf16_pays
+from nas.training.device import available, bf16_pays, threads_for, with_threads
 from nas.training.models import Card, save_model
 from nas.training.train import Diverged, begin, check_images, fit, scores
 
@@ -55,7 +55,11 @@ def evaluate(job: Job, report: Report, *, checkpoint: str | Path | None = None) 
             measured = latency_of(job, module, architecture, device)
             refused = measured.ms > allowed(job.most_ms, measured.device)
         if job.epochs and not refused:
-            fit(module, job, told, checkpoint=checkpoint, device=device, bf16=bf16, normal=normal)
+            with with_threads(threads_for(architecture)):
+                fit(
+                    *(module, job, told),
+                    checkpoint=checkpoint, device=device, bf16=bf16, normal=normal,
+                )  # fmt: skip
         if job.latency and measured is None:
             measured = latency_of(job, module, architecture, device)
     except Diverged as error:
