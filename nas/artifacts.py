@@ -61,9 +61,9 @@ def path_part(name: str) -> str:
     return quoted if len(quoted) <= 200 else f"{quoted[:180]}-{digest}"
 
 
-def study_folder(artifacts: str, study: str) -> str:
-    """Where among the ``artifacts`` (a directory, or a URL) those of a study are, by its name."""
-    return f"{artifacts.rstrip('/')}/{path_part(study)}"
+def study_folder(artifacts: str, name: str) -> str:
+    """Where among the ``artifacts`` (a directory, or a URL) a study's are, by its folder's name."""
+    return f"{artifacts.rstrip('/')}/{path_part(name)}"
 
 
 def write(location: str | Path, data: bytes) -> None:

@@ -239,7 +239,7 @@ def test_kept_weights_are_exported_and_of_others_it_is_said_how_to_get_them(
             assert str(nas.load_model(row.model).architecture) == row.pattern
         else:
             assert status == 2
-            assert f"`nas train --trial {row.number}` trains it" in err
+            assert f"`nas train --trial {row.number} --study {study.name}` trains it" in err
 
 
 def test_the_source_of_a_trial_outlives_its_study(

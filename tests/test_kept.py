@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import nas
+from nas.cli.record import weights_of
 from nas.data import load
 from nas.driver.loop import search
 from nas.driver.plan import Plan
+from nas.errors import StudyError
 from nas.job import DataRef, Job
 from nas.spaces.space import read_space
-from nas.store import Store, TrialRow
+from nas.store import Store, TrialRow, open_store
 from nas.training.train import score
 from nas.workers.in_process import InProcess
 
@@ -61,9 +65,26 @@ def test_the_fronts_weights_are_kept_and_no_others(store: Store, tmp_path: Path)
         for p, y in zip(model.predict(pixels), images.labels[images.rows], strict=True)
     ]
     assert sum(right) / len(right) == pytest.approx(best.accuracy, abs=2e-3)
-    assert score(model.network, DIGITS, part="validation", normal=model.card.normal) == (
-        pytest.approx(best.accuracy, abs=2e-3)
-    )
+    again = score(model.network, DIGITS, part="validation", normal=model.card.normal)
+    assert again == best.accuracy
+
+
+def test_records_in_one_directory_have_their_own_files(store: Store, tmp_path: Path) -> None:
+    first, _ = run(store, tmp_path)
+    held = {row.model: Path(row.model).read_bytes() for row in first if row.model}
+    url = f"sqlite:///{tmp_path}/other.db"
+    with contextlib.closing(open_store(url)) as other:
+        second, _ = run(other, tmp_path)  # the same study, by its name and by its trials
+        study = other.find_study("s")
+        theirs = [row for row in second if row.model]
+        assert {file: Path(file).read_bytes() for file in held} == held
+        assert not {row.model for row in theirs} & held.keys()
+        assert [weights_of(other, study, row) for row in theirs] == [r.model for r in theirs]
+        # What took the place of a trial's file is never taken for it.
+        a, b = theirs[:2]
+        shutil.copy(a.model, b.model)
+        with pytest.raises(StudyError, match=f"trial {b.number} of study s, has another network"):
+            weights_of(other, study, b)
 
 
 def test_who_leaves_the_front_later_loses_its_weights(store: Store, tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def assert_whole(store: Store, trials: int, study: str = "s") -> list[TrialRow]:
     """Exactly so many trials, numbered without a gap, each finished, no architecture twice."""
     found = rows(store, study)
     assert [row.number for row in found] == list(range(trials))
-    assert {row.state for row in found} == {"finished"}
+    assert {(row.state, row.reason) for row in found} == {("finished", None)}
     assert max(Counter((row.fingerprint, row.job_key) for row in found).values()) == 1
     return found
 

@@ -177,7 +177,7 @@ class Head:
 
     def __init__(self, home: Path) -> None:
         tests = Path(__file__).parent
-        gcs, dashboard, client = free_ports(3)
+        gcs, dashboard, client, agent = free_ports(4)
         path = [str(tests.parent), str(tests), os.environ.get("PYTHONPATH", "")]
         self.url = f"sqlite:///{home}/record.db"
         self.environ = {
@@ -194,6 +194,8 @@ class Head:
         start = ["ray", "start", "--head", "--block", "--num-cpus=1", f"--port={gcs}"]
         start += [f"--dashboard-port={dashboard}", "--node-ip-address=127.0.0.1"]
         start += [f"--temp-dir={home}/ray", f"--ray-client-server-port={client}"]
+        # By itself it is the same port for all: who comes second has no agent, and takes no jobs.
+        start += [f"--dashboard-agent-listen-port={agent}"]
         with (home / "log").open("ab") as log:
             self.process = subprocess.Popen(start, env=self.environ, stdout=log, stderr=log)
 

@@ -628,6 +628,22 @@ def test_a_stride_over_a_map_smaller_than_the_kernel_trains() -> None:
     assert isinstance(candidate.evaluate(told, lambda _: None), Result)
 
 
+def test_what_a_trial_has_in_the_end_is_of_the_network_in_full_precision() -> None:
+    told = job(epochs=3)
+    module = nas.build(nas.parse(told.pattern), seed=told.seed)
+    seen: list[torch.dtype] = []
+
+    def look(own: nn.Module, _: Any, out: torch.Tensor) -> None:
+        if not own.training:
+            seen.append(out.dtype)
+
+    module.register_forward_hook(look)
+    curve = train.fit(module, told, silent, device=CPU, bf16=True)
+    batches = len(seen) // told.epochs
+    assert seen == [torch.bfloat16] * 2 * batches + [torch.float32] * batches
+    assert curve[-1].accuracy == train.score(module, told.data, part="validation", device=CPU)
+
+
 def test_bf16_training_learns_and_repeats_exactly() -> None:
     curves = [trained(job(LEARNER, recipe=Recipe(), epochs=8), bf16=True)[1] for _ in range(2)]
     assert unclocked(curves[0]) == unclocked(curves[1])

@@ -10,7 +10,7 @@ from typing import Any
 
 from nas.cli.options import identified
 from nas.cli.output import writable
-from nas.cli.record import data_of, opened, there
+from nas.cli.record import data_of, holds, opened, there
 from nas.driver.tradeoffs import nothing_found, pareto
 from nas.errors import NasError, NothingFound, StudyError
 from nas.job import DataRef
@@ -166,12 +166,16 @@ def _of_study(
     ]
     if not wanted:
         raise nothing_found(row, rows)
-    told = {r.called: store.model(r) for r in wanted if "->" in r.pattern}
-    files = {name: file for name, file in told.items() if file and there(file)}
-    lacking = [name for name in told if name not in files]
+    networks = {r.called: (r, store.model(r)) for r in wanted if "->" in r.pattern}
+    files = {
+        name: file
+        for name, (r, file) in networks.items()
+        if file and there(file) and holds(file, r)
+    }
+    lacking = [name for name in networks if name not in files]
     if lacking:
         print(
-            f"nas: no weights of {', '.join(lacking)}, not kept or gone: left out",
+            f"nas: no weights of {', '.join(lacking)}, not kept, gone or written over: left out",
             file=sys.stderr,
         )
     if lacking and not files:

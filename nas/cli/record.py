@@ -15,6 +15,7 @@ from nas.cli.settings import read_recipe, within
 from nas.driver.plan import RANDOM
 from nas.errors import NasError, StudyError
 from nas.job import DataRef, Job, Recipe
+from nas.metrics import ACCURACY
 from nas.store import Store, StudyRow, TrialRow, open_store
 from nas.store.urls import parse as parse_url
 from nas.workers.answers import POINTS
@@ -35,7 +36,7 @@ def kept_in(artifacts: str, storage: str, study: StudyRow) -> str:
     """The study's own folder in ``artifacts_dir``."""
     from nas.artifacts import study_folder
 
-    return study_folder(artifacts_dir(artifacts, storage), study.name)
+    return study_folder(artifacts_dir(artifacts, storage), study.folder)
 
 
 def open_record(storage: str, *, create: bool = False, write: bool = False) -> Store:
@@ -86,7 +87,23 @@ def weights_of(store: Store, study: StudyRow, row: TrialRow) -> str:
             f"{file}, which held the weights of {row.called} of study {study.name}, is gone: put "
             f"it back, or {_made_again(study, row)}"
         )
+    if not holds(file, row):
+        raise StudyError(
+            f"{file}, which held the weights of {row.called} of study {study.name}, has another "
+            f"network now: {_made_again(study, row)}"
+        )
     return file
+
+
+def holds(file: str, row: TrialRow) -> bool:
+    """Whether the model in a file is the trial's: its network, and as accurate to the last digit.
+    Raises NasError where it is no model."""
+    from nas.training.models import Card, metadata_of, read  # torch
+
+    card = Card.of(metadata_of(read(file)) or {}, file)
+    accuracy = row.metrics.get(ACCURACY)
+    same = card.metrics.get(ACCURACY, accuracy) == accuracy
+    return same and card.architecture.fingerprint == row.fingerprint
 
 
 def _made_again(study: StudyRow, row: TrialRow) -> str:

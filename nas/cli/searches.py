@@ -19,7 +19,6 @@ from nas.driver import widening
 from nas.driver.baselines import architectures, enter
 from nas.driver.plan import Plan
 from nas.driver.profiles import in_full, offer, predicting
-from nas.driver.time_budget import TimeBudget
 from nas.driver.tradeoffs import nothing_found
 from nas.errors import NasError, NoRecord, StudyError
 from nas.interrupts import deferred
@@ -41,6 +40,7 @@ from nas.workers.run import evaluator
 
 if TYPE_CHECKING:
     from nas.driver.tally import Status
+    from nas.driver.time_budget import TimeBudget
     from nas.samplers.related import Older
 
 NOTHING = ", and does not use them: they do not even foretell one another"
@@ -135,6 +135,7 @@ def _recorded(rows: Sequence[TrialRow]) -> TimeBudget | None:
     """What trials took on this machine; None where none was trained on it."""
     if not rows:
         return None
+    from nas.driver.time_budget import TimeBudget  # scipy
     from nas.training.device import machine  # torch
 
     found = TimeBudget.recorded(rows, machine())

@@ -10,7 +10,6 @@ import math
 from collections.abc import Container, Mapping
 from typing import Any
 
-from nas import artifacts
 from nas.driver import rungs
 from nas.driver.plan import Plan
 from nas.errors import brief
@@ -139,20 +138,20 @@ def _reached(row: Ask) -> list[int]:
 
 def model_file(plan: Plan, row: TrialRow) -> str:
     """The file for a trial's weights."""
-    if plan.keep == "none" or not plan.artifacts or plan.job.evaluator:
+    if plan.keep == "none" or not plan.folder or plan.job.evaluator:
         return ""
     return _file(plan, f"trial-{row.number}.safetensors")
 
 
 def checkpoint_file(plan: Plan, row: TrialRow) -> str:
     """The file for a trial's checkpoint, named after all that its training depends on."""
-    if not plan.artifacts or plan.job.evaluator:
+    if not plan.folder or plan.job.evaluator:
         return ""
     return _file(plan, f"{row.fingerprint}-{row.job_key}-{row.seed}.checkpoint")
 
 
 def _file(plan: Plan, name: str) -> str:
-    return f"{artifacts.study_folder(plan.artifacts, plan.study)}/{name}"
+    return f"{plan.folder}/{name}"
 
 
 def fault(plan: Plan, row: TrialRow, outcome: Outcome, source: TrialRow | None) -> str:

@@ -100,11 +100,16 @@ class _Driver:
         time_budget: TimeBudget,
         older: tuple[Older, ...] | None,
     ) -> None:
-        self.plan, self.store, self.pool, self.leases = plan, store, pool, leases
+        self.store, self.pool, self.leases = store, pool, leases
         self.watch, self.time_budget = watch, time_budget
         # What is not there is refused before the study is made.
         older = older_studies(plan, store) if older is None else older
         self.study, _ = open_study(plan, store)
+        if plan.artifacts:
+            plan = dataclasses.replace(
+                plan, folder=artifacts.study_folder(plan.artifacts, self.study.folder)
+            )
+        self.plan = plan
         self.tally = Tally(self.study, plan.trials)
         self.ladder = Ladder(self.study, plan.rungs)
         begun = store.begun(self.study.id)

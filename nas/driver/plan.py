@@ -27,7 +27,8 @@ class Plan:
 
     At each of ``rungs``, in epochs, the last a whole training, a candidate may be stopped.
     ``artifacts`` is the directory (or a URL that fsspec knows) for checkpoints; without (empty), a
-    candidate begins again at each rung, and no weights are kept. ``keep`` tells whose weights are:
+    candidate begins again at each rung, and no weights are kept; ``folder`` is the study's own
+    among them, which is known once it is open. ``keep`` tells whose weights are:
     those of the front, all or none. ``images`` is what people are told of the images. ``older`` are
     the studies of the record that it begins with (``nas.driver.older``). ``devices`` says of a
     latency on a named device in full by which profile it is predicted, runtime and threads;
@@ -46,6 +47,7 @@ class Plan:
     sampler: str = "default"
     rungs: tuple[int, ...] = ()
     artifacts: str = ""
+    folder: str = ""
     images: str = ""
     keep: Keep = "front"
     older: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -101,7 +102,10 @@ class Store(Record):
         name = study.name
         if not 0 < len(name) <= 512 or not name.isprintable():
             raise StudyError(f"study {name[:60]!r}: a name has 1 to 512 printable characters")
+        # Another record beside this one may have a study of the name: its files are others.
+        own = {"folder": f"{name}-{time.time_ns() // 1000 % 16**6:06x}"}
         values = asdict(study) | {"created": now(), "numbers": 0}
+        values["settings"] = {**study.settings, **own}
         sql = sqlite if self.engine.dialect.name == "sqlite" else postgresql
         added = sql.insert(studies).values(values).on_conflict_do_nothing()
         query = named(name)

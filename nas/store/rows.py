@@ -70,6 +70,11 @@ class StudyRow(Study):
     created: float
 
     @property
+    def folder(self) -> str:
+        """The name of its folder among the artifacts; an older nas made one of the study's name."""
+        return str(self.settings.get("folder") or self.name)
+
+    @property
     def shown_data(self) -> str:
         """What a person calls the images: their folder's name, or that of their kind."""
         return self.directory.rstrip("/").rpartition("/")[2] or self.dataset

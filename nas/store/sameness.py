@@ -13,7 +13,7 @@ from nas.spaces.plain import parse_mapping
 from nas.store.rows import Study
 
 # What a study goes on with as the record has it, or where it is now.
-PLACES = re.compile(r"settings\.(teachers$|taught\.|devices\.)")
+PLACES = re.compile(r"settings\.(folder$|teachers$|taught\.|devices\.)")
 
 
 def check_same(was: Study, now: Study) -> None:
