@@ -244,3 +244,12 @@ def test_prune_from_the_command_line(tmp_path: Path, capsys) -> None:
         taken.write_bytes(was)
     assert command("prune", tmp_path / "none.safetensors") == 2
     assert "No such file" in capsys.readouterr().err
+
+
+def test_a_trial_is_pruned_on_the_images_of_its_study(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pictures = folder(tmp_path / "pictures")
+    nas.search("lenet_like", data=pictures, study="s", trials=1, epochs=1, workers=0)
+    few = ("--width", 0.5, "--epochs", 1, "--seeds", 1)
+    assert command("prune", 0, "--study", "s", *few) == 0
+    assert command("prune", 0, "--study", "s", "--dataset", "digits", *few) == 2

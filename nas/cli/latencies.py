@@ -93,7 +93,7 @@ def read_and_show(storage: str, study: str | None, answers: Path) -> None:
 
 def _tell_front(row: StudyRow, at: Located) -> None:
     named = shlex.quote(row.name)
-    print(f"nas: nas pareto --study {named} --objective accuracy:max,{at}:min", file=sys.stderr)
+    print(f"next: nas pareto --study {named} --objective accuracy:max,{at}:min", file=sys.stderr)
 
 
 def profile_and_show(

@@ -10,7 +10,7 @@ from typing import get_args
 
 from nas.cli.models import file_name
 from nas.cli.output import begin_work, directory
-from nas.cli.record import check_images, opened
+from nas.cli.record import data_of, opened
 from nas.cli.settings import read_recipe
 from nas.cli.smaller import (
     check_numbers,
@@ -20,7 +20,7 @@ from nas.cli.smaller import (
     model_files,
     tell_epochs,
 )
-from nas.errors import NasError
+from nas.errors import NasError, StudyError
 from nas.job import Job, Recipe
 from nas.job.recipe import UNTAUGHT
 from nas.metrics import count, percent
@@ -63,11 +63,14 @@ def prune_and_show(
     (file,) = files
     model = load_model(file)
     narrow = pruned(model, width, by, seed)  # type: ignore[arg-type]
-    ref = images_of([file], dataset or None, data)
     store, row = None, None
     if study or is_number(text):
         store, row = opened(storage, study, write=True)
-        check_images(row, ref)
+        if dataset not in ("", row.dataset):
+            raise StudyError(f"--dataset {dataset}: study {row.name!r} is on {row.dataset}")
+        ref = data_of(row, data)
+    else:
+        ref = images_of([file], dataset or None, data)
     tell_images(Job(pattern="", data=ref))
     if not model.card.epochs:
         raise NasError(f"{file} does not tell its epochs: the control would not know how long")

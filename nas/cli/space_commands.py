@@ -8,7 +8,7 @@ import typer
 
 from nas.cli.arguments import Data, Dataset, Grouped, Plugin, Seed, Size, SpaceName
 
-app = typer.Typer(help="Search spaces: list, show, check, sample.", no_args_is_help=True)
+app = typer.Typer(help="Search spaces: ls, show, check, sample.", no_args_is_help=True)
 
 
 @app.command(cls=Grouped)
