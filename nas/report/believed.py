@@ -35,10 +35,10 @@ def note(beliefs: Beliefs | None) -> str:
     if beliefs is None or not beliefs.by:
         return ""
     sentence = (
-        "believed: by all trials together, on these validation images, without the luck of one "
-        "training; 80 % intervals, longer on the better side: the best of many are so by what no "
-        "model foresaw, too"
+        "believed: what all trials together say of it on these validation images, without the luck "
+        "of one training; in brackets an 80 % interval, wider on the better side, as the best "
+        "networks surpass what a model foresees"
     )
     if not beliefs.sure:
-        sentence += f", which held only {percent(beliefs.held)} of what they had not seen"
+        sentence += f"; such intervals held only {percent(beliefs.held)} of what they had not seen"
     return sentence
