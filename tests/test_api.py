@@ -269,6 +269,8 @@ def test_a_trial_is_shown_by_its_number_or_as_a_table_prints_it(
     status, pasted, err = ran(capsys, "show", body, "--size", 10)
     assert status == 0, err
     assert f"{nas.parse(f'INPUT -> {body} -> FC', (1, 10, 10), 10).params:,} params" in pasted
+    status, _, err = ran(capsys, "show", "CONV(16) -> RELUU -> GAP")
+    assert (status, err.startswith("nas: RELUU at column 13: unknown layer")) == (2, True)
     status, _, err = ran(capsys, "show", row.pattern, "--trial", 1)
     assert (status, "one of them" in err) == (2, True)
 

@@ -16,8 +16,8 @@ from nas.driver.profiles import in_search
 from nas.driver.rungs import geometric, read
 from nas.errors import NasError, nearest
 from nas.job import DataRef, Job
-from nas.language.architecture import DEFAULT_INPUT, Architecture, parse
-from nas.language.pattern import Call, write
+from nas.language.architecture import DEFAULT_INPUT, Architecture, close
+from nas.language.pattern import Call, Chain, write
 from nas.language.pattern import read as read_pattern
 from nas.samplers import LEARNING, SAMPLERS
 from nas.spaces.space import Space, load_space, shipped
@@ -79,32 +79,34 @@ def closed_or_space(
     if text not in shipped() and not text.endswith((".yaml", ".yml")):
         if "->" not in text and "(" not in text:
             raise NasError(f"unknown network or space {text}; {nearest(text, shipped())}")
-        text = _whole(text)
+        tree = _whole(read_pattern(text))
         if ref is None:
-            return _parsed(text, size), None
+            return _closed(tree, size, text), None
         from nas.data import describe
 
         info = describe(ref)
-        return parse(text, (info.channels, info.height, info.width), len(info.classes)), None
+        shape = info.channels, info.height, info.width
+        return close(tree, input=shape, classes=len(info.classes), text=text), None
     space = load_space(text, size=size) if ref is None else space_on(text, ref)
     return (space.sample(0) if space.closed else None), space
 
 
-def _whole(text: str) -> str:
+def _whole(tree: Chain) -> Chain:
     """A pattern that begins without INPUT is one as tables print it, without the last FC, too."""
-    items = read_pattern(text).items
-    names = [item.name if isinstance(item, Call) else "" for item in (items[0], items[-1])]
-    return text if names[0] == "INPUT" or names[1] == "FC" else f"INPUT -> {text} -> FC"
+    ends = [each.name if isinstance(each, Call) else "" for each in (tree.items[0], tree.items[-1])]
+    if ends[0] == "INPUT" or ends[1] == "FC":
+        return tree
+    return Chain((Call("INPUT"), *tree.items, Call("FC")))
 
 
-def _parsed(text: str, size: int) -> Architecture:
-    first = read_pattern(text).items[0]
+def _closed(tree: Chain, size: int, text: str) -> Architecture:
+    first = tree.items[0]
     if not size or (isinstance(first, Call) and first.args):
-        architecture = parse(text)
+        architecture = close(tree, text=text)
         if size and architecture.input[1:] != (size, size):
             raise NasError(f"--size {size}: the pattern begins with {write(first)}")
         return architecture
-    return parse(text, (DEFAULT_INPUT[0], size, size))
+    return close(tree, input=(DEFAULT_INPUT[0], size, size), text=text)
 
 
 def drawn(architecture: Architecture | None, space: Space | None, output: Path) -> None:
