@@ -34,7 +34,9 @@ class Field:
     def refuse(self, rule: str) -> NoReturn:
         if self.value is _MISSING:
             raise NasError(f"{self.file}: {self.place} is missing: must be {rule}")
-        told = brief(json.dumps(self.value, ensure_ascii=False), 60)
+        told = json.dumps(self.value, ensure_ascii=False)
+        # What cannot be shown is escaped, and not left out: it may be what is wrong.
+        told = brief(told if told.isprintable() else json.dumps(self.value), 60)
         where = f": {self.place} is" if self.place else " holds"
         raise NasError(f"{self.file}{where} {told}: must be {rule}")
 
@@ -51,6 +53,8 @@ class Field:
         """The value, of a kind of ``KINDS``."""
         if type(self.value) is not kind:
             self.refuse(rule or KINDS[kind])
+        if isinstance(self.value, str) and not encodable(self.value):
+            self.refuse("text without half of a surrogate pair")
         return self.value
 
     def items(self, rule: str = "a list") -> list[Field]:
@@ -70,10 +74,20 @@ class Field:
             self.refuse(rule or f"a number from {least:g} to {most:g}")
         return float(value)
 
+    def version(self, known: int) -> None:
+        """Refuses a format other than the ``known`` one."""
+        if type(self.value) is not int or self.value != known:
+            self.refuse(f"{known}, the format that this nas reads")
+
     def whole(self, least: int, most: int) -> int:
         if type(self.value) is not int or not least <= self.value <= most:
             self.refuse(f"a whole number from {least} to {most}")
         return self.value
+
+
+def encodable(text: str) -> bool:
+    """Whether UTF-8 can hold it: JSON may escape half of a surrogate pair, which no file can."""
+    return text == text.encode(errors="ignore").decode()
 
 
 def read(file: str, data: bytes | str, what: str) -> Field:

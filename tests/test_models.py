@@ -172,6 +172,49 @@ WRONG: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         edited(lambda told: told.update(epochs='"3"')),
         'epochs is "3": must',
     ),
+    **{
+        f"{name} {value}": (
+            edited(lambda told, name=name, value=value: told.update({name: value})),  # type: ignore[misc]
+            f"{name} is {value}: must be a whole number from 0 to {most}",
+        )
+        for name, most in {
+            "split_seed": (1 << 32) - 1,
+            "size": 65_536,
+            "epochs": (1 << 63) - 1,
+            "seed": (1 << 63) - 1,
+        }.items()
+        for value in ("-1", str(-(10**40)), str(10**30), "true", "1.0", '"3"')
+    },
+    **{
+        f"{name} {value}": (
+            edited(lambda told, name=name, value=value: told.update({name: f"[{value}]"})),  # type: ignore[misc]
+            f"{name}[0] is {value}: must be a number from {least} to 1",
+        )
+        for name, least, values in (
+            ("std", "0.001", ("0", "1e-300", "-0.2", "2", "true", "null")),
+            ("mean", "0", ("-0.1", "255", "Infinity")),
+        )
+        for value in values
+    },
+    **{
+        f"classes with {name}": (
+            edited(lambda told, name=name: told.update(classes=json.dumps([*"01234567", *name]))),  # type: ignore[misc]
+            f"{place}: must be {rule}",
+        )
+        for name, place, rule in (
+            (("8", "8"), 'classes[9] is "8"', "another name than classes[8]"),
+            (("", "9"), 'classes[8] is ""', "a name"),
+            (("8", "\ud800"), 'classes[9] is "\\ud800"', "text without half of a surrogate pair"),
+        )
+    },
+    "half of a pair in a text": (
+        edited(lambda told: told.update(dataset='"\\udfff"')),
+        'dataset is "\\udfff": must be text without half of a surrogate pair',
+    ),
+    "a format of another kind": (
+        edited(lambda told: told.update(nas_model="true")),
+        "nas_model is true: must be 1, the format that this nas reads",
+    ),
     "not finite": (edited(lambda told: told.update(std="[NaN]")), "std[0] is NaN: must be a"),
     "unknown layer": (
         edited(lambda told: told.update(pattern='"INPUT(1, 8, 8) -> CNV(8) -> FC(10)"')),
@@ -252,7 +295,7 @@ def test_what_was_there_stays_where_a_model_cannot_be_written(
 def test_a_card_keeps_every_name(tmp_path: Path) -> None:
     """Class names are of people: any text."""
     architecture = nas.parse("INPUT(1, 4, 4) -> FC(3)")
-    names = ('a "b"\n', "größe, 大", "")
+    names = ('a "b"\n', "größe, 大", " ")
     card = Card(architecture=architecture, classes=names, normal=Normal((0.1,), (1 / 3,)))
     file = tmp_path / "m.safetensors"
     save_model(file, nas.build(architecture), card)

@@ -152,7 +152,7 @@ SETTINGS: Mapping[str, Callable[[Any], object]] = {
     "source": lambda v: type(v) is str,
     "input": lambda v: _whole(1)(v) and len(v) == 3,
     "classes": lambda v: type(v) is int and v >= 1,
-    "split_seed": lambda v: type(v) is int,
+    "split_seed": lambda v: type(v) is int and 0 <= v < 1 << 32,
     "skip_unreadable": lambda v: type(v) is bool,
     "group_by": lambda v: type(v) is str,
     "teachers": listed(lambda v: type(v) is str),

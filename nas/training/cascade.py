@@ -159,9 +159,7 @@ def load_cascade(file: str | Path) -> Cascade:
     where = str(file)
     held = fields.read(where, read(file), "a cascade of nas")
     held.of(dict, "a cascade of nas")
-    version = held["nas_cascade"]
-    if version.value != VERSION:
-        version.refuse(f"{VERSION}, the format that this nas reads")
+    held["nas_cascade"].version(VERSION)
     folder, _, _ = where.rpartition("/")
     told = held["members"].items("a list of members")
     if not told:

@@ -32,6 +32,7 @@ from nas.training.predict import Prediction, Probabilities
 from nas.version import __version__
 
 VERSION = 1
+LEAST_STD = 1e-3  # of values from 0 to 1 in steps of 1/255, the least that a training takes
 HEADER = 100_000_000  # bytes: the longest header that safetensors takes
 PREPARATION = (
     "turned upright, what is transparent on grey, scaled to cover the size, cut to it about the "
@@ -137,8 +138,7 @@ class Card:
             for name, text in metadata.items()
             if name in _KNOWN
         })  # fmt: skip
-        if told["nas_model"].value != VERSION:
-            told["nas_model"].refuse(f"{VERSION}, the format that this nas reads")
+        told["nas_model"].version(VERSION)
         try:
             architecture = parse(told["pattern"].of(str))
         except (PatternError, ShapeError) as error:
@@ -151,21 +151,42 @@ class Card:
         channels, count = architecture.input[0], architecture.classes
         classes = listed("classes", count, f"the names of the {count} classes of its pattern")
         mean, std = (
-            tuple(each.number() for each in listed(name, channels, f"{channels} numbers"))
-            for name in ("mean", "std")
+            tuple(each.number(*range_) for each in listed(name, channels, f"{channels} numbers"))
+            for name, range_ in (("mean", (0, 1)), ("std", (LEAST_STD, 1)))
         )
         metrics = told["metrics"].of(dict) if told["metrics"].given else {}
         return cls(
             architecture=architecture,
-            classes=tuple(each.of(str) for each in classes),
+            classes=_names(classes),
             normal=Normal(mean, std),
             metrics={name: told["metrics"][name].number() for name in metrics},
-            **{name: told[name].of(kind) for name, kind in _KINDS.items() if told[name].given},
+            **{name: _entry(told[name]) for name in _KINDS if told[name].given},
         )
 
 
+def _names(classes: Sequence[Field]) -> tuple[str, ...]:
+    """Those of classes, each another. Raises NasError."""
+    first: dict[str, Field] = {}
+    for each in classes:
+        if not each.of(str):
+            each.refuse("a name")
+        if first.setdefault(each.value, each) is not each:
+            each.refuse(f"another name than {first[each.value].place}")
+    return tuple(first)
+
+
+def _entry(told: Field) -> Any:
+    kind = _KINDS[told.place]
+    return told.whole(0, _MOST[told.place]) if kind is int else told.of(kind)
+
+
+_MOST: Mapping[str, int] = {  # as far as the record, a pattern and numpy's generator take each
+    **dict.fromkeys(("epochs", "seed"), (1 << 63) - 1),
+    "size": 65_536,
+    "split_seed": (1 << 32) - 1,
+}
 _KINDS: Mapping[str, type] = {
-    **dict.fromkeys(("epochs", "seed", "size", "split_seed"), int),
+    **dict.fromkeys(_MOST, int),
     **dict.fromkeys(("dataset", "group_by", "identity"), str),
     "skip_unreadable": bool,
     **dict.fromkeys(("recipe", "versions"), dict),
