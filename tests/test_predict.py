@@ -29,6 +29,7 @@ from nas.job import DataRef
 from nas.training.evaluation import Evaluation, compare, evaluate
 from nas.training.export import export
 from nas.training.models import Card, Model, save_model
+from nas.training.onnx import to_onnx
 
 CLASSES = ("blue", "green", "red")
 
@@ -161,6 +162,27 @@ def test_wrong_input_is_one_sentence(
     assert status == 2
     assert reason in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf])
+def test_a_model_without_an_answer_predicts_nothing(
+    weight: float, model: Path, folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    held = nas.load_model(model)
+    state = held.network.state_dict()
+    state[[*state][-1]][0] = weight  # a bias of the last layer
+    file = tmp_path / "lost.safetensors"
+    save_model(file, held.network, held.card)
+    (tmp_path / "lost.onnx").write_bytes(to_onnx(held))
+    image = min(folder.rglob("*.png"))
+    for name in (file, tmp_path / "lost.onnx"):
+        for form, empty in (("table", ""), ("csv", "file,class,probability\n"), ("json", "[]\n")):
+            status, out, err = ran(capsys, "predict", name, folder, "-f", form)
+            assert (status, out) == (2, empty)
+            assert err.count("\n") == 1
+            assert f"{name}: its answer for {image} is not finite" in err
+    with pytest.raises(NasError, match="its answer for image 0 is not finite"):
+        nas.load_model(file).predict([image, image])
 
 
 def test_a_table_streams_into_a_pipe_that_closes(model: Path, folder: Path) -> None:

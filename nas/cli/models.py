@@ -123,7 +123,7 @@ def predict_and_show(file: str, paths: Sequence[Path], format: str, top: int) ->
 
     def predictions() -> Iterator[tuple[Path, Prediction]]:
         nonlocal failed, shown
-        for path, answer in stream(model, wanted()):
+        for path, answer in stream(model, wanted(), file):
             shown += 1
             if isinstance(answer, NasError):
                 failed += 1
@@ -169,18 +169,20 @@ def _csv(predictions: Predictions, top: int) -> None:
 def _json(predictions: Predictions, top: int) -> None:
     """A list, an entry a line: what comes in the middle of it is not held."""
     before = "["
-    for path, prediction in predictions:
-        page: dict[str, Any] = {
-            "file": str(path),
-            "class": prediction.label,
-            "probability": round(prediction.probability, 6),
-        }
-        if top > 1:
-            best = prediction.top(top)
-            page["top"] = [{"class": name, "probability": round(p, 6)} for name, p in best]
-        print(before, json.dumps(page), sep="\n", end="")
-        before = ","
-    print("[]" if before == "[" else "\n]")
+    try:
+        for path, prediction in predictions:
+            page: dict[str, Any] = {
+                "file": str(path),
+                "class": prediction.label,
+                "probability": round(prediction.probability, 6),
+            }
+            if top > 1:
+                best = prediction.top(top)
+                page["top"] = [{"class": name, "probability": round(p, 6)} for name, p in best]
+            print(before, json.dumps(page), sep="\n", end="")
+            before = ","
+    finally:  # what was told before a model has no answer is a whole list, too
+        print("[]" if before == "[" else "\n]")
 
 
 def _table(predictions: Predictions, top: int) -> None:

@@ -77,14 +77,22 @@ def predict(model: Predictor, images: Any) -> list[Prediction]:
 
     Arrays and tensors are uint8, (channels, height, width) or with the images first; those of
     another size are resized as a data set's are. Raises DataError for what is none of these, or
-    cannot be read.
+    cannot be read, and NasError where an answer is not finite.
     """
     found: list[Prediction] = []
     every = _batches(_each(images, model.input), at_once(model.input[1:], BATCH))
     for batch in every:
         pixels = torch.cat(batch)
-        found += [Prediction(model.classes, row) for row in model.probabilities(pixels)]
+        for row in model.probabilities(pixels):
+            found.append(_prediction(model, row, "the model", f"image {len(found)}"))
     return found
+
+
+def _prediction(model: Predictor, row: Probabilities, name: str, image: str) -> Prediction:
+    """What a row of probabilities says. Raises NasError where it says nothing."""
+    if not np.isfinite(row).all():
+        raise NasError(f"{name}: its answer for {image} is not finite: there is no prediction")
+    return Prediction(model.classes, row)
 
 
 def _each(images: Any, shape: Shape) -> Iterator[Tensor]:
@@ -176,8 +184,11 @@ def _inside(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[
             yield path, not dropping and not kinds.unread(name)
 
 
-def stream(model: Predictor, paths: Iterable[Path]) -> Iterator[tuple[Path, Prediction | NasError]]:
-    """Each file with its prediction, or with why it cannot be read, in their order."""
+def stream(
+    model: Predictor, paths: Iterable[Path], name: str = "the model"
+) -> Iterator[tuple[Path, Prediction | NasError]]:
+    """Each file with its prediction, or with why it cannot be read, in their order. Raises NasError
+    with the ``name`` of the model where an answer is not finite."""
     threads = len(os.sched_getaffinity(0))
 
     def read(path: Path) -> Pixels | NasError:
@@ -206,7 +217,7 @@ def stream(model: Predictor, paths: Iterable[Path]) -> Iterator[tuple[Path, Pred
                 if isinstance(image, NasError):
                     yield path, image
                 else:
-                    yield path, Prediction(model.classes, next(rows))
+                    yield path, _prediction(model, next(rows), name, str(path))
 
 
 def _batches(items: Iterable[T], count: int) -> Iterator[list[T]]:
