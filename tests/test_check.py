@@ -288,6 +288,25 @@ def test_a_table_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None
         data.describe(ref(path))
 
 
+@pytest.mark.parametrize(
+    ("line", "what", "named"),
+    [
+        ("file,label,class", "label", "label and class"),
+        ("file, Target ,label", "label", " Target  and label"),
+        ("path,label,file", "file", "path and file"),
+        ("file,label,split,part", "part", "split and part"),
+        ("image,path,file,label", "file", "image and path and file"),
+    ],
+)
+def test_a_table_with_two_columns_of_one_meaning_is_refused(
+    line: str, what: str, named: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(f"{line}\n{',cat' * (line.count(',') + 1)}\n")
+    with pytest.raises(DataError, match=rf"columns that may be the {what}, {named}: .*take out"):
+        data.describe(ref(path))
+
+
 def test_a_table_may_be_grouped_by_another_column(tmp_path: Path) -> None:
     rows = flat(tmp_path / "t")
     for n, row in enumerate(rows):

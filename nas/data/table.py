@@ -177,8 +177,15 @@ def found_columns(path: Path, names: Sequence[str], group_by: str) -> dict[str, 
         raise DataError(f"{path} has two columns of one name in its first line: {', '.join(names)}")
     columns = {}
     for key, known in NAMES.items():
-        if match := next((lower[name] for name in known if name in lower), None):
-            columns[key] = match
+        named = [name for folded, name in lower.items() if folded in known]
+        if len(named) > 1:
+            raise DataError(
+                f"{path} has {len(named)} columns that may be the {key}, {' and '.join(named)}: "
+                f"must be one of them; take out the {'others' if len(named) > 2 else 'other'}, "
+                f"or give it another name than {', '.join(known)}"
+            )
+        if named:
+            columns[key] = named[0]
     for key in ("file", "label"):
         if key not in columns:
             raise DataError(
