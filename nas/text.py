@@ -11,7 +11,8 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator
 from typing import Any, TextIO, cast
 from urllib.parse import unquote
 
@@ -26,6 +27,15 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c for c in text if c.isprintable() or c in "\n\t")
+
+
+def twins(names: Iterable[str]) -> list[str]:
+    """Those that look as another does and are none: "é" is one character or two, which Unicode's
+    normal form C makes one."""
+    alike: dict[str, list[str]] = {}
+    for name in sorted({*names}):
+        alike.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+    return [name for same in alike.values() if len(same) > 1 for name in same]
 
 
 def cell(value: Any) -> Any:

@@ -376,6 +376,13 @@ def test_other_classes_and_other_images_are_refused(folder: Path, model: Path) -
     ref = DataRef(name="imagefolder", dir=str(folder))
     with pytest.raises(NasError, match=r"blue, green are the data's alone, a, b are the model"):
         evaluate(other, ref)
+    (folder.parent / "apart").mkdir()
+    for name, of in (("caf\u00e9", "red"), ("green", "green"), ("blue", "blue")):
+        (folder.parent / "apart" / name).symlink_to(folder / of)
+    known = dataclasses.replace(held.card, classes=("blue", "cafe\u0301", "green"))
+    ref = DataRef(name="imagefolder", dir=str(folder.parent / "apart"))
+    with pytest.raises(NasError, match=r"'caf\\xe9' are the data's alone, 'cafe\\u0301' are the"):
+        evaluate(Model(held.network, known), ref)
     with pytest.raises(NasError, match="--part half: must be one of test, validation, train, all"):
         evaluate(held, ref, "half")
     grey = Model(held.network, Card(architecture=nas.parse("INPUT(1, 8, 8) -> FC(3)"),

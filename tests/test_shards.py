@@ -305,6 +305,42 @@ def test_a_label_that_no_class_has_is_refused(label: bytes, match: str, tmp_path
         data.describe(ref(tmp_path / "w"))
 
 
+@pytest.mark.parametrize("kind", ["folder", "csv", "tar"])
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_classes_that_look_the_same_are_refused(kind: str, part: str, tmp_path: Path) -> None:
+    """As a folder that one machine has written beside one of another."""
+    one, two = "caf\u00e9", "cafe\u0301"
+    images = [(split, name, n) for split, own in (("train", [one, "b"]), ("val", [one, "b"]))
+              for name in own for n in range(3)]  # fmt: skip
+    images += [(part, two, n) for n in range(3)]
+    place = tmp_path / "d"
+    if kind == "tar":
+        for split in ("train", "val"):
+            told = [(f"{n}{name}.{ending}", content) for its, name, n in images if its == split
+                    for ending, content in (("jpg", jpeg(n)), ("cls", name.encode()))]  # fmt: skip
+            tar(place / f"{split}.tar", told)
+    else:
+        for split, name, n in images:
+            (place / split / name).mkdir(parents=True, exist_ok=True)
+            (place / split / name / f"{n}.jpg").write_bytes(jpeg(n))
+    if kind == "csv":
+        lines = [f"{split}/{name}/{n}.jpg,{name},{split}\n" for split, name, n in images]
+        place = place / "labels.csv"
+        place.write_text("".join(["file,label,part\n", *lines]))
+    told = r"'cafe\\u0301' and 'caf\\xe9': they are written in different forms of Unicode"
+    for _ in range(2):  # by what is kept of the first look, too
+        with pytest.raises(DataError, match=told):
+            data.describe(ref(place))
+        anew()
+    if kind == "folder":
+        with pytest.raises(DataError, match=told):
+            pack(ref(place), tmp_path / "packed")
+    if kind == "tar":
+        (place / shards.CLASSES).write_text(f"{one}\nb\n")
+        with pytest.raises(DataError, match=told):
+            data.describe(ref(place))
+
+
 def test_a_label_of_deep_json_and_an_index_that_is_none_are_refused(tmp_path: Path) -> None:
     deep = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
     place = tar(tmp_path / "a.tar", [*members(4), ("9.jpg", jpeg(9)), ("9.json", deep)])

@@ -27,6 +27,7 @@ from nas.data.walking import (
     walked,
 )
 from nas.errors import DataError, brief, nearest
+from nas.text import twins
 
 Spot = tuple[str, int, int]  # a file below the root, the first byte, and how many (-1: all)
 ORDER: tuple[Part, ...] = ("train", "validation", "test")
@@ -65,6 +66,9 @@ class Listing:
     notes: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     packed: Packed | None = None
+
+    def __post_init__(self) -> None:
+        told_apart(self.root, self.classes)
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -107,8 +111,19 @@ def build(
     )
 
 
+def told_apart(where: str | Path, names: Iterable[str]) -> None:
+    """Raises DataError where two names of classes look the same."""
+    if same := twins(names):
+        raise DataError(
+            f"{where} has two classes that look the same, {same[0]!a} and {same[1]!a}: they are "
+            "written in different forms of Unicode; write both in one, such as NFC"
+        )
+
+
 def unknown_label(where: str, part: Part, label: str, classes: Sequence[str]) -> DataError:
-    """The refusal of an image whose class no image to train on has."""
+    """The refusal of an image whose class no image to train on has. Raises DataError where that
+    looks as one that has."""
+    told_apart(where, [label, *classes])
     return DataError(
         f"{where} of the {part} part has the label {brief(label, 60)!r}, which no image to train "
         f"on has: {nearest(label, classes)}"
@@ -144,6 +159,7 @@ def listing(root: Path) -> Listing:
         place = places[part]
         for name in inner[place]:
             if name not in classes:
+                told_apart(root, [name, *classes])
                 raise DataError(f"{place / name} is no class of {train}: {nearest(name, classes)}")
         began = len(found)
         for name, inside_it in zip(classes, walked(root, place, classes, began), strict=True):

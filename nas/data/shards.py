@@ -24,7 +24,7 @@ import numpy as np
 from nas.data import cache, index, kinds, processes, progress
 from nas.data.digests import digest
 from nas.data.images import Part
-from nas.data.listing import ORDER, Listing, Packed, build, unknown_label
+from nas.data.listing import ORDER, Listing, Packed, build, told_apart, unknown_label
 from nas.data.table import NAMES
 from nas.data.tars import ENDING
 from nas.data.walking import Gathered, mark
@@ -173,6 +173,7 @@ def entries(
                 continue
             known = class_of(label, classes, any_label) if classes else label
             if not known:
+                told_apart(f"{root / names[tar]}: {sample.name}", [label, *classes])
                 raise DataError(
                     f"{root / names[tar]}: {sample.name} has the label {brief(label, 60)}, "
                     f"which {CLASSES} does not name ({len(classes)} classes)"

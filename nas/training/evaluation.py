@@ -20,6 +20,7 @@ from nas.data import Images, Part
 from nas.data.datasets import read
 from nas.errors import DataError, NasError
 from nas.job import DataRef
+from nas.text import twins
 from nas.training.models import Card, class_numbers
 from nas.training.predict import Predictor, Probabilities, of_images
 
@@ -164,9 +165,12 @@ def evaluate(model: Predictor, ref: DataRef, part: str = "test") -> Evaluation:
         "model": {*model.classes} - {*info.classes},
     }
     if any(sides.values()):
-        differences = [
-            f"{_few(names)} are the {side}'s alone" for side, names in sides.items() if names
-        ]
+        same = twins({*info.classes, *model.classes})
+        told = {
+            side: _few({ascii(name) if name in same else name for name in names})
+            for side, names in sides.items()
+        }
+        differences = [f"{names} are the {side}'s alone" for side, names in told.items() if names]
         raise DataError(f"the classes of {where} are not the model's: {', '.join(differences)}")
     images = parts(ref, part)
     numbers = np.array(class_numbers(info.classes, model.classes))
