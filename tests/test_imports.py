@@ -19,6 +19,7 @@ ROOT = Path(nas.__file__).parent
 GROUND = [
     "errors",
     "fields",
+    "files",
     "text",
     "processes",
     "interrupts",

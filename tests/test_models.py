@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import resource
 import subprocess
 import sys
@@ -23,8 +24,14 @@ import nas
 from nas import data
 from nas.cli.options import single_job
 from nas.data.batches import Normal, statistics
+from nas.driver import packs
 from nas.errors import NasError
+from nas.job import DataRef
+from nas.store import open_store
+from nas.training import states
+from nas.training.cascade import load_cascade
 from nas.training.models import Card, Model, save_model
+from nas.training.onnx import load_onnx
 from nas.training.single import Trained, train
 
 PATTERN = "INPUT -> CONV(8) -> BN -> RELU -> POOL -> CONV(16) -> BN -> RELU -> AUX -> GAP -> FC"
@@ -252,6 +259,35 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         nas.load_model(tmp_path)
     with pytest.raises(NasError, match="does not exist"):
         nas.load_model("memory://nowhere/model.safetensors")
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    """Neither a pipe nor a device, wherever a person names a file."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    other = pipe.with_suffix(".json")
+    other.symlink_to("/dev/zero")
+    opened: list[Callable[[], Any]] = [
+        lambda: nas.load_model(pipe),
+        lambda: load_onnx(pipe),
+        lambda: load_cascade(other),
+        lambda: states.read(pipe),
+        lambda: packs.read_answers(open_store(f"sqlite:///{tmp_path}/nas.db"), other),
+    ]
+    for each in opened:
+        with pytest.raises(NasError, match=r"(pipe|pipe\.json): is no regular file: must be "):
+            each()
+    table = tmp_path / "t.csv"
+    for n in range(20):
+        Image.fromarray(np.full((4, 4), n, np.uint8)).save(tmp_path / f"{n}.png")
+    rows = [f"{n}.png,{'ab'[n % 2]}\n" for n in range(20)]
+    os.mkfifo(tmp_path / "pipe.png")
+    table.write_text("".join(["file,label\n", *rows, "pipe.png,a\n"]))
+    with pytest.raises(NasError, match=r"pipe\.png \(is no regular file\)"):
+        data.describe(DataRef(name="imagefolder", dir=str(table)))
+    os.mkfifo(tmp_path / "pipe.tar")
+    with pytest.raises(NasError, match=r"pipe\.tar.* is no regular file"):
+        data.describe(DataRef(name="imagefolder", dir=str(tmp_path / "*.tar")))
 
 
 def test_a_model_at_a_url(trained: Trained) -> None:

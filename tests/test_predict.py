@@ -119,6 +119,7 @@ def test_what_cannot_be_read_is_told_and_counted_and_costs_nothing_else(
     (mixed / "0a cut.png").write_bytes(whole[0].read_bytes()[:60])
     (mixed / "1a.jpg").write_text("no picture")
     (mixed / "notes.txt").write_text("no image by its ending")
+    os.mkfifo(mixed / "pipe.png")
     (mixed / "._0.png").write_bytes(b"\0\5\x16\7")
     (mixed / ".ipynb_checkpoints").mkdir()
     (mixed / ".ipynb_checkpoints" / "0.png").write_bytes(whole[0].read_bytes())
@@ -130,7 +131,7 @@ def test_what_cannot_be_read_is_told_and_counted_and_costs_nothing_else(
     assert "0a cut.png is not a readable image" in err
     assert "1a.jpg is not a readable image" in err
     assert "2 of 5 images could not be read" in err
-    assert "2 files left out: hidden, or no images by their ending" in err
+    assert "3 files left out: hidden, pipes, or no images by their ending" in err
     # A file that is named is wanted, whatever it is called.
     status, out, err = ran(capsys, "predict", model, mixed / "notes.txt", "-f", "json")
     assert (status, json.loads(out)) == (2, [])

@@ -136,7 +136,7 @@ def predict_and_show(file: str, paths: Sequence[Path], format: str, top: int) ->
     tell_stops(model)
     if others:
         print(
-            f"nas: {others:,} files left out: hidden, or no images by their ending",
+            f"nas: {others:,} files left out: hidden, pipes, or no images by their ending",
             file=sys.stderr,
         )
     if failed:

@@ -29,6 +29,7 @@ from nas.data.table import NAMES
 from nas.data.tars import ENDING
 from nas.data.walking import Gathered, mark
 from nas.errors import DataError, brief
+from nas.files import regular
 
 CLASSES = "classes.txt"
 LABELS = ("cls", "txt", "json")  # in the order in which they are asked
@@ -265,7 +266,10 @@ def samples(piece: tuple[str, str, int]) -> tuple[list[Sample], dict[str, list[s
     places: dict[str, tuple[int, int]] = {}
     skipped: dict[str, list[str]] = {}
     try:
-        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with (
+            open(path, "rb", opener=regular) as file,
+            tarfile.open(fileobj=file, mode="r:") as tar,
+        ):
             for member in tar:
                 if kinds.is_dropping(os.path.basename(member.name)):
                     skipped.setdefault("droppings", []).append(member.name)

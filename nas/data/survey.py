@@ -22,6 +22,7 @@ from nas.data import arrays, cache, picture, processes, progress
 from nas.data.digests import LENGTH, digest
 from nas.data.listing import Listing, Spot
 from nas.errors import DataError
+from nas.files import regular
 
 R = TypeVar("R")
 
@@ -109,7 +110,7 @@ def look(piece: Piece) -> tuple[npt.NDArray[np.void], dict[int, str]]:
 def read(path: str, offset: int = 0, size: int = -1) -> bytes:
     """A file, or a part of it. Raises DataError, without the path, where it cannot be read."""
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0, opener=regular) as file:
             if size < 0:
                 return file.read()
             data = os.pread(file.fileno(), size, offset)

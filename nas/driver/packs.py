@@ -12,6 +12,7 @@ from nas import artifacts, fields
 from nas.driver.latencies import named, own_name
 from nas.errors import NasError, StudyError, brief
 from nas.fields import Field
+from nas.files import content
 from nas.job import Latency
 from nas.store import Store, StudyRow, TrialRow
 from nas.store.devices import Device, add_pack, find_pack, keep
@@ -75,7 +76,7 @@ def read_answers(
     record does not know or that is of another ``study``, networks that are not in it, files that
     were changed, and a device whose name is another machine's."""
     try:
-        told = fields.read(str(file), file.read_bytes(), WHAT)
+        told = fields.read(str(file), content(file), WHAT)
     except OSError as error:
         raise NasError(f"{file}: {error.strerror}: must be {WHAT}") from None
     told.of(dict, WHAT)

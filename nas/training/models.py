@@ -24,6 +24,7 @@ from nas.data import Info
 from nas.data.batches import Normal
 from nas.errors import NasError, PatternError, ShapeError, brief
 from nas.fields import Field
+from nas.files import content
 from nas.job import DataRef, Job
 from nas.language.architecture import Architecture, parse
 from nas.training import predict
@@ -342,7 +343,7 @@ def read(file: str | Path) -> bytes:
     """The bytes of a file or at a URL. Raises NasError."""
     try:
         if "://" not in str(file):
-            return Path(file).expanduser().read_bytes()
+            return content(Path(file).expanduser())
         found = artifacts.newest(file, bytes)
     except Exception as error:  # a file system of fsspec's raises what its library raises
         why = (error.strerror if isinstance(error, OSError) else "") or str(error)

@@ -181,7 +181,7 @@ def _inside(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[
         if not dropping and path.is_dir():
             yield from _inside(path, (*above, here))
         elif not (dropping and path.is_dir()):
-            yield path, not dropping and not kinds.unread(name)
+            yield path, not (dropping or kinds.unread(name) or path.is_fifo())
 
 
 def stream(

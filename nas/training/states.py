@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.errors import NasError, nearest
+from nas.files import content
 from nas.spaces.zoo import names
 from nas.training import checkpoint
 from nas.training.models import Card, metadata_of
@@ -37,7 +38,7 @@ WRAPPERS = re.compile(r"^(module|_orig_mod|model|net|network)\.")
 def read(path: Path) -> tuple[State, Card | None]:
     """The state dict in a file, and the card where it is a model of ours. Raises NasError."""
     try:
-        data = path.read_bytes()
+        data = content(path)
     except OSError as error:
         known = nearest(str(path), names())
         raise NasError(
@@ -65,7 +66,7 @@ def read(path: Path) -> tuple[State, Card | None]:
 def card_in(path: Path) -> Card | None:
     """The card of a model of ours; None where the file is none, or cannot be read."""
     try:
-        metadata = metadata_of(path.read_bytes())
+        metadata = metadata_of(content(path))
     except OSError:
         return None
     return Card.of(metadata, str(path)) if metadata and "nas_model" in metadata else None
