@@ -85,6 +85,20 @@ class Field:
         return self.value
 
 
+class _Twice(Exception):
+    """A key that one object has twice."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object: of two values of one key Python would take the last, and others the first."""
+    made: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in made:
+            raise _Twice(key)
+        made[key] = value
+    return made
+
+
 def encodable(text: str) -> bool:
     """Whether UTF-8 can hold it: JSON may escape half of a surrogate pair, which no file can."""
     return text == text.encode(errors="ignore").decode()
@@ -95,7 +109,9 @@ def read(file: str, data: bytes | str, what: str) -> Field:
     which says ``what`` it is to be."""
     try:
         text = data if isinstance(data, str) else data.decode()
-        return Field(file, "", json.loads(text))
+        return Field(file, "", json.loads(text, object_pairs_hook=_once))
+    except _Twice as error:
+        told = f"has two values of {brief(json.dumps(error.args[0]), 60)} in one object"
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         told = f"is no JSON from {where} on"

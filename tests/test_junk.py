@@ -114,7 +114,7 @@ def test_junk_is_told_by_table_row_column_and_rule_and_nothing_is_written(
     with sqlite3.connect(tmp_path / "nas.db") as file:
         file.execute(f"UPDATE {table} SET {name} = ?{one}", [junk])
     file.close()
-    told_by = {"cpu": "a board", "clock": "c", "versions": {"onnxruntime": "1"}}
+    told_by = {"cpu": "a board", "clock": "c", "versions": {"onnxruntime": "1"}, "runtime": "onnx"}
     answers = {"answers": [], "pack": "pack", "device": "board", **told_by}
     (tmp_path / "answers.json").write_text(json.dumps(answers))
     before = rows(tmp_path)

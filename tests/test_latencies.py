@@ -280,7 +280,7 @@ def test_answers_that_do_not_belong_are_refused_and_nothing_is_kept(
 ) -> None:
     folder = packed(store, study, tmp_path / "pack")
     good = json.loads(timed(folder).read_text())
-    first = good["answers"][0]
+    first, times = good["answers"][0], ("ms", "low", "high", "reference")
     for change, why in [
         ({"pack": "0" * 16}, "pack is 0000000000000000: must be one that `nas latency pack`"),
         ({"device": "here"}, "device here: a device's name has"),
@@ -293,6 +293,7 @@ def test_answers_that_do_not_belong_are_refused_and_nothing_is_kept(
                 f"answers.json: answers[1].{name} is {json.dumps(value)[:20]}",
             )
             for name, values in {
+                "reference": [-5, 0, float("inf"), "1", None],
                 "ms": [-1, 0, float("nan"), "1", 10**400, True, None, [1], first["high"] * 2],
                 "low": ["1", float("inf")],
                 "high": [-1],
@@ -306,13 +307,17 @@ def test_answers_that_do_not_belong_are_refused_and_nothing_is_kept(
         ],
         *[
             ({"answers": [{k: v for k, v in first.items() if k != name}]}, f"{name} is missing: ")
-            for name in ("ms", "low", "high", "threads", "batch", "fingerprint", "sha256")
+            for name in [*times, "threads", "batch", "fingerprint", "sha256"]
         ],
         ({"answers": [first, first | {"ms": first["high"]}]}, "has two answers of 1 thread"),
         *[
             ({name: value}, f"answers.json: {name} is {json.dumps(value)}: must be text of one")
             for name in ("device", "cpu", "clock", "pack")
             for value in ("", None, 3, "a\nb")
+        ],
+        *[
+            ({"runtime": value}, f"answers.json: runtime is {json.dumps(value)}: must be ")
+            for value in ("eager", "ONNX", "", None, 3)
         ],
         ({"versions": 3}, "versions is 3: must be an object"),
         ({"versions": {}}, "versions.onnxruntime is missing: must be text"),
@@ -334,11 +339,12 @@ def test_answers_that_do_not_belong_are_refused_and_nothing_is_kept(
         b"{}": "answers is missing: must be a list of answers",
         b"[" * 100_000: "is too deep",
         b"1" * 10_000: "has too many digits",
+        b'{"a": [{"ms": 1, "b": 2, "ms": 3}]}': 'has two values of "ms" in one object: must be ',
     }.items():
         (tmp_path / "answers.json").write_bytes(text)
         status, _, told = run(tmp_path, "latency", "read", str(tmp_path / "answers.json"))
-        assert (status, f"answers.json{': ' * (why[0] == 'a')}" in told) == (2, True), told
-        assert why in told
+        place = ": " * why.startswith("answers")
+        assert (status, f"answers.json{place}" in told, why in told) == (2, True, True), told
     other = run(tmp_path, "latency", "read", str(folder / "answers.json"), "--study", "t")
     assert (other[0], "there is no study 't'" in other[2]) == (2, True)
     store.open_study(Study(name="other", space="sp", space_text="", objectives=study.objectives))

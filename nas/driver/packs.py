@@ -81,6 +81,8 @@ def read_answers(
         raise NasError(f"{file}: {error.strerror}: must be {WHAT}") from None
     told.of(dict, WHAT)
     answers, pack = told["answers"].items("a list of answers"), told["pack"].text()
+    if told["runtime"].text() != "onnx":
+        told["runtime"].refuse(f"onnx, in which {SCRIPT} times")
     cpu, clock = told["cpu"].text(), told["clock"].text()
     version, device_name = told["versions"]["onnxruntime"].text(), told["device"].text()
     name = named(device_name, f"{file}: device") or own_name()
@@ -127,6 +129,7 @@ def _latency(answer: Field, device: str) -> Latency:
     )
     if not low <= ms <= high:
         answer["ms"].refuse(f"from low, {low:g}, to high, {high:g}")
+    answer["reference"].number(LEAST, rule="seconds above 0")
     busy, peak = answer["busy"], answer["peak_bytes"]
     return Latency(
         ms=ms,
