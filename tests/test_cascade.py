@@ -413,6 +413,17 @@ def test_a_cascade_is_drawn_by_what_it_was_chosen_by(made, capsys) -> None:
     by_time = Cascade(made.members, {"cost": "latency_ms"})
     with pytest.raises(NasError, match=r"c.json by macs, d.json by latency_ms: --objective says"):
         fronts.by_cost(study, rows, {Path("c.json"): by_macs, Path("d.json"): by_time})
+    for about, told in (
+        ({}, "is missing"),
+        ({"cost": "accuracy"}, 'is "accuracy"'),
+        ({"cost": "ms"}, 'is "ms"'),
+        ({"cost": None}, "is null"),
+        ({"cost": ["macs"]}, r'is \["macs"\]'),
+    ):
+        lost = Cascade(made.members, about)
+        rule = "must be one of latency_ms, macs, params"
+        with pytest.raises(NasError, match=f"--cascade c.json: about.cost {told}: {rule}"):
+            fronts.by_cost(study, rows, {Path("d.json"): by_time, Path("c.json"): lost})
     untimed = [dataclasses.replace(row, latency_ms=None, metrics={}) for row in rows]
     assert fronts.by_cost(study, untimed, {Path("d.json"): by_time}) == study
     assert "chosen by latency_ms, which no trial has" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from nas.driver.latencies import with_latencies
 from nas.driver.tradeoffs import nothing_found, pareto
 from nas.errors import NasError
 from nas.fields import Field
-from nas.metrics import METRICS, metric
+from nas.metrics import metric
 from nas.report import devices, front, trials
 from nas.store import Store, StudyRow, TrialRow
 
@@ -102,9 +102,23 @@ def load(file: Path) -> Cascade:
 def expected(file: Path, made: Cascade) -> dict[str, float]:
     """What a cascade does: its accuracy, its mean costs an image, and as its params those that it
     holds, which are of all members as a network's are of all layers. Raises NasError."""
-    about = Field(f"--cascade {file}", "about", dict(made.about))
+    about = _about(file, made)
     values = {name: about["expected"][name].number() for name in about["expected"].of(dict)}
     return values | {"params": float(sum(m.model.architecture.params for m in made.members))}
+
+
+def chosen_by(file: Path, made: Cascade) -> str:
+    """The cost that a cascade was chosen by. Raises NasError."""
+    from nas.cli.cascades import COSTS  # torch, which the cascade has loaded
+
+    cost = _about(file, made)["cost"]
+    if cost.value not in COSTS:
+        cost.refuse(f"one of {', '.join(COSTS)}")
+    return str(cost.value)
+
+
+def _about(file: Path, made: Cascade) -> Field:
+    return Field(f"--cascade {file}", "about", dict(made.about))
 
 
 def by_cost(
@@ -113,7 +127,7 @@ def by_cost(
     """The study with what its cascades were chosen by as what its front is drawn over: at any other
     cost a cascade stands where nobody meant it to. Says so where that is another than its own.
     Raises NasError where they were chosen by several."""
-    costs = {file: str(made.about.get("cost", "")) for file, made in cascades.items()}
+    costs = {file: chosen_by(file, made) for file, made in cascades.items()}
     if len({*costs.values()}) > 1:
         chosen = ", ".join(f"{file} by {cost}" for file, cost in costs.items())
         raise NasError(
@@ -121,7 +135,7 @@ def by_cost(
         )
     (cost,) = {*costs.values()}
     (first, direction), *others = study.objectives
-    if cost not in METRICS or cost == front.axes(study)[0]:
+    if cost == front.axes(study)[0]:
         return study
     named = ",".join(f"{name}:{way}" for name, way in study.objectives)
     if not any(math.isfinite(row.value(cost)) for row in rows):
