@@ -317,7 +317,8 @@ def evaluate(
 
     found = predictor(Path(model)) if isinstance(model, str | Path) else model
     folder = str(Path(data).resolve()) if data else ""
-    ref = data_for(found.card, dataset, folder)
+    name = str(model) if isinstance(model, str | Path) else "the model"
+    ref = data_for(found.card, dataset, folder, name)
     return evaluation.evaluate(found, ref, part or evaluation.usual_part(found.card, ref))
 
 

@@ -332,9 +332,9 @@ def test_a_model_is_evaluated_on_the_split_that_it_was_trained_on(
     assert status == 0, err
     (model,) = (tmp_path / "out").glob("*.safetensors")
     card = load_model(model).card
-    assert data_for(card, "", str(tmp_path / "d")).group_by == r"patient\d+"
+    assert data_for(card, "", str(tmp_path / "d"), "m").group_by == r"patient\d+"
     folder(tmp_path / "other")  # of which the expression matches nothing
-    assert data_for(card, "", str(tmp_path / "other")) == ref(tmp_path / "other")
+    assert data_for(card, "", str(tmp_path / "other"), "m") == ref(tmp_path / "other")
     # A broken file of other images stops neither what was trained nor what leaves it out.
     (tmp_path / "other" / "a" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     evaluate = ("evaluate", str(model), "--data", str(tmp_path / "other"))

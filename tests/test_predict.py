@@ -370,6 +370,22 @@ def test_two_models_are_compared_on_the_same_images(
     assert f"McNemar's exact test: p = {p:.3g}" in out
 
 
+@pytest.mark.parametrize("named", ["", "cifr10"])
+def test_a_model_that_does_not_tell_its_images_is_told(
+    named: str, model: Path, folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    held, file = nas.load_model(model), tmp_path / "m.safetensors"
+    save_model(file, held.network, dataclasses.replace(held.card, dataset=named))
+    lowered = ("export", file, "-f", "onnx", "--precision", "int8", "-o", tmp_path / "m.onnx")
+    made = ("cascade", file, file, "-o", tmp_path / "c.json")
+    for asked in (("evaluate", file), lowered, made):
+        status, out, err = ran(capsys, *asked)
+        assert (status, out) == (2, "")
+        assert err.startswith(f'nas: {file}: dataset is "{named}": must be one of cifar10, ')
+        assert err.count("\n") == 1
+    assert ran(capsys, "evaluate", file, "--data", folder)[0] == 0
+
+
 def test_other_classes_and_other_images_are_refused(folder: Path, model: Path) -> None:
     held = nas.load_model(model)
     other = Model(held.network, Card(architecture=held.architecture, classes=("a", "b", "red"),

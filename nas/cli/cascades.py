@@ -142,7 +142,7 @@ def _of_files(
 ) -> tuple[dict[str, Model], DataRef, list[str]]:
     models = {file: load_model(file) for file in files}
     first = next(iter(models.values()))
-    ref = data_for(first.card, dataset, str(Path(data).resolve()) if data else "")
+    ref = data_for(first.card, dataset, str(Path(data).resolve()) if data else "", files[0])
     ref = fitting(identified(ref)[0], first.input)
     for file, model in models.items():
         if model.card.identity and model.card.identity != ref.identity:

@@ -228,7 +228,7 @@ def evaluate_and_show(
     models = {name: predictor(name) for name in (file, beside) if name is not None}
     first = models[file]
     folder = str(Path(data).resolve()) if data else ""
-    ref = data_for(first.card, dataset, folder, skip_unreadable)
+    ref = data_for(first.card, dataset, folder, file, skip_unreadable)
     part = part or usual_part(first.card, ref)
     for name, model in models.items():
         if learned(model.card, ref, part):
@@ -335,7 +335,7 @@ def export_lowered(file: str, precision: str, output: Path, dataset: str, data: 
     weights_of(file)
     model = deployed(load_model(file))
     artifacts.reserve(output, room_for(model.architecture))
-    ref = data_for(model.card, dataset, str(Path(data).resolve()) if data else "")
+    ref = data_for(model.card, dataset, str(Path(data).resolve()) if data else "", file)
     made, measured = lowered(model, precision, ref)
     artifacts.replace(output, made)
     for each in measured:

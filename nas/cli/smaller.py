@@ -196,7 +196,8 @@ def images_of(files: Sequence[str], dataset: str | None, data: str, init: str = 
         size = initial_size(init) if init else 0
         return identified(data_ref(dataset, data, size))[0]
     card = load_model(files[0]).card
-    ref = data_for(card, dataset or "", str(Path(data).resolve()) if data else "")
+    folder = str(Path(data).resolve()) if data else ""
+    ref = data_for(card, dataset or "", folder, files[0])
     ref, _ = identified(ref)
     _, height, width = card.input
     if describe(ref).shape[1:] != (height, width) and height == width:

@@ -19,6 +19,7 @@ from nas import data
 from nas.data import Images, Part
 from nas.data.datasets import read
 from nas.errors import DataError, NasError
+from nas.fields import Field
 from nas.job import DataRef
 from nas.text import twins
 from nas.training.models import Card, class_numbers
@@ -208,11 +209,18 @@ def fitting(ref: DataRef, shape: tuple[int, int, int]) -> DataRef:
     )
 
 
-def data_for(card: Card, dataset: str, folder: str, skip_unreadable: bool = False) -> DataRef:
+def data_for(
+    card: Card, dataset: str, folder: str, file: str, skip_unreadable: bool = False
+) -> DataRef:
     """The data set of that name, or of the kind that the model was trained on; a folder of images
     where that needs no directory and one is given. The images of the training are split as they
-    were there."""
+    were there. Raises NasError with the model's ``file`` where nothing tells which."""
     name = dataset or card.dataset
+    if name not in data.DATASETS and not (dataset or folder):
+        Field(file, "dataset", name).refuse(
+            f"one of {', '.join(sorted(data.DATASETS))}, or of a --plugin, unless --data or "
+            "--dataset tells the images"
+        )
     if not dataset and (name not in data.DATASETS or (folder and name == "digits")):
         name = "imagefolder"
     ref = DataRef(
