@@ -438,6 +438,33 @@ def test_labels_outside_the_classes_are_told(tmp_path: Path) -> None:
         data.load(DataRef(name="mnist", dir=str(tmp_path)), "train")
 
 
+@pytest.mark.parametrize(
+    ("classes", "told"),
+    [
+        (("a", "a"), "classes 0 and 1 of noise are both called 'a': must be different names"),
+        (("a", ""), "class 1 of noise is called '': must be text in UTF-8"),
+        (("a", "\ud800"), r"class 1 of noise is called '\\ud800': must be text in UTF-8"),
+        (("a", 3), "class 1 of noise is called 3: must be text in UTF-8"),
+        (
+            ("\u00e9", "e\u0301"),
+            r"noise has two classes that look the same, 'e\\u0301' and '\\xe9'",
+        ),
+    ],
+)
+def test_names_that_no_model_could_have_are_refused_before_the_training(
+    classes: Any, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = data.Dataset(
+        about="noise",
+        describe=lambda ref: data.Info(channels=2, height=3, width=4, classes=classes),
+        read=lambda ref, part: Images.of(np.zeros((10, 2, 3, 4), np.uint8), np.arange(10) % 2),
+    )
+    monkeypatch.setitem(data.DATASETS, "noise", own)
+    for look in (data.describe, lambda ref: data.load(ref, "train")):
+        with pytest.raises(DataError, match=told):
+            look(DataRef(name="noise"))
+
+
 def test_a_plugged_in_data_set_needs_a_description_and_a_reader(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

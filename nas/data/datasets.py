@@ -16,8 +16,10 @@ import numpy as np
 
 from nas.data import digests, footprint, formats, imagefolder
 from nas.data.images import Images, Info, Labels, Part
+from nas.data.listing import told_apart
 from nas.data.splits import holdout
 from nas.errors import DataError, nearest
+from nas.fields import encodable
 from nas.job import DataRef
 
 
@@ -112,9 +114,25 @@ def describe(ref: DataRef) -> Info:
     form; reads headers rather than images, and nothing of torch.
     """
     info = dataset(ref.name).describe(ref)
+    check_names(ref, info.classes)
     if ref.size:
         return dataclasses.replace(info, height=ref.size, width=ref.size)
     return info
+
+
+def check_names(ref: DataRef, classes: Sequence[str]) -> None:
+    """Raises DataError for names that no model could be written with, or read by."""
+    where = ref.dir or ref.name
+    first: dict[str, int] = {}
+    for number, name in enumerate(classes):
+        if not isinstance(name, str) or not name or not encodable(name):
+            raise DataError(f"class {number} of {where} is called {name!a}: must be text in UTF-8")
+        if (before := first.setdefault(name, number)) != number:
+            raise DataError(
+                f"classes {before} and {number} of {where} are both called {name!a}: must be "
+                "different names"
+            )
+    told_apart(where, classes)
 
 
 def load(ref: DataRef, part: Part) -> Images:
@@ -236,6 +254,7 @@ def read(ref: DataRef, part: Part) -> Images:
     """A part as the source has it, checked to be what the rest relies on. Raises DataError."""
     kind = dataset(ref.name)
     info, images = kind.describe(ref), kind.read(ref, part)
+    check_names(ref, info.classes)
     where = f"the {part} part of {ref.dir or ref.name}"
     expected = (len(images.labels), info.channels, info.height, info.width)
     if images.pixels.dtype != np.uint8 or images.pixels.shape != expected:

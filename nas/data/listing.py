@@ -27,6 +27,7 @@ from nas.data.walking import (
     walked,
 )
 from nas.errors import DataError, brief, nearest
+from nas.fields import encodable
 from nas.text import twins
 
 Spot = tuple[str, int, int]  # a file below the root, the first byte, and how many (-1: all)
@@ -102,7 +103,7 @@ def build(
         for each in (found.sizes, found.changes, found.labels)
     )
     for name in classes:  # a model, a record and a report are text
-        if name != name.encode(errors="ignore").decode():
+        if not encodable(name):
             raise DataError(f"the class {name!a} of {root} has a name that is not UTF-8: rename it")
     details = (tuple(notes), tuple(groups), packed)
     names = bytes(found.names[:-1])
