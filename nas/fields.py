@@ -85,16 +85,16 @@ class Field:
         return self.value
 
 
-class _Twice(Exception):
+class Twice(Exception):
     """A key that one object has twice."""
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object: of two values of one key Python would take the last, and others the first."""
     made: dict[str, Any] = {}
     for key, value in pairs:
         if key in made:
-            raise _Twice(key)
+            raise Twice(key)
         made[key] = value
     return made
 
@@ -109,8 +109,8 @@ def read(file: str, data: bytes | str, what: str) -> Field:
     which says ``what`` it is to be."""
     try:
         text = data if isinstance(data, str) else data.decode()
-        return Field(file, "", json.loads(text, object_pairs_hook=_once))
-    except _Twice as error:
+        return Field(file, "", json.loads(text, object_pairs_hook=once))
+    except Twice as error:
         told = f"has two values of {brief(json.dumps(error.args[0]), 60)} in one object"
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"

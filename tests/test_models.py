@@ -155,6 +155,14 @@ def other_tensors(held: bytes) -> bytes:
     return safetensors.torch.save(state, told)
 
 
+def entry_twice(held: bytes) -> bytes:
+    length = int.from_bytes(held[:8], "little")
+    begin = b'"__metadata__":{'
+    told = held[8 : 8 + length].replace(begin, begin + b'"epochs":"9",', 1)
+    assert len(told) > length
+    return len(told).to_bytes(8, "little") + told + held[8 + length :]
+
+
 WRONG: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda held: b"", "is no model of nas"),
     "text": (lambda held: b"hello, this is a text and no model", "is no model of nas"),
@@ -173,6 +181,10 @@ WRONG: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "too few classes": (
         edited(lambda told: told.update(classes='["a"]')),
         'classes is ["a"]: must be the names of the 10 classes of its pattern',
+    ),
+    "an entry twice": (
+        entry_twice,
+        'its header has two values of "epochs": must be one',
     ),
     "no JSON": (edited(lambda told: told.update(mean="[0.3")), "mean is no JSON from line 1"),
     "an epoch that is none": (

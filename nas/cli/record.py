@@ -100,7 +100,7 @@ def holds(file: str, row: TrialRow) -> bool:
     Raises NasError where it is no model."""
     from nas.training.models import Card, metadata_of, read  # torch
 
-    card = Card.of(metadata_of(read(file)) or {}, file)
+    card = Card.of(metadata_of(read(file), file) or {}, file)
     accuracy = row.metrics.get(ACCURACY)
     same = card.metrics.get(ACCURACY, accuracy) == accuracy
     return same and card.architecture.fingerprint == row.fingerprint

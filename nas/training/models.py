@@ -320,14 +320,14 @@ def kept_card(file: str | Path) -> Card | None:
         return data
 
     data = artifacts.newest(file, whole)
-    return None if data is None else Card.of(metadata_of(data) or {}, str(file))
+    return None if data is None else Card.of(metadata_of(data, str(file)) or {}, str(file))
 
 
 def model_of(data: bytes, where: str) -> Model:
     """As ``load_model``, of the file's bytes."""
     if data[8:9] == b"{" and int.from_bytes(data[:8], "little") > len(data) - 8:
         raise NasError(f"{where} is cut short: it ends within its header")
-    card = Card.of(metadata_of(data) or {}, where)
+    card = Card.of(metadata_of(data, where) or {}, where)
     try:
         state = safetensors.torch.load(data)
     except SafetensorError as error:
@@ -353,14 +353,19 @@ def read(file: str | Path) -> bytes:
     return found
 
 
-def metadata_of(data: bytes) -> dict[str, str] | None:
-    """The metadata of a safetensors file; None where it is no such file."""
+def metadata_of(data: bytes, where: str) -> dict[str, str] | None:
+    """The metadata of a safetensors file; None where it is no such file. Raises NasError where it
+    has one entry twice."""
     length = int.from_bytes(data[:8], "little")
     if not 2 <= length <= min(HEADER, len(data) - 8) or data[8:9] != b"{":
         return None
     try:
-        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+        header = json.loads(data[8 : 8 + length], object_pairs_hook=fields.once)
+        metadata = header.get("__metadata__", {})
         return {str(name): str(value) for name, value in metadata.items()}
+    except fields.Twice as error:
+        twice = brief(json.dumps(error.args[0]), 60)
+        raise NasError(f"{where}: its header has two values of {twice}: must be one") from None
     except (ValueError, AttributeError, RecursionError):
         return None
 

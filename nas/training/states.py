@@ -44,7 +44,7 @@ def read(path: Path) -> tuple[State, Card | None]:
         raise NasError(
             f"{path}: {error.strerror}: must be a file, or a network of the zoo; {known}"
         ) from None
-    metadata = metadata_of(data)
+    metadata = metadata_of(data, str(path))
     try:
         if data.startswith(checkpoint.FORMAT):
             saved = checkpoint.scored(checkpoint.parse(data))
@@ -66,7 +66,7 @@ def read(path: Path) -> tuple[State, Card | None]:
 def card_in(path: Path) -> Card | None:
     """The card of a model of ours; None where the file is none, or cannot be read."""
     try:
-        metadata = metadata_of(content(path))
+        metadata = metadata_of(content(path), str(path))
     except OSError:
         return None
     return Card.of(metadata, str(path)) if metadata and "nas_model" in metadata else None
