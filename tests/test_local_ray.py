@@ -8,12 +8,16 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from waiting import eventually, wait
 
+from nas.errors import NasError
 from nas.processes import started
 from nas.workers import local_ray
 
@@ -162,6 +166,104 @@ def test_nothing_of_it_stays(folder: Path, how: str) -> None:
     wait("a process is left", lambda: not any(map(started, family)))
     assert eventually(lambda: not list(folder.iterdir())), list(folder.rglob("*"))
     assert not within(folder)
+
+
+# Two searches in threads, of which the one that starts Ray ends first; a third has new seats then.
+SEARCHES = """
+import sys, threading, time
+from pathlib import Path
+import nas, ray
+
+def until(file):
+    while not Path(file).exists():
+        time.sleep(0.05)
+    return {"accuracy": 0.5}
+
+def first(architecture, **_):
+    return until("second has begun")
+
+def second(architecture, **_):
+    Path("second has begun").touch()
+    return until("others have ended")
+
+def third(architecture, **_):
+    return {"accuracy": 0.5}
+
+def search(name, trials):
+    study = nas.search("lenet_like", evaluator=f"searches:{name}", study=name, trials=trials,
+                       storage=f"sqlite:///{name}.db", workers=1, keep="none", progress=False)
+    print(name, len(study.trials), flush=True)
+
+if __name__ == "__main__":
+    a, b = (threading.Thread(target=search, args=of) for of in (("first", 1), ("second", 3)))
+    a.start()
+    while not ray.is_initialized():
+        time.sleep(0.05)
+    b.start()
+    a.join()
+    search("third", 1)
+    sys.stdin.read()
+    Path("others have ended").touch()
+    b.join()
+    print("initialized" if ray.is_initialized() else "over")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_search_goes_on_when_the_thread_that_started_ray_has_ended(folder: Path) -> None:
+    work = folder / "work"
+    work.mkdir()
+    (work / "searches.py").write_text(SEARCHES)
+    process = subprocess.Popen(
+        [sys.executable, "searches.py"],
+        cwd=work,
+        env=environ(folder),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "first 1\n"
+    assert process.stdout.readline() == "third 1\n"
+    family = {*children(process), *within(folder)}
+    assert len(family) > 5
+    out, err = process.communicate()
+    assert (process.returncode, out) == (0, "second 3\nover\n"), err
+    wait("a process is left", lambda: not any(map(started, family)))
+    assert not within(folder)
+    assert not list(folder.glob("nas-*"))
+
+
+def test_what_interrupts_the_start_is_heard_when_that_has_ended() -> None:
+    """And an error of the start is the caller's."""
+    seen, heard = list[str](), threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        heard.set()
+        raise KeyboardInterrupt
+
+    def begin() -> ExitStack:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        assert heard.wait(60)
+        begun = ExitStack()
+        begun.callback(seen.append, "ended")
+        return begun
+
+    def fail() -> ExitStack:
+        raise NasError("no room")
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            local_ray._lasting(begin)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == ["ended"]
+    with pytest.raises(NasError, match="no room"):
+        local_ray._lasting(fail)
+    wait("a thread is left", lambda: "nas-ray" not in {t.name for t in threading.enumerate()})
 
 
 def start(folder: Path, **told: str) -> subprocess.CompletedProcess[str]:

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -26,6 +27,7 @@ from ray._private import ray_constants
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from nas.errors import NasError, brief
+from nas.interrupts import deferred
 from nas.processes import Process, children, descendants, importing
 from nas.workers import guard
 
@@ -83,6 +85,41 @@ def _left() -> None:
 def start(slots: int) -> ExitStack:
     """Starts Ray for so many slots; returns what ends it. Raises NasError where it does not start,
     or there is no folder for it."""
+    return _lasting(lambda: _try(slots))
+
+
+def _lasting(begin: Callable[[], ExitStack]) -> ExitStack:
+    """What ``begin`` returns, called in a thread of its own that lives until that is closed.
+
+    Ray has its processes killed when their parent ends (PR_SET_PDEATHSIG), which to Linux is the
+    thread that has started them: a search's may end before another's who uses the same Ray. An
+    interrupt amid the start waits for it, and ends what has begun; a second one does not wait.
+    """
+    begun, over = Future[ExitStack](), threading.Event()
+
+    def live() -> None:
+        try:
+            begun.set_result(begin())
+        except BaseException as error:
+            begun.set_exception(error)
+        else:
+            over.wait()
+
+    def end() -> None:
+        if not begun.exception():
+            begun.result().close()
+        over.set()
+
+    with ExitStack() as leave:
+        with deferred():
+            # A daemon, or a pool that nobody closes would keep the interpreter from its end.
+            threading.Thread(target=live, name="nas-ray", daemon=True).start()
+            leave.callback(end)
+        begun.result()
+        return leave.pop_all()
+
+
+def _try(slots: int) -> ExitStack:
     for tries_left in range(TRIES - 1, -1, -1):
         try:
             return _start(slots, _folder())
