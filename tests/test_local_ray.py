@@ -238,7 +238,7 @@ def test_a_search_goes_on_when_the_thread_that_started_ray_has_ended(folder: Pat
 
 def test_what_interrupts_the_start_is_heard_when_that_has_ended() -> None:
     """And an error of the start is the caller's."""
-    seen, heard = list[str](), threading.Event()
+    seen, heard, others = list[str](), threading.Event(), {*threading.enumerate()}
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         heard.set()
@@ -263,7 +263,7 @@ def test_what_interrupts_the_start_is_heard_when_that_has_ended() -> None:
     assert seen == ["ended"]
     with pytest.raises(NasError, match="no room"):
         local_ray._lasting(fail)
-    wait("a thread is left", lambda: "nas-ray" not in {t.name for t in threading.enumerate()})
+    wait("a thread is left", lambda: {*threading.enumerate()} <= others)
 
 
 def start(folder: Path, **told: str) -> subprocess.CompletedProcess[str]:

@@ -485,12 +485,17 @@ def test_a_slot_on_a_cluster_asks_for_the_memory_that_is_predicted() -> None:
 
 def test_a_machine_runs_as_many_as_its_memory_holds(pool: Pool) -> None:
     cores, room = os.cpu_count() or 1, int(0.9 * machine_memory())
-    assert open_pool(None).slots == cores
-    assert open_pool(None, memory_need=room // cores).slots == cores
-    assert open_pool(None, memory_need=room // 2 + 1).slots == 1
-    assert open_pool(None, memory_need=2 * room).slots == 1
-    assert open_pool(None, memory_limit=room).slots == 1
-    assert open_pool(2, memory_need=2 * room).slots == 2
+
+    def slots(workers: int | None, **limits: int) -> int:
+        with contextlib.closing(open_pool(workers, **limits)) as opened:  # type: ignore[arg-type]
+            return opened.slots
+
+    assert slots(None) == cores
+    assert slots(None, memory_need=room // cores) == cores
+    assert slots(None, memory_need=room // 2 + 1) == 1
+    assert slots(None, memory_need=2 * room) == 1
+    assert slots(None, memory_limit=room) == 1
+    assert slots(2, memory_need=2 * room) == 2
 
 
 # -- arithmetic and arguments ---------------------------------------------------------------------

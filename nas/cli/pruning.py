@@ -10,7 +10,7 @@ from typing import get_args
 
 from nas.cli.models import file_name
 from nas.cli.output import begin_work, directory
-from nas.cli.record import data_of, opened
+from nas.cli.record import check_images, data_of, opened
 from nas.cli.settings import read_recipe
 from nas.cli.smaller import (
     check_numbers,
@@ -68,9 +68,12 @@ def prune_and_show(
         store, row = opened(storage, study, write=True)
         if dataset not in ("", row.dataset):
             raise StudyError(f"--dataset {dataset}: study {row.name!r} is on {row.dataset}")
+    if row and is_number(text):
         ref = data_of(row, data)
     else:
-        ref = images_of([file], dataset or None, data)
+        ref = images_of([file], dataset or None, data or (row.directory if row else ""))
+        if row:
+            check_images(row, ref)
     tell_images(Job(pattern="", data=ref))
     if not model.card.epochs:
         raise NasError(f"{file} does not tell its epochs: the control would not know how long")
