@@ -10,7 +10,7 @@ from typing import Any
 
 from nas.cli.options import identified
 from nas.cli.output import writable
-from nas.cli.record import data_of, holds, opened, there
+from nas.cli.record import data_of, is_of, opened, there
 from nas.driver.tradeoffs import nothing_found, pareto
 from nas.errors import NasError, NothingFound, StudyError
 from nas.job import DataRef
@@ -87,7 +87,7 @@ def cascade_and_show(
     tested = evaluate(made, ref, "test")
     images = tested.images[0]
     pixels = sized(images, images.rows[: cascade.TIMED], made.input)
-    expected = {n: _expected(chosen, [c[n] for c in costs]) for n in COSTS}
+    expected = {n: chosen.mean_cost([c[n] for c in costs]) for n in COSTS}
     about: dict[str, Any] = {
         "cost": cost,
         "demand": {"budget": budget} if budget is not None else {"accuracy": demand.accuracy},
@@ -161,27 +161,23 @@ def _of_study(
     ref = data_of(row, data)
     rows = list(store.trials(row.id))
     wanted = list(pareto(row, rows))
-    wanted += [
-        r for r in rows if r.baseline and r.state in ("finished", "reused") and r not in wanted
-    ]
+    wanted += [r for r in rows if r.baseline and r.evaluated and r not in wanted]
     if not wanted:
         raise nothing_found(row, rows)
-    networks = {r.called: (r, store.model(r)) for r in wanted if "->" in r.pattern}
-    files = {
-        name: file
-        for name, (r, file) in networks.items()
-        if file and there(file) and holds(file, r)
-    }
-    lacking = [name for name in networks if name not in files]
+    networks = {r.called: r for r in wanted if r.is_network}
+    files = {name: store.model(r) for name, r in networks.items()}
+    models = {name: load_model(file) for name, file in files.items() if file and there(file)}
+    models = {name: model for name, model in models.items() if is_of(model.card, networks[name])}
+    lacking = [name for name in networks if name not in models]
     if lacking:
         print(
             f"nas: no weights of {', '.join(lacking)}, not kept, gone or written over: left out",
             file=sys.stderr,
         )
-    if lacking and not files:
+    if lacking and not models:
         raise StudyError(f"study {row.name!r} has no weights kept of its front: --keep front")
     names = [r.baseline for r in wanted if r.baseline in classical.METHODS]
-    return {n: load_model(f) for n, f in files.items()}, ref, names
+    return models, ref, names
 
 
 def _once(models: dict[str, Model]) -> dict[str, Model]:
@@ -223,12 +219,6 @@ def _made(verdict: Verdict, models: Sequence[Model], choice: Choice) -> Cascade:
         ],
         {},
     )
-
-
-def _expected(choice: Choice, costs: Sequence[float]) -> float:
-    """The mean cost of an image: that of each member, of the images that reach it."""
-    reaching = [1 - sum(choice.shares[:k]) for k in range(len(choice.members))]
-    return sum(share * costs[i] for share, i in zip(reaching, choice.members, strict=True))
 
 
 def _why_none(verdict: Verdict, demand: Demand, names: Sequence[str], cost: str) -> str:

@@ -10,7 +10,7 @@ from typing import get_args
 
 from nas.cli.models import file_name
 from nas.cli.output import begin_work, directory
-from nas.cli.record import check_images, data_of, opened
+from nas.cli.record import check_dataset, check_images, data_of, opened
 from nas.cli.settings import read_recipe
 from nas.cli.smaller import (
     check_numbers,
@@ -20,7 +20,7 @@ from nas.cli.smaller import (
     model_files,
     tell_epochs,
 )
-from nas.errors import NasError, StudyError
+from nas.errors import NasError
 from nas.job import Job, Recipe
 from nas.job.recipe import UNTAUGHT
 from nas.metrics import count, percent
@@ -66,8 +66,7 @@ def prune_and_show(
     store, row = None, None
     if study or is_number(text):
         store, row = opened(storage, study, write=True)
-        if dataset not in ("", row.dataset):
-            raise StudyError(f"--dataset {dataset}: study {row.name!r} is on {row.dataset}")
+        check_dataset(row, dataset or None)
     if row and is_number(text):
         ref = data_of(row, data)
     else:

@@ -8,6 +8,7 @@ import os
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nas.cli.arguments import STORAGE
 from nas.cli.options import identified, load_plugins
@@ -20,6 +21,9 @@ from nas.store import Store, StudyRow, TrialRow, open_store
 from nas.store.urls import parse as parse_url
 from nas.workers.answers import POINTS
 from nas.workers.run import source
+
+if TYPE_CHECKING:
+    from nas.training.models import Card
 
 
 def artifacts_dir(artifacts: str, storage: str) -> str:
@@ -79,6 +83,8 @@ def trial_weights(storage: str, study: str | None, number: int, needed: bool = T
 
 
 def weights_of(store: Store, study: StudyRow, row: TrialRow) -> str:
+    from nas.training.models import card_of  # torch
+
     file = store.model(row)
     if not file:
         raise StudyError(f"{row.called} has no weights kept: {_made_again(study, row)}")
@@ -87,7 +93,7 @@ def weights_of(store: Store, study: StudyRow, row: TrialRow) -> str:
             f"{file}, which held the weights of {row.called} of study {study.name}, is gone: put "
             f"it back, or {_made_again(study, row)}"
         )
-    if not holds(file, row):
+    if not is_of(card_of(file), row):
         raise StudyError(
             f"{file}, which held the weights of {row.called} of study {study.name}, has another "
             f"network now: {_made_again(study, row)}"
@@ -95,12 +101,8 @@ def weights_of(store: Store, study: StudyRow, row: TrialRow) -> str:
     return file
 
 
-def holds(file: str, row: TrialRow) -> bool:
-    """Whether the model in a file is the trial's: its network, and as accurate to the last digit.
-    Raises NasError where it is no model."""
-    from nas.training.models import Card, metadata_of, read  # torch
-
-    card = Card.of(metadata_of(read(file), file) or {}, file)
+def is_of(card: Card, row: TrialRow) -> bool:
+    """Whether a model is the trial's: its network, and as accurate to the last digit."""
     accuracy = row.metrics.get(ACCURACY)
     same = card.metrics.get(ACCURACY, accuracy) == accuracy
     return same and card.architecture.fingerprint == row.fingerprint
@@ -168,8 +170,7 @@ def trial_job(
     files = load_plugins(plugins)
     store, row = opened(storage, study)
     trial = store.trial(row.id, number)
-    if dataset not in (None, row.dataset):
-        raise StudyError(f"--dataset {dataset}: study {row.name!r} is on {row.dataset}")
+    check_dataset(row, dataset)
     if epochs is not None:
         within("--epochs", epochs, POINTS)
     if trial.made:
@@ -216,6 +217,12 @@ def data_of(study: StudyRow, folder: str) -> DataRef:
         ref = dataclasses.replace(ref, size=height)
     check_images(study, ref, about)
     return ref
+
+
+def check_dataset(study: StudyRow, dataset: str | None) -> None:
+    """Raises StudyError where another data set is asked for than a study's; None: none is."""
+    if dataset not in (None, study.dataset):
+        raise StudyError(f"--dataset {dataset}: study {study.name!r} is on {study.dataset}")
 
 
 def check_images(study: StudyRow, ref: DataRef, about: str = "others") -> None:

@@ -32,7 +32,7 @@ from nas.report.progress import Progress
 from nas.report.progress import baselines as baselines_of
 from nas.report.trials import REFUSED, rows_out
 from nas.store import ENDED, Store, StudyRow, TrialRow, open_store
-from nas.store.teachers import named
+from nas.store.teachers import teacher_names
 from nas.text import shown_url
 from nas.training import footprint
 from nas.workers import open_pool
@@ -235,7 +235,7 @@ def run(
     store = open_store(storage, study=plan.row())
     predictions = contextlib.ExitStack()
     try:
-        plan = replace(in_full(store, plan), taught=tuple(named(store, plan.job.teachers)))
+        plan = replace(in_full(store, plan), taught=tuple(teacher_names(store, plan.job.teachers)))
         descriptions = predictions.enter_context(predicted(store, plan))
         if progress:
             _tell_predicted(descriptions, plan, store)

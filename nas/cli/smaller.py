@@ -18,7 +18,7 @@ from nas.cli.options import (
     taught_by,
 )
 from nas.cli.output import begin_work, directory
-from nas.cli.record import data_of, opened, trial_network, trial_weights, weights_of
+from nas.cli.record import check_dataset, data_of, opened, trial_network, trial_weights, weights_of
 from nas.cli.settings import read_recipe, within
 from nas.data import describe
 from nas.driver.latencies import with_latencies
@@ -72,8 +72,7 @@ def distill_and_show(
     base, ref, store, row = Recipe(), None, None, None
     if study or any(map(is_number, [*teachers, student])) or "front" in teachers:
         store, row = opened(storage, study, write=True)
-        if dataset not in (None, row.dataset):
-            raise StudyError(f"--dataset {dataset}: study {row.name!r} is on {row.dataset}")
+        check_dataset(row, dataset)
         base, ref = Recipe.of(row.recipe), data_of(row, data)
         epochs = row.settings["epochs"] if epochs is None else epochs
     files = [file for text in teachers for file in model_files(text, storage, study)]

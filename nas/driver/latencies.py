@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nas.driver.tradeoffs import nothing_found, pareto
 from nas.errors import NasError, StudyError, brief, nearest
 from nas.job import Latency
+from nas.job.outcome import OWN_RUNTIME
 from nas.metrics import HERE, Located, located
 from nas.store import Store, StudyRow, TrialRow
 from nas.store.devices import Device, Measured, all_profiles, keep, known_devices, measured
@@ -20,9 +21,6 @@ from nas.training import timing
 
 if TYPE_CHECKING:
     import torch
-
-
-SEARCHED = "eager"  # the runtime in which a search measures ``latency_ms``
 
 
 class Several(StudyError):
@@ -34,7 +32,7 @@ def networks(study: StudyRow, rows: Sequence[TrialRow], which: str) -> list[Tria
     NasError for what is neither, and for a trial that is no network, and NothingFound where there
     is none."""
     if which in ("front", "all"):
-        ended = [row for row in rows if row.state in ("finished", "reused", "stopped")]
+        ended = [row for row in rows if row.evaluated or row.state == "stopped"]
         chosen = pareto(study, rows) if which == "front" else ended
         if not chosen:
             raise nothing_found(study, rows)
@@ -46,12 +44,12 @@ def networks(study: StudyRow, rows: Sequence[TrialRow], which: str) -> list[Tria
             raise NasError(f"--trials {which}: the study has no trial {missing[0]}")
         rows = [known[n] for n in numbers]
         for row in rows:
-            if "->" not in row.pattern:
+            if not row.is_network:
                 raise NasError(f"--trials {which}: trial {row.number} is {row.baseline}, a "
                                "classical method: no network")  # fmt: skip
     else:
         raise NasError(f"--trials {which}: must be front, all or numbers such as 9,12")
-    found = {row.fingerprint: row for row in reversed(rows) if "->" in row.pattern}
+    found = {row.fingerprint: row for row in reversed(rows) if row.is_network}
     if not found:
         raise NasError(f"--trials {which}: the study has no such network")
     return sorted(found.values(), key=lambda row: row.number)
@@ -240,7 +238,7 @@ def _values(
             (
                 (row.latency.runtime, threads_of(row))
                 for row in fits
-                if row.latency.device in searched and row.latency.runtime == SEARCHED
+                if row.latency.device in searched and row.latency.runtime == OWN_RUNTIME
             ),
             None,
         )

@@ -14,7 +14,7 @@ from typing import Literal
 from nas.driver.jobs import ask_of
 from nas.job import Job, Result
 from nas.store import BASELINE, Store, StudyRow, TrialRow
-from nas.store.teachers import named, note
+from nas.store.teachers import note, teacher_names
 from nas.training.single import Trained
 from nas.training.train import scores
 
@@ -33,7 +33,7 @@ def enter(
     ask = ask_of(job, trained.architecture, {BASELINE: name})
     ask = dataclasses.replace(ask, seed=job.seed, job_key=key)
     if job.teachers:
-        note(store, study.id, job.recipe.teacher, named(store, job.teachers))
+        note(store, study.id, job.recipe.teacher, teacher_names(store, job.teachers))
     result = Result(
         metrics=scores(trained.curve),
         curve=trained.curve,
@@ -45,9 +45,8 @@ def enter(
     store.enter(study.id, ask, result)  # or it is there already
     row = next(
         row
-        for row in store.trials(study.id)
-        if (row.sampled, row.fingerprint) == (ask.sampled, ask.fingerprint)
-        and (row.job_key, row.seed) == (ask.job_key, ask.seed)
+        for row in store.trials(study.id, fingerprint=ask.fingerprint)
+        if (row.sampled, row.job_key, row.seed) == (ask.sampled, ask.job_key, ask.seed)
     )
     if os.path.exists(row.model or ""):
         return row

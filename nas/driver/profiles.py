@@ -235,8 +235,8 @@ def in_full(record: Record | None, plan: Plan) -> Plan:
     places = {name: at for name in plan.asked if (at := located(name))}
     if not places:
         return plan
-    begun = [study for study in (record.studies() if record else ()) if study.name == plan.study]
-    held = begun[0].settings.get("devices", {}) if begun else {}
+    begun = record.study_named(plan.study) if record else None
+    held = begun.settings.get("devices", {}) if begun else {}
     full = {name: held.get(name) or _name(at, _profile(record, at)) for name, at in places.items()}
     return dataclasses.replace(plan, devices=full)
 

@@ -81,9 +81,7 @@ class Cascaded:
 
     @property
     def test_cost(self) -> float:
-        reaching = [1 - sum(self.shares[:k]) for k in range(len(self.shares))]
-        members = zip(reaching, self.choice.members, strict=True)
-        return sum(share * self.costs[i] for share, i in members)
+        return self.choice.mean_cost(self.costs, self.shares)
 
 
 def candidates_table(

@@ -13,7 +13,7 @@ from nas.store.rows import StudyRow, TrialRow
 from nas.store.tables import studies, trials
 
 
-def named(record: Record, files: Sequence[str]) -> list[str]:
+def teacher_names(record: Record, files: Sequence[str]) -> list[str]:
     """Each model by the trial of this record whose weights it is, else by its file."""
     if not files:
         return []

@@ -311,6 +311,11 @@ def load_model(file: str | Path) -> Model:
     return model_of(read(file), str(file))
 
 
+def card_of(file: str | Path) -> Card:
+    """What the model in a file, or at a URL, says of itself. Raises NasError where it is none."""
+    return _card(read(file), str(file))
+
+
 def kept_card(file: str | Path) -> Card | None:
     """What the model in a file, or at a URL that fsspec knows, says of itself; None where there is
     none. One that is not whole is set aside, with a warning."""
@@ -320,14 +325,14 @@ def kept_card(file: str | Path) -> Card | None:
         return data
 
     data = artifacts.newest(file, whole)
-    return None if data is None else Card.of(metadata_of(data, str(file)) or {}, str(file))
+    return None if data is None else _card(data, str(file))
 
 
 def model_of(data: bytes, where: str) -> Model:
     """As ``load_model``, of the file's bytes."""
     if data[8:9] == b"{" and int.from_bytes(data[:8], "little") > len(data) - 8:
         raise NasError(f"{where} is cut short: it ends within its header")
-    card = Card.of(metadata_of(data, where) or {}, where)
+    card = _card(data, where)
     try:
         state = safetensors.torch.load(data)
     except SafetensorError as error:
@@ -351,6 +356,10 @@ def read(file: str | Path) -> bytes:
     if found is None:
         raise NasError(f"{file} does not exist: must be a model")
     return found
+
+
+def _card(data: bytes, where: str) -> Card:
+    return Card.of(metadata_of(data, where) or {}, where)
 
 
 def metadata_of(data: bytes, where: str) -> dict[str, str] | None:

@@ -92,6 +92,13 @@ class Choice:
     cost: float
     shares: tuple[float, ...]
 
+    def mean_cost(self, costs: Sequence[float], shares: Sequence[float] = ()) -> float:
+        """The mean of an image where candidates cost so much: that of each member, of the images
+        that reach it, by its own ``shares`` or others."""
+        shares = shares or self.shares
+        reaching = [1 - sum(shares[:k]) for k in range(len(shares))]
+        return sum(share * costs[i] for share, i in zip(reaching, self.members, strict=True))
+
 
 def tried(
     candidates: Sequence[Candidate],

@@ -186,7 +186,8 @@ def fit(
     steps = len(train) // batch  # the rest of a shuffled epoch is left out: all batches are alike
     resumable = shared(recipe.schedule, recipe.freeze, epochs)
     step: Step | None = None
-    passing, ending = (forward_of(scored, device, low) for low in (bf16, False))
+    forward = forward_of(scored, device, bf16)
+    ending = forward_of(scored, device, bf16=False) if bf16 else forward
     watched = teacher.watching() if teacher else contextlib.nullcontext()
     with seeded(job.seed, device), watched, in_turns(device) as between:
         began = saved = time.perf_counter()
@@ -217,8 +218,8 @@ def fit(
             scored.eval()
             # What the trial has in the end is of the network as it is kept, in full precision: in
             # bf16 it told 2 of 360 images apart from its own file.
-            forward = ending if epoch + 1 == epochs else passing
-            scores = scores_of(forward, validation, plain, between)
+            answer = ending if epoch + 1 == epochs else forward
+            scores = scores_of(answer, validation, plain, between)
             point = Epoch(
                 epoch=epoch + 1,
                 train_loss=train_loss,
