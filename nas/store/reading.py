@@ -12,17 +12,8 @@ from sqlalchemy import Connection, Engine, Row, Select, func, select
 from nas.errors import StudyError, nearest
 from nas.job import Epoch, Latency
 from nas.job.outcome import OWN_BATCH, OWN_RUNTIME
-from nas.store.rows import (
-    Ask,
-    AttemptRow,
-    Study,
-    StudyRow,
-    TrialRow,
-    attempt_of,
-    curve_of,
-    study_of,
-    trial_of,
-)
+from nas.store.columns import attempt_of, curve_of, study_of, trial_of
+from nas.store.rows import Ask, AttemptRow, Study, StudyRow, TrialRow
 from nas.store.sameness import asks_anew, check_same, widens
 from nas.store.steps import has, nothing_came, select_trials
 from nas.store.tables import ENDED, TrialState, attempts, curves, latencies, studies, trials

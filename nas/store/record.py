@@ -16,19 +16,10 @@ from nas.failpoints import reach
 from nas.job import Failure, Outcome, Result
 from nas.metrics import ACCURACY
 from nas.store import driver as drivers
+from nas.store.columns import reused, study_of, trial_of
 from nas.store.connect import connect
 from nas.store.reading import Record, check, named
-from nas.store.rows import (
-    Ask,
-    Claim,
-    Sampled,
-    Study,
-    StudyRow,
-    TrialRow,
-    reused,
-    study_of,
-    trial_of,
-)
+from nas.store.rows import Ask, Claim, Sampled, Study, StudyRow, TrialRow
 from nas.store.sameness import asks_anew, check_same
 from nas.store.steps import (
     RUNNING,

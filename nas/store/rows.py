@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from nas.errors import NasError, StoreError, StudyError, brief
-from nas.job import Epoch, Failure, Latency, Outcome
 from nas.language.architecture import Architecture, parse
-from nas.metrics import (
-    METRICS,
-    Direction,
-    by_arithmetic,
-    metric,
-    of_pattern,
-    on_device,
-    shown,
-    usual,
-)
-from nas.store.tables import (
-    EVALUATED,
-    AttemptState,
-    TrialState,
-    attempts,
-    curves,
-    latencies,
-    studies,
-    trials,
-)
-from nas.store.values import Settings, checked, domain, read_json, refuse, texts
+from nas.metrics import METRICS, Direction, by_arithmetic, metric, of_pattern, shown, usual
+from nas.store.tables import EVALUATED, AttemptState, TrialState
 
 BASELINE = "baseline"  # the one entry of a baseline's sampled values: its name
 MADE = ("distilled", "pruned")  # the last word of its name, where it came from another network
@@ -101,7 +80,7 @@ class Ask:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in _OWN.intersection(by_arithmetic()):
+        for name in OWN_METRICS.intersection(by_arithmetic()):
             if not 0 <= getattr(self, name) < 1 << 63:
                 raise StoreError(
                     f"{name} is {getattr(self, name)}: the record holds counts from 0 up to 2^63"
@@ -207,10 +186,14 @@ class TrialRow(Ask):
         known = metric(name)
         if name in self.metrics and not (known.device and self.latency_device):
             return self.metrics[name]
-        found: float | None = getattr(self, name) if name in _OWN else None
+        found: float | None = getattr(self, name) if name in OWN_METRICS else None
         if found is None and known.arithmetic:
             return of_pattern(name, self.pattern)
         return math.nan if found is None else float(found)
+
+
+# Metrics that are fields of every trial.
+OWN_METRICS = frozenset(f.name for f in fields(TrialRow)) & METRICS.keys()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,172 +223,3 @@ class Claim:
     trial: TrialRow
     attempt: int
     faults: int
-
-
-def study_of(row: Any) -> StudyRow:
-    """A study as it was read. Raises StoreError where a column holds what it cannot."""
-    values = row._asdict()
-    _check_study(values)
-    values["objectives"] = tuple(map(tuple, values["objectives"]))
-    return StudyRow(**values | {"settings": Settings(values["settings"])})
-
-
-def trial_of(row: Sequence[Any]) -> TrialRow:
-    """A trial as it was read, with its study's domains. Raises StoreError where a column holds what
-    it cannot, and a parameter what is not of its domain."""
-    *values, text = row
-    columns = dict(zip(STORED, values, strict=True))
-    _check_trial(columns)
-    sampled = columns["sampled"]
-    shared = _domains(text, columns["study_id"], sampled)
-    columns["distributions"] = shared | own if (own := columns["distributions"]) else shared
-    _check_sampled(columns["id"], sampled, columns["distributions"])
-    columns["metrics"] = {k: math.nan if v is None else v for k, v in columns["metrics"].items()}
-    columns["rungs"] = tuple((epochs, accuracy) for epochs, accuracy in columns["rungs"] or ())
-    return TrialRow(**columns)
-
-
-def _check_sampled(key: int, sampled: Mapping[str, Any], domains: Mapping[str, str]) -> None:
-    row = "nas_trials", f"id {key}"
-    for name, text in domains.items():
-        if (holds := domain(text)) is None:
-            rule = f"a distribution of {name} as Optuna writes it"
-            refuse(*row, "distributions", text, rule)
-        if name not in sampled or not holds(sampled[name]):
-            refuse(*row, "sampled", sampled, f"with a {name} of {text}")
-    if len(domains) < len(sampled) and {*sampled} != {BASELINE}:
-        rule = "names of which the study's domains or the trial's distributions tell all"
-        refuse(*row, "sampled", [*sampled.keys() - domains.keys()], rule)
-
-
-def attempt_of(row: Any) -> AttemptRow:
-    values = row._asdict()
-    _check_attempt(values)
-    return AttemptRow(**values)
-
-
-def curve_of(trial_id: int, points: Any) -> tuple[Epoch, ...]:
-    """The training curve of a trial."""
-    _check_curve({"trial_id": trial_id, "epochs": points})
-    return tuple(map(epoch_of, points))
-
-
-def own_domains(ask: Ask | Sampled, domains: dict[str, str]) -> dict[str, str]:
-    """Where parameters are drawn from that the study's ``domains`` do not say, to which those are
-    added that it did not know."""
-    for name in ask.sampled:
-        if name != BASELINE and name in ask.distributions:
-            domains.setdefault(name, ask.distributions[name])
-    return {
-        name: text
-        for name, text in ask.distributions.items()
-        if name not in ask.sampled or domains.get(name) != text
-    }
-
-
-def _domains(text: str, study_id: int, sampled: Iterable[str]) -> dict[str, str]:
-    """What a study's domains say of the parameters of a trial; the same for all that have them."""
-    domains, made = _read(text, study_id)
-    names = tuple(sampled)
-    if names not in made:
-        made[names] = {name: domains[name] for name in names if name in domains}
-    return made[names]
-
-
-@functools.lru_cache(maxsize=64)
-def _read(text: str, study_id: int) -> tuple[dict[str, str], dict[tuple[str, ...], dict[str, str]]]:
-    return domains_of(text, study_id), {}
-
-
-def domains_of(text: str, study_id: int) -> dict[str, str]:
-    """Where a study's parameters are drawn from, by their names. Raises StoreError."""
-    found = read_json(text)
-    if not texts(found):
-        rule = "names with distributions as text"
-        refuse("nas_studies", f"id {study_id}", "domains", found, rule)
-    return dict(found)
-
-
-STORED = [f.name for f in fields(TrialRow) if f.name != "trainings"]
-_check_study = checked({f.name: studies.c[f.name] for f in fields(StudyRow)}, "id")
-_joined = {"latency_low": latencies.c.low, "latency_high": latencies.c.high}
-_check_trial = checked(
-    {n: _joined[n] if n in _joined else trials.c[n] for n in STORED}, "id", _joined
-)
-_check_attempt = checked(dict(attempts.c), "token")
-_check_curve = checked(dict(curves.c), "trial_id")
-_OWN = frozenset(STORED) & METRICS.keys()  # metrics that are fields of every trial
-_MEASURED = [name for name in sorted(_OWN) if not METRICS[name].arithmetic]
-
-
-def columns_of(outcome: Outcome) -> dict[str, Any]:
-    """An outcome as columns of its trial."""
-    if isinstance(outcome, Failure):
-        return {
-            "failure": outcome.kind,
-            "reason": clean(outcome.reason),
-            "seconds": _number(outcome.seconds),
-        }
-    own = {name: _number(outcome.metrics.get(name)) for name in _MEASURED}
-    device = {"latency_device": clean(outcome.latency.device)} if outcome.latency else {}
-    return {
-        **own,
-        "metrics": finite(outcome.metrics),
-        "seconds": _number(outcome.seconds),
-        "device": clean(outcome.device),
-        "model": clean(outcome.model) or None,
-        **device,
-    }
-
-
-def reused(source: TrialRow) -> dict[str, Any]:
-    """What a trial takes over from an earlier one: all but what was measured on a device."""
-    left = on_device(METRICS) if source.latency_device else []
-    return {
-        **{name: _number(getattr(source, name)) for name in _MEASURED if name not in left},
-        "reused_from": source.id,
-        "metrics": finite({k: v for k, v in source.metrics.items() if k not in left}),
-        "device": source.device,
-        "rungs": source.rungs,
-    }
-
-
-def latency_of(fingerprint: str, latency: Latency) -> dict[str, Any]:
-    """A measurement as a row of its own."""
-    return {
-        "fingerprint": fingerprint,
-        "device": clean(latency.device),
-        "runtime": latency.runtime,
-        "batch": latency.batch,
-        "ms": float(latency.ms),
-        "low": float(latency.low),
-        "high": float(latency.high),
-        "busy": latency.busy,
-        "peak_bytes": latency.peak_bytes,
-    }
-
-
-def point_of(epoch: Epoch) -> list[float | None]:
-    return [epoch.epoch, *map(_number, (epoch.train_loss, epoch.accuracy, epoch.seconds))]
-
-
-def epoch_of(point: Sequence[Any]) -> Epoch:
-    epoch, *others = point
-    train_loss, accuracy, seconds = (math.nan if value is None else value for value in others)
-    return Epoch(epoch=epoch, train_loss=train_loss, accuracy=accuracy, seconds=seconds)
-
-
-def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    return {clean(name): _number(value) for name, value in metrics.items()}
-
-
-def _number(value: float | None) -> float | None:
-    """A plain number for SQL and JSON, neither of which knows NaN or infinity on both databases."""
-    if value is None or not math.isfinite(value):
-        return None
-    return value if type(value) is int else float(value)
-
-
-def clean(text: str) -> str:
-    """Text as both databases take it: no NUL, no half of a surrogate pair, no megabytes."""
-    return text[:10_000].replace("\0", "\\0").encode(errors="backslashreplace").decode()

@@ -16,11 +16,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from nas.errors import StudyError
 from nas.job import Failure, Latency, Outcome, Result
 from nas.job.outcome import OWN_BATCH, OWN_RUNTIME
-from nas.store.rows import (
+from nas.store.columns import (
     STORED,
-    Ask,
-    Claim,
-    StudyRow,
     clean,
     columns_of,
     domains_of,
@@ -29,6 +26,7 @@ from nas.store.rows import (
     point_of,
     trial_of,
 )
+from nas.store.rows import Ask, Claim, StudyRow
 from nas.store.tables import (
     AttemptState,
     TrialState,

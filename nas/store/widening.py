@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, select, update
 
 from nas.errors import StudyError
-from nas.store.rows import BASELINE, Sampled, Study, StudyRow, own_domains
+from nas.store.columns import own_domains
+from nas.store.rows import BASELINE, Sampled, Study, StudyRow
 from nas.store.tables import studies, trials
 
 
