@@ -43,6 +43,8 @@ FORETOLD = 5
 # How many of the best are weighed again for each further proposal of one ask: what is under way
 # makes a row near it worth less and hardly any worth more, and 512 found no more.
 AGAIN = 64
+# How many futures are drawn, and of how many proposals those are that are evaluated in them.
+FUTURES, FORESEEN = 64, 512
 # The local search: so many of the best proposals are changed and weighed again, so many times.
 BEST, ROUNDS = 20, 3
 # What a gain by knowing counts: the look ahead of one step misses what a new network brings to the
@@ -166,6 +168,30 @@ class EHVISampler(BaseSampler):
         best = _distinct(rows, scores)[:AGAIN]
         chosen = model.choose(rows[best], costs[best], reference, count) if count > 1 else [0]
         return [encoding.params(row) for row in rows[best][chosen]]
+
+    def futures(self, study: Study, count: int) -> Floats | None:
+        """What the next ``count`` evaluations may bring, in the study's own units: ``FUTURES``
+        draws of the values of up to so many proposals, (draws, proposals, objectives). None before
+        there is a model, or where nothing is new.
+
+        The proposals are chosen at once by what is known now: that later ones learn from earlier
+        ones is not foreseen.
+        """
+        number = len(study.get_trials(deepcopy=False))
+        evidence = self._evidence(study, Encoding.of(self._space(study)), number)
+        rng = np.random.default_rng([self._seed, number])
+        with one_thread():
+            rows, costs = self._drawn(evidence, rng)
+            model = self._model(evidence) if evidence.encoding.parameters else None
+            if model is None or not len(rows):
+                return None
+            reference = model.reference(rows, costs)
+            rows, costs, scores = self._searched(evidence, model, rows, costs, reference, rng)
+            best = _distinct(rows, scores)[: max(count, FORESEEN)]
+            rows, costs = rows[best], costs[best]
+            chosen = model.choose(rows, costs, reference, count)
+            fit = partial(self._fit, evidence.encoding, related=self._older(evidence.signs))
+            return evidence.signs * model.futures(rows[chosen], costs[chosen], fit, FUTURES, rng)
 
     @property
     def _budget(self) -> int:

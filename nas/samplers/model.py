@@ -185,6 +185,19 @@ class Model:
             checks.append(committee.calibration)
         return Believed(mean, deviation, low, high, tuple(checks), np.ones(values.shape[1]))
 
+    def futures(
+        self, rows: Floats, costs: Floats, fit: Fit, count: int, rng: np.random.Generator
+    ) -> Floats:
+        """What evaluations of ``rows`` (m, parameters) may give, drawn together ``count`` times:
+        (count, m, objectives), minimised. What is told of them is in ``costs`` (m, objectives)."""
+        x, _ = self.features(rows, costs)
+        values = np.repeat(costs[None], count, axis=0)
+        for k, surrogate in enumerate(self.surrogates):
+            if surrogate is not None:
+                drawn = surrogate.committee(fit).evaluations(x, count, rng)
+                values[:, :, k] = surrogate.warp.inverse(drawn)
+        return values
+
     def reference(self, rows: Floats, costs: Floats) -> Floats:
         """The corner (objectives,) behind all that was seen, and all that is told or foreseen of
         ``rows`` (m, parameters), of which ``costs`` are told, (m, objectives), all minimised.
