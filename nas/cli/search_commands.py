@@ -214,7 +214,7 @@ def search(
     """Search a space for the best trade-offs, or go on with a search."""
     since = time.monotonic()  # what a budget of time begins with
     from nas.cli import searches as run
-    from nas.cli.options import plan
+    from nas.cli.options import data_ref, plan
     from nas.cli.record import artifacts_dir
     from nas.errors import NasError
     from nas.spaces.space import open_spaces
@@ -225,16 +225,12 @@ def search(
             "tells what each holds, and resnet_like is a good first"
         )
     searched = plan(
-        space=space,
+        space,
+        data_ref(dataset, data, size, skip_unreadable, group_by),
+        epochs=epochs,
         study=study,
         trials=trials,
         budget=budget,
-        epochs=epochs,
-        dataset=dataset,
-        data=data,
-        size=size,
-        skip_unreadable=skip_unreadable,
-        group_by=group_by,
         download=download,
         seed=seed,
         sampler=sampler,
@@ -307,21 +303,17 @@ def audit(
 ) -> None:
     """How early accuracies, sizes and training-free scores rank networks, beside the end."""
     from nas.cli import reports
-    from nas.cli.options import audited
+    from nas.cli.options import audited, data_ref
 
     reports.audit_and_show(
         *audited(
             space,
+            data_ref(dataset, data, size, skip_unreadable, group_by),
             epochs=epochs,
             rungs=rungs,
-            dataset=dataset,
-            data=data,
-            size=size,
             seed=seed,
             recipe=recipe or [],
             plugins=plugin or [],
-            skip_unreadable=skip_unreadable,
-            group_by=group_by,
         ),
         count=count,
     )
