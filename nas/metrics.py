@@ -158,6 +158,11 @@ class Located:
         parts = [f"{self.metric}@{self.device}", self.runtime or "", threads, batch]
         return "/".join(part for part in parts if part)
 
+    def admits(self, runtime: str, threads: int | None, batch: int) -> bool:
+        """Whether what was measured so may be what the name means."""
+        told = self.runtime in (None, runtime) and self.threads in (None, threads)
+        return told and self.batch == batch
+
 
 @functools.lru_cache(maxsize=1_000)
 def located(name: str) -> Located | None:
