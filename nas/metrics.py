@@ -68,7 +68,7 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def plain(value: float) -> str:
+def precise(value: float) -> str:
     """A value beside its bound: 1,234,567 whole, as what is told is how near it comes."""
     return f"{value:,.0f}" if value.is_integer() else f"{value:.4g}"
 

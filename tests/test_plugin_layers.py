@@ -20,7 +20,7 @@ from nas.errors import NasError, ShapeError
 from nas.layers import LAYERS
 from nas.training import footprint
 from nas.training.indicators import naswot
-from nas.training.plain import python_source
+from nas.training.python_source import python_source
 
 # Three that the language does not have: one with weights, which normalises; one that changes the
 # map's shape; one whose module is the plug-in's own.

@@ -349,7 +349,7 @@ def export_pattern(pattern: str, format: str, output: Path | None) -> None:
     if format == "pattern":
         _text(pattern, output)
     elif format == "python":
-        from nas.training.plain import python_source
+        from nas.training.python_source import python_source
 
         _text(python_source(parse(pattern)).rstrip(), output)
     else:

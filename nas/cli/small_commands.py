@@ -102,13 +102,13 @@ def distill(
 ) -> None:
     """Train a student by its teacher's outputs, beside the same student without a teacher. Of a
     study (--study, or a trial's number) it is then a point."""
-    from nas.cli import smaller
+    from nas.cli import distilling
     from nas.cli.options import load_plugins
 
     losses = {"temperature": temperature, "distill": weight, "attention": attention or None}
     settings = [f"{name}={value}" for name, value in losses.items() if value is not None]
     try:
-        smaller.distill_and_show(
+        distilling.distill_and_show(
             teacher,
             student,
             study=study,

@@ -16,7 +16,7 @@ from nas.errors import brief
 from nas.job import Failure, Job, Latency, Outcome, Recipe
 from nas.job.outcome import OWN_BATCH, OWN_RUNTIME
 from nas.language.architecture import Architecture
-from nas.metrics import METRICS, by_arithmetic, located, metric, of_pattern, on_device, plain
+from nas.metrics import METRICS, by_arithmetic, located, metric, of_pattern, on_device, precise
 from nas.store import Ask, TrialRow
 
 
@@ -170,7 +170,7 @@ def fault(plan: Plan, row: TrialRow, outcome: Outcome, source: TrialRow | None) 
         own, theirs = of_pattern(name, row.pattern), outcome.metrics[name]
         if not math.isclose(own, theirs, rel_tol=1e-9) and not math.isnan(own):
             return (
-                f"{who} gave {name} {plain(theirs)}, and by arithmetic the network has "
-                f"{plain(own)}: what it counts otherwise needs another name"
+                f"{who} gave {name} {precise(theirs)}, and by arithmetic the network has "
+                f"{precise(own)}: what it counts otherwise needs another name"
             )
     return ""

@@ -10,8 +10,8 @@ from nas.errors import StudyError
 from nas.job import Job
 from nas.metrics import ACCURACY, check, metric
 from nas.spaces.bounds import refuse_unmet
-from nas.spaces.plain import parse_mapping
 from nas.spaces.space import Space, read_space
+from nas.spaces.yaml_mapping import parse_mapping
 from nas.store import Study, StudyRow
 
 Keep = Literal["front", "all", "none"]
