@@ -105,12 +105,11 @@ def predicted_metrics(
     """What a profile knows of a network: the latencies that the plan names on devices. What its
     training has ``measured`` as the profile was stands before what was predicted of it: a bound
     that is kept by one percent in a prediction may be broken in truth."""
-    named = dict.fromkeys([*plan.space.objectives, *plan.space.constraints])
     return {
         name: measured.ms
         if measured and metric(name).predicts == measured.place
         else of_pattern(name, pattern)
-        for name in named
+        for name in plan.asked
         if located(name)
     }
 
