@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -126,6 +125,7 @@ def train(
     recipe and size from the record. The same command resumes."""
     from nas.cli.models import train_and_show
     from nas.cli.options import data_ref, single_job
+    from nas.cli.output import resumable
     from nas.cli.record import trial_job
     from nas.cli.settings import starting
     from nas.errors import NasError
@@ -158,12 +158,8 @@ def train(
             plugins=plugin or [],
         )
     )
-    try:
+    with resumable("the same command goes on from the last checkpoint"):
         train_and_show(job, output)
-    except KeyboardInterrupt:
-        advice = "interrupted; the same command goes on from the last checkpoint"
-        print(f"nas: {advice}", file=sys.stderr)
-        raise typer.Exit(130) from None
 
 
 def predict(

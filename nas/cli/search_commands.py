@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Annotated, Literal
 
@@ -215,6 +214,7 @@ def search(
     since = time.monotonic()  # what a budget of time begins with
     from nas.cli import searches as run
     from nas.cli.options import data_ref, plan
+    from nas.cli.output import resumable
     from nas.cli.record import artifacts_dir
     from nas.errors import NasError
     from nas.spaces.space import open_spaces
@@ -249,7 +249,7 @@ def search(
     if dry_run:
         run.rehearse(searched, storage, workers, memory_per_trial * 2**30, baselines)
         return
-    try:
+    with resumable(f"the same command goes on with study {searched.study}"):
         run.search_and_show(
             searched,
             storage,
@@ -262,10 +262,6 @@ def search(
             baselines=baselines,
             since=since,
         )
-    except KeyboardInterrupt:
-        advice = f"interrupted; the same command goes on with study {searched.study}"
-        print(f"nas: {advice}", file=sys.stderr)
-        raise typer.Exit(130) from None
 
 
 def audit(
