@@ -197,11 +197,11 @@ def report(
     twice.
     """
     from nas.cli.options import load_plugins
+    from nas.cli.output import resumable
     from nas.cli.record import kept_in, opened
 
     plugins = load_plugins(plugin or [])
     store, row = opened(storage, study, write=bool(compare))
-    from nas.cli.output import resumable
     from nas.cli.reports import report_and_show
 
     with resumable():

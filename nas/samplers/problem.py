@@ -22,6 +22,11 @@ Params = dict[str, Any]
 PROPOSALS = 1500
 
 
+def nothing(_: Params) -> Mapping[int, float]:
+    """What is known of a set where nothing is. No lambda: a sampler can be pickled."""
+    return {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Problem:
     """What the caller knows of the objective function before any evaluation.
@@ -43,7 +48,7 @@ class Problem:
     """
 
     distributions: Mapping[str, BaseDistribution] | None = None
-    known: Callable[[Params], Mapping[int, float] | None] = lambda _: {}
+    known: Callable[[Params], Mapping[int, float] | None] = nothing
     complete: Callable[[Params, random.Random], Params] | None = None
     proposals: int = PROPOSALS
     older: tuple[Older, ...] = ()
