@@ -290,9 +290,9 @@ class _Driver:
             self.tell_watch()
 
     def settle(self, last: bool = False) -> None:
-        """Stops those at rungs that promise nothing any more, or too little to wait, and sends on
-        who is next, where there is room; if this is the last and nobody is next, all are stopped
-        that wait."""
+        """Goes through the candidates that wait at rungs: stops those that promise nothing any
+        more, or too little to be kept waiting, and sends on the next ones while there is room. The
+        ``last`` time, where none can go on, it stops all of them."""
         ladder = self.ladder
         if not ladder.waiting:
             return
@@ -422,8 +422,8 @@ class _Driver:
 
 
 def _retries(claim: Claim, failure: Failure) -> bool:
-    """Whether a trial is tried once more: what the machinery did to it is none of its fault, and of
-    an error the first may be chance."""
+    """Whether a trial is tried once more: the machinery's faults are not its own, and its first
+    error may be chance."""
     if failure.ours:
         return claim.attempt < LOST
     return failure.kind == "error" and claim.faults < 1

@@ -44,8 +44,8 @@ class UnderWay:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """How many seconds a search will still take, by so many trials that ended on this device; 0:
-    by the epochs of those under way."""
+    """How many seconds a search will still take, judged by so many trials that ended on this device
+    (0: by the epochs of those under way)."""
 
     seconds: float
     trials: int
@@ -120,7 +120,8 @@ class Tally:
 
     @property
     def trained_front(self) -> tuple[TrialRow, ...]:
-        """The front without what was made from others: that needs the weights that it is from."""
+        """The front as it were without networks made from others, whose weights these came from:
+        they must be kept even where the front has left them behind."""
         if not any(row.made for row in self.front):
             return self.front
         return pareto(self._study, [row for row in self._results if not row.made])
