@@ -22,7 +22,7 @@ from nas.store import Store
 from nas.store.devices import Profiled, all_profiles, keep, keep_profile, measured, patterns
 from nas.store.reading import Record
 from nas.training.pieces import distinct, parts, time_piece
-from nas.training.predicted import Predictor
+from nas.training.predicted import LatencyPredictor
 
 DRAWS = 50  # times as many draws as networks, before a space has no more
 # Networks taken apart for each that is measured whole: their pieces cost little, and of 80 with 20
@@ -48,7 +48,7 @@ def profile(
     seed: int,
     again: bool = False,
     told: Told,
-) -> tuple[Profiled, Predictor]:
+) -> tuple[Profiled, LatencyPredictor]:
     """Measures the pieces of random networks of the space here, and the first ``networks`` of those
     whole, and adds them to what this device's profile has of other spaces. What is known is not
     measured again, unless it is to be; what was measured is kept, however this ends. ``told`` of
@@ -115,7 +115,7 @@ def _drawn(space: Space, count: int, seed: int) -> list[Architecture]:
     return list(found.values())
 
 
-def predictor(record: Record, profiled: Profiled) -> Predictor:
+def predictor(record: Record, profiled: Profiled) -> LatencyPredictor:
     """What a profile predicts by, corrected by all that the record has measured on its device
     since, of networks of any study."""
     wholes: dict[str, float] = dict(profiled.profile["wholes"])
@@ -130,7 +130,8 @@ def predictor(record: Record, profiled: Profiled) -> Predictor:
         for piece in parts(architecture).pieces
         if piece.key in times
     }
-    fitted = Predictor.fit([(piece, times[key]) for key, piece in pieces.items()], known, apart)
+    timed = [(piece, times[key]) for key, piece in pieces.items()]
+    fitted = LatencyPredictor.fit(timed, known, apart)
     own = sum(text in profiled.profile["wholes"] for text in wholes if _parsed(text))
     return dataclasses.replace(fitted, besides=len(known) - own)
 
@@ -206,7 +207,7 @@ def predicting(
 
         def value(
             architecture: Architecture,
-            predict: Predictor = predict,
+            predict: LatencyPredictor = predict,
             since: Mapping[str, float] = since,
         ) -> float:
             found = since.get(architecture.fingerprint)
@@ -232,7 +233,7 @@ def in_full(record: Record | None, plan: Plan) -> Plan:
     return dataclasses.replace(plan, devices=full)
 
 
-def _fits(predict: Predictor, space: Space, at: Located) -> str:
+def _fits(predict: LatencyPredictor, space: Space, at: Located) -> str:
     """How much a profile, which may be of another space, has of this one's networks. Raises
     StudyError where that is nothing of a kind: its price would be that of any layer."""
     rng = random.Random(0)
