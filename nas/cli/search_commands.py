@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Annotated, Literal
 
@@ -214,7 +213,8 @@ def search(
     """Search a space for the best trade-offs, or go on with a search."""
     since = time.monotonic()  # what a budget of time begins with
     from nas.cli import searches as run
-    from nas.cli.options import plan
+    from nas.cli.options import data_ref, plan
+    from nas.cli.output import resumable
     from nas.cli.record import artifacts_dir
     from nas.errors import NasError
     from nas.spaces.space import open_spaces
@@ -225,16 +225,12 @@ def search(
             "tells what each holds, and resnet_like is a good first"
         )
     searched = plan(
-        space=space,
+        space,
+        data_ref(dataset, data, size, skip_unreadable, group_by),
+        epochs=epochs,
         study=study,
         trials=trials,
         budget=budget,
-        epochs=epochs,
-        dataset=dataset,
-        data=data,
-        size=size,
-        skip_unreadable=skip_unreadable,
-        group_by=group_by,
         download=download,
         seed=seed,
         sampler=sampler,
@@ -253,7 +249,7 @@ def search(
     if dry_run:
         run.rehearse(searched, storage, workers, memory_per_trial * 2**30, baselines)
         return
-    try:
+    with resumable(f"the same command goes on with study {searched.study}"):
         run.search_and_show(
             searched,
             storage,
@@ -266,10 +262,6 @@ def search(
             baselines=baselines,
             since=since,
         )
-    except KeyboardInterrupt:
-        advice = f"interrupted; the same command goes on with study {searched.study}"
-        print(f"nas: {advice}", file=sys.stderr)
-        raise typer.Exit(130) from None
 
 
 def audit(
@@ -307,21 +299,17 @@ def audit(
 ) -> None:
     """How early accuracies, sizes and training-free scores rank networks, beside the end."""
     from nas.cli import reports
-    from nas.cli.options import audited
+    from nas.cli.options import audited, data_ref
 
     reports.audit_and_show(
         *audited(
             space,
+            data_ref(dataset, data, size, skip_unreadable, group_by),
             epochs=epochs,
             rungs=rungs,
-            dataset=dataset,
-            data=data,
-            size=size,
             seed=seed,
             recipe=recipe or [],
             plugins=plugin or [],
-            skip_unreadable=skip_unreadable,
-            group_by=group_by,
         ),
         count=count,
     )

@@ -264,11 +264,9 @@ def run(
                 plan.space, plan.job.recipe, networks.values(), streamed(plan.job.data)
             )
         if plan.job.teachers:
-            from nas.training.models import load_model  # torch: 0.9 s
+            from nas.training.models import card_of  # torch: 0.9 s
 
-            need += sum(
-                footprint.scoring(load_model(file).architecture) for file in plan.job.teachers
-            )
+            need += sum(footprint.scoring(card_of(file).architecture) for file in plan.job.teachers)
         pool = opened(need)
         try:
             if baselines:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -102,13 +101,14 @@ def distill(
 ) -> None:
     """Train a student by its teacher's outputs, beside the same student without a teacher. Of a
     study (--study, or a trial's number) it is then a point."""
-    from nas.cli import smaller
+    from nas.cli import distilling
     from nas.cli.options import load_plugins
+    from nas.cli.output import resumable
 
     losses = {"temperature": temperature, "distill": weight, "attention": attention or None}
     settings = [f"{name}={value}" for name, value in losses.items() if value is not None]
-    try:
-        smaller.distill_and_show(
+    with resumable():
+        distilling.distill_and_show(
             teacher,
             student,
             study=study,
@@ -123,9 +123,6 @@ def distill(
             plugins=load_plugins(plugin or []),
             folder=output,
         )
-    except KeyboardInterrupt:
-        print("nas: interrupted; the same command goes on", file=sys.stderr)
-        raise typer.Exit(130) from None
 
 
 def cascade(
@@ -236,8 +233,9 @@ def prune(
     (--study, or a trial's number) it is then a point."""
     from nas.cli import pruning
     from nas.cli.options import load_plugins
+    from nas.cli.output import resumable
 
-    try:
+    with resumable():
         pruning.prune_and_show(
             model,
             width,
@@ -253,6 +251,3 @@ def prune(
             plugins=load_plugins(plugin or []),
             folder=output,
         )
-    except KeyboardInterrupt:
-        print("nas: interrupted; the same command goes on", file=sys.stderr)
-        raise typer.Exit(130) from None

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from nas.samplers.acquisition import Belief, improvement
+from nas.samplers.acquisition import Marginal, improvement
 from nas.samplers.calibration import Believed, Calibration
 from nas.samplers.encoding import Encoding
 from nas.samplers.evidence import Finished
@@ -280,9 +280,9 @@ class Model:
         if not len(front) and len(self.rows):
             return chance
         beliefs = [
-            Belief(costs[:, k], np.zeros(len(costs)))
+            Marginal(costs[:, k], np.zeros(len(costs)))
             if surrogate is None or normal is None
-            else Belief(*normal, surrogate.warp)
+            else Marginal(*normal, surrogate.warp)
             for k, (surrogate, normal) in enumerate(zip(self.surrogates, objectives, strict=True))
         ]
         return chance * improvement(front, reference, beliefs)
