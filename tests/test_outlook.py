@@ -16,7 +16,7 @@ from nas.driver.outlook import MOST, gains, outlook
 from nas.driver.plan import Plan
 from nas.pareto import hypervolume
 from nas.samplers.ehvi import EHVISampler
-from nas.samplers.problem import Problem
+from nas.samplers.problem import Problem, nothing
 from nas.store import Store
 from nas.workers.in_process import InProcess
 
@@ -140,3 +140,27 @@ def test_what_is_not_known_is_not_told(store: Store) -> None:
     assert best is not None
     assert best.at_equal == ""
     assert math.isfinite(best.mean)
+
+
+def proposed(seconds: Any, objectives: int = 2) -> list[dict[str, Any]]:
+    """What is proposed where time is paid, after ten draws and 14 proposals."""
+    distributions = {f"x{k}": optuna.distributions.IntDistribution(0, 9) for k in range(4)}
+    known = (lambda params: {1: float(sum(params.values()))}) if objectives == 2 else nothing
+    problem = Problem(distributions=distributions, known=known, seconds=seconds)
+    directions = ["maximize", "minimize"][:objectives]
+    study = optuna.create_study(directions=directions, sampler=EHVISampler(5, problem))
+    for _ in range(24):
+        trial = study.ask()
+        params = {name: trial.suggest_int(name, 0, 9) for name in distributions}
+        study.tell(trial, [smooth(params), float(sum(params.values()))][:objectives])
+    return [trial.params for trial in study.trials]
+
+
+def test_where_time_is_paid_what_takes_less_comes_first() -> None:
+    plain = proposed(None)
+    assert proposed(lambda _: 7.0) == plain
+    steep = proposed(lambda params: 10.0 ** params["x0"])
+    assert steep[:10] == plain[:10]  # draws
+    mean = lambda of: float(np.mean([params["x0"] for params in of[10:]]))  # noqa: E731
+    assert mean(steep) < mean(plain) - 0.5
+    assert proposed(lambda params: 10.0 ** params["x0"], 1) == proposed(None, 1)

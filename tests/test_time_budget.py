@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import heapq
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -371,3 +372,19 @@ def test_a_search_without_an_end_is_refused(store: Store) -> None:
     for seconds in (0.0, -1.0, float("nan")):
         with pytest.raises(StudyError, match="must be more than 0"):
             loop.search(plan(seconds), store, pool)
+
+
+def test_where_time_is_paid_small_networks_come_first(tmp_path: Path, clock: Clock) -> None:
+    """Trainings take what their MACs say, and improvement counts by the square root of it."""
+
+    def spent(seconds: float | None) -> list[float]:
+        pool = Simulated(clock, by_size)
+        store = open_store(f"sqlite:///{tmp_path}/{seconds}.db")
+        loop.search(plan(seconds, trials=36, sampler="default"), store, pool)
+        store.close()
+        return [round(end - since, 6) for since, end in pool.begun]
+
+    by_trials, by_time = spent(None), spent(1e6)
+    assert by_trials[:10] == by_time[:10]  # draws
+    assert len(by_trials) == len(by_time) == 36
+    assert sum(by_time) < sum(by_trials)

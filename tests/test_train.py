@@ -28,6 +28,7 @@ from nas import data
 from nas.data.batches import Prepare, Source, preparation, statistics
 from nas.errors import NasError, RecipeError, StudyError
 from nas.job import DataRef, Epoch, Failure, Job, Recipe, Result, schedule
+from nas.job.outcome import Latency
 from nas.training import candidate, device, states, train
 from nas.training import checkpoint as checkpoints
 from nas.training.graph import eager, forward_of
@@ -293,6 +294,15 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="another training"):
         trained(job(epochs=1, seed=1), checkpoint=tmp_path / "c")
     assert (tmp_path / "c").read_bytes() == before
+
+
+def test_a_training_goes_on_whatever_is_known_of_its_latency(tmp_path: Path) -> None:
+    """A candidate that was measured at its first rung, or whose bound was moved meanwhile."""
+    with pytest.raises(Interrupted):
+        trained(job(epochs=2), checkpoint=tmp_path / "c", report=interrupt_after(1))
+    known = {"a device": Latency(ms=1.0, low=0.9, high=1.1, device="a device")}
+    later = dataclasses.replace(job(epochs=2), known=known, most_ms={"": 5.0})
+    assert equal(trained(later, checkpoint=tmp_path / "c")[0], trained(job(epochs=2))[0])
 
 
 def test_a_hostile_checkpoint_runs_nothing(tmp_path: Path) -> None:

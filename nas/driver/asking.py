@@ -58,14 +58,23 @@ class Memory(InMemoryStorage):
         pass
 
 
-def sampler(plan: Plan, seed: int, begun: int = 0, older: tuple[Older, ...] = ()) -> BaseSampler:
+Expected = Callable[[int], float | None]  # what a training is expected to take, by its MACs
+
+
+def sampler(
+    plan: Plan,
+    seed: int,
+    begun: int = 0,
+    older: tuple[Older, ...] = (),
+    expected: Expected | None = None,
+) -> BaseSampler:
     """The plan's sampler for a study that has ``begun`` trials. Ours is told what arithmetic knows
     of the space, and of ``older`` studies, and goes on as it would have; Optuna's would repeat
     their first proposals, so they go on with another seed."""
     made = SAMPLERS[plan.sampler](seed + begun)
     if isinstance(made, EHVISampler):
-        objectives = problem(plan.space, tuple(plan.space.objectives))
-        return EHVISampler(seed, dataclasses.replace(objectives, older=older))
+        known = problem(plan.space, tuple(plan.space.objectives), expected)
+        return EHVISampler(seed, dataclasses.replace(known, older=older))
     return made
 
 
@@ -74,8 +83,9 @@ class Asker:
 
     ``begun`` trials were there before. ``hoped`` gives a trial that is at a rung as it is expected
     to end, None where nothing is expected yet. ``driver`` tells this driver from others of the
-    study, and ``older`` are those that it begins with. ``rejected`` counts what arithmetic refused,
-    ``repeated`` what was evaluated before: neither costs more than the asking.
+    study, and ``older`` are those that it begins with; ``expected`` tells what trainings take,
+    where time is paid. ``rejected`` counts what arithmetic refused, ``repeated`` what was evaluated
+    before: neither costs more than the asking.
     """
 
     def __init__(
@@ -86,17 +96,18 @@ class Asker:
         hoped: Callable[[TrialRow], TrialRow | None],
         driver: str = "",
         older: tuple[Older, ...] = (),
+        expected: Expected | None = None,
     ) -> None:
         self.rejected = self.repeated = 0
         self._queued = 0  # proposals that wait to be asked for
         self._plan, self._space, self._row, self._hoped = plan, plan.space, study, hoped
-        self._driver, self._diverged, self._older = driver, False, older
+        self._driver, self._diverged, self._older, self._expected = driver, False, older, expected
         directions = plan.space.objectives.values()
         self._memory = Memory()
         self._study = optuna.create_study(
             storage=self._memory,
             directions=["maximize" if d == "max" else "minimize" for d in directions],
-            sampler=sampler(plan, plan.job.seed, begun, older),
+            sampler=sampler(plan, plan.job.seed, begun, older, expected),
         )
         self._study_id = self._memory.get_study_id_from_name(self._study.study_name)
         self._rng = Random(plan.job.seed + begun)  # not again the draws of an earlier run
@@ -208,7 +219,7 @@ class Asker:
             return
         self._diverged = True
         seed = seed_of(f"{self._plan.job.seed} {self._driver}")
-        self._study.sampler = sampler(self._plan, seed, older=self._older)
+        self._study.sampler = sampler(self._plan, seed, older=self._older, expected=self._expected)
         self._rng = Random(seed)
 
     def tell(self, row: TrialRow) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -121,7 +122,11 @@ class _Driver:
         self.tally = Tally(self.study, plan.trials)
         self.ladder = Ladder(self.study, plan.rungs)
         begun = store.begun(self.study.id)
-        self.asker = Asker(plan, self.study, begun, self.ladder.hoped, store.driver, older)
+        paid = time_budget.seconds is not None
+        expected = functools.partial(time_budget.expected, epochs=1) if paid else None
+        self.asker = Asker(
+            plan, self.study, begun, self.ladder.hoped, store.driver, older, expected
+        )
         self.mirror = Mirror(store, self.study)
         self.news = store.changes(self.study.id)
         self.running: dict[int, _Running] = {}  # by ticket

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from optuna.distributions import (
     BaseDistribution,
@@ -25,10 +25,23 @@ from nas.spaces.space import Draw, Space
 PROPOSALS = 400
 
 
-def problem(space: Space, objectives: Sequence[str]) -> Problem:
+class _Costs(NamedTuple):
+    """What arithmetic knows of a set: objectives by their place, and the MACs of an image."""
+
+    objectives: Mapping[int, float]
+    macs: int
+
+
+def problem(
+    space: Space,
+    objectives: Sequence[str],
+    expected: Callable[[int], float | None] | None = None,
+) -> Problem:
     """The sampler's problem: every parameter's distribution, the metrics of a parameter set that
-    arithmetic knows, scaled as the trade-offs are weighed, and the completion of a partial set."""
-    costs: dict[tuple[Any, ...], Mapping[int, float] | None] = {}
+    arithmetic knows, scaled as the trade-offs are weighed, and the completion of a partial set.
+    Where time is paid, ``expected`` gives what a training is expected to take, in whatever unit, by
+    a network's MACs; None as long as nothing is known."""
+    costs: dict[tuple[Any, ...], _Costs | None] = {}
 
     def complete(params: Mapping[str, Any], rng: random.Random) -> dict[str, Any]:
         # What is whole already is looked up: with 1,000 trials under way that saves 0.2 s an ask.
@@ -40,21 +53,30 @@ def problem(space: Space, objectives: Sequence[str]) -> Problem:
         costs[_key(trial.params)] = _known(space, objectives, architecture)
         return trial.params
 
-    def known(params: Mapping[str, Any]) -> Mapping[int, float] | None:
+    def of(params: Mapping[str, Any]) -> _Costs | None:
         key = _key(params)
         if key not in costs:
             architecture = _suggest(space, Draw(random.Random(0), params))
             costs[key] = _known(space, objectives, architecture)
         if len(costs) > 20_000:
             costs.clear()
-            return known(params)
+            return of(params)
         return costs[key]
+
+    def known(params: Mapping[str, Any]) -> Mapping[int, float] | None:
+        found = of(params)
+        return found.objectives if found else None
+
+    def seconds(params: Mapping[str, Any]) -> float:
+        found = of(params)
+        return (found and expected and expected(found.macs)) or 1.0
 
     return Problem(
         distributions=dict(distributions(space)),
         known=known,
         complete=complete,
         proposals=PROPOSALS,
+        seconds=seconds if expected else None,
     )
 
 
@@ -72,13 +94,13 @@ def _suggest(space: Space, trial: Draw) -> Architecture | None:
 
 def _known(
     space: Space, objectives: Sequence[str], architecture: Architecture | None
-) -> Mapping[int, float] | None:
+) -> _Costs | None:
     if architecture is None or space.excess(architecture):
         return None
     computed = arithmetic(architecture, objectives)
-    return {
-        i: scaled(name, computed[name]) for i, name in enumerate(objectives) if name in computed
-    }
+    places = {i: name for i, name in enumerate(objectives) if name in computed}
+    known = {i: scaled(name, computed[name]) for i, name in places.items()}
+    return _Costs(known, architecture.macs)
 
 
 def distributions(space: Space) -> Iterator[tuple[str, BaseDistribution]]:

@@ -47,6 +47,9 @@ AGAIN = 64
 FUTURES, FORESEEN = 64, 512
 # The local search: so many of the best proposals are changed and weighed again, so many times.
 BEST, ROUNDS = 20, 3
+# Where time is paid, an improvement counts by this power of the seconds that it takes: divided by
+# all of them, a search lives on small networks and misses what only large ones have.
+PAID = 0.5
 # What a gain by knowing counts: the look ahead of one step misses what a new network brings to the
 # next ones.
 PAYS = 0.4
@@ -167,8 +170,10 @@ class EHVISampler(BaseSampler):
         reference = model.reference(rows, costs)
         rows, costs, scores = self._searched(evidence, model, rows, costs, reference, rng)
         best = _distinct(rows, scores)[:AGAIN]
-        chosen = model.choose(rows[best], costs[best], reference, count) if count > 1 else [0]
-        return [encoding.params(row) for row in rows[best][chosen]]
+        rows, costs = rows[best], costs[best]
+        price = self._price(evidence, rows)
+        chosen = model.choose(rows, costs, reference, count, price) if count > 1 else [0]
+        return [encoding.params(row) for row in rows[chosen]]
 
     def futures(self, study: Study, count: int) -> Floats | None:
         """What the next ``count`` evaluations may bring, in the study's own units: ``FUTURES``
@@ -190,7 +195,7 @@ class EHVISampler(BaseSampler):
             rows, costs, scores = self._searched(evidence, model, rows, costs, reference, rng)
             best = _distinct(rows, scores)[: max(count, FORESEEN)]
             rows, costs = rows[best], costs[best]
-            chosen = model.choose(rows, costs, reference, count)
+            chosen = model.choose(rows, costs, reference, count, self._price(evidence, rows))
             fit = partial(self._fit, evidence.encoding, related=self._older(evidence.signs))
             return evidence.signs * model.futures(rows[chosen], costs[chosen], fit, FUTURES, rng)
 
@@ -211,16 +216,29 @@ class EHVISampler(BaseSampler):
         rng: np.random.Generator,
     ) -> tuple[Floats, Floats, Floats]:
         """The rows, their costs and scores, and those of what a local search from them finds."""
-        scores = model.score(rows, costs, reference)
+
+        def weighed(rows: Floats, costs: Floats) -> Floats:
+            return model.score(rows, costs, reference) / self._price(evidence, rows)
+
+        scores = weighed(rows, costs)
         parents = np.vstack([model.best(BEST), rows[np.argsort(-scores)[:BEST]]])
         for _ in range(ROUNDS):
             times = self._problem.proposals * 2 // (3 * ROUNDS * len(parents)) + 1
             copies = np.repeat(parents, times, axis=0)
             more, known = self._admitted(evidence, evidence.encoding.mutate(rng, copies), rng)
             rows, costs = np.vstack([rows, more]), np.vstack([costs, known])
-            scores = np.concatenate([scores, model.score(more, known, reference)])
+            scores = np.concatenate([scores, weighed(more, known)])
             parents = rows[np.argsort(-scores)[:BEST]]
         return rows, costs, scores
+
+    def _price(self, evidence: Evidence, rows: Floats) -> Floats:
+        """What an improvement by each of the rows is divided by, (m,). With one objective nothing:
+        the best network is often a dear one, and divided by it was found later."""
+        seconds, chance = self._problem.seconds, random.Random(self._seed)
+        if seconds is None or len(evidence.signs) == 1:
+            return np.ones(len(rows))
+        whole = (self._problem.whole(evidence.encoding.params(row), chance) for row in rows)
+        return np.array([seconds(params) for params in whole]).reshape(len(rows)) ** PAID
 
     def posterior(self, study: Study, trials: Sequence[FrozenTrial]) -> tuple[Floats, Floats]:
         """What the model believes of finished trials, apart from the luck of their evaluation.

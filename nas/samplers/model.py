@@ -233,10 +233,13 @@ class Model:
             [surrogate.process.predict(plain) for surrogate, _ in self.limits],
         )
 
-    def choose(self, rows: Floats, costs: Floats, reference: Floats, count: int) -> list[int]:
-        """Up to ``count`` of the rows, each the best once those before it are being evaluated, and
-        have come out at their means (kriging believer). The rows alone are weighed together: with
-        a process that grows, each choice among 64 took a factor of all observations."""
+    def choose(
+        self, rows: Floats, costs: Floats, reference: Floats, count: int, price: Floats
+    ) -> list[int]:
+        """Up to ``count`` of the rows, each the best for its ``price`` (m,) once those before it
+        are being evaluated, and have come out at their means (kriging believer). The rows alone are
+        weighed together: with a process that grows, each choice among 64 took a factor of all
+        observations."""
         x, plain = self._features(rows, costs)
         joints = [s.process.together(x) if s else None for s in self.surrogates]
         limits = [surrogate.process.together(plain) for surrogate, _ in self.limits]
@@ -248,6 +251,7 @@ class Model:
                 [(j.mean, j.deviation) if j else None for j in joints],
                 [(j.mean, j.deviation) for j in limits],
             )
+            scores /= price
             scores[chosen] = -np.inf
             best = int(np.argmax(scores))
             chosen.append(best)

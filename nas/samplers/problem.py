@@ -45,6 +45,8 @@ class Problem:
         slow.
     ``older``
         older studies of such networks, as related tasks.
+    ``seconds``
+        what evaluating a whole set is expected to take, above 0, where time is what is paid.
     """
 
     distributions: Mapping[str, BaseDistribution] | None = None
@@ -52,6 +54,7 @@ class Problem:
     complete: Callable[[Params, random.Random], Params] | None = None
     proposals: int = PROPOSALS
     older: tuple[Older, ...] = ()
+    seconds: Callable[[Params], float] | None = None
 
     @cached_property
     def settled(self) -> Params:

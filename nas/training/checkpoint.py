@@ -46,8 +46,9 @@ class Training:
 
 def identity(job: Job) -> str:
     """What a checkpoint belongs to. The number of epochs is part of it only where the schedule
-    depends on it from the start."""
-    settings = dataclasses.asdict(job)
+    depends on it from the start; what is known of its latency, and asked of that, is no part."""
+    # Empty, not left out: that is what checkpoints say that were written before.
+    settings = dataclasses.asdict(dataclasses.replace(job, known={}, most_ms={}))
     for name in ("evaluator", "latency", "plugins", "checkpoint", "model", "teachers"):
         settings.pop(name)
     settings["recipe"] = job.recipe.plain()
