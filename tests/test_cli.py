@@ -116,12 +116,12 @@ def test_a_search_trains_on_digits_and_the_same_command_does_nothing_more(
     assert len(found) == 3
     front = json.loads(here(tmp_path, "pareto", "-f", "json").stdout)
     assert all(0.1 < row["accuracy"] <= 1 and row["latency_ms"] > 0 for row in front)
-    # stdout is the front, a line a network and its folds; all else is on stderr.
+    # stdout is the front, a line a network without trailing blanks; all else is on stderr.
     lines = first.stdout.splitlines()
+    assert len(lines) == 1 + len(front)
+    assert lines == [line.rstrip() for line in lines]
     assert lines[0].split() == ["trial", "accuracy", "params", "MACs", "latency", "pattern"]
-    assert [int(n) for n in re.findall(r"^ +(\d+) ", first.stdout, re.MULTILINE)] == [
-        row["trial"] for row in front
-    ]
+    assert [int(line.split()[0]) for line in lines[1:]] == [row["trial"] for row in front]
     assert "nas: study lenet_like-digits: 3 evaluated, 0 reused, 0 failed" in first.stderr
     assert "nas export --trial " in first.stderr
 
@@ -217,6 +217,21 @@ def test_what_is_left_of_a_search_is_foretold_and_baselines_are_counted_apart(
     assert row("trials", "--budget", "1h") == lasting
     wrong = here(tmp_path, *search, *STUB, "--baseline", "resnet19", "--dry-run", status=2)
     assert "--baseline: unknown network resnet19; did you mean" in wrong.stderr
+
+
+def test_why_trials_failed_is_said_at_the_end(here: Here, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def f(architecture, *, seed, **_):\n"
+        "    if architecture.params > 50_000:\n"
+        "        raise ValueError('too large')\n"
+        "    return {'accuracy': 0.5}\n"
+    )
+    told = ("--space", "lenet_like", "--trials", "8", "--workers", "0", "--evaluator", "mine:f")
+    ended = nas(tmp_path, "search", *told).stderr
+    rows = json.loads(here(tmp_path, "trials", "ls", "-f", "json").stdout)
+    failed = sum(row["params"] > 50_000 for row in rows)
+    assert 0 < failed < 8
+    assert f"nas: {failed} failed: ValueError: too large (" in ended
 
 
 def test_plugins_evaluators_and_options_reach_the_search(here: Here, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 from waiting import eventually
@@ -188,6 +190,29 @@ def test_an_exception_names_the_line_that_raised_it() -> None:
     number = next(n for n, line in enumerate(lines, 1) if "raise ValueError" in line)
     assert ended.reason == f"ValueError: no luck ({source}:{number})"
     assert [e.epoch for e in ended.curve] == [1]
+
+
+@pytest.mark.parametrize(
+    ("function", "fits"),
+    [
+        (lambda architecture: {}, False),
+        (lambda architecture, *, fidelity, seed, report, more: {}, False),
+        (lambda architecture, **_: {}, True),
+        (lambda architecture, fidelity, seed, report, more=1: {}, True),
+    ],
+)
+def test_an_evaluator_of_other_arguments_is_refused_before_the_first_trial(
+    function: Any, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = ModuleType("mine")
+    module.call = function  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mine", module)
+    if fits:
+        assert evaluator("mine:call") is function
+        return
+    rule = r"evaluator 'mine:call': .*f\(architecture, \*, fidelity, seed, report\)"
+    with pytest.raises(NasError, match=rule):
+        evaluator("mine:call")
 
 
 def test_a_pattern_that_is_none_is_a_failure(pool: Pool) -> None:

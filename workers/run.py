@@ -119,8 +119,25 @@ def evaluator(name: str) -> Callable[..., Any]:
         function = getattr(function, part, None)
     if not callable(function):
         raise NasError(f"evaluator {name!r}: {module.__file__} has no function {path!r}")
+    _refuse_other_arguments(name, function)
     named: Callable[..., Any] = function
     return named
+
+
+def _refuse_other_arguments(name: str, function: Callable[..., Any]) -> None:
+    """Raises NasError for a function that cannot be called as an evaluator is: known before the
+    first trial, where each would fail by it."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of what is compiled, nothing may tell
+        return
+    try:
+        signature.bind(None, fidelity=1, seed=0, report=None)
+    except TypeError as error:
+        raise NasError(
+            f"evaluator {name!r}: its arguments are {signature} ({error}); it is called as "
+            "f(architecture, *, fidelity, seed, report) and returns the metrics by name"
+        ) from None
 
 
 def source(name: str, plugins: Sequence[str] = ()) -> str:

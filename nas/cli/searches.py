@@ -20,7 +20,7 @@ from nas.driver.baselines import architectures, enter
 from nas.driver.plan import Plan
 from nas.driver.profiles import in_full, offer, predicting
 from nas.driver.tradeoffs import nothing_found
-from nas.errors import NasError, NoRecord, StudyError
+from nas.errors import NasError, NoRecord, StudyError, brief
 from nas.interrupts import deferred
 from nas.job import Recipe
 from nas.job.pool import Pool
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from nas.samplers.related import Older
 
 NOTHING = ", and does not use them: they do not even foretell one another"
+REASONS = 3  # of failed trials, the commonest
 START, BETWEEN = 12.0, 0.5  # seconds until the first step of a search, and between two trainings
 
 
@@ -301,6 +302,10 @@ def _tell_end(plan: Plan, status: Status) -> None:
     if status.refused:
         counts.append(f"{status.refused} {REFUSED}")
     print(f"nas: study {plan.study}: {', '.join(counts)}", file=sys.stderr)
+    for reason, times in [*status.failures.items()][:REASONS]:
+        print(f"nas: {times} failed: {brief(reason, 200)}", file=sys.stderr)
+    if more := sum([*status.failures.values()][REASONS:]):
+        print(f"nas: {more} failed for other reasons: nas trials ls -f json", file=sys.stderr)
     if status.exhausted:
         print("nas: every architecture that was drawn has been evaluated", file=sys.stderr)
     elif status.vain:

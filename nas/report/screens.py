@@ -27,14 +27,20 @@ if TYPE_CHECKING:
     from nas.report.doctor import Finding
     from nas.training.single import Trained
 
-PLAIN_WIDTH = 160  # where stdout is no terminal: a table in a file should not be folded
+UNFOLDED = 100_000  # where stdout is no terminal: in a file each row of a table is a line
 
 
 def out(renderable: RenderableType) -> None:
-    """Prints data to stdout."""
-    terminal = sys.stdout.isatty()
-    screen = console(sys.stdout, width=None if terminal else PLAIN_WIDTH, soft_wrap=not terminal)
-    screen.print(Plain(renderable))
+    """Prints data to stdout; what is no terminal gets lines of any length, without trailing blanks,
+    as grep, diff and awk take them."""
+    if sys.stdout.isatty():
+        console(sys.stdout).print(Plain(renderable))
+        return
+    screen = console(sys.stdout, width=UNFOLDED, soft_wrap=True)
+    with screen.capture() as captured:
+        screen.print(Plain(renderable))
+    stream = uncleaned(sys.stdout)
+    stream.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
 def console(stream: TextIO, **options: Any) -> Console:
