@@ -301,11 +301,13 @@ def test_a_sampler_made_anew_goes_on_as_the_old_one(problem: Problem | None) -> 
     assert [t.params for t in again.trials] == [t.params for t in s.trials]
 
 
-def test_a_sampler_can_be_pickled() -> None:
-    s = study("default", 5, "maximize", "minimize")
-    s.optimize(grid, n_trials=12)
-    s.sampler = pickle.loads(pickle.dumps(s.sampler))
-    s.optimize(grid, n_trials=2)
+def test_a_pickled_sampler_goes_on_as_the_one_that_it_was_made_of() -> None:
+    pickled, whole = (study("default", 5, "maximize", "minimize") for _ in range(2))
+    whole.optimize(grid, n_trials=14)
+    pickled.optimize(grid, n_trials=12)
+    pickled.sampler = pickle.loads(pickle.dumps(pickled.sampler))
+    pickled.optimize(grid, n_trials=2)
+    assert [t.params for t in pickled.trials] == [t.params for t in whole.trials]
 
 
 def test_what_failed_is_not_asked_again_and_is_avoided() -> None:
@@ -394,6 +396,7 @@ def test_a_problem_sees_parameters_that_have_one_value() -> None:
     )
     for _ in range(6):
         t = s.ask(distributions)
+        assert t.params["stride"] == 2
         s.tell(t, [worth(t.params), price(t.params) / 2])
 
 

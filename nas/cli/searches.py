@@ -7,7 +7,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -236,11 +236,10 @@ def run(
     networks = architectures(plan, baselines)
     if plan.job.evaluator:
         evaluator(plan.job.evaluator)
-    store = open_store(storage, study=plan.row())
-    predictions = contextlib.ExitStack()
-    try:
+    with contextlib.ExitStack() as held:
+        store = held.enter_context(contextlib.closing(open_store(storage, study=plan.row())))
         plan = replace(in_full(store, plan), taught=tuple(teacher_names(store, plan.job.teachers)))
-        descriptions = predictions.enter_context(predicted(store, plan))
+        descriptions = held.enter_context(predicted(store, plan))
         if progress:
             _tell_predicted(descriptions, plan, store)
         from nas.driver.older import offers, older_studies
@@ -259,25 +258,13 @@ def run(
             from nas.driver.loop import search
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        need = 0
-        if not plan.job.evaluator:
-            need = footprint.greatest(
-                plan.space, plan.job.recipe, networks.values(), streamed(plan.job.data)
-            )
-        if plan.job.teachers:
-            from nas.training.models import card_of  # torch: 0.9 s
-
-            need += sum(footprint.scoring(card_of(file).architecture) for file in plan.job.teachers)
-        pool = opened(need)
-        try:
+        with contextlib.closing(opened(_need(plan, networks.values()))) as pool:
             if baselines:
                 enter(plan, baselines, store)
             shown = Progress(plan.study, tuple(plan.space.objectives)) if progress else None
             with shown or contextlib.nullcontext():
                 watch = shown.update if shown else lambda _: None
                 status = search(plan, store, pool, watch, since, begun_with)
-        finally:
-            pool.close()
         study = store.find_study(plan.study)
         # A reused one has the weights of the trial whose result it has.
         front = tuple(replace(row, model=store.model(row) or None) for row in status.front)
@@ -288,9 +275,18 @@ def run(
 
             ahead = outlook(plan, study, rows, more, begun_with)
         return study, rows, replace(status, front=front), ahead
-    finally:
-        predictions.close()
-        store.close()
+
+
+def _need(plan: Plan, beside: Iterable[Architecture]) -> int:
+    """The bytes that a trial, or a network beside them, is predicted to hold; 0: unknown."""
+    need, job = 0, plan.job
+    if not job.evaluator:
+        need = footprint.greatest(plan.space, job.recipe, beside, streamed(job.data))
+    if job.teachers:
+        from nas.training.models import card_of  # torch: 0.9 s
+
+        need += sum(footprint.scoring(card_of(file).architecture) for file in job.teachers)
+    return need
 
 
 def _tell_end(plan: Plan, status: Status) -> None:

@@ -11,7 +11,7 @@ from nas.errors import NasError
 from nas.job import DataRef
 from nas.language.architecture import parse
 from nas.training.classical import Fitted
-from nas.training.models import Card, Model, images_of
+from nas.training.models import Card, Model, image_entries
 from nas.training.network import build
 
 NEVER = -1e4  # the logit of a class without a train image
@@ -45,7 +45,7 @@ def as_model(fitted: Fitted, ref: DataRef) -> Model:
         architecture=architecture,
         classes=info.classes,
         normal=Normal((0.0,) * channels, (1.0,) * channels),
-        **images_of(ref),
+        **image_entries(ref),
         metrics={"accuracy": fitted.accuracy},
     )
     return Model(network, card).eval()

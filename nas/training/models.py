@@ -47,7 +47,7 @@ def class_numbers(classes: Sequence[str], among: Sequence[str]) -> list[int]:
     return [numbers[name] for name in classes]
 
 
-def images_of(ref: DataRef) -> dict[str, Any]:
+def image_entries(ref: DataRef) -> dict[str, Any]:
     """What a card says of the images that a model was trained on, and of how they were split."""
     return {
         "dataset": ref.name,
@@ -101,7 +101,7 @@ class Card:
             recipe=job.recipe.plain(),
             epochs=job.epochs,
             seed=job.seed,
-            **images_of(job.data),
+            **image_entries(job.data),
             metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
             versions={"nas": __version__, "torch": torch.__version__},
         )

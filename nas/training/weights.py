@@ -62,7 +62,7 @@ class Preprocessing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
+class Initial:
     """Weights to start from (``recipe.init``), and the normalisation that they were trained with.
 
     Entries of the heads may be absent; the others are all there.
@@ -193,7 +193,7 @@ def _fitted(
 # --- where a training starts ---------------------------------------------------------------------
 
 
-def initial_state(source: str, architecture: Architecture) -> Start:
+def initial_state(source: str, architecture: Architecture) -> Initial:
     """Weights for ``architecture``, and the normalisation that they were trained with.
 
     ``source`` is a network of the zoo (torchvision's pretrained weights, as NAME or NAME:MEMBER of
@@ -231,7 +231,7 @@ def initial_state(source: str, architecture: Architecture) -> Start:
         head = list(pairs)[-1].rpartition(".")[0]
         auxiliary = [key for key, part in module.named_modules() if isinstance(part, AuxHead)]
         fresh = tuple(f"{key}." for key in (head, *auxiliary))
-    return Start(state=_fitted(module, state, pairs, where, fresh), normal=normal)
+    return Initial(state=_fitted(module, state, pairs, where, fresh), normal=normal)
 
 
 def zoo_model(name: str, source: str, info: Info) -> tuple[nn.Module, Card]:
