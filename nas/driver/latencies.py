@@ -188,7 +188,7 @@ def _searched(record: Record, study: StudyRow, name: str, at: Located, predicted
     }
     if len(known) > 1:
         told = " or ".join(sorted(map(str, known)))
-        raise Several(f"{at}: the record does not tell by which it was predicted, name one: {told}")
+        raise Several(f"{at}: the record does not say which profile predicted it; name one: {told}")
     return known.pop() if known else at
 
 
@@ -243,7 +243,7 @@ def _values(
             None,
         )
         if own is None:
-            raise Several(f"{at}: the record has several, name one: {' or '.join(named.values())}")
+            raise Several(f"{at}: the record has several; name one: {' or '.join(named.values())}")
         rest = ", ".join(name for setting, name in named.items() if setting != own)
         others = f" as {named[own]}, as the study was searched (not {rest})"
         fits = [row for row in fits if (row.latency.runtime, threads_of(row)) == own]
@@ -252,7 +252,7 @@ def _values(
                       for row in on_it})  # fmt: skip
         told = f"; it has {', '.join(had)}" if had else ""
         step = _step(at, devices)
-        raise StudyError(f"{at}: nothing was measured so of these trials{told}; {step}")
+        raise StudyError(f"{at}: no such latency of these trials was measured{told}; {step}")
     (most, _), *versions = Counter(row.latency.device for row in fits).most_common()
     told = f"{most}" + (f" (not on {len(versions)} other versions of it)" if versions else "")
     told += others

@@ -36,8 +36,8 @@ def note(beliefs: Beliefs | None) -> str:
         return ""
     sentence = (
         "believed: estimated from all trials on these validation images, without the luck of one "
-        "training; in brackets an 80 % interval, wider on the better side because the best networks "
-        "exceed what a model predicts"
+        "training; in brackets an 80 % interval, wider on the better side because the best "
+        "networks exceed what a model predicts"
     )
     if not beliefs.sure:
         sentence += f"; such intervals held only {percent(beliefs.held)} of values not seen before"
