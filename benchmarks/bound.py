@@ -116,10 +116,8 @@ def searched(
     name = METRIC[arm]
     cost = name if goal == "latency_ms" else goal
     plan = options.plan(
-        space=SPACE, study="s", trials=trials, budget=None, epochs=epochs, dataset=None,
-        data="", size=0, download=False, seed=seed, sampler="default",
-        objectives=["accuracy:max", f"{cost}:min"], constraints=[f"{name}<={most:g}"], recipe=[],
-        plugins=[], evaluator="", rungs="off", artifacts="", keep="none",
+        SPACE, options.data_ref(None, ""), study="s", trials=trials, epochs=epochs, seed=seed,
+        objectives=["accuracy:max", f"{cost}:min"], constraints=[f"{name}<={most:g}"], keep="none",
     )  # fmt: skip
     since = time.monotonic()
     pool = Pool(after=arm == "after")

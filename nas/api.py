@@ -23,6 +23,7 @@ from typing import (
 )
 
 from nas.cli import options, record
+from nas.cli.settings import starting
 from nas.driver.plan import Keep
 from nas.errors import NasError, StudyError, brief
 from nas.job import Epoch, Report
@@ -202,15 +203,12 @@ def search(
     from nas.workers import open_pool
 
     plan = options.plan(
-        space=str(space),
+        str(space),
+        options.data_ref(dataset or None, str(data), size, skip_unreadable, group_by),
+        epochs=epochs,
         study=study,
         trials=trials,
         budget=budget,
-        epochs=epochs,
-        dataset=dataset or None,
-        data=str(data),
-        size=size,
-        download=False,
         seed=seed,
         sampler=sampler,
         objectives=[f"{name}:{direction}" for name, direction in (objectives or {}).items()],
@@ -221,8 +219,6 @@ def search(
         rungs=rungs,
         artifacts=record.artifacts_dir("", storage),
         keep=keep,
-        skip_unreadable=skip_unreadable,
-        group_by=group_by,
         teachers=[str(file) for file in teachers],
         older=list(older),
     )
@@ -278,18 +274,12 @@ def train(
         network = network.pattern
     job = options.single_job(
         str(network),
+        options.data_ref(dataset or None, str(data), 0, skip_unreadable, group_by),
         epochs=epochs,
-        dataset=dataset or None,
-        data=str(data),
         size=size,
-        download=False,
         seed=seed or 0,
-        init=str(init),
-        freeze=freeze,
-        recipe=settings,
+        recipe=starting(settings, init, freeze),
         plugins=[Path(path) for path in plugins],
-        skip_unreadable=skip_unreadable,
-        group_by=group_by,
     )
     tell(job, progress)
     shown = epochs_told(job.epochs) if progress else lambda _: None

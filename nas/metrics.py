@@ -68,7 +68,7 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def plain(value: float) -> str:
+def precise(value: float) -> str:
     """A value beside its bound: 1,234,567 whole, as what is told is how near it comes."""
     return f"{value:,.0f}" if value.is_integer() else f"{value:.4g}"
 
@@ -157,6 +157,11 @@ class Located:
         batch = f"b{self.batch}" if self.batch != 1 else ""
         parts = [f"{self.metric}@{self.device}", self.runtime or "", threads, batch]
         return "/".join(part for part in parts if part)
+
+    def admits(self, runtime: str, threads: int | None, batch: int) -> bool:
+        """Whether what was measured so may be what the name means."""
+        told = self.runtime in (None, runtime) and self.threads in (None, threads)
+        return told and self.batch == batch
 
 
 @functools.lru_cache(maxsize=1_000)

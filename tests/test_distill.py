@@ -16,7 +16,7 @@ from typed import command
 
 import nas
 from nas import data
-from nas.cli.smaller import tell_epochs
+from nas.cli.distilling import tell_epochs
 from nas.data.batches import Source, preparation, statistics
 from nas.errors import NasError, RecipeError
 from nas.job import DataRef, Epoch, Job, Recipe

@@ -25,7 +25,7 @@ from nas.errors import NasError
 from nas.training.export import FORMATS, TOLERANCE, Format, export
 from nas.training.models import Card, Model, save_model
 from nas.training.onnx import load_onnx, to_onnx
-from nas.training.plain import python_source
+from nas.training.python_source import python_source
 
 EXPORTS = Path(__file__).parent.parent / "benchmarks" / "exports.py"
 

@@ -40,10 +40,7 @@ PATTERN = "INPUT -> CONV(8) -> BN -> RELU -> POOL -> CONV(16) -> BN -> RELU -> A
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A short training on digits, with an auxiliary classifier."""
-    job = single_job(
-        PATTERN, epochs=3, dataset="digits", data="", size=None, download=False, seed=1, init="",
-        freeze=0, recipe=["lr=0.05"], plugins=[],
-    )  # fmt: skip
+    job = single_job(PATTERN, DataRef(), epochs=3, seed=1, recipe=["lr=0.05"])
     folder = tmp_path_factory.mktemp("model")
     return train(job, lambda _: None, file=folder / "digits.safetensors")
 

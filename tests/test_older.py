@@ -22,6 +22,7 @@ from nas.cli.options import plan as planned
 from nas.driver.asking import Asker
 from nas.driver.older import offers, older_studies
 from nas.errors import NasError, StudyError
+from nas.job import DataRef
 from nas.report.reproduce import search_command
 from nas.samplers.ehvi import OPENING, EHVISampler
 from nas.samplers.encoding import Encoding
@@ -259,13 +260,8 @@ def test_what_cannot_serve_is_refused_before_a_study_is_made(store: Store) -> No
         with pytest.raises(StudyError, match=reason):
             run(store, plan(study="new", sampler="default", older=(older,)))
     assert [study.name for study in store.studies()] == ["s"]
-    told: dict[str, Any] = {
-        "space": "lenet_like", "study": None, "trials": 4, "epochs": 1, "dataset": None,
-        "data": "", "size": 0, "download": False, "seed": 0, "objectives": [], "constraints": [],
-        "recipe": [], "plugins": [], "evaluator": "", "rungs": "off", "artifacts": "",
-    }  # fmt: skip
     with pytest.raises(NasError, match="--from s: --sampler tpe learns only from its own study"):
-        planned(**told, sampler="tpe", older=["s"])
+        planned("lenet_like", DataRef(), epochs=1, sampler="tpe", older=["s"])
 
 
 def test_older_studies_are_offered_once(store: Store) -> None:

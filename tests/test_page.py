@@ -49,7 +49,7 @@ def thousand() -> Told:
 def test_hypervolume_grows_as_by_hand() -> None:
     study, rows, _ = networks.study(40)
     study = dataclasses.replace(study, objectives=(("accuracy", "max"), ("params", "min")))
-    found = insight.progress(study, rows)
+    found = insight.growth(study, rows)
     ended = [row for row in rows if not row.baseline]
     assert found.seconds == tuple(60.0 * (i + 1) for i in range(len(ended)))
     points = [

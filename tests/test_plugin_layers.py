@@ -20,7 +20,7 @@ from nas.errors import NasError, ShapeError
 from nas.layers import LAYERS
 from nas.training import footprint
 from nas.training.indicators import naswot
-from nas.training.plain import python_source
+from nas.training.python_source import python_source
 
 # Three that the language does not have: one with weights, which normalises; one that changes the
 # map's shape; one whose module is the plug-in's own.
@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nas.errors import ShapeError
-from nas.layers import LAYERS, Cost, Kept, Leaf, Shape, Width, feature_map
+from nas.layers import LAYERS, Cost, Kept, Leaf, Shape, Size, Width, feature_map
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,7 +43,7 @@ class GroupNorm(Leaf):
     """Wu and He 2018, section 3."""
 
     spare = True
-    groups: Width = 1
+    groups: Size = 1
 
     def cost(self, x: Shape) -> Cost:
         if x[0] % self.groups:
@@ -63,7 +63,7 @@ class GroupNorm(Leaf):
 class Shuffle(Leaf):
     """Shi et al. 2016, equation 4."""
 
-    factor: Width = 2
+    factor: Size = 2
 
     def cost(self, x: Shape) -> Cost:
         channels, height, width = feature_map(x)

@@ -27,7 +27,7 @@ from nas.store import Ask, Store, Study
 from nas.store.devices import Device, Profiled, all_profiles, keep, keep_profile, measured
 from nas.training.device import available
 from nas.training.pieces import Piece, distinct, parts
-from nas.training.predicted import FEWEST, Predictor
+from nas.training.predicted import FEWEST, LatencyPredictor
 
 SPACES = ("resnet_like", "inception_like", "densenet_like", "mobilenet_like", "vgg_like",
           "alexnet_like", "lenet_like", "linear")  # fmt: skip
@@ -106,7 +106,7 @@ def test_a_piece_is_what_runs_in_one_go() -> None:
 
 def test_without_networks_measured_whole_it_is_the_plain_sum() -> None:
     networks = drawn("resnet_like", 4)
-    predict = Predictor.fit([(p, cost(p)) for p in distinct(networks)], [])
+    predict = LatencyPredictor.fit([(p, cost(p)) for p in distinct(networks)], [])
     for network in networks:
         expected = sum(cost(piece) for piece in parts(network).pieces)
         assert predict(network) == pytest.approx(expected)
@@ -116,12 +116,12 @@ def test_without_networks_measured_whole_it_is_the_plain_sum() -> None:
 @pytest.mark.parametrize("space", ["resnet_like", "inception_like", "lenet_like"])
 def test_networks_that_were_not_measured_are_predicted(space: str) -> None:
     some, others = drawn(space, 30), drawn(space, 30, seed=1)
-    predict = Predictor.fit(
+    predict = LatencyPredictor.fit(
         [(p, cost(p)) for p in distinct(some)], [(network, whole(network)) for network in some]
     )
     errors = [abs(predict(network) / whole(network) - 1) for network in others]
     assert np.quantile(errors, 0.9) < 0.1
-    plain = Predictor.fit([(p, cost(p)) for p in distinct(some)], [])
+    plain = LatencyPredictor.fit([(p, cost(p)) for p in distinct(some)], [])
     uncorrected = [abs(plain(network) / whole(network) - 1) for network in others]
     assert np.mean(errors) < np.mean(uncorrected) / 2
 
@@ -132,7 +132,7 @@ def test_the_error_that_is_told_is_that_of_networks_to_come() -> None:
     noisy = {
         n.fingerprint: whole(n) * math.exp(0.08 * rng.standard_normal()) for n in some + others
     }
-    predict = Predictor.fit(
+    predict = LatencyPredictor.fit(
         [(p, cost(p)) for p in distinct(some)], [(n, noisy[n.fingerprint]) for n in some]
     )
     came = [abs(predict(n) / noisy[n.fingerprint] - 1) for n in others]
@@ -154,7 +154,7 @@ def test_what_pieces_pay_alone_only_is_learned_from_wholes(space: str) -> None:
 
     some, others = drawn(space, 60), drawn(space, 60, seed=1)
     wholes = [(network, whole(network)) for network in some]
-    predict = Predictor.fit([(p, blocked(p)) for p in distinct(some)], wholes)
+    predict = LatencyPredictor.fit([(p, blocked(p)) for p in distinct(some)], wholes)
     plain = [sum(blocked(p) for p in parts(n).pieces) / whole(n) - 1 for n in others]
     errors = [abs(predict(network) / whole(network) - 1) for network in others]
     assert np.median(plain) > 0.3
@@ -165,7 +165,7 @@ def test_a_network_that_was_disturbed_does_not_bend_the_others() -> None:
     some, others = drawn("resnet_like", 40), drawn("resnet_like", 20, seed=1)
     pieces = [(p, cost(p)) for p in distinct(some)]
     wholes = [(n, whole(n) * (3 if k in (5, 17) else 1)) for k, n in enumerate(some)]
-    predict = Predictor.fit(pieces, wholes)
+    predict = LatencyPredictor.fit(pieces, wholes)
     assert np.quantile([abs(predict(n) / whole(n) - 1) for n in others], 0.9) < 0.1
     assert sum(error > 0.5 for error in predict.errors) == 2  # told all the same
 
@@ -178,13 +178,13 @@ def test_an_error_is_told_as_of_a_network_whose_pieces_are_new() -> None:
     law = {p.key: cost(p) * math.exp(0.3 * rng.standard_normal()) for p in distinct(some)}
     wholes = [(n, sum(law[p.key] for p in parts(n).pieces)) for n in some]
     pieces = [(p, law[p.key]) for p in distinct(some)]
-    told = Predictor.fit(pieces, wholes).errors
-    assert np.mean(told) > 2 * np.mean(Predictor.fit(pieces, wholes, some).errors)
+    told = LatencyPredictor.fit(pieces, wholes).errors
+    assert np.mean(told) > 2 * np.mean(LatencyPredictor.fit(pieces, wholes, some).errors)
 
 
 def test_few_networks_teach_nothing_of_wholes() -> None:
     networks = drawn("lenet_like", FEWEST - 1)
-    predict = Predictor.fit(
+    predict = LatencyPredictor.fit(
         [(p, cost(p)) for p in distinct(networks)], [(n, whole(n)) for n in networks]
     )
     assert predict.errors == ()

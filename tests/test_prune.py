@@ -13,10 +13,12 @@ from typed import command
 
 import nas
 from nas import data
+from nas.blocks import BLOCKS
 from nas.data.batches import Normal
 from nas.errors import NasError
 from nas.job import DataRef, Job
 from nas.language.architecture import Architecture, parse
+from nas.layers import Conv, Node, Shape, Size, Width, concat
 from nas.spaces.space import load_space
 from nas.spaces.zoo import names, network
 from nas.training.evaluation import evaluate
@@ -165,6 +167,15 @@ def test_networks_of_the_zoo_become_narrower(name: str) -> None:
     if narrow.params < 3_000_000:
         found = carried(model_of(str(wide), input=(3, 64, 64)), narrow)
         assert torch.isfinite(found.eval()(torch.zeros(1, 3, 64, 64))).all()
+
+
+def test_a_block_tells_by_its_annotations_what_becomes_narrower(monkeypatch) -> None:
+    def towers(x: Shape, *, left: Width, right: Width, kernel: Size = 3) -> Node:
+        return concat(Conv(left, kernel), Conv(right, kernel))
+
+    monkeypatch.setitem(BLOCKS, "TOWERS", towers)
+    wide = parse("INPUT -> TOWERS(left=8, right=12, kernel=4) -> GAP -> FC", INPUT, 10)
+    assert "TOWERS(left=4, right=6, kernel=4)" in str(narrowed(wide, 0.5))
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from nas.pareto import hypervolume
 from nas.samplers import SAMPLERS
-from nas.samplers.acquisition import Belief, improvement
+from nas.samplers.acquisition import Marginal, improvement
 from nas.samplers.calibration import Calibration
 from nas.samplers.ehvi import EHVISampler, one_thread
 from nas.samplers.encoding import Encoding, keys, learn_rules
@@ -76,7 +76,8 @@ def test_improvement_equals_a_simulation_of_it(objectives: int) -> None:
     mean = rng.random((4, objectives)) * 0.8
     deviation = rng.random((4, objectives)) * 0.4
     deviation[:, -1] = 0.0 if objectives > 1 else deviation[:, -1]  # known beforehand
-    got = improvement(front, reference, [Belief(*b) for b in zip(mean.T, deviation.T, strict=True)])
+    marginals = [Marginal(*b) for b in zip(mean.T, deviation.T, strict=True)]
+    got = improvement(front, reference, marginals)
     directions = ["min"] * objectives
     before = hypervolume(front, reference, directions)  # type: ignore[arg-type]
     for k in range(4):
@@ -95,7 +96,7 @@ def test_improvement_through_a_warp_is_in_the_objectives_units() -> None:
     warp = Warp.of(values)
     front, reference = np.quantile(values, np.linspace(0.02, 0.9, 40))[:, None], np.array([9.0])
     got = improvement(
-        front, reference, [Belief(np.array([-0.5, -2.0]), np.array([0.8, 0.3]), warp)]
+        front, reference, [Marginal(np.array([-0.5, -2.0]), np.array([0.8, 0.3]), warp)]
     )
     for k, (mean, deviation) in enumerate([(-0.5, 0.8), (-2.0, 0.3)]):
         drawn = warp.inverse(mean + deviation * rng.standard_normal(100_000))

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ import nas
 from nas.cli import main
 from nas.cli.models import train_and_show
 from nas.cli.options import single_job
+from nas.cli.settings import starting
 from nas.errors import NasError
-from nas.job import Job
+from nas.job import DataRef, Job
 from nas.training import checkpoint
 from nas.training.single import train
 
@@ -92,12 +94,15 @@ def figure(page: str, name: str) -> str:
     return next(line for line in page.splitlines() if line.startswith(name))
 
 
-def job(pattern: str = "resnet18", **options: Any) -> Job:
-    told: dict[str, Any] = {
-        "epochs": 2, "dataset": "digits", "data": "", "size": None, "download": False, "seed": 0,
-        "init": "", "freeze": 0, "recipe": [], "plugins": [],
-    }  # fmt: skip
-    return single_job(pattern, **told | options)
+def job(
+    pattern: str = "resnet18",
+    init: str = "",
+    freeze: int = 0,
+    recipe: Sequence[str] = (),
+    **options: Any,
+) -> Job:
+    settings = starting(recipe, init, freeze)
+    return single_job(pattern, DataRef(), **{"epochs": 2, **options}, recipe=settings)
 
 
 def test_pretrained_weights_resize_the_images_unless_told_otherwise() -> None:

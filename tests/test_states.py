@@ -16,6 +16,7 @@ import nas
 from nas.cli.options import single_job
 from nas.data.batches import Normal
 from nas.errors import NasError
+from nas.job import DataRef
 from nas.training.models import Card, save_model
 from nas.training.weights import initial_state
 
@@ -93,15 +94,16 @@ def test_safetensors_and_a_model_of_ours(tmp_path: Path) -> None:
     fewer = initial_state(str(tmp_path / "model.safetensors"), ARCHITECTURE.on((3, 8, 8), 2))
     assert whole.state.keys() - fewer.state.keys() == {k for k in state if k.startswith("8.")}
 
-    told: dict[str, Any] = {
-        "epochs": 1, "dataset": "digits", "data": "", "size": None, "download": False, "seed": 0,
-        "freeze": 0, "recipe": [], "plugins": [], "init": str(tmp_path / "model.safetensors"),
-    }  # fmt: skip
-    assert single_job("INPUT -> CONV(4) -> GAP -> FC", **told).data.size == 0  # as digits are
+    def size() -> int:
+        recipe = [f"init={tmp_path / 'model.safetensors'}"]
+        pattern = "INPUT -> CONV(4) -> GAP -> FC"
+        return single_job(pattern, DataRef(), epochs=1, recipe=recipe).data.size
+
+    assert size() == 0  # as digits are
     larger = ARCHITECTURE.on((3, 16, 16), 5)
     card = Card(architecture=larger, classes=tuple("abcde"), normal=normal)
     save_model(tmp_path / "model.safetensors", nas.build(larger), card)
-    assert single_job("INPUT -> CONV(4) -> GAP -> FC", **told).data.size == 16
+    assert size() == 16
 
 
 @pytest.mark.parametrize("classes", [5, 7])

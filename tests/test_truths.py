@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from nas import metrics
-from nas.cli.options import plan
+from nas.cli.options import data_ref, plan
 from nas.driver.asking import Asker
 from nas.driver.loop import search
 from nas.errors import NasError, StudyError
@@ -56,14 +56,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def planned(**told: Any) -> Any:
-    asked: dict[str, Any] = {
-        "space": "small.yaml", "study": None, "trials": 4, "epochs": 1, "dataset": None,
-        "data": "images", "size": 0, "download": False, "seed": 0, "sampler": "random",
-        "objectives": [], "constraints": [], "recipe": [], "plugins": [], "evaluator": "",
-        "rungs": "off", "artifacts": "",
-    }  # fmt: skip
-    return plan(**(asked | told))
+def planned(
+    dataset: str | None = None, data: str | Path = "images", size: int = 0, **told: Any
+) -> Any:
+    asked: dict[str, Any] = {"trials": 4, "epochs": 1, "sampler": "random", **told}
+    return plan("small.yaml", data_ref(dataset, str(data), size), **asked)
 
 
 def asked(planned: Any) -> Ask:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,53 +54,40 @@ def cascade_and_show(
     if budget is not None and accuracy != "best":
         raise NasError(f"--accuracy {accuracy} and --budget {budget:g}: give one of the two")
     wanted = _fraction(accuracy)
-    models, ref, beside = (
+    found, ref, beside = (
         _of_files(files, dataset, data) if files else _of_study(storage, study, data)
     )
     for name in dict.fromkeys([*beside, *baselines]):
-        models |= _classical(name, ref)
-    models = _once(models)
+        found |= _classical(name, ref)
+    found = _once(found)
+    names, models = list(found), list(found.values())
     if len(models) < 2:
         raise NothingFound(
             f"a cascade needs at least two networks with weights, and there is {len(models)}"
         )
-    cascade.alike(list(models.values()), "a cascade")
-    for model in models.values():
+    cascade.alike(models, "a cascade")
+    for model in models:
         cascade.beside(output, model)  # whoever is chosen: before the work
     device = available()
-    costs = [costs_of(model.to(device), device) for model in models.values()]
-    found = [evaluate(model, ref, "validation") for model in models.values()]
-    labels = found[0].labels
+    costs = [costs_of(model.to(device), device) for model in models]
+    seen = [evaluate(model, ref, "validation") for model in models]
+    scores = [each.accuracy for each in seen]
     candidates = [
-        Candidate.of(e.probabilities, each[cost]) for e, each in zip(found, costs, strict=True)
+        Candidate.of(each.probabilities, own[cost]) for each, own in zip(seen, costs, strict=True)
     ]
-    best = max(e.accuracy for e in found)
-    demand = Demand(accuracy=best if wanted is None else wanted)
+    demand = Demand(accuracy=max(scores) if wanted is None else wanted)
     if budget is not None:
         demand = Demand(budget=budget)
-    verdict = decide(candidates, labels, demand, best_single=wanted is None)
-    names = list(models)
-    scores = [e.accuracy for e in found]
-    screens.out(pages.candidates_table(names, list(models.values()), scores, costs, cost))
+    verdict = decide(candidates, seen[0].labels, demand, best_single=wanted is None)
+    screens.out(pages.candidates_table(names, models, scores, costs, cost))
     if verdict.cascade is None:
         raise NothingFound(_why_none(verdict, demand, names, cost))
     chosen, single = verdict.cascade, verdict.single
-    made = _made(verdict, list(models.values()), chosen)
-    beaten = list(models.values())[single.members[0]] if single else None
+    made = _made(verdict, models, chosen)
+    beaten = models[single.members[0]] if single else None
     tested = evaluate(made, ref, "test")
     images = tested.images[0]
     pixels = sized(images, images.rows[: cascade.TIMED], made.input)
-    expected = {n: chosen.mean_cost([c[n] for c in costs]) for n in COSTS}
-    about: dict[str, Any] = {
-        "cost": cost,
-        "demand": {"budget": budget} if budget is not None else {"accuracy": demand.accuracy},
-        "expected": {"accuracy": chosen.accuracy, **expected},
-        "shares": list(chosen.shares),
-        "members": [names[i] for i in chosen.members],
-        "device": latency.fingerprint(device, threads=1),
-        "test": {"accuracy": tested.accuracy, "images": len(tested)},
-        "measured_ms": cascade.timed(made, pixels),
-    }
     told = pages.Cascaded(
         names=names,
         cost=cost,
@@ -110,20 +98,38 @@ def cascade_and_show(
         test=tested,
         shares=made.shares,
         costs=[c[cost] for c in costs],
-        ms=about["measured_ms"],
+        ms=cascade.timed(made, pixels),
         single_test=evaluate(beaten, ref, "test") if beaten else None,
         single_ms=cascade.timed(beaten, pixels) if beaten else None,
     )
-    if single and told.single_test is not None:
-        about["single"] = {"name": names[single.members[0]], "test": told.single_test.accuracy}
-    made.about = about
+    made.about = _about(told, demand, costs, latency.fingerprint(device, threads=1))
     cascade.save_cascade(output, made)
-    screens.out(
-        pages.cascade_page(told, compare(tested, told.single_test) if told.single_test else None)
-    )
+    comparison = compare(tested, told.single_test) if told.single_test else None
+    screens.out(pages.cascade_page(told, comparison))
     print(f"\nnas: written to {output}, with its members next to it\nnext:", file=sys.stderr)
     print(f"  nas predict {output} IMAGE_OR_DIR", file=sys.stderr)
     print(f"  nas export {output} -f onnx", file=sys.stderr)
+
+
+def _about(
+    told: pages.Cascaded, demand: Demand, costs: Sequence[Mapping[str, float]], device: str
+) -> dict[str, Any]:
+    """What a cascade's file says of the choice."""
+    chosen, single, test = told.choice, told.single, told.test
+    expected = {name: chosen.mean_cost([own[name] for own in costs]) for name in COSTS}
+    about: dict[str, Any] = {
+        "cost": told.cost,
+        "demand": {k: v for k, v in dataclasses.asdict(demand).items() if v is not None},
+        "expected": {"accuracy": chosen.accuracy, **expected},
+        "shares": list(chosen.shares),
+        "members": [told.names[i] for i in chosen.members],
+        "device": device,
+        "test": {"accuracy": test.accuracy, "images": len(test)},
+        "measured_ms": told.ms,
+    }
+    if single and told.single_test is not None:
+        about["single"] = {"name": told.names[single.members[0]], "test": told.single_test.accuracy}
+    return about
 
 
 def _fraction(text: str) -> float | None:

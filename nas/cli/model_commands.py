@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -125,26 +124,24 @@ def train(
     """Train one architecture and score the model once on the test images. With --trial, data,
     recipe and size come from the record. The same command resumes."""
     from nas.cli.models import train_and_show
-    from nas.cli.options import single_job
+    from nas.cli.options import data_ref, single_job
+    from nas.cli.output import resumable
     from nas.cli.record import trial_job
+    from nas.cli.settings import starting
     from nas.errors import NasError
 
     if (pattern is None) == (trial is None):
         raise NasError("give either a pattern or a network's name, or --trial N")
+    settings = starting(recipe or [], init, freeze)
     job = (
         single_job(
             pattern,
+            data_ref(dataset, data, skip_unreadable=skip_unreadable, group_by=group_by),
             epochs=20 if epochs is None else epochs,
-            dataset=dataset,
-            data=data,
             size=size,
-            skip_unreadable=skip_unreadable,
-            group_by=group_by,
             download=download,
             seed=seed or 0,
-            init=init,
-            freeze=freeze,
-            recipe=recipe or [],
+            recipe=settings,
             plugins=plugin or [],
         )
         if pattern is not None
@@ -157,18 +154,12 @@ def train(
             data=data,
             size=size,
             seed=seed,
-            init=init,
-            freeze=freeze,
-            recipe=recipe or [],
+            recipe=settings,
             plugins=plugin or [],
         )
     )
-    try:
+    with resumable("the same command resumes from the last checkpoint"):
         train_and_show(job, output)
-    except KeyboardInterrupt:
-        advice = "interrupted; the same command resumes from the last checkpoint"
-        print(f"nas: {advice}", file=sys.stderr)
-        raise typer.Exit(130) from None
 
 
 def predict(

@@ -287,7 +287,7 @@ def export_model(
     if format == "pattern":
         _text(str(predictor(file).card.architecture), output)
         return
-    weights_of(file)
+    refuse_exported(file)
     if format not in FORMATS:
         raise NasError(f"--format {format}: must be one of pattern, {', '.join(FORMATS)}")
     if format == "python" and "://" in file and not kept:
@@ -317,7 +317,7 @@ def export_model(
     print(f"nas: {done.file}, {done.file.stat().st_size / 1e6:.2f} MB, {check}", file=sys.stderr)
 
 
-def weights_of(file: str) -> None:
+def refuse_exported(file: str) -> None:
     """Raises NasError for a file that was itself exported: no other is made of it."""
     if Path(file).suffix.lower() in (".onnx", ".pt2", ".py"):
         raise NasError(
@@ -334,7 +334,7 @@ def export_lowered(file: str, precision: str, output: Path, dataset: str, data: 
     from nas.training.models import load_model, room_for
     from nas.training.precision import lowered
 
-    weights_of(file)
+    refuse_exported(file)
     model = deployed(load_model(file))
     artifacts.reserve(output, room_for(model.architecture))
     ref = data_for(model.card, dataset, str(Path(data).resolve()) if data else "", file)
@@ -351,7 +351,7 @@ def export_pattern(pattern: str, format: str, output: Path | None) -> None:
     if format == "pattern":
         _text(pattern, output)
     elif format == "python":
-        from nas.training.plain import python_source
+        from nas.training.python_source import python_source
 
         _text(python_source(parse(pattern)).rstrip(), output)
     else:

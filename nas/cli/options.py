@@ -36,7 +36,7 @@ def load_plugins(paths: Iterable[Path]) -> tuple[str, ...]:
 
 
 def data_ref(
-    dataset: str | None, data: str, size: int, skip_unreadable: bool = False, group_by: str = ""
+    dataset: str | None, data: str, size: int = 0, skip_unreadable: bool = False, group_by: str = ""
 ) -> DataRef:
     """A directory alone is a folder of images; without one, digits are."""
     name = dataset or ("imagefolder" if data else DataRef().name)
@@ -47,6 +47,12 @@ def data_ref(
         skip_unreadable=skip_unreadable,
         group_by=group_by,
     )
+
+
+def fetch(ref: DataRef) -> None:
+    from nas.data import download
+
+    download(ref)
 
 
 def identified(ref: DataRef) -> tuple[DataRef, str]:
@@ -127,28 +133,24 @@ def drawn(architecture: Architecture | None, space: Space | None, output: Path) 
 
 
 def plan(
-    *,
     space: str,
-    study: str | None,
-    trials: int | None,
-    budget: str | None = None,
+    ref: DataRef,
+    *,
     epochs: int,
-    dataset: str | None,
-    data: str,
-    size: int,
-    download: bool,
-    seed: int,
-    sampler: str,
-    objectives: Sequence[str],
-    constraints: Sequence[str],
-    recipe: Sequence[str],
-    plugins: Iterable[Path],
-    evaluator: str,
-    rungs: str,
-    artifacts: str,
+    study: str | None = None,
+    trials: int | None = None,
+    budget: str | None = None,
+    download: bool = False,
+    seed: int = 0,
+    sampler: str = "default",
+    objectives: Sequence[str] = (),
+    constraints: Sequence[str] = (),
+    recipe: Sequence[str] = (),
+    plugins: Iterable[Path] = (),
+    evaluator: str = "",
+    rungs: str = "off",
+    artifacts: str = "",
     keep: Keep = "front",
-    skip_unreadable: bool = False,
-    group_by: str = "",
     teachers: Sequence[str] = (),
     older: Sequence[str] = (),
 ) -> Plan:
@@ -164,10 +166,7 @@ def plan(
     if evaluator and not re.fullmatch(r"[\w.]+:[\w.]+", evaluator):
         raise NasError(f"--evaluator {evaluator!r}: must be MODULE:FUNCTION")
     files = load_plugins(plugins)
-    ref = data_ref(dataset, data, size, skip_unreadable, group_by)
     if download:
-        from nas.data import download as fetch
-
         fetch(ref)
     images = ""
     if not evaluator:
@@ -246,17 +245,13 @@ def called(ref: DataRef) -> str:
 
 def audited(
     space: str,
+    ref: DataRef,
     *,
     epochs: int,
     rungs: str,
-    dataset: str | None,
-    data: str,
-    size: int,
     seed: int,
     recipe: Sequence[str],
     plugins: Iterable[Path],
-    skip_unreadable: bool = False,
-    group_by: str = "",
 ) -> tuple[Space, Job, tuple[int, ...]]:
     """The space, the job and the rungs of ``nas audit``."""
     within("--epochs", epochs, POINTS)
@@ -264,7 +259,6 @@ def audited(
     if not levels:
         raise NasError(f"--rungs {rungs}: an audit of {epochs} epochs needs a rung below them")
     files = load_plugins(plugins)
-    ref = data_ref(dataset, data, size, skip_unreadable, group_by)
     job = Job(
         pattern="",
         recipe=read_recipe(recipe),
@@ -279,35 +273,27 @@ def audited(
 
 def single_job(
     pattern: str,
+    ref: DataRef,
     *,
     epochs: int,
-    dataset: str | None,
-    data: str,
-    size: int | None,
-    download: bool,
-    seed: int,
-    init: str,
-    freeze: int,
-    recipe: Sequence[str],
-    plugins: Iterable[Path],
-    skip_unreadable: bool = False,
-    group_by: str = "",
+    size: int | None = None,
+    download: bool = False,
+    seed: int = 0,
+    recipe: Sequence[str] = (),
+    plugins: Iterable[Path] = (),
 ) -> Job:
     """The job of ``nas train``, on a closed pattern or the name of a closed space.
 
-    Images are resized to ``size``, or where that is None as pretrained weights or a model to begin
-    with ask.
+    Images are resized to ``size``; None: to what the pretrained weights or the model that it starts
+    from ask for.
     """
     within("--epochs", epochs, POINTS)
-    own = {"init": init, "freeze": freeze}
-    settings = read_recipe([*recipe, *(f"{name}={value}" for name, value in own.items() if value)])
+    settings = read_recipe(recipe)
     files = load_plugins(plugins)
     if size is None:
         size = initial_size(settings.init) if settings.init else 0
-    ref = data_ref(dataset, data, size, skip_unreadable, group_by)
+    ref = dataclasses.replace(ref, size=size)
     if download:
-        from nas.data import download as fetch
-
         fetch(ref)
     ref, _ = identified(ref)
     architecture, space = closed_or_space(pattern, ref)

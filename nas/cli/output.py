@@ -8,9 +8,11 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
+
+import typer
 
 from nas.artifacts import replace
 from nas.cli.arguments import MODELS
@@ -36,6 +38,16 @@ def form_of(asked: str, output: Path | None, known: Mapping[str, str], usual: st
     if by_ending.get(ending, form) != form:
         raise NasError(f"--output {output}: does not have the ending of --format {form}")
     return form
+
+
+@contextlib.contextmanager
+def resumable(advice: str = "the same command resumes") -> Iterator[None]:
+    """Ends the command where it is interrupted inside, and says how to resume it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"nas: interrupted; {advice}", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def directory(path: Path, files: str) -> Path:

@@ -8,11 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from nas.cli.models import file_name
-from nas.cli.output import begin_work, directory
-from nas.cli.record import check_dataset, check_images, data_of, opened
-from nas.cli.settings import read_recipe
-from nas.cli.smaller import (
+from nas.cli.distilling import (
     check_numbers,
     enter_and_tell,
     images_of,
@@ -20,6 +16,10 @@ from nas.cli.smaller import (
     model_files,
     tell_epochs,
 )
+from nas.cli.models import file_name
+from nas.cli.output import begin_work, directory
+from nas.cli.record import check_dataset, check_images, data_of, opened
+from nas.cli.settings import read_recipe
 from nas.errors import NasError
 from nas.job import Job, Recipe
 from nas.job.recipe import UNTAUGHT

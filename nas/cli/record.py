@@ -160,8 +160,6 @@ def trial_job(
     data: str,
     size: int | None,
     seed: int | None,
-    init: str,
-    freeze: int,
     recipe: Sequence[str],
     plugins: Iterable[Path],
 ) -> Job:
@@ -178,12 +176,10 @@ def trial_job(
             f"trial {number}, {trial.baseline}, was made by `nas distill` or `nas prune`, which "
             "retrain it together with its control"
         )
-    own = {"init": init, "freeze": freeze}
-    settings = [*recipe, *(f"{name}={value}" for name, value in own.items() if value)]
     ref = data_of(row, data)
     return Job(
         pattern=network_of(trial),
-        recipe=read_recipe(settings, Recipe.of(trial.recipe)),
+        recipe=read_recipe(recipe, Recipe.of(trial.recipe)),
         data=ref if size is None else dataclasses.replace(ref, size=size),
         epochs=epochs or row.settings["epochs"],
         seed=trial.seed if seed is None else seed,

@@ -199,13 +199,14 @@ def report(
     twice.
     """
     from nas.cli.options import load_plugins
+    from nas.cli.output import resumable
     from nas.cli.record import kept_in, opened
 
     plugins = load_plugins(plugin or [])
     store, row = opened(storage, study, write=bool(compare))
     from nas.cli.reports import report_and_show
 
-    try:
+    with resumable():
         report_and_show(
             store,
             row,
@@ -218,9 +219,6 @@ def report(
             plugins=plugins,
             folder=kept_in(artifacts, storage, row),
         )
-    except KeyboardInterrupt:
-        print("nas: interrupted; the same command resumes", file=sys.stderr)
-        raise typer.Exit(130) from None
 
 
 @db.command("upgrade")

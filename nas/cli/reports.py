@@ -134,10 +134,9 @@ def judged(found: Report, data: DataRef) -> Evaluation | None:
 def searched(plan: Plan, store: Store, workers: int | None) -> list[TrialRow]:
     need = footprint.greatest(plan.space, plan.job.recipe, streamed=streamed(plan.job.data))
     pool = open_pool(workers, memory_need=need)
-    named = [*plan.space.objectives, *plan.space.constraints]
     try:
         progress = Progress(plan.study, tuple(plan.space.objectives))
-        with predicting(store, named, devices=plan.devices), progress:
+        with predicting(store, plan.asked, devices=plan.devices), progress:
             search(plan, store, pool, progress.update)
     finally:
         pool.close()

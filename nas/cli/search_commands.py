@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Annotated, Literal
 
@@ -215,7 +214,8 @@ def search(
     """Search a space for the best trade-offs, or resume a search."""
     since = time.monotonic()  # what a budget of time begins with
     from nas.cli import searches as run
-    from nas.cli.options import plan
+    from nas.cli.options import data_ref, plan
+    from nas.cli.output import resumable
     from nas.cli.record import artifacts_dir
     from nas.errors import NasError
     from nas.spaces.space import open_spaces
@@ -226,16 +226,12 @@ def search(
             "describes each, and resnet_like is a good start"
         )
     searched = plan(
-        space=space,
+        space,
+        data_ref(dataset, data, size, skip_unreadable, group_by),
+        epochs=epochs,
         study=study,
         trials=trials,
         budget=budget,
-        epochs=epochs,
-        dataset=dataset,
-        data=data,
-        size=size,
-        skip_unreadable=skip_unreadable,
-        group_by=group_by,
         download=download,
         seed=seed,
         sampler=sampler,
@@ -254,7 +250,7 @@ def search(
     if dry_run:
         run.rehearse(searched, storage, workers, memory_per_trial * 2**30, baselines)
         return
-    try:
+    with resumable(f"the same command resumes study {searched.study}"):
         run.search_and_show(
             searched,
             storage,
@@ -267,10 +263,6 @@ def search(
             baselines=baselines,
             since=since,
         )
-    except KeyboardInterrupt:
-        advice = f"interrupted; the same command resumes study {searched.study}"
-        print(f"nas: {advice}", file=sys.stderr)
-        raise typer.Exit(130) from None
 
 
 def audit(
@@ -308,21 +300,17 @@ def audit(
 ) -> None:
     """How well early accuracies, sizes and training-free scores predict the final ranking."""
     from nas.cli import reports
-    from nas.cli.options import audited
+    from nas.cli.options import audited, data_ref
 
     reports.audit_and_show(
         *audited(
             space,
+            data_ref(dataset, data, size, skip_unreadable, group_by),
             epochs=epochs,
             rungs=rungs,
-            dataset=dataset,
-            data=data,
-            size=size,
             seed=seed,
             recipe=recipe or [],
             plugins=plugin or [],
-            skip_unreadable=skip_unreadable,
-            group_by=group_by,
         ),
         count=count,
     )

@@ -25,6 +25,7 @@ from nas.interrupts import deferred
 from nas.job import Recipe
 from nas.job.pool import Pool
 from nas.language.architecture import Architecture
+from nas.metrics import metric, shown
 from nas.report import screens
 from nas.report import spaces as pages
 from nas.report.images import tell as tell_images
@@ -39,6 +40,7 @@ from nas.workers import open_pool
 from nas.workers.run import evaluator
 
 if TYPE_CHECKING:
+    from nas.driver.outlook import Outlook
     from nas.driver.tally import Status
     from nas.driver.time_budget import TimeBudget
     from nas.samplers.related import Older
@@ -201,7 +203,7 @@ def search_and_show(
         end_on_sigterm()  # again: Ray has set its own
         return pool
 
-    study, ended, status = run(plan, storage, opened, baselines, since=since)
+    study, ended, status, ahead = run(plan, storage, opened, baselines, since=since)
     beside = [row for row in ended if row.baseline]
     _tell_end(plan, status)
     if not status.front:
@@ -212,7 +214,7 @@ def search_and_show(
     if beaten := [row for row in beside if row.number not in {r.number for r in status.front}]:
         print("\nbaselines not on the front:")
         rows_out(study, beaten, "table")
-    _tell_next(plan, storage, status)
+    _tell_next(plan, storage, status, ahead)
 
 
 def run(
@@ -222,9 +224,10 @@ def run(
     baselines: Sequence[str] = (),
     progress: bool = True,
     since: float | None = None,
-) -> tuple[StudyRow, list[TrialRow], Status]:
+) -> tuple[StudyRow, list[TrialRow], Status, Outlook | None]:
     """Runs the search in the pool that ``opened`` gives, told what a trial is predicted to hold
-    (bytes; 0: unknown). Returns the study, the trials that have ended, and how it stands."""
+    (bytes; 0: unknown). Returns the study, the trials that have ended, how it stands, and where
+    ``progress`` is shown what as much again is expected to bring."""
     tell_images(plan.job, progress)
     if plan.job.recipe.resized_crop and not plan.job.evaluator:
         load(roomy(plan.job.data), "train")  # decoded here, with progress
@@ -261,11 +264,9 @@ def run(
                 plan.space, plan.job.recipe, networks.values(), streamed(plan.job.data)
             )
         if plan.job.teachers:
-            from nas.training.models import load_model  # torch: 0.9 s
+            from nas.training.models import card_of  # torch: 0.9 s
 
-            need += sum(
-                footprint.scoring(load_model(file).architecture) for file in plan.job.teachers
-            )
+            need += sum(footprint.scoring(card_of(file).architecture) for file in plan.job.teachers)
         pool = opened(need)
         try:
             if baselines:
@@ -280,7 +281,12 @@ def run(
         # A reused one has the weights of the trial whose result it has.
         front = tuple(replace(row, model=store.model(row) or None) for row in status.front)
         rows = list(store.trials(study.id, states=ENDED))
-        return study, rows, replace(status, front=front)
+        more, ahead = _more(plan, status), None
+        if progress and more and not status.exhausted:
+            from nas.driver.outlook import outlook
+
+            ahead = outlook(plan, study, rows, more, begun_with)
+        return study, rows, replace(status, front=front), ahead
     finally:
         predictions.close()
         store.close()
@@ -319,7 +325,35 @@ def _why(seconds: float, status: Status) -> str:
     return f"{why}; the {durations.show(left)} left are too short for another" if short else why
 
 
-def _tell_next(plan: Plan, storage: str, status: Status) -> None:
+def _more(plan: Plan, status: Status) -> int:
+    """How many trials the same command would add: in the same time as many again as this run had,
+    else as many again as there are."""
+    if status.out_of_time:
+        return status.ended
+    return max(plan.trials or 0, status.done)
+
+
+def _expected_gain(told: Outlook, status: Status) -> str:
+    """What going on is expected to bring, in words."""
+    if not told.metric:
+        values = (f"{100 * gain:.1f} %" for gain in (told.mean, told.low, told.high))
+        what = "enlarge the front's hypervolume by {} ({} to {})"
+    else:
+        fraction = metric(told.metric).most == 1.0
+        values = (
+            f"{100 * gain:.2f}" if fraction else shown(told.metric, gain)
+            for gain in (told.mean, told.low, told.high)
+        )
+        best = f"{told.metric} at equal {told.at_equal}" if told.at_equal else f"best {told.metric}"
+        unit = " points" if fraction else ""
+        average = " on average" if told.at_equal else ""
+        what = f"improve {best} by {{}}{unit}{average} ({{}} to {{}})"
+    pace = status.seconds / max(1, status.ended)
+    about = f", about {screens.span(told.trials * pace)}," if status.ended else ""
+    return f"{told.trials} more trials{about} are expected to {what.format(*values)}"
+
+
+def _tell_next(plan: Plan, storage: str, status: Status, ahead: Outlook | None) -> None:
     given = "" if os.environ.get("NAS_STORAGE") == storage else _option("--storage", storage)
     study = _option("--study", plan.study)
     print("\nnext:", file=sys.stderr)
@@ -337,8 +371,10 @@ def _tell_next(plan: Plan, storage: str, status: Status) -> None:
         allowed = durations.show(plan.seconds or 0.0)
         print(f"  the same command resumes, for another {allowed}", file=sys.stderr)
     else:
-        more = 2 * max(plan.trials or 0, status.done)
-        print(f"  the same command with --trials {more} resumes", file=sys.stderr)
+        more = _more(plan, status)
+        print(f"  the same command with --trials {2 * more} resumes", file=sys.stderr)
+    if ahead:
+        print(f"  ({_expected_gain(ahead, status)})", file=sys.stderr)
 
 
 def _option(name: str, value: str) -> str:

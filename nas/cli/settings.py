@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from nas.errors import NasError, RecipeError, brief, nearest
@@ -99,6 +100,12 @@ def read_recipe(settings: Sequence[str], base: Recipe | None = None) -> Recipe:
             raise RecipeError(f"--recipe {name}: unknown setting; {nearest(name, kinds)}")
         values[name] = _setting(name, value, kinds[name])
     return Recipe.of(values, base)
+
+
+def starting(recipe: Sequence[str], init: str | Path, freeze: int) -> list[str]:
+    """The settings of a recipe with those that --init and --freeze add."""
+    own = {"init": init, "freeze": freeze}
+    return [*recipe, *(f"{name}={value}" for name, value in own.items() if value)]
 
 
 def _setting(name: str, text: str, kind: Any) -> Any:

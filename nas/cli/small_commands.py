@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -109,13 +108,14 @@ def distill(
 ) -> None:
     """Train a student on its teacher's outputs, and as a control the same student without a
     teacher. With --study, or a trial's number, the student becomes a point of that study."""
-    from nas.cli import smaller
+    from nas.cli import distilling
     from nas.cli.options import load_plugins
+    from nas.cli.output import resumable
 
     losses = {"temperature": temperature, "distill": weight, "attention": attention or None}
     settings = [f"{name}={value}" for name, value in losses.items() if value is not None]
-    try:
-        smaller.distill_and_show(
+    with resumable():
+        distilling.distill_and_show(
             teacher,
             student,
             study=study,
@@ -130,9 +130,6 @@ def distill(
             plugins=load_plugins(plugin or []),
             folder=output,
         )
-    except KeyboardInterrupt:
-        print("nas: interrupted; the same command resumes", file=sys.stderr)
-        raise typer.Exit(130) from None
 
 
 def cascade(
@@ -241,8 +238,9 @@ def prune(
     a control. With --study, or a trial's number, it becomes a point of that study."""
     from nas.cli import pruning
     from nas.cli.options import load_plugins
+    from nas.cli.output import resumable
 
-    try:
+    with resumable():
         pruning.prune_and_show(
             model,
             width,
@@ -258,6 +256,3 @@ def prune(
             plugins=load_plugins(plugin or []),
             folder=output,
         )
-    except KeyboardInterrupt:
-        print("nas: interrupted; the same command resumes", file=sys.stderr)
-        raise typer.Exit(130) from None

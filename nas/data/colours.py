@@ -1,7 +1,7 @@
 """The colours of an image whose embedded profile (ICC) is another than sRGB's, as Display P3 of
 phones, Adobe RGB of cameras, CMYK of print: taken to sRGB, as every viewer shows them.
 
-What is here is in exported Python too (``nas.training.plain``), by its source.
+What is here is in exported Python too (``nas.training.python_source``), by its source.
 """
 
 from __future__ import annotations

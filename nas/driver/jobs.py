@@ -16,7 +16,7 @@ from nas.errors import brief
 from nas.job import Failure, Job, Latency, Outcome, Recipe
 from nas.job.outcome import OWN_BATCH, OWN_RUNTIME
 from nas.language.architecture import Architecture
-from nas.metrics import METRICS, by_arithmetic, located, metric, of_pattern, on_device, plain
+from nas.metrics import METRICS, by_arithmetic, located, metric, of_pattern, on_device, precise
 from nas.store import Ask, TrialRow
 
 
@@ -88,8 +88,8 @@ def next_job(plan: Plan, row: TrialRow) -> Job:
 
 
 def most_ms(plan: Plan) -> dict[str, float]:
-    """What bounds there are of what a search itself measures, by the device that they are about,
-    under an empty name of any."""
+    """The upper bounds on latencies that a search itself measures, by device; under an empty name,
+    on any device."""
     found: dict[str, float] = {}
     for name, bound in plan.space.constraints.items():
         bounded = metric(name)
@@ -102,16 +102,14 @@ def most_ms(plan: Plan) -> dict[str, float]:
 def predicted_metrics(
     plan: Plan, pattern: str, measured: Latency | None = None
 ) -> dict[str, float]:
-    """What a profile knows of a network: the latencies that the plan names on devices. What its
-    training has ``measured`` as the profile was stands before what was predicted of it: a bound
-    that is kept by one percent in a prediction may be broken in truth."""
-    place = measured and (measured.device, measured.runtime, measured.batch)
-    named = dict.fromkeys([*plan.space.objectives, *plan.space.constraints])
+    """A network's latencies on the devices that the plan names, by their profiles. Where its
+    training ``measured`` one in the same place, that counts, not the prediction: a bound kept by
+    one percent in a prediction may be broken in truth."""
     return {
         name: measured.ms
-        if measured and metric(name).predicts == place
+        if measured and metric(name).predicts == measured.place
         else of_pattern(name, pattern)
-        for name in named
+        for name in plan.asked
         if located(name)
     }
 
@@ -124,7 +122,7 @@ def next_epochs(plan: Plan, row: Ask) -> int:
 
 
 def epochs_ahead(plan: Plan, row: Ask) -> int:
-    """The epochs that are trained for that: on from a checkpoint, where there is one."""
+    """The epochs that must be trained to get there, from the checkpoint on where there is one."""
     reached, epochs = _reached(row), next_epochs(plan, row)
     if not (reached and plan.artifacts):
         return epochs
@@ -155,9 +153,9 @@ def _file(plan: Plan, name: str) -> str:
 
 
 def fault(plan: Plan, row: TrialRow, outcome: Outcome, source: TrialRow | None) -> str:
-    """Why a trial's result is none, a failure of the evaluator: it lacks what objectives and
-    constraints need, or has a number that arithmetic knows as another, which would stand instead of
-    it. Empty for one that will do."""
+    """Why a result cannot be taken, which makes it a failure of the evaluator: it lacks a metric
+    that an objective or a constraint needs, or differs from arithmetic in one that arithmetic
+    knows. Empty for a result that will do."""
     if isinstance(outcome, Failure) or outcome.refused:
         return ""
     who = plan.job.evaluator or "the training"
@@ -171,7 +169,7 @@ def fault(plan: Plan, row: TrialRow, outcome: Outcome, source: TrialRow | None) 
         own, theirs = of_pattern(name, row.pattern), outcome.metrics[name]
         if not math.isclose(own, theirs, rel_tol=1e-9) and not math.isnan(own):
             return (
-                f"{who} gave {name} {plain(theirs)}, and by arithmetic the network has "
-                f"{plain(own)}: a metric counted otherwise needs another name"
+                f"{who} gave {name} {precise(theirs)}, and by arithmetic the network has "
+                f"{precise(own)}: a metric counted otherwise needs another name"
             )
     return ""

@@ -111,8 +111,7 @@ def measure(
     known = {
         row.fingerprint: row.latency
         for row in measured(store)
-        if (row.latency.device, row.latency.runtime, row.latency.batch)
-        == (here.device, runtime, batch)
+        if row.latency.place == (here.device, runtime, batch)
     }
     for row, architecture in taken:
         if row.fingerprint in known and not again:
@@ -182,9 +181,8 @@ def _searched(record: Record, study: StudyRow, name: str, at: Located, predicted
     known = {
         dataclasses.replace(at, runtime=each.runtime, threads=each.device.threads)
         for each in all_profiles(record)
-        if (each.device.name, each.batch) == (at.device, at.batch)
-        and at.runtime in (None, each.runtime)
-        and at.threads in (None, each.device.threads)
+        if each.device.name == at.device
+        and at.admits(each.runtime, each.device.threads, each.batch)
     }
     if len(known) > 1:
         told = " or ".join(sorted(map(str, known)))
@@ -224,32 +222,24 @@ def _values(
     if not on_it and at.device not in (*names, HERE):
         known = nearest(at.device, names) if names else "the record names no device yet"
         raise StudyError(f"{at}: there is no device {at.device}; {known}")
-    fits = [row for row in on_it if row.latency.batch == at.batch
-            and at.runtime in (None, row.latency.runtime)
-            and at.threads in (None, threads_of(row))]  # fmt: skip
-    settings = {(row.latency.runtime, threads_of(row)) for row in fits}
+    fits = [row for row in on_it if at.admits(*_how(row), row.latency.batch)]
+    settings = {_how(row) for row in fits}
     others = ""
     if len(settings) > 1:
         named = {
-            setting: str(dataclasses.replace(at, runtime=setting[0], threads=setting[1]))
-            for setting in sorted(settings, key=str)
+            (runtime, threads): str(dataclasses.replace(at, runtime=runtime, threads=threads))
+            for runtime, threads in sorted(settings, key=str)
         }
-        own = next(
-            (
-                (row.latency.runtime, threads_of(row))
-                for row in fits
-                if row.latency.device in searched and row.latency.runtime == OWN_RUNTIME
-            ),
-            None,
-        )
+        here = [row for row in fits if row.latency.device in searched]
+        own = next((_how(row) for row in here if row.latency.runtime == OWN_RUNTIME), None)
         if own is None:
             raise Several(f"{at}: the record has several; name one: {' or '.join(named.values())}")
-        rest = ", ".join(name for setting, name in named.items() if setting != own)
+        rest = ", ".join(name for how, name in named.items() if how != own)
         others = f" as {named[own]}, as the study was searched (not {rest})"
-        fits = [row for row in fits if (row.latency.runtime, threads_of(row)) == own]
+        fits = [row for row in fits if _how(row) == own]
     if not fits:
-        had = sorted({f"{row.latency.runtime}/t{threads_of(row)}/b{row.latency.batch}"
-                      for row in on_it})  # fmt: skip
+        how = ((*_how(row), row.latency.batch) for row in on_it)
+        had = sorted({f"{runtime}/t{threads}/b{batch}" for runtime, threads, batch in how})
         told = f"; it has {', '.join(had)}" if had else ""
         step = _step(at, devices)
         raise StudyError(f"{at}: no such latency of these trials was measured{told}; {step}")
@@ -274,8 +264,9 @@ def _step(at: Located, devices: Sequence[Device]) -> str:
     return f"`nas latency{told}` measures the front here"
 
 
-def threads_of(row: Measured) -> int | None:
+def _how(row: Measured) -> tuple[str, int | None]:
+    """In which runtime, in how many threads; of a device without a name its fingerprint says it."""
     if row.threads is not None:
-        return row.threads
+        return row.latency.runtime, row.threads
     match = re.search(r"(\d+) threads?,", row.latency.device)
-    return int(match[1]) if match else None
+    return row.latency.runtime, int(match[1]) if match else None

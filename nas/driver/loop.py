@@ -50,8 +50,8 @@ def search(
 ) -> Status:
     """Runs or resumes a study until it has ``plan.trials`` trials, or its space is exhausted, or
     there is no time for another trial: ``plan.seconds`` from ``since``, by time.monotonic() (None:
-    from now). What is under way then comes to its end, or to its next rung. ``older`` is what is
-    ``older_studies`` has of the plan's older studies, where that was read already.
+    from now). What is under way then comes to its end, or to its next rung. ``older`` is what
+    ``older_studies`` gives for the plan, where the caller has read it already.
 
     ``watch`` is told after everything that happens. Raises StudyError where the study exists with
     other settings, and NothingFound where nothing meets the constraints. Interrupted, it leaves the
@@ -78,18 +78,26 @@ def search(
 
 @dataclass(slots=True)
 class _Running:
-    """A job under way, up to ``epochs``; the claim was this driver's at ``since``, by
-    time.monotonic(). ``source`` is an earlier evaluation that stands for this one, of which no more
-    than the latency is measured."""
+    """A job under way. The claim was this driver's at ``since``, by time.monotonic(). Where an
+    earlier evaluation, ``source``, stands for this one, the job measures the latency alone.
+    ``shown`` is the job as ``watch`` sees it."""
 
     claim: Claim
-    epochs: int
     since: float
+    shown: UnderWay
     source: TrialRow | None = None
     curve: list[Epoch] = field(default_factory=list)
 
+    def report(self, epoch: Epoch) -> None:
+        self.curve.append(epoch)
+        self.shown = self.shown.told(epoch)
+
 
 class _Driver:
+    """One driver of a study: it alone writes to the record and gives jobs to the pool. What to
+    begin next is for ``Supply`` to say, which candidate for ``Asker``, who goes on from a rung for
+    ``Ladder``; ``Tally`` counts."""
+
     def __init__(
         self,
         plan: Plan,
@@ -116,8 +124,7 @@ class _Driver:
         self.asker = Asker(plan, self.study, begun, self.ladder.hoped, store.driver, older)
         self.mirror = Mirror(store, self.study)
         self.news = store.changes(self.study.id)
-        self.running: dict[int, _Running] = {}
-        self.under_way: dict[int, UnderWay] = {}  # the same, as they are told
+        self.running: dict[int, _Running] = {}  # by ticket
         self.tickets = 0
         self.with_weights: dict[int, TrialRow] = {}  # trials whose weights are kept
         self.supply = Supply(
@@ -182,8 +189,7 @@ class _Driver:
             if isinstance(event, Done):
                 self.done(event.ticket, event.outcome)
             elif event.ticket in self.running:
-                self.running[event.ticket].curve.append(event.epoch)
-                self.under_way[event.ticket] = self.under_way[event.ticket].told(event.epoch)
+                self.running[event.ticket].report(event.epoch)
                 reported = True
         if reported:
             self.tell_watch()
@@ -244,9 +250,8 @@ class _Driver:
         if source:
             asked = dataclasses.replace(asked, epochs=0, latency=True, checkpoint="", model="")
         self.tickets += 1
-        self.running[self.tickets] = _Running(claim, asked.epochs, since, source)
-        number, baseline = claim.trial.number, claim.trial.baseline
-        self.under_way[self.tickets] = UnderWay(number, baseline, asked.epochs)
+        shown = UnderWay(claim.trial.number, claim.trial.baseline, asked.epochs)
+        self.running[self.tickets] = _Running(claim, since, shown, source)
         self.tally.take([claim.trial])
         self.asker.tell(claim.trial)
         if not (claim.trial.baseline or source):
@@ -261,7 +266,8 @@ class _Driver:
         """Sends a candidate on, stops it, or lets it wait, as the ladder says. The sampler is told
         what to expect of one that waits, where that is known."""
         asked = run.claim.trial
-        scores = (*asked.rungs, (run.epochs, result.metrics[ACCURACY]))
+        epochs = run.shown.epochs
+        scores = (*asked.rungs, (epochs, result.metrics[ACCURACY]))
         scored = dataclasses.replace(asked, metrics=result.metrics, rungs=scores)
         if result.latency:
             ms, device = result.latency.ms, result.latency.device
@@ -269,7 +275,7 @@ class _Driver:
         then = self.ladder.verdict(scored, self.tally.front)
         if then == "running" and not self.supply.timely(scored):
             then = "paused"
-        if not self.store.reach(run.claim.token, run.epochs, result, then):
+        if not self.store.reach(run.claim.token, epochs, result, then):
             self.ladder.leave(asked)  # another driver has the trial now
             return
         reach("recorded")
@@ -284,9 +290,9 @@ class _Driver:
             self.tell_watch()
 
     def settle(self, last: bool = False) -> None:
-        """Stops those at rungs that promise nothing any more, or too little to wait, and sends on
-        who is next, where there is room; if this is the last and nobody is next, all are stopped
-        that wait."""
+        """Goes through the candidates that wait at rungs: stops those that promise nothing any
+        more, or too little to be kept waiting, and sends on the next ones while there is room. The
+        ``last`` time, where none can go on, it stops all of them."""
         ladder = self.ladder
         if not ladder.waiting:
             return
@@ -333,14 +339,13 @@ class _Driver:
         run = self.running.pop(ticket, None)
         if run is None:
             return
-        del self.under_way[ticket]
         reach("received")
         claim, source = run.claim, run.source
         if wrong := fault(self.plan, claim.trial, outcome, source):
             outcome = Failure(kind="error", reason=wrong, seconds=outcome.seconds)
         if isinstance(outcome, Failure):
             if not wrong and _retries(claim, outcome):
-                self.retry(claim, outcome, source)
+                self.retry(run, outcome)
                 return
             outcome = dataclasses.replace(outcome, curve=outcome.curve or tuple(run.curve))
         else:
@@ -350,7 +355,7 @@ class _Driver:
                 source = dataclasses.replace(source, metrics={**source.metrics, **more})
             if outcome.latency:
                 self.supply.devices.add(outcome.latency.device)
-            if not (source or outcome.refused or run.epochs == self.plan.job.epochs):
+            if not (source or outcome.refused or run.shown.epochs == self.plan.job.epochs):
                 self.at_rung(run, outcome)
                 return
         if not self.store.finish(claim.token, outcome, source):
@@ -361,15 +366,16 @@ class _Driver:
         if wrong and not self.tally.results:
             raise StudyError(f"the search cannot go on: {wrong}")
 
-    def retry(self, claim: Claim, failure: Failure, source: TrialRow | None) -> None:
+    def retry(self, run: _Running, failure: Failure) -> None:
         """Tries a trial once more; where there is no time for it, it waits for the next run."""
+        claim = run.claim
         reach("failed")
         if not self.supply.timely(claim.trial):
             self.store.release(claim.token, failure)
             self.ladder.leave(claim.trial)
         elif again := self.store.requeue(claim.token, failure):
             reach("requeued")
-            self.submit(again, source)
+            self.submit(again, run.source)
         else:
             self.ladder.leave(claim.trial)  # another driver has the trial now
 
@@ -402,7 +408,7 @@ class _Driver:
 
     def tell_watch(self) -> Status:
         status = self.tally.status(
-            under_way=self.under_way.values(),
+            under_way=[run.shown for run in self.running.values()],
             slots=self.pool.slots,
             paused=len(self.ladder.waiting),
             rejected=self.asker.rejected,
@@ -416,8 +422,8 @@ class _Driver:
 
 
 def _retries(claim: Claim, failure: Failure) -> bool:
-    """Whether a trial is tried once more: what the machinery did to it is none of its fault, and of
-    an error the first may be chance."""
+    """Whether a trial is tried once more: the machinery's faults are not its own, and its first
+    error may be chance."""
     if failure.ours:
         return claim.attempt < LOST
     return failure.kind == "error" and claim.faults < 1

@@ -10,8 +10,8 @@ from nas.errors import StudyError
 from nas.job import Job
 from nas.metrics import ACCURACY, check, metric
 from nas.spaces.bounds import refuse_unmet
-from nas.spaces.plain import parse_mapping
 from nas.spaces.space import Space, read_space
+from nas.spaces.yaml_mapping import parse_mapping
 from nas.store import Study, StudyRow
 
 Keep = Literal["front", "all", "none"]
@@ -21,38 +21,27 @@ RANDOM = "-random"  # after a study's name: the random search that it is compare
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A search. ``job`` is what every candidate shares: recipe, data, epochs, evaluator; its seed
-    is the search's. ``space`` is bound to the data and holds objectives and constraints. It ends
-    with so many ``trials`` (None: as many as the space has), or after ``seconds`` (None: whenever).
-
-    At each of ``rungs``, in epochs, the last a whole training, a candidate may be stopped.
-    ``artifacts`` is the directory (or a URL that fsspec knows) for checkpoints; without (empty), a
-    candidate begins again at each rung, and no weights are kept; ``folder`` is the study's own
-    among them, which is known once it is open. ``keep`` tells whose weights are:
-    those of the front, all or none. ``images`` is what people are told of the images. ``older`` are
-    the studies of the record that it begins with (``nas.driver.older``). ``devices`` says of a
-    latency on a named device in full by which profile it is predicted, runtime and threads;
-    ``taught`` is by whom, as people find them.
+    """A search.
 
     Raises StudyError for rungs that do not fit the rest, and for an objective or constraint that
-    nothing measures: a training those of ``nas.metrics``, an evaluator what it will give; and
+    nothing measures (a training measures those of ``nas.metrics``, an evaluator may give any); and
     SpaceError for a bound that no network can keep.
     """
 
     study: str
-    space: Space
-    job: Job
-    trials: int | None
-    seconds: float | None = None
+    space: Space  # bound to the data, with objectives and constraints
+    job: Job  # what all candidates share: recipe, data, epochs, evaluator; its seed is the search's
+    trials: int | None  # None: as many as the space has
+    seconds: float | None = None  # None: without a limit
     sampler: str = "default"
-    rungs: tuple[int, ...] = ()
-    artifacts: str = ""
-    folder: str = ""
-    images: str = ""
-    keep: Keep = "front"
-    older: tuple[str, ...] = ()
-    devices: Mapping[str, str] = field(default_factory=dict)
-    taught: tuple[str, ...] = ()
+    rungs: tuple[int, ...] = ()  # epochs at which candidates may be stopped; the last: a whole one
+    artifacts: str = ""  # directory or URL; empty: rungs train anew, and no weights are kept
+    folder: str = ""  # the study's own below ``artifacts``, known once the study is open
+    images: str = ""  # what people are told of the images
+    keep: Keep = "front"  # whose weights
+    older: tuple[str, ...] = ()  # studies that it begins with: ``nas.driver.older``
+    devices: Mapping[str, str] = field(default_factory=dict)  # a latency's name: its name in full
+    taught: tuple[str, ...] = ()  # the teachers, as people know them
 
     def __post_init__(self) -> None:
         if not self.job.evaluator:

@@ -22,7 +22,7 @@ from nas.store import Store
 from nas.store.devices import Profiled, all_profiles, keep, keep_profile, measured, patterns
 from nas.store.reading import Record
 from nas.training.pieces import distinct, parts, time_piece
-from nas.training.predicted import Predictor
+from nas.training.predicted import LatencyPredictor
 
 DRAWS = 50  # times as many draws as networks, before a space has no more
 # Networks taken apart for each that is measured whole: their pieces cost little, and of 80 with 20
@@ -48,7 +48,7 @@ def profile(
     seed: int,
     again: bool = False,
     told: Told,
-) -> tuple[Profiled, Predictor]:
+) -> tuple[Profiled, LatencyPredictor]:
     """Measures the pieces of random networks of the space here, and the first ``networks`` of those
     whole, and adds them to what this device's profile has of other spaces. What is known is not
     measured again, unless it is to be; what was measured is kept, however this ends. ``told`` of
@@ -67,7 +67,7 @@ def profile(
     before = [
         each.profile
         for each in all_profiles(store)
-        if (each.device.device, each.runtime, each.batch) == (device.device, runtime, batch)
+        if each.place == (device.device, runtime, batch)
     ]
     times: dict[str, float] = {k: ms for each in before for k, ms in each["pieces"].items()}
     wholes: dict[str, float] = {k: ms for each in before for k, ms in each["wholes"].items()}
@@ -78,11 +78,7 @@ def profile(
     unseen = [each for each in drawn[:networks] if again or str(each) not in wholes]
     try:
         for n, piece in enumerate(new):
-            with (
-                measurement(where),
-                with_threads(threads),
-                torch.inference_mode(),
-            ):
+            with measurement(where), with_threads(threads), torch.inference_mode():
                 times[piece.key] = time_piece(piece, runtime, where, threads, batch)
             told("pieces", n + 1, len(new))
         for n, architecture in enumerate(unseen):
@@ -119,7 +115,7 @@ def _drawn(space: Space, count: int, seed: int) -> list[Architecture]:
     return list(found.values())
 
 
-def predictor(record: Record, profiled: Profiled) -> Predictor:
+def predictor(record: Record, profiled: Profiled) -> LatencyPredictor:
     """What a profile predicts by, corrected by all that the record has measured on its device
     since, of networks of any study."""
     wholes: dict[str, float] = dict(profiled.profile["wholes"])
@@ -134,19 +130,16 @@ def predictor(record: Record, profiled: Profiled) -> Predictor:
         for piece in parts(architecture).pieces
         if piece.key in times
     }
-    fitted = Predictor.fit([(piece, times[key]) for key, piece in pieces.items()], known, apart)
+    timed = [(piece, times[key]) for key, piece in pieces.items()]
+    fitted = LatencyPredictor.fit(timed, known, apart)
     own = sum(text in profiled.profile["wholes"] for text in wholes if _parsed(text))
     return dataclasses.replace(fitted, besides=len(known) - own)
 
 
 def _measured(record: Record, profiled: Profiled) -> dict[str, float]:
     """By fingerprint, what was measured as the profile was."""
-    wanted = (profiled.device.device, profiled.runtime, profiled.batch)
-    return {
-        row.fingerprint: row.latency.ms
-        for row in measured(record)
-        if (row.latency.device, row.latency.runtime, row.latency.batch) == wanted
-    }
+    place = profiled.place
+    return {r.fingerprint: r.latency.ms for r in measured(record) if r.latency.place == place}
 
 
 def _parsed(text: str) -> Architecture | None:
@@ -163,7 +156,7 @@ def in_search(space: Space) -> Space:
     """A space whose objectives and constraints name ``latency_ms@here`` by what a search measures
     itself: in eager PyTorch, one thread, one image. Raises NasError for what it does not."""
 
-    def plain(name: str) -> str:
+    def own_name(name: str) -> str:
         at = located(name)
         if at is None or at.device != HERE:
             return name
@@ -178,18 +171,18 @@ def in_search(space: Space) -> Space:
 
     return dataclasses.replace(
         space,
-        objectives=_renamed(space.objectives, plain),
-        constraints=_renamed(space.constraints, plain),
+        objectives=_renamed(space.objectives, own_name),
+        constraints=_renamed(space.constraints, own_name),
     )
 
 
-def _renamed(values: Mapping[str, Any], plain: Callable[[str], str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _renamed(values: Mapping[str, Any], new: Callable[[str], str]) -> dict[str, Any]:
+    renamed: dict[str, Any] = {}
     for name, value in values.items():
-        if plain(name) in found:
+        if new(name) in renamed:
             raise NasError(f"{name}: given twice; each metric once")
-        found[plain(name)] = value
-    return found
+        renamed[new(name)] = value
+    return renamed
 
 
 @contextlib.contextmanager
@@ -214,14 +207,13 @@ def predicting(
 
         def value(
             architecture: Architecture,
-            predict: Predictor = predict,
+            predict: LatencyPredictor = predict,
             since: Mapping[str, float] = since,
         ) -> float:
             found = since.get(architecture.fingerprint)
             return predict(architecture) if found is None else found
 
-        place = chosen.device.device, chosen.runtime, chosen.batch
-        entries[name] = dataclasses.replace(metric(name), arithmetic=value, predicts=place)
+        entries[name] = dataclasses.replace(metric(name), arithmetic=value, predicts=chosen.place)
         descriptions[name] = f"predicted by {len(predict.table)} pieces, {predict.trust}"
         if space is not None:
             descriptions[name] += f"; {_fits(predict, space, at)}"
@@ -241,7 +233,7 @@ def in_full(record: Record | None, plan: Plan) -> Plan:
     return dataclasses.replace(plan, devices=full)
 
 
-def _fits(predict: Predictor, space: Space, at: Located) -> str:
+def _fits(predict: LatencyPredictor, space: Space, at: Located) -> str:
     """How much a profile, which may be of another space, has of this one's networks. Raises
     StudyError where that is nothing of a kind: its price would be that of any layer."""
     rng = random.Random(0)
@@ -283,13 +275,7 @@ def _profile(record: Record | None, at: Located) -> Profiled:
         if each.device.name == at.device
         or (at.device == HERE and is_here(each.device.device, each.device.about))
     ]
-    fits = [
-        each
-        for each in on_it
-        if each.batch == at.batch
-        and at.runtime in (None, each.runtime)
-        and at.threads in (None, each.device.threads)
-    ]
+    fits = [each for each in on_it if at.admits(each.runtime, each.device.threads, each.batch)]
     names = {_name(at, each): each for each in fits}
     if len(names) > 1:
         raise StudyError(f"{at}: there are several profiles: {', '.join(sorted(names))}")

@@ -16,10 +16,10 @@ from nas.job.job import allowed
 from nas.metrics import on_device
 from nas.store import Ask, Claim, Store, StudyRow, TrialRow
 
-# One in so many slots has its next candidate asked for before it is free, and where there are a
-# few, one of them. While half of those are ready, they are thought of one at a time, and only then
-# several at once: one takes 160 ms, and 64 slots of trainings of 10 s need one every 156; but of
-# several the last knows no more than the first.
+# Candidates are asked for ahead of need, one for every so many slots, and one where there are fewer
+# but more than one: an ask takes 160 ms, and 64 slots with trainings of 10 s need one every 156.
+# While half of those are ready, one is asked for at a time; below that several at once, of which
+# the last knows no more than the first.
 AHEAD = 8
 LATE = 0.25  # of a budget, its end, where a network may be trained again to know it better
 LEARNED = 50  # trials, before which there is more to find than to know
@@ -28,9 +28,9 @@ UNFIT = 8  # candidates in a row that there is no time for, before no more are a
 
 
 class Supply:
-    """Begins trials of a study: ``submit`` runs what was claimed, with the earlier evaluation that
-    it lacks no more than the latency of; ``reused`` is told of an ask that has the result of an
-    earlier one."""
+    """Begins the trials of a study. ``submit`` is called with each claim, and with the earlier
+    evaluation that stands for it where only its latency is still to be measured; ``reused`` with
+    each ask that took over the whole result of an earlier trial."""
 
     def __init__(
         self,
@@ -65,10 +65,10 @@ class Supply:
         self.vain = self.vain + 1 if row.state == "refused" else 0
 
     def fill(self, room: int, count: int, slots: int) -> bool:
-        """Takes up what waits in the record, begins what was asked ahead of need, or asks for one
-        candidate, while the budget lasts; whether there may be more to do. One, as an ask may take
-        a second, and what has happened meanwhile is not to wait for the last of many. There is
-        ``room`` in so many of the pool's ``slots``, and ``count`` trials are known to be of the
+        """Takes up what waits in the record, or begins what was asked ahead of need, or asks for
+        one more candidate, as far as the budget goes; whether there may be more to do. It asks for
+        one at a time: an ask may take a second, and what happens meanwhile must not wait for many.
+        Of the pool's ``slots``, ``room`` are free; ``count`` trials are known to count towards the
         budget."""
         needed = int(min(room, self.tally.room(count)))
         if needed and self.waits:
@@ -100,8 +100,8 @@ class Supply:
         )
 
     def ask(self, ahead: int, count: int) -> bool:
-        """Asks for one candidate of those that are to be ready; whether there was one. What is
-        begun by other drivers counts, too: nothing is asked to be thrown away."""
+        """Asks for one candidate, where fewer than ``ahead`` are ready; whether there was one. What
+        other drivers have begun counts too: nothing is asked for only to be thrown away."""
         ready = len(self.ready)
         begun = max(count, self.store.begun(self.study.id))
         if self.ended or not self.tally.room(begun + ready):
@@ -120,7 +120,7 @@ class Supply:
         return True
 
     def late(self, begun: int) -> bool:
-        """Whether a budget of trials or of time comes to its end after so many trials. At rungs no
+        """Whether a budget of trials or of time is nearly used up after so many trials. At rungs no
         network is trained twice: what one of them says is of another training than the last."""
         if begun < LEARNED or self.plan.rungs:
             return False
@@ -171,9 +171,9 @@ class Supply:
             self.asker.drop(trial)
 
     def reusable(self, ask: Ask) -> tuple[TrialRow | None, str | None]:
-        """An earlier evaluation that may stand for this one, in whatever study; and the device that
-        its latency is taken from (empty: it needs none), None where that is to be measured here, or
-        breaks a bound: who would train it refuses it by what is known."""
+        """An earlier evaluation, of any study, that may stand for this one, and the device whose
+        latency it takes: empty where it needs none, None where a job must be run, to measure it
+        here or to refuse it, as what is known breaks a bound."""
         measured, evaluator = self.plan.measured, self.plan.job.evaluator
         devices = [] if evaluator else on_device(measured)
         source = self.store.find_result(ask, [n for n in measured if n not in devices])

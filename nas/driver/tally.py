@@ -44,8 +44,8 @@ class UnderWay:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """How many seconds a search will still take, by so many trials that ended on this device; 0:
-    by the epochs of those under way."""
+    """How many seconds a search will still take, judged by so many trials that ended on this device
+    (0: by the epochs of those under way)."""
 
     seconds: float
     trials: int
@@ -53,40 +53,32 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How a search stands. ``seconds`` and ``ended`` count this run only; ``rejected`` are
-    proposals that arithmetic refused and ``repeated`` those that were evaluated before: neither
-    costs. ``stopped`` and ``paused`` trials came to a rung, not to the end. ``refused`` ones broke
-    a bound of latency, measured before a training: they are none of the budget and not ``done``.
-    ``vain`` is how many were in a row, where the search ended by that; else 0. ``failures`` counts
-    the failed ones by their reason, the commonest first. ``budget`` is how many trials were asked
-    for, None without a limit; of ``time``, in seconds, ``time_left`` is left, and ``out_of_time``
-    that something was not begun for want of it. All these are of candidates: of the ``baselines``
-    beside them ``baselines_ended``, and ``baselines_failed`` of those."""
+    """How a search stands. Trials are candidates; baselines are counted beside them."""
 
-    budget: int | None
+    budget: int | None  # trials asked for; None: without a limit
     finished: int
-    stopped: int
+    stopped: int  # at a rung, for good
     failed: int
     reused: int
-    refused: int
-    paused: int
-    rejected: int
-    repeated: int
+    refused: int  # latency over its bound, measured before training: neither done nor budgeted
+    paused: int  # at a rung
+    rejected: int  # proposals that arithmetic refused, at no cost
+    repeated: int  # proposals that were evaluated before, at no cost
     front: tuple[TrialRow, ...]
     latest: TrialRow | None
-    ended: int
-    seconds: float
+    ended: int  # trials, in this run
+    seconds: float  # of this run
     exhausted: bool
-    failures: Mapping[str, int]
+    failures: Mapping[str, int]  # failed trials by reason, the commonest first
     under_way: tuple[UnderWay, ...]
     forecast: Forecast | None
-    time: float | None = None
+    time: float | None = None  # seconds allowed; None: without a limit
     time_left: float | None = None
-    out_of_time: bool = False
-    vain: int = 0
+    out_of_time: bool = False  # something was not begun for want of time
+    vain: int = 0  # refused trials in a row, where the search ended by that
     baselines: int = 0
     baselines_ended: int = 0
-    baselines_failed: int = 0
+    baselines_failed: int = 0  # of those that ended
 
     @property
     def running(self) -> int:
@@ -128,7 +120,8 @@ class Tally:
 
     @property
     def trained_front(self) -> tuple[TrialRow, ...]:
-        """The front without what was made from others: that needs the weights that it is from."""
+        """The front as it were without networks made from others, whose weights these came from:
+        they must be kept even where the front has left them behind."""
         if not any(row.made for row in self.front):
             return self.front
         return pareto(self._study, [row for row in self._results if not row.made])

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nas.errors import NothingFound
-from nas.metrics import ACCURACY, Direction, plain, scaled
+from nas.metrics import ACCURACY, Direction, precise, scaled
 from nas.pareto import front, reference_point
 from nas.spaces.bounds import Bound, far, read_bound
 from nas.store import ENDED, StudyRow, TrialRow
@@ -80,7 +80,7 @@ def nothing_found(study: StudyRow, rows: Sequence[TrialRow]) -> NothingFound:
         return NothingFound(f"{sentence}: for none was everything they ask for measured")
     nearest = min(measured, key=lambda row: far(excess(study, row), bounds))
     over = [name for name, by in excess(study, nearest).items() if by > 0]
-    has = ", ".join(f"{name} {plain(nearest.value(name))}" for name in over)
+    has = ", ".join(f"{name} {precise(nearest.value(name))}" for name in over)
     return NothingFound(f"{sentence}; the nearest is {nearest.called}, with {has}")
 
 

@@ -42,6 +42,11 @@ class Latency:
     busy: float | None = None
     peak_bytes: int | None = None
 
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """Where it was measured: latencies of one architecture there stand for each other."""
+        return self.device, self.runtime, self.batch
+
 
 Report = Callable[[Epoch], None]
 

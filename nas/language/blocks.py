@@ -1,9 +1,9 @@
 """The blocks of the literature as recipes over layers.
 
 A block is a function of the shape that reaches it and of its arguments, and returns an expression.
-The annotations and defaults of its arguments are all that the pattern language, the search spaces
-and the help need to know; ``BLOCKS`` gives it its name. That is the whole of adding a block. Where
-a map does not fit, its layers raise ShapeError; a block raises it for arguments that do not.
+The annotations and defaults of its arguments tell the pattern language, the search spaces, pruning
+and the help all that they need; ``BLOCKS`` gives it its name. There is nothing else to add. Where a
+map does not fit, its layers raise ShapeError; a block raises it for arguments that do not fit.
 """
 
 from __future__ import annotations
@@ -26,14 +26,17 @@ from nas.language.layers import (
     Gap,
     Kernel,
     Linear,
+    Narrows,
     Pool,
     Range,
+    Size,
     SqueezeExcite,
     Stride,
     Width,
 )
 
 Ratio = Annotated[int, Range(0, 1_024)]
+Column = Annotated[Count, Narrows()]
 
 
 def conv(width: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> Node:
@@ -63,7 +66,7 @@ def residual(
     kernel: Kernel = 3,
     stride: Stride = 1,
     bottleneck: Ratio = 0,
-    groups: Width = 1,
+    groups: Size = 1,
     se: Ratio = 0,
 ) -> Node:
     """A residual unit (He et al. 2015, figures 2 and 5).
@@ -110,14 +113,14 @@ def inception_unit(width: int, kernel: int, stride: int, bn: bool) -> Node:
 def inception(
     x: Shape,
     *,
-    one: Count = 0,
-    reduce3: Count = 0,
-    three: Count = 0,
-    reduce5: Count = 0,
-    five: Count = 0,
-    project: Count = 0,
+    one: Column = 0,
+    reduce3: Column = 0,
+    three: Column = 0,
+    reduce5: Column = 0,
+    five: Column = 0,
+    project: Column = 0,
     kernel: Kernel = 5,
-    width: Count = 0,
+    width: Annotated[Count, Narrows(16)] = 0,
     stride: Stride = 1,
     bn: bool = True,
 ) -> Node:
@@ -175,11 +178,11 @@ def aux(
     x: Shape,
     *,
     width: Width = 128,
-    hidden: Width = 1_024,
+    hidden: Size = 1_024,
     dropout: Fraction = 0.7,
     pool: Literal["adaptive", "paper"] = "adaptive",
     bn: bool = True,
-    classes: Width,
+    classes: Size,
 ) -> Node:
     """GoogLeNet's auxiliary classifier (Szegedy et al. 2014, section 5): average to 4x4, 1x1
     convolution, two fully connected layers. ``pool=paper`` averages 5x5 windows at stride 3."""

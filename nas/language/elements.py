@@ -14,7 +14,7 @@ from typing import Any, Literal
 from nas.errors import PatternError, ShapeError, nearest
 from nas.language.blocks import BLOCKS
 from nas.language.expression import Cost, Node, Seq, Shape
-from nas.language.layers import LAYERS, Range
+from nas.language.layers import LAYERS, Narrows, Range
 from nas.language.pattern import Symbol
 
 Scalar = int | float | str
@@ -27,7 +27,8 @@ CLASSES = "classes"
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """An argument of a layer or a block, as its recipe's annotation has it."""
+    """An argument of a layer or a block, as its recipe's annotation has it. ``narrowest`` is the
+    least that pruning may make of it; 0: it is left as it is."""
 
     name: str
     kind: Literal["int", "float", "bool", "word"]
@@ -35,6 +36,7 @@ class Parameter:
     high: float
     words: tuple[str, ...]
     default: Any  # inspect.Parameter.empty where the argument must be given
+    narrowest: int = 0
 
     @property
     def required(self) -> bool:
@@ -107,10 +109,13 @@ def _parameters(make: Callable[..., Node]) -> tuple[Parameter, ...]:
 def _parameter(name: str, hint: Any, default: Any) -> Parameter:
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         hint = next(h for h in typing.get_args(hint) if h is not types.NoneType)
-    low, high = 0.0, 65_536.0
+    low, high, narrowest = 0.0, 65_536.0, 0
     for extra in getattr(hint, "__metadata__", ()):
-        if isinstance(extra, Range):
-            low, high = extra
+        match extra:
+            case Range():
+                low, high = extra
+            case Narrows():
+                narrowest = extra.least
     base = hint.__origin__ if hasattr(hint, "__metadata__") else hint
     if base is bool:
         return Parameter(name, "bool", 0, 0, tuple(WORDS), default)
@@ -121,7 +126,7 @@ def _parameter(name: str, hint: Any, default: Any) -> Parameter:
         raise PatternError(
             f"a block's argument {name} is annotated {hint!r}: must be int, float, bool or Literal"
         )
-    return Parameter(name, kinds[base], low, high, (), default)
+    return Parameter(name, kinds[base], low, high, (), default, narrowest)
 
 
 # --- a closed element ----------------------------------------------------------------------------

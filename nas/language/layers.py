@@ -29,7 +29,15 @@ class Range(NamedTuple):
     high: float
 
 
-Width = Annotated[int, Range(1, 65_536)]
+class Narrows(NamedTuple):
+    """That an argument counts channels, as metadata of its annotation: pruning may lower it, though
+    not below ``least``."""
+
+    least: int = 1
+
+
+Size = Annotated[int, Range(1, 65_536)]
+Width = Annotated[Size, Narrows()]
 Kernel = Annotated[int, Range(1, 1_024)]
 Stride = Annotated[int, Range(1, 1_024)]
 Pad = Annotated[int, Range(0, 1_024)]
@@ -78,7 +86,7 @@ class Conv(Leaf):
     kernel: Kernel = 3
     stride: Stride = 1
     pad: Pad | None = None
-    groups: Width = 1
+    groups: Size = 1
     bias: bool | None = None
 
     def __post_init__(self) -> None:

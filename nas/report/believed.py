@@ -20,7 +20,7 @@ def cell(name: str, found: Belief | None, *, short: bool = False) -> str:
     return f"{low} to {high}" if short else f"{shown(name, found.mean)} ({low} to {high})"
 
 
-def plain(beliefs: Beliefs | None, row: TrialRow) -> dict[str, float | None]:
+def fields(beliefs: Beliefs | None, row: TrialRow) -> dict[str, float | None]:
     """As columns beside those of the metrics: NAME_believed, and the ends of its 80% interval."""
     if beliefs is None or not beliefs.name:
         return {}

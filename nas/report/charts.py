@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from nas.job import Epoch
 from nas.metrics import ACCURACY, count, percent
-from nas.report.insight import Progress
+from nas.report.insight import Growth
 from nas.report.plot import Axis, Box, line, n, steps, text, tidy
 from nas.store import StudyRow, TrialRow
 
@@ -19,17 +19,17 @@ BOX = Box(left=52, top=12, right=WIDTH - 24, bottom=HEIGHT - 46)
 SHARES = tuple((fifth / 5, f"{20 * fifth} %") for fifth in range(6))
 
 
-def grown(progress: Progress, *, seconds: bool) -> str:
+def grown(growth: Growth, *, seconds: bool) -> str:
     """The hypervolume over trials, or over the seconds that devices were at work."""
     unit, size = "s", 1.0
-    across: Sequence[float] = range(1, len(progress.seconds) + 1)
+    across: Sequence[float] = range(1, len(growth.seconds) + 1)
     if seconds:
-        across = progress.seconds
+        across = growth.seconds
         unit, size = next(u for u in _UNITS if across[-1] >= u[2] * u[1])[:2]
     end = max(across[-1] / size, 1e-9)
     ticks = [(at / end, tidy(f"{at:,.2f}") if end < 3 else count(at)) for at in steps(0, end)]
     points = [BOX.place(0, 0)]
-    for at, level in zip(across, progress.hypervolume, strict=True):
+    for at, level in zip(across, growth.hypervolume, strict=True):
         here = BOX.place(at / size / end, level)
         points += [(here[0], points[-1][1]), here]
     kept = [

@@ -214,12 +214,12 @@ def _kind(column: str) -> str:
 
 
 def _grown(study: StudyRow, rows: Sequence[TrialRow]) -> str:
-    progress = insight.progress(study, rows)
-    if not progress.seconds:
+    growth = insight.growth(study, rows)
+    if not growth.seconds:
         return ""
     return f"""<section><h2>How the front grew</h2>
-<div class="pair"><figure>{charts.grown(progress, seconds=False)}</figure>
-<figure>{charts.grown(progress, seconds=True)}</figure></div>
+<div class="pair"><figure>{charts.grown(growth, seconds=False)}</figure>
+<figure>{charts.grown(growth, seconds=True)}</figure></div>
 <p class="note">The hypervolume that the front dominates (Zitzler and Thiele 1998), as a share of
 the box from the worst of each objective, and a tenth of its range beyond, to the best; costs by
 their logarithm. Where it is flat, searching longer brings little.</p></section>"""

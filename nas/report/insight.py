@@ -27,7 +27,7 @@ VALUES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class Growth:
     """How the front grew: after each of its ended trials the device-seconds spent so far, and the
     hypervolume as a share of the box from the reference point to the best of each objective."""
 
@@ -35,7 +35,7 @@ class Progress:
     hypervolume: tuple[float, ...]
 
 
-def progress(study: StudyRow, rows: Sequence[TrialRow]) -> Progress:
+def growth(study: StudyRow, rows: Sequence[TrialRow]) -> Growth:
     """In the order in which trials ended; objectives as trade-offs weigh them, by their logarithm
     where the table of metrics says so. The reference point lies a tenth of the range beyond the
     worst. A baseline is none of the search's."""
@@ -52,7 +52,7 @@ def progress(study: StudyRow, rows: Sequence[TrialRow]) -> Progress:
     kept = [p for p, is_good in zip(points, good, strict=True) if is_good]
     spent = tuple(np.cumsum([row.seconds or 0.0 for row in ended]).tolist())
     if not kept:
-        return Progress(spent, (0.0,) * len(spent))
+        return Growth(spent, (0.0,) * len(spent))
     reference = reference_point(kept, directions, MARGIN)
     best = [
         (max if d == "max" else min)(column)
@@ -71,7 +71,7 @@ def progress(study: StudyRow, rows: Sequence[TrialRow]) -> Progress:
             else:
                 ahead.pop()
         levels.append(level)
-    return Progress(spent, tuple(levels))
+    return Growth(spent, tuple(levels))
 
 
 # --- what the best have in common ----------------------------------------------------------------

@@ -134,12 +134,12 @@ def rows_out(
     them, where that is told."""
     if format == "json":
         told = [
-            trial_dict(study, row) | believed.plain(beliefs, row) | {"sampled": dict(row.sampled)}
+            trial_dict(study, row) | believed.fields(beliefs, row) | {"sampled": dict(row.sampled)}
             for row in rows
         ]
         print(json.dumps(told, indent=1, allow_nan=False))
     elif format == "csv":
-        dicts = [trial_dict(study, row) | believed.plain(beliefs, row) for row in rows]
+        dicts = [trial_dict(study, row) | believed.fields(beliefs, row) for row in rows]
         names = list(dict.fromkeys(name for told in dicts for name in told))
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(map(cell, names or ["study", "trial"]))
@@ -165,11 +165,11 @@ def trials_table(
     heads = columns(study, rows, beliefs, short=short)
     heads += [(name, partial(_setting, name)) for name in searched(rows)]
     titles = [title for title, _ in heads]
-    plain = not all(row.evaluated for row in rows)
-    listed = table(*titles, *(["state"] if plain else []), "pattern", numbers=titles)
+    with_state = not all(row.evaluated for row in rows)
+    listed = table(*titles, *(["state"] if with_state else []), "pattern", numbers=titles)
     overflow: Literal["ellipsis", "fold"] = "ellipsis" if terminal else "fold"
     for row in rows:
-        state = [state_of(row)] if plain else []
+        state = [state_of(row)] if with_state else []
         pattern = Text(body_of(row), no_wrap=terminal, overflow=overflow)
         listed.add_row(*(cell_of(row) for _, cell_of in heads), *state, pattern)
     return listed

@@ -25,7 +25,7 @@ Shortfall = Callable[[Floats], Floats]  # of levels (k,), ascending; (m, k)
 
 
 @dataclass(frozen=True)
-class Belief:
+class Marginal:
     """One objective at m candidates: normals, ``mean`` (m,) and ``deviation`` (m,), on the scale of
     ``warp`` (None: its own units)."""
 
@@ -34,29 +34,29 @@ class Belief:
     warp: Warp | None = None
 
 
-def shortfall(levels: Floats, belief: Belief) -> Floats:
+def shortfall(levels: Floats, marginal: Marginal) -> Floats:
     """Expected amount, in the objective's units, by which each candidate is under each level.
 
     ``levels`` (k,) ascending; returns (m, k). Through a warp the units change from place to place:
     between two levels the change is taken at its mean.
     """
-    warped = levels if belief.warp is None else belief.warp(levels)
-    mean, deviation = belief.mean[:, None], np.maximum(belief.deviation[:, None], 1e-9)
+    warped = levels if marginal.warp is None else marginal.warp(levels)
+    mean, deviation = marginal.mean[:, None], np.maximum(marginal.deviation[:, None], 1e-9)
     gap = warped[None, :] - mean
     z = gap / deviation
     under: Floats = gap * ndtr(z) + deviation * np.exp(-0.5 * z * z) / np.sqrt(2.0 * np.pi)
-    if belief.warp is None:
+    if marginal.warp is None:
         return under
     # Below the lowest level lies what was never seen: one warped unit there stands for the rest.
     below = np.array([warped[0] - 0.5])
     steps = np.diff(warped, prepend=below)
-    units = np.diff(levels, prepend=belief.warp.inverse(below)) / np.maximum(steps, 1e-12)
+    units = np.diff(levels, prepend=marginal.warp.inverse(below)) / np.maximum(steps, 1e-12)
     return np.cumsum(np.diff(under, axis=1, prepend=0.0) * units, axis=1)
 
 
-def improvement(front: Floats, reference: Floats, beliefs: Sequence[Belief]) -> Floats:
+def improvement(front: Floats, reference: Floats, marginals: Sequence[Marginal]) -> Floats:
     """Expected gain of hypervolume of each candidate over ``front`` (k, objectives), shape (m,)."""
-    return gain(front, reference, [partial(shortfall, belief=belief) for belief in beliefs])
+    return gain(front, reference, [partial(shortfall, marginal=each) for each in marginals])
 
 
 def gain(front: Floats, reference: Floats, shortfalls: Sequence[Shortfall]) -> Floats:

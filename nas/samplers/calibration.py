@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from nas.samplers.gp import GP
+from nas.samplers.gp import GP, JITTER
 
 Floats = NDArray[np.float64]
 
@@ -110,3 +110,18 @@ class Committee:
         spread = (deviations**2).mean(axis=0) + means.var(axis=0)
         deviation = self.calibration.factor * np.sqrt(spread)
         return means.mean(axis=0), deviation / np.sqrt(1.0 + deviation**2)
+
+    def evaluations(self, x: Floats, count: int, rng: np.random.Generator) -> Floats:
+        """What evaluations of rows ``x`` (m, columns) may give, their luck included, drawn
+        together ``count`` times, each by one of the members: (count, m)."""
+        drawn = np.empty((count, len(x)))
+        for first, member in enumerate(self.members):
+            mean, covariance = member.joint(x)
+            wide = self.calibration.factor**2 * covariance
+            # As far as ``predict`` lets each of them vary.
+            bound = np.sqrt(1.0 + np.maximum(np.diag(wide), 0.0))
+            wide = wide / np.outer(bound, bound)
+            wide[np.diag_indices(len(x))] += member.settings.noise + JITTER
+            some = drawn[first :: len(self.members)]
+            some[:] = mean + rng.standard_normal(some.shape) @ np.linalg.cholesky(wide).T
+        return drawn

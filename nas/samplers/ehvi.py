@@ -29,7 +29,7 @@ from nas.samplers.evidence import Evidence, Reading
 from nas.samplers.gp import Settings, fit
 from nas.samplers.knowing import gains
 from nas.samplers.model import Model
-from nas.samplers.problem import PROPOSALS, Params, Problem
+from nas.samplers.problem import Params, Problem
 from nas.samplers.related import Related, opening
 
 Floats = NDArray[np.float64]
@@ -43,6 +43,8 @@ OPENING = 5
 # How many of the best are weighed again for each further proposal of one ask: what is under way
 # makes a row near it worth less and hardly any worth more, and 512 found no more.
 AGAIN = 64
+# How many futures are drawn, and of how many proposals those are that are evaluated in them.
+FUTURES, FORESEEN = 64, 512
 # The local search: so many of the best proposals are changed and weighed again, so many times.
 BEST, ROUNDS = 20, 3
 # What a gain by knowing counts: the look ahead of one step misses what a new network brings to the
@@ -64,7 +66,7 @@ class EHVISampler(BaseSampler):
         self, seed: int | None = None, problem: Problem | None = None, startup: int = 10
     ) -> None:
         self._seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-        self._problem = problem
+        self._problem = problem or Problem()
         self._startup = startup
         self._independent = RandomSampler(seed=self._seed)
         # What was read and fitted once. Replaced, not changed in place: threads share a sampler.
@@ -90,7 +92,7 @@ class EHVISampler(BaseSampler):
         return self._space(study)
 
     def _space(self, study: Study) -> dict[str, BaseDistribution]:
-        if self._problem is not None:
+        if self._problem.distributions is not None:
             return dict(self._problem.distributions)
         trials = study.get_trials(deepcopy=False)
         source = _source(study, trials)
@@ -154,7 +156,8 @@ class EHVISampler(BaseSampler):
         rows, costs = self._drawn(evidence, rng)
         if not len(rows):  # every set was tried: a repeat at least tells of the noise
             fresh = replace(evidence, finished=(), pending=evidence.pending[:0], tried=frozenset())
-            rows, _ = self._admitted(fresh, encoding.draw(rng, self._budget // 3), rng)
+            drawn = encoding.draw(rng, self._problem.proposals // 3)
+            rows, _ = self._admitted(fresh, drawn, rng)
             return [encoding.params(rows[rng.integers(len(rows))])] if len(rows) else []
         model = self._model(evidence) or self._opening(evidence)
         if model is None:
@@ -167,15 +170,35 @@ class EHVISampler(BaseSampler):
         chosen = model.choose(rows[best], costs[best], reference, count) if count > 1 else [0]
         return [encoding.params(row) for row in rows[best][chosen]]
 
-    @property
-    def _budget(self) -> int:
-        return self._problem.proposals if self._problem else PROPOSALS
+    def futures(self, study: Study, count: int) -> Floats | None:
+        """What the next ``count`` evaluations may bring, in the study's own units: ``FUTURES``
+        draws of the values of up to so many proposals, (draws, proposals, objectives). None before
+        there is a model, or where nothing is new.
+
+        The proposals are chosen at once by what is known now: that later ones learn from earlier
+        ones is not foreseen.
+        """
+        number = len(study.get_trials(deepcopy=False))
+        evidence = self._evidence(study, Encoding.of(self._space(study)), number)
+        rng = np.random.default_rng([self._seed, number])
+        with one_thread():
+            rows, costs = self._drawn(evidence, rng)
+            model = self._model(evidence) if evidence.encoding.parameters else None
+            if model is None or not len(rows):
+                return None
+            reference = model.reference(rows, costs)
+            rows, costs, scores = self._searched(evidence, model, rows, costs, reference, rng)
+            best = _distinct(rows, scores)[: max(count, FORESEEN)]
+            rows, costs = rows[best], costs[best]
+            chosen = model.choose(rows, costs, reference, count)
+            fit = partial(self._fit, evidence.encoding, related=self._older(evidence.signs))
+            return evidence.signs * model.futures(rows[chosen], costs[chosen], fit, FUTURES, rng)
 
     def _drawn(self, evidence: Evidence, rng: np.random.Generator) -> tuple[Floats, Floats]:
         """Rows that may be proposed, and what is told of them: all there are, or draws."""
         encoding = evidence.encoding
         whole = encoding.size <= WHOLE
-        rows = encoding.every() if whole else encoding.draw(rng, self._budget // 3)
+        rows = encoding.every() if whole else encoding.draw(rng, self._problem.proposals // 3)
         return self._admitted(evidence, rows, rng)
 
     def _searched(
@@ -188,11 +211,11 @@ class EHVISampler(BaseSampler):
         rng: np.random.Generator,
     ) -> tuple[Floats, Floats, Floats]:
         """The rows, their costs and scores, and those of what a local search from them finds."""
-        budget = self._budget
         scores = model.score(rows, costs, reference)
         parents = np.vstack([model.best(BEST), rows[np.argsort(-scores)[:BEST]]])
         for _ in range(ROUNDS):
-            copies = np.repeat(parents, budget * 2 // (3 * ROUNDS * len(parents)) + 1, axis=0)
+            times = self._problem.proposals * 2 // (3 * ROUNDS * len(parents)) + 1
+            copies = np.repeat(parents, times, axis=0)
             more, known = self._admitted(evidence, evidence.encoding.mutate(rng, copies), rng)
             rows, costs = np.vstack([rows, more]), np.vstack([costs, known])
             scores = np.concatenate([scores, model.score(more, known, reference)])
@@ -256,10 +279,10 @@ class EHVISampler(BaseSampler):
         finished = tuple(read.finished[number] for number in sorted(read.finished))
         pending = [read.running[number] for number in sorted(read.running) if number != asking]
         met = [f.row for f in finished[-LEARNED_FROM:]]
+        if met and self._problem.distributions is None:
+            encoding = replace(encoding, rules=learn_rules(np.array(met)))
         return Evidence(
-            replace(encoding, rules=learn_rules(np.array(met)))
-            if met and not self._problem
-            else encoding,
+            encoding,
             finished,
             np.array(pending).reshape(len(pending), len(encoding.parameters)),
             np.array(signs),
@@ -275,24 +298,28 @@ class EHVISampler(BaseSampler):
             return None
         chance = random.Random(self._seed)
         pending, costs = self._pending(evidence, chance)
-        example = self._costs(evidence, self._whole(evidence, measured[-1], chance))
+        example = self._costs(evidence, measured[-1], chance)
+        told = np.zeros(len(evidence.signs), bool) if example is None else np.isfinite(example)
+
+        def predict(rows: Floats) -> Floats:
+            assert related is not None
+            return related.columns(self._place(evidence, related, rows))
+
         return Model.of(
             evidence.encoding,
             evidence.finished,
             pending,
             costs,
-            np.isfinite(example) if example is not None else np.zeros(len(evidence.signs), bool),
-            partial(self._fit, evidence.encoding, related=related),
-            (lambda rows: related.columns(self._place(evidence, related, rows)))
-            if related
-            else None,
-            partial(self._fit, evidence.encoding),
-            sum(f.whole or f.values is None for f in evidence.finished) < startup,
+            told,
+            fit=partial(self._fit, evidence.encoding, related=related),
+            predict=predict if related else None,
+            limit=partial(self._fit, evidence.encoding),
+            starting=sum(f.whole or f.values is None for f in evidence.finished) < startup,
         )
 
     def _pending(self, evidence: Evidence, chance: random.Random) -> tuple[Floats, Floats]:
         """The rows that are being evaluated, and their known objectives, minimised (or NaN)."""
-        known = [self._costs(evidence, self._whole(evidence, r, chance)) for r in evidence.pending]
+        known = [self._costs(evidence, row, chance) for row in evidence.pending]
         possible = [k for k, costs in enumerate(known) if costs is not None]
         costs = np.array([known[k] for k in possible]).reshape(-1, len(evidence.signs))
         return evidence.pending[possible], costs
@@ -305,11 +332,11 @@ class EHVISampler(BaseSampler):
         chance = random.Random(self._seed)
         rows, costs = self._pending(evidence, chance)
         for finished in evidence.finished:
-            known = self._costs(evidence, self._whole(evidence, finished.row, chance))
+            known = self._costs(evidence, finished.row, chance)
             if known is not None:
                 rows, costs = np.vstack([rows, finished.row]), np.vstack([costs, known])
         drawn = evidence.encoding.draw(np.random.default_rng(self._seed), 1)[0]
-        example = self._costs(evidence, self._whole(evidence, drawn, chance))
+        example = self._costs(evidence, drawn, chance)
         if example is None:
             return None
         place = partial(self._place, evidence, related)
@@ -317,7 +344,7 @@ class EHVISampler(BaseSampler):
 
     def _older(self, signs: Floats) -> Related | None:
         """What older studies predict, read once."""
-        if not self._older_read and self._problem is not None and self._problem.older:
+        if not self._older_read and self._problem.older:
             self._related = Related.of(self._problem.older, signs)
         self._older_read = True
         return self._related
@@ -329,7 +356,8 @@ class EHVISampler(BaseSampler):
             self._placed = {}
         for key, row in zip(keys(rows), rows, strict=True):
             if key not in self._placed:
-                self._placed[key] = related.place(self._whole(evidence, row, chance))
+                params = self._problem.whole(evidence.encoding.params(row), chance)
+                self._placed[key] = related.place(params)
         columns = sum(study.x.shape[1] for study in related.older)
         return np.array([self._placed[key] for key in keys(rows)]).reshape(-1, columns)
 
@@ -351,24 +379,10 @@ class EHVISampler(BaseSampler):
             self._fitted = {**self._fitted, key: found}
         return self._fitted[key]
 
-    def _whole(self, evidence: Evidence, row: Floats, chance: random.Random) -> Params:
-        """The parameter set of a row, completed by the problem, as its functions see it."""
-        params = evidence.encoding.params(row)
-        if self._problem is None:
-            return params
-        if self._problem.complete is not None:
-            return self._problem.complete(params, chance)
-        return params | self._problem.settled
-
-    def _costs(self, evidence: Evidence, params: Params) -> Floats | None:
-        """The known objectives of a set, minimised, NaN for the others; None if it is rejected."""
-        known = self._problem.known(params) if self._problem else {}
-        if known is None:
-            return None
-        costs = np.full(len(evidence.signs), np.nan)
-        for k, value in known.items():
-            costs[k] = value * evidence.signs[k]
-        return costs
+    def _costs(self, evidence: Evidence, row: Floats, chance: random.Random) -> Floats | None:
+        """The known objectives of a row, minimised, NaN for the others; None if it is rejected."""
+        params = self._problem.whole(evidence.encoding.params(row), chance)
+        return self._problem.costs(params, evidence.signs)
 
     def _admitted(
         self, evidence: Evidence, rows: Floats, rng: np.random.Generator
@@ -377,15 +391,16 @@ class EHVISampler(BaseSampler):
 
         Completed by the problem; neither rejected by its arithmetic nor tried before.
         """
-        encoding = evidence.encoding
+        encoding, problem = evidence.encoding, self._problem
         chance = random.Random(int(rng.integers(1 << 62)))
-        whole = [self._whole(evidence, row, chance) for row in rows] if self._problem else []
-        if self._problem and self._problem.complete:
+        declared = problem.distributions is not None  # else nothing is known, and no set is made
+        whole = [problem.whole(encoding.params(row), chance) for row in rows] if declared else []
+        if problem.complete:
             rows = np.array([encoding.row(params) for params in whole]).reshape(rows.shape)
         fresh = {key: k for k, key in enumerate(keys(rows)) if key not in evidence.taken}.values()
-        if not self._problem:
+        if not declared:
             return rows[list(fresh)], np.full((len(fresh), len(evidence.signs)), np.nan)
-        known = {k: self._costs(evidence, whole[k]) for k in fresh}
+        known = {k: problem.costs(whole[k], evidence.signs) for k in fresh}
         possible = {k: costs for k, costs in known.items() if costs is not None}
         costs = np.array(list(possible.values())).reshape(len(possible), len(evidence.signs))
         return rows[list(possible)], costs

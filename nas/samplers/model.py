@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from nas.samplers.acquisition import Belief, improvement
+from nas.samplers.acquisition import Marginal, improvement
 from nas.samplers.calibration import Believed, Calibration
 from nas.samplers.encoding import Encoding
 from nas.samplers.evidence import Finished
@@ -183,6 +183,19 @@ class Model:
             checks.append(committee.calibration)
         return Believed(mean, deviation, low, high, tuple(checks), np.ones(values.shape[1]))
 
+    def futures(
+        self, rows: Floats, costs: Floats, fit: Fit, count: int, rng: np.random.Generator
+    ) -> Floats:
+        """What evaluations of ``rows`` (m, parameters) may give, drawn together ``count`` times:
+        (count, m, objectives), minimised. What is told of them is in ``costs`` (m, objectives)."""
+        x, _ = self.features(rows, costs)
+        values = np.repeat(costs[None], count, axis=0)
+        for k, surrogate in enumerate(self.surrogates):
+            if surrogate is not None:
+                drawn = surrogate.committee(fit).evaluations(x, count, rng)
+                values[:, :, k] = surrogate.warp.inverse(drawn)
+        return values
+
     def reference(self, rows: Floats, costs: Floats) -> Floats:
         """The corner (objectives,) behind all that was seen, and all that is told or predicted of
         ``rows`` (m, parameters), of which ``costs`` are told, (m, objectives), all minimised.
@@ -265,9 +278,9 @@ class Model:
         if not len(front) and len(self.rows):
             return chance
         beliefs = [
-            Belief(costs[:, k], np.zeros(len(costs)))
+            Marginal(costs[:, k], np.zeros(len(costs)))
             if surrogate is None or normal is None
-            else Belief(*normal, surrogate.warp)
+            else Marginal(*normal, surrogate.warp)
             for k, (surrogate, normal) in enumerate(zip(self.surrogates, objectives, strict=True))
         ]
         return chance * improvement(front, reference, beliefs)

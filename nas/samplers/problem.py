@@ -8,15 +8,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 
 from nas.samplers.encoding import only
 from nas.samplers.related import Older
 
+Floats = NDArray[np.float64]
 Params = dict[str, Any]
 
 # Sets weighed by an ask where the problem does not say.
 PROPOSALS = 1500
+
+
+def nothing(_: Params) -> Mapping[int, float]:
+    """What is known of a set where nothing is. No lambda: a sampler can be pickled."""
+    return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +32,7 @@ class Problem:
     """What the caller knows of the objective function before any evaluation.
 
     ``distributions``
-        of every parameter that a set may hold.
+        of every parameter that a set may hold; None: those that the study's trials have asked for.
     ``known``
         the objectives known for a parameter set, by index, in the study's own units; None where
         arithmetic rejects the set, which is then never proposed.
@@ -39,8 +47,8 @@ class Problem:
         older studies of such networks, as related tasks.
     """
 
-    distributions: Mapping[str, BaseDistribution]
-    known: Callable[[Params], Mapping[int, float] | None] = lambda _: {}
+    distributions: Mapping[str, BaseDistribution] | None = None
+    known: Callable[[Params], Mapping[int, float] | None] = nothing
     complete: Callable[[Params, random.Random], Params] | None = None
     proposals: int = PROPOSALS
     older: tuple[Older, ...] = ()
@@ -48,4 +56,19 @@ class Problem:
     @cached_property
     def settled(self) -> Params:
         """The parameters that have one value."""
-        return {name: only(d) for name, d in self.distributions.items() if d.single()}
+        return {name: only(d) for name, d in (self.distributions or {}).items() if d.single()}
+
+    def whole(self, params: Params, chance: random.Random) -> Params:
+        """The set that some parameters are completed to, as ``known`` takes it."""
+        return self.complete(params, chance) if self.complete else params | self.settled
+
+    def costs(self, params: Params, signs: Floats) -> Floats | None:
+        """The known objectives of a whole set, times ``signs`` (objectives,), NaN for the others;
+        None for a set that is rejected."""
+        known = self.known(params)
+        if known is None:
+            return None
+        costs = np.full(len(signs), np.nan)
+        for k, value in known.items():
+            costs[k] = value * signs[k]
+        return costs

@@ -13,7 +13,7 @@ from typing import Any
 
 from nas.errors import NothingFound, ShapeError
 from nas.language.architecture import Architecture
-from nas.metrics import arithmetic, located, plain
+from nas.metrics import arithmetic, located, precise
 from nas.spaces.bounds import far
 from nas.spaces.space import Draw, Space
 
@@ -128,7 +128,7 @@ def nothing_meets(space: Space, missed: Sequence[Mapping[str, float]]) -> Nothin
     nearest = min(missed, key=lambda over: far(over, bounds))
     values = {n: bounds[n].limit + (by if bounds[n].upper else -by) for n, by in nearest.items()}
     bounds_text = ", ".join(f"{metric} {bound}" for metric, bound in bounds.items())
-    has = ", ".join(f"{name} {plain(value)}" for name, value in values.items())
+    has = ", ".join(f"{name} {precise(value)}" for name, value in values.items())
     look = "" if all(map(located, nearest)) else "; `nas space check` of it shows what it holds"
     return NothingFound(
         f"none of {len(missed)} draws of {space.name} meets the constraints ({bounds_text}): "

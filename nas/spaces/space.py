@@ -23,7 +23,7 @@ from nas.language.pattern import Chain, Tree, read
 from nas.language.symbols import alternatives, check, symbols
 from nas.metrics import OBJECTIVES, Direction, arithmetic
 from nas.spaces.bounds import Bound, read_bound, read_direction
-from nas.spaces.plain import load_mapping, write_mapping
+from nas.spaces.yaml_mapping import load_mapping, write_mapping
 
 KEYS = ("name", "about", "pattern", "where", "constraints", "objectives", "recipe", "input",
         "classes", "large")  # fmt: skip

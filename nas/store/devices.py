@@ -47,6 +47,11 @@ class Profiled:
     batch: int
     profile: Mapping[str, Any]
 
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """Where its pieces were measured: see ``Latency.place``."""
+        return self.device.device, self.runtime, self.batch
+
 
 _DEVICE = {name: devices.c[name] for name in Device.__dataclass_fields__}
 _LATENCY = {name: latencies.c[name] for name in Latency.__dataclass_fields__}

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nas.errors import SpaceError, StudyError
-from nas.spaces.plain import parse_mapping
+from nas.spaces.yaml_mapping import parse_mapping
 from nas.store.rows import Study
 
 # What a study goes on with as the record has it, or where it is now.

@@ -29,10 +29,9 @@ def evaluate(job: Job, report: Report, *, checkpoint: str | Path | None = None) 
     """Builds, trains and measures the job's architecture on the device at hand.
 
     ``report`` is called with each Epoch; ``checkpoint`` is a file (or a URL that fsspec knows) to
-    keep and to resume from.
-    Without epochs the latency alone is measured, and with a bound on it before the training, which
-    is none where it is broken: weights do not matter for it. Whatever goes wrong with the candidate
-    is a Failure, with the curve so far.
+    keep and to resume from. Without epochs the latency alone is measured. Where the job bounds it,
+    it is measured before the training, as it does not depend on the weights; if it is too high,
+    nothing is trained. Whatever goes wrong with the candidate is a Failure, with the curve so far.
     """
     began = time.perf_counter()
     curve: list[Epoch] = []
@@ -57,9 +56,14 @@ def evaluate(job: Job, report: Report, *, checkpoint: str | Path | None = None) 
         if job.epochs and not refused:
             with with_threads(threads_for(architecture)):
                 fit(
-                    *(module, job, told),
-                    checkpoint=checkpoint, device=device, bf16=bf16, normal=normal,
-                )  # fmt: skip
+                    module,
+                    job,
+                    told,
+                    device=device,
+                    checkpoint=checkpoint,
+                    bf16=bf16,
+                    normal=normal,
+                )
         if job.latency and measured is None:
             measured = latency_of(job, module, architecture, device)
     except Diverged as error:

@@ -24,8 +24,8 @@ from nas.errors import NasError, brief
 from nas.training.cascade import Cascade
 from nas.training.export import TOLERANCE, deployed, noise, photographs
 from nas.training.onnx import OnnxModel, needs, to_onnx
-from nas.training.plain import DECODE, FILLED, classes_in, listed, source_of
 from nas.training.predict import Probabilities
+from nas.training.python_source import DECODE, FILLED, classes_in, listed, source_of
 from nas.version import __version__
 
 FORMATS = ("python", "onnx")

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -190,8 +191,7 @@ def parts(ref: DataRef, part: str) -> tuple[Images, ...]:
     if part == "all":
         unsplit = dataclasses.replace(ref, split_seed=0)
         return tuple(read(unsplit, own) for own in data.describe(ref).parts)
-    known: dict[str, Part] = {"test": "test", "validation": "validation", "train": "train"}
-    return (data.load(ref, known[part]),)
+    return (data.load(ref, cast(Part, part)),)
 
 
 def fitting(ref: DataRef, shape: tuple[int, int, int]) -> DataRef:

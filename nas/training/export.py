@@ -26,8 +26,8 @@ from nas.errors import NasError, brief
 from nas.training.models import Model, model_of, state_of
 from nas.training.network import AuxHead
 from nas.training.onnx import OnnxModel, to_onnx
-from nas.training.plain import python_source
 from nas.training.predict import Shape
+from nas.training.python_source import python_source
 
 TOLERANCE = 1e-4  # of the output's scale: float32 in another order differs by about 1e-6
 

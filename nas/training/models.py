@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from nas.data import Info
 from nas.data.batches import Normal
 from nas.errors import NasError, PatternError, ShapeError, brief
 from nas.fields import Field
-from nas.files import content
+from nas.files import content, regular
 from nas.job import DataRef, Job
 from nas.language.architecture import Architecture, parse
 from nas.training import predict
@@ -314,8 +314,9 @@ def load_model(file: str | Path) -> Model:
 
 
 def card_of(file: str | Path) -> Card:
-    """What the model in a file, or at a URL, says of itself. Raises NasError where it is none."""
-    return _card(read(file), str(file))
+    """What the model in a file, or at a URL, says of itself. Raises NasError where it is none. Of a
+    file no more than the header is read."""
+    return _card(read(file, header), str(file))
 
 
 def kept_card(file: str | Path) -> Card | None:
@@ -332,8 +333,6 @@ def kept_card(file: str | Path) -> Card | None:
 
 def model_of(data: bytes, where: str) -> Model:
     """As ``load_model``, of the file's bytes."""
-    if data[8:9] == b"{" and int.from_bytes(data[:8], "little") > len(data) - 8:
-        raise NasError(f"{where} is cut short: it ends within its header")
     card = _card(data, where)
     try:
         state = safetensors.torch.load(data)
@@ -346,11 +345,11 @@ def model_of(data: bytes, where: str) -> Model:
     return Model(network.to(memory_format=torch.channels_last), card).eval()
 
 
-def read(file: str | Path) -> bytes:
-    """The bytes of a file or at a URL. Raises NasError."""
+def read(file: str | Path, opened: Callable[[Path], bytes] = content) -> bytes:
+    """The bytes of a file, as ``opened`` reads it, or at a URL. Raises NasError."""
     try:
         if "://" not in str(file):
-            return content(Path(file).expanduser())
+            return opened(Path(file).expanduser())
         found = artifacts.newest(file, bytes)
     except Exception as error:  # a file system of fsspec's raises what its library raises
         why = (error.strerror if isinstance(error, OSError) else "") or str(error)
@@ -360,7 +359,16 @@ def read(file: str | Path) -> bytes:
     return found
 
 
+def header(path: Path) -> bytes:
+    """The beginning of a safetensors file, up to its tensors. Raises OSError."""
+    with open(path, "rb", opener=regular) as file:
+        start = file.read(8)
+        return start + file.read(min(int.from_bytes(start, "little"), HEADER))
+
+
 def _card(data: bytes, where: str) -> Card:
+    if data[8:9] == b"{" and int.from_bytes(data[:8], "little") > len(data) - 8:
+        raise NasError(f"{where} is cut short: it ends within its header")
     return Card.of(metadata_of(data, where) or {}, where)
 
 

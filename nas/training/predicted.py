@@ -9,8 +9,8 @@ Two steps, each learned from measurements of one device, runtime and batch:
 2. Inside of a network it takes another time: what ``nas.training.correction`` learns from networks
    measured whole.
 
-``Predictor.errors`` are the relative errors so left out: what a prediction of a network that was
-not measured is to be trusted.
+``LatencyPredictor.errors`` are the relative errors of networks left out: how far a prediction of
+another network may be trusted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LEAST = 0.05  # of the sum of pieces alone: a network takes no less
 
 
 @dataclass(frozen=True)
-class Process:
+class LinearProcess:
     """A Gaussian process with a linear mean, on standardised inputs: squared exponential, its
     length and noise by likelihood over a grid."""
 
@@ -48,7 +48,7 @@ class Process:
     left_out: Floats  # what is wrong at each of its own points where that is left out
 
     @classmethod
-    def fit(cls, x: Floats, y: Floats) -> Process:
+    def fit(cls, x: Floats, y: Floats) -> LinearProcess:
         mean, scale = x.mean(0), x.std(0)
         scale = np.where(scale > 0, scale, 1.0)
         z = (x - mean) / scale
@@ -85,7 +85,7 @@ def _close(a: Floats, b: Floats, length: float) -> Floats:
 
 
 @dataclass(frozen=True)
-class Predictor:
+class LatencyPredictor:
     """Milliseconds of a network. ``table`` has measured pieces by their key; ``errors`` the
     relative errors of networks left out, empty where too few were measured whole; ``besides`` is
     how many of these are none of the profile's own."""
@@ -93,7 +93,7 @@ class Predictor:
     table: Mapping[str, float]
     kinds: tuple[str, ...]
     prices: Mapping[str, Floats]
-    pieces: Process
+    pieces: LinearProcess
     correction: Correction | None
     errors: tuple[float, ...]
     besides: int = 0
@@ -106,7 +106,7 @@ class Predictor:
         measured: Sequence[tuple[Piece, float]],
         wholes: Sequence[tuple[Architecture, float]],
         apart: Sequence[Architecture] = (),
-    ) -> Predictor:
+    ) -> LatencyPredictor:
         """From pieces and whole networks with their milliseconds; ``apart`` are networks that only
         pieces were measured of. Raises NasError without any piece."""
         if not measured:
@@ -115,7 +115,7 @@ class Predictor:
         prices = _prices(measured)
         x = np.array([_numbers(piece, kinds) for piece, _ in measured])
         over = np.log([ms / _price(prices, piece) for piece, ms in measured])
-        pieces = Process.fit(x, over)
+        pieces = LinearProcess.fit(x, over)
         table = {piece.key: ms for piece, ms in measured}
         plain = cls(table, kinds, prices, pieces, None, ())
         if len(wholes) < FEWEST:

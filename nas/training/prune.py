@@ -23,7 +23,7 @@ from nas.data.batches import Source, batches, preparation
 from nas.errors import NasError, PatternError, ShapeError
 from nas.job import DataRef
 from nas.language.architecture import Architecture, parse
-from nas.language.elements import CLASSES, Scalar, Step, parameters, realise
+from nas.language.elements import CLASSES, Parameter, Scalar, Step, parameters, realise
 from nas.language.expression import Aux, Concat, Leaf, Node, Seq, Shape, Sum
 from nas.language.layers import BatchNorm, Conv, Flatten, Linear, SqueezeExcite
 from nas.training.device import seeded
@@ -32,7 +32,6 @@ from nas.training.network import build
 
 By = Literal["scale", "norm"]
 IMAGES, BATCH = 10_000, 250  # images that statistics are taken of, and how many at once
-WIDTHS = ("width", "growth", "one", "reduce3", "three", "reduce5", "five", "project")
 
 
 # --- a narrower pattern --------------------------------------------------------------------------
@@ -52,16 +51,14 @@ def narrowed(architecture: Architecture, factor: float) -> Architecture:
     steps: list[Step] = []
     try:
         for step in body:
-            args: list[tuple[str, Scalar]] = []
-            for name, value in step.args:
-                if name == "groups" and isinstance(step.node, Conv) and _depthwise(step):
-                    value = x[0]
-                elif name in WIDTHS and isinstance(value, int) and value:
-                    value = x[0] if _depthwise(step) else widths[value]
-                args.append((name, value))
+            args: dict[str, Scalar] = dict(step.args)
+            if _depthwise(step):
+                args |= {"width": x[0], "groups": x[0]}
+            else:
+                args |= {p.name: widths[width] for p, width in _widths(step)}
             if any(p.name == CLASSES for p in parameters(step.name)):
-                args.append((CLASSES, architecture.classes))
-            steps += realise(step.name, tuple(args), x)
+                args[CLASSES] = architecture.classes
+            steps += realise(step.name, tuple(args.items()), x)
             x = steps[-1].cost.shape if steps else x
         steps += realise(head.name, head.args, x)
         made = parse(str(Architecture(architecture.input, tuple(steps))))
@@ -79,6 +76,15 @@ def _depthwise(step: Step) -> bool:
     return isinstance(step.node, Conv) and 1 < step.node.groups == step.x[0] == step.node.width
 
 
+def _widths(step: Step) -> Iterator[tuple[Parameter, int]]:
+    """The written arguments of a step that may become smaller, and their values."""
+    args = dict(step.args)
+    for parameter in parameters(step.name):
+        value = args.get(parameter.name)
+        if parameter.narrowest and isinstance(value, int) and value:
+            yield parameter, value
+
+
 def _rounded(steps: Sequence[Step], factor: float) -> dict[int, int]:
     """The new width for each that occurs: a multiple of all groups that it is split into, larger
     than that of every smaller one, and no narrower than its block can be."""
@@ -90,11 +96,9 @@ def _rounded(steps: Sequence[Step], factor: float) -> dict[int, int]:
         if split > 1:  # the inner channels, or those that come, are split
             split *= numbers.get("bottleneck", 0) or 1
             multiples[step.x[0]] = math.lcm(multiples.get(step.x[0], 1), numbers["groups"])
-        for name, width in numbers.items():
-            if name in WIDTHS and width:
-                multiples[width] = math.lcm(multiples.get(width, 1), split)
-                if step.name == "INCEPTION" and name == "width":
-                    floors[width] = 16
+        for parameter, width in _widths(step):
+            multiples[width] = math.lcm(multiples.get(width, 1), split)
+            floors[width] = max(floors.get(width, 1), parameter.narrowest)
     found: dict[int, int] = {}
     least = 0
     for width in sorted(multiples):

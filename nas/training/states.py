@@ -21,7 +21,7 @@ from nas.errors import NasError, nearest
 from nas.files import content
 from nas.spaces.zoo import names
 from nas.training import checkpoint
-from nas.training.models import Card, metadata_of
+from nas.training.models import Card, header, metadata_of
 from nas.training.network import AuxHead
 
 State = Mapping[str, Tensor]
@@ -66,7 +66,7 @@ def read(path: Path) -> tuple[State, Card | None]:
 def card_in(path: Path) -> Card | None:
     """The card of a model of ours; None where the file is none, or cannot be read."""
     try:
-        metadata = metadata_of(content(path), str(path))
+        metadata = metadata_of(header(path), str(path))
     except OSError:
         return None
     return Card.of(metadata, str(path)) if metadata and "nas_model" in metadata else None

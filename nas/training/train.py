@@ -33,7 +33,7 @@ from nas.data.batches import (
 )
 from nas.data.footprint import RESIDENT, SCORED, at_once
 from nas.errors import DataError, RecipeError
-from nas.job import DataRef, Epoch, Job, Report
+from nas.job import DataRef, Epoch, Job, Recipe, Report
 from nas.job.schedule import SCHEDULES, cycle, shared
 from nas.language.architecture import Architecture, parse
 from nas.metrics import ACCURACY
@@ -127,7 +127,7 @@ def set_up(
     normal: Normal | None = None,
     budget: int = RESIDENT,
 ) -> Start:
-    """What ``fit`` begins with, which says what it is told."""
+    """What ``fit`` begins with; its arguments are ``fit``'s."""
     recipe, info = job.recipe, data.describe(job.data)
     train = Source.of(data.load(train_images(job), "train"), device, budget)
     normal = normal or statistics(data.load(job.data, "train"))
@@ -169,20 +169,16 @@ def fit(
     if recipe.freeze >= epochs:
         raise RecipeError(f"recipe.freeze is {recipe.freeze}: must be below the {epochs} epochs")
     start = set_up(module, job, device, normal, budget)
-    training, train, augment = start.training, start.train, start.augment
-    generator = training.generator
-    images = data.load(job.data, "train")
+    training, train, batch = start.training, start.train, start.batch
+    info, images = data.describe(job.data), data.load(job.data, "train")
     validation = Source.of(data.load(job.data, "validation"), device, budget)
-    plain = preparation(start.normal, data.describe(job.data).shape[1:])
+    as_scored = preparation(start.normal, info.shape[1:])
     scored = training.average or module
-    teacher = None
+    teacher = weights = None
     if recipe.teacher:
         teacher = Teacher.of(job, module, start.normal, device, images)
-    weights = None
     if recipe.class_weights == "balanced":
-        classes = len(data.describe(job.data).classes)
-        weights = balanced(images.labels[images.rows], classes).to(device)
-    batch = start.batch
+        weights = balanced(images.labels[images.rows], len(info.classes)).to(device)
     steps = len(train) // batch  # the rest of a shuffled epoch is left out: all batches are alike
     resumable = shared(recipe.schedule, recipe.freeze, epochs)
     step: Step | None = None
@@ -198,37 +194,30 @@ def fit(
         if training.curve:
             began -= training.curve[-1].seconds
         for epoch in range(len(training.curve), epochs):
-            order = torch.randperm(len(train), generator=generator)[: steps * batch]
-            first, last = cycle(epoch, recipe.freeze, epochs)
+            order = torch.randperm(len(train), generator=training.generator)[: steps * batch]
             live = trainable(module, head_only=epoch < recipe.freeze)
             if step is None or epoch == recipe.freeze:
                 step = step_of(training, live, bf16, weights, teacher)
-            epoch_of = batches(train, order, batch, augment)
-            losses = train_epoch(
-                training,
-                step,
-                teacher.following(epoch_of, order.split(batch)) if teacher else epoch_of,
-                [
-                    recipe.lr * SCHEDULES[recipe.schedule](n, steps, last - first, recipe.warmup)
-                    for n in range((epoch - first) * steps, (epoch + 1 - first) * steps)
-                ],
-                between,
-            )
+            given = batches(train, order, batch, start.augment)
+            if teacher:
+                given = teacher.following(given, order.split(batch))
+            lrs = rates(recipe, epoch, epochs, steps)
+            losses = train_epoch(training, step, given, lrs, between)
             train_loss = finite_mean(losses, epoch + 1)
             scored.eval()
             # What the trial has in the end is of the network as it is kept, in full precision: in
             # bf16 it told 2 of 360 images apart from its own file.
             answer = ending if epoch + 1 == epochs else forward
-            scores = scores_of(answer, validation, plain, between)
+            found = scores_of(answer, validation, as_scored, between)
+            if math.isnan(found.accuracy):
+                raise Diverged(f"the validation logits are not finite after epoch {epoch + 1}")
             point = Epoch(
                 epoch=epoch + 1,
                 train_loss=train_loss,
-                accuracy=scores.accuracy,
-                balanced_accuracy=scores.balanced_accuracy,
+                accuracy=found.accuracy,
+                balanced_accuracy=found.balanced_accuracy,
                 seconds=time.perf_counter() - began,
             )
-            if math.isnan(point.accuracy):
-                raise Diverged(f"the validation logits are not finite after epoch {epoch + 1}")
             training.curve.append(point)
             report(point)
             due = time.perf_counter() - saved >= CHECKPOINT_SECONDS and epoch + 1 < resumable
@@ -240,11 +229,21 @@ def fit(
     return tuple(training.curve)
 
 
+def rates(recipe: Recipe, epoch: int, epochs: int, steps: int) -> list[float]:
+    """The learning rate of each of the ``steps`` of an epoch, counted from 0."""
+    first, last = cycle(epoch, recipe.freeze, epochs)
+    schedule = SCHEDULES[recipe.schedule]
+    return [
+        recipe.lr * schedule(n, steps, last - first, recipe.warmup)
+        for n in range((epoch - first) * steps, (epoch + 1 - first) * steps)
+    ]
+
+
 def train_epoch(
     training: Training,
     step: Step,
     epoch: Iterable[tuple[Tensor, Tensor]],
-    rates: list[float],
+    rates: Sequence[float],
     between: Callable[[], None] = lambda: None,
 ) -> list[Tensor]:
     """A step for each batch of the epoch, at its learning rate; returns the losses, left on the
@@ -272,12 +271,9 @@ def score(
     normal = normal or statistics(data.load(ref, "train"))
     module.to(device).to(memory_format=torch.channels_last)
     source = Source.of(data.load(ref, part), device)
-    plain = preparation(normal, data.describe(ref).shape[1:])
+    as_scored = preparation(normal, data.describe(ref).shape[1:])
     module.eval()
-    return scores_of(forward_of(module, device, bf16=False), source, plain).accuracy
-
-
-# How a training begins, and what comes of an epoch.
+    return scores_of(forward_of(module, device, bf16=False), source, as_scored).accuracy
 
 
 def begin_from(init: str, module: nn.Module, architecture: Architecture) -> Normal | None:

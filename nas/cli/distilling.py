@@ -40,7 +40,7 @@ from nas.store import Store, StudyRow
 from nas.training.beside import Beside, Tell, beside
 from nas.training.device import machine
 from nas.training.evaluation import data_for
-from nas.training.models import Model, load_model, save_once
+from nas.training.models import Model, card_of, save_once
 from nas.training.weights import zoo_model
 from nas.workers.answers import POINTS
 from nas.workers.run import source
@@ -157,7 +157,7 @@ def tell_epochs(
 
 
 def _tell_sizes(files: Sequence[str], pattern: str) -> None:
-    own, most = parse(pattern).params, max(load_model(f).architecture.params for f in files)
+    own, most = parse(pattern).params, max(card_of(f).architecture.params for f in files)
     told = f"the student has {count(own)} params, its largest teacher {count(most)}"
     larger = ": the student is larger" if own > most else ""
     print(f"nas: {told}{larger}", file=sys.stderr)
@@ -196,7 +196,7 @@ def images_of(files: Sequence[str], dataset: str | None, data: str, init: str = 
     if not files:
         size = initial_size(init) if init else 0
         return identified(data_ref(dataset, data, size))[0]
-    card = load_model(files[0]).card
+    card = card_of(files[0])
     folder = str(Path(data).resolve()) if data else ""
     ref = data_for(card, dataset or "", folder, files[0])
     ref, _ = identified(ref)

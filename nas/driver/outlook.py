@@ -1,0 +1,125 @@
+"""What more trials of a study are expected to bring: whether it pays to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import moocore
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+
+from nas.driver.asking import domains, sampler
+from nas.driver.beliefs import LEVEL, evaluated, uncertain
+from nas.driver.plan import Plan
+from nas.driver.tradeoffs import feasible
+from nas.metrics import metric, scaled
+from nas.samplers.ehvi import EHVISampler
+from nas.samplers.related import Older
+from nas.store import StudyRow, TrialRow
+
+Floats = NDArray[np.float64]
+Measure = Callable[[Floats], float]  # of values (n, objectives), minimised: the less, the better
+
+MOST = 100  # trials that are looked ahead: all are chosen by what is known now
+# Where the front begins to count if its hypervolume is told: better than the worst quarter.
+WORST = 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What so many more ``trials`` are expected to bring, the mean of many futures and the ends of
+    an interval that holds 80% of them: by how much the best value of ``metric`` is better; with
+    ``at_equal`` another objective, by how much it is better at the same value of that, on average
+    over the range of the trials so far (of what is weighed by its logarithm, of that). With more
+    objectives ``metric`` is empty, and it is the share by which the front's hypervolume grows."""
+
+    trials: int
+    metric: str
+    at_equal: str
+    mean: float
+    low: float
+    high: float
+
+
+def outlook(
+    plan: Plan,
+    study: StudyRow,
+    rows: Sequence[TrialRow],
+    trials: int,
+    older: tuple[Older, ...] = (),
+) -> Outlook | None:
+    """What ``trials`` more of the plan's study, ``MOST`` at most, would bring to what its ``rows``
+    have. None where nothing is known yet, the sampler has no model, a trial may end at a rung, or
+    a constraint is known of a network only once it was measured.
+    """
+    names = [name for name, _ in study.objectives]
+    name = uncertain(study)
+    of = sampler(plan, plan.job.seed, older=older)
+    if not (name and isinstance(of, EHVISampler)) or plan.rungs:
+        return None
+    if any(not metric(constraint).arithmetic for constraint in study.constraints):
+        return None
+    signs = np.array([1.0 if direction == "min" else -1.0 for _, direction in study.objectives])
+
+    def values(of: Sequence[TrialRow]) -> Floats:
+        found = np.array([[scaled(n, row.value(n)) for n in names] for row in of], dtype=float)
+        return np.asarray(found.reshape(len(of), len(names)) * signs)
+
+    sampled = evaluated(study, rows)
+    if not sampled:
+        return None
+    known = optuna.create_study(
+        directions=["maximize" if d == "max" else "minimize" for _, d in study.objectives]
+    )
+    known.add_trials(
+        [
+            optuna.trial.create_trial(
+                values=list(value), params=dict(row.sampled), distributions=domains(row)
+            )
+            for row, value in zip(sampled, values(sampled) * signs, strict=True)
+        ]
+    )
+    count = min(trials, MOST)
+    futures = of.futures(known, count)
+    so_far = [row for row in rows if feasible(study, row)]
+    if futures is None or not so_far:
+        return None
+    now = values(so_far)
+    now = now[np.isfinite(now).all(axis=1)]
+    gained = gains(now, futures * signs, names.index(name))
+    ends = np.quantile(gained, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    told = (name, names[1 - names.index(name)]) if len(names) == 2 else (name, "")
+    told = told if len(names) <= 2 else ("", "")
+    return Outlook(count, *told, float(gained.mean()), *map(float, ends))
+
+
+def gains(now: Floats, futures: Floats, place: int) -> Floats:
+    """By how much each of ``futures`` (k, m, objectives) betters what there is ``now``
+    (n, objectives), all minimised: (k,), as ``Outlook`` tells of the objective at ``place``."""
+    measure = _measure(now, place)
+    before = measure(now)
+    after = np.array([measure(np.vstack([now, future])) for future in futures])
+    return (before - after) / (max(-before, 1e-12) if now.shape[1] > 2 else 1.0)
+
+
+def _measure(now: Floats, place: int) -> Measure:
+    """What a front is measured by, of values (n, objectives), minimised, that begin as ``now``:
+    its best, with two objectives the mean of the best at each level of the other, else less its
+    hypervolume."""
+    if now.shape[1] > 2:
+        corner = np.quantile(now, WORST, axis=0)
+        return lambda values: -float(moocore.hypervolume(np.minimum(values, corner), ref=corner))
+    cost = now[:, 1 - place] if now.shape[1] == 2 else np.zeros(len(now))
+    if np.ptp(cost) == 0:
+        return lambda values: float(values[:, place].min())
+    low, high = float(cost.min()), float(cost.max())
+
+    def mean_best(values: Floats) -> float:
+        values = values[np.argsort(values[:, 1 - place], kind="stable")]
+        edges = np.append(np.clip(values[:, 1 - place], low, high), high)
+        best = np.minimum.accumulate(values[:, place])
+        return float((best * np.diff(edges)).sum() / (high - low))
+
+    return mean_best
