@@ -57,10 +57,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def planned(
-    dataset: str | None = None, data: str | Path = "images", size: int = 0, **told: Any
+    dataset: str | None = None,
+    data: str | Path = "images",
+    size: int = 0,
+    space: str = "small.yaml",
+    **told: Any,
 ) -> Any:
     asked: dict[str, Any] = {"trials": 4, "epochs": 1, "sampler": "random", **told}
-    return plan("small.yaml", data_ref(dataset, str(data), size), **asked)
+    return plan(space, data_ref(dataset, str(data), size), **asked)
 
 
 def asked(planned: Any) -> Ask:
