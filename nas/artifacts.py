@@ -174,7 +174,7 @@ def reserve(path: Path, room: int) -> None:
     """Asked before long work: raises NasError where ``room`` bytes could not be written to ``path``
     now. Makes its directory."""
     if path.is_dir():
-        raise NasError(f"{path} is a directory: a file is to be written there")
+        raise NasError(f"{path} is a directory: must be a file to write")
     part = _part(path)
     try:
         with part.open("wb") as file:
@@ -217,7 +217,7 @@ def _part(path: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
-        raise NasError(f"{path} cannot be written: {path.parent} is no directory") from None
+        raise NasError(f"{path} cannot be written: {path.parent} is not a directory") from None
     except OSError as error:
         raise NasError(f"{path} cannot be written: {error.strerror or error}") from error
     sweep(path)

@@ -81,7 +81,7 @@ ACCURACY = "accuracy"  # what a training is led by: rungs, baselines and finalis
 
 _table: dict[str, Metric] = {
     ACCURACY: Metric(
-        about="share of the validation images that are classified right",
+        about="fraction of the validation images that are classified correctly",
         direction="max",
         title="accuracy",
         shown=percent,
@@ -90,7 +90,7 @@ _table: dict[str, Metric] = {
         most=1.0,
     ),
     "balanced_accuracy": Metric(
-        about="mean over the classes of the share of their validation images that are right",
+        about="mean over the classes of their recall on the validation images",
         direction="max",
         title="balanced",
         shown=percent,
@@ -173,7 +173,7 @@ def located(name: str) -> Located | None:
         return None
     device, *parts = rest.split("/")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", device):
-        raise NasError(f"{name}: {device!r} is no name of a device: letters, digits and . _ -")
+        raise NasError(f"{name}: {device!r} is not a device name: letters, digits and . _ -")
     fields: dict[str, Any] = {}
     for part in parts:
         match = re.fullmatch(r"([tb])([1-9][0-9]{0,5})", part)
@@ -195,7 +195,7 @@ def metric(name: str) -> Metric:
             title = f"{known.title} on {str(at).partition('@')[2]}"
             return dataclasses.replace(known, title=title, device=False, column=False)
     return Metric(
-        about="as the evaluator gives it", direction="max", title=name, shown="{:.4g}".format
+        about="as returned by the evaluator", direction="max", title=name, shown="{:.4g}".format
     )
 
 

@@ -94,7 +94,7 @@ def test_where_trainings_have_luck_some_networks_are_trained_again(
     page = Console(width=200, file=io.StringIO(), record=True)
     page.print(trial_page(store, study, first))
     told = ", ".join(str(row.number) for row in others)
-    assert f"as trial {told}: the front has the mean" in page.export_text()
+    assert f"as trial {told}: the front shows their mean" in page.export_text()
     assert f"{len(alike)} networks, a front of {len(front)}" in svg(study, rows)
     finalists = choose(study, rows, 5)
     assert len({row.fingerprint for row in finalists}) == len(finalists)

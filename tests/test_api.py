@@ -203,8 +203,12 @@ def study_data(study: nas.Study) -> str:
         (["export", "1", "-f", "python"], 0, "1"),
         (["export", "--trial", "99"], 2, "99"),
         (["train", "--trial", "99"], 2, "99"),
-        (["train", "--trial", "0", "lenet5"], 2, "give a pattern or a network's name, or --trial"),
-        (["train"], 2, "give a pattern or a network's name, or --trial N: one of them"),
+        (
+            ["train", "--trial", "0", "lenet5"],
+            2,
+            "give either a pattern or a network's name, or --trial",
+        ),
+        (["train"], 2, "give either a pattern or a network's name, or --trial N"),
         (["train", "--trial", "0", "--dataset", "digits"], 2, "is on imagefolder"),
         (["train", "--trial", "0", "--epochs", "0"], 2, "--epochs 0: must be 1 or more"),
         (["train", "--trial", "0", "--recipe", "lr=-1"], 2, "recipe.lr is -1.0"),
@@ -254,7 +258,7 @@ def test_the_source_of_a_trial_outlives_its_study(
     assert ran(capsys, *given)[0] == 0  # again
     (tmp_path / "net.safetensors").write_bytes(b"mine")
     status, _, err = ran(capsys, *given)
-    assert (status, "which is another" in err) == (2, True)
+    assert (status, "which holds others" in err) == (2, True)
     assert (tmp_path / "net.safetensors").read_bytes() == b"mine"
 
 

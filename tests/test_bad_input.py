@@ -58,7 +58,7 @@ WRONG = {
     # patterns
     "pattern": ("name: t\npattern: INPUT -> CONV(8\n", "column 16: expected ',' or ')'"),
     "layer": ("name: t\npattern: INPUT -> CNV(8) -> FC",
-        "unknown layer or block CNV, unless a --plugin brings it; did you mean CONV?"),
+        "unknown layer or block CNV, unless a --plugin adds it; did you mean CONV?"),
     "argument": ("name: t\npattern: INPUT -> CONV(8, kernal=3) -> FC", "did you mean kernel?"),
     "open symbol": ("name: t\npattern: INPUT -> CONV(w) -> FC",
         "w is open: it needs a domain under "

@@ -54,7 +54,7 @@ def test_a_baseline_is_trained_once_and_costs_no_trial(tmp_path: Path) -> None:
 def test_one_network_by_two_names_is_refused(tmp_path: Path) -> None:
     store = open_store(f"sqlite:///{tmp_path}/s.db")
     names = ["linear_classifier", "linear"]
-    with pytest.raises(NasError, match="linear_classifier and linear are one network here"):
+    with pytest.raises(NasError, match="linear_classifier and linear are the same network here"):
         baselines.enter(plan(1), names, store)
     baselines.enter(plan(1), names[:1], store)
     with pytest.raises(NasError, match="linear is the network of trial 0, linear_classifier"):

@@ -261,7 +261,7 @@ def test_files_of_the_user_are_never_written_over(files, made, tmp_path: Path, c
     assert command(*told, "-o", tmp_path / "n.json") == 2
     out, err = capsys.readouterr()
     assert out == ""  # before the work
-    assert f"{taken} is there and is another" in err
+    assert f"{taken} exists and is a different one" in err
     assert taken.read_bytes() == b"mine"
     assert command("cascade", mine[0], f"{tmp_path}/./{mine[0].name}", "--cost", "macs") == 3
     assert "is the same network as" in capsys.readouterr().err
@@ -328,7 +328,9 @@ def test_from_models_to_predictions_on_the_command_line(files, tmp_path: Path, c
     assert "of the single network" in told.out
     assert "logistic" in told.out
     rate = r"\d+\.\d\d %"
-    told_luck = rf"chosen by four folds {rate}, on the fifth {rate}; the best single network so"
+    told_luck = (
+        rf"{rate} on the four folds that chose it, {rate} on the fifth; the best single network"
+    )
     assert re.search(rf"{told_luck} {rate} and {rate}", told.out)
     about = load_cascade(file).about
     single, own = load_model(files[1]).architecture.macs, about["expected"]["macs"]
@@ -338,7 +340,7 @@ def test_from_models_to_predictions_on_the_command_line(files, tmp_path: Path, c
     assert command("evaluate", file, files[1]) == 0
     told = capsys.readouterr()
     assert "stopped at each member" in told.err
-    assert "ms an image, one by one" in told.err
+    assert "ms per image, one at a time" in told.err
     assert "McNemar" in told.out
     images.mkdir()
     shown = data.load(DIGITS, "test")
@@ -366,15 +368,15 @@ def test_from_models_to_predictions_on_the_command_line(files, tmp_path: Path, c
     [
         (["--cost", "watts"], "--cost watts: must be one of", 2),
         (["--accuracy", "90"], "--accuracy 90: must be best, or a fraction", 2),
-        (["--accuracy", "0.9", "--budget", "5"], "one of them is demanded", 2),
+        (["--accuracy", "0.9", "--budget", "5"], "give one of the two", 2),
         (["--budget", "nan"], "--budget nan: must be a number above 0", 2),
         (["--budget", "0"], "--budget 0: must be a number above 0", 2),
         (["--budget", "-1"], "--budget -1: must be a number above 0", 2),
         (["-o", "c.txt"], "must end in .json", 2),
         (["--baseline", "hog"], "must be logistic", 2),
         # Of the cheap one's accuracy nothing is cheaper.
-        (["--accuracy", "0.3", "--cost", "macs"], "these networks allow no cascade", 3),
-        (["--budget", "1", "--cost", "macs"], "these networks allow no cascade", 3),
+        (["--accuracy", "0.3", "--cost", "macs"], "no cascade of these networks", 3),
+        (["--budget", "1", "--cost", "macs"], "no cascade of these networks", 3),
     ],
 )
 def test_what_allows_no_cascade_is_said(files, tmp_path, capsys, told, reason, status) -> None:
@@ -405,7 +407,7 @@ def test_a_cascade_is_drawn_by_what_it_was_chosen_by(made, capsys) -> None:
     by_macs = Cascade(made.members, {"cost": "macs"})
     drawn = fronts.by_cost(study, rows, {Path("c.json"): by_macs})
     assert drawn.objectives == (("accuracy", "max"), ("macs", "min"))
-    assert "--objective accuracy:max,params:min draws it by these" in capsys.readouterr().err
+    assert "use --objective accuracy:max,params:min" in capsys.readouterr().err
     three = dataclasses.replace(study, objectives=(*study.objectives, ("macs", "min")))
     drawn = fronts.by_cost(three, rows, {Path("c.json"): by_macs})
     assert front.axes(drawn) == ("macs", "accuracy")

@@ -66,9 +66,9 @@ def test_check_tells_text_json_and_a_sheet(
     [
         (("nowhere",), "nowhere does not exist"),
         (("d", "-f", "xml"), "--format xml: must be text or json"),
-        (("d", "--group-by", "("), "is no regular expression"),
+        (("d", "--group-by", "("), "is not a regular expression"),
         (("d", "--group-by", "xyz"), r"--group-by 'xyz' matches no file, not a/0000\.png"),
-        (("d", "-o", "d/a/0000.png/sheet.png"), "0000.png is no directory"),
+        (("d", "-o", "d/a/0000.png/sheet.png"), "0000.png is not a directory"),
         (("one",), "holds 1 class folders"),
         (("cut",), r"1 of 20 images cannot be read: .*a/0003\.png"),
     ],
@@ -187,7 +187,9 @@ def test_copies_never_lie_in_two_parts(tmp_path: Path) -> None:
         assert not rows["train"] & rows["test"]
         assert not rows["validation"] & rows["test"]
     notes = examine(ref(root)).notes
-    assert any("images to train on are copies of others: no split parts them" in n for n in notes)
+    assert any(
+        "images to train on are copies of others: they stay in one split" in n for n in notes
+    )
 
 
 def test_group_by_keeps_a_patient_in_one_part(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_what_a_candidate_prints_is_no_data(tmp_path: Path) -> None:
 def test_an_exhausted_space_is_told(here: Here, tmp_path: Path) -> None:
     told = ("--space", "linear", "--trials", "5", "--workers", "0")
     ended = here(tmp_path, "search", *told, *STUB)
-    assert "nas: every architecture that was drawn has been evaluated" in ended.stderr
+    assert "nas: every architecture drawn has been evaluated" in ended.stderr
     assert "with --trials" not in ended.stderr
     assert len(trials(tmp_path)) == 1
 
@@ -151,13 +151,15 @@ def test_a_budget_of_time_says_why_it_is_over_and_how_to_go_on(here: Here, tmp_p
     ended = here(tmp_path, *told, "--budget", "2s").stderr
     count = len(trials(tmp_path))
     assert count >= 1
-    assert f"nas: the budget of 2 s is over: {count} trial" in ended
-    assert "  the same command goes on, for another 2 s\n" in ended
+    assert f"nas: the budget of 2 s is used up: {count} trial" in ended
+    assert "  the same command resumes, for another 2 s\n" in ended
     assert not re.search(r"of \d+ trials", ended)  # there is no N
     more = ("--trials", str(count + 2), "--budget", "1h30m")
     ended = here(tmp_path, *told, *more).stderr
     assert len(trials(tmp_path)) == count + 2
-    assert re.search(rf"nas: {count + 2} trials were asked for; 1 h \d.* of the 1 h 30 min", ended)
+    assert re.search(
+        rf"nas: all {count + 2} trials are done, with 1 h \d.* of the 1 h 30 min left", ended
+    )
     status = here(tmp_path, "status").stdout.splitlines()
     assert "trained" in status[0]
     assert re.search(r" (\d+ min )?\d+ s ", status[1])
@@ -187,7 +189,9 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(here: Here, tmp_path: Path)
     ended = here(tmp_path, *told)
     assert re.search(r"^trials +7 *$", ended.stdout, re.MULTILINE)
     assert re.search(r"^sampler +tpe *$", ended.stdout, re.MULTILINE)
-    assert re.search(r"^time +about [0-9].* a training, [0-9]+ at once", ended.stdout, re.MULTILINE)
+    assert re.search(
+        r"^time +about [0-9].* per training, [0-9]+ at once", ended.stdout, re.MULTILINE
+    )
     assert re.search(r"^budget +no limit *$", ended.stdout, re.MULTILINE)
     timed = here(tmp_path, *told[:3], "--budget", "1h30m", "--dry-run").stdout
     assert re.search(r"^trials +as many as there is time for *$", timed, re.MULTILINE)
@@ -196,24 +200,24 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(here: Here, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_left_of_a_search_is_foretold_and_baselines_are_counted_apart(
+def test_what_is_left_of_a_search_is_predicted_and_baselines_are_counted_apart(
     here: Here, tmp_path: Path
 ) -> None:
     search = ("search", "--space", "lenet_like", "--workers", "0")
     told = here(tmp_path, *search, *STUB, "--trials", "2", "--baseline", "linear").stderr
     assert "nas: 2 of 2 trials, 1 baseline, front of " in told
     assert "2 evaluated, 0 reused, 0 failed, 1 baseline\n" in told
-    assert "the same command with --trials 4 goes on" in told
+    assert "the same command with --trials 4 resumes" in told
 
     def row(name: str, *more: str) -> str:
         page = here(tmp_path, *search, *STUB, *more, "--dry-run").stdout
         return re.search(rf"^{name} +(.*?) *$", page, re.MULTILINE)[1]  # type: ignore[index]
 
-    assert row("trials", "--trials", "5") == "5, of which 2 have ended: 3 are left"
-    assert row("trials", "--trials", "2") == "2, of which 2 have ended: --trials 4 goes on"
-    assert row("time", "--trials", "2", "--baseline", "linear") == "none: nothing is left to train"
+    assert row("trials", "--trials", "5") == "5, of which 2 are done: 3 are left"
+    assert row("trials", "--trials", "2") == "2, of which 2 are done: --trials 4 continues"
+    assert row("time", "--trials", "2", "--baseline", "linear") == "none: nothing left to train"
     assert row("baselines", "--trials", "2", "--baseline", "linear,logistic") == "logistic"
-    lasting = "as many as there is time for, besides the 2 that have ended"
+    lasting = "as many as there is time for, in addition to the 2 done"
     assert row("trials", "--budget", "1h") == lasting
     wrong = here(tmp_path, *search, *STUB, "--baseline", "resnet19", "--dry-run", status=2)
     assert "--baseline: unknown network resnet19; did you mean" in wrong.stderr
@@ -323,7 +327,7 @@ def test_a_stopped_search_leaves_nothing_and_goes_on(
     assert running.returncode == 130, err
     assert out == ""
     assert "Traceback" not in err
-    told = "nas: interrupted; the same command goes on with study lenet_like-digits"
+    told = "nas: interrupted; the same command resumes study lenet_like-digits"
     assert err.splitlines()[-1] == told
     assert eventually(lambda: not left_over(mark))
     states = {row[4] for row in trials(tmp_path)}
@@ -568,13 +572,13 @@ WRONG = {
     "empty budget": ((*SEARCH, "--budget", ""), "--budget '': must be a time with its unit"),
     "requeued": (
         ("submit", "slurm", "--minutes", "60", "--", *SEARCH, "--budget", "2h"),
-        "a search that goes on has its time again; it needs --minutes 132 or more",
+        "a resumed search starts its budget anew; it needs --minutes 132 or more",
     ),
     "epochs": ((*SEARCH, "--epochs", "0"), "--epochs 0: must be 1 or more"),
     "seed": ((*SEARCH, "--seed", "-1"), "--seed -1: must be from 0 to 4294967295"),
     "objective": ((*SEARCH, "--objective", "loss"), "must be NAME:max or NAME:min"),
     "direction": ((*SEARCH, "--objective", "accuracy:up"), "'up': must be max or min"),
-    "constraint": ((*SEARCH, "--constraint", "params=5"), "must be as 'params<=1e6'"),
+    "constraint": ((*SEARCH, "--constraint", "params=5"), "must be like 'params<=1e6'"),
     "bound": ((*SEARCH, "--constraint", "params<=many"), "'<=many': must be a bound such as"),
     "latency": (
         (*SEARCH, "--constraint", "latency_ms<=0"),

@@ -133,7 +133,7 @@ def test_a_folder_tells_them_and_is_another_than_without(
     own = folder(tmp_path / "own", icc_profile=profiles.srgb())
     wide = folder(tmp_path / "wide", icc_profile=PROFILES["p3"])
     found = examine(ref(wide))
-    told = "20 images have another colour profile than sRGB's: their colours are taken to sRGB"
+    told = "20 images have a colour profile other than sRGB's: their colours are converted to sRGB"
     assert any(told in note for note in found.notes)
     assert not any("profile" in note for name in (plain, own) for note in examine(ref(name)).notes)
     images = data.load(ref(wide), "train")

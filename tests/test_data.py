@@ -355,7 +355,7 @@ BROKEN = {
     ),
     "IDX cut": (
         damage("fashion_mnist", "FashionMNIST/raw/train-images-idx3-ubyte", cut),
-        "train-images-idx3-ubyte holds .* bytes where its header tells of",
+        "train-images-idx3-ubyte holds .* bytes where its header says",
     ),
     "gzip cut": (
         damage("mnist", "MNIST/raw/train-images-idx3-ubyte.gz", cut),

@@ -213,7 +213,7 @@ def test_a_teacher_that_was_changed_or_is_not_there_is_refused(large: Path) -> N
     job = job_of(large)
     model_file(large, seed=5)
     teacher.loaded.cache_clear()
-    with pytest.raises(NasError, match="is another than that of the recipe"):
+    with pytest.raises(NasError, match="is not the one of the recipe"):
         teaching(job, nas.build(parse(SMALL)))
     with pytest.raises(RecipeError, match="given by --teacher"):
         teaching(dataclasses.replace(job, teachers=()), nas.build(parse(SMALL)))
@@ -273,7 +273,7 @@ def test_distill_from_the_command_line(large: Path, tmp_path: Path, capsys) -> N
     assert command(*line) == 0
     out, told = capsys.readouterr()
     assert "gain on test:" in out
-    assert "a student of" in told
+    assert "the student has" in told
     assert told.count("epoch 2 of 2") == 4
     assert "nas: 4 trainings, 8 epochs in all\nnas: distilled, seed 0, epoch 1 of 2" in told
     file = re.search(r"model: (\S+\.safetensors),", out)[1]
@@ -289,14 +289,14 @@ def test_distill_from_the_command_line(large: Path, tmp_path: Path, capsys) -> N
 @pytest.mark.parametrize(
     ("told", "reason"),
     [
-        (["--teacher", "resnet18"], "needs its weights, --init resnet18 or a file"),
+        (["--teacher", "resnet18"], "needs weights: --init resnet18, or a file"),
         (["--teacher", "nothere.safetensors"], "No such file"),
-        (["--teacher", "resnet81"], "must be a model's file, a trial's number, front, or"),
+        (["--teacher", "resnet81"], "must be a model file, a trial number, front, or"),
         (["--teacher", "LARGE", "--seeds", "0"], "--seeds 0: must be 1 or more"),
         (["--teacher", "LARGE", "--epochs", "0"], "--epochs 0: must be"),
         (["--teacher", "LARGE", "--temperature", "-1"], "recipe.temperature is -1.0"),
         (["--teacher", "LARGE", "--student", "lenet_like"], "is a search space"),
-        (["--teacher", "LARGE", "--init", "x"], "is for a teacher of the zoo"),
+        (["--teacher", "LARGE", "--init", "x"], "is only for a teacher from the zoo"),
     ],
 )
 def test_what_distill_refuses(large: Path, tmp_path: Path, capsys, told, reason) -> None:
@@ -324,9 +324,9 @@ def test_a_search_under_a_teacher(large: Path, tmp_path: Path, capsys) -> None:
     capsys.readouterr()
     assert command("distill", "--teacher", "front", "--student", number, "--storage", storage,
                        "--epochs", 1, "--seeds", 1, "-o", tmp_path / "out") == 0  # fmt: skip
-    assert "which one seed does not tell" in capsys.readouterr().out
+    assert "as one seed gives none" in capsys.readouterr().out
 
 
 def test_an_evaluator_takes_no_teacher(large: Path) -> None:
-    with pytest.raises(NasError, match="an evaluator trains as it will"):
+    with pytest.raises(NasError, match="an evaluator does its own training"):
         nas.search("lenet_like", evaluator="a:b", teachers=[large])

@@ -295,7 +295,7 @@ def test_show_writes_the_drawing(command: Command, tmp_path: Path) -> None:
     ("told", "why"),
     [
         (("resnet18", "-o", "net.png"), r"net\.png: must end in \.svg"),
-        (("mixed", "-o", "net.svg"), "mixed is a search space: a network of it can be drawn"),
+        (("mixed", "-o", "net.svg"), "mixed is a search space: only one of its networks can be"),
         (("lenet5", "--size", "3", "-o", "net.svg"), "does not fit a map of 1x1"),
         (("INPUT(3, 9, 9) -> FC", "--size", "8"), r"--size 8: the pattern begins with INPUT\(3"),
     ],

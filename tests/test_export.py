@@ -273,7 +273,7 @@ def test_of_what_was_exported_nothing_else_is_made(
     (tmp_path / "model.onnx").write_bytes(to_onnx(model(nas.parse(NETWORKS[3]))))
     status, _, err = ran(capsys, "export", tmp_path / "model.onnx", "-f", format)
     assert (status, err.count("\n")) == (2, 1)
-    assert "name the model that it was made from, a .safetensors file of `nas train`" in err
+    assert "give the model that it was made from, a .safetensors file of `nas train`" in err
     status, out, _ = ran(capsys, "export", tmp_path / "model.onnx", "-f", "pattern")
     assert (status, out.strip()) == (0, str(nas.parse(NETWORKS[3])))
 
@@ -287,11 +287,14 @@ def test_of_what_was_exported_nothing_else_is_made(
             ["MODEL", "-f", "tflite"],
             "--format tflite: must be pattern, python, onnx, pt2 or safetensors",
         ),
-        (["MODEL", "-f", "safetensors"], "is the model itself; name another file"),
+        (["MODEL", "-f", "safetensors"], "is the model itself; choose another file"),
         (["MODEL", "-f", "pt2", "-o", "MODEL/x.pt2"], "x.pt2 cannot be written: "),
-        (["lenet_like"], "lenet_like is a search space: it is not one network"),
-        ([], "give a model, a pattern or a network's name, or --trial N"),
-        (["lenet5", "--trial", "3"], "give a model, a pattern or a network's name, or --trial N"),
+        (["lenet_like"], "lenet_like is a search space, not a single network"),
+        ([], "give either a model, a pattern or a network's name, or --trial N"),
+        (
+            ["lenet5", "--trial", "3"],
+            "give either a model, a pattern or a network's name, or --trial N",
+        ),
     ],
 )
 def test_wrong_input_is_one_sentence(

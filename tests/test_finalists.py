@@ -259,12 +259,12 @@ def test_a_smaller_finalist_within_the_luck_is_told_beside_the_winner() -> None:
     assert found.cheaper is found.finalists[1]  # the smallest is surely worse
     text = " ".join(choice(found))
     assert (
-        "Trial 8 was the most accurate of the search; trained again it came to 71.88 % on "
-        "validation, the winner to 73.96 %"
+        "Trial 8 was the most accurate of the search; retrained it reached 71.88 % on "
+        "validation, the winner 73.96 %"
     ) in text
     assert "Trial 8 may be as good as the winner, trial 5" in text
     assert "36,915 params instead of 593,571: 16.1 times less" in text
-    assert "Not on the front as the search measured it: trial 5 (trial 8 is no worse" in text
+    assert "Not on the front as measured by the search: trial 5 (trial 8 is no worse" in text
     assert text in report_markdown(found).replace("\n", " ")
     study = dataclasses.replace(found.study, settings={"epochs": 30})
     page = html.page(study, [f.row for f in found.finalists], {}, found)
@@ -315,8 +315,8 @@ def test_why_the_most_accurate_of_the_search_was_not_trained_again() -> None:
     alone = dataclasses.replace(found, finalists=found.finalists[:1])
     (line,) = choice(alone)
     assert line == (
-        "Trial 5 was the most accurate of the search; of others more is believed, so it was not "
-        "trained again."
+        "Trial 5 was the most accurate of the search; others have better estimates, so it "
+        "was not retrained."
     )
     lost = ((found.finalists[1].row, "the training diverged"),)
     assert choice(dataclasses.replace(alone, lost=lost)) == []
@@ -568,7 +568,7 @@ def test_how_long_it_takes_is_told_before_and_corrected_by_what_the_epochs_took(
     _, (row, *_) = noisy(1)
     with Trainings(10) as progress:
         progress.begin([20.0, math.nan, 40.0])  # of the second nothing is known: as the mean
-        for epoch in (1, 10):  # twice as long as foretold
+        for epoch in (1, 10):  # twice as long as planned
             progress.tell(
                 row, 0, Epoch(epoch=epoch, train_loss=1.0, accuracy=0.5, seconds=4.0 * epoch)
             )
@@ -576,32 +576,31 @@ def test_how_long_it_takes_is_told_before_and_corrected_by_what_the_epochs_took(
         progress.tell(row, 0, Epoch(epoch=10, train_loss=1.0, accuracy=0.5, seconds=60.0))
     told = capsys.readouterr().err.splitlines()
     assert told[0] == (
-        "nas: 3 trainings at most, each of 10 epochs, about 1 min 30 s by what the search took for "
-        "them"
+        "nas: 3 trainings at most, each of 10 epochs, about 1 min 30 s, judging by the search"
     )
     assert told[1].endswith("epoch 1 of 10: 50.00 %, about 2 min 56 s left")  # 2 * 88
     assert told[2].endswith("epoch 10 of 10: 50.00 %, about 2 min 20 s left")
-    assert told[3] == "nas: 2 of 3: trial 0, training 2: as it was trained before"
+    assert told[3] == "nas: 2 of 3: trial 0, training 2: reused from an earlier training"
     assert told[4].startswith("nas: 3 of 3: ")
     assert told[4].endswith("50.00 %")
     Trainings(1).begin([math.nan])
     assert capsys.readouterr().err == "nas: 1 training at most, each of 1 epoch\n"
 
 
-def test_as_many_trainings_as_were_foretold_at_most(store: Store, study: StudyRow) -> None:
+def test_as_many_trainings_as_were_planned_at_most(store: Store, study: StudyRow) -> None:
     rows = list(store.trials(study.id))
-    foretold: list[TrialRow] = []
+    planned: list[TrialRow] = []
     ended: list[int] = []
 
     def tell(row: TrialRow, number: int, epoch: Epoch | None) -> None:
-        assert foretold  # before the first
+        assert planned  # before the first
         assert whole_seconds(row, 4) > 0
         if epoch and epoch.epoch == 4:
             ended.append(row.number)
 
-    report(study, rows, DataRef(), seeds=1, top=2, begin=foretold.extend, tell=tell)
-    assert {row.number for row in foretold} == set(ended)
-    assert len(foretold) == len(ended) == 2
+    report(study, rows, DataRef(), seeds=1, top=2, begin=planned.extend, tell=tell)
+    assert {row.number for row in planned} == set(ended)
+    assert len(planned) == len(ended) == 2
 
 
 def test_a_trainings_time_is_that_of_the_epochs_it_had() -> None:

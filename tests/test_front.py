@@ -212,8 +212,8 @@ def test_a_file_has_what_its_name_says(
     ("options", "sentence"),
     [
         (["-o", "a.pdf"], "must end in .json, .csv, .svg or .png"),
-        (["-f", "svg", "-o", "a.png"], "does not end as --format svg"),
-        (["-o", "nas.db/a.svg"], "nas.db is no directory"),
+        (["-f", "svg", "-o", "a.png"], "does not have the ending of --format svg"),
+        (["-o", "nas.db/a.svg"], "nas.db is not a directory"),
         (["-o", "."], "is a directory"),
     ],
 )

@@ -83,7 +83,7 @@ def test_records_in_one_directory_have_their_own_files(store: Store, tmp_path: P
         # What took the place of a trial's file is never taken for it.
         a, b = theirs[:2]
         shutil.copy(a.model, b.model)
-        with pytest.raises(StudyError, match=f"trial {b.number} of study s, has another network"):
+        with pytest.raises(StudyError, match=f"trial {b.number} of study s, now holds another"):
             weights_of(other, study, b)
 
 

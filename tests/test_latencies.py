@@ -90,8 +90,8 @@ def test_a_name_and_its_parts() -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("latency_ms@", "no name of a device"),
-        ("latency_ms@a b", "no name of a device"),
+        ("latency_ms@", "not a device name"),
+        ("latency_ms@a b", "not a device name"),
         ("latency_ms@rpi5/t0", "after the device"),
         ("latency_ms@rpi5/t1/t2", "after the device"),
         ("latency_ms@rpi5/", "after the device"),
@@ -241,9 +241,9 @@ def test_a_device_that_is_mistyped_or_of_several_settings_is_refused(
     asked = "accuracy:max,latency_ms@{}:min"
     for name, why in {
         "rip5": "there is no device rip5; did you mean rpi5?",
-        "rpi5": "several, name one: latency_ms@rpi5/onnx/t1 or latency_ms@rpi5/onnx/t4",
-        "rpi5/eager": "nothing was measured so of these trials; it has onnx/t1/b1, onnx/t4/b1",
-        "rpi5/b8": "nothing was measured so",
+        "rpi5": "several; name one: latency_ms@rpi5/onnx/t1 or latency_ms@rpi5/onnx/t4",
+        "rpi5/eager": "no such latency of these trials was measured; it has onnx/t1/b1, onnx/t4/b1",
+        "rpi5/b8": "no such latency",
     }.items():
         status, shown, told = run(tmp_path, "pareto", "--objective", asked.format(name))
         assert (status, shown) == (2, "")
@@ -419,5 +419,5 @@ def test_what_was_not_measured_names_the_next_step(
         asked = ["--objective", f"accuracy:max,latency_ms@{named}:min"]
         status, _, told = run(tmp_path, "pareto", "--study", "s", *asked)
         assert status == 2
-        assert "nothing was measured so of these trials" in told
+        assert "no such latency of these trials was measured" in told
         assert step in told

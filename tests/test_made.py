@@ -45,7 +45,7 @@ def test_both_are_points_of_the_study(
     assert command(*distill) == 0
     told = capsys.readouterr().err
     assert "trial 2, " in told
-    assert re.search(r"2 trainings, 4 epochs in all, about .* by what the study's trials to", told)
+    assert re.search(r"2 trainings, 4 epochs in all, about .* judging by the study's trials", told)
     assert command(*prune) == 0
     told = capsys.readouterr().err
     study, rows = record(line)
@@ -92,14 +92,17 @@ def test_both_are_points_of_the_study(
     why = f"trial 2 ({taught.baseline}) of study {study.name}"
     assert command("export", 2, *where[:2], "-f", "onnx", "-o", tmp_path / "m.onnx") == 2
     told = capsys.readouterr().err
-    assert f"{taught.model}, which held the weights of {why}, is gone: put it back, or the" in told
-    assert "the `nas distill` that made it makes it again" in told
+    assert (
+        f"{taught.model}, which held the weights of {why}, is gone: restore it, or repeat the"
+        in told
+    )
+    assert "repeat the `nas distill` that made it" in told
     monkeypatch.setenv("NAS_STORAGE", where[1])
     for asked in (["predict", taught.model, tmp_path], ["evaluate", taught.model]):
         assert command(*asked) == 2
         told = capsys.readouterr().err
         assert f"{taught.model}: No such file or directory: must be a model; it held the" in told
-        assert f"weights of {why}: the `nas distill` that made it makes it again" in told
+        assert f"weights of {why}: repeat the `nas distill` that made it" in told
     assert command(*distill[:-1], tmp_path / "e") == 0
     assert "trial 2, " in capsys.readouterr().err
     _, (_, _, taught, pruned) = record(line)

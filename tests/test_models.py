@@ -161,12 +161,12 @@ def entry_twice(held: bytes) -> bytes:
 
 
 WRONG: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "empty": (lambda held: b"", "is no model of nas"),
-    "text": (lambda held: b"hello, this is a text and no model", "is no model of nas"),
-    "pickle": (lambda held: b"PK\x03\x04" + bytes(1000), "is no model of nas"),
+    "empty": (lambda held: b"", "is not a model of nas"),
+    "text": (lambda held: b"hello, this is a text and no model", "is not a model of nas"),
+    "pickle": (lambda held: b"PK\x03\x04" + bytes(1000), "is not a model of nas"),
     "bare weights": (
         lambda held: safetensors.torch.save(safetensors.torch.load(held)),
-        "is no model of nas",
+        "is not a model of nas",
     ),
     "cut in the header": (lambda held: held[:300], "is cut short"),
     "cut in the weights": (lambda held: held[:-100], "is cut short"),

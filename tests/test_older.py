@@ -24,7 +24,7 @@ from nas.driver.older import offers, older_studies
 from nas.errors import NasError, StudyError
 from nas.job import DataRef
 from nas.report.reproduce import search_command
-from nas.samplers.ehvi import FORETOLD, EHVISampler
+from nas.samplers.ehvi import OPENING, EHVISampler
 from nas.samplers.encoding import Encoding
 from nas.samplers.gp import GP, Settings, objective
 from nas.samplers.problem import Problem
@@ -142,13 +142,13 @@ def hypervolume(found: list[dict[str, int]]) -> float:
 
 
 def test_the_first_trials_are_what_an_older_study_knows() -> None:
-    with_it = [hypervolume(asked(FORETOLD, seed, older(related))) for seed in range(3)]
-    without = [hypervolume(asked(2 * FORETOLD, seed)) for seed in range(3)]
+    with_it = [hypervolume(asked(OPENING, seed, older(related))) for seed in range(3)]
+    without = [hypervolume(asked(2 * OPENING, seed)) for seed in range(3)]
     assert min(with_it) > max(without)
 
 
 def test_what_is_shuffled_changes_nothing_at_all() -> None:
-    """An older study whose networks do not foretell one another is not used."""
+    """An older study whose networks do not predict one another is not used."""
     nothing = older(shuffled)
     assert not nothing.useful
     assert older(related).useful
@@ -255,12 +255,12 @@ def test_what_cannot_serve_is_refused_before_a_study_is_made(store: Store) -> No
     for older, reason in (
         ("s", "--from s: it has 5 networks with accuracy; 10 are needed"),
         ("t", "there is no study 't': known: s"),
-        ("new", "--from new: a study cannot begin with itself"),
+        ("new", "--from new: a study cannot warm-start from itself"),
     ):
         with pytest.raises(StudyError, match=reason):
             run(store, plan(study="new", sampler="default", older=(older,)))
     assert [study.name for study in store.studies()] == ["s"]
-    with pytest.raises(NasError, match="--from s: --sampler tpe learns from its own study alone"):
+    with pytest.raises(NasError, match="--from s: --sampler tpe learns only from its own study"):
         planned("lenet_like", DataRef(), epochs=1, sampler="tpe", older=["s"])
 
 
@@ -269,7 +269,7 @@ def test_older_studies_are_offered_once(store: Store) -> None:
     run(store, plan(study="few", trials=4))
     new = plan(study="new", sampler="default")
     offered = offers(new, store)
-    assert offered.startswith("--from STUDY begins with what an older one knows: ")
+    assert offered.startswith("--from STUDY would warm-start from an older study: ")
     assert "s (12 networks of stack, digits)" in offered
     assert "few" not in offered
     assert offers(dataclasses.replace(new, older=("s",)), store) == ""

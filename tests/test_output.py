@@ -21,7 +21,7 @@ from nas.workers.in_process import InProcess
 
 PATTERN = "INPUT(1, 8, 8) -> FC(width=10)"
 TRAIN = ("train", PATTERN, "--epochs", "1")
-A_FILE = "ends as a file does, and "
+A_FILE = "ends like a file, but "
 
 
 def test_a_training_writes_the_file_that_is_named(
@@ -36,37 +36,37 @@ def test_a_training_writes_the_file_that_is_named(
     before = (tmp_path / "kept" / "mine.safetensors").read_bytes()
     status, _, err = nas_here(capsys, monkeypatch, tmp_path, *told, "--seed", "1")
     assert (status, err.count("\n")) == (2, 1)
-    assert "kept/mine.safetensors is there and is another" in err
+    assert "kept/mine.safetensors exists and is a different one" in err
     assert (tmp_path / "kept" / "mine.safetensors").read_bytes() == before
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ((*TRAIN, "-o", "m.onnx"), "--output m.onnx: ends as a file does, and checkpoint and model "
+        ((*TRAIN, "-o", "m.onnx"), "--output m.onnx: ends like a file, but checkpoint and model "
          "go into a directory: leave out .onnx"),
         ((*TRAIN, "-o", "m.pt"), A_FILE),
-        ((*TRAIN, "-o", "there"), "--output there: is a file, and checkpoint and model go into"),
+        ((*TRAIN, "-o", "there"), "--output there: is a file, but checkpoint and model go into"),
         (("evaluate", "m.safetensors", "-o", "e.csv"), A_FILE),
         (("distill", "--teacher", "m", "--student", "lenet5", "-o", "m.safetensors"), A_FILE),
         (("prune", "m.safetensors", "-o", "m.safetensors"), A_FILE),
         (("latency", "pack", "-o", "pack.zip"), A_FILE),
         (("data", "pack", "images", "-o", "images.tar"), A_FILE),
         (("data", "check", "images", "-o", "sheet.jpg"), "--output sheet.jpg: must end in .png"),
-        (("data", "check", "images", "-o", "sheet.png/"), "sheet.png/: ends as a directory does"),
-        (("data", "check", "images", "-o", "there/sheet.png"), "/there is no directory"),
-        ((*TRAIN, "-o", "m.safetensors/"), "--output m.safetensors/: ends as a directory does"),
-        (("show", "lenet5", "-o", "net.svg/"), "--output net.svg/: ends as a directory does"),
+        (("data", "check", "images", "-o", "sheet.png/"), "sheet.png/: ends like a directory"),
+        (("data", "check", "images", "-o", "there/sheet.png"), "/there is not a directory"),
+        ((*TRAIN, "-o", "m.safetensors/"), "--output m.safetensors/: ends like a directory"),
+        (("show", "lenet5", "-o", "net.svg/"), "--output net.svg/: ends like a directory"),
         (("show", "lenet5", "-o", "there/net.svg"), "--output there/net.svg: "),
-        (("pareto", "-o", "front/"), "--output front/: ends as a directory does, and a file is"),
-        (("report", "-o", "page.html/"), "--output page.html/: ends as a directory does"),
-        (("export", "lenet5", "-o", "net/"), "--output net/: ends as a directory does"),
-        (("cascade", "-o", "c.json/"), "--output c.json/: ends as a directory does"),
+        (("pareto", "-o", "front/"), "--output front/: ends like a directory, but must"),
+        (("report", "-o", "page.html/"), "--output page.html/: ends like a directory"),
+        (("export", "lenet5", "-o", "net/"), "--output net/: ends like a directory"),
+        (("cascade", "-o", "c.json/"), "--output c.json/: ends like a directory"),
         (("cascade", "-o", "there/c.json"), "--output there/c.json: "),
         (("cascade", "-o", "c.onnx"), "must end in .json"),
         (("export", "lenet5", "-o", "m.onnx"), "--format onnx: a pattern has no weights"),
         (("export", "lenet5", "-f", "python", "-o", "m.onnx"),
-         "--output m.onnx: does not end as --format python is called"),
+         "--output m.onnx: does not have the ending of --format python"),
         (("export", "lenet5", "-o", "m.tflite"),
          "--output m.tflite: must end in .py, .onnx, .pt2 or .safetensors"),
     ],

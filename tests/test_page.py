@@ -313,7 +313,10 @@ def test_what_is_believed_stands_beside_what_was_measured(page: Chrome, thousand
         row.state == "finished" for row in rows
     )
     assert "75.00 % (70.00 to 80.00)" in page.find_element(By.ID, "chosen").text
-    assert "Believed of it, without the luck" in page.find_element(By.CLASS_NAME, "lead").text
+    assert (
+        "Estimated from all trials, without the luck"
+        in page.find_element(By.CLASS_NAME, "lead").text
+    )
 
 
 @needs_browser

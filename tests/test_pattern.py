@@ -91,7 +91,7 @@ def test_syntax_errors_tell_the_place_and_what_was_expected(text, told):
     ("text", "told"),
     [
         ("INPUT -> RESIDUEL(64) -> FC", "RESIDUEL(64) at column 10: unknown layer or block "
-         "RESIDUEL, unless a --plugin brings it; did you mean RESIDUAL?"),
+         "RESIDUEL, unless a --plugin adds it; did you mean RESIDUAL?"),
         ("INPUT -> conv(8) -> FC", "did you mean CONV?"),
         ("INPUT -> CONV(widht=8) -> FC", "unknown argument widht; did you mean width?"),
         ("INPUT -> CONV -> FC", "CONV at column 10: CONV needs width, a whole number from 1 to"),

@@ -131,7 +131,7 @@ def test_what_cannot_be_read_is_told_and_counted_and_costs_nothing_else(
     assert "0a cut.png is not a readable image" in err
     assert "1a.jpg is not a readable image" in err
     assert "2 of 5 images could not be read" in err
-    assert "3 files left out: hidden, pipes, or no images by their ending" in err
+    assert "3 files skipped: hidden, pipes, or not images by their ending" in err
     # A file that is named is wanted, whatever it is called.
     status, out, err = ran(capsys, "predict", model, mixed / "notes.txt", "-f", "json")
     assert (status, json.loads(out)) == (2, [])
@@ -146,7 +146,7 @@ def test_what_cannot_be_read_is_told_and_counted_and_costs_nothing_else(
         (["nowhere.onnx", "FOLDER"], "nowhere.onnx: No such file or directory"),
         (["MODEL", "FOLDER", "-f", "xml"], "--format xml: must be one of table, csv, json"),
         (["MODEL", "FOLDER", "--top", "0"], "--top 0: must be 1 or more"),
-        (["MODEL", "EMPTY"], "no images there"),
+        (["MODEL", "EMPTY"], "no images found"),
     ],
 )
 def test_wrong_input_is_one_sentence(
@@ -322,7 +322,7 @@ def test_of_another_folder_than_the_trainings_all_is_scored(
         given = ("evaluate", tmp_path / "own.safetensors", "--data", folder, "--part", part)
         status, _, err = ran(capsys, *given)
         assert status == 0
-        assert ("own.safetensors was trained on images of this part" in err) is warned
+        assert ("own.safetensors was trained on images of this split" in err) is warned
     for name in CLASSES:
         (tmp_path / "new" / name).mkdir(parents=True)
         for number, path in enumerate(sorted((folder / name).rglob("*.png"))[:5]):

@@ -230,7 +230,7 @@ def test_prune_from_the_command_line(tmp_path: Path, capsys) -> None:
     assert command(*told) == 0
     out, err = capsys.readouterr()
     assert "gain on test:" in out
-    assert "before it is trained on" in err
+    assert "before further training" in err
     assert "nas: 4 trainings, 10 epochs in all" in err
     assert err.count("epoch 4 of 4") == 2  # the control has as many epochs in all
     made = load_model(re.search(r"model: (\S+\.safetensors),", out)[1])
@@ -250,7 +250,7 @@ def test_prune_from_the_command_line(tmp_path: Path, capsys) -> None:
         was = taken.read_bytes()
         taken.write_bytes(b"mine")
         assert command("prune", file, "--epochs", 1, "--seeds", 2, "-o", tmp_path / "out") == 2
-        assert f"{taken} is there and is another" in capsys.readouterr().err
+        assert f"{taken} exists and is a different one" in capsys.readouterr().err
         assert taken.read_bytes() == b"mine"
         taken.write_bytes(was)
     assert command("prune", tmp_path / "none.safetensors") == 2

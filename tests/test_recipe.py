@@ -111,7 +111,7 @@ def test_a_study_from_before_goes_on_and_another_recipe_is_refused(tmp_path: Pat
     ("settings", "message"),
     [
         ({"padding": "black"}, "recipe.padding is 'black': must be one of constant, reflect"),
-        ({"resized_crop": 1.5}, "recipe.resized_crop is 1.5: must be a part of the area"),
+        ({"resized_crop": 1.5}, "recipe.resized_crop is 1.5: must be a fraction of the area"),
         ({"erase": -0.1}, "recipe.erase is -0.1: must be a probability"),
         ({"mixup": float("nan")}, "recipe.mixup is nan: must be a number from 0"),
         ({"cutmix": float("inf")}, "recipe.cutmix is inf: must be a number from 0"),

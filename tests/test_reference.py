@@ -28,7 +28,8 @@ FIELDS = dataclasses.fields(Recipe)
 PAGE = Path(__file__).parent.parent / "docs" / "reference.md"
 HEAD = """# Reference
 
-What can be written, with its default. This page is made from the registries of the code.
+Everything that can be written in patterns, spaces and recipes, with defaults. Generated from the
+code's registries.
 """
 
 
@@ -46,13 +47,15 @@ def reference() -> str:
         table(
             "setting", "default", ((f.name, told(f.default)) for f in dataclasses.fields(Recipe))
         ),
-        "`--recipe NAME` begins from one of these:\n",
-        table("recipe", "is", ((name, differs(recipe)) for name, recipe in RECIPES.items())),
+        "`--recipe NAME` starts from one of these:\n",
+        table(
+            "recipe", "differs in", ((name, differs(recipe)) for name, recipe in RECIPES.items())
+        ),
         "## Metrics\n",
-        "Objectives and constraints name them; an evaluator may give others.\n",
-        table("metric", "is", ((name, about(name)) for name in METRICS)),
+        "For objectives and constraints. An evaluator may return others.\n",
+        table("metric", "meaning", ((name, about(name)) for name in METRICS)),
         "## Data sets\n",
-        table("name", "is", ((name, kind.about) for name, kind in DATASETS.items())),
+        table("name", "contents", ((name, kind.about) for name, kind in DATASETS.items())),
         "## Samplers\n",
         ", ".join(f"`{name}`" for name in SAMPLERS) + "\n",
     ]
@@ -91,8 +94,8 @@ def differs(recipe: Recipe) -> str:
 
 def about(name: str) -> str:
     metric = METRICS[name]
-    how = "known by arithmetic" if metric.arithmetic else "measured"
-    weighed = ", weighed by its logarithm" if metric.logarithmic else ""
+    how = "computed" if metric.arithmetic else "measured"
+    weighed = ", on a logarithmic scale" if metric.logarithmic else ""
     return f"{metric.about}; usually {metric.direction}; {how}{weighed}"
 
 

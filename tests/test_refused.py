@@ -338,7 +338,7 @@ def test_a_bound_that_nothing_keeps_ends_the_search(
     study, found = store.find_study("s"), rows(store)
     told = nothing_found(study, found)
     nearest = min(found, key=lambda row: law(row.pattern))
-    assert f"{supply.VAIN} broke that of latency before they were trained" in str(told)
+    assert f"{supply.VAIN} broke the latency bound before training" in str(told)
     assert f"the nearest is trial {nearest.number}, with latency_ms" in str(told)
     # Once more it tries as many again; under a looser bound it goes on with what it has.
     assert search(plan(0.4), store, InProcess()).refused > supply.VAIN
@@ -382,7 +382,7 @@ def test_who_types_it_is_told(
                "--epochs", "1", "--workers", "0", "--study", "s"]  # fmt: skip
     status, _, said = run(tmp_path, *command, "--constraint", "latency_ms<=0.51")
     assert status == 2  # as ``run`` tells every NasError
-    assert "3 broke that of latency before they were trained" in said
+    assert "3 broke the latency bound before training" in said
     with pytest.raises(NothingFound):
         raise nothing_found(store.find_study("s"), rows(store))
     monkeypatch.undo()
@@ -561,4 +561,4 @@ def test_where_all_were_refused_every_command_says_so_with_status_3(
     last = {err.splitlines()[-1].partition("; the nearest")[0] for _, _, err in told}
     (sentence,) = last
     assert "meets the constraints" in sentence
-    assert "1 broke that of latency before they were trained" in sentence
+    assert "1 broke the latency bound before training" in sentence

@@ -473,7 +473,7 @@ def test_the_posterior_picks_better_than_one_noisy_evaluation() -> None:
     assert np.mean(by_model) < np.mean(by_value)
 
 
-def test_what_is_told_foretells_what_is_not() -> None:
+def test_what_is_told_predicts_what_is_not() -> None:
     """Costs drawn by lot, and an accuracy that follows from them alone."""
     rng = np.random.default_rng(0)
     codes = [dict(zip(CODES, v, strict=True)) for v in itertools.product(PRICE, repeat=6)]

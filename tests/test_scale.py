@@ -144,7 +144,7 @@ def test_a_trial_takes_the_images_of_its_search_without_a_look_at_the_files(tmp_
     shutil.rmtree(tmp_path / "cache")
     Image.fromarray(colour(5)).save(root / "a" / "0001.png")
     anew()
-    with pytest.raises(DataError, match="are others than those that this was begun with"):
+    with pytest.raises(DataError, match="are not those that this was started with"):
         data.describe(ref(root, identity=identity))
     Image.fromarray(colour(1)).save(root / "a" / "0001.png")
     anew()

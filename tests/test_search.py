@@ -251,7 +251,7 @@ def epoch(number: int, seconds: float) -> Epoch:
     return Epoch(epoch=number, train_loss=1.0, accuracy=0.5, seconds=seconds)
 
 
-def test_what_is_left_is_foretold_by_what_trials_took(store: Store) -> None:
+def test_what_is_left_is_predicted_by_what_trials_took(store: Store) -> None:
     told: list[Status] = []
     run(store, plan(trials=4), told.append)
     run(store, plan(trials=10), told.append)  # before it starts another
@@ -265,9 +265,9 @@ def test_what_is_left_is_foretold_by_what_trials_took(store: Store) -> None:
     begun = [UnderWay(n, "", 20).told(epoch(1, 5.0)) for n in (1, 2)]
     assert Tally(study, 12).status(under_way=begun, **more).forecast is None
     later = [run.told(epoch(5, 5.0 + 2.0 * run.number)) for run in begun]
-    foretold = Tally(study, 12).status(under_way=later, **more).forecast
+    predicted = Tally(study, 12).status(under_way=later, **more).forecast
     # 5 seconds for the first epoch, and 19 of .5 or 1 second; two at once
-    assert foretold == Forecast(12 * (14.5 + 24.0) / 2 / 2, 0)
+    assert predicted == Forecast(12 * (14.5 + 24.0) / 2 / 2, 0)
 
 
 def test_one_seed_gives_one_search(store: Store) -> None:

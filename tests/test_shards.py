@@ -349,7 +349,9 @@ def test_a_label_of_deep_json_and_an_index_that_is_none_are_refused(tmp_path: Pa
     pack(ref(folder(tmp_path / "d", ending="jpg")), tmp_path / "w")
     for content in (b"", b"text\n" * 10, (2).to_bytes(8, "little") + b"[]"):
         (tmp_path / "w" / index.INDEX).write_bytes(content)
-        with pytest.raises(DataError, match=r"is no index \(.*\): without that all is read anew"):
+        with pytest.raises(
+            DataError, match=r"is not an index \(.*\): without it, all is read again"
+        ):
             data.describe(ref(tmp_path / "w"))
 
 

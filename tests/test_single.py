@@ -65,7 +65,7 @@ def test_interrupted_and_resumed_gives_the_weights_of_an_uninterrupted_run(
         run.send_signal(number)
         out, told = run.communicate()
         assert (run.returncode, out) == (130, "")
-        assert told.endswith("interrupted; the same command goes on from the last checkpoint\n")
+        assert told.endswith("interrupted; the same command resumes from the last checkpoint\n")
         assert not list(parts.glob("*.safetensors*"))
         # While a checkpoint is being replaced, only the one before it has its name.
         kept = checkpoint.load(next(parts.glob("*.checkpoint*")))
@@ -76,8 +76,8 @@ def test_interrupted_and_resumed_gives_the_weights_of_an_uninterrupted_run(
     out, told = resumed.communicate()
     assert resumed.returncode == 0, told
     expected, expected_told = uninterrupted.communicate()
-    goes_on, *told_lines = told.splitlines()
-    assert goes_on.startswith(f"nas: goes on from {parts}")
+    resumed, *told_lines = told.splitlines()
+    assert resumed.startswith(f"nas: resumes from {parts}")
     assert list(map(scores, told_lines)) == list(map(scores, expected_told.splitlines()))
     assert figure(out, "test accuracy") == figure(expected, "test accuracy")
     ours, theirs = (load_file(next(folder.glob("*.safetensors"))) for folder in (parts, whole))
@@ -147,7 +147,7 @@ def test_a_training_begins_with_the_weights_of_a_file_and_ends_with_a_test_score
         (["resnet18", "--recipe=lr="], "--recipe lr=: must be of type float"),
         (["resnet18", "--freeze=20"], "recipe.freeze is 20: must be below the 20 epochs"),
         (["alexnet"], "POOL(3, stride=2) at column 51: "),
-        (["lenet_like"], "lenet_like is a search space: `nas search` takes it"),
+        (["lenet_like"], "lenet_like is a search space: use `nas search`"),
         (["lenet5", "--init=resnet18"], "the weights of resnet18 do not fit the network: number 2"),
     ],
 )
@@ -181,6 +181,6 @@ def test_a_file_of_anothers_under_its_own_name_is_not_written_over(tmp_path: Pat
     train_and_show(dataclasses.replace(job, seed=1), tmp_path)
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
     file.write_bytes(b"a letter")
-    with pytest.raises(NasError, match="is there and is another"):
+    with pytest.raises(NasError, match="exists and is a different one"):
         train_and_show(job, tmp_path)
     assert file.read_bytes() == b"a letter"

@@ -790,14 +790,14 @@ def test_a_record_of_the_old_schema_loses_nothing(
             connection.exec_driver_sql(row)
     # What cannot go on with it leaves it to those that can.
     other = Study(name="old", space="s", objectives=(("accuracy", "max"),), images="0f")
-    with pytest.raises(StudyError, match="images that nas did not tell apart then"):
+    with pytest.raises(StudyError, match="images that nas did not yet identify"):
         open_store(url, study=other)
     with engine.connect() as connection:
         assert connection.exec_driver_sql(VERSION).scalar() == "0001"
     engine.dispose()
     store = open_store(url)
     assert [r.getMessage()[:38] for r in caplog.records] == [
-        "2 evaluations were made before nas tol"
+        "2 evaluations were made before nas ide"
     ]
     [study] = store.studies()
     rows = list(store.trials(study.id))
@@ -807,7 +807,7 @@ def test_a_record_of_the_old_schema_loses_nothing(
     now = Study(**{f.name: getattr(study, f.name) for f in dataclasses.fields(Study)})
     same = dataclasses.replace(now, constraints={"params": "<= 1000000"})
     assert store.open_study(same).id == 1
-    with pytest.raises(StudyError, match="images that nas did not tell apart then, and now they"):
+    with pytest.raises(StudyError, match="images that nas did not yet identify, and now they"):
         store.open_study(dataclasses.replace(now, images="0f", images_about="9 images"))
     store.close()
 

@@ -114,7 +114,7 @@ def test_a_budget_that_ends_within_the_job_is_handed_over(told: list[str]) -> No
 @pytest.mark.parametrize("told", [["--budget", "59min"], ["--budget=59m"]])
 def test_a_budget_that_would_begin_again_without_end_is_refused(told: list[str]) -> None:
     """Put back in the queue, the job has its time again: 120 s before its 60 min are over."""
-    with pytest.raises(NasError, match="has its time again; it needs --minutes 71 or more"):
+    with pytest.raises(NasError, match="starts its budget anew; it needs --minutes 71 or more"):
         sbatch_script(["search", *told], Allocation(minutes=60))
 
 
@@ -239,7 +239,7 @@ def test_a_ray_job_is_followed_to_its_end(head: Head) -> None:
     assert head.nas("submit", "status", name).stdout == "SUCCEEDED\n"
     assert faults(head.url, "followed", 6) == []
     again = head.nas("submit", "stop", name)
-    assert (again.returncode, again.stderr) == (0, "nas: it had ended before\n")
+    assert (again.returncode, again.stderr) == (0, "nas: it had already ended\n")
 
 
 def test_a_ray_job_that_is_stopped_leaves_nothing_running_and_is_resumed(head: Head) -> None:

@@ -303,7 +303,7 @@ def test_what_waits_in_the_record_is_taken_up_if_there_is_time(store: Store, clo
 # --- what a training takes -----------------------------------------------------------------------
 
 
-def test_the_seconds_of_a_training_are_foretold_by_its_macs() -> None:
+def test_the_seconds_of_a_training_are_predicted_by_its_macs() -> None:
     rng = np.random.default_rng(0)
     macs = 10 ** rng.uniform(5, 8, 40)
     true = lambda macs: 3.0 + macs / 1e7  # noqa: E731

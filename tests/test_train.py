@@ -379,7 +379,7 @@ def test_a_promoted_candidate_ends_as_an_uninterrupted_one(tmp_path: Path) -> No
         alone, expected = trained(job(epochs=epochs, recipe=recipe))
         assert equal(promoted, alone)
         assert unclocked(curve) == unclocked(expected)
-    with pytest.raises(StudyError, match=r"at epoch 6: 4 epochs go on from 3"):
+    with pytest.raises(StudyError, match=r"at epoch 6: 4 epochs can resume from 3"):
         trained(job(epochs=4, recipe=recipe), checkpoint=path)
 
 

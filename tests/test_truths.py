@@ -335,9 +335,7 @@ def test_what_arithmetic_knows_is_not_given_as_another_number(here: Path) -> Non
         search(planned(study="s", evaluator="twice:table", data=""), store, InProcess())
     (row,) = store.trials(store.find_study("s").id)
     gave, has = 2 * row.macs, row.macs
-    told = (
-        f"twice:table gave macs {gave:,}, and by arithmetic the network has {has:,}: what it counts"
-    )
+    told = f"twice:table gave macs {gave:,}, and by arithmetic the network has {has:,}: a metric"
     assert told in str(error.value)
     assert (row.state, row.value("macs")) == ("failed", has)
     search(planned(study="t", evaluator="twice:same", data=""), store, InProcess())

@@ -68,7 +68,7 @@ def test_a_wider_space_keeps_the_trials(store: Store, sampler: str) -> None:
 def test_what_is_widened_is_told(store: Store) -> None:
     run(store, plan(space=space(), trials=3))
     _, told = open_study(plan(space=space(WIDER)), store)
-    assert told == "study s goes on with its 3 trials in the changed space"
+    assert told == "study s resumes with its 3 trials in the changed space"
 
 
 @pytest.mark.parametrize(
@@ -77,23 +77,23 @@ def test_what_is_widened_is_told(store: Store) -> None:
         (
             {"w": {"choice": [4], "per": "N"}},
             "w.choice is [4, 8] in the study and [4] now",
-            "w holds less than it did",
+            "w allows less than it did",
         ),
         (
             {"N": {"int": [2, 3]}},
             "N.int is [1, 2] in the study and [2, 3] now",
-            "N holds less than it did",
+            "N allows less than it did",
         ),
         (
             {"w": {"choice": [4, 8, 16]}},
             "w.choice is [4, 8] in the study and [4, 8, 16] now",
-            "w holds less than it did",
+            "w allows less than it did",
         ),  # one for all stages
-        ({"k": 5}, "k is 3 in the study and 5 now", "k holds less than it did"),
+        ({"k": 5}, "k is 3 in the study and 5 now", "k allows less than it did"),
         (
             {"N": {"int": [1, 5], "step": 2}},
             "N.int is [1, 2] in the study and [1, 5] now",
-            "N holds less than it did",
+            "N allows less than it did",
         ),
     ],
 )
@@ -102,7 +102,9 @@ def test_a_narrower_space_is_refused(
 ) -> None:
     run(store, plan(space=space(), trials=3))
     before = rows(store)
-    told = f"other settings: space.where.{changed}; give those of the study again, or another "
+    told = (
+        f"other settings: space.where.{changed}; repeat the settings of the study, or give another "
+    )
     with pytest.raises(StudyError, match=re.escape(f"{told}--study name ({reason})")):
         run(store, plan(space=space(where), trials=9))
     assert rows(store) == before
@@ -139,7 +141,7 @@ def test_a_searched_recipe_may_be_wider(store: Store) -> None:
     wide = space(WIDER, recipe={"lr": {"choice": [0.05, 0.1, 0.2]}})
     assert run(store, plan(space=wide, trials=12)).finished == 12
     assert all(row.recipe["lr"] == row.sampled["recipe.lr"] for row in rows(store))
-    with pytest.raises(StudyError, match=r"recipe.lr holds less than it did"):
+    with pytest.raises(StudyError, match=r"recipe.lr allows less than it did"):
         run(store, plan(space=space(WIDER, recipe={"lr": {"choice": [0.05, 0.2]}}), trials=20))
 
 
@@ -161,9 +163,11 @@ def test_a_search_of_the_old_space_ends_where_it_was_widened(store: Store, tmp_p
             with contextlib.suppress(StudyError):  # one is running
                 told.append(open_study(wide, other)[1])
 
-    with pytest.raises(StudyError, match=r"'s' goes on in a space .* changed meanwhile"):
+    with pytest.raises(
+        StudyError, match=r"space or constraints of study 's' were changed meanwhile"
+    ):
         run(store, plan(space=space(), trials=9), watch)
-    assert told[0].startswith("study s goes on with its")
+    assert told[0].startswith("study s resumes with its")
     before = rows(store)
     assert {row.state for row in before} == {"finished"}
     assert all(row.sampled["k"] == 3 for row in before)

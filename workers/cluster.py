@@ -103,7 +103,7 @@ def open_ray(
             if ours:
                 ours.close()
             raise NasError(
-                f"{most} at once do not fit with {share.gpus:g} GPUs each: here are {have:g}"
+                f"{most} at once do not fit with {share.gpus:g} GPUs each: there are {have:g}"
             )
         if ours:  # which another search of this process may use as well: ``most`` counts
             share = replace(share, cpus=0)
@@ -163,7 +163,7 @@ def at_once(workers: int | None, need: int) -> tuple[int, int]:
     if memories := visible_cards():
         most = min(most, sum(fitting(memory, need) for memory in memories))
     elif most < cores:
-        held = f"a trial may hold {need / 2**30:.1f} GiB, and {room / 2**30:.1f} are here"
+        held = f"a trial may need {need / 2**30:.1f} GiB, and {room / 2**30:.1f} are available"
         log.warning("%d at once on %d cores: %s (--workers N runs N)", most, cores, held)
     return most, max(1, cores // most)
 

@@ -57,7 +57,7 @@ def shared() -> Iterator[dict[str, str]]:
             if not works:
                 (folder / "failed").touch()
         if not works:
-            log.warning("candidates have the GPU by turns: CUDA's MPS does not start here")
+            log.warning("candidates take turns on the GPU: CUDA MPS does not start here")
         yield _environ(folder) if works else {}
 
 

@@ -82,7 +82,7 @@ def resolve(job: Job) -> Callable[[Job, Report], Any]:
         _register(path)
     if job.source and (here := source(job.evaluator, job.plugins)) != job.source:
         raise NasError(
-            f"evaluator and plug-ins are others here ({here}) than where the search was started "
+            f"evaluator or plug-ins here ({here}) are not those where the search was started "
             f"({job.source})"
         )
     if not job.evaluator:

@@ -149,8 +149,8 @@ def check_time(arguments: Sequence[str], allocation: Allocation) -> None:
     needed = durations.read(budget, "--budget") + allocation.grace
     if needed > 60 * allocation.minutes:
         raise NasError(
-            f"--budget {budget}: a job of {allocation.minutes} min is put back in the queue before "
-            f"that is over, and a search that goes on has its time again; it needs --minutes "
+            f"--budget {budget}: a job of {allocation.minutes} min is requeued before that is "
+            f"over, and a resumed search starts its budget anew; it needs --minutes "
             f"{math.ceil(needed / 60) + STARTS} or more"
         )
 

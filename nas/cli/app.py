@@ -114,7 +114,7 @@ def fail(message: str, status: int) -> NoReturn:
 def show(
     pattern: Annotated[
         str | None,
-        typer.Argument(metavar="PATTERN_OR_NAME", help="A pattern, a space or a zoo network."),
+        typer.Argument(metavar="PATTERN_OR_NAME", help="Pattern, space or zoo network."),
     ] = None,
     trial: Trial = None,
     study: StudyName = None,
@@ -129,15 +129,15 @@ def show(
             "-o",
             metavar="FILE.svg",
             parser=a_file,
-            help="Draw it as a picture instead.",
+            help="Write a picture instead.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
     plugin: Plugin = None,
 ) -> None:
-    """Draw an architecture, stage by stage; or a space, with the domains of what is open.
+    """Draw an architecture, stage by stage; or a space, with the domains of its open symbols.
 
-    A pattern may be pasted as a table prints it, without INPUT and the last FC.
+    A pattern may be pasted from a table as it is, without INPUT and the last FC.
     """
     from nas.cli.options import closed_or_space, data_ref, drawn, load_plugins
     from nas.cli.record import trial_network
@@ -147,7 +147,7 @@ def show(
 
     load_plugins(plugin or [])
     if (pattern is None) == (trial is None):
-        raise NasError("give a pattern or a name, or --trial N: one of them")
+        raise NasError("give either a pattern or a name, or --trial N")
     if trial is not None:
         pattern = trial_network(storage, study, trial)
     assert pattern is not None
@@ -163,7 +163,7 @@ def show(
 
 
 def doctor(storage: Storage = STORAGE) -> None:
-    """Versions, devices, database and Ray: what works, and what to do about what does not."""
+    """Check versions, devices, database and Ray, and say how to fix what does not work."""
     from nas.report import screens
     from nas.report.doctor import examine
 

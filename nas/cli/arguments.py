@@ -12,11 +12,11 @@ from typer.core import TyperCommand
 from nas.errors import NasError
 
 WHAT = "What to search"
-ON = "The images"
-HOW = "How it is trained, and how long"
+ON = "Images"
+HOW = "Training"
 WHERE = "Where it runs"
 RECORD = "The record"
-OUTPUT = "What is kept and shown"
+OUTPUT = "Output"
 
 
 # What a model's file might end in.
@@ -27,9 +27,9 @@ def a_file(path: str | Path) -> Path:
     """The parser of an --output that is a file. Raises NasError for a name that ends as a
     directory's: as a path it would lose its end, and be one."""
     if str(path).endswith(os.sep):
-        raise NasError(f"--output {path}: ends as a directory does, and a file is written there")
+        raise NasError(f"--output {path}: ends like a directory, but must name a file")
     if not Path(path).name:  # "" and "."
-        raise NasError(f"--output {str(path)!r}: is a directory, and a file is written there")
+        raise NasError(f"--output {str(path)!r}: is a directory, but must name a file")
     return Path(path)
 
 
@@ -60,7 +60,7 @@ Storage = Annotated[
     typer.Option(
         envvar=["NAS_STORAGE", "OPTUNA_STORAGE"],
         metavar="URL",
-        help="The record: sqlite:///FILE or postgresql+psycopg://...",
+        help="Database: sqlite:///FILE or postgresql+psycopg://...",
         show_envvar=True,
         rich_help_panel=RECORD,
     ),
@@ -69,7 +69,7 @@ STORAGE = "sqlite:///nas.db"
 StudyName = Annotated[
     str | None,
     typer.Option(
-        "--study", help="The study; where there is one only, that one.", rich_help_panel=RECORD
+        "--study", help="Study name; optional if there is only one.", rich_help_panel=RECORD
     ),
 ]
 Trial = Annotated[
@@ -79,7 +79,7 @@ Trial = Annotated[
         metavar="N",
         min=0,
         max=10_000_000,
-        help="A trial of the record, by its number.",
+        help="Number of a trial in the record.",
         rich_help_panel=RECORD,
     ),
 ]
@@ -87,7 +87,7 @@ Dataset = Annotated[
     str | None,
     typer.Option(
         "--dataset",
-        help="The images; `nas doctor` lists the names.  [default: imagefolder with --data, "
+        help="Data set; `nas doctor` lists the names.  [default: imagefolder with --data, "
         "otherwise digits]",
         rich_help_panel=ON,
     ),
@@ -96,7 +96,7 @@ KindOfImages = Annotated[
     str,
     typer.Option(
         "--dataset",
-        help="The kind of images; a folder needs --data.  [default: that of the training]",
+        help="Data set; a folder needs --data.  [default: as in training]",
         rich_help_panel=ON,
     ),
 ]
@@ -105,7 +105,7 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="DIR",
-        help="The directory they are in, a .csv with file and label, or tar files of WebDataset.",
+        help="Image directory, .csv with columns file and label, or WebDataset tar files.",
         rich_help_panel=ON,
     ),
 ]
@@ -115,25 +115,23 @@ Size = Annotated[
         "--size",
         min=0,
         max=16_384,
-        help="Resize images to SIZE x SIZE pixels (0: no).",
+        help="Resize images to SIZE x SIZE pixels (0: automatic).",
         rich_help_panel=ON,
     ),
 ]
 Download = Annotated[
-    bool, typer.Option("--download", help="Fetch the data set first.", rich_help_panel=ON)
+    bool, typer.Option("--download", help="Download the data set first.", rich_help_panel=ON)
 ]
 SkipUnreadable = Annotated[
     bool,
-    typer.Option(
-        "--skip-unreadable", help="Leave out images that cannot be read.", rich_help_panel=ON
-    ),
+    typer.Option("--skip-unreadable", help="Skip images that cannot be read.", rich_help_panel=ON),
 ]
 GroupBy = Annotated[
     str,
     typer.Option(
         "--group-by",
         metavar="REGEX",
-        help="Images alike in this part of their path are never split (of a .csv: its column).",
+        help="Keep images with the same match in their path in one split (.csv: a column).",
         rich_help_panel=ON,
     ),
 ]
@@ -142,20 +140,20 @@ Recipe = Annotated[
     typer.Option(
         "--recipe",
         metavar="lr=0.05",
-        help="A training setting, or first a recipe's name; repeatable.",
+        help="Training setting, or first a recipe's name; repeatable.",
         rich_help_panel=HOW,
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="The same seed draws the same.")]
+Seed = Annotated[int, typer.Option("--seed", help="Random seed.")]
 Space = Annotated[
     str,
-    typer.Option("--space", help="A shipped space or a space file.", rich_help_panel=WHAT),
+    typer.Option("--space", help="Shipped space or space file.", rich_help_panel=WHAT),
 ]
-SpaceName = Annotated[str, typer.Argument(metavar="SPACE", help="A shipped space or a file.")]
+SpaceName = Annotated[str, typer.Argument(metavar="SPACE", help="Shipped space or space file.")]
 Plugin = Annotated[
     list[Path] | None,
     typer.Option(
-        "--plugin", metavar="FILE.py", help="Registers layers, blocks and data sets; repeatable."
+        "--plugin", metavar="FILE.py", help="Registers layers, blocks or data sets; repeatable."
     ),
 ]
 Artifacts = Annotated[
@@ -163,7 +161,7 @@ Artifacts = Annotated[
     typer.Option(
         "--artifacts",
         metavar="DIR|URL",
-        help="For checkpoints and models.  [default: artifacts, beside the database]",
+        help="Where checkpoints and models go.  [default: artifacts, next to the database]",
         rich_help_panel=RECORD,
     ),
 ]

@@ -52,7 +52,7 @@ def cascade_and_show(
     if budget is not None and not 0 < budget < math.inf:
         raise NasError(f"--budget {budget:g}: must be a number above 0")
     if budget is not None and accuracy != "best":
-        raise NasError(f"--accuracy {accuracy} and --budget {budget:g}: one of them is demanded")
+        raise NasError(f"--accuracy {accuracy} and --budget {budget:g}: give one of the two")
     wanted = _fraction(accuracy)
     found, ref, beside = (
         _of_files(files, dataset, data) if files else _of_study(storage, study, data)
@@ -62,7 +62,9 @@ def cascade_and_show(
     found = _once(found)
     names, models = list(found), list(found.values())
     if len(models) < 2:
-        raise NothingFound(f"a cascade needs two networks with weights: there is {len(models)}")
+        raise NothingFound(
+            f"a cascade needs at least two networks with weights, and there is {len(models)}"
+        )
     cascade.alike(models, "a cascade")
     for model in models:
         cascade.beside(output, model)  # whoever is chosen: before the work
@@ -104,7 +106,7 @@ def cascade_and_show(
     cascade.save_cascade(output, made)
     comparison = compare(tested, told.single_test) if told.single_test else None
     screens.out(pages.cascade_page(told, comparison))
-    print(f"\nnas: written to {output}, its members beside it\nnext:", file=sys.stderr)
+    print(f"\nnas: written to {output}, with its members next to it\nnext:", file=sys.stderr)
     print(f"  nas predict {output} IMAGE_OR_DIR", file=sys.stderr)
     print(f"  nas export {output} -f onnx", file=sys.stderr)
 
@@ -153,7 +155,7 @@ def _of_files(
     for file, model in models.items():
         if model.card.identity and model.card.identity != ref.identity:
             raise NasError(
-                f"{file} was trained on other images: it may have seen those that choose or test"
+                f"{file} was trained on other images and may have seen those of validation or test"
             )
     return models, ref, []
 
@@ -177,11 +179,12 @@ def _of_study(
     lacking = [name for name in networks if name not in models]
     if lacking:
         print(
-            f"nas: no weights of {', '.join(lacking)}, not kept, gone or written over: left out",
+            "nas: left out for lack of weights (not kept, deleted or overwritten): "
+            f"{', '.join(lacking)}",
             file=sys.stderr,
         )
     if lacking and not models:
-        raise StudyError(f"study {row.name!r} has no weights kept of its front: --keep front")
+        raise StudyError(f"study {row.name!r} has kept no weights of its front (--keep front)")
     names = [r.baseline for r in wanted if r.baseline in classical.METHODS]
     return models, ref, names
 
@@ -201,8 +204,8 @@ def _classical(name: str, ref: DataRef) -> dict[str, Model]:
     no cost but the time."""
     if name != "logistic":
         if name not in classical.METHODS:
-            raise NasError(f"--baseline {name}: must be logistic, which is a network of one layer")
-        print(f"nas: {name} is no network: left out", file=sys.stderr)
+            raise NasError(f"--baseline {name}: must be logistic, which is a one-layer network")
+        print(f"nas: {name} is not a network: left out", file=sys.stderr)
         return {}
     from nas.training.linear import as_model
 
@@ -229,18 +232,19 @@ def _made(verdict: Verdict, models: Sequence[Model], choice: Choice) -> Cascade:
 
 def _why_none(verdict: Verdict, demand: Demand, names: Sequence[str], cost: str) -> str:
     what = (
-        f"accuracy {demand.accuracy:.4f} on validation at less {METRICS[cost].title}"
+        f"accuracy {demand.accuracy:.4f} on validation at a lower {METRICS[cost].title}"
         if demand.accuracy is not None
-        else f"more accuracy at {demand.budget:g} {METRICS[cost].title}"
+        else f"a higher accuracy at {demand.budget:g} {METRICS[cost].title}"
     )
-    told = [f"these networks allow no cascade that has {what} than one network alone"]
+    told = [f"no cascade of these networks has {what} than a single network"]
     if verdict.single:
         name, value = names[verdict.single.members[0]], shown(cost, verdict.single.cost)
         told.append(f"{name} has {verdict.single.accuracy:.4f} at {value}")
     for size, luck in verdict.luck.items():
         if size > 1 and luck:
             told.append(
-                f"of {size} members, held out, {luck.held_out:.4f} at {shown(cost, luck.cost)}"
+                f"the best of {size} members has, held out, {luck.held_out:.4f} at "
+                f"{shown(cost, luck.cost)}"
             )
     return "; ".join(told)
 
@@ -252,11 +256,11 @@ def export_cascade(file: str, format: str, output: Path | None) -> None:
     if format not in FORMATS:
         raise NasError(f"--format {format}: a cascade is exported as {' or '.join(FORMATS)}")
     if format == "python" and "://" in file:
-        raise NasError(f"the source reads its weights from a disk, not from {file}")
+        raise NasError(f"Python source reads its weights from disk, not from {file}")
     ending = ".py" if format == "python" else ".onnx"
     output = output or Path(Path(file).stem + ending)
     difference = export(cascade.load_cascade(file), format, output, Path(file))
-    told = "not checked: there is no ONNX Runtime here (pip install 'nas-patterns[onnx]')"
+    told = "not checked: ONNX Runtime is not installed (pip install 'nas-patterns[onnx]')"
     if difference is not None:
-        told = f"its probabilities differ by {difference:.1e} at most"
+        told = f"its probabilities differ by at most {difference:.1e}"
     print(f"nas: {output}, {output.stat().st_size / 1e6:.2f} MB, {told}", file=sys.stderr)

@@ -20,13 +20,13 @@ def group() -> None:
 @app.command(cls=Grouped)
 def check(
     data: Annotated[
-        str, typer.Argument(metavar="DIR", help="A folder of images, or a table (.csv) of them.")
+        str, typer.Argument(metavar="DIR", help="Folder of images, or a .csv table of them.")
     ],
     size: Size = 0,
     skip_unreadable: SkipUnreadable = False,
     group_by: GroupBy = "",
     format: Annotated[
-        str, typer.Option("--format", "-f", metavar="text|json", help="How it is printed.")
+        str, typer.Option("--format", "-f", metavar="text|json", help="Output format.")
     ] = "text",
     output: Annotated[
         Path | None,
@@ -35,11 +35,11 @@ def check(
             "-o",
             metavar="SHEET.png",
             parser=a_file,
-            help="A few images a class, drawn.",
+            help="Draw a few images of each class.",
         ),
     ] = None,
 ) -> None:
-    """Look at all images: classes, parts, sizes, what is skipped, what cannot be learned."""
+    """Inspect all images: classes, splits, sizes, what is skipped, what cannot be learned."""
     from nas.cli.options import data_ref
     from nas.cli.output import form_of, writable
     from nas.report import images
@@ -53,15 +53,15 @@ def check(
 @app.command()
 def pack(
     data: Annotated[
-        str, typer.Argument(metavar="DIR", help="A folder of images, or a table (.csv) of them.")
+        str, typer.Argument(metavar="DIR", help="Folder of images, or a .csv table of them.")
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="OUT", help="A new folder for the tars.")
+        Path, typer.Option("--output", "-o", metavar="OUT", help="New folder for the tar files.")
     ],
-    megabytes: Annotated[int, typer.Option(help="Of a tar, as a rule.")] = 1000,
+    megabytes: Annotated[int, typer.Option(help="Approximate size of a tar file.")] = 1000,
     group_by: GroupBy = "",
 ) -> None:
-    """Put a folder of images into a few tar files (WebDataset) with an index, as --data takes."""
+    """Pack a folder of images into a few WebDataset tar files with an index, for --data."""
     from nas.cli.options import data_ref
     from nas.cli.output import directory
     from nas.data.pack import pack as write
@@ -75,14 +75,14 @@ def pack(
 def cache(
     remove: Annotated[
         list[str] | None,
-        typer.Option("--remove", metavar="NAME", help="Remove it, or all that are unused: all."),
+        typer.Option("--remove", metavar="NAME", help="Remove this one, or all unused ones: all."),
     ] = None,
     older: Annotated[
         float | None,
-        typer.Option("--older", metavar="DAYS", help="Remove what was not used for so long."),
+        typer.Option("--older", metavar="DAYS", help="Remove those unused for this many days."),
     ] = None,
 ) -> None:
-    """List the decoded images that are kept, or remove some; what a process uses stays."""
+    """List the cached decoded images, or remove some; those in use stay."""
     from nas.report import images
 
     images.kept(remove or [], older)

@@ -81,7 +81,7 @@ def distill_and_show(
     if zoo := [text for text in teachers if text in zoo_names()]:
         files += [_zoo(name, init, ref, folder) for name in zoo]
     elif init:
-        raise NasError(f"--init {init}: is for a teacher of the zoo, by its name")
+        raise NasError(f"--init {init}: is only for a teacher from the zoo, given by name")
     places, taught = taught_by(files, ref)
     pattern = _pattern(student, storage, study, ref)
     way = Job(
@@ -116,8 +116,10 @@ def enter_and_tell(
         there = any(best.id == row.id for best in pareto(study, rows))
         place = "on the front" if there else "not on the front"
     except StudyError as error:  # it is entered, whatever that front is
-        place = f"and of the front: {error}"
-    told = f"in study {study.name}, by its first seed: trial {row.number}, {place}, {row.model}"
+        place = f"but no front: {error}"
+    told = (
+        f"added to study {study.name} with its first seed: trial {row.number}, {place}, {row.model}"
+    )
     print(f"nas: {told}", file=sys.stderr)
 
 
@@ -141,7 +143,7 @@ def tell_epochs(
     macs = parse(next(iter(jobs.values())).pattern).macs
     rows = store.trials(study.id) if store and study else ()
     if seconds := TimeBudget.recorded(rows, machine()).expected(macs, sum(works)):
-        told += f", about {span(seconds)} by what the study's trials took"
+        told += f", about {span(seconds)} judging by the study's trials"
     print(f"nas: {told}", file=sys.stderr, flush=True)
 
     def tell(side: str, job: Job, point: Epoch) -> None:
@@ -156,8 +158,8 @@ def tell_epochs(
 
 def _tell_sizes(files: Sequence[str], pattern: str) -> None:
     own, most = parse(pattern).params, max(card_of(f).architecture.params for f in files)
-    told = f"a student of {count(own)} params, {count(most)} in its largest teacher"
-    larger = ": the student is the larger one" if own > most else ""
+    told = f"the student has {count(own)} params, its largest teacher {count(most)}"
+    larger = ": the student is larger" if own > most else ""
     print(f"nas: {told}{larger}", file=sys.stderr)
 
 
@@ -177,15 +179,15 @@ def model_files(text: str, storage: str, study: str | None, option: str = "--tea
             raise nothing_found(row, rows)
         kept = [each for each in front if store.model(each)]
         if not kept:
-            raise StudyError(f"study {row.name!r} has no weights kept of its front: --keep front")
+            raise StudyError(f"study {row.name!r} has kept no weights of its front (--keep front)")
         return [weights_of(store, row, each) for each in kept]
     if is_number(text):
         return [trial_weights(storage, study, int(text))]
     if os.path.isfile(text) or "://" in text or Path(text).suffix in MODELS:
         return [text]
     raise NasError(
-        f"{option} {text}: must be a model's file, a trial's number, front, or a network of the "
-        f"zoo; {nearest(text, zoo_names())}"
+        f"{option} {text}: must be a model file, a trial number, front, or a zoo network; "
+        f"{nearest(text, zoo_names())}"
     )
 
 
@@ -203,8 +205,8 @@ def images_of(files: Sequence[str], dataset: str | None, data: str, init: str = 
         ref = dataclasses.replace(ref, size=height)
     if card.identity and ref.identity != card.identity:
         print(
-            "nas: the model was trained on other images: whether it saw some of these test "
-            "images is not known",
+            "nas: the model was trained on other images: it may have seen some of these test "
+            "images",
             file=sys.stderr,
         )
     return ref
@@ -213,7 +215,7 @@ def images_of(files: Sequence[str], dataset: str | None, data: str, init: str = 
 def _zoo(name: str, init: str, ref: DataRef, folder: Path) -> str:
     """Writes a network of the zoo with its weights as a model, and says where."""
     if not init:
-        raise NasError(f"--teacher {name}: needs its weights, --init {name} or a file")
+        raise NasError(f"--teacher {name}: needs weights: --init {name}, or a file")
     network, card = zoo_model(name, init, describe(ref))
     file = folder / f"{name}.safetensors"
     save_once(file, Model(network, card))
@@ -227,6 +229,6 @@ def _pattern(text: str, storage: str, study: str | None, ref: DataRef) -> str:
     if architecture is None:
         raise NasError(
             f"--student {space.name if space else text}: is a search space; `nas search --teacher` "
-            "trains each of its networks by a teacher"
+            "trains all its candidates with a teacher"
         )
     return str(architecture)

@@ -49,9 +49,9 @@ def front_out(
     for note in notes:
         print(f"nas: {note}", file=sys.stderr)
     if form == "png" and output is None and sys.stdout.isatty():
-        raise NasError("a PNG is not for a terminal: --output FILE.png, or -f png > FILE.png")
+        raise NasError("a PNG cannot go to a terminal: use --output FILE.png, or -f png > FILE.png")
     if believed and form in ("svg", "png"):
-        raise NasError(f"--believed: a front as {form} has no room for it; table, json and csv do")
+        raise NasError(f"--believed: a front as {form} has no room for it; use table, json or csv")
     best = pareto(study, rows)
     if not best:
         raise nothing_found(study, rows)
@@ -77,7 +77,7 @@ def front_out(
             optuna.logging.set_verbosity(optuna.logging.WARNING)
             beliefs = beliefs_of(study, rows)
             if not beliefs.by:
-                print("nas: too few trials to believe more than was measured", file=sys.stderr)
+                print("nas: too few trials to estimate more than was measured", file=sys.stderr)
         listed = functools.partial(trials.rows_out, study, best, form, rows, beliefs)
         data = files.printed(listed) if output else b""
     if output:
@@ -130,9 +130,7 @@ def by_cost(
     costs = {file: chosen_by(file, made) for file, made in cascades.items()}
     if len({*costs.values()}) > 1:
         chosen = ", ".join(f"{file} by {cost}" for file, cost in costs.items())
-        raise NasError(
-            f"--cascade: chosen by several costs, {chosen}: --objective says which is drawn"
-        )
+        raise NasError(f"--cascade: chosen by several costs, {chosen}: pick one with --objective")
     (cost,) = {*costs.values()}
     (first, direction), *others = study.objectives
     if cost == front.axes(study)[0]:
@@ -140,7 +138,7 @@ def by_cost(
     named = ",".join(f"{name}:{way}" for name, way in study.objectives)
     if not any(math.isfinite(row.value(cost)) for row in rows):
         print(
-            f"nas: drawn by {named}: the cascade was chosen by {cost}, which no trial has",
+            f"nas: drawn over {named}: the cascade was chosen by {cost}, which no trial has",
             file=sys.stderr,
         )
         return study
@@ -151,8 +149,8 @@ def by_cost(
     drawn = dataclasses.replace(study, objectives=((first, direction), *others))
     axes = ",".join(f"{name}:{way}" for name, way in drawn.objectives)
     print(
-        f"nas: drawn by {axes}, as the cascade was chosen by {cost}; --objective {named} draws it "
-        "by these",
+        f"nas: drawn over {axes}, as the cascade was chosen by {cost}; use --objective {named} to "
+        "draw over those",
         file=sys.stderr,
     )
     return drawn

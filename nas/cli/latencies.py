@@ -74,8 +74,8 @@ def pack_and_show(
     store, row, rows = _chosen(storage, study, trials, plugins)
     name = packs.pack(store, row, rows, folder)
     print(
-        f"nas: pack {name} of {len(rows)} networks is in {folder}; there, with onnxruntime and "
-        f"numpy: python {packs.SCRIPT} --device NAME; here again: nas latency read "
+        f"nas: pack {name} of {len(rows)} networks is in {folder}; on the device, with onnxruntime "
+        f"and numpy: python {packs.SCRIPT} --device NAME; then back here: nas latency read "
         f"{folder / packs.ANSWERS}",
         file=sys.stderr,
     )
@@ -134,13 +134,13 @@ def profile_and_show(
     listed.show_header = False
     for key, text in {
         "device": made.device.device,
-        "pieces": f"{len(predictor.table):,}, {now['pieces']:,} of them measured now",
-        "networks": f"{whole:,} measured whole, {now['networks']:,} of them now",
+        "pieces": f"{len(predictor.table):,}, {now['pieces']:,} of them just measured",
+        "networks": f"{whole:,} measured whole, {now['networks']:,} of them just now",
         "error": predictor.trust,
         "metric": str(at),
     }.items():
         listed.add_row(key, text)
     screens.out(listed)
     if predictor.errors and predictor.within < DOUBTFUL:
-        told_again = "measured beside other work, perhaps: the same with --again measures all anew"
+        told_again = "other work may have disturbed this: --again repeats all measurements"
         print(f"nas: {told_again}", file=sys.stderr)

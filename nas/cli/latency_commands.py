@@ -25,7 +25,7 @@ from nas.cli.arguments import (
 )
 
 app = typer.Typer(
-    help="Latencies on devices: measured here, or elsewhere by a pack.",
+    help="Latencies on devices, measured here or elsewhere by a pack.",
     invoke_without_command=True,
 )
 
@@ -39,7 +39,7 @@ Name = Annotated[
     str,
     typer.Option(
         "--name",
-        help="What this machine is called.  [default: its host name]",
+        help="Name for this machine.  [default: its host name]",
         rich_help_panel=WHERE,
     ),
 ]
@@ -48,20 +48,20 @@ Runtime = Annotated[
     typer.Option(
         "--runtime",
         metavar="eager|compile|cudagraph|onnx",
-        help="What runs them.",
+        help="Runtime that runs the networks.",
         rich_help_panel=WHERE,
     ),
 ]
 Threads = Annotated[
     int,
-    typer.Option("--threads", min=1, help="Of the runtime, on the CPU.", rich_help_panel=WHERE),
+    typer.Option("--threads", min=1, help="CPU threads of the runtime.", rich_help_panel=WHERE),
 ]
 Batch = Annotated[
     int,
-    typer.Option("--batch", min=1, max=65_536, help="Images at once.", rich_help_panel=WHERE),
+    typer.Option("--batch", min=1, max=65_536, help="Images per batch.", rich_help_panel=WHERE),
 ]
 Again = Annotated[
-    bool, typer.Option("--again", help="Measure what is known, too.", rich_help_panel=HOW)
+    bool, typer.Option("--again", help="Measure again what is already known.", rich_help_panel=HOW)
 ]
 
 
@@ -98,13 +98,13 @@ def measure(
 
 @app.command()
 def pack(
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="A new directory.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="New directory.")],
     study: StudyName = None,
     storage: Storage = STORAGE,
     trials: Trials = "front",
     plugin: Plugin = None,
 ) -> None:
-    """ONNX files and a script that needs onnxruntime and numpy alone, for another machine."""
+    """Write ONNX files and a script that needs only onnxruntime and numpy, for another machine."""
     from nas.cli.latencies import pack_and_show
 
     pack_and_show(storage, study, trials, output, plugin or [])
@@ -112,16 +112,20 @@ def pack(
 
 @app.command()
 def read(
-    answers: Annotated[Path, typer.Argument(metavar="ANSWERS.json", help="What the script wrote.")],
+    answers: Annotated[
+        Path, typer.Argument(metavar="ANSWERS.json", help="File that the script wrote.")
+    ],
     study: Annotated[
         str | None,
         typer.Option(
-            "--study", help="Whose pack it must be of.  [default: any]", rich_help_panel=RECORD
+            "--study",
+            help="Study that the pack must be from.  [default: any]",
+            rich_help_panel=RECORD,
         ),
     ] = None,
     storage: Storage = STORAGE,
 ) -> None:
-    """Take the answers of a pack into the record."""
+    """Import the measurements of a pack into the record."""
     from nas.cli.latencies import read_and_show
 
     read_and_show(storage, study, answers)
@@ -141,7 +145,7 @@ def profile(
             "--networks",
             min=1,
             max=10_000,
-            help="How many to measure whole; three times as many are taken apart.",
+            help="Networks to measure whole; three times as many are taken apart.",
             rich_help_panel=HOW,
         ),
     ] = 80,
@@ -152,7 +156,7 @@ def profile(
     seed: Seed = 0,
     plugin: Plugin = None,
 ) -> None:
-    """Measure pieces of a space's networks here: `latency_ms@NAME` is predicted in a search."""
+    """Measure pieces of a space's networks here, so that a search predicts `latency_ms@NAME`."""
     from nas.cli.latencies import profile_and_show
 
     profile_and_show(

@@ -35,7 +35,7 @@ from nas.cli.arguments import (
 ModelFile = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="A file of `nas train`, `nas cascade`, or `nas export -f onnx`."
+        metavar="MODEL", help="Model file from `nas train`, `nas cascade` or `nas export -f onnx`."
     ),
 ]
 
@@ -52,7 +52,7 @@ EXPORTS: Mapping[str, str] = {
 def train(
     pattern: Annotated[
         str | None,
-        typer.Argument(metavar="PATTERN_OR_NAME", help="A closed pattern or a zoo network."),
+        typer.Argument(metavar="PATTERN_OR_NAME", help="Closed pattern or zoo network."),
     ] = None,
     trial: Trial = None,
     study: StudyName = None,
@@ -61,7 +61,7 @@ def train(
         int | None,
         typer.Option(
             "--epochs",
-            help="How long it is trained.  [default: as the study, or 20]",
+            help="Training epochs.  [default: as in the study, or 20]",
             rich_help_panel=HOW,
         ),
     ] = None,
@@ -73,8 +73,8 @@ def train(
             "--size",
             min=0,
             max=16_384,
-            help="Resize images to SIZE x SIZE pixels (0: no).  "
-            "[default: as the weights of --init ask, otherwise no]",
+            help="Resize images to SIZE x SIZE pixels (0: automatic).  "
+            "[default: as the --init weights require, otherwise 0]",
             rich_help_panel=ON,
         ),
     ] = None,
@@ -85,7 +85,7 @@ def train(
         int | None,
         typer.Option(
             "--seed",
-            help="The same seed draws the same.  [default: the trial's, or 0]",
+            help="Random seed.  [default: the trial's, or 0]",
             rich_help_panel=HOW,
         ),
     ] = None,
@@ -94,8 +94,8 @@ def train(
         typer.Option(
             "--init",
             metavar="NAME_OR_FILE",
-            help="Begin with torchvision's weights of NAME or NAME:MEMBER, as "
-            "resnet50:IMAGENET1K_V1, or with a file's.",
+            help="Initial weights: torchvision's NAME or NAME:MEMBER, such as "
+            "resnet50:IMAGENET1K_V1, or a file.",
             rich_help_panel=HOW,
         ),
     ] = "",
@@ -103,7 +103,7 @@ def train(
         int,
         typer.Option(
             "--freeze",
-            help="Train the head alone for so many epochs first.",
+            help="Epochs to train the head alone first.",
             rich_help_panel=HOW,
         ),
     ] = 0,
@@ -116,13 +116,13 @@ def train(
             "-o",
             metavar="DIR|FILE.safetensors",
             parser=a_file_or_directory,
-            help="For checkpoint and model; or the model itself, its checkpoint beside it.",
+            help="Directory for checkpoint and model; or the model file, checkpoint beside it.",
             rich_help_panel=OUTPUT,
         ),
     ] = Path("nas-train"),
 ) -> None:
-    """Train one architecture to a model, and score it once on the test images; --trial takes data,
-    recipe and size from the record. The same command resumes."""
+    """Train one architecture and score the model once on the test images. With --trial, data,
+    recipe and size come from the record. The same command resumes."""
     from nas.cli.models import train_and_show
     from nas.cli.options import data_ref, single_job
     from nas.cli.output import resumable
@@ -131,7 +131,7 @@ def train(
     from nas.errors import NasError
 
     if (pattern is None) == (trial is None):
-        raise NasError("give a pattern or a network's name, or --trial N: one of them")
+        raise NasError("give either a pattern or a network's name, or --trial N")
     settings = starting(recipe or [], init, freeze)
     job = (
         single_job(
@@ -158,7 +158,7 @@ def train(
             plugins=plugin or [],
         )
     )
-    with resumable("the same command goes on from the last checkpoint"):
+    with resumable("the same command resumes from the last checkpoint"):
         train_and_show(job, output)
 
 
@@ -166,7 +166,9 @@ def predict(
     model: ModelFile,
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH...", help="Images, and directories with images at any depth."),
+        typer.Argument(
+            metavar="PATH...", help="Images, or directories, which are searched at any depth."
+        ),
     ],
     format: Annotated[
         str,
@@ -174,7 +176,7 @@ def predict(
             "--format",
             "-f",
             metavar="table|csv|json",
-            help="How it is printed.",
+            help="Output format.",
             rich_help_panel=OUTPUT,
         ),
     ] = "table",
@@ -182,13 +184,13 @@ def predict(
         int,
         typer.Option(
             "--top",
-            help="How many classes to tell of each.",
+            help="Number of classes to show per image.",
             rich_help_panel=OUTPUT,
         ),
     ] = 1,
     plugin: Plugin = None,
 ) -> None:
-    """The class of each image, and its probability."""
+    """Predict the class of each image, with its probability."""
     from nas.cli.models import predict_and_show
     from nas.cli.options import load_plugins
 
@@ -200,7 +202,7 @@ def evaluate(
     model: ModelFile,
     other: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="Another, to compare on the same images."),
+        typer.Argument(metavar="[MODEL]", help="Second model, to compare on the same images."),
     ] = None,
     dataset: KindOfImages = "",
     data: Data = "",
@@ -210,8 +212,8 @@ def evaluate(
         typer.Option(
             "--part",
             metavar="test|validation|train|all",
-            help="Which of them.  [default: test; all of a folder without parts "
-            "that it was not trained on]",
+            help="Which split.  [default: test; all images of a folder without splits "
+            "that was not trained on]",
             rich_help_panel=ON,
         ),
     ] = "",
@@ -221,7 +223,7 @@ def evaluate(
             "--format",
             "-f",
             metavar="table|json",
-            help="How it is printed.",
+            help="Output format.",
             rich_help_panel=OUTPUT,
         ),
     ] = "table",
@@ -231,13 +233,13 @@ def evaluate(
             "--output",
             "-o",
             metavar="DIR",
-            help="For confusion.csv, confusion.png and mistakes.png.",
+            help="Directory for confusion.csv, confusion.png and mistakes.png.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
     plugin: Plugin = None,
 ) -> None:
-    """How good a model is on images with labels, class by class; of two, whether they differ."""
+    """Evaluate a model on labelled images, class by class; or test whether two models differ."""
     from nas.cli.models import evaluate_and_show
     from nas.cli.options import load_plugins
 
@@ -259,7 +261,7 @@ def export(
         str | None,
         typer.Argument(
             metavar="PATTERN_OR_MODEL",
-            help="A model's file; without weights a pattern, a network or a trial's number.",
+            help="Model file, or trial number; or without weights, a pattern or zoo network.",
         ),
     ] = None,
     trial: Trial = None,
@@ -271,7 +273,7 @@ def export(
             "--format",
             "-f",
             metavar="python|pattern|onnx|pt2|safetensors",
-            help="What to write.  [default: as FILE ends, otherwise python]",
+            help="What to write.  [default: by FILE's ending, otherwise python]",
             rich_help_panel=OUTPUT,
         ),
     ] = "",
@@ -282,7 +284,7 @@ def export(
             "-o",
             metavar="FILE",
             parser=a_file,
-            help="Where to.  [default: text to stdout, others here, by the model's name]",
+            help="Output file.  [default: text to stdout, others here, named after the model]",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -291,8 +293,8 @@ def export(
         typer.Option(
             "--precision",
             metavar="fp32|fp16|int8",
-            help="Of ONNX: fp32, fp16, or int8, quantised by training images (--data, as it was "
-            "trained on); told with the accuracy and latency that each has.",
+            help="For ONNX; int8 is quantised on the training images (--data, as in training). "
+            "Accuracy and latency of each precision are reported.",
             rich_help_panel=OUTPUT,
         ),
     ] = "fp32",
@@ -300,10 +302,10 @@ def export(
     data: Data = "",
     plugin: Plugin = None,
 ) -> None:
-    """A model for elsewhere, checked to answer as it does in torch; of a pattern the network alone.
+    """Export a model, checked to give the same outputs as in torch; or a pattern's bare network.
 
-    ONNX takes pixels, uint8 (images, channels, height, width) as decoded, and answers logits; the
-    normalisation is inside, classes and size are metadata.
+    ONNX takes decoded pixels, uint8 (images, channels, height, width), and returns logits;
+    normalisation is built in, and classes and size are metadata.
     """
     from nas.cli.models import export_lowered, export_model, export_pattern
     from nas.cli.options import closed_pattern, load_plugins
@@ -315,10 +317,10 @@ def export(
     if what is not None and re.fullmatch("[0-9]{1,8}", what) and trial is None:
         trial, what = int(what), None
     if (what is None) == (trial is None):
-        raise NasError("give a model, a pattern or a network's name, or --trial N: one of them")
+        raise NasError("give either a model, a pattern or a network's name, or --trial N")
     format = form_of(format, output, EXPORTS, "python")
     if precision != "fp32" and format != "onnx":
-        raise NasError(f"--precision {precision}: is of ONNX alone (-f onnx)")
+        raise NasError(f"--precision {precision}: is for ONNX only (-f onnx)")
     as_text = format == "pattern" or (format == "python" and output is None)
     pattern, file, name = "", "", ""
     if trial is not None:

@@ -76,7 +76,7 @@ def train_and_show(job: Job, output: Path) -> None:
     file = output if named else folder / f"{name}.safetensors"
     free_to_train(job, file)
     if checkpoint.exists():
-        print(f"nas: goes on from {checkpoint}, its epochs told again first", file=sys.stderr)
+        print(f"nas: resumes from {checkpoint}, whose epochs are repeated first", file=sys.stderr)
     done = train(job, epochs_told(job.epochs), checkpoint=checkpoint, file=file)
     screens.out(screens.trained_page(done))
     shown = shlex.quote(shown_file(str(file)))
@@ -107,7 +107,7 @@ def predict_and_show(file: str, paths: Sequence[Path], format: str, top: int) ->
     if top < 1:
         raise NasError(f"--top {top}: must be 1 or more")
     if models := [str(path) for path in paths if path.suffix.lower() in MODELS]:
-        raise NasError(f"{brief(models[0])} is a model, not an image: one model, then the images")
+        raise NasError(f"{brief(models[0])} is a model, not an image: give one model, then images")
     found = files(paths)
     model = predictor(file)
     others = 0
@@ -136,20 +136,20 @@ def predict_and_show(file: str, paths: Sequence[Path], format: str, top: int) ->
     tell_stops(model)
     if others:
         print(
-            f"nas: {others:,} files left out: hidden, pipes, or no images by their ending",
+            f"nas: {others:,} files skipped: hidden, pipes, or not images by their ending",
             file=sys.stderr,
         )
     if failed:
         raise DataError(f"{failed:,} of {shown:,} images could not be read")
     if not shown:
-        raise DataError(f"{', '.join(map(str, paths))}: no images there")
+        raise DataError(f"{', '.join(map(str, paths))}: no images found")
 
 
 def tell_stops(model: Model | OnnxModel | Cascade, ms: float | None = None) -> None:
     """Says how many of the images stopped at each member of a cascade, and how long one took."""
     if shares := getattr(model, "shares", None):
         shares_text = ", ".join(f"{100 * share:.1f} %" for share in shares)
-        took = f"; {ms:.3f} ms an image, one by one" if ms is not None else ""
+        took = f"; {ms:.3f} ms per image, one at a time" if ms is not None else ""
         print(f"nas: stopped at each member: {shares_text}{took}", file=sys.stderr)
 
 
@@ -233,8 +233,8 @@ def evaluate_and_show(
     for name, model in models.items():
         if learned(model.card, ref, part):
             print(
-                f"nas: warning: {name} was trained on images of this part ({part}): "
-                "its accuracy here says little of others; --part test are those it has not seen",
+                f"nas: warning: {name} was trained on images of this split ({part}): its accuracy "
+                "here says little about others; it has not seen those of --part test",
                 file=sys.stderr,
             )
     evaluations = {name: evaluate(model, ref, part) for name, model in models.items()}
@@ -292,7 +292,7 @@ def export_model(
         raise NasError(f"--format {format}: must be one of pattern, {', '.join(FORMATS)}")
     if format == "python" and "://" in file and not kept:
         raise NasError(
-            f"the source reads its weights from a disk: first -f safetensors, not {file}"
+            f"Python source reads its weights from disk: first use -f safetensors, not {file}"
         )
     model = load_model(file)
     if format == "python" and output is None:
@@ -300,16 +300,18 @@ def export_model(
         return
     output = output or Path(name + FORMATS[format].ending)
     if output.exists() and Path(file).exists() and output.samefile(file):
-        raise NasError(f"--output {output}: is the model itself; name another file")
+        raise NasError(f"--output {output}: is the model itself; choose another file")
     weights = Path(file)
     if kept and format == "python":
         weights, data = output.with_suffix(".safetensors"), read(file)
         if weights.exists() and weights.read_bytes() != data:
-            raise NasError(f"--output {output}: its weights would be {weights}, which is another")
+            raise NasError(
+                f"--output {output}: its weights would go to {weights}, which holds others"
+            )
         artifacts.replace(weights, data)
-        print(f"nas: the weights are copied to {weights}", file=sys.stderr)
+        print(f"nas: weights copied to {weights}", file=sys.stderr)
     done = export(model, format, output, weights)
-    check = "not checked: there is no ONNX Runtime here (pip install 'nas-patterns[onnx]')"
+    check = "not checked: ONNX Runtime is not installed (pip install 'nas-patterns[onnx]')"
     if done.difference is not None:
         check = f"differs from torch by {done.difference:.1e} of the output's scale"
     print(f"nas: {done.file}, {done.file.stat().st_size / 1e6:.2f} MB, {check}", file=sys.stderr)
@@ -319,7 +321,7 @@ def refuse_exported(file: str) -> None:
     """Raises NasError for a file that was itself exported: no other is made of it."""
     if Path(file).suffix.lower() in (".onnx", ".pt2", ".py"):
         raise NasError(
-            f"{file} was exported, and nothing else is made of it: name the model that it was made "
+            f"{file} is an export and cannot be converted further: give the model that it was made "
             "from, a .safetensors file of `nas train`, or --trial N"
         )
 

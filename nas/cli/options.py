@@ -119,14 +119,14 @@ def drawn(architecture: Architecture | None, space: Space | None, output: Path) 
     """Writes the drawing of what ``closed_or_space`` found. Raises NasError, before it writes."""
     if output.suffix.lower() != ".svg":
         raise NasError(
-            f"--output {output}: must end in .svg; a browser prints that as PDF, and rsvg-convert "
-            "or Inkscape makes it a PNG"
+            f"--output {output}: must end in .svg; a browser can print that as PDF, and "
+            "rsvg-convert or Inkscape can convert it to PNG"
         )
     if architecture is None:
         name = space.name if space else ""
         raise NasError(
-            f"{name} is a search space: a network of it can be drawn, such as one that "
-            "`nas space sample` prints of it"
+            f"{name} is a search space: only one of its networks can be drawn, such as one that "
+            "`nas space sample` prints"
         )
     writable(output)
     replace(output, architecture.svg(space.name if space else "").encode())
@@ -184,11 +184,13 @@ def plan(
     if sampler not in SAMPLERS:
         raise NasError(f"--sampler: unknown sampler {sampler}; {nearest(sampler, SAMPLERS)}")
     if teachers and evaluator:
-        raise NasError(f"--teacher {teachers[0]}: an evaluator trains as it will, without it")
+        raise NasError(
+            f"--teacher {teachers[0]}: an evaluator does its own training, without teachers"
+        )
     if older and sampler not in LEARNING:
         raise NasError(
-            f"--from {older[0]}: --sampler {sampler} learns from its own study alone; "
-            f"{LEARNING[0]} takes older ones"
+            f"--from {older[0]}: --sampler {sampler} learns only from its own study; "
+            f"{LEARNING[0]} can use older ones"
         )
     teachers, taught = taught_by(teachers, ref)
     job = Job(
@@ -296,9 +298,7 @@ def single_job(
     ref, _ = identified(ref)
     architecture, space = closed_or_space(pattern, ref)
     if architecture is None:
-        raise NasError(
-            f"{space.name if space else pattern} is a search space: `nas search` takes it"
-        )
+        raise NasError(f"{space.name if space else pattern} is a search space: use `nas search`")
     return Job(
         pattern=str(architecture),
         recipe=settings,
@@ -325,5 +325,5 @@ def closed_pattern(text: str) -> str:
     """The pattern of a zoo network's name, or of a closed pattern. Raises NasError for a space."""
     closed, space = closed_or_space(text)
     if closed is None:
-        raise NasError(f"{space.name if space else text} is a search space: it is not one network")
+        raise NasError(f"{space.name if space else text} is a search space, not a single network")
     return str(closed)

@@ -36,13 +36,13 @@ def form_of(asked: str, output: Path | None, known: Mapping[str, str], usual: st
         named = f"--format {asked}: must be" if asked else f"--output {output}: must end in"
         raise NasError(f"{named} {', '.join(others)}{' or ' if others else ''}{last}")
     if by_ending.get(ending, form) != form:
-        raise NasError(f"--output {output}: does not end as --format {form} is called")
+        raise NasError(f"--output {output}: does not have the ending of --format {form}")
     return form
 
 
 @contextlib.contextmanager
-def resumable(advice: str = "the same command goes on") -> Iterator[None]:
-    """Ends the command where it is interrupted inside, and says how it goes on."""
+def resumable(advice: str = "the same command resumes") -> Iterator[None]:
+    """Ends the command where it is interrupted inside, and says how to resume it."""
     try:
         yield
     except KeyboardInterrupt:
@@ -56,10 +56,10 @@ def directory(path: Path, files: str) -> Path:
     if path.is_dir():
         return path
     if path.exists():
-        raise NasError(f"--output {path}: is a file, and {files} go into a directory")
+        raise NasError(f"--output {path}: is a file, but {files} go into a directory")
     if path.suffix.lower() in FILES:
         raise NasError(
-            f"--output {path}: ends as a file does, and {files} go into a directory: leave out "
+            f"--output {path}: ends like a file, but {files} go into a directory: leave out "
             f"{path.suffix}"
         )
     return path
@@ -75,9 +75,9 @@ def writable(path: Path) -> None:
     except OSError as error:  # too long a name
         raise NasError(f"--output {path}: {error.strerror or error}") from None
     if there != path.absolute() and not there.is_dir():
-        raise NasError(f"--output {path}: {there} is no directory")
+        raise NasError(f"--output {path}: {there} is not a directory")
     if not os.access(there, os.W_OK):
-        raise NasError(f"--output {path}: may not be written")
+        raise NasError(f"--output {path}: no permission to write it")
 
 
 def write(path: Path, data: bytes) -> None:

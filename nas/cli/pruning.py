@@ -59,7 +59,7 @@ def prune_and_show(
     check_numbers(epochs, seeds, seed)
     files = model_files(text, storage, study, "MODEL")
     if len(files) != 1:
-        raise NasError(f"MODEL {text}: must be one model's file, or a trial's number")
+        raise NasError(f"MODEL {text}: must be one model file or trial number")
     (file,) = files
     model = load_model(file)
     narrow = pruned(model, width, by, seed)  # type: ignore[arg-type]
@@ -75,7 +75,7 @@ def prune_and_show(
             check_images(row, ref)
     tell_images(Job(pattern="", data=ref))
     if not model.card.epochs:
-        raise NasError(f"{file} does not tell its epochs: the control would not know how long")
+        raise NasError(f"{file} does not record its epochs, which the control needs")
     before = evaluate(model, ref, "validation").accuracy  # images that it cannot take are refused
     renormalised(narrow, ref, seed)
     start = folder / f"pruned-{narrow.digest}.safetensors"
@@ -86,7 +86,7 @@ def prune_and_show(
     own, made = model.architecture.params, narrow.architecture.params
     print(f"nas: {count(made)} params of {count(own)}: {narrow.architecture}", file=sys.stderr)
     after = evaluate(narrow, ref, "validation").accuracy
-    before_training = f"{percent(after)} before it is trained on, of {percent(before)} unpruned"
+    before_training = f"{percent(after)} before further training, {percent(before)} unpruned"
     print(f"nas: validation accuracy {before_training}", file=sys.stderr)
     way = Job(
         pattern=str(narrow.architecture),

@@ -87,16 +87,16 @@ def weights_of(store: Store, study: StudyRow, row: TrialRow) -> str:
 
     file = store.model(row)
     if not file:
-        raise StudyError(f"{row.called} has no weights kept: {_made_again(study, row)}")
+        raise StudyError(f"{row.called} has no stored weights: {_made_again(study, row)}")
     if not there(file):
         raise StudyError(
-            f"{file}, which held the weights of {row.called} of study {study.name}, is gone: put "
-            f"it back, or {_made_again(study, row)}"
+            f"{file}, which held the weights of {row.called} of study {study.name}, is gone: "
+            f"restore it, or {_made_again(study, row)}"
         )
     if not is_of(card_of(file), row):
         raise StudyError(
-            f"{file}, which held the weights of {row.called} of study {study.name}, has another "
-            f"network now: {_made_again(study, row)}"
+            f"{file}, which held the weights of {row.called} of study {study.name}, now holds "
+            f"another network: {_made_again(study, row)}"
         )
     return file
 
@@ -111,9 +111,9 @@ def is_of(card: Card, row: TrialRow) -> bool:
 def _made_again(study: StudyRow, row: TrialRow) -> str:
     if row.made:
         command = {"distilled": "distill", "pruned": "prune"}[row.made]
-        return f"the `nas {command}` that made it makes it again"
+        return f"repeat the `nas {command}` that made it"
     named = f"--trial {row.number} --study {shlex.quote(study.name)}"
-    return f"`nas train {named}` trains it to a model"
+    return f"`nas train {named}` trains it again"
 
 
 def there(file: str) -> bool:
@@ -146,7 +146,7 @@ def _whose(store: Store, file: str) -> str:
 
 def network_of(row: TrialRow) -> str:
     if row.baseline and not row.is_network:
-        raise StudyError(f"trial {row.number} is {row.baseline}, a classical method: no network")
+        raise StudyError(f"trial {row.number} is {row.baseline}, a classical method, not a network")
     return str(row.architecture)
 
 
@@ -174,7 +174,7 @@ def trial_job(
     if trial.made:
         raise StudyError(
             f"trial {number}, {trial.baseline}, was made by `nas distill` or `nas prune`, which "
-            "train it again beside its control"
+            "retrain it together with its control"
         )
     ref = data_of(row, data)
     return Job(
@@ -196,8 +196,8 @@ def data_of(study: StudyRow, folder: str) -> DataRef:
 
     if evaluator := study.settings.get("evaluator"):
         raise StudyError(
-            f"study {study.name!r} was scored by {evaluator}: it has no images; `nas train PATTERN "
-            "--data DIR` trains one of its networks"
+            f"study {study.name!r} was scored by {evaluator} and has no images; train one of its "
+            "networks with `nas train PATTERN --data DIR`"
         )
     path = str(Path(folder).resolve()) if folder else study.directory
     ref = DataRef(
@@ -224,5 +224,5 @@ def check_dataset(study: StudyRow, dataset: str | None) -> None:
 def check_images(study: StudyRow, ref: DataRef, about: str = "others") -> None:
     """Raises StudyError where a study was made on other images than these, which are ``about``."""
     if ref.identity != study.images:
-        earlier = study.images_about or "images that nas did not tell apart then"
+        earlier = study.images_about or "images that nas did not yet identify"
         raise StudyError(f"study {study.name!r} was made on {earlier}, and these are {about}")

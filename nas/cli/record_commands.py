@@ -26,7 +26,7 @@ db = typer.Typer(help="The database.", no_args_is_help=True)
 
 
 def status(storage: Storage = STORAGE) -> None:
-    """The studies of a database and how far each has come."""
+    """List the studies of a database and the progress of each."""
     from nas.cli.record import open_record
     from nas.report import screens
 
@@ -42,7 +42,7 @@ def pareto(
             "--format",
             "-f",
             metavar="table|json|csv|svg|png",
-            help="svg, png: a picture.  [default: as FILE ends, otherwise table]",
+            help="Output format; svg and png draw.  [default: by FILE's ending, otherwise table]",
             rich_help_panel=OUTPUT,
         ),
     ] = "",
@@ -53,7 +53,7 @@ def pareto(
             "-o",
             metavar="FILE",
             parser=a_file,
-            help="Write it there, not to stdout; folders that are missing are made.",
+            help="Output file instead of stdout; missing folders are created.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -61,7 +61,7 @@ def pareto(
         bool,
         typer.Option(
             "--believed",
-            help="With what all trials together say of it; in a table, json or csv.",
+            help="Add estimates from all trials together (table, json, csv).",
             rich_help_panel=OUTPUT,
         ),
     ] = False,
@@ -70,7 +70,7 @@ def pareto(
         typer.Option(
             "--objective",
             metavar="accuracy:max,latency_ms@rpi5:min",
-            help="Instead of the study's own.",
+            help="Replaces the study's objectives.",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -79,7 +79,7 @@ def pareto(
         typer.Option(
             "--constraint",
             metavar="'latency_ms@rpi5<=20'",
-            help="Besides the study's own.",
+            help="In addition to the study's constraints.",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -88,12 +88,12 @@ def pareto(
         typer.Option(
             "--cascade",
             metavar="FILE.json",
-            help="Draw a cascade beside them; repeatable.",
+            help="Cascade to draw as well; repeatable.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
 ) -> None:
-    """The Pareto front of a study: as a table, as data, or as a picture."""
+    """Show the Pareto front of a study as a table, as data or as a picture."""
     from nas.cli import fronts
     from nas.cli.output import form_of, writable
     from nas.cli.record import opened
@@ -115,19 +115,21 @@ def pareto(
 
 def dashboard(
     storage: Storage = STORAGE,
-    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65_535, help="0: any that is free.")
+        int, typer.Option("--port", min=0, max=65_535, help="Port to listen on; 0: any free one.")
     ] = 8080,
     artifacts: Annotated[
-        Path, typer.Option("--artifacts", metavar="DIR", help="Where the drawings are kept.")
+        Path, typer.Option("--artifacts", metavar="DIR", help="Directory for the drawings.")
     ] = Path("nas-artifacts"),
     allow_host: Annotated[
         list[str] | None,
-        typer.Option("--allow-host", metavar="NAME", help="Another name it has; repeatable."),
+        typer.Option(
+            "--allow-host", metavar="NAME", help="Additional host name to accept; repeatable."
+        ),
     ] = None,
 ) -> None:
-    """The Optuna dashboard on the record, with the front of each study drawn."""
+    """Open the Optuna dashboard on the record, with each study's front drawn."""
     import warnings
 
     warnings.simplefilter("ignore")  # what torch and Optuna tell developers, for every page
@@ -146,7 +148,7 @@ def report(
         int,
         typer.Option(
             "--seeds",
-            help="Trainings of each in the mean, more of those near the best.",
+            help="Mean number of trainings per finalist; those near the best get more.",
             rich_help_panel=HOW,
         ),
     ] = 3,
@@ -154,8 +156,8 @@ def report(
         int,
         typer.Option(
             "--top",
-            help="How many to train again, the best of the front by what is believed of them, not "
-            "by one training; 0: a page of the record alone.",
+            help="Finalists to retrain: the front's best by their estimates from all trials, not "
+            "by one training; 0: a page from the record alone.",
             rich_help_panel=HOW,
         ),
     ] = 3,
@@ -164,7 +166,7 @@ def report(
         typer.Option(
             "--compare",
             metavar="random",
-            help="Beside a random search of equal cost.",
+            help="Compare with a random search of equal cost.",
             rich_help_panel=HOW,
         ),
     ] = "",
@@ -173,7 +175,7 @@ def report(
         int | None,
         typer.Option(
             "--workers",
-            help="Jobs at once of a random search; 0: in this process.",
+            help="Parallel trials of the random search; 0: in this process.",
             rich_help_panel=WHERE,
         ),
     ] = None,
@@ -184,14 +186,14 @@ def report(
             "-o",
             metavar="FILE.html|FILE.md",
             parser=a_file,
-            help="Write it as a page, or as Markdown.",
+            help="Output file, an HTML page or Markdown.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
     artifacts: Artifacts = "",
     plugin: Plugin = None,
 ) -> None:
-    """The winner, honestly: the best trained again with other seeds, scored once on test.
+    """The winner, honestly: the best, retrained with other seeds and scored once on test.
 
     What is trained is kept: interrupted, the same command goes on, and another one trains nothing
     twice.
@@ -221,7 +223,7 @@ def report(
 
 @db.command("upgrade")
 def upgrade(storage: Storage = STORAGE) -> None:
-    """Create the record, or bring it up to date."""
+    """Create the record, or upgrade it to this version."""
     from nas.cli.record import open_record
 
     open_record(storage, create=True).close()

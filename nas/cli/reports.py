@@ -71,7 +71,7 @@ def report_and_show(
         raise NasError(f"--top {top}: must be 0 or more")
     if not top and (compare or form != "html"):
         reason = f"--compare {compare}" if compare else "a report in Markdown"
-        raise NasError(f"--top 0: {reason} needs networks trained again; -o FILE.html does not")
+        raise NasError(f"--top 0: {reason} needs retrained networks; -o FILE.html does not")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     files.begin_work()
     rows = list(store.trials(study.id))
@@ -82,7 +82,9 @@ def report_and_show(
         if compare:
             random = searched(random_plan(study, rows, ref, plugins), store, workers)
         if made := [row.called for row in rows if row.made]:
-            reason = "had other seeds beside its control when it was made: not trained again"
+            reason = (
+                "already trained with other seeds and a control when it was made: not retrained"
+            )
             print(f"nas: {', '.join(made)} {reason}", file=sys.stderr)
         epochs = study.settings["epochs"]
         with Trainings(epochs) as progress:
@@ -112,11 +114,11 @@ def report_and_show(
 
 def tell_next(found: Report) -> None:
     model = shlex.quote(shown_file(found.winner.model))
-    print(f"\nnext, with the winner's model, {model}:", file=sys.stderr)
+    print(f"\nnext, with the winning model, {model}:", file=sys.stderr)
     print(f"  nas export {model} -f onnx -o model.onnx", file=sys.stderr)
     print(f"  nas predict {model} IMAGE_OR_DIR", file=sys.stderr)
     if (alike := found.cheaper) and alike.model:
-        choice = f"or with that of trial {alike.row.number}, which may be as good"
+        choice = f"or with trial {alike.row.number}, which may be as good"
         print(f"{choice}, with {pages.saved(found, alike)}:", file=sys.stderr)
         model = shlex.quote(shown_file(alike.model))
         print(f"  nas export {model} -f onnx -o model.onnx", file=sys.stderr)

@@ -36,7 +36,7 @@ def search(
         str | None,
         typer.Option(
             "--study",
-            help="Its name; the same name resumes.  [default: SPACE-IMAGES]",
+            help="Study name; an existing study is resumed.  [default: SPACE-IMAGES]",
             rich_help_panel=RECORD,
         ),
     ] = None,
@@ -44,7 +44,7 @@ def search(
         int | None,
         typer.Option(
             "--trials",
-            help="How many to have in all.  [default: 40, and with --budget no limit]",
+            help="Total trials of the study.  [default: 40; no limit with --budget]",
             rich_help_panel=HOW,
         ),
     ] = None,
@@ -53,7 +53,7 @@ def search(
         typer.Option(
             "--budget",
             metavar="2h|1h30m|45min|90s",
-            help="What this command may take: no trial is begun that would end later.",
+            help="Time limit of this command; no trial starts that is expected to exceed it.",
             rich_help_panel=HOW,
         ),
     ] = None,
@@ -61,7 +61,7 @@ def search(
         int,
         typer.Option(
             "--epochs",
-            help="How long each is trained.",
+            help="Training epochs per candidate.",
             rich_help_panel=HOW,
         ),
     ] = 20,
@@ -77,14 +77,17 @@ def search(
         typer.Option(
             "--from",
             metavar="STUDY",
-            help="An older study to begin with what it knows: one of 10 networks or more.",
+            help="Warm-start from an older study of 10 networks or more; repeatable.",
             rich_help_panel=WHAT,
         ),
     ] = None,
     sampler: Annotated[
         str,
         typer.Option(
-            "--sampler", metavar="|".join(SAMPLERS), help="Who proposes.", rich_help_panel=WHAT
+            "--sampler",
+            metavar="|".join(SAMPLERS),
+            help="Sampler that proposes candidates.",
+            rich_help_panel=WHAT,
         ),
     ] = "default",
     workers: Annotated[
@@ -92,14 +95,14 @@ def search(
         typer.Option(
             "--workers",
             min=0,
-            help="Jobs at once; 0: in this process.  [default: one a core, if memory allows]",
+            help="Parallel trials; 0: in this process.  [default: one per core, memory permitting]",
             rich_help_panel=WHERE,
         ),
     ] = None,
     address: Annotated[
         str | None,
         typer.Option(
-            "--address", help="A running Ray cluster, host:port or auto.", rich_help_panel=WHERE
+            "--address", help="Running Ray cluster: host:port or auto.", rich_help_panel=WHERE
         ),
     ] = None,
     gpus_per_trial: Annotated[
@@ -107,7 +110,7 @@ def search(
         typer.Option(
             "--gpus-per-trial",
             min=0,
-            help="May be a fraction, as 0.25.  [default: shared]",
+            help="GPUs per trial; may be a fraction, such as 0.25.  [default: shared]",
             rich_help_panel=WHERE,
         ),
     ] = None,
@@ -116,7 +119,7 @@ def search(
         typer.Option(
             "--cpus-per-trial",
             metavar="N",
-            help="On a cluster.",
+            help="CPU cores per trial, on a cluster.",
             rich_help_panel=WHERE,
         ),
     ] = 1.0,
@@ -125,7 +128,7 @@ def search(
         typer.Option(
             "--memory-per-trial",
             metavar="GIB",
-            help="Its room, and its limit (0: as predicted; a fair share).",
+            help="Memory to reserve, and the limit (0: as predicted; an equal share).",
             rich_help_panel=WHERE,
         ),
     ] = 0.0,
@@ -134,7 +137,7 @@ def search(
         typer.Option(
             "--time-limit",
             min=0,
-            help="Seconds a trial may take (0: no limit).",
+            help="Time limit of a trial in seconds (0: none).",
             rich_help_panel=HOW,
         ),
     ] = 0.0,
@@ -143,7 +146,7 @@ def search(
         typer.Option(
             "--objective",
             metavar="accuracy:max,params:min",
-            help="Over the space's own.",
+            help="Replaces the space's objectives.",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -152,7 +155,7 @@ def search(
         typer.Option(
             "--constraint",
             metavar="'params<=1e6'",
-            help="Besides the space's own.",
+            help="In addition to the space's constraints.",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -162,7 +165,7 @@ def search(
         typer.Option(
             "--baseline",
             metavar="resnet18,hog_svm",
-            help="Zoo networks beside them.",
+            help="Zoo networks or classical methods to train as baselines.",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -171,7 +174,7 @@ def search(
         typer.Option(
             "--teacher",
             metavar="MODEL",
-            help="A model's file by whose outputs each candidate learns; of several their mean.",
+            help="Model file that teaches each candidate; the outputs of several are averaged.",
             rich_help_panel=HOW,
         ),
     ] = None,
@@ -181,7 +184,7 @@ def search(
         typer.Option(
             "--evaluator",
             metavar="MODULE:FUNCTION",
-            help="Instead of training.",
+            help="Your own function, called instead of training.",
             rich_help_panel=HOW,
         ),
     ] = "",
@@ -190,27 +193,25 @@ def search(
         typer.Option(
             "--rungs",
             metavar="off|auto|3,7,20",
-            help="Epochs to stop candidates at.",
+            help="Epochs at which candidates may be stopped early.",
             rich_help_panel=HOW,
         ),
     ] = "off",
     artifacts: Artifacts = "",
     keep: Annotated[
         Literal["front", "all", "none"],
-        typer.Option(
-            "--keep", help="Whose weights to keep, among the artifacts.", rich_help_panel=RECORD
-        ),
+        typer.Option("--keep", help="Networks whose weights are kept.", rich_help_panel=RECORD),
     ] = "front",
     dry_run: Annotated[
         bool,
         typer.Option(
             "--dry-run",
-            help="Check everything, show it, and how long it would take; search nothing.",
+            help="Check and show the plan, and how long it would take, without searching.",
             rich_help_panel=WHERE,
         ),
     ] = False,
 ) -> None:
-    """Search a space for the best trade-offs, or go on with a search."""
+    """Search a space for the best trade-offs, or resume a search."""
     since = time.monotonic()  # what a budget of time begins with
     from nas.cli import searches as run
     from nas.cli.options import data_ref, plan
@@ -222,7 +223,7 @@ def search(
     if not space:
         raise NasError(
             f"--space is needed: a file, or one of {', '.join(open_spaces())}; `nas space ls` "
-            "tells what each holds, and resnet_like is a good first"
+            "describes each, and resnet_like is a good start"
         )
     searched = plan(
         space,
@@ -249,7 +250,7 @@ def search(
     if dry_run:
         run.rehearse(searched, storage, workers, memory_per_trial * 2**30, baselines)
         return
-    with resumable(f"the same command goes on with study {searched.study}"):
+    with resumable(f"the same command resumes study {searched.study}"):
         run.search_and_show(
             searched,
             storage,
@@ -270,7 +271,7 @@ def audit(
         int,
         typer.Option(
             "--count",
-            help="Architectures to train whole.",
+            help="Architectures to train in full.",
             rich_help_panel=HOW,
         ),
     ] = 8,
@@ -278,14 +279,14 @@ def audit(
         int,
         typer.Option(
             "--epochs",
-            help="Of a whole training.",
+            help="Epochs of a full training.",
             rich_help_panel=HOW,
         ),
     ] = 20,
     rungs: Annotated[
         str,
         typer.Option(
-            "--rungs", metavar="auto|3,7,20", help="Epochs to score at.", rich_help_panel=HOW
+            "--rungs", metavar="auto|3,7,20", help="Epochs to score after.", rich_help_panel=HOW
         ),
     ] = "auto",
     dataset: Dataset = None,
@@ -297,7 +298,7 @@ def audit(
     recipe: Recipe = None,
     plugin: Plugin = None,
 ) -> None:
-    """How early accuracies, sizes and training-free scores rank networks, beside the end."""
+    """How well early accuracies, sizes and training-free scores predict the final ranking."""
     from nas.cli import reports
     from nas.cli.options import audited, data_ref
 

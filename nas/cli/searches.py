@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from nas.driver.time_budget import TimeBudget
     from nas.samplers.related import Older
 
-NOTHING = ", and does not use them: they do not even foretell one another"
+NOTHING = ", but does not use them: they do not even predict one another"
 REASONS = 3  # of failed trials, the commonest
 START, BETWEEN = 12.0, 0.5  # seconds until the first step of a search, and between two trainings
 
@@ -99,11 +99,11 @@ def _expected(
     a few networks, which tell less where others use the machine."""
     job = plan.job
     if left == 0 and not baselines:
-        return "none: nothing is left to train"
+        return "none: nothing left to train"
     draws = list(footprint.feasible(plan.space, job.recipe))
     recorded = _recorded(rows)
     if not draws or ((job.evaluator or job.teachers) and not recorded):
-        return "not known before the first training"
+        return "unknown before the first training"
     from nas.training import pace  # torch
     from nas.workers.cluster import at_once
 
@@ -119,11 +119,11 @@ def _expected(
     took = [seconds(*draw) for draw in pace.spread(draws)]
     mean = sum(took) / len(took) + BETWEEN
     least, longest = (screens.span(seconds) for seconds in (min(took), max(took)))
-    each = f"{least} to {longest} a training, {most} at once"
+    each = f"{least} to {longest} per training, {most} at once"
     if recorded:
-        each += ", as the study's trials took"
+        each += ", based on the study's trials"
     if plan.rungs:
-        each += ", less as rungs stop some"
+        each += ", less because rungs stop some"
     beside = [seconds(network, job.recipe) + BETWEEN for network in baselines]
     if left is not None:
         whole = START + math.ceil(left / most) * mean + sum(beside) / most
@@ -213,7 +213,7 @@ def search_and_show(
 
     rows_out(study, status.front, "table", ended, believed(study, ended))
     if beaten := [row for row in beside if row.number not in {r.number for r in status.front}]:
-        print("\nbaselines that are not on the front:")
+        print("\nbaselines not on the front:")
         rows_out(study, beaten, "table")
     _tell_next(plan, storage, status, ahead)
 
@@ -303,11 +303,11 @@ def _tell_end(plan: Plan, status: Status) -> None:
     if more := sum([*status.failures.values()][REASONS:]):
         print(f"nas: {more} failed for other reasons: nas trials ls -f json", file=sys.stderr)
     if status.exhausted:
-        print("nas: every architecture that was drawn has been evaluated", file=sys.stderr)
+        print("nas: every architecture drawn has been evaluated", file=sys.stderr)
     elif status.vain:
         print(
-            f"nas: the last {status.vain} candidates broke the bound of latency: no more are asked "
-            "for; a looser bound goes on, with them",
+            f"nas: stopped, as the last {status.vain} candidates broke the latency bound; the "
+            "study can be resumed with a looser bound, which reuses them",
             file=sys.stderr,
         )
     elif plan.seconds is not None:
@@ -319,8 +319,8 @@ def _why(seconds: float, status: Status) -> str:
     allowed, left = durations.show(seconds), max(0.0, status.time_left or 0.0)
     trials = f"{status.done} trial{'s' * (status.done != 1)}"
     if not status.out_of_time:
-        return f"{trials} were asked for; {durations.show(left)} of the {allowed} are left"
-    why = f"the budget of {allowed} is over: {trials}"
+        return f"all {trials} are done, with {durations.show(left)} of the {allowed} left"
+    why = f"the budget of {allowed} is used up: {trials}"
     # Less than a twentieth is what the end of every budget leaves.
     short = left > seconds / 20
     return f"{why}; the {durations.show(left)} left are too short for another" if short else why
@@ -370,10 +370,10 @@ def _tell_next(plan: Plan, storage: str, status: Status, ahead: Outlook | None) 
         return
     if status.out_of_time:
         allowed = durations.show(plan.seconds or 0.0)
-        print(f"  the same command goes on, for another {allowed}", file=sys.stderr)
+        print(f"  the same command resumes, for another {allowed}", file=sys.stderr)
     else:
         more = _more(plan, status)
-        print(f"  the same command with --trials {2 * more} goes on", file=sys.stderr)
+        print(f"  the same command with --trials {2 * more} resumes", file=sys.stderr)
     if ahead:
         print(f"  ({_expected_gain(ahead, status)})", file=sys.stderr)
 

@@ -38,7 +38,7 @@ def objective(text: str) -> tuple[str, Direction]:
 def constraint(text: str) -> tuple[str, Bound]:
     match = re.fullmatch(rf"\s*({NAME})\s*([<>]=.*)", text)
     if not match:
-        raise NasError(f"--constraint {text!r}: must be as 'params<=1e6' or 'accuracy>=0.9'")
+        raise NasError(f"--constraint {text!r}: must be like 'params<=1e6' or 'accuracy>=0.9'")
     name, bound = match[1], read_bound(match[2], f"--constraint {text!r}")
     refuse_unmet(name, bound, f"--constraint {text!r}")
     return name, bound

@@ -24,11 +24,16 @@ from nas.cli.arguments import (
 )
 
 Seeds = Annotated[
-    int, typer.Option("--seeds", help="Trainings of each, with and without.", rich_help_panel=HOW)
+    int,
+    typer.Option(
+        "--seeds", help="Seeds, one training of each variant per seed.", rich_help_panel=HOW
+    ),
 ]
 Output = Annotated[
     Path,
-    typer.Option("--output", "-o", metavar="DIR", help="For the models.", rich_help_panel=OUTPUT),
+    typer.Option(
+        "--output", "-o", metavar="DIR", help="Directory for the models.", rich_help_panel=OUTPUT
+    ),
 ]
 
 
@@ -38,8 +43,8 @@ def distill(
         typer.Option(
             "--teacher",
             metavar="MODEL|N|front|NAME",
-            help="A model's file, a trial's number, the whole front, or a zoo network with --init; "
-            "of several the mean of their outputs.",
+            help="Model file, trial number, the whole front, or a zoo network with --init; "
+            "the outputs of several are averaged.",
             rich_help_panel=WHAT,
         ),
     ],
@@ -48,7 +53,7 @@ def distill(
         typer.Option(
             "--student",
             metavar="PATTERN|NAME|N",
-            help="A pattern, a zoo network or a trial.",
+            help="Pattern, zoo network or trial number.",
             rich_help_panel=WHAT,
         ),
     ],
@@ -59,7 +64,7 @@ def distill(
         typer.Option(
             "--init",
             metavar="NAME_OR_FILE",
-            help="A zoo teacher's weights: torchvision's of NAME, or a file's.",
+            help="Weights of a zoo teacher: torchvision's NAME, or a file.",
             rich_help_panel=HOW,
         ),
     ] = "",
@@ -68,7 +73,7 @@ def distill(
         int | None,
         typer.Option(
             "--epochs",
-            help="How long each is trained.  [default: as the study's, else 20]",
+            help="Training epochs.  [default: as in the study, or 20]",
             rich_help_panel=HOW,
         ),
     ] = None,
@@ -78,14 +83,16 @@ def distill(
     temperature: Annotated[
         float | None,
         typer.Option(
-            "--temperature", help="What softens the outputs.  [default: 2]", rich_help_panel=HOW
+            "--temperature",
+            help="Temperature that softens the outputs.  [default: 2]",
+            rich_help_panel=HOW,
         ),
     ] = None,
     weight: Annotated[
         float | None,
         typer.Option(
             "--weight",
-            help="Of the teacher, the rest the labels'.  [default: 0.9]",
+            help="Weight of the teacher; the labels get the rest.  [default: 0.9]",
             rich_help_panel=HOW,
         ),
     ] = None,
@@ -99,8 +106,8 @@ def distill(
     plugin: Plugin = None,
     output: Output = Path("nas-distill"),
 ) -> None:
-    """Train a student by its teacher's outputs, beside the same student without a teacher. Of a
-    study (--study, or a trial's number) it is then a point."""
+    """Train a student on its teacher's outputs, and as a control the same student without a
+    teacher. With --study, or a trial's number, the student becomes a point of that study."""
     from nas.cli import distilling
     from nas.cli.options import load_plugins
     from nas.cli.output import resumable
@@ -128,7 +135,7 @@ def distill(
 def cascade(
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[MODEL...]", help="Models' files, instead of a study's front."),
+        typer.Argument(metavar="[MODEL...]", help="Model files, instead of a study's front."),
     ] = None,
     study: StudyName = None,
     storage: Storage = STORAGE,
@@ -139,7 +146,7 @@ def cascade(
         typer.Option(
             "--cost",
             metavar="latency_ms|macs|params",
-            help="What an image costs; latencies are measured here.",
+            help="Cost of an image; latencies are measured here.",
             rich_help_panel=WHAT,
         ),
     ] = "latency_ms",
@@ -148,14 +155,14 @@ def cascade(
         typer.Option(
             "--accuracy",
             metavar="best|0.9",
-            help="Demanded at the least cost, on validation; best: that of the best network.",
+            help="Validation accuracy to reach at the least cost; best: the best network's.",
             rich_help_panel=WHAT,
         ),
     ] = "best",
     budget: Annotated[
         float | None,
         typer.Option(
-            "--budget", help="The highest accuracy at this mean cost instead.", rich_help_panel=WHAT
+            "--budget", help="Instead, maximise accuracy at this mean cost.", rich_help_panel=WHAT
         ),
     ] = None,
     baseline: Annotated[
@@ -163,7 +170,7 @@ def cascade(
         typer.Option(
             "--baseline",
             metavar="logistic",
-            help="A classical member besides.",
+            help="Classical method to add as a member.",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -174,13 +181,13 @@ def cascade(
             "-o",
             metavar="FILE.json",
             parser=a_file,
-            help="Its members lie beside it.",
+            help="Its members are written next to it.",
             rich_help_panel=OUTPUT,
         ),
     ] = Path("nas-cascade/cascade.json"),
     plugin: Plugin = None,
 ) -> None:
-    """Networks in turn: a cheap one answers where it is sure, a dear one what is left."""
+    """Chain networks: a cheap one answers where it is confident, an expensive one the rest."""
     from nas.cli import cascades
     from nas.cli.options import load_plugins
 
@@ -200,26 +207,24 @@ def cascade(
 
 
 def prune(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A model's file, or a trial's number.")
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model file or trial number.")],
     width: Annotated[
         float,
-        typer.Option("--width", help="Of every width, the part to keep.", rich_help_panel=WHAT),
+        typer.Option("--width", help="Fraction of every width to keep.", rich_help_panel=WHAT),
     ] = 0.5,
     by: Annotated[
         str,
         typer.Option(
             "--by",
             metavar="scale|norm",
-            help="What keeps a channel: BN's scale, its filter's norm.",
+            help="Rank channels by BN's scale or by their filter's norm.",
             rich_help_panel=WHAT,
         ),
     ] = "scale",
     study: StudyName = None,
     storage: Storage = STORAGE,
     epochs: Annotated[
-        int, typer.Option("--epochs", help="How long it is trained on.", rich_help_panel=HOW)
+        int, typer.Option("--epochs", help="Epochs of further training.", rich_help_panel=HOW)
     ] = 5,
     seeds: Seeds = 5,
     dataset: KindOfImages = "",
@@ -229,8 +234,8 @@ def prune(
     plugin: Plugin = None,
     output: Output = Path("nas-prune"),
 ) -> None:
-    """A trained network made narrower and trained on, beside the same one from scratch. Of a study
-    (--study, or a trial's number) it is then a point."""
+    """Make a trained network narrower and train it further, with the same network from scratch as
+    a control. With --study, or a trial's number, it becomes a point of that study."""
     from nas.cli import pruning
     from nas.cli.options import load_plugins
     from nas.cli.output import resumable

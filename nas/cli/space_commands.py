@@ -13,7 +13,7 @@ app = typer.Typer(help="Search spaces: ls, show, check, sample.", no_args_is_hel
 
 @app.command(cls=Grouped)
 def ls() -> None:
-    """The shipped spaces and the zoo of closed patterns."""
+    """List the shipped spaces and the zoo of closed patterns."""
     from nas.report import screens
     from nas.report import spaces as pages
 
@@ -28,7 +28,7 @@ def show(
     size: Size = 0,
     plugin: Plugin = None,
 ) -> None:
-    """A space: its pattern, and the domains of what is open."""
+    """Show a space: its pattern, and the domains of its open symbols."""
     from nas.cli.options import data_ref, load_plugins, space_on
     from nas.report import screens
     from nas.report import spaces as pages
@@ -44,12 +44,12 @@ def check(
     data: Data = "",
     size: Size = 0,
     draws: Annotated[
-        int, typer.Option("--draws", min=10, max=1_000_000, help="How many to look at.")
+        int, typer.Option("--draws", min=10, max=1_000_000, help="Random draws to examine.")
     ] = 1000,
     seed: Seed = 0,
     plugin: Plugin = None,
 ) -> None:
-    """A preflight: how many architectures, how large, what fits, what never matters."""
+    """Preflight: how many architectures, how large, how many fit, which choices never matter."""
     from nas.cli.options import data_ref, load_plugins, space_on
     from nas.report import screens
     from nas.report import spaces as pages
@@ -72,7 +72,7 @@ def sample(
     size: Size = 0,
     plugin: Plugin = None,
 ) -> None:
-    """Random architectures of a space: fingerprint, params, MACs and pattern, tab-separated."""
+    """Draw random architectures: fingerprint, params, MACs and pattern, tab-separated."""
     from nas.cli.options import data_ref, load_plugins, space_on
 
     load_plugins(plugin or [])

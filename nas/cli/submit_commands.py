@@ -8,34 +8,43 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    help="Hand a whole search to a batch system: nas submit slurm -- search --space resnet_like",
+    help="Submit a whole search to a batch system: nas submit slurm -- search --space resnet_like",
     no_args_is_help=True,
 )
 
-Command = Annotated[
-    list[str], typer.Argument(metavar="-- search ...", help="The nas command to run there.")
-]
+Command = Annotated[list[str], typer.Argument(metavar="-- search ...", help="nas command to run.")]
 RayAddress = Annotated[
     str,
-    typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard."),
+    typer.Option(
+        "--address", envvar="RAY_API_SERVER_ADDRESS", help="URL of the cluster's dashboard."
+    ),
 ]
 RAY = "http://127.0.0.1:8265"
-JobName = Annotated[str, typer.Argument(metavar="JOB", help="As `nas submit ray` printed it.")]
+JobName = Annotated[
+    str, typer.Argument(metavar="JOB", help="Job name, as `nas submit ray` printed it.")
+]
 
 
 @app.command()
 def slurm(
     command: Command,
-    nodes: Annotated[int, typer.Option("--nodes", help="How many to ask Slurm for.")] = 1,
-    cpus: Annotated[int, typer.Option("--cpus", help="Of each node.")] = 1,
-    gpus: Annotated[int, typer.Option("--gpus", help="Of each node.")] = 0,
-    minutes: Annotated[int, typer.Option("--minutes", help="Requeued and resumed after.")] = 60,
-    grace: Annotated[int, typer.Option("--grace", help="Seconds to stop cleanly in.")] = 120,
+    nodes: Annotated[int, typer.Option("--nodes", help="Nodes to request.")] = 1,
+    cpus: Annotated[int, typer.Option("--cpus", help="CPUs per node.")] = 1,
+    gpus: Annotated[int, typer.Option("--gpus", help="GPUs per node.")] = 0,
+    minutes: Annotated[
+        int,
+        typer.Option("--minutes", help="Time limit, after which the job is requeued and resumed."),
+    ] = 60,
+    grace: Annotated[
+        int, typer.Option("--grace", help="Seconds before the limit to stop cleanly in.")
+    ] = 120,
     partition: Annotated[
-        str, typer.Option("--partition", help="Slurm's.  [default: its own]")
+        str, typer.Option("--partition", help="Slurm partition.  [default: Slurm's own]")
     ] = "",
-    name: Annotated[str, typer.Option("--name", help="The job's name.")] = "nas",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script only.")] = False,
+    name: Annotated[str, typer.Option("--name", help="Job name.")] = "nas",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the script without submitting it.")
+    ] = False,
 ) -> None:
     """Write an sbatch script that starts Ray across the allocation, and submit it."""
     from nas.workers import submit
@@ -59,9 +68,9 @@ def slurm(
 def ray(
     command: Command,
     address: RayAddress = RAY,
-    follow: Annotated[bool, typer.Option(help="Print its output until it ends.")] = True,
+    follow: Annotated[bool, typer.Option(help="Print the job's output until it ends.")] = True,
 ) -> None:
-    """Submit to a running Ray cluster's jobs; prints the job's name."""
+    """Submit a job to a running Ray cluster, and print the job's name."""
     from nas.workers import submit
 
     job = submit.submit_ray(command, address)
@@ -75,7 +84,7 @@ def ray(
 
 @app.command()
 def status(job: JobName, address: RayAddress = RAY) -> None:
-    """How a Ray job stands."""
+    """Show the status of a Ray job."""
     from nas.workers import submit
 
     print(submit.status_ray(job, address))
@@ -83,8 +92,8 @@ def status(job: JobName, address: RayAddress = RAY) -> None:
 
 @app.command()
 def stop(job: JobName, address: RayAddress = RAY) -> None:
-    """End a Ray job; the same search resumes."""
+    """Stop a Ray job; submitting the same search again resumes it."""
     from nas.workers import submit
 
     if not submit.stop_ray(job, address):
-        print("nas: it had ended before", file=sys.stderr)
+        print("nas: it had already ended", file=sys.stderr)

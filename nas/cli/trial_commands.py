@@ -25,7 +25,7 @@ def ls(
         typer.Option(
             "--state",
             metavar=STATES,
-            help="Only those; repeatable.",
+            help="Only trials in this state; repeatable.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -34,7 +34,7 @@ def ls(
         typer.Option(
             "--sort",
             metavar="METRIC",
-            help="The best by it first; those without it come last.",
+            help="Best by this metric first; trials without it last.",
             rich_help_panel=OUTPUT,
         ),
     ] = "",
@@ -43,7 +43,7 @@ def ls(
         typer.Option(
             "--limit",
             min=0,
-            help="The first so many (0: all).",
+            help="Show only the first ones (0: all).",
             rich_help_panel=OUTPUT,
         ),
     ] = 0,
@@ -53,12 +53,12 @@ def ls(
             "--format",
             "-f",
             metavar="table|json|csv",
-            help="How it is printed.",
+            help="Output format.",
             rich_help_panel=OUTPUT,
         ),
     ] = "table",
 ) -> None:
-    """The trials of a study."""
+    """List the trials of a study."""
     from nas.cli.record import opened
     from nas.driver.latencies import with_latencies
     from nas.report import trials
@@ -76,11 +76,11 @@ def ls(
 
 @app.command(cls=Grouped)
 def show(
-    number: Annotated[int, typer.Argument(min=0, max=10_000_000, help="The trial's number.")],
+    number: Annotated[int, typer.Argument(min=0, max=10_000_000, help="Trial number.")],
     study: StudyName = None,
     storage: Storage = STORAGE,
 ) -> None:
-    """One trial: its architecture, recipe, curve and attempts."""
+    """Show one trial: its architecture, recipe, learning curve and attempts."""
     from nas.cli.record import opened
     from nas.report import screens, trials
 

@@ -245,7 +245,7 @@ def dataset(name: str) -> Dataset:
     """Raises DataError where the name is not in DATASETS."""
     if name not in DATASETS:
         near = nearest(name, DATASETS)
-        raise DataError(f"the data set {name!r} is unknown, unless a --plugin brings it: {near}")
+        raise DataError(f"the data set {name!r} is unknown, unless a --plugin adds it: {near}")
     return DATASETS[name]
 
 

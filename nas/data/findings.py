@@ -80,7 +80,7 @@ def examine(ref: DataRef) -> Findings:
             *doubtful(looked, images, every, copies),
             *uneven(classes, trained),
             *(
-                f"no image of the class {name} is there to validate with"
+                f"there is no validation image of the class {name}"
                 for name, count in zip(classes, validated, strict=True)
                 if not count
             ),
@@ -125,18 +125,18 @@ def decided(
         )
     if turned := int((looked.decoded.states[every] == CONVERTED).sum()):
         notes.append(
-            f"{turned:,} images have another colour profile than sRGB's: their colours are taken "
-            "to sRGB, as they are seen"
+            f"{turned:,} images have a colour profile other than sRGB's: their colours are "
+            "converted to sRGB"
         )
     train = images.rows["train"]
     if groups := len(train) - len(distinct(images.groups[train])):
         group = " or of one group" if ref.group_by or looked.listing.groups else ""
         notes.append(
-            f"{groups:,} images to train on are copies of others{group}: no split parts them"
+            f"{groups:,} images to train on are copies of others{group}: they stay in one split"
         )
     _, height, width = images.info.shape
     if not ref.size and height * width > 512 * 512:
-        notes.append(f"all are {width}x{height} pixels and stay so: --size 224 is quicker")
+        notes.append(f"all are {width}x{height} pixels and keep that size: --size 224 is faster")
     return notes
 
 
@@ -175,7 +175,7 @@ def uneven(classes: tuple[str, ...], trained: npt.NDArray[np.int64]) -> list[str
         return []
     return [
         f"there are {trained[most]:,} images of the class {classes[most]} to train on and "
-        f"{trained[least]:,} of {classes[least]}: accuracy will hardly tell whether it is learned "
+        f"{trained[least]:,} of {classes[least]}: accuracy will hardly show whether it is learned "
         f"(--objective balanced_accuracy:max does, --recipe class_weights=balanced helps)"
     ]
 

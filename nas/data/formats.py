@@ -162,7 +162,7 @@ def idx_shape(path: Path, dimensions: int) -> tuple[int, ...]:
         raise DataError(f"{path} is not an IDX file of bytes in {dimensions} dimensions")
     if size != length + math.prod(shape):
         expected = length + math.prod(shape)
-        raise DataError(f"{path} holds {size} bytes where its header tells of {expected}")
+        raise DataError(f"{path} holds {size} bytes where its header says {expected}")
     return tuple(shape)
 
 

@@ -203,7 +203,7 @@ def prepared(ref: DataRef) -> Prepared:
     )
     if ref.identity not in ("", actual):
         raise DataError(
-            f"the images in {found.root} are others than those that this was begun with: "
+            f"the images in {found.root} are not those that this was started with: "
             f"{sum(map(len, rows.values()))} in {len(found.classes)} classes here and now"
         )
     # Sorting all digests and joining them takes seconds for a million: once a set.
@@ -248,7 +248,9 @@ def grouped(found: Listing, group_by: str) -> npt.NDArray[np.int64]:
         try:
             pattern = re.compile(group_by)
         except re.error as error:
-            raise DataError(f"--group-by {group_by!r} is no regular expression: {error}") from error
+            raise DataError(
+                f"--group-by {group_by!r} is not a regular expression: {error}"
+            ) from error
         paths = found.paths()
         matches = [pattern.search(path) for path in paths]
         if not any(matches):

@@ -64,11 +64,11 @@ def restored(
     numbers = {name: number for number, name in enumerate(names)}
     for name, length in zip(facts["files"], facts["lengths"], strict=True):
         if name not in numbers:
-            raise DataError(f"{path} tells of {name}, which is not there")
+            raise DataError(f"{path} lists {name}, which is not there")
         if length != (here := lengths[numbers[name]]):
-            raise DataError(f"{root / name} has {here:,} bytes: {path} tells of {length:,}")
+            raise DataError(f"{root / name} has {here:,} bytes: {path} says {length:,}")
     if other := sorted(numbers.keys() - {*facts["files"]}):
-        raise DataError(f"{root / other[0]} is not in {path}: without that all is read anew")
+        raise DataError(f"{root / other[0]} is not in {path}: without that file, all is read again")
     order = np.array([numbers[name] for name in facts["files"]])
     packed = Packed(
         tuple(facts["files"]),

@@ -83,7 +83,8 @@ def listing(root: Path, names: Sequence[str], every: bool = False) -> Listing:
             found = index.restored(beside, root, names, lengths, times)
         except NONE as error:
             raise DataError(
-                f"{beside} is no index ({brief(str(error), 100)}): without that all is read anew"
+                f"{beside} is not an index ({brief(str(error), 100)}): without it, all is read "
+                "again"
             ) from error
         if classes not in ([], list(found.classes)):
             raise DataError(f"{root / CLASSES} names other classes than {beside}")

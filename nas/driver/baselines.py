@@ -36,7 +36,9 @@ def architectures(plan: Plan, names: Sequence[str]) -> dict[str, Architecture]:
         found[name] = space.sample(0)
         for other in found:
             if other != name and found[other].fingerprint == found[name].fingerprint:
-                raise NasError(f"--baseline: {other} and {name} are one network here: name one")
+                raise NasError(
+                    f"--baseline: {other} and {name} are the same network here: name one"
+                )
     return found
 
 

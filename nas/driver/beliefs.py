@@ -38,7 +38,7 @@ class Belief:
 @dataclass(frozen=True, slots=True)
 class Beliefs:
     """What is believed of the metric ``name``, ``by`` a trial's id; empty where there are too few
-    trials to learn from. ``held`` is the share of values, each unseen by a model that foretold it,
+    trials to learn from. ``held`` is the share of values, each unseen by a model that predicted it,
     inside its intervals; they are ``sure`` where that is no less than chance leaves of 80%.
     ``luck`` is the variance of a training about what is believed of it."""
 

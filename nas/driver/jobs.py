@@ -164,12 +164,12 @@ def fault(plan: Plan, row: TrialRow, outcome: Outcome, source: TrialRow | None) 
     if missing := [name for name in plan.measured if name not in given]:
         gave = brief(", ".join(sorted(outcome.metrics))) or "nothing"
         return f"{who} gave no {', '.join(missing)}: it gave {gave}"
-    # A latency that a profile foretells is no knowledge: there a measured one is the better.
+    # A latency that a profile predicts is no knowledge: there a measured one is the better.
     for name in (n for n in by_arithmetic() if n in outcome.metrics and not metric(n).predicts):
         own, theirs = of_pattern(name, row.pattern), outcome.metrics[name]
         if not math.isclose(own, theirs, rel_tol=1e-9) and not math.isnan(own):
             return (
                 f"{who} gave {name} {precise(theirs)}, and by arithmetic the network has "
-                f"{precise(own)}: what it counts otherwise needs another name"
+                f"{precise(own)}: a metric counted otherwise needs another name"
             )
     return ""

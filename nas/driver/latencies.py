@@ -186,7 +186,7 @@ def _searched(record: Record, study: StudyRow, name: str, at: Located, predicted
     }
     if len(known) > 1:
         told = " or ".join(sorted(map(str, known)))
-        raise Several(f"{at}: the record does not tell by which it was predicted, name one: {told}")
+        raise Several(f"{at}: the record does not say which profile predicted it; name one: {told}")
     return known.pop() if known else at
 
 
@@ -233,7 +233,7 @@ def _values(
         here = [row for row in fits if row.latency.device in searched]
         own = next((_how(row) for row in here if row.latency.runtime == OWN_RUNTIME), None)
         if own is None:
-            raise Several(f"{at}: the record has several, name one: {' or '.join(named.values())}")
+            raise Several(f"{at}: the record has several; name one: {' or '.join(named.values())}")
         rest = ", ".join(name for how, name in named.items() if how != own)
         others = f" as {named[own]}, as the study was searched (not {rest})"
         fits = [row for row in fits if _how(row) == own]
@@ -242,7 +242,7 @@ def _values(
         had = sorted({f"{runtime}/t{threads}/b{batch}" for runtime, threads, batch in how})
         told = f"; it has {', '.join(had)}" if had else ""
         step = _step(at, devices)
-        raise StudyError(f"{at}: nothing was measured so of these trials{told}; {step}")
+        raise StudyError(f"{at}: no such latency of these trials was measured{told}; {step}")
     (most, _), *versions = Counter(row.latency.device for row in fits).most_common()
     told = f"{most}" + (f" (not on {len(versions)} other versions of it)" if versions else "")
     told += others

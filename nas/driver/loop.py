@@ -59,7 +59,7 @@ def search(
     trials under way to be claimed by the next run.
     """
     if plan.trials is None and plan.seconds is None:
-        raise StudyError("neither trials nor seconds are given: the search would have no end")
+        raise StudyError("neither trials nor seconds is given: the search would never end")
     if plan.trials is not None and plan.trials < 1:
         raise StudyError(f"trials is {plan.trials}: must be 1 or more")
     if plan.seconds is not None and not plan.seconds > 0:

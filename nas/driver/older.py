@@ -51,11 +51,11 @@ def older_studies(plan: Plan, record: Record) -> tuple[Older, ...]:
     found = []
     for name in plan.older:
         if name == plan.study:
-            raise StudyError(f"--from {name}: a study cannot begin with itself")
+            raise StudyError(f"--from {name}: a study cannot warm-start from itself")
         study = record.find_study(name)
         rows = _rows(plan, record, study, math.inf if own is None else own.created)
         if len(rows) < FEWEST:
-            asked = " or ".join(_learned(plan)) or "an objective that arithmetic does not know"
+            asked = " or ".join(_learned(plan)) or "a measured objective"
             raise StudyError(
                 f"--from {name}: it has {len(rows)} networks with {asked}; {FEWEST} are needed"
             )
@@ -83,7 +83,7 @@ def offers(plan: Plan, record: Record) -> str:
         f"{study.name} ({count} networks of {study.space}, {study.shown_data or 'no images'})"
         for study, count in serving
     ]
-    return f"--from STUDY begins with what an older one knows: {', '.join(named)}" if named else ""
+    return f"--from STUDY would warm-start from an older study: {', '.join(named)}" if named else ""
 
 
 def _learned(plan: Plan) -> list[str]:
@@ -121,7 +121,7 @@ def _placed(plan: Plan, study: StudyRow, rows: Sequence[TrialRow]) -> Older:
     def place(params: Mapping[str, Any]) -> Floats:
         try:
             architecture = plan.space.suggest(Draw(random.Random(0), params))
-        except NasError:  # arithmetic rejects it, whatever is foretold
+        except NasError:  # arithmetic rejects it, whatever is predicted
             return columns(params, dict(zip(names, middle, strict=True)))
         return columns(params, _described(architecture))
 

@@ -89,7 +89,7 @@ def read_answers(
     known = find_pack(store, pack)
     if known is None:
         raise NasError(
-            f"{file}: pack is {brief(pack, 40)}: must be one that `nas latency pack` has made of "
+            f"{file}: pack is {brief(pack, 40)}: must be one that `nas latency pack` made from "
             "this record"
         )
     of = next(each for each in store.studies() if each.id == known[0])

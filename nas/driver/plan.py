@@ -61,7 +61,7 @@ class Plan:
         ):
             raise StudyError(
                 f"recipe.schedule is {recipe.schedule!r}: with rungs it must be 'rungs', under "
-                "which a longer training goes on from a shorter one"
+                "which a longer training continues a shorter one"
             )
         if recipe.freeze >= self.rungs[0]:
             raise StudyError(

@@ -163,7 +163,7 @@ def in_search(space: Space) -> Space:
         own = (OWN_RUNTIME, OWN_THREADS, OWN_BATCH)
         if (at.runtime or OWN_RUNTIME, at.threads or OWN_THREADS, at.batch) != own:
             raise NasError(
-                f"{name}: a search measures in eager PyTorch, in one thread, one image; what "
+                f"{name}: a search measures eager PyTorch, one thread, one image; what "
                 "`nas latency profile --name NAME` has measured is predicted as "
                 f"{at.metric}@NAME"
             )
@@ -240,18 +240,18 @@ def _fits(predict: LatencyPredictor, space: Space, at: Located) -> str:
     each = [set(parts(space.draw(rng)[1]).pieces) for _ in range(SHOWN)]
     lacking = Counter(kind for some in each for kind in {piece.kind for piece in some})
     lacking = Counter({k: n for k, n in lacking.items() if k not in predict.kinds})
-    makes = f"`nas latency profile --space {space.name} --name {at.device}` adds what it lacks"
+    makes = f"`nas latency profile --space {space.name} --name {at.device}` adds what is missing"
     if any(count > RARE * len(each) for count in lacking.values()):
         kinds = ", ".join(kind for kind, _ in lacking.most_common())
         raise StudyError(
-            f"{at}: its profile is of other networks than those of {space.name}: it has no "
+            f"{at}: its profile does not cover the networks of {space.name}: it has no "
             f"{kinds}; {makes}"
         )
     share = [sum(piece.key in predict.table for piece in some) / len(some) for some in each]
     has = sum(share) / len(share)
     return (
-        f"of the pieces of a network of {space.name} it has {100 * has:.0f} %, and foretells a "
-        f"piece that it has not within 10 % in {100 * predict.pieces_within:.0f} of 100"
+        f"it has {100 * has:.0f} % of the pieces of a network of {space.name}, and predicts a "
+        f"piece that it lacks within 10 % in {100 * predict.pieces_within:.0f} of 100"
         + (f": {makes}" if has < HALF else "")
     )
 

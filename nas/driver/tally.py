@@ -220,13 +220,13 @@ class Tally:
             return None
         ended, seconds = self._took[self._latest.device] if self._latest else (0, 0.0)
         begun = [] if ended else [r.seconds() for r in under_way if not r.baseline]
-        foretold = [seconds for seconds in begun if seconds is not None]
+        expected = [seconds for seconds in begun if seconds is not None]
         if self._ended > 2 * slots:
             each = (time.monotonic() - self._first) / (self._ended - 1)
         elif ended:
             each = seconds / ended / max(1, slots)
-        elif foretold:
-            each = sum(foretold) / len(foretold) / max(1, slots)
+        elif expected:
+            each = sum(expected) / len(expected) / max(1, slots)
         else:
             return None
         return Forecast((self.budget - self.done) * each, ended)

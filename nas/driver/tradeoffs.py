@@ -74,10 +74,10 @@ def nothing_found(study: StudyRow, rows: Sequence[TrialRow]) -> NothingFound:
     asked = ", ".join(f"{name} {bound}" for name, bound in bounds.items())
     sentence = f"no finished candidate of study {study.name} meets the constraints ({asked})"
     if refused := sum(row.state == "refused" for row in whole):
-        sentence = f"{sentence}, {refused} broke that of latency before they were trained"
+        sentence = f"{sentence}, {refused} broke the latency bound before training"
     measured = [row for row in whole if breaks(study, row)]
     if not measured:
-        return NothingFound(f"{sentence}: of none all that they ask for was measured")
+        return NothingFound(f"{sentence}: for none was everything they ask for measured")
     nearest = min(measured, key=lambda row: far(excess(study, row), bounds))
     over = [name for name, by in excess(study, nearest).items() if by > 0]
     has = ", ".join(f"{name} {precise(nearest.value(name))}" for name in over)

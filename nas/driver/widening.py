@@ -38,7 +38,7 @@ def open_study(plan: Plan, store: Store) -> tuple[StudyRow, str]:
         if placed:
             store.widen(was, study, placed)
             sentence = (
-                f"study {was.name} goes on with its {len(placed)} trials in the changed space"
+                f"study {was.name} resumes with its {len(placed)} trials in the changed space"
             )
     return store.open_study(study), sentence
 
@@ -84,7 +84,7 @@ def _refuse_narrower(before: Space, now: Space) -> None:
     new = {**now.domains, **{f"recipe.{key}": d for key, d in now.recipe.items()}}
     for key, domain in old.items():
         if not _holds(new.get(key), domain):
-            raise StudyError(f"{key} holds less than it did")
+            raise StudyError(f"{key} allows less than it did")
 
 
 def _holds(new: Domain | None, old: Domain) -> bool:
@@ -121,7 +121,7 @@ def _placed_one(space: Space, before: Space, row: TrialRow) -> Sampled:
         architecture = space.suggest(trial)
         recipe = space.suggest_recipe(trial)
     except NasError as error:
-        raise StudyError(f"trial {row.number} is none of the space: {error}") from None
+        raise StudyError(f"trial {row.number} is not in the space: {error}") from None
     searched = {key: recipe.plain()[key] for key in space.recipe}
     if architecture.fingerprint != row.fingerprint or searched != {
         key: row.recipe[key] for key in searched

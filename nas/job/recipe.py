@@ -24,26 +24,26 @@ DISTILL, TEMPERATURE = 0.9, 2.0
 class Recipe:
     """How an architecture is trained. Stored with each result; each field may be searched.
 
-    ``momentum`` is AdamW's first beta; ``lr`` 0 stands for the ``optimizer``'s usual, and becomes
-    it. ``weight_decay`` is the optimizer's own, which for AdamW is a part of ``lr`` a step
-    (Loshchilov and Hutter 2019): 0.05 is usual there. ``ema`` is the decay a step of an average of
-    the weights that is what is scored and kept (0: off). ``aux`` weighs the loss of auxiliary
-    classifiers (GoogLeNet, section 5: 0.3). ``class_weights`` "balanced" weighs each class in the
-    loss by images / (classes * its images). ``init`` names the weights to start from, and
-    ``freeze`` epochs train the head alone.
+    For AdamW, ``momentum`` is the first beta. ``lr`` 0 is replaced by the ``optimizer``'s usual
+    value. ``weight_decay`` is the optimizer's own; for AdamW it is scaled by ``lr`` in each step
+    (Loshchilov and Hutter 2019), and 0.05 is usual there. ``ema`` is the decay per step of an
+    average of the weights, which is then what is scored and kept (0: off). ``aux`` is the weight of
+    the loss of auxiliary classifiers (GoogLeNet, section 5: 0.3). ``class_weights`` "balanced"
+    weights each class in the loss by images / (classes * its images). ``init`` names the initial
+    weights, and for the first ``freeze`` epochs only the head is trained.
 
-    Augmentation, all off by default (``nas.data.augment``): ``resized_crop`` is the least part of
-    the area that a crop takes, to be resized (Szegedy et al. 2014: 0.08); ``crop``, the greatest
-    shift, and ``cutout`` are in pixels, ``padding`` is what a shift brings in; ``flip`` mirrors
-    left to right; ``photometric`` is one operation on colours or sharpness an image; ``erase`` is
-    the probability that a rectangle is cleared; ``mixup`` and ``cutmix`` are the alpha of the Beta
-    distribution by which two images are mixed (0.2 and 1 are usual), and with both each image gets
-    one of them.
+    Augmentation, all off by default (``nas.data.augment``): ``resized_crop`` is the smallest
+    fraction of the area that a crop may take before it is resized (Szegedy et al. 2014: 0.08);
+    ``crop``, the largest shift, and ``cutout`` are in pixels, and ``padding`` is what a shift
+    brings in; ``flip`` mirrors left to right; ``photometric`` applies one operation on colours or
+    sharpness to each image; ``erase`` is the probability that a rectangle is cleared; ``mixup`` and
+    ``cutmix`` are the alpha of the Beta distribution by which two images are mixed (0.2 and 1 are
+    usual); with both, each image gets one of them.
 
-    ``teacher`` is the digest of the models whose outputs are learnt beside the labels
+    ``teacher`` is the digest of the models whose outputs are learned together with the labels
     (``nas.training.teacher``; ``Job.teachers`` are their files), ``distill`` the weight of that
-    loss, ``temperature`` what both softmaxes are softened by, and ``attention`` the weight of a
-    loss on where the stages look (0: off).
+    loss, ``temperature`` that of both softmaxes, and ``attention`` the weight of a loss on where
+    the stages look (0: off).
     """
 
     batch: int = 64
@@ -93,7 +93,10 @@ class Recipe:
             "freeze": (0 <= self.freeze <= 1 << 20, "a number of epochs, 0 or more"),
             "schedule": (self.schedule in SCHEDULES, "one of " + ", ".join(SCHEDULES)),
             "padding": (self.padding in PADDINGS, "one of " + ", ".join(PADDINGS)),
-            "resized_crop": (0 <= self.resized_crop <= 1, "a part of the area, from 0 (off) to 1"),
+            "resized_crop": (
+                0 <= self.resized_crop <= 1,
+                "a fraction of the area, from 0 (off) to 1",
+            ),
             "erase": (0 <= self.erase <= 1, "a probability from 0 (off) to 1"),
             "mixup": (0 <= self.mixup <= 100, "a number from 0 (off) to 100"),
             "cutmix": (0 <= self.cutmix <= 100, "a number from 0 (off) to 100"),

@@ -85,7 +85,7 @@ def unknown(name: str) -> str:
     """The clause of an error about a name that is no layer, block or symbol."""
     if name == "INPUT":
         return "INPUT stands at the beginning alone"
-    return f"unknown layer or block {name}, unless a --plugin brings it; {nearest(name, names())}"
+    return f"unknown layer or block {name}, unless a --plugin adds it; {nearest(name, names())}"
 
 
 def parameters(name: str) -> tuple[Parameter, ...]:

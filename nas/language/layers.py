@@ -244,7 +244,7 @@ class Activation(Leaf):
 
 @dataclass(frozen=True, slots=True)
 class Dropout(Leaf):
-    """Each number is 0 with probability ``rate``, in training alone (Srivastava et al. 2014)."""
+    """Each value is 0 with probability ``rate``, in training only (Srivastava et al. 2014)."""
 
     rate: Fraction = 0.5
 
@@ -366,9 +366,9 @@ RELU6 = Activation("relu6")
 ACTIVATIONS: Mapping[ActivationKind, str] = {
     "relu": "max(x, 0) (Nair and Hinton 2010).",
     "relu6": "min(max(x, 0), 6) (Krizhevsky 2010).",
-    "leaky_relu": "x, or below 0 a hundredth of it (Maas et al. 2013).",
-    "elu": "x, or below 0 exp(x) - 1 (Clevert et al. 2016).",
-    "gelu": "x times the normal distribution's share below it (Hendrycks and Gimpel 2016).",
+    "leaky_relu": "x, or 0.01 x below 0 (Maas et al. 2013).",
+    "elu": "x, or exp(x) - 1 below 0 (Clevert et al. 2016).",
+    "gelu": "x times the normal distribution's CDF at x (Hendrycks and Gimpel 2016).",
     "silu": "x times its sigmoid (Elfwing et al. 2018).",
     "hardswish": "x min(max(x + 3, 0), 6) / 6 (Howard et al. 2019).",
     "tanh": "tanh(x).",

@@ -35,10 +35,10 @@ def note(beliefs: Beliefs | None) -> str:
     if beliefs is None or not beliefs.by:
         return ""
     sentence = (
-        "believed: what all trials together say of it on these validation images, without the luck "
-        "of one training; in brackets an 80 % interval, wider on the better side, as the best "
-        "networks surpass what a model foresees"
+        "believed: estimated from all trials on these validation images, without the luck of one "
+        "training; in brackets an 80 % interval, wider on the better side because the best "
+        "networks exceed what a model predicts"
     )
     if not beliefs.sure:
-        sentence += f"; such intervals held only {percent(beliefs.held)} of what they had not seen"
+        sentence += f"; such intervals held only {percent(beliefs.held)} of values not seen before"
     return sentence

@@ -55,7 +55,7 @@ def serve(
         server = make_server(host, port, app, server_class=ThreadedWSGIServer, handler_class=Quiet)
     except OSError as error:
         raise NasError(f"--host {host} --port {port}: {error.strerror or error}") from None
-    print(f"nas: http://{host}:{server.server_port}/dashboard/ (Ctrl-C ends it)", file=sys.stderr)
+    print(f"nas: http://{host}:{server.server_port}/dashboard/ (Ctrl-C to stop)", file=sys.stderr)
     threading.Thread(target=believe, args=(read, storage), daemon=True).start()
     try:
         server.serve_forever()
@@ -115,9 +115,7 @@ def known_hosts(app: WSGIApplication, names: Collection[str]) -> WSGIApplication
         asked = str(environ.get("HTTP_HOST", "")).lower()
         origin = str(environ.get("HTTP_ORIGIN", f"http://{asked}")).lower()
         if not (_name(asked) in known or _is_address(_name(asked))):
-            refusal = (
-                f"no host {asked!r} is here: nas dashboard --allow-host {_name(asked)!r} makes it"
-            )
+            refusal = f"host {asked!r} is not accepted: nas dashboard --allow-host {_name(asked)!r}"
         elif origin.partition("://")[2] != asked:
             refusal = f"a page of {origin!r} may not ask this"
         else:

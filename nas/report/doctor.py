@@ -57,10 +57,10 @@ def _device(storage: str) -> Iterator[Finding]:
             yield Finding(f"GPU {i}", True, f"{device.name}, {memory:.0f} GiB")
         with mps.shared() as environ:
             through = environ or "CUDA_MPS_PIPE_DIRECTORY" in os.environ
-        how = "through CUDA's MPS" if through else f"by turns: {mps.CONTROL} is not here, or fails"
+        how = "through CUDA MPS" if through else f"taking turns: {mps.CONTROL} is missing or fails"
         yield Finding("GPU shared", True, f"{how}, when several candidates train on one")
     else:
-        yield Finding("GPU", True, "none: candidates train on the processor")
+        yield Finding("GPU", True, "none: candidates train on the CPU")
 
 
 def _database(storage: str) -> Iterator[Finding]:
@@ -82,7 +82,7 @@ def _database(storage: str) -> Iterator[Finding]:
     found = f"{shown}: {len(store.studies())} studies"
     file = store.engine.url.get_backend_name() == "sqlite" and make_url(storage).database
     if file and not os.access(file, os.W_OK):
-        found = f"{found}; to be read alone: nothing can be written there"
+        found = f"{found}; read-only: nothing can be written there"
     yield Finding("database", True, found)
     store.close()
 
@@ -92,7 +92,7 @@ def _data(storage: str) -> Iterator[Finding]:
     from nas.job import DataRef
 
     info = describe(DataRef())
-    yield Finding("data", True, f"digits is here: {len(info.classes)} classes")
+    yield Finding("data", True, f"digits is available: {len(info.classes)} classes")
     yield Finding("datasets", True, ", ".join(DATASETS))
 
 
@@ -113,7 +113,7 @@ _LOOKS: Mapping[str, Callable[[str], Iterator[Finding]]] = {
     "ray starts": _ray,
 }
 _REMEDY: Mapping[str, str] = {
-    "packages": "install the package again in this environment: pip install nas-patterns",
+    "packages": "reinstall the package in this environment: pip install nas-patterns",
     "device": "check the driver with nvidia-smi, or hide the GPUs: CUDA_VISIBLE_DEVICES=",
     "database": "check --storage or NAS_STORAGE, and `nas db upgrade`",
     "data": "pip install scikit-learn",

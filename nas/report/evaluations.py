@@ -76,7 +76,7 @@ def confused_most(evaluation: Evaluation) -> list[tuple[int, int, int]]:
 def comparison_page(names: Sequence[str], comparison: Comparison) -> RenderableType:
     """What McNemar's test says of two models."""
     first, second = (brief(name) for name in names)
-    verdict = "they differ" if comparison.p < 0.05 else "no difference that is sure"
+    verdict = "they differ" if comparison.p < 0.05 else "no significant difference"
     return Group(
         Text(f"right with {first} alone: {comparison.only_first} images"),
         Text(f"right with {second} alone: {comparison.only_second} images"),

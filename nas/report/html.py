@@ -137,13 +137,14 @@ def headline(study: StudyRow, best: Sequence[TrialRow], beliefs: Beliefs | None 
     )
     if beliefs and beliefs.name == name and (belief := beliefs.by.get(top.id)):
         first += (
-            f" Believed of it, without the luck of one training: {believed.cell(name, belief)}."
+            f" Estimated from all trials, without the luck of one training: "
+            f"{believed.cell(name, belief)}."
         )
         by = beliefs.by
         likely = max((row for row in best if row.id in by), key=lambda row: by[row.id].mean)
         if by[likely.id].mean > belief.mean:
             sentence = f"{believed.cell(name, by[likely.id])} at {shown(cost, likely.value(cost))}"
-            first += f" Believed to be the best is {likely.called}: {sentence}."
+            first += f" The best by such estimates is {likely.called}: {sentence}."
     near = [row for row in best if row.value(name) >= top.value(name) - NEAR]
     least = min(near, key=lambda row: row.value(cost))
     if least is top or not least.value(cost) > 0:
@@ -221,7 +222,7 @@ def _grown(study: StudyRow, rows: Sequence[TrialRow]) -> str:
 <figure>{charts.grown(growth, seconds=True)}</figure></div>
 <p class="note">The hypervolume that the front dominates (Zitzler and Thiele 1998), as a share of
 the box from the worst of each objective, and a tenth of its range beyond, to the best; costs by
-their logarithm. Where it is flat, more of the same search brings little.</p></section>"""
+their logarithm. Where it is flat, searching longer brings little.</p></section>"""
 
 
 def _curves(
@@ -231,8 +232,8 @@ def _curves(
         return ""
     return f"""<section><h2>How they learned</h2><div class="pair">
 <figure>{charts.curves(study, rows, found, best)}</figure>
-<p class="note">Validation accuracy by epoch of every trial that was trained; those of the front
-coloured. Dashed: rungs, where a trial goes on, waits or stops.</p></div></section>"""
+<p class="note">Validation accuracy by epoch of every trained trial; those of the front are
+coloured. Dashed: rungs, where a trial continues, waits or stops.</p></div></section>"""
 
 
 def _common(study: StudyRow, rows: Sequence[TrialRow], best: Sequence[TrialRow]) -> str:
@@ -245,7 +246,7 @@ def _common(study: StudyRow, rows: Sequence[TrialRow], best: Sequence[TrialRow])
     listed = "".join(_block(symbol, stages) for symbol, stages in blocks.items())
     return f"""<section><h2>What the best have in common</h2>
 <p class="note key">How often a value is chosen:<i></i>on the front<i class="all"></i>by all
-networks. Above: how many of each have such a stage.</p>
+networks. Above: how many of each have this stage.</p>
 <pre>{escape(_pattern(study))}</pre>
 <div class="values">{listed}</div></section>"""
 
@@ -303,9 +304,9 @@ def _matters(study: StudyRow, rows: Sequence[TrialRow]) -> str:
     return f"""<section><h2>Which parameters matter</h2>
 <div class="pair">{"".join(parts)}</div>
 <p class="note">PED-ANOVA (Watanabe, Bansal and Hutter 2023) by Optuna, conditional for parameters
-that not every network has: how differently the best, a tenth and five at least, choose it, as
-shares of 1; parameters below 1 % are left out. Of few trials it is a hint, no
-more.</p></section>"""
+that not every network has: how differently the best (a tenth, at least five) choose it, as
+shares of 1; parameters below 1 % are left out. With few trials this is only a
+hint.</p></section>"""
 
 
 def _trials(trials: int) -> str:
@@ -348,7 +349,7 @@ def _again(study: StudyRow, rows: Sequence[TrialRow], report: Report | None) -> 
     space = f"<summary>the space, {escape(study.space)}</summary><pre>{escape(study.space_text)}"
     return (
         f"<section><h2>How it was made</h2><dl>{listed}</dl>"
-        f"<p>To do it again:</p><pre>{escape(chr(10).join(commands))}</pre>"
+        f"<p>To reproduce it:</p><pre>{escape(chr(10).join(commands))}</pre>"
         f"{f'<details>{space}</pre></details>' if study.space_text else ''}</section>"
     )
 

@@ -88,7 +88,7 @@ def _worst(evaluation: Evaluation, wrong: int) -> str:
         )
     heading = f"The {len(tiles)} worst mistakes" if wrong > len(tiles) else "All mistakes"
     return (
-        f'<h3>{heading}</h3><p class="note">Those first whose class was thought least likely.</p>'
+        f'<h3>{heading}</h3><p class="note">Lowest probability of the true class first.</p>'
         f'<div class="worst">{"".join(tiles)}</div>'
     )
 

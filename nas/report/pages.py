@@ -53,7 +53,7 @@ def verdict(audit: Audit) -> list[str]:
     free = (
         f"{' and '.join(audit.better)}: better than params and MACs"
         if audit.better
-        else "no training-free score is surely better than params and MACs: none is worth using"
+        else "no training-free score is significantly better than params and MACs: use none"
     )
     return [rung, free]
 
@@ -128,8 +128,8 @@ def choice(report: Report) -> list[str]:
     ]
     if off:
         sentences.append(
-            f"Not on the front as the search measured it: {', '.join(off)}. Finalists are the best "
-            "that were sampled by what is believed of them, without the luck of one training."
+            f"Not on the front as measured by the search: {', '.join(off)}. Finalists are "
+            "chosen by their estimates from all trials, without the luck of one training."
         )
     lost = {row.id for row, _ in report.lost}  # of which it is told why
     searched = [row for row in report.front if not row.baseline and row.id not in lost]
@@ -139,11 +139,11 @@ def choice(report: Report) -> list[str]:
         sentences.append(
             f"Trial {top.number} was the most accurate of the search; "
             + (
-                f"trained again it came to {percent(again.validation.value)} on validation, the "
-                f"winner to {percent(report.winner.validation.value)}, and what was believed of "
-                "both before counts as well."
+                f"retrained it reached {percent(again.validation.value)} on validation, the winner "
+                f"{percent(report.winner.validation.value)}, and the earlier estimates of both "
+                "count as well."
                 if again
-                else "of others more is believed, so it was not trained again."
+                else "others have better estimates, so it was not retrained."
             )
         )
     if alike := report.cheaper:
@@ -152,7 +152,7 @@ def choice(report: Report) -> list[str]:
         )
         sentences.append(
             f"Trial {alike.row.number} may be as good as the winner, trial "
-            f"{report.winner.row.number}: these trainings tell no sure difference ({low} to {high} "
+            f"{report.winner.row.number}: the difference is not significant ({low} to {high} "
             f"points of validation accuracy), and it has {saved(report, alike)}."
         )
     return sentences
@@ -169,20 +169,20 @@ def saved(report: Report, found: Finalist) -> str:
 def remarks(report: Report) -> list[str]:
     least, most = (end(len(f.trainings) for f in report.finalists) for end in (min, max))
     trainings = f"{least} to {most} trainings" if least < most else f"{most} trainings"
-    others = "of other seeds"
+    others = "other seeds"
     if most < 2:
-        trainings, others = "one training", "not of other seeds"
+        trainings, others = "one training", "not over other seeds"
     epochs = f"{report.epochs} epoch{'s' * (report.epochs != 1)}"
     sentences = [
         f"Validation and test: the mean of {trainings} of {epochs} with seeds that the search did "
-        f"not use, and its 95 % interval, of other images and {others}.",
-        "Searched: the accuracy for which the search noticed it, with the luck of one training.",
+        f"not use, and its 95 % interval, over other images and {others}.",
+        "Searched: the accuracy that the search measured, with the luck of one training.",
     ]
     if "believed" in columns(report):
-        sentences.append("Believed: what all trials say of it, without that luck; 80 % interval.")
+        sentences.append("Believed: estimated from all trials, without that luck; 80 % interval.")
     sentences.append(
-        "The better ones were trained more often; the winner was chosen by validation and by what "
-        "was believed of it; the test images chose nothing."
+        "The better ones were trained more often. The winner was chosen by validation and by its "
+        "earlier estimate; the test images chose nothing."
     )
     sentences += [f"Left out: trial {row.number}, {why}." for row, why in report.lost]
     return sentences

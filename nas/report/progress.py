@@ -40,7 +40,7 @@ class Progress:
         self.status: Status | None = None
         self.told = 0.0  # when the status came, or the last plain line was written
         self.done = -1
-        self.foretold = False
+        self.forecasted = False
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal:
@@ -58,12 +58,12 @@ class Progress:
         if self.live:
             self.status, self.told = status, time.monotonic()
             return
-        first = self.done < 0 or (status.forecast is not None and not self.foretold)
+        first = self.done < 0 or (status.forecast is not None and not self.forecasted)
         last = full(status) or (status.out_of_time and not status.under_way)
         done = status.done + status.baselines_ended
         if first or (done != self.done and (last or time.monotonic() - self.told >= EVERY)):
             self.told, self.done = time.monotonic(), done
-            self.foretold = status.forecast is not None
+            self.forecasted = status.forecast is not None
             print(f"nas: {self.line(status)}", file=sys.stderr, flush=True)
 
     def now(self) -> RenderableType:
@@ -251,7 +251,7 @@ class Trainings:
         sentence = f"{len(seconds)} training{'s' * (len(seconds) != 1)} at most"
         sentence += f", each of {self.epochs} epoch{'s' * (self.epochs != 1)}"
         if known:
-            sentence += f", about {span(sum(self.left.works))} by what the search took for them"
+            sentence += f", about {span(sum(self.left.works))}, judging by the search"
         print(f"nas: {sentence}", file=sys.stderr, flush=True)
 
     def tell(self, row: TrialRow, number: int, epoch: Epoch | None) -> None:
@@ -259,7 +259,7 @@ class Trainings:
         last = epoch is None or epoch.epoch >= self.epochs
         sentence = f"{self.count + 1} of {len(self.left.works)}: {training}"
         if epoch is None:
-            sentence += ": as it was trained before"
+            sentence += ": reused from an earlier training"
         else:
             sentence += f", epoch {epoch.epoch} of {self.epochs}: {percent(epoch.accuracy)}"
             sentence += self.left.told(self.count, epoch.epoch / self.epochs, epoch.seconds)

@@ -165,11 +165,11 @@ def plan_table(plan: Plan, expected: str, done: int = 0, baselines: Sequence[str
     """What a search is to do, where so many of its trials are ``done``; ``baselines`` are not."""
     if plan.trials is None:
         trials = "as many as there is time for"
-        trials += f", besides the {done} that have ended" if done else ""
+        trials += f", in addition to the {done} done" if done else ""
     else:
         left = plan.trials - done
-        more = f"{left} are left" if left > 0 else f"--trials {2 * done} goes on"
-        trials = f"{plan.trials}, of which {done} have ended: {more}" if done else f"{plan.trials}"
+        more = f"{left} are left" if left > 0 else f"--trials {2 * done} continues"
+        trials = f"{plan.trials}, of which {done} are done: {more}" if done else f"{plan.trials}"
     rows = table("", "")
     rows.show_header = False
     for name, text in {

@@ -49,13 +49,13 @@ def gain_text(gain: Gain) -> str:
     """In points of percent."""
     points = f"{100 * gain.value:+.2f} points"
     if math.isnan(gain.low):
-        return f"{points}, without an interval, which one seed does not tell"
+        return f"{points}, without an interval, as one seed gives none"
     return f"{points} ({100 * gain.low:+.2f} to {100 * gain.high:+.2f})"
 
 
 def verdict(gain: Gain) -> str:
     if not gain.sure:
-        return "no gain that is sure"
+        return "no significant gain"
     return "a gain" if gain.value > 0 else "a loss"
 
 
@@ -105,7 +105,7 @@ def cascade_page(told: Cascaded, comparison: Comparison | None) -> RenderableTyp
     choice, title = told.choice, metric(told.cost).title
     members = table("member", "answers from", "of validation", "of test",
                     numbers=("answers from", "of validation", "of test"))  # fmt: skip
-    least = [*(f"{100 * t:.2f} %" for t in choice.thresholds), "all that is left"]
+    least = [*(f"{100 * t:.2f} %" for t in choice.thresholds), "all the rest"]
     for i, at, share, tested in zip(choice.members, least, choice.shares, told.shares, strict=True):
         members.add_row(Text(told.names[i]), at, percent(share), percent(tested))
     scores = table("", "validation", "test", f"{title} an image", "ms, measured",
@@ -122,20 +122,22 @@ def cascade_page(told: Cascaded, comparison: Comparison | None) -> RenderableTyp
             f"{told.single_ms:.3f}",
         )  # fmt: skip
         part = told.test_cost / told.single.cost
-        told_ms = f", {told.ms / told.single_ms:.2g} times its time as measured"
+        told_ms = f", {told.ms / told.single_ms:.2g} times its measured time"
         of = metric(told.cost).title
         lines.append(
             Text(f"the cascade costs {100 * part:.0f} % of the {of} of the single network{told_ms}")
         )
     if told.luck:
         chosen, held = percent(told.luck.chosen), percent(told.luck.held_out)
-        told_luck = f"chosen by four folds {chosen}, on the fifth {held}"
+        told_luck = (
+            f"cross-validated: {chosen} on the four folds that chose it, {held} on the fifth"
+        )
         if alone := told.single_luck:
             chosen, held = percent(alone.chosen), percent(alone.held_out)
-            told_luck += f"; the best single network so {chosen} and {held}"
+            told_luck += f"; the best single network {chosen} and {held}"
         lines.append(Text(told_luck))
     if comparison:
-        sure = "they differ" if comparison.p < 0.05 else "no difference that is sure"
+        sure = "they differ" if comparison.p < 0.05 else "no significant difference"
         lines.append(
             Text(
                 f"test images right with the cascade alone {comparison.only_first}, with the "

@@ -65,7 +65,7 @@ def preflight_page(space: Space, result: Preflight) -> RenderableType:
     if result.networks is not None:
         size = f"{result.networks:,} ({settings:,.0f} settings of the parameters), counted"
     elif math.isinf(settings):
-        size = f"without end, as a parameter is a real number; at least {result.seen:,}"
+        size = f"infinitely many, as a parameter is a real number; at least {result.seen:,}"
     else:
         most = f"at most {settings:.3g} (standard error {error:.2g})"
         size = f"{most}, estimated; at least {result.seen:,}"

@@ -242,7 +242,9 @@ def trial_page(store: Store, study: StudyRow, row: TrialRow) -> RenderableType:
             for name in dict.fromkeys([ACCURACY, *row.metrics, *on_device(METRICS)])
             if not metric(name).arithmetic
         },
-        "trained too": f"as trial {', '.join(others)}: the front has the mean" if others else "",
+        "trained too": f"as trial {', '.join(others)}: the front shows their mean"
+        if others
+        else "",
         "measured on": row.latency_device or "",
         "trained on": row.device or "",
         "seconds": f"{row.seconds:.1f}" if row.seconds else "",

@@ -38,7 +38,7 @@ def sides(level: float) -> tuple[float, float]:
 @dataclass(frozen=True)
 class Calibration:
     """``factor`` is what the deviations are multiplied by; ``held`` the share of ``count``
-    observations, each unseen by the process that foretold it, inside the intervals of ``LEVELS``
+    observations, each unseen by the process that predicted it, inside the intervals of ``LEVELS``
     after that."""
 
     factor: float
@@ -47,7 +47,7 @@ class Calibration:
 
     @classmethod
     def of(cls, z: Floats) -> Calibration:
-        """From the distances ``z`` (n,) of values, minimised, from what was foretold, in its
+        """From the distances ``z`` (n,) of values, minimised, from what was predicted, in its
         deviations."""
         n = len(z)
         size = np.sort(np.abs(z))

@@ -38,8 +38,8 @@ Floats = NDArray[np.float64]
 LEARNED_FROM = 300
 # An encoding of up to this many rows is weighed whole instead of by draws.
 WHOLE = 2048
-# The first trials where older studies foretell them.
-FORETOLD = 5
+# The first trials where older studies predict them.
+OPENING = 5
 # How many of the best are weighed again for each further proposal of one ask: what is under way
 # makes a row near it worth less and hardly any worth more, and 512 found no more.
 AGAIN = 64
@@ -61,7 +61,7 @@ class EHVISampler(BaseSampler):
     The first ``startup`` trials are drawn at random, as a start that fills the corners of a space
     finds less by the tenth trial; then the model is asked. What breaks a constraint before it is
     evaluated is none of those: the draws are then what may keep it, by what such taught. Where the
-    problem has older studies that foretell anything, the first ``FORETOLD`` are the best by those.
+    problem has older studies that predict anything, the first ``OPENING`` are the best by those.
     Spaces without a parameter to choose are left to uniform draws.
     """
 
@@ -162,7 +162,7 @@ class EHVISampler(BaseSampler):
             drawn = encoding.draw(rng, self._problem.proposals // 3)
             rows, _ = self._admitted(fresh, drawn, rng)
             return [encoding.params(rows[rng.integers(len(rows))])] if len(rows) else []
-        model = self._model(evidence) or self._foretold(evidence)
+        model = self._model(evidence) or self._opening(evidence)
         if model is None:
             first = rng.integers(len(rows))
             others = rng.permutation(np.delete(np.arange(len(rows)), first))
@@ -311,7 +311,7 @@ class EHVISampler(BaseSampler):
         """The model, or None while the trials are too few to learn from."""
         measured = [f.row for f in evidence.finished if f.values is not None]
         related = self._older(evidence.signs)
-        startup = min(self._startup, FORETOLD) if related else self._startup
+        startup = min(self._startup, OPENING) if related else self._startup
         if len(evidence.finished) < startup or len(measured) < 2:
             return None
         chance = random.Random(self._seed)
@@ -319,7 +319,7 @@ class EHVISampler(BaseSampler):
         example = self._costs(evidence, measured[-1], chance)
         told = np.zeros(len(evidence.signs), bool) if example is None else np.isfinite(example)
 
-        def foretell(rows: Floats) -> Floats:
+        def predict(rows: Floats) -> Floats:
             assert related is not None
             return related.columns(self._place(evidence, related, rows))
 
@@ -330,7 +330,7 @@ class EHVISampler(BaseSampler):
             costs,
             told,
             fit=partial(self._fit, evidence.encoding, related=related),
-            foretell=foretell if related else None,
+            predict=predict if related else None,
             limit=partial(self._fit, evidence.encoding),
             starting=sum(f.whole or f.values is None for f in evidence.finished) < startup,
         )
@@ -342,8 +342,8 @@ class EHVISampler(BaseSampler):
         costs = np.array([known[k] for k in possible]).reshape(-1, len(evidence.signs))
         return evidence.pending[possible], costs
 
-    def _foretold(self, evidence: Evidence) -> Model | None:
-        """The model of the first trials: what older studies foretell; None without any."""
+    def _opening(self, evidence: Evidence) -> Model | None:
+        """The model of the first trials: what older studies predict; None without any."""
         related = self._older(evidence.signs)
         if related is None:
             return None
@@ -361,7 +361,7 @@ class EHVISampler(BaseSampler):
         return opening(related, evidence.encoding, place, rows, costs, np.isfinite(example))
 
     def _older(self, signs: Floats) -> Related | None:
-        """What older studies foretell, read once."""
+        """What older studies predict, read once."""
         if not self._older_read and self._problem.older:
             self._related = Related.of(self._problem.older, signs)
         self._older_read = True

@@ -321,8 +321,8 @@ def learn_rules(rows: Floats) -> tuple[Rule, ...]:
     """Rules of activity that the rows suggest, parents before children.
 
     Columns stand in the order in which they were asked for. For each one that is at times inactive
-    the parent is the earlier column whose value best foretells it, each row foretold by the others
-    of its value: a value met once foretells nothing, and only decides between equals.
+    the parent is the earlier column whose value best predicts it, each row predicted by the others
+    of its value: a value met once predicts nothing, and only decides between equals.
     """
     active = ~np.isnan(rows)
     rules = []
@@ -335,8 +335,8 @@ def learn_rules(rows: Floats) -> tuple[Rule, ...]:
             values = rows[:, parent]
             met, code = np.unique(values, return_inverse=True)
             count, hits = np.bincount(code), np.bincount(code, on)
-            foretold = ((hits[code] - on) * 2 > count[code] - 1) == on
-            score = int((foretold & (count[code] > 1)).sum()), int(np.abs(hits * 2 - count).sum())
+            predicted = ((hits[code] - on) * 2 > count[code] - 1) == on
+            score = int((predicted & (count[code] > 1)).sum()), int(np.abs(hits * 2 - count).sum())
             if score >= most:
                 seen = {
                     None if math.isnan(v) else float(v): bool(on)

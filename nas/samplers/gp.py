@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 # Variance added to the diagonal whatever the fit says; in units of a target of variance 1.
 JITTER = 1e-6
-# The least weight that is foretold of a feature, be it none elsewhere.
+# The least weight that is predicted of a feature, be it none elsewhere.
 LEAST = np.exp(-12.0)
 
 

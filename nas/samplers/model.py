@@ -37,13 +37,13 @@ class Features:
     """Rows as a kernel compares them: their parameters, and the objectives told of them.
 
     What a network costs says much of what it can do, and from the first trial on. What older
-    studies ``foretell`` of rows comes last, (n, ``linear``), of mean 0 and deviation 1 over what
+    studies ``predict`` of rows comes last, (n, ``linear``), of mean 0 and deviation 1 over what
     was measured: in that a process is linear.
     """
 
     encoding: Encoding
     told: tuple[tuple[int, Warp], ...]
-    foretell: Callable[[Floats], Floats] | None = None
+    predict: Callable[[Floats], Floats] | None = None
     middle: Floats = field(default_factory=lambda: np.zeros(0))
     spread: Floats = field(default_factory=lambda: np.zeros(0))
 
@@ -56,8 +56,8 @@ class Features:
         """As ``Encoding.embed``, of rows and their told objectives (n, objectives), minimised."""
         x, scales = self.encoding.embed(rows)
         extra = [SPREAD * warp(costs[:, k]) for k, warp in self.told]
-        if self.foretell:
-            extra += [*((self.foretell(rows) - self.middle) / self.spread).T]
+        if self.predict:
+            extra += [*((self.predict(rows) - self.middle) / self.spread).T]
         more = np.arange(len(extra)) + scales[-1] + 1
         return np.column_stack([x, *extra]), np.append(scales, more)
 
@@ -88,13 +88,13 @@ class Model:
         costs: Floats,
         told: NDArray[np.bool_],
         fit: Fit,
-        foretell: Callable[[Floats], Floats] | None = None,
+        predict: Callable[[Floats], Floats] | None = None,
         limit: Fit | None = None,
         starting: bool = False,
     ) -> Model:
         """The model of ``finished`` trials, one with values at least, while ``pending`` are run.
 
-        ``foretell`` gives what older studies know of rows, (n, columns); ``limit`` fits what is no
+        ``predict`` gives what older studies know of rows, (n, columns); ``limit`` fits what is no
         objective (None: as ``fit``). While ``starting``, all that is as likely as not to keep the
         constraints is worth the same: too little is known of the objectives to tell more.
 
@@ -110,13 +110,11 @@ class Model:
         features = Features(
             encoding, tuple((k, Warp.of(early[:, k])) for k, known in enumerate(told) if known)
         )
-        if foretell:
-            column = foretell(rows[: len(early)])
+        if predict:
+            column = predict(rows[: len(early)])
             # In deviations of the older study: the first picks are alike and say little of it.
             spread = np.maximum(column.std(axis=0), 0.3)
-            features = replace(
-                features, foretell=foretell, middle=column.mean(axis=0), spread=spread
-            )
+            features = replace(features, predict=predict, middle=column.mean(axis=0), spread=spread)
         x, scales = features(rows, values)
         x_pending, _ = features(pending, costs)
         seen = np.isfinite(values)
@@ -133,8 +131,8 @@ class Model:
             if surrogate is not None:
                 own = np.append(seen[:, k], np.full(len(pending), True))
                 means[own, k] = surrogate.warp.inverse(surrogate.process.smoothed())
-                foreseen = surrogate.process.mean(x[~seen[:, k]])
-                means[~own, k] = surrogate.warp.inverse(foreseen)
+                predicted = surrogate.process.mean(x[~seen[:, k]])
+                means[~own, k] = surrogate.warp.inverse(predicted)
         return cls(
             features,
             tuple(surrogates),
@@ -199,7 +197,7 @@ class Model:
         return values
 
     def reference(self, rows: Floats, costs: Floats) -> Floats:
-        """The corner (objectives,) behind all that was seen, and all that is told or foreseen of
+        """The corner (objectives,) behind all that was seen, and all that is told or predicted of
         ``rows`` (m, parameters), of which ``costs`` are told, (m, objectives), all minimised.
 
         What a learned objective has beyond ``REACH`` counts as a penalty, unless the front has it.
@@ -213,10 +211,10 @@ class Model:
             if surrogate is None:
                 corner[k] = max(worst[k], costs[:, k].max())
                 continue
-            foreseen = surrogate.warp.inverse(surrogate.process.mean(x)).max()
+            predicted = surrogate.warp.inverse(surrogate.process.mean(x)).max()
             limit = max(middle[k] + REACH * (middle[k] - best[k]), nadir[k])
             margin = 0.1 * (min(worst[k], limit) - best[k])
-            corner[k] = max(min(worst[k], limit) + margin, min(foreseen, limit))
+            corner[k] = max(min(worst[k], limit) + margin, min(predicted, limit))
         return corner
 
     def score(self, rows: Floats, costs: Floats, reference: Floats) -> Floats:

@@ -1,6 +1,6 @@
-"""Older studies as related tasks: what their models foretell is a feature of the new one.
+"""Older studies as related tasks: what their models predict is a feature of the new one.
 
-The function is linear in what an older study foretells, with a slope that is learned, and what is
+The function is linear in what an older study predicts, with a slope that is learned, and what is
 left is a process of its own (autoregressive co-kriging: Kennedy and O'Hagan 2000, equation 1). So
 an older study is worth what it turns out to be, down to nothing, and is never mixed with what is
 measured. Its length scales are where those of the new one are expected, too: which parameters
@@ -30,7 +30,7 @@ Scales = NDArray[np.intp]
 MOST = 200
 FOLDS = 5
 FEWEST = 2 * FOLDS  # evaluations that an older study needs
-# The share of its own variance that an older study must foretell, each fifth by the others, to be
+# The share of its own variance that an older study must predict, each fifth by the others, to be
 # of use: shuffled values have none, and what has none says nothing of another study.
 SKILL = 0.15
 
@@ -53,13 +53,13 @@ class Older:
     values: Mapping[int, Floats]
     shared: int = 0
 
-    def foretells(self, k: int) -> bool:
-        """Whether its values of an objective foretell one another."""
+    def predicts(self, k: int) -> bool:
+        """Whether its values of an objective predict one another."""
         return k in self.values and self._skill.get(k, 0.0) >= SKILL
 
     @property
     def useful(self) -> bool:
-        return any(map(self.foretells, self.values))
+        return any(map(self.predicts, self.values))
 
     def told(self, k: int) -> tuple[Floats, Floats]:
         """The latest rows of ``x`` with a value of an objective, and those."""
@@ -77,7 +77,7 @@ class Older:
 
 
 @dataclass(frozen=True)
-class Foretelling:
+class Ensemble:
     """Processes of one objective, each of an older study's columns of x, on a scale of deviation 1
     of that study's values: their mean. It stands where a process of the new study's own would."""
 
@@ -103,30 +103,30 @@ class Foretelling:
         noise = float(np.mean([joint.noise for joint in told]))
         return Joint(means.mean(axis=0), covariance, noise)
 
-    def believing(self, x: Floats) -> Foretelling:
-        return Foretelling(tuple((gp.believing(x[:, at]), at) for gp, at in self.parts))
+    def believing(self, x: Floats) -> Ensemble:
+        return Ensemble(tuple((gp.believing(x[:, at]), at) for gp, at in self.parts))
 
 
 @dataclass(frozen=True)
 class Related:
-    """What is known at the start: by objective what older studies foretell, and the warp of the
+    """What is known at the start: by objective what older studies predict, and the warp of the
     first of them, which gives that units; the weights that the features had there."""
 
     older: tuple[Older, ...]
-    foretold: Mapping[int, tuple[Foretelling, Warp]]
+    predicted: Mapping[int, tuple[Ensemble, Warp]]
     hints: Mapping[int, Floats | None]
 
     @classmethod
     def of(cls, older: Sequence[Older], signs: Floats) -> Related | None:
-        """From the older studies that foretell what they hold; None where none does."""
+        """From the older studies that predict what they hold; None where none does."""
         ends = np.cumsum([0, *(study.x.shape[1] for study in older)])
-        foretold, hints = {}, {}
+        predicted, hints = {}, {}
         for k, sign in enumerate(signs):
             parts: list[tuple[GP, slice]] = []
             warps: list[Warp] = []
             weights: list[Floats] = []
             for study, begin in zip(older, ends, strict=False):
-                if not study.foretells(k):
+                if not study.predicts(k):
                     continue
                 x, values = study.told(k)
                 values = sign * values
@@ -139,9 +139,9 @@ class Related:
                 if study.shared:
                     weights.append(np.log(settings.weights[: study.shared] + 1e-12))
             if parts:
-                foretold[k] = Foretelling(tuple(parts)), warps[0]
+                predicted[k] = Ensemble(tuple(parts)), warps[0]
                 hints[k] = np.exp(np.mean(weights, axis=0)) if weights else None
-        return cls(tuple(older), foretold, hints) if foretold else None
+        return cls(tuple(older), predicted, hints) if predicted else None
 
     def hint(self, name: str) -> Floats | None:
         """The weights for the quantity that a model calls "objective k", and its folds."""
@@ -153,11 +153,11 @@ class Related:
 
     @property
     def width(self) -> int:
-        return sum(len(told.parts) for told, _ in self.foretold.values())
+        return sum(len(told.parts) for told, _ in self.predicted.values())
 
     def columns(self, x: Floats) -> Floats:
-        """What each study foretells of rows placed at ``x``, (n, ``width``)."""
-        parts = [part for told, _ in self.foretold.values() for part in told.parts]
+        """What each study predicts of rows placed at ``x``, (n, ``width``)."""
+        parts = [part for told, _ in self.predicted.values() for part in told.parts]
         return np.stack([gp.mean(x[:, at]) for gp, at in parts], axis=1)
 
 
@@ -166,8 +166,8 @@ class Placed(Features):
     """Rows as older studies have them, before there is anything else to compare them by."""
 
     def __call__(self, rows: Floats, costs: Floats) -> tuple[Floats, Scales]:
-        assert self.foretell is not None
-        x = self.foretell(rows)
+        assert self.predict is not None
+        x = self.predict(rows)
         return x, np.arange(x.shape[1])
 
 
@@ -179,20 +179,20 @@ def opening(
     costs: Floats,
     told: NDArray[np.bool_],
 ) -> Model | None:
-    """The model before a study has taught anything: what older studies foretell, of which its
-    trials so far, ``rows`` (n, parameters), came out as foretold. None where they do not tell of
+    """The model before a study has taught anything: what older studies predict, of which its
+    trials so far, ``rows`` (n, parameters), came out as predicted. None where they do not tell of
     all that is learned.
 
     ``costs`` (n, objectives) is what is known of them, minimised, by ``told`` (objectives,);
     ``place`` gives the rows' columns.
     """
     learned = np.flatnonzero(~told).tolist()
-    if not {*learned} <= related.foretold.keys():
+    if not {*learned} <= related.predicted.keys():
         return None
     x, means = place(rows), costs.copy()
     surrogates: list[Surrogate | None] = [None] * len(told)
     for k in learned:
-        process, warp = related.foretold[k]
+        process, warp = related.predicted[k]
         means[:, k] = warp.inverse(process.mean(x))
         # A process like any other, but that nothing was fitted here that could be judged.
         own = cast(GP, process)
@@ -202,14 +202,14 @@ def opening(
 
 
 def _skill(x: Floats, scales: Scales, y: Floats) -> float:
-    """The share of the variance of ``y`` that is foretold, each fifth by the others; nothing of
+    """The share of the variance of ``y`` that is predicted, each fifth by the others; nothing of
     values that are all alike."""
     if np.ptp(y) == 0:
         return 0.0
-    fold, foreseen = np.arange(len(y)) % FOLDS, np.empty(len(y))
+    fold, predicted = np.arange(len(y)) % FOLDS, np.empty(len(y))
     for k in range(FOLDS):
         rest = fold != k
         settings: Settings = fit(x[rest], scales, y[rest])
         judged = GP.given(settings, scales, x[rest], y[rest])
-        foreseen[~rest] = judged.mean(x[~rest])
-    return float(1.0 - np.mean((foreseen - y) ** 2) / y.var())
+        predicted[~rest] = judged.mean(x[~rest])
+    return float(1.0 - np.mean((predicted - y) ** 2) / y.var())

@@ -51,7 +51,7 @@ class Surrogate:
         return replace(self, process=self.process.believing(x)) if len(x) else self
 
     def committee(self, fit: Fit) -> Committee:
-        """The processes by all settings that fit, and how well they foretell what they had not
+        """The processes by all settings that fit, and how well they predict what they had not
         seen: each fifth of the observations is left out once."""
         scales = self.process.scales
         y = self.warp(self.values)

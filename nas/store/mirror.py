@@ -260,7 +260,7 @@ class Mirror:
         mine = STUDIES.c.study_id == self._copy
         lock = update(STUDIES).where(mine).values(study_name=STUDIES.c.study_name)
         if not connection.execute(lock).rowcount:
-            raise StudyError("the Optuna study was deleted: it is made again")
+            raise StudyError("the Optuna study was deleted: recreating it")
         written = select(TRIALS.c.number, TRIALS.c.trial_id, TRIALS.c.state).where(
             TRIALS.c.study_id == self._copy,
             TRIALS.c.number.between(rows[0].number, rows[-1].number),

@@ -21,7 +21,7 @@ def check_same(was: Study, now: Study) -> None:
     if difference := first_difference(was, now):
         raise StudyError(
             f"study {was.name!r} exists with other settings: {difference}; "
-            "give those of the study again, or another --study name"
+            "repeat the settings of the study, or give another --study name"
         )
 
 
@@ -41,7 +41,7 @@ def widens(was: Study, now: Study) -> bool:
 def first_difference(was: Study, now: Study) -> str | None:
     """A clause with the first setting in which two studies differ and both its values."""
     if was.images != now.images:
-        earlier = was.images_about or "images that nas did not tell apart then"
+        earlier = was.images_about or "images that nas did not yet identify"
         if earlier == now.images_about:
             others = f"others by content [{now.images[:8]}]"
             return f"it was made on {earlier} [{was.images[:8]}], and now they are {others}"

@@ -39,8 +39,8 @@ def bring_up_to_date(
     if version != HEAD and not write:
         _check_version(engine, version)
         raise StoreError(
-            f"{shown(engine.url)} has the schema {version!r}, older than this version of nas asks "
-            f"for ({HEAD!r}): `nas db upgrade` brings it up to date"
+            f"{shown(engine.url)} has the schema {version!r}, older than this version of nas "
+            f"requires ({HEAD!r}): `nas db upgrade` upgrades it"
         )
     if version != HEAD:
         _migrate(engine, accept)
@@ -89,8 +89,7 @@ def _migrate(engine: Engine, accept: Callable[[Connection], None]) -> None:
             unidentified = _unidentified(connection) if version == "0001" else 0
     if unidentified:
         log.warning(
-            "%d evaluations were made before nas told images apart: they are kept as they are, and "
-            "stand for nothing new",
+            "%d evaluations were made before nas identified images: they are kept, but not reused",
             unidentified,
         )
 

@@ -92,8 +92,8 @@ def add_trials(
     number, text, *space = connection.execute(select(*held).where(mine).with_for_update()).one()
     if of is not None and space != [of.space_text, of.constraints]:
         raise StudyError(
-            f"study {of.name!r} goes on in a space or under constraints that were changed "
-            "meanwhile: this search ends, one by the new space goes on"
+            f"the space or constraints of study {of.name!r} were changed meanwhile: this search "
+            "ends, and one with the new space resumes the study"
         )
     domains = domains_of(text, study_id)
     if once:  # under the study's lock: two drivers may propose the same at the same moment

@@ -32,7 +32,7 @@ def widen(
     states = {key: state for key, state, sampled in rows if {*sampled} != {BASELINE}}
     if "running" in states.values():
         raise StudyError(
-            f"study {was.name!r} is being searched: its space can change when that ended"
+            f"study {was.name!r} is being searched: its space can be changed when that has ended"
         )
     if held != (was.space_text, was.constraints) or states.keys() != trials_now.keys():
         raise StudyError(f"study {was.name!r} was changed meanwhile: try again")

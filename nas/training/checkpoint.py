@@ -88,7 +88,7 @@ def resume(training: Training, path: str | Path) -> None:
     try:
         state = load(path)
     except Exception as error:
-        log.warning("no checkpoint read, the training begins anew: %s", error)
+        log.warning("no checkpoint read, training starts over: %s", error)
         return
     if state is None:
         return
@@ -98,7 +98,7 @@ def resume(training: Training, path: str | Path) -> None:
     epoch, most = len(state["curve"]), shared(job.recipe.schedule, job.recipe.freeze, job.epochs)
     if epoch > most:
         raise StudyError(
-            f"{path} is at epoch {epoch}: {job.epochs} epochs go on from {most} at most"
+            f"{path} is at epoch {epoch}: {job.epochs} epochs can resume from {most} at most"
         )
     training.module.load_state_dict(state["module"])
     if training.average:

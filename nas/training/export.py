@@ -68,8 +68,8 @@ def export(model: Model, format: str, file: Path, weights: Path | None = None) -
     difference = None if run is None else compare(plain, run)
     if difference is not None and not difference <= TOLERANCE:
         raise NasError(
-            f"{file} was not written: as {format} the network answers {difference:.1g} of the "
-            f"output's scale otherwise than in torch, more than {TOLERANCE:g}"
+            f"{file} was not written: as {format} the network's outputs differ from torch's by "
+            f"{difference:.1g} of the output's scale, more than {TOLERANCE:g}"
         )
     artifacts.replace(file, data)
     return Exported(file, difference)

@@ -131,8 +131,8 @@ class Card:
         """What ``metadata`` wrote. Raises NasError where that is no model's, or of other format."""
         if "nas_model" not in metadata:
             raise NasError(
-                f"{where} is no model of nas: it holds no pattern, classes and normalisation "
-                "(as the start of a training, --init takes weights alone)"
+                f"{where} is not a model of nas: it holds no pattern, classes and normalisation "
+                "(--init can start a training from weights alone)"
             )
         told = Field(where, "", {
             name: fields.read(f"{where}: {name}", text, "JSON").value
@@ -291,7 +291,9 @@ def free_for(file: Path, model: Model) -> None:
     except NasError:
         free = False
     if not free:
-        raise NasError(f"{file} is there and is another: it would be written over; move it away")
+        raise NasError(
+            f"{file} exists and is a different one: it would be overwritten; move it away"
+        )
 
 
 def save_once(file: Path, model: Model) -> None:

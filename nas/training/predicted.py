@@ -158,7 +158,7 @@ class LatencyPredictor:
 
     @property
     def pieces_within(self) -> float:
-        """The share of pieces that, left out in turn, are foretold within a tenth."""
+        """The share of pieces that, left out in turn, are predicted within a tenth."""
         return float(np.mean(np.abs(np.expm1(-self.pieces.left_out)) <= 0.1))
 
     def __call__(self, architecture: Architecture) -> float:

@@ -272,7 +272,7 @@ class _Other(NasError):
     def __init__(self, at: str) -> None:
         number = int(at.split(".")[0]) + 1
         super().__init__(
-            f"element {number} is built otherwise at this width: another --width may keep it"
+            f"element {number} is built differently at this width: another --width may keep it"
         )
 
 
@@ -291,7 +291,7 @@ def _together(first: Axis, other: Axis) -> None:
             if a is not b:
                 a.parts = (b,)
     else:
-        raise NasError("a sum of concatenations that are parted otherwise cannot be made narrower")
+        raise NasError("a sum of concatenations that are split differently cannot be made narrower")
 
 
 # --- the weights ---------------------------------------------------------------------------------

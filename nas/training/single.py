@@ -55,7 +55,9 @@ def free_to_train(job: Job, file: Path) -> None:
     except NasError:
         asked, own = None, None
     if own != (asked, job.seed, job.epochs, job.recipe):
-        raise NasError(f"{file} is there and is another: it would be written over; move it away")
+        raise NasError(
+            f"{file} exists and is a different one: it would be overwritten; move it away"
+        )
 
 
 def train(

@@ -61,7 +61,7 @@ def loaded(files: tuple[str, ...], digest: str) -> tuple[Model, ...]:
     models = tuple(load_model(file) for file in files)
     if (here := digest_of(models)) != digest:
         raise NasError(
-            f"the teacher in {', '.join(files)} is another than that of the recipe: its digest is "
+            f"the teacher in {', '.join(files)} is not the one of the recipe: its digest is "
             f"{here}, not {digest}"
         )
     return models

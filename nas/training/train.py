@@ -78,7 +78,7 @@ def check_images(ref: DataRef) -> None:
     another node, or overwritten since the search began. Once a process: it looks at each file."""
     if ref.identity and (here := data.identity(ref)) != ref.identity:
         raise DataError(
-            f"the images of {ref.dir or ref.name} on this machine are others ({here}) than those "
+            f"the images of {ref.dir or ref.name} on this machine ({here}) are not those "
             f"of the search ({ref.identity})"
         )
 
