@@ -276,7 +276,7 @@ def test_a_trial_is_shown_by_its_number_or_as_a_table_prints_it(
     status, _, err = ran(capsys, "show", "CONV(16) -> RELUU -> GAP")
     assert (status, err.startswith("nas: RELUU at column 13: unknown layer")) == (2, True)
     status, _, err = ran(capsys, "show", row.pattern, "--trial", 1)
-    assert (status, "one of them" in err) == (2, True)
+    assert (status, "give either" in err) == (2, True)
 
 
 def test_other_images_than_the_study_was_made_on_are_refused(

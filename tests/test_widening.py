@@ -197,6 +197,6 @@ def test_a_rehearsal_changes_nothing(
     before = store.find_study("s"), rows(store)
     rehearse(plan(space=space(WIDER)), f"sqlite:///{tmp_path}/record.db", 0, 0.0)
     assert (store.find_study("s"), rows(store)) == before
-    with pytest.raises(StudyError, match="holds less"):
+    with pytest.raises(StudyError, match="allows less"):
         rehearse(plan(space=space({"N": 1})), f"sqlite:///{tmp_path}/record.db", 0, 0.0)
     capsys.readouterr()
