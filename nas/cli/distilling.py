@@ -19,7 +19,7 @@ from nas.cli.options import (
 )
 from nas.cli.output import begin_work, directory
 from nas.cli.record import check_dataset, data_of, opened, trial_network, trial_weights, weights_of
-from nas.cli.settings import read_recipe, within
+from nas.cli.settings import read_recipe, recipe_in, within
 from nas.data import describe
 from nas.driver.latencies import with_latencies
 from nas.driver.made import Made, enter
@@ -35,6 +35,7 @@ from nas.report import smaller as pages
 from nas.report.images import tell as tell_images
 from nas.report.progress import Left
 from nas.report.screens import span
+from nas.spaces.space import Space
 from nas.spaces.zoo import names as zoo_names
 from nas.store import Store, StudyRow
 from nas.training.beside import Beside, Tell, beside
@@ -83,10 +84,11 @@ def distill_and_show(
     elif init:
         raise NasError(f"--init {init}: is for a teacher of the zoo, by its name")
     places, taught = taught_by(files, ref)
-    pattern = _pattern(student, storage, study, ref)
+    pattern, space = _pattern(student, storage, study, ref)
+    settings, base = [*recipe, *taught], base.but(UNTAUGHT)
     way = Job(
         pattern=pattern,
-        recipe=read_recipe([*recipe, *taught], base.but(UNTAUGHT)),
+        recipe=recipe_in(space, settings, base) if space else read_recipe(settings, base),
         data=ref,
         epochs=EPOCHS if epochs is None else epochs,
         seed=seed,
@@ -220,13 +222,14 @@ def _zoo(name: str, init: str, ref: DataRef, folder: Path) -> str:
     return str(file)
 
 
-def _pattern(text: str, storage: str, study: str | None, ref: DataRef) -> str:
+def _pattern(text: str, storage: str, study: str | None, ref: DataRef) -> tuple[str, Space | None]:
+    """Of a student the pattern, and the space that its file is."""
     if is_number(text):
-        return trial_network(storage, study, int(text))
+        return trial_network(storage, study, int(text)), None
     architecture, space = closed_or_space(text, ref)
     if architecture is None:
         raise NasError(
             f"--student {space.name if space else text}: is a search space; `nas search --teacher` "
             "trains each of its networks by a teacher"
         )
-    return str(architecture)
+    return str(architecture), space

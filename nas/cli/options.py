@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nas import durations, plugins
 from nas.artifacts import replace
 from nas.cli.output import writable
-from nas.cli.settings import bounds, constraint, objective, once, read_recipe, split, within
+from nas.cli.settings import (
+    beside,
+    bounds,
+    constraint,
+    objective,
+    once,
+    read_recipe,
+    recipe_in,
+    split,
+    within,
+)
 from nas.driver.plan import Keep, Plan
 from nas.driver.profiles import in_search
 from nas.driver.rungs import geometric, read
 from nas.errors import NasError, nearest
-from nas.job import DataRef, Job
+from nas.job import DataRef, Job, Recipe
 from nas.language.architecture import DEFAULT_INPUT, Architecture, close
 from nas.language.pattern import Call, Chain, write
 from nas.language.pattern import read as read_pattern
+from nas.metrics import arithmetic
 from nas.samplers import LEARNING, SAMPLERS
+from nas.spaces.preflight import refuse_empty
 from nas.spaces.space import Space, load_space, shipped
 from nas.workers.answers import POINTS
 from nas.workers.run import source
@@ -179,8 +192,6 @@ def plan(
     )
     loaded = in_search(loaded)
     levels = read(rungs, epochs)
-    if levels and not evaluator and not any(text.startswith("schedule=") for text in recipe):
-        recipe = [*recipe, "schedule=rungs"]
     if sampler not in SAMPLERS:
         raise NasError(f"--sampler: unknown sampler {sampler}; {nearest(sampler, SAMPLERS)}")
     if teachers and evaluator:
@@ -191,9 +202,13 @@ def plan(
             f"{LEARNING[0]} takes older ones"
         )
     teachers, taught = taught_by(teachers, ref)
+    told = [*recipe, *taught]
+    loaded = beside(loaded, told)
+    if levels and not evaluator and not any(text.startswith("schedule=") for text in recipe):
+        told.append("schedule=rungs")
     job = Job(
         pattern="",
-        recipe=read_recipe([*recipe, *taught]),
+        recipe=read_recipe(told),
         data=ref,
         epochs=epochs,
         seed=seed,
@@ -257,16 +272,17 @@ def audited(
     if not levels:
         raise NasError(f"--rungs {rungs}: an audit of {epochs} epochs needs a rung below them")
     files = load_plugins(plugins)
+    loaded = space_on(space, ref)
     job = Job(
         pattern="",
-        recipe=read_recipe(recipe),
+        recipe=recipe_in(loaded, recipe),
         data=ref,
         epochs=epochs,
         seed=seed,
         source=source("", files),
         plugins=files,
     )
-    return space_on(space, ref), job, levels
+    return loaded, job, levels
 
 
 def single_job(
@@ -280,7 +296,8 @@ def single_job(
     recipe: Sequence[str] = (),
     plugins: Iterable[Path] = (),
 ) -> Job:
-    """The job of ``nas train``, on a closed pattern or the name of a closed space.
+    """The job of ``nas train``, on a closed pattern, or the name or the file of a closed space with
+    what that says of the recipe. Raises NothingFound where the network breaks the file's bounds.
 
     Images are resized to ``size``; None: to what the pretrained weights or the model that it starts
     from ask for.
@@ -299,6 +316,8 @@ def single_job(
         raise NasError(
             f"{space.name if space else pattern} is a search space: `nas search` takes it"
         )
+    if space is not None:
+        settings = _of_file(space, recipe)
     return Job(
         pattern=str(architecture),
         recipe=settings,
@@ -308,6 +327,19 @@ def single_job(
         source=source("", files),
         plugins=files,
     )
+
+
+def _of_file(space: Space, recipe: Sequence[str]) -> Recipe:
+    if searched := [key for key in space.recipe if key not in space.fixed]:
+        raise NasError(f"{space.name} searches recipe.{searched[0]}: `nas search` takes it")
+    refuse_empty(space)
+    if unmet := {*space.constraints} - {*arithmetic(space.sample(0), space.constraints)}:
+        print(
+            f"nas: warning: {space.name}: the bounds on {', '.join(sorted(unmet))} are a search's: "
+            "one training is shown whatever it measures",
+            file=sys.stderr,
+        )
+    return recipe_in(space, recipe)
 
 
 def initial_size(init: str) -> int:
