@@ -53,11 +53,14 @@ def _checked(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         hints = get_type_hints(function)  # here: what it names is imported by now
-        for name, value in signature.bind(*args, **kwargs).arguments.items():
+        bound = signature.bind(*args, **kwargs)
+        for name, value in bound.arguments.items():
             if not _fits(value, hints[name]):
                 rule = str(signature.parameters[name].annotation)
                 raise NasError(f"{name} is {brief(repr(value), 60)}: must be {rule}")
-        return function(*args, **kwargs)
+            if isinstance(value, Integral) and not isinstance(value, bool):
+                bound.arguments[name] = int(value)  # torch and the record take no numpy's
+        return function(*bound.args, **bound.kwargs)
 
     return call
 

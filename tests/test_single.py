@@ -149,6 +149,9 @@ def test_a_training_begins_with_the_weights_of_a_file_and_ends_with_a_test_score
         (["alexnet"], "POOL(3, stride=2) at column 51: "),
         (["lenet_like"], "lenet_like is a search space: `nas search` takes it"),
         (["lenet5", "--init=resnet18"], "the weights of resnet18 do not fit the network: number 2"),
+        (["lenet5", "--seed=-1"], "--seed -1: must be from 0 to 4294967295"),
+        (["lenet5", f"--seed={1 << 63}"], f"--seed {1 << 63}: must be from 0 to 4294967295"),
+        (["lenet5", f"--seed={10**23}"], f"--seed {10**23}: must be from 0 to 4294967295"),
     ],
 )
 def test_what_cannot_be_trained_is_one_sentence(

@@ -19,7 +19,7 @@ from nas.cli.options import (
 )
 from nas.cli.output import begin_work, directory
 from nas.cli.record import check_dataset, data_of, opened, trial_network, trial_weights, weights_of
-from nas.cli.settings import read_recipe, recipe_in, within
+from nas.cli.settings import MOST_SEED, read_recipe, recipe_in, seed_within, within
 from nas.data import describe
 from nas.driver.latencies import with_latencies
 from nas.driver.made import Made, enter
@@ -127,8 +127,7 @@ def check_numbers(epochs: int, seeds: int, seed: int) -> None:
     """Raises NasError for numbers of trainings that are none, before anything is written."""
     within("--epochs", epochs, POINTS)
     within("--seeds", seeds, 10_000)
-    if not 0 <= seed < (1 << 32) - seeds:
-        raise NasError(f"--seed {seed}: must be from 0 to {(1 << 32) - seeds - 1}")
+    seed_within(seed, MOST_SEED - seeds)
 
 
 def tell_epochs(

@@ -19,6 +19,7 @@ from nas.cli.settings import (
     once,
     read_recipe,
     recipe_in,
+    seed_within,
     split,
     within,
 )
@@ -174,8 +175,7 @@ def plan(
     if trials is not None:
         within("--trials", trials, 10_000_000)
     within("--epochs", epochs, POINTS)
-    if not 0 <= seed < 1 << 32:
-        raise NasError(f"--seed {seed}: must be from 0 to 4294967295")
+    seed_within(seed)
     if evaluator and not re.fullmatch(r"[\w.]+:[\w.]+", evaluator):
         raise NasError(f"--evaluator {evaluator!r}: must be MODULE:FUNCTION")
     files = load_plugins(plugins)
@@ -268,6 +268,7 @@ def audited(
 ) -> tuple[Space, Job, tuple[int, ...]]:
     """The space, the job and the rungs of ``nas audit``."""
     within("--epochs", epochs, POINTS)
+    seed_within(seed)
     levels = read(rungs, epochs, geometric)  # which of them to trust is asked
     if not levels:
         raise NasError(f"--rungs {rungs}: an audit of {epochs} epochs needs a rung below them")
@@ -303,6 +304,7 @@ def single_job(
     from ask for.
     """
     within("--epochs", epochs, POINTS)
+    seed_within(seed)
     settings = read_recipe(recipe)
     files = load_plugins(plugins)
     if size is None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from nas.cli.arguments import STORAGE
 from nas.cli.options import identified, load_plugins
-from nas.cli.settings import read_recipe, within
+from nas.cli.settings import read_recipe, seed_within, within
 from nas.driver.plan import RANDOM
 from nas.errors import NasError, StudyError
 from nas.job import DataRef, Job, Recipe
@@ -171,6 +171,8 @@ def trial_job(
     check_dataset(row, dataset)
     if epochs is not None:
         within("--epochs", epochs, POINTS)
+    if seed is not None:
+        seed_within(seed)
     if trial.made:
         raise StudyError(
             f"trial {number}, {trial.baseline}, was made by `nas distill` or `nas prune`, which "

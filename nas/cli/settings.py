@@ -18,10 +18,18 @@ from nas.store import StudyRow
 
 T = TypeVar("T")
 
+MOST_SEED = (1 << 32) - 1
+
 
 def within(name: str, value: int, most: int) -> None:
     if not 1 <= value <= most:
         raise NasError(f"{name} {brief(str(value), 40)}: must be 1 or more, up to {most}")
+
+
+def seed_within(seed: int, most: int = MOST_SEED) -> int:
+    if not 0 <= seed <= most:
+        raise NasError(f"--seed {brief(str(seed), 40)}: must be from 0 to {most}")
+    return seed
 
 
 def split(texts: Sequence[str]) -> list[str]:
