@@ -9,6 +9,7 @@ NasError                    the root; the command line prints it as one sentence
 ├── StoreError              a database that is none, is newer than the code, or does not answer
 │   └── NoRecord            one that has no record yet
 ├── StudyError              a study that exists with other settings, or does not exist
+├── MachineError            what no input is the reason of, as a full disk: exit status 1
 └── NothingFound            a search that ends with nothing to show: exit status 3
 """
 
@@ -52,6 +53,10 @@ class NoRecord(StoreError):
 
 class StudyError(NasError):
     """The study does not exist, or exists with other settings."""
+
+
+class MachineError(NasError):
+    """It went wrong, and no other input would help: a disk is full, a file was made meanwhile."""
 
 
 class NothingFound(NasError):
