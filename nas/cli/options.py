@@ -232,7 +232,9 @@ def plan(
     )
 
 
-def taught_by(files: Sequence[str], ref: DataRef) -> tuple[tuple[str, ...], list[str]]:
+def taught_by(
+    files: Sequence[str], ref: DataRef | None = None
+) -> tuple[tuple[str, ...], list[str]]:
     """The models' files as workers may name them, and the setting of the recipe that says which
     they are. Raises NasError where one cannot teach on these images."""
     if not files:
@@ -241,9 +243,11 @@ def taught_by(files: Sequence[str], ref: DataRef) -> tuple[tuple[str, ...], list
     from nas.training import teacher
     from nas.training.models import load_model
 
-    info, models = describe(ref), [load_model(file) for file in files]
-    for model, file in zip(models, files, strict=True):
-        teacher.check(model, info, file)
+    models = [load_model(file) for file in files]
+    if ref is not None:
+        info = describe(ref)
+        for model, file in zip(models, files, strict=True):
+            teacher.check(model, info, file)
     places = (file if "://" in file else str(Path(file).expanduser().resolve()) for file in files)
     return tuple(places), [f"teacher={teacher.digest_of(models)}"]
 
@@ -296,6 +300,7 @@ def single_job(
     seed: int = 0,
     recipe: Sequence[str] = (),
     plugins: Iterable[Path] = (),
+    teachers: Sequence[str] = (),
 ) -> Job:
     """The job of ``nas train``, on a closed pattern, or the name or the file of a closed space with
     what that says of the recipe. Raises NothingFound where the network breaks the file's bounds.
@@ -305,6 +310,8 @@ def single_job(
     """
     within("--epochs", epochs, POINTS)
     seed_within(seed)
+    places, taught = taught_by(teachers)  # whether they can on these images, the training asks
+    recipe = [*recipe, *taught]
     settings = read_recipe(recipe)
     files = load_plugins(plugins)
     if size is None:
@@ -328,6 +335,7 @@ def single_job(
         seed=seed,
         source=source("", files),
         plugins=files,
+        teachers=places,
     )
 
 
