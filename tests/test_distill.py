@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from pathlib import Path
@@ -21,6 +22,7 @@ from nas.data.batches import Source, preparation, statistics
 from nas.errors import NasError, RecipeError
 from nas.job import DataRef, Epoch, Job, Recipe
 from nas.language.architecture import parse
+from nas.store import open_store
 from nas.training import teacher, train
 from nas.training.beside import Gain
 from nas.training.models import Card, Model, load_model, save_model
@@ -319,8 +321,19 @@ def test_a_search_under_a_teacher(large: Path, tmp_path: Path, capsys) -> None:
     assert "recipe.teacher is" in capsys.readouterr().err
     moved = large.with_name("moved.safetensors")
     large.rename(moved)
-    assert command(*line, "--teacher", moved) == 0  # the same model, elsewhere
     number = rows[0].number
+    again = ("train", "--trial", number, "--epochs", 1, "--storage", storage, "-o", tmp_path / "t")
+    capsys.readouterr()
+    assert command(*again) == 2
+    told = capsys.readouterr().err
+    assert f"{large}, by which study lenet_like-digits learns, is gone: put it back, or" in told
+    assert "nas search --teacher FILE" in told
+    assert command(*line, "--teacher", moved) == 0  # the same model, elsewhere
+    with contextlib.closing(open_store(storage)) as store:
+        settings = store.find_study("lenet_like-digits").settings
+    assert settings["teachers"] == [str(moved)]
+    assert settings["taught"] == {load_model(moved).digest: [str(moved)]}
+    assert command(*again) == 0
     capsys.readouterr()
     assert command("distill", "--teacher", "front", "--student", number, "--storage", storage,
                        "--epochs", 1, "--seeds", 1, "-o", tmp_path / "out") == 0  # fmt: skip

@@ -110,6 +110,29 @@ def another(store: Store, lease: float = 60.0, name: str = "elsewhere//1/2/a") -
 # -- studies --------------------------------------------------------------------------------------
 
 
+def test_a_study_notes_where_its_images_and_its_teachers_are_now(store: Store) -> None:
+    def at(folder: str, taught: str) -> Study:
+        settings = {"teachers": [f"/{folder}/m"], "taught": {"1234": [taught]}}
+        return dataclasses.replace(
+            STUDY, directory=f"/{folder}", settings={**STUDY.settings, **settings}
+        )
+
+    for name, known in (("by file", "/old/m"), ("by trial", "trial 3 of study x")):
+        before = store.open_study(dataclasses.replace(at("old", known), name=name))
+        store.open_study(dataclasses.replace(at("new", "/new/m"), name=name))
+        after = store.find_study(name)
+        assert (after.id, after.folder, after.directory) == (before.id, before.folder, "/new")
+        assert after.settings["teachers"] == ["/new/m"]
+        assert after.settings["taught"] == {"1234": ["/new/m" if known == "/old/m" else known]}
+        # Whoever does not tell changes nothing.
+        store.open_study(dataclasses.replace(STUDY, name=name))
+        assert store.find_study(name) == after
+    # Nor does who is refused.
+    with pytest.raises(StudyError, match="seed is 3 in the study and 4 now"):
+        store.open_study(dataclasses.replace(at("far", "/far/m"), name=name, seed=4))
+    assert store.find_study(name) == after
+
+
 def test_a_study_comes_back_as_it_was_made(store: Store, study: StudyRow) -> None:
     assert store.open_study(STUDY) == study
     assert store.find_study("digits") == study

@@ -18,6 +18,7 @@ from nas.errors import NasError, StudyError
 from nas.job import DataRef, Job, Recipe
 from nas.metrics import ACCURACY
 from nas.store import Store, StudyRow, TrialRow, open_store
+from nas.store.teachers import teacher_files
 from nas.store.urls import parse as parse_url
 from nas.workers.answers import POINTS
 from nas.workers.run import source
@@ -187,7 +188,7 @@ def trial_job(
         seed=trial.seed if seed is None else seed,
         source=source("", files),
         plugins=files,
-        teachers=tuple(row.settings.get("teachers", ())),
+        teachers=teacher_files(row),
     )
 
 
