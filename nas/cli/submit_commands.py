@@ -28,17 +28,14 @@ RAY = "http://127.0.0.1:8265"
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="As `nas submit ray` printed it.")]
 
 
-def _runs(command: Sequence[str]) -> None:
+def _runs(command: Sequence[str], here: typer.Context) -> None:
     """Raises NasError for what could not run as a job: the command line is read here as it will be
     there, and the cluster's --address is added to it."""
-    from typer.main import get_command
-
-    from nas.cli.app import app
     from nas.errors import NasError, brief
 
     name, *arguments = command
     told = f"-- {shlex.join(command)}"
-    commands = get_command(app).commands  # type: ignore[attr-defined]
+    commands = here.find_root().command.commands  # type: ignore[attr-defined]
     able = [key for key, each in commands.items() if any(RAYS in p.opts for p in each.params)]
     if name not in able:
         raise NasError(f"{brief(told)}: no job: those on a cluster are {', '.join(able)}")
@@ -57,6 +54,7 @@ def _runs(command: Sequence[str]) -> None:
 
 @app.command()
 def slurm(
+    context: typer.Context,
     command: Command,
     nodes: Annotated[int, typer.Option("--nodes", help="How many to ask Slurm for.")] = 1,
     cpus: Annotated[int, typer.Option("--cpus", help="Of each node.")] = 1,
@@ -72,7 +70,7 @@ def slurm(
     """Write an sbatch script that starts Ray across the allocation, and submit it."""
     from nas.workers import submit
 
-    _runs(command)
+    _runs(command, context)
     allocation = submit.Allocation(
         nodes=nodes,
         cpus=cpus,
@@ -90,6 +88,7 @@ def slurm(
 
 @app.command()
 def ray(
+    context: typer.Context,
     command: Command,
     address: RayAddress = RAY,
     follow: Annotated[bool, typer.Option(help="Print its output until it ends.")] = True,
@@ -97,7 +96,7 @@ def ray(
     """Submit to a running Ray cluster's jobs; prints the job's name."""
     from nas.workers import submit
 
-    _runs(command)
+    _runs(command, context)
     job = submit.submit_ray(command, address)
     print(job, flush=True)
     if follow:
