@@ -309,6 +309,18 @@ def test_what_distill_refuses(large: Path, tmp_path: Path, capsys, told, reason)
     assert reason in capsys.readouterr().err
 
 
+def test_attention_where_no_maps_agree_is_refused_before_anything_is_counted(
+    large: Path, tmp_path: Path, capsys
+) -> None:
+    told = ("--teacher", large, "--student", "INPUT -> FLATTEN -> FC", "--attention", 1)
+    assert command("distill", *told, "-o", tmp_path / "out") == 2
+    err = capsys.readouterr().err
+    assert "recipe.attention needs a map of equal height and width in student and teacher" in err
+    assert "trainings" not in err
+    assert "a student of" not in err
+    assert not list((tmp_path / "out").glob("*"))
+
+
 def test_a_search_under_a_teacher(large: Path, tmp_path: Path, capsys) -> None:
     storage = f"sqlite:///{tmp_path}/nas.db"
     line = ["search", "--space", "lenet_like", "--trials", "2", "--epochs", "1", "--workers",

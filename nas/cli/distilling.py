@@ -42,6 +42,7 @@ from nas.training.beside import Beside, Tell, beside
 from nas.training.device import machine
 from nas.training.evaluation import data_for
 from nas.training.models import Model, card_of, save_once
+from nas.training.teacher import shared_stages
 from nas.training.weights import zoo_model
 from nas.workers.answers import POINTS
 from nas.workers.run import source
@@ -96,6 +97,8 @@ def distill_and_show(
         plugins=plugins,
         teachers=places,
     )
+    if way.recipe.attention:  # asked of the maps alone, before anything is trained or counted
+        shared_stages(parse(pattern), [card_of(file).architecture for file in places])
     control = dataclasses.replace(way, recipe=way.recipe.but(UNTAUGHT), teachers=())
     _tell_sizes(places, pattern)
     jobs = {"distilled": way, "control": control}

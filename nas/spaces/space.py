@@ -318,6 +318,8 @@ def _read_space(data: Mapping[str, Any], input: Shape | None, classes: int | Non
     for key in ("name", "pattern"):
         if not isinstance(data.get(key), str):
             raise SpaceError(f"{key}: must be there, as text")
+    if not data["name"].strip() or not data["name"].isprintable():
+        raise SpaceError(f"name: {brief(repr(data['name']), 60)}: must be printable characters")
     input = input or _own_input(data)
     own_classes = data.get("classes", DEFAULT_CLASSES)
     if type(own_classes) is not int or not 1 <= own_classes <= 65_536:
