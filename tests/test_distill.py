@@ -309,6 +309,23 @@ def test_what_distill_refuses(large: Path, tmp_path: Path, capsys, told, reason)
     assert reason in capsys.readouterr().err
 
 
+def test_a_student_of_a_study_is_trained_by_what_its_space_fixes(
+    large: Path, tmp_path: Path
+) -> None:
+    space = tmp_path / "s.yaml"
+    space.write_text(
+        "name: s\npattern: INPUT -> CONV(width=w) -> GAP -> FC\nwhere: {w: {int: [2, 9]}}\n"
+        "recipe: {batch: 16}\n"
+    )
+    record = ["--storage", f"sqlite:///{tmp_path}/nas.db", "--study", "s"]
+    assert command("search", "--space", space, *record, "--trials", 1, "--epochs", 1,
+                   "--workers", 0) == 0  # fmt: skip
+    assert command("distill", "--teacher", large, "--student", SMALL, *record, "--seeds", 1,
+                   "-o", tmp_path / "out") == 0  # fmt: skip
+    cards = [load_model(file).card for file in (tmp_path / "out").glob("*.safetensors")]
+    assert [card.recipe["batch"] for card in cards] == [16, 16]
+
+
 def test_attention_where_no_maps_agree_is_refused_before_anything_is_counted(
     large: Path, tmp_path: Path, capsys
 ) -> None:

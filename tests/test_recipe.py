@@ -13,7 +13,7 @@ import pytest
 
 import nas
 from nas.cli.options import audited, plan, single_job
-from nas.cli.settings import read_recipe
+from nas.cli.settings import read_recipe, recipe_in
 from nas.driver.plan import Plan
 from nas.errors import NasError, NothingFound, RecipeError, StudyError
 from nas.job import DataRef, Job, Recipe
@@ -252,6 +252,13 @@ def test_a_learning_rate_that_is_told_holds_under_the_optimizer_of_the_space(
     # It is in the record: the one study does not go on as the other.
     difference = first_difference(searched(space, "lr=0.1").row(), unsaid.row())
     assert difference == "space.recipe.lr is 0.1 in the study and absent now"
+
+
+def test_a_learning_rate_that_is_told_holds_over_another_base_too(tmp_path: Path) -> None:
+    space = load_space(str(spaced(tmp_path, "{optimizer: sgd}")), (1, 8, 8), 10)
+    adamw = Recipe(optimizer="adamw")
+    assert recipe_in(space, ["lr=0.001"], adamw) == Recipe(lr=0.001)
+    assert recipe_in(space, [], adamw) == Recipe()
 
 
 def test_the_command_of_a_report_tells_nothing_that_the_space_has(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from nas.cli.settings import MOST_SEED, read_recipe, recipe_in, seed_within, wit
 from nas.data import describe
 from nas.driver.latencies import with_latencies
 from nas.driver.made import Made, enter
+from nas.driver.plan import recipe_of, space_of
 from nas.driver.time_budget import TimeBudget
 from nas.driver.tradeoffs import nothing_found, pareto
 from nas.errors import NasError, StudyError, nearest
@@ -75,7 +76,7 @@ def distill_and_show(
     if study or any(map(is_number, [*teachers, student])) or "front" in teachers:
         store, row = opened(storage, study, write=True)
         check_dataset(row, dataset)
-        base, ref = Recipe.of(row.recipe), data_of(row, data)
+        base, ref = recipe_of(space_of(row), Recipe.of(row.recipe)), data_of(row, data)
         epochs = row.settings["epochs"] if epochs is None else epochs
     files = [file for text in teachers for file in model_files(text, storage, study)]
     ref = ref or images_of(files, dataset, data, init)

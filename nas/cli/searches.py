@@ -123,7 +123,7 @@ def _expected(
         each += ", as the study's trials took"
     if plan.rungs:
         each += ", less as rungs stop some"
-    beside = [seconds(network, job.recipe) + BETWEEN for network in baselines]
+    beside = [seconds(network, plan.recipe) + BETWEEN for network in baselines]
     if left is not None:
         whole = START + math.ceil(left / most) * mean + sum(beside) / most
         return f"about {screens.span(whole)}: {each}"
@@ -229,7 +229,7 @@ def run(
     (bytes; 0: unknown). Returns the study, the trials that have ended, how it stands, and where
     ``progress`` is shown what as much again is expected to bring."""
     tell_images(plan.job, progress)
-    if plan.job.recipe.resized_crop and not plan.job.evaluator:
+    if plan.recipe.resized_crop and not plan.job.evaluator:
         load(roomy(plan.job.data), "train")  # decoded here, with progress
     # What is unknown is refused before anything begins.
     networks = architectures(plan, baselines)
@@ -261,7 +261,7 @@ def run(
         need = 0
         if not plan.job.evaluator:
             need = footprint.greatest(
-                plan.space, plan.job.recipe, networks.values(), streamed(plan.job.data)
+                plan.space, plan.recipe, networks.values(), streamed(plan.job.data)
             )
         if plan.job.teachers:
             from nas.training.models import card_of  # torch: 0.9 s

@@ -96,7 +96,7 @@ def read_recipe(settings: Sequence[str], base: Recipe | None = None) -> Recipe:
     return Recipe.of(values, named or base)
 
 
-def beside(space: Space, settings: Sequence[str]) -> Space:
+def beside(space: Space, settings: Sequence[str], base: Recipe | None = None) -> Space:
     """The space that --recipe is told beside. Raises RecipeError for a setting that the space has
     otherwise.
 
@@ -110,7 +110,7 @@ def beside(space: Space, settings: Sequence[str]) -> Space:
                 f"--recipe {name}={value}: the space {space.name} {has}, under recipe.{name}; tell "
                 "it in one place"
             )
-    lr, usual = values.get("lr"), OPTIMIZERS[Recipe.of(values, named).optimizer]
+    lr, usual = values.get("lr"), OPTIMIZERS[Recipe.of(values, named or base).optimizer]
     if lr == usual and "optimizer" in space.recipe and "lr" not in space.recipe:
         return space.fixing("lr", lr)
     return space
@@ -118,7 +118,7 @@ def beside(space: Space, settings: Sequence[str]) -> Space:
 
 def recipe_in(space: Space, settings: Sequence[str], base: Recipe | None = None) -> Recipe:
     """What --recipe tells and what the space fixes beside it. Raises RecipeError, as ``beside``."""
-    return Recipe.of(beside(space, settings).fixed, read_recipe(settings, base))
+    return Recipe.of(beside(space, settings, base).fixed, read_recipe(settings, base))
 
 
 def _told(settings: Sequence[str]) -> tuple[Recipe | None, dict[str, Any]]:
