@@ -25,7 +25,7 @@ from typing import (
 from nas.cli import options, record
 from nas.cli.settings import starting
 from nas.driver.plan import Keep
-from nas.errors import NasError, StudyError, brief
+from nas.errors import NasError, RecipeError, StudyError, brief
 from nas.job import Epoch, Report
 from nas.language.architecture import Architecture
 from nas.store import StudyRow, TrialRow
@@ -53,11 +53,14 @@ def _checked(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         hints = get_type_hints(function)  # here: what it names is imported by now
-        for name, value in signature.bind(*args, **kwargs).arguments.items():
+        bound = signature.bind(*args, **kwargs)
+        for name, value in bound.arguments.items():
             if not _fits(value, hints[name]):
                 rule = str(signature.parameters[name].annotation)
                 raise NasError(f"{name} is {brief(repr(value), 60)}: must be {rule}")
-        return function(*args, **kwargs)
+            if isinstance(value, Integral) and not isinstance(value, bool):
+                bound.arguments[name] = int(value)  # torch and the record take no numpy's
+        return function(*bound.args, **bound.kwargs)
 
     return call
 
@@ -251,12 +254,14 @@ def train(
     progress: bool = True,
     skip_unreadable: bool = False,
     group_by: str = "",
+    teachers: Iterable[str | Path] = (),
 ) -> Model:
     """Trains a pattern, a network of the zoo or a trial of a search (by the recipe that it had),
     and returns the model; ``output`` is a file to write it to.
 
-    ``data``, ``dataset``, ``recipe``, ``plugins``, ``skip_unreadable`` and ``group_by`` are as in
-    ``search``; ``size`` None is what ``init`` asks for, and without it the images' own. ``init`` is
+    ``data``, ``dataset``, ``recipe``, ``plugins``, ``skip_unreadable``, ``group_by`` and
+    ``teachers`` (those of a trial's study have to be told) are as in ``search``; ``size`` None is
+    a trial's, or what ``init`` asks for, and without both the images' own. ``init`` is
     what the weights begin with: a file, or torchvision's, as "resnet50:IMAGENET1K_V1"; ``freeze``
     epochs first train the head alone. ``seed`` is the trial's, or 0, where it is not given;
     ``report`` is called with each epoch, and ``progress`` is shown on stderr, a line an epoch.
@@ -271,7 +276,15 @@ def train(
         if not isinstance(recipe, str) or not recipe:
             settings = [*_settings(network.recipe), *settings]
         seed = network.seed if seed is None else seed
-        network = network.pattern
+        if (digest := network.recipe.get("teacher")) and not teachers:
+            raise RecipeError(
+                f"trial {network.number} was taught by the models of digest {digest}: give their "
+                f"files as teachers=, or use `nas train --trial {network.number}`"
+            )
+        options.load_plugins(map(Path, plugins))
+        pattern, (_, height, width) = record.network_of(network), network.architecture.input
+        size = height if size is None and height == width else size
+        network = pattern
     job = options.single_job(
         str(network),
         options.data_ref(dataset or None, str(data), 0, skip_unreadable, group_by),
@@ -280,6 +293,7 @@ def train(
         seed=seed or 0,
         recipe=starting(settings, init, freeze),
         plugins=[Path(path) for path in plugins],
+        teachers=[str(file) for file in teachers],
     )
     tell(job, progress)
     shown = epochs_told(job.epochs) if progress else lambda _: None

@@ -186,6 +186,27 @@ def reserve(path: Path, room: int) -> None:
         _drop(part)
 
 
+def create(path: Path, data: bytes) -> bool:
+    """Puts a file at ``path``, whole or not at all, unless there is something: whether it did.
+    Raises NasError as ``replace``."""
+    part = _part(path)
+    try:
+        _write(part, data)
+        try:
+            os.link(part, path)  # alone of all that moves a file, it replaces none
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links
+            if path.exists():
+                return False
+            part.replace(path)
+    except OSError as error:
+        raise NasError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        _drop(part)
+    return True
+
+
 def replace(path: Path, data: bytes) -> None:
     """Puts a file at ``path``, whole or not at all; a link stays, and what it leads to is replaced.
     What is there and no file, a pipe or ``/dev/stdout``, is written to. Raises NasError; what was
@@ -202,10 +223,7 @@ def replace(path: Path, data: bytes) -> None:
         raise NasError(f"{path} cannot be written: it is a link that leads to itself") from None
     part = _part(path)
     try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        _write(part, data)
         part.replace(path)
     except OSError as error:
         raise NasError(f"{path} cannot be written: {error.strerror or error}") from error
@@ -222,6 +240,13 @@ def _part(path: Path) -> Path:
         raise NasError(f"{path} cannot be written: {error.strerror or error}") from error
     sweep(path)
     return Path(unfinished(path))
+
+
+def _write(part: Path, data: bytes) -> None:
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _drop(part: Path) -> None:

@@ -9,12 +9,14 @@ NasError                    the root; the command line prints it as one sentence
 ├── StoreError              a database that is none, is newer than the code, or does not answer
 │   └── NoRecord            one that has no record yet
 ├── StudyError              a study that exists with other settings, or does not exist
+├── MachineError            what no input is the reason of, as a full disk: exit status 1
 └── NothingFound            a search that ends with nothing to show: exit status 3
 """
 
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -54,6 +56,10 @@ class StudyError(NasError):
     """The study does not exist, or exists with other settings."""
 
 
+class MachineError(NasError):
+    """It went wrong, and no other input would help: a disk is full, a file was made meanwhile."""
+
+
 class NothingFound(NasError):
     """No candidate finished, or none that is feasible."""
 
@@ -62,6 +68,32 @@ def brief(message: str, most: int = 400) -> str:
     """A message that may quote anything as one printable line of bounded length."""
     line = " ".join("".join(c if c.isprintable() else " " for c in message).split())
     return line if len(line) <= most else f"{line[: most - 4]} ..."
+
+
+# Of an operating system: no room, by disk, quota or limit, or a disk that fails.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+SQLITE_NO_ROOM = (10, 13)  # SQLITE_IOERR, SQLITE_FULL: a log ahead that cannot grow is the former
+
+
+def status(error: NasError) -> int:
+    """The exit status of a command that ends with it: what came of a disk, wherever on its way that
+    became a sentence, is no wrong input."""
+    if isinstance(error, NothingFound):
+        return 3
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MachineError) or no_room(cause):
+            return 1
+        cause = cause.__cause__ or cause.__context__
+    return 2
+
+
+def no_room(error: object) -> bool:
+    """Whether a disk, or a database on one, has no room or fails."""
+    if isinstance(error, OSError):
+        return error.errno in NO_ROOM
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the kind
+    return code in SQLITE_NO_ROOM or getattr(error, "sqlstate", None) == "53100"  # disk_full
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas
 import pytest
 from PIL import Image
-from typed import ran
+from typed import command, ran
 
 import nas
 from nas.errors import NasError, StudyError
@@ -166,6 +166,47 @@ def test_ten_lines_from_photos_to_a_prediction(
     paths = sorted(photos.rglob("*.png"))
     assert [p.label for p in again.predict(paths)] == [p.label for p in model.predict(paths)]
     assert nas.evaluate(tmp_path / "m.safetensors", data=photos).accuracy == found.accuracy
+
+
+def test_a_trial_of_another_size_of_a_teacher_or_of_none_is_trained(tmp_path: Path) -> None:
+    told: dict[str, Any] = {
+        "storage": f"sqlite:///{tmp_path}/nas.db", "trials": 1, "epochs": 1, "workers": 0,
+        "progress": False, "size": 16,
+    }  # fmt: skip
+    study = nas.search("lenet_like", baselines=["logistic"], **told)
+    (network,) = (row for row in study.trials if not row.baseline)
+    (classical,) = (row for row in study.trials if row.baseline)
+    file = tmp_path / "teacher.safetensors"
+    teacher = nas.train(network, epochs=1, progress=False, output=file)
+    assert teacher.input == (1, 16, 16)
+    with pytest.raises(StudyError, match=r"trial \d is logistic, a classical method: no network"):
+        nas.train(classical)
+    taught = nas.search("lenet_like", study="taught", teachers=[file], **told).best
+    message = (
+        rf"trial 0 was taught by the models of digest {teacher.digest}: give their files as "
+        r"teachers=, or use `nas train --trial 0`"
+    )
+    with pytest.raises(NasError, match=message):
+        nas.train(taught)
+    student = nas.train(taught, epochs=1, teachers=[file], progress=False)
+    assert student.card.recipe["teacher"] == teacher.digest
+    # The weights are those of the trial.
+    assert student.card.metrics["accuracy"] == taught.accuracy
+
+
+def test_a_seed_is_one_that_a_search_takes_of_numpy_too(study: nas.Study, photos: Path) -> None:
+    network = "INPUT(1, 8, 8) -> FC(width=10)"
+    for seed in (-1, 1 << 32, 10**23):
+        with pytest.raises(NasError, match=f"--seed {seed}: must be from 0 to 4294967295"):
+            nas.train(network, seed=seed, progress=False)
+        with pytest.raises(NasError, match=f"--seed {seed}: must be from 0 to 4294967295"):
+            nas.search("lenet_like", seed=seed, storage=study.storage)
+        status = command("train", "--trial", 0, "--storage", study.storage, f"--seed={seed}")
+        assert status == 2
+    model = nas.train(network, epochs=np.int64(1), seed=np.int64(7), progress=False)  # type: ignore[arg-type]
+    assert type(model.card.seed) is int
+    assert model.card.seed == 7
+    assert model.digest == nas.train(network, epochs=1, seed=7, progress=False).digest
 
 
 def test_a_trial_is_trained_from_the_record_alone(

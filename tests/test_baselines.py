@@ -14,8 +14,10 @@ from nas.driver import baselines
 from nas.driver.loop import search
 from nas.driver.plan import Plan
 from nas.errors import NasError
-from nas.job import Failure, Job
+from nas.job import Failure, Job, Recipe
 from nas.job.pool import Done, Event
+from nas.spaces.space import read_space
+from nas.spaces.yaml_mapping import parse_mapping
 from nas.store import open_store
 from nas.workers import open_pool
 from nas.workers.in_process import InProcess
@@ -49,6 +51,17 @@ def test_a_baseline_is_trained_once_and_costs_no_trial(tmp_path: Path) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     copied = optuna.load_study(study_name="s", storage=url).get_trials()
     assert sorted(t.user_attrs.get("baseline", "") for t in copied if not t.params) == names
+
+
+def test_a_baseline_is_trained_by_what_the_space_fixes(tmp_path: Path) -> None:
+    store, asked = open_store(f"sqlite:///{tmp_path}/s.db"), plan(1)
+    text = f"{asked.space.text}recipe: {{lr: 0.5, batch: {{choice: [8, 16]}}}}\n"
+    space = read_space(parse_mapping(text, "a test"), "a test", (1, 8, 8), 10)
+    asked = dataclasses.replace(asked, space=space)
+    baselines.enter(asked, ["linear_classifier"], store)
+    (row,) = store.trials(store.find_study("s").id)
+    assert (row.recipe["lr"], row.recipe["batch"]) == (0.5, 64)
+    assert asked.recipe == Recipe(lr=0.5)
 
 
 def test_one_network_by_two_names_is_refused(tmp_path: Path) -> None:

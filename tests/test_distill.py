@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from pathlib import Path
@@ -21,6 +22,7 @@ from nas.data.batches import Source, preparation, statistics
 from nas.errors import NasError, RecipeError
 from nas.job import DataRef, Epoch, Job, Recipe
 from nas.language.architecture import parse
+from nas.store import open_store
 from nas.training import teacher, train
 from nas.training.beside import Gain
 from nas.training.models import Card, Model, load_model, save_model
@@ -307,6 +309,35 @@ def test_what_distill_refuses(large: Path, tmp_path: Path, capsys, told, reason)
     assert reason in capsys.readouterr().err
 
 
+def test_a_student_of_a_study_is_trained_by_what_its_space_fixes(
+    large: Path, tmp_path: Path
+) -> None:
+    space = tmp_path / "s.yaml"
+    space.write_text(
+        "name: s\npattern: INPUT -> CONV(width=w) -> GAP -> FC\nwhere: {w: {int: [2, 9]}}\n"
+        "recipe: {batch: 16}\n"
+    )
+    record = ["--storage", f"sqlite:///{tmp_path}/nas.db", "--study", "s"]
+    assert command("search", "--space", space, *record, "--trials", 1, "--epochs", 1,
+                   "--workers", 0) == 0  # fmt: skip
+    assert command("distill", "--teacher", large, "--student", SMALL, *record, "--seeds", 1,
+                   "-o", tmp_path / "out") == 0  # fmt: skip
+    cards = [load_model(file).card for file in (tmp_path / "out").glob("*.safetensors")]
+    assert [card.recipe["batch"] for card in cards] == [16, 16]
+
+
+def test_attention_where_no_maps_agree_is_refused_before_anything_is_counted(
+    large: Path, tmp_path: Path, capsys
+) -> None:
+    told = ("--teacher", large, "--student", "INPUT -> FLATTEN -> FC", "--attention", 1)
+    assert command("distill", *told, "-o", tmp_path / "out") == 2
+    err = capsys.readouterr().err
+    assert "recipe.attention needs a map of equal height and width in student and teacher" in err
+    assert "trainings" not in err
+    assert "a student of" not in err
+    assert not list((tmp_path / "out").glob("*"))
+
+
 def test_a_search_under_a_teacher(large: Path, tmp_path: Path, capsys) -> None:
     storage = f"sqlite:///{tmp_path}/nas.db"
     line = ["search", "--space", "lenet_like", "--trials", "2", "--epochs", "1", "--workers",
@@ -319,8 +350,19 @@ def test_a_search_under_a_teacher(large: Path, tmp_path: Path, capsys) -> None:
     assert "recipe.teacher is" in capsys.readouterr().err
     moved = large.with_name("moved.safetensors")
     large.rename(moved)
-    assert command(*line, "--teacher", moved) == 0  # the same model, elsewhere
     number = rows[0].number
+    again = ("train", "--trial", number, "--epochs", 1, "--storage", storage, "-o", tmp_path / "t")
+    capsys.readouterr()
+    assert command(*again) == 2
+    told = capsys.readouterr().err
+    assert f"{large}, by which study lenet_like-digits learns, is gone: put it back, or" in told
+    assert "nas search --teacher FILE" in told
+    assert command(*line, "--teacher", moved) == 0  # the same model, elsewhere
+    with contextlib.closing(open_store(storage)) as store:
+        settings = store.find_study("lenet_like-digits").settings
+    assert settings["teachers"] == [str(moved)]
+    assert settings["taught"] == {load_model(moved).digest: [str(moved)]}
+    assert command(*again) == 0
     capsys.readouterr()
     assert command("distill", "--teacher", "front", "--student", number, "--storage", storage,
                        "--epochs", 1, "--seeds", 1, "-o", tmp_path / "out") == 0  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import re
@@ -24,10 +25,12 @@ from faults_search import GAVE_UP, plan, run
 from postgres import Server
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
+from typed import ran
 from waiting import PATIENCE, counts, eventually, wait
 
 import nas
 from nas import artifacts
+from nas.errors import StoreError, status
 from nas.failpoints import FAILPOINTS
 from nas.job import Result
 from nas.processes import descendants
@@ -345,6 +348,29 @@ def test_a_full_disk_is_waited_for_and_corrupts_nothing(
     assert faults(url, STUDY, TRIALS) == []
     with contextlib.closing(sqlite3.connect(file)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_command_on_a_full_disk_says_which_and_ends_with_1(
+    small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = small_disk / "record.db"
+    url = f"sqlite:///{file}"
+    open_store(url).close()
+    fill(small_disk)
+    picture = small_disk / "a.svg"
+    ended, _, told = ran(capsys, "show", "lenet5", "-o", picture)
+    assert (ended, told) == (1, f"nas: {picture} cannot be written: No space left on device\n")
+
+    def until_full() -> None:
+        with contextlib.closing(open_store(url, patience=0)) as store:
+            for number in range(10_000):
+                store.open_study(dataclasses.replace(plan(STUDY, 1).row(), name=f"s{number}"))
+
+    with pytest.raises(StoreError) as refused:
+        until_full()
+    assert status(refused.value) == 1
+    free = f"0.0 MB are free on the disk of {file}"
+    assert re.fullmatch(rf"{url}[: ].*: {re.escape(free)}", str(refused.value))
 
 
 def test_a_full_disk_leaves_the_checkpoint_that_is_there(small_disk: Path) -> None:

@@ -11,13 +11,17 @@ from typing import Any
 
 import pytest
 
-from nas.cli.settings import read_recipe
+import nas
+from nas.cli.options import audited, plan, single_job
+from nas.cli.settings import read_recipe, recipe_in
 from nas.driver.plan import Plan
-from nas.errors import RecipeError, StudyError
-from nas.job import Job, Recipe
+from nas.errors import NasError, NothingFound, RecipeError, StudyError
+from nas.job import DataRef, Job, Recipe
 from nas.job.recipe import LATER, RECIPES
+from nas.report.reproduce import search_command
 from nas.spaces.space import Draw, load_space
-from nas.store import Study, open_store
+from nas.store import Study, StudyRow, open_store
+from nas.store.sameness import first_difference
 from nas.training import checkpoint
 
 # As the first version wrote a recipe without settings.
@@ -176,3 +180,124 @@ def test_names_that_are_none_or_come_too_late_are_refused(
     with pytest.raises(RecipeError) as refused:
         read_recipe(settings)
     assert message in str(refused.value)
+
+
+# --- beside a space that fixes or searches some --------------------------------------------------
+
+STACK = (
+    "name: s\npattern: INPUT -> CONV(width=w) -> RELU -> GAP -> FC\nwhere: {w: {int: [1, 30]}}\n"
+)
+
+
+def spaced(folder: Path, recipe: str, pattern: str = STACK) -> Path:
+    file = folder / "s.yaml"
+    file.write_text(f"{pattern}recipe: {recipe}\n")
+    return file
+
+
+def searched(space: Path, *recipe: str, epochs: int = 1, **options: Any) -> Plan:
+    return plan(str(space), DataRef(), epochs=epochs, recipe=recipe, **options)
+
+
+@pytest.mark.parametrize(
+    ("own", "told", "reason"),
+    [
+        ("{lr: 0.5}", "lr=0.01", "lr=0.01: the space s fixes it at 0.5, under recipe.lr"),
+        ("{lr: {float: [0.1, 1]}}", "lr=0.2", "lr=0.2: the space s searches it, under recipe.lr"),
+        ("{flip: yes}", "flip=no", "flip=False: the space s fixes it at True, under recipe.flip"),
+    ],
+)
+def test_a_setting_is_told_in_one_place(tmp_path: Path, own: str, told: str, reason: str) -> None:
+    space = spaced(tmp_path, own)
+    message = f"--recipe {reason}; tell it in one place"
+    with pytest.raises(RecipeError, match=message):
+        searched(space, told)
+    name, _, value = told.partition("=")
+    with pytest.raises(RecipeError, match=message):
+        nas.search(space, recipe={name: value}, storage=f"sqlite:///{tmp_path}/nas.db")
+    assert not (tmp_path / "nas.db").exists()
+    with pytest.raises(RecipeError, match=message):
+        audited(str(space), DataRef(), epochs=4, rungs="2,4", seed=0, recipe=[told], plugins=[])
+
+
+def test_an_audit_trains_by_what_the_space_fixes(tmp_path: Path) -> None:
+    space = spaced(tmp_path, "{lr: 0.5, batch: {choice: [8, 16]}}")
+    told: dict[str, Any] = {"epochs": 4, "rungs": "2,4", "seed": 0, "plugins": []}
+    _, job, _ = audited(str(space), DataRef(), recipe=["flip=yes"], **told)
+    assert job.recipe == Recipe(lr=0.5, flip=True)
+
+
+def test_a_name_is_what_a_space_begins_with_and_the_same_value_no_conflict(tmp_path: Path) -> None:
+    found = searched(spaced(tmp_path, "{batch: 16}"), "small", "batch=16")
+    assert found.space.suggest_recipe(Draw(random.Random(0)), found.job.recipe) == Recipe(
+        batch=16, flip=True
+    )
+    searched(spaced(tmp_path, "{batch: 16}"), "small")
+
+
+@pytest.mark.parametrize("own", ["{optimizer: adamw}", "{optimizer: {choice: [sgd, adamw]}}"])
+def test_a_learning_rate_that_is_told_holds_under_the_optimizer_of_the_space(
+    tmp_path: Path, own: str
+) -> None:
+    space = spaced(tmp_path, own)
+    for told in ("lr=0.1", "lr=0.2"):
+        found = searched(space, told)
+        draws = [Draw(random.Random(seed)) for seed in range(9)]
+        recipes = {found.space.suggest_recipe(draw, found.job.recipe) for draw in draws}
+        assert {recipe.lr for recipe in recipes} == {float(told[3:])}
+        assert "adamw" in {recipe.optimizer for recipe in recipes}
+    unsaid = searched(space)
+    draw = Draw(random.Random(0), {"recipe.optimizer": "adamw"})
+    assert unsaid.space.suggest_recipe(draw, unsaid.job.recipe).lr == 0.001
+    # It is in the record: the one study does not go on as the other.
+    difference = first_difference(searched(space, "lr=0.1").row(), unsaid.row())
+    assert difference == "space.recipe.lr is 0.1 in the study and absent now"
+
+
+def test_a_learning_rate_that_is_told_holds_over_another_base_too(tmp_path: Path) -> None:
+    space = load_space(str(spaced(tmp_path, "{optimizer: sgd}")), (1, 8, 8), 10)
+    adamw = Recipe(optimizer="adamw")
+    assert recipe_in(space, ["lr=0.001"], adamw) == Recipe(lr=0.001)
+    assert recipe_in(space, [], adamw) == Recipe()
+
+
+def test_the_command_of_a_report_tells_nothing_that_the_space_has(tmp_path: Path) -> None:
+    study = searched(spaced(tmp_path, "{batch: 32}"), "finetune", "crop=2").row()
+    row = StudyRow(**dataclasses.asdict(study), id=1, created=0.0)
+    told = search_command(row, [])
+    assert "--recipe crop=2" in told
+    assert "--recipe optimizer=adamw" in told
+    assert "batch" not in told
+
+
+# --- a closed space's file -----------------------------------------------------------------------
+
+CLOSED = "name: s\npattern: INPUT -> CONV(width=4) -> RELU -> GAP -> FC\n"
+
+
+def test_a_training_of_a_file_is_by_its_recipe(tmp_path: Path) -> None:
+    file = str(spaced(tmp_path, "{optimizer: adamw, batch: 16}", CLOSED))
+    assert single_job(file, DataRef(), epochs=1).recipe == Recipe(optimizer="adamw", batch=16)
+    found = single_job(file, DataRef(), epochs=1, recipe=["lr=0.1", "batch=16", "flip=yes"])
+    assert found.recipe == Recipe(optimizer="adamw", batch=16, lr=0.1, flip=True)
+    with pytest.raises(RecipeError, match="--recipe batch=8: the space s fixes it at 16"):
+        single_job(file, DataRef(), epochs=1, recipe=["batch=8"])
+    with pytest.raises(RecipeError, match="--recipe batch=8: the space s fixes it at 16"):
+        nas.train(file, epochs=1, recipe={"batch": 8}, progress=False)
+
+
+def test_a_training_of_a_file_that_searches_a_recipe_is_refused(tmp_path: Path) -> None:
+    file = str(spaced(tmp_path, "{lr: {float: [0.1, 1.0]}}", CLOSED))
+    with pytest.raises(NasError, match=r"s searches recipe\.lr: use `nas search`"):
+        single_job(file, DataRef(), epochs=1)
+
+
+def test_a_training_of_a_file_keeps_its_bounds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bounded = f"{CLOSED}constraints: {{params: '<= 50'}}\n"
+    with pytest.raises(NothingFound, match=r"of s meets .*\(params <= 50\): .* has params 90"):
+        single_job(str(spaced(tmp_path, "{}", bounded)), DataRef(), epochs=1)
+    measured = f"{CLOSED}constraints: {{params: '<= 90', accuracy: '>= 0.9'}}\n"
+    single_job(str(spaced(tmp_path, "{}", measured)), DataRef(), epochs=1)
+    assert "s: the bounds on accuracy are a search's" in capsys.readouterr().err

@@ -21,10 +21,10 @@ from nas.cli import main
 from nas.cli.models import train_and_show
 from nas.cli.options import single_job
 from nas.cli.settings import starting
-from nas.errors import NasError
-from nas.job import DataRef, Job
+from nas.errors import MachineError, NasError
+from nas.job import DataRef, Epoch, Job
 from nas.training import checkpoint
-from nas.training.single import train
+from nas.training.single import free_to_train, train, training_id
 
 # With a checkpoint an epoch: those of this test take a fraction of a second.
 NAS = (
@@ -149,6 +149,9 @@ def test_a_training_begins_with_the_weights_of_a_file_and_ends_with_a_test_score
         (["alexnet"], "POOL(3, stride=2) at column 51: "),
         (["lenet_like"], "lenet_like is a search space: use `nas search`"),
         (["lenet5", "--init=resnet18"], "the weights of resnet18 do not fit the network: number 2"),
+        (["lenet5", "--seed=-1"], "--seed -1: must be from 0 to 4294967295"),
+        (["lenet5", f"--seed={1 << 63}"], f"--seed {1 << 63}: must be from 0 to 4294967295"),
+        (["lenet5", f"--seed={10**23}"], f"--seed {10**23}: must be from 0 to 4294967295"),
     ],
 )
 def test_what_cannot_be_trained_is_one_sentence(
@@ -180,7 +183,31 @@ def test_a_file_of_anothers_under_its_own_name_is_not_written_over(tmp_path: Pat
     assert all(torch.equal(after[key], before[key]) for key in before)
     train_and_show(dataclasses.replace(job, seed=1), tmp_path)
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    # Of a name that is told: neither images nor their parts are others'.
+    named = tmp_path / "m.safetensors"
+    train_and_show(job, named)
+    for other in (DataRef(identity="0123"), DataRef(split_seed=1), DataRef(group_by="a")):
+        with pytest.raises(NasError, match="is there and is another"):
+            free_to_train(dataclasses.replace(job, data=other), named)
+    free_to_train(job, named)
     file.write_bytes(b"a letter")
     with pytest.raises(NasError, match="exists and is a different one"):
         train_and_show(job, tmp_path)
     assert file.read_bytes() == b"a letter"
+
+
+def test_a_model_that_another_training_wrote_meanwhile_stays(tmp_path: Path) -> None:
+    """Two trainings to one file, of which the later sees the file only when it has ended."""
+    first, second = (Job(pattern="INPUT -> CONV(4) -> FC", epochs=1, seed=seed) for seed in (0, 1))
+    file = tmp_path / "m.safetensors"
+
+    def meanwhile(_: Epoch) -> None:
+        train(first, lambda _: None, file=file, over=False)
+
+    with pytest.raises(MachineError, match="another training's model, which was written") as told:
+        train(second, meanwhile, file=file, over=False)
+    kept = tmp_path / f"m-{training_id(second)}.safetensors"
+    assert str(told.value).endswith(f"this one's is {kept}")
+    assert (nas.load_model(file).card.seed, nas.load_model(kept).card.seed) == (0, 1)
+    train(first, lambda _: None, file=file, over=False)  # its own: the same again
+    assert {path.name for path in tmp_path.iterdir()} == {file.name, kept.name}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
+import errno
 import itertools
 import json
 import logging
 import math
 import multiprocessing
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -22,15 +25,15 @@ from typing import Any
 
 import pytest
 from postgres import Server
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import Connection, create_engine, event, insert, text
 from sqlalchemy.exc import DBAPIError
 
 from nas import processes
-from nas.errors import StoreError, StudyError
+from nas.errors import NasError, StoreError, StudyError, status
 from nas.interrupts import deferred
 from nas.job import Epoch, Failure, Latency, Result
 from nas.store import Ask, Claim, Store, Study, StudyRow, connect, driver, open_store
-from nas.store.tables import HEAD, metadata
+from nas.store.tables import HEAD, metadata, studies
 
 STUDY = Study(
     name="digits",
@@ -108,6 +111,29 @@ def another(store: Store, lease: float = 60.0, name: str = "elsewhere//1/2/a") -
 
 
 # -- studies --------------------------------------------------------------------------------------
+
+
+def test_a_study_notes_where_its_images_and_its_teachers_are_now(store: Store) -> None:
+    def at(folder: str, taught: str) -> Study:
+        settings = {"teachers": [f"/{folder}/m"], "taught": {"1234": [taught]}}
+        return dataclasses.replace(
+            STUDY, directory=f"/{folder}", settings={**STUDY.settings, **settings}
+        )
+
+    for name, known in (("by file", "/old/m"), ("by trial", "trial 3 of study x")):
+        before = store.open_study(dataclasses.replace(at("old", known), name=name))
+        store.open_study(dataclasses.replace(at("new", "/new/m"), name=name))
+        after = store.find_study(name)
+        assert (after.id, after.folder, after.directory) == (before.id, before.folder, "/new")
+        assert after.settings["teachers"] == ["/new/m"]
+        assert after.settings["taught"] == {"1234": ["/new/m" if known == "/old/m" else known]}
+        # Whoever does not tell changes nothing.
+        store.open_study(dataclasses.replace(STUDY, name=name))
+        assert store.find_study(name) == after
+    # Nor does who is refused.
+    with pytest.raises(StudyError, match="seed is 3 in the study and 4 now"):
+        store.open_study(dataclasses.replace(at("far", "/far/m"), name=name, seed=4))
+    assert store.find_study(name) == after
 
 
 def test_a_study_comes_back_as_it_was_made(store: Store, study: StudyRow) -> None:
@@ -1028,3 +1054,36 @@ def test_what_was_evaluated_is_entered_once_and_whole(store: Store, study: Study
     [attempt] = store.attempts(row.id)
     assert attempt.state == "finished"
     assert store.claim(study.id, 1) == []
+
+
+def test_a_record_that_can_grow_no_further_names_the_cause_and_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "record.db"
+    url = f"sqlite:///{file}"
+    with contextlib.closing(open_store(url, patience=0)) as store:
+
+        def grow(connection: Connection, _: bool) -> None:
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+            for number in range(100):
+                named = {"name": f"{number}", "space_text": "x" * 10_000}
+                values = dataclasses.asdict(dataclasses.replace(STUDY, **named))
+                connection.execute(insert(studies).values(**values, created=0.0, numbers=0))
+
+        with pytest.raises(StoreError) as refused:
+            store.write(grow)
+    told = rf"{url} has no room: database or disk is full: [\d.]+ MB are free on the disk of {file}"
+    assert re.fullmatch(told, str(refused.value))
+    assert status(refused.value) == 1
+
+
+def test_a_disk_that_fails_is_no_wrong_input_and_a_right_that_lacks_is() -> None:
+    def told(code: int) -> None:
+        try:
+            raise OSError(code, "x")
+        except OSError:
+            raise NasError("x") from None
+
+    for code, expected in ((errno.ENOSPC, 1), (errno.EIO, 1), (errno.EACCES, 2)):
+        with pytest.raises(NasError) as refused:
+            told(code)
+        assert status(refused.value) == expected

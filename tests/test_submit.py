@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 from faults_checker import faults
+from typed import ran
 from waiting import PATIENCE, counts, free_ports, wait
 
 from nas.errors import NasError
@@ -271,3 +272,32 @@ def test_ray_jobs_that_refuse_say_why(head: Head, environ: dict[str, str], sente
     assert told.stderr.startswith("nas: Ray Jobs at 'http://127.0.0.1:")
     assert sentence in told.stderr
     assert told.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", [["slurm", "--dry-run"], ["ray", "--no-follow"]])
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        (["rm", "-rf", "x"], "-- rm -rf x: no job: those on a cluster are search"),
+        (["train", "resnet18"], "-- train resnet18: no job: those on a cluster are search"),
+        (["search", "--spce", "mixed"], "-- search --spce mixed: No such option: --spce"),
+        (["search", "--space", "mixed", "--trials", "x"], "Invalid value for '--trials'"),
+        (["search", "--space", "mixed", "b c"], "'b c': Got unexpected extra argument"),
+        (["search", "--trials", "9"], "-- search --trials 9: --space is needed"),
+        (["search", "--help"], "-- search --help: only tells something: type it here"),
+    ],
+)
+def test_what_cannot_run_as_a_job_is_refused_at_once(
+    kind: list[str], told: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = ran(capsys, "submit", *kind, "--", *told)
+    assert (status, out) == (2, "")
+    assert err.startswith("nas: -- ")
+    assert reason in err
+
+
+def test_a_search_is_handed_over_as_it_was_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    typed = ("search", "--space", "mixed", "--study", "a b", "--recipe", "lr=0.1")
+    status, out, err = ran(capsys, "submit", "slurm", "--dry-run", "--", *typed)
+    assert (status, err) == (0, "")
+    assert "nas search --space mixed --study 'a b' --recipe lr=0.1 --address" in out

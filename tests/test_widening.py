@@ -145,6 +145,45 @@ def test_a_searched_recipe_may_be_wider(store: Store) -> None:
         run(store, plan(space=space(WIDER, recipe={"lr": {"choice": [0.05, 0.2]}}), trials=20))
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [
+        ({"lr": 0.5, "batch": 16}, {}, "recipe.lr 0.5, and would have 0.1 now"),
+        ({"lr": 0.5, "batch": 16}, {"lr": 0.5}, "recipe.batch 16, and would have 64 now"),
+        ({"optimizer": "adamw"}, {}, "recipe.optimizer 'adamw', and would have 'sgd' now"),
+        ({}, {"batch": 16}, "recipe.batch 64, and would have 16 now"),
+    ],
+)
+def test_another_fixed_recipe_is_refused(
+    store: Store, before: dict[str, Any], now: dict[str, Any], told: str
+) -> None:
+    run(store, plan(space=space(recipe=before), trials=3))
+    with pytest.raises(StudyError, match=re.escape(f"(trial 0 has {told})")):
+        run(store, plan(space=space(recipe=now), trials=9))
+    assert len(rows(store)) == 3
+
+
+def test_a_fixed_setting_may_go_where_the_search_has_it_anyway(store: Store) -> None:
+    run(store, plan(space=space(recipe={"lr": 0.1, "batch": 16}), trials=3))
+    run(store, plan(space=space(WIDER, recipe={"batch": 16}), trials=5))
+    assert {row.recipe["batch"] for row in rows(store)} == {16}
+
+
+def test_a_progression_and_an_optional_element_may_not_hold_less(store: Store) -> None:
+    pattern = "INPUT -> [CONV(width=w) -> RELU -> POOL?]*N -> GAP -> FC"
+
+    def grown(most: int, **where: Any) -> Space:
+        widths = {"start": [8], "times": [1.0, 2.0], "per": "N", "most": most}
+        return space_of({"w": widths, "N": {"int": [1, 3]}, **where}, pattern=pattern)
+
+    run(store, plan(space=grown(32), trials=3))
+    with pytest.raises(StudyError, match=r"\(w holds less than it did\)"):
+        run(store, plan(space=grown(16), trials=9))
+    with pytest.raises(StudyError, match=r"\(POOL\? holds less than it did\)"):
+        run(store, plan(space=grown(32, **{"POOL?": {"choice": ["present"]}}), trials=9))
+    assert run(store, plan(space=grown(64), trials=9)).finished == 9
+
+
 def test_other_settings_are_refused_with_a_wider_space_too(store: Store) -> None:
     run(store, plan(space=space(), trials=3))
     with pytest.raises(StudyError, match=r"recipe\.lr is"):

@@ -79,7 +79,7 @@ def options(
 def main() -> None:
     """The entry point: bad input becomes one sentence and an exit status, and so does a full disk,
     wherever it shows. Who closes the pipe that is written to wants no more."""
-    from nas.errors import NasError, NothingFound
+    from nas.errors import NasError, status
     from nas.text import open_terminal
 
     with open_terminal():
@@ -89,7 +89,7 @@ def main() -> None:
             finally:
                 sys.stdout.flush()
         except NasError as error:
-            fail(str(error), 3 if isinstance(error, NothingFound) else 2)
+            fail(str(error), status(error))
         except KeyboardInterrupt:
             fail("interrupted", 130)
         except OSError as error:

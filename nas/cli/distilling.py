@@ -19,10 +19,11 @@ from nas.cli.options import (
 )
 from nas.cli.output import begin_work, directory
 from nas.cli.record import check_dataset, data_of, opened, trial_network, trial_weights, weights_of
-from nas.cli.settings import read_recipe, within
+from nas.cli.settings import MOST_SEED, read_recipe, recipe_in, seed_within, within
 from nas.data import describe
 from nas.driver.latencies import with_latencies
 from nas.driver.made import Made, enter
+from nas.driver.plan import recipe_of, space_of
 from nas.driver.time_budget import TimeBudget
 from nas.driver.tradeoffs import nothing_found, pareto
 from nas.errors import NasError, StudyError, nearest
@@ -35,12 +36,14 @@ from nas.report import smaller as pages
 from nas.report.images import tell as tell_images
 from nas.report.progress import Left
 from nas.report.screens import span
+from nas.spaces.space import Space
 from nas.spaces.zoo import names as zoo_names
 from nas.store import Store, StudyRow
 from nas.training.beside import Beside, Tell, beside
 from nas.training.device import machine
 from nas.training.evaluation import data_for
 from nas.training.models import Model, card_of, save_once
+from nas.training.teacher import shared_stages
 from nas.training.weights import zoo_model
 from nas.workers.answers import POINTS
 from nas.workers.run import source
@@ -73,7 +76,7 @@ def distill_and_show(
     if study or any(map(is_number, [*teachers, student])) or "front" in teachers:
         store, row = opened(storage, study, write=True)
         check_dataset(row, dataset)
-        base, ref = Recipe.of(row.recipe), data_of(row, data)
+        base, ref = recipe_of(space_of(row), Recipe.of(row.recipe)), data_of(row, data)
         epochs = row.settings["epochs"] if epochs is None else epochs
     files = [file for text in teachers for file in model_files(text, storage, study)]
     ref = ref or images_of(files, dataset, data, init)
@@ -83,10 +86,11 @@ def distill_and_show(
     elif init:
         raise NasError(f"--init {init}: is only for a teacher from the zoo, given by name")
     places, taught = taught_by(files, ref)
-    pattern = _pattern(student, storage, study, ref)
+    pattern, space = _pattern(student, storage, study, ref)
+    settings, base = [*recipe, *taught], base.but(UNTAUGHT)
     way = Job(
         pattern=pattern,
-        recipe=read_recipe([*recipe, *taught], base.but(UNTAUGHT)),
+        recipe=recipe_in(space, settings, base) if space else read_recipe(settings, base),
         data=ref,
         epochs=EPOCHS if epochs is None else epochs,
         seed=seed,
@@ -94,6 +98,8 @@ def distill_and_show(
         plugins=plugins,
         teachers=places,
     )
+    if way.recipe.attention:  # asked of the maps alone, before anything is trained or counted
+        shared_stages(parse(pattern), [card_of(file).architecture for file in places])
     control = dataclasses.replace(way, recipe=way.recipe.but(UNTAUGHT), teachers=())
     _tell_sizes(places, pattern)
     jobs = {"distilled": way, "control": control}
@@ -127,8 +133,7 @@ def check_numbers(epochs: int, seeds: int, seed: int) -> None:
     """Raises NasError for numbers of trainings that are none, before anything is written."""
     within("--epochs", epochs, POINTS)
     within("--seeds", seeds, 10_000)
-    if not 0 <= seed < (1 << 32) - seeds:
-        raise NasError(f"--seed {seed}: must be from 0 to {(1 << 32) - seeds - 1}")
+    seed_within(seed, MOST_SEED - seeds)
 
 
 def tell_epochs(
@@ -222,13 +227,14 @@ def _zoo(name: str, init: str, ref: DataRef, folder: Path) -> str:
     return str(file)
 
 
-def _pattern(text: str, storage: str, study: str | None, ref: DataRef) -> str:
+def _pattern(text: str, storage: str, study: str | None, ref: DataRef) -> tuple[str, Space | None]:
+    """Of a student the pattern, and the space that its file is."""
     if is_number(text):
-        return trial_network(storage, study, int(text))
+        return trial_network(storage, study, int(text)), None
     architecture, space = closed_or_space(text, ref)
     if architecture is None:
         raise NasError(
             f"--student {space.name if space else text}: is a search space; `nas search --teacher` "
             "trains all its candidates with a teacher"
         )
-    return str(architecture)
+    return str(architecture), space

@@ -10,6 +10,7 @@ from pathlib import Path
 from nas.cli.options import data_ref, load_plugins, space_on
 from nas.cli.output import directory
 from nas.cli.record import open_record, study_in
+from nas.cli.settings import seed_within
 from nas.driver import latencies, packs, profiles
 from nas.job import Latency
 from nas.metrics import Located, metric
@@ -114,6 +115,7 @@ def profile_and_show(
 ) -> None:
     """How far it is, and at the end what the predictions are to be trusted."""
     name = latencies.named(name, "--name")
+    seed_within(seed)
     load_plugins(plugins)
     loaded = space_on(space, data_ref(dataset, data, size))
     store = open_record(storage, create=True)

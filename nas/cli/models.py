@@ -77,7 +77,7 @@ def train_and_show(job: Job, output: Path) -> None:
     free_to_train(job, file)
     if checkpoint.exists():
         print(f"nas: resumes from {checkpoint}, whose epochs are repeated first", file=sys.stderr)
-    done = train(job, epochs_told(job.epochs), checkpoint=checkpoint, file=file)
+    done = train(job, epochs_told(job.epochs), checkpoint=checkpoint, file=file, over=False)
     screens.out(screens.trained_page(done))
     shown = shlex.quote(shown_file(str(file)))
     data = f" --data {shlex.quote(shown_file(job.data.dir))}" if job.data.dir else ""

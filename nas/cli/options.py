@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nas import durations, plugins
 from nas.artifacts import replace
 from nas.cli.output import writable
-from nas.cli.settings import bounds, constraint, objective, once, read_recipe, split, within
+from nas.cli.settings import (
+    beside,
+    bounds,
+    constraint,
+    objective,
+    once,
+    read_recipe,
+    recipe_in,
+    seed_within,
+    split,
+    within,
+)
 from nas.driver.plan import Keep, Plan
 from nas.driver.profiles import in_search
 from nas.driver.rungs import geometric, read
 from nas.errors import NasError, nearest
-from nas.job import DataRef, Job
+from nas.job import DataRef, Job, Recipe
 from nas.language.architecture import DEFAULT_INPUT, Architecture, close
 from nas.language.pattern import Call, Chain, write
 from nas.language.pattern import read as read_pattern
+from nas.metrics import arithmetic
 from nas.samplers import LEARNING, SAMPLERS
+from nas.spaces.preflight import refuse_empty
 from nas.spaces.space import Space, load_space, shipped
 from nas.workers.answers import POINTS
 from nas.workers.run import source
@@ -161,8 +175,7 @@ def plan(
     if trials is not None:
         within("--trials", trials, 10_000_000)
     within("--epochs", epochs, POINTS)
-    if not 0 <= seed < 1 << 32:
-        raise NasError(f"--seed {seed}: must be from 0 to 4294967295")
+    seed_within(seed)
     if evaluator and not re.fullmatch(r"[\w.]+:[\w.]+", evaluator):
         raise NasError(f"--evaluator {evaluator!r}: must be MODULE:FUNCTION")
     files = load_plugins(plugins)
@@ -179,8 +192,6 @@ def plan(
     )
     loaded = in_search(loaded)
     levels = read(rungs, epochs)
-    if levels and not evaluator and not any(text.startswith("schedule=") for text in recipe):
-        recipe = [*recipe, "schedule=rungs"]
     if sampler not in SAMPLERS:
         raise NasError(f"--sampler: unknown sampler {sampler}; {nearest(sampler, SAMPLERS)}")
     if teachers and evaluator:
@@ -193,9 +204,13 @@ def plan(
             f"{LEARNING[0]} can use older ones"
         )
     teachers, taught = taught_by(teachers, ref)
+    told = [*recipe, *taught]
+    loaded = beside(loaded, told)
+    if levels and not evaluator and not any(text.startswith("schedule=") for text in recipe):
+        told.append("schedule=rungs")
     job = Job(
         pattern="",
-        recipe=read_recipe([*recipe, *taught]),
+        recipe=read_recipe(told),
         data=ref,
         epochs=epochs,
         seed=seed,
@@ -219,7 +234,9 @@ def plan(
     )
 
 
-def taught_by(files: Sequence[str], ref: DataRef) -> tuple[tuple[str, ...], list[str]]:
+def taught_by(
+    files: Sequence[str], ref: DataRef | None = None
+) -> tuple[tuple[str, ...], list[str]]:
     """The models' files as workers may name them, and the setting of the recipe that says which
     they are. Raises NasError where one cannot teach on these images."""
     if not files:
@@ -228,9 +245,11 @@ def taught_by(files: Sequence[str], ref: DataRef) -> tuple[tuple[str, ...], list
     from nas.training import teacher
     from nas.training.models import load_model
 
-    info, models = describe(ref), [load_model(file) for file in files]
-    for model, file in zip(models, files, strict=True):
-        teacher.check(model, info, file)
+    models = [load_model(file) for file in files]
+    if ref is not None:
+        info = describe(ref)
+        for model, file in zip(models, files, strict=True):
+            teacher.check(model, info, file)
     places = (file if "://" in file else str(Path(file).expanduser().resolve()) for file in files)
     return tuple(places), [f"teacher={teacher.digest_of(models)}"]
 
@@ -255,20 +274,22 @@ def audited(
 ) -> tuple[Space, Job, tuple[int, ...]]:
     """The space, the job and the rungs of ``nas audit``."""
     within("--epochs", epochs, POINTS)
+    seed_within(seed)
     levels = read(rungs, epochs, geometric)  # which of them to trust is asked
     if not levels:
         raise NasError(f"--rungs {rungs}: an audit of {epochs} epochs needs a rung below them")
     files = load_plugins(plugins)
+    loaded = space_on(space, ref)
     job = Job(
         pattern="",
-        recipe=read_recipe(recipe),
+        recipe=recipe_in(loaded, recipe),
         data=ref,
         epochs=epochs,
         seed=seed,
         source=source("", files),
         plugins=files,
     )
-    return space_on(space, ref), job, levels
+    return loaded, job, levels
 
 
 def single_job(
@@ -281,13 +302,18 @@ def single_job(
     seed: int = 0,
     recipe: Sequence[str] = (),
     plugins: Iterable[Path] = (),
+    teachers: Sequence[str] = (),
 ) -> Job:
-    """The job of ``nas train``, on a closed pattern or the name of a closed space.
+    """The job of ``nas train``, on a closed pattern, or the name or the file of a closed space with
+    what that says of the recipe. Raises NothingFound where the network breaks the file's bounds.
 
     Images are resized to ``size``; None: to what the pretrained weights or the model that it starts
     from ask for.
     """
     within("--epochs", epochs, POINTS)
+    seed_within(seed)
+    places, taught = taught_by(teachers)  # whether they can on these images, the training asks
+    recipe = [*recipe, *taught]
     settings = read_recipe(recipe)
     files = load_plugins(plugins)
     if size is None:
@@ -299,6 +325,8 @@ def single_job(
     architecture, space = closed_or_space(pattern, ref)
     if architecture is None:
         raise NasError(f"{space.name if space else pattern} is a search space: use `nas search`")
+    if space is not None:
+        settings = _of_file(space, recipe)
     return Job(
         pattern=str(architecture),
         recipe=settings,
@@ -307,7 +335,21 @@ def single_job(
         seed=seed,
         source=source("", files),
         plugins=files,
+        teachers=places,
     )
+
+
+def _of_file(space: Space, recipe: Sequence[str]) -> Recipe:
+    if searched := [key for key in space.recipe if key not in space.fixed]:
+        raise NasError(f"{space.name} searches recipe.{searched[0]}: use `nas search`")
+    refuse_empty(space)
+    if unmet := {*space.constraints} - {*arithmetic(space.sample(0), space.constraints)}:
+        print(
+            f"nas: warning: {space.name}: the bounds on {', '.join(sorted(unmet))} are a search's: "
+            "one training is shown whatever it measures",
+            file=sys.stderr,
+        )
+    return recipe_in(space, recipe)
 
 
 def initial_size(init: str) -> int:

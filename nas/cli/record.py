@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from nas.cli.arguments import STORAGE
 from nas.cli.options import identified, load_plugins
-from nas.cli.settings import read_recipe, within
+from nas.cli.settings import read_recipe, seed_within, within
 from nas.driver.plan import RANDOM
 from nas.errors import NasError, StudyError
 from nas.job import DataRef, Job, Recipe
 from nas.metrics import ACCURACY
 from nas.store import Store, StudyRow, TrialRow, open_store
+from nas.store.teachers import teacher_files
 from nas.store.urls import parse as parse_url
 from nas.workers.answers import POINTS
 from nas.workers.run import source
@@ -171,6 +172,8 @@ def trial_job(
     check_dataset(row, dataset)
     if epochs is not None:
         within("--epochs", epochs, POINTS)
+    if seed is not None:
+        seed_within(seed)
     if trial.made:
         raise StudyError(
             f"trial {number}, {trial.baseline}, was made by `nas distill` or `nas prune`, which "
@@ -185,7 +188,7 @@ def trial_job(
         seed=trial.seed if seed is None else seed,
         source=source("", files),
         plugins=files,
-        teachers=tuple(row.settings.get("teachers", ())),
+        teachers=teacher_files(row),
     )
 
 

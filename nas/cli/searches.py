@@ -124,7 +124,7 @@ def _expected(
         each += ", based on the study's trials"
     if plan.rungs:
         each += ", less because rungs stop some"
-    beside = [seconds(network, job.recipe) + BETWEEN for network in baselines]
+    beside = [seconds(network, plan.recipe) + BETWEEN for network in baselines]
     if left is not None:
         whole = START + math.ceil(left / most) * mean + sum(beside) / most
         return f"about {screens.span(whole)}: {each}"
@@ -230,7 +230,7 @@ def run(
     (bytes; 0: unknown). Returns the study, the trials that have ended, how it stands, and where
     ``progress`` is shown what as much again is expected to bring."""
     tell_images(plan.job, progress)
-    if plan.job.recipe.resized_crop and not plan.job.evaluator:
+    if plan.recipe.resized_crop and not plan.job.evaluator:
         load(roomy(plan.job.data), "train")  # decoded here, with progress
     # What is unknown is refused before anything begins.
     networks = architectures(plan, baselines)
@@ -281,7 +281,7 @@ def _need(plan: Plan, beside: Iterable[Architecture]) -> int:
     """The bytes that a trial, or a network beside them, is predicted to hold; 0: unknown."""
     need, job = 0, plan.job
     if not job.evaluator:
-        need = footprint.greatest(plan.space, job.recipe, beside, streamed(job.data))
+        need = footprint.greatest(plan.space, plan.recipe, beside, streamed(job.data))
     if job.teachers:
         from nas.training.models import card_of  # torch: 0.9 s
 

@@ -10,17 +10,26 @@ from typing import Any, TypeVar
 
 from nas.errors import NasError, RecipeError, brief, nearest
 from nas.job import Recipe
-from nas.job.recipe import RECIPES
+from nas.job.recipe import OPTIMIZERS, RECIPES
 from nas.metrics import METRICS, NAME, Direction, check, metric
 from nas.spaces.bounds import Bound, read_bound, read_direction, refuse_unmet
+from nas.spaces.space import Space
 from nas.store import StudyRow
 
 T = TypeVar("T")
+
+MOST_SEED = (1 << 32) - 1
 
 
 def within(name: str, value: int, most: int) -> None:
     if not 1 <= value <= most:
         raise NasError(f"{name} {brief(str(value), 40)}: must be 1 or more, up to {most}")
+
+
+def seed_within(seed: int, most: int = MOST_SEED) -> int:
+    if not 0 <= seed <= most:
+        raise NasError(f"--seed {brief(str(seed), 40)}: must be from 0 to {most}")
+    return seed
 
 
 def split(texts: Sequence[str]) -> list[str]:
@@ -83,23 +92,54 @@ def asked_of(study: StudyRow, objectives: Sequence[str], constraints: Sequence[s
 
 def read_recipe(settings: Sequence[str], base: Recipe | None = None) -> Recipe:
     """What --recipe tells: a recipe's name, and settings that are other than in it or ``base``."""
+    named, values = _told(settings)
+    return Recipe.of(values, named or base)
+
+
+def beside(space: Space, settings: Sequence[str], base: Recipe | None = None) -> Space:
+    """The space that --recipe is told beside. Raises RecipeError for a setting that the space has
+    otherwise.
+
+    A learning rate that is told is meant, whichever optimizer the space takes: where it is the
+    usual one of another, which ``Recipe.but`` would change, it becomes the space's own."""
+    named, values = _told(settings)
+    for name, value in values.items():
+        if name in space.recipe and space.fixed.get(name) != value:
+            has = f"fixes it at {space.fixed[name]}" if name in space.fixed else "searches it"
+            raise RecipeError(
+                f"--recipe {name}={value}: the space {space.name} {has}, under recipe.{name}; tell "
+                "it in one place"
+            )
+    lr, usual = values.get("lr"), OPTIMIZERS[Recipe.of(values, named or base).optimizer]
+    if lr == usual and "optimizer" in space.recipe and "lr" not in space.recipe:
+        return space.fixing("lr", lr)
+    return space
+
+
+def recipe_in(space: Space, settings: Sequence[str], base: Recipe | None = None) -> Recipe:
+    """What --recipe tells and what the space fixes beside it. Raises RecipeError, as ``beside``."""
+    return Recipe.of(beside(space, settings, base).fixed, read_recipe(settings, base))
+
+
+def _told(settings: Sequence[str]) -> tuple[Recipe | None, dict[str, Any]]:
+    """The recipe that is named, and the settings."""
+    base: Recipe | None = None
     kinds: dict[str, Any] = {f.name: type(f.default) for f in dataclasses.fields(Recipe)}
     values: dict[str, Any] = {}
-    named = False
     for text in settings:
         name, equals, value = text.partition("=")
-        if not equals and (named or values):
+        if not equals and (base or values):
             raise RecipeError(f"--recipe {text}: one recipe's name at most, before any setting")
         if not equals:
             if text not in RECIPES:
                 known = nearest(text, RECIPES)
                 raise RecipeError(f"--recipe {text!r}: no setting NAME=VALUE, no recipe; {known}")
-            base, named = RECIPES[text], True
+            base = RECIPES[text]
             continue
         if name not in kinds:
             raise RecipeError(f"--recipe {name}: unknown setting; {nearest(name, kinds)}")
         values[name] = _setting(name, value, kinds[name])
-    return Recipe.of(values, base)
+    return base, values
 
 
 def starting(recipe: Sequence[str], init: str | Path, freeze: int) -> list[str]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import shlex
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -19,14 +23,40 @@ RayAddress = Annotated[
         "--address", envvar="RAY_API_SERVER_ADDRESS", help="URL of the cluster's dashboard."
     ),
 ]
+RAYS = "--address"  # the option of a command that runs on a Ray cluster
 RAY = "http://127.0.0.1:8265"
 JobName = Annotated[
     str, typer.Argument(metavar="JOB", help="Job name, as `nas submit ray` printed it.")
 ]
 
 
+def _runs(command: Sequence[str], here: typer.Context) -> None:
+    """Raises NasError for what could not run as a job: the command line is read here as it will be
+    there, and the cluster's --address is added to it."""
+    from nas.errors import NasError, brief
+
+    name, *arguments = command
+    told = f"-- {shlex.join(command)}"
+    commands = here.find_root().command.commands  # type: ignore[attr-defined]
+    able = [key for key, each in commands.items() if any(RAYS in p.opts for p in each.params)]
+    if name not in able:
+        raise NasError(f"{brief(told)}: no job: those on a cluster are {', '.join(able)}")
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            parsed = commands[name].make_context(name, [*arguments, RAYS, "auto"])
+    except typer.Exit:
+        raise NasError(f"{brief(told)}: only tells something: type it here") from None
+    except Exception as error:
+        if reason := getattr(error, "format_message", None):  # of whichever click typer has
+            raise NasError(f"{brief(told)}: {reason()}") from None
+        raise
+    if not parsed.params["space"]:
+        raise NasError(f"{brief(told)}: --space is needed")
+
+
 @app.command()
 def slurm(
+    context: typer.Context,
     command: Command,
     nodes: Annotated[int, typer.Option("--nodes", help="Nodes to request.")] = 1,
     cpus: Annotated[int, typer.Option("--cpus", help="CPUs per node.")] = 1,
@@ -49,6 +79,7 @@ def slurm(
     """Write an sbatch script that starts Ray across the allocation, and submit it."""
     from nas.workers import submit
 
+    _runs(command, context)
     allocation = submit.Allocation(
         nodes=nodes,
         cpus=cpus,
@@ -66,6 +97,7 @@ def slurm(
 
 @app.command()
 def ray(
+    context: typer.Context,
     command: Command,
     address: RayAddress = RAY,
     follow: Annotated[bool, typer.Option(help="Print the job's output until it ends.")] = True,
@@ -73,6 +105,7 @@ def ray(
     """Submit a job to a running Ray cluster, and print the job's name."""
     from nas.workers import submit
 
+    _runs(command, context)
     job = submit.submit_ray(command, address)
     print(job, flush=True)
     if follow:

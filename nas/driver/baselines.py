@@ -9,6 +9,7 @@ worker was lost, and the search trains it like one, with the same second chances
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from nas.driver.jobs import ask_of
 from nas.driver.plan import Plan
@@ -54,8 +55,9 @@ def enter(plan: Plan, names: Sequence[str], store: Store) -> None:
                 raise NasError(
                     f"--baseline: {name} is the network of trial {row.number}, {row.baseline}"
                 )
+    job = replace(plan.job, recipe=plan.recipe)
     store.enqueue(
-        study.id, [ask_of(plan.job, found, {BASELINE: name}) for name, found in wanted.items()]
+        study.id, [ask_of(job, found, {BASELINE: name}) for name, found in wanted.items()]
     )
     for name in (name for name in names if name in METHODS and name not in known):
         _classical(name, plan.job, study.id, store)

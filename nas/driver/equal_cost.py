@@ -14,6 +14,7 @@ from nas.metrics import on_device
 from nas.plugins import module_name
 from nas.sources import digest
 from nas.store import StudyRow, TrialRow
+from nas.store.teachers import teacher_files
 
 
 def trained_epochs(row: TrialRow) -> int:
@@ -55,7 +56,7 @@ def random_plan(
             latency=bool(on_device([*dict(study.objectives), *study.constraints])),
             source=digest(*map(module_name, plugins)),
             plugins=plugins,
-            teachers=tuple(settings.get("teachers", ())),
+            teachers=teacher_files(study),
         ),
         trials=max(1, round(spent / settings["epochs"])),
         sampler="random",

@@ -28,6 +28,7 @@ from nas.metrics import ACCURACY
 from nas.plugins import module_name
 from nas.sources import digest
 from nas.store import StudyRow, TrialRow
+from nas.store.teachers import teacher_files
 from nas.training import single
 from nas.training.models import kept_card
 
@@ -304,7 +305,6 @@ def train_again(
         recipe=Recipe.of(row.recipe),
         data=data,
         epochs=study.settings["epochs"],
-        teachers=tuple(study.settings.get("teachers", ())),
         seed=seed_of(f"{study.seed} {row.fingerprint} finalist {number}"),
         source=digest(*map(module_name, plugins)),
         plugins=plugins,
@@ -318,6 +318,7 @@ def train_again(
         if card := kept_card(file):
             tell(row, number, None)
             return Training(card.metrics[ACCURACY], card.metrics["test_accuracy"], file)
+    job = dataclasses.replace(job, teachers=teacher_files(study))  # only now are they needed
     done = single.train(
         job, lambda epoch: tell(row, number, epoch), checkpoint=checkpoint, file=file
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nas.errors import StudyError
-from nas.job import Job
+from nas.job import Job, Recipe
 from nas.metrics import ACCURACY, check, metric
 from nas.spaces.bounds import refuse_unmet
 from nas.spaces.space import Space, read_space
@@ -69,6 +69,11 @@ class Plan:
             )
 
     @property
+    def recipe(self) -> Recipe:
+        """What all candidates are trained by, but for what the space searches."""
+        return recipe_of(self.space, self.job.recipe)
+
+    @property
     def asked(self) -> list[str]:
         """The metrics of objectives and constraints."""
         return [*dict.fromkeys([*self.space.objectives, *self.space.constraints])]
@@ -111,6 +116,11 @@ class Plan:
                 **({"devices": dict(self.devices)} if self.devices else {}),
             },
         )
+
+
+def recipe_of(space: Space, base: Recipe) -> Recipe:
+    """``base`` with what the space fixes."""
+    return Recipe.of(space.fixed, base)
 
 
 def space_of(study: StudyRow) -> Space:

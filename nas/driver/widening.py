@@ -13,7 +13,8 @@ from typing import Any
 from nas.driver.plan import Plan, space_of
 from nas.driver.tradeoffs import feasible
 from nas.errors import NasError, StudyError
-from nas.language.domains import Choice, Domain, Floats, Ints, Progression, Values
+from nas.job import Recipe
+from nas.language.domains import PRESENCE, Choice, Domain, Floats, Ints, Progression, Values
 from nas.language.elements import Scalar
 from nas.spaces.preflight import refuse_empty
 from nas.spaces.space import Space
@@ -76,29 +77,35 @@ def _placed(plan: Plan, was: StudyRow, rows: Sequence[TrialRow]) -> dict[int, Sa
     for row in rows:
         if feasible(was, row) and not feasible(now, row):
             raise StudyError(f"trial {row.number} no longer meets the constraints")
-    return {row.id: _placed_one(plan.space, before, row) for row in rows}
+    return {row.id: _placed_one(plan, before, row) for row in rows}
 
 
 def _refuse_narrower(before: Space, now: Space) -> None:
-    old = {**before.domains, **{f"recipe.{key}": d for key, d in before.recipe.items()}}
-    new = {**now.domains, **{f"recipe.{key}": d for key, d in now.recipe.items()}}
-    for key, domain in old.items():
+    new = _domains(now)
+    for key, domain in _domains(before).items():
         if not _holds(new.get(key), domain):
             raise StudyError(f"{key} allows less than it did")
 
 
+def _domains(space: Space) -> dict[str, Domain]:
+    """By name, with those of the recipe and of optional elements that the file says nothing of."""
+    optional = dict.fromkeys(filter(lambda key: key.endswith("?"), space.open_keys()), PRESENCE)
+    recipe = {f"recipe.{key}": domain for key, domain in space.recipe.items()}
+    return {**optional, **space.domains, **recipe}
+
+
 def _holds(new: Domain | None, old: Domain) -> bool:
     """Whether the new domain has each value of the old one; one of a single value may be gone, as
-    the networks say what came in its place."""
+    the networks and their recipes say what came in its place."""
     if new is None:
         return _single(old.values) is not None
     if (new.per, new.first) != (old.per, old.first) and _single(old.values) is None:
         return False
     match new.values, old.values:
-        case Progression(start, times, _), Progression(first, factors, _):
-            return {*first} <= {*start} and {*factors} <= {*times}
-        case Floats(low, high), Floats(least, most):
-            return low <= least and most <= high
+        case Progression(start, times, most), Progression(first, factors, at_most):
+            return {*first} <= {*start} and {*factors} <= {*times} and at_most <= most
+        case Floats(low, high), Floats(least, greatest):
+            return low <= least and greatest <= high
         case (Choice() | Ints(), Choice() | Ints()):
             return _all(old.values) <= _all(new.values)
     return _single(old.values) is not None
@@ -115,18 +122,22 @@ def _single(values: Values) -> Scalar | None:
     return some.pop() if len(some) == 1 and not isinstance(values, Progression) else None
 
 
-def _placed_one(space: Space, before: Space, row: TrialRow) -> Sampled:
-    trial = _Again(row, before)
+def _placed_one(plan: Plan, before: Space, row: TrialRow) -> Sampled:
+    space, trial = plan.space, _Again(row, before)
     try:
         architecture = space.suggest(trial)
-        recipe = space.suggest_recipe(trial)
+        recipe = space.suggest_recipe(trial, plan.job.recipe)
     except NasError as error:
         raise StudyError(f"trial {row.number} is not in the space: {error}") from None
-    searched = {key: recipe.plain()[key] for key in space.recipe}
-    if architecture.fingerprint != row.fingerprint or searched != {
-        key: row.recipe[key] for key in searched
-    }:
+    if architecture.fingerprint != row.fingerprint:
         raise StudyError(f"trial {row.number} would be another network")
+    own = Recipe.of(row.recipe)
+    for key in [*before.recipe, *space.recipe]:
+        had, has = getattr(own, key), getattr(recipe, key)
+        if had != has:
+            raise StudyError(
+                f"trial {row.number} has recipe.{key} {had!r}, and would have {has!r} now"
+            )
     return Sampled(trial.params, trial.distributions())
 
 

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nas.driver.finalists import Report
+from nas.errors import SpaceError
 from nas.job import Recipe
 from nas.spaces.space import load_space, shipped
+from nas.spaces.yaml_mapping import parse_mapping
 from nas.store import StudyRow, TrialRow
 
 
@@ -48,7 +50,9 @@ def search_command(study: StudyRow, rows: Sequence[TrialRow]) -> str:
         command += ["--evaluator", evaluator]
     for file in settings.get("teachers", ()):
         command += ["--teacher", file]
-    command += _changed(study.recipe, bool(rungs))
+    own = _in_space(study.space_text)
+    told = {name: value for name, value in study.recipe.items() if name not in own}
+    command += _changed(told, bool(rungs))
     for name in dict.fromkeys(row.baseline for row in rows if row.baseline and not row.made):
         command += ["--baseline", name]
     return shlex.join(command)
@@ -61,6 +65,13 @@ def report_command(study: StudyRow, report: Report | None) -> str:
         ["--seeds", str(report.seeds), "--top", str(report.top)] if report else ["--top", "0"]
     )
     return shlex.join([*command, "-o", "report.html"])
+
+
+def _in_space(text: str) -> Mapping[str, Any]:
+    try:
+        return parse_mapping(text, "the space").get("recipe") or {}
+    except SpaceError:  # one that nobody could have searched
+        return {}
 
 
 def _changed(recipe: Mapping[str, Any], rungs: bool) -> Iterable[str]:

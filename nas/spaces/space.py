@@ -15,7 +15,7 @@ from typing import Any
 from nas.errors import NasError, ShapeError, SpaceError, brief, nearest
 from nas.job import Recipe
 from nas.language.architecture import DEFAULT_CLASSES, DEFAULT_INPUT, Architecture, close
-from nas.language.domains import PRESENCE, Domain, Progression, Trial, read_domain
+from nas.language.domains import PRESENCE, Choice, Domain, Progression, Trial, read_domain
 from nas.language.elements import Args, Scalar, expression, recipe
 from nas.language.expansion import Argument, Scope, StillOpen
 from nas.language.expression import Node, Shape
@@ -23,7 +23,7 @@ from nas.language.pattern import Chain, Tree, read
 from nas.language.symbols import alternatives, check, symbols
 from nas.metrics import OBJECTIVES, Direction, arithmetic
 from nas.spaces.bounds import Bound, read_bound, read_direction
-from nas.spaces.yaml_mapping import load_mapping, write_mapping
+from nas.spaces.yaml_mapping import load_mapping, parse_mapping, write_mapping
 
 KEYS = ("name", "about", "pattern", "where", "constraints", "objectives", "recipe", "input",
         "classes", "large")  # fmt: skip
@@ -65,6 +65,19 @@ class Space:
         """``base`` with the settings that the space fixes or searches."""
         settings = {key: d.values.ask(trial, f"recipe.{key}") for key, d in self.recipe.items()}
         return (base or Recipe()).but(settings)
+
+    @property
+    def fixed(self) -> dict[str, Scalar]:
+        """The settings of the recipe that are not searched."""
+        some = {key: {*domain.values.some()} for key, domain in self.recipe.items()}
+        return {key: next(iter(values)) for key, values in some.items() if len(values) == 1}
+
+    def fixing(self, key: str, value: Scalar) -> Space:
+        """The space with a setting of the recipe at one value, as if its file told that."""
+        data = parse_mapping(self.text, self.source)
+        data["recipe"] = {**(data.get("recipe") or {}), key: value}
+        own = {**self.recipe, key: Domain(Choice((value,)))}
+        return dataclasses.replace(self, recipe=own, text=write_mapping(data))
 
     def sample(self, seed: int) -> Architecture:
         """A valid architecture drawn uniformly, one value after the other, the same for a ``seed``.
@@ -305,6 +318,8 @@ def _read_space(data: Mapping[str, Any], input: Shape | None, classes: int | Non
     for key in ("name", "pattern"):
         if not isinstance(data.get(key), str):
             raise SpaceError(f"{key}: must be there, as text")
+    if not data["name"].strip() or not data["name"].isprintable():
+        raise SpaceError(f"name: {brief(repr(data['name']), 60)}: must be printable characters")
     input = input or _own_input(data)
     own_classes = data.get("classes", DEFAULT_CLASSES)
     if type(own_classes) is not int or not 1 <= own_classes <= 65_536:

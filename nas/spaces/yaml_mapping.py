@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from nas.errors import SpaceError, brief
 
 MAX_BYTES = 64_000  # PyYAML reads 200 KB a second
 MAX_DEPTH = 20
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+# YAML 1.1 has octal numbers by a leading 0, and others to the base of 60; 1.2 has neither.
+OTHERWISE = re.compile(r"[-+]?0[0-7_]+|.*:.*")
 
 
 class _Loader(yaml.SafeLoader):
@@ -30,6 +34,12 @@ class _Loader(yaml.SafeLoader):
             raise SpaceError(f"{_line(event)}: nested more than {MAX_DEPTH} deep")
         node = super().compose_node(parent, index)
         self.depth -= 1
+        key = isinstance(parent, yaml.MappingNode) and index is None
+        if node and node.tag in NUMBERS and not key and OTHERWISE.fullmatch(node.value):
+            value = self.construct_object(node)
+            raise SpaceError(
+                f"{_line(event)}: {node.value} is {value} to YAML: write the number out"
+            )
         return node
 
 

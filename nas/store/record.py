@@ -20,7 +20,7 @@ from nas.store.columns import reused, study_of, trial_of
 from nas.store.connect import connect
 from nas.store.reading import Record, check, named
 from nas.store.rows import Ask, Claim, Sampled, Study, StudyRow, TrialRow
-from nas.store.sameness import asks_anew, check_same
+from nas.store.sameness import asks_anew, check_same, first_difference, moved
 from nas.store.steps import (
     RUNNING,
     add_trials,
@@ -88,7 +88,8 @@ class Store(Record):
         """The study of this name, created if there is none.
 
         Raises StudyError where it exists with other settings, naming the first that differs; as
-        long as nothing came of it, objectives and constraints are taken as they are now.
+        long as nothing came of it, objectives and constraints are taken as they are now. Where its
+        images and teachers lie is kept as it is told now.
         """
         name = study.name
         if not 0 < len(name) <= 512 or not name.isprintable():
@@ -111,6 +112,9 @@ class Store(Record):
                 asked = {name: values[name] for name in ("objectives", "constraints")}
                 asked["settings"] = {**found.settings, **study.settings}
                 connection.execute(update(studies).where(studies.c.id == found.id).values(asked))
+                found = study_of(connection.execute(query).one())
+            if first_difference(found, study) is None and (places := moved(found, study)):
+                connection.execute(update(studies).where(studies.c.id == found.id).values(places))
                 found = study_of(connection.execute(query).one())
             return found
 

@@ -38,6 +38,22 @@ def widens(was: Study, now: Study) -> bool:
     return first_difference(was, now) is not None and first_difference(same, now) is None
 
 
+def moved(was: Study, now: Study) -> dict[str, Any]:
+    """Of two studies that are the same what lies elsewhere now, images and teachers, as the columns
+    of the record."""
+    columns: dict[str, Any] = {}
+    if now.directory and now.directory != was.directory:
+        columns["directory"] = now.directory
+    old, files = was.settings.get("teachers", []), now.settings.get("teachers", [])
+    if files and files != old:
+        columns["settings"] = {**was.settings, "teachers": files}
+        taught = was.settings.get("taught", {})
+        known = {digest: names for digest, names in taught.items() if not {*names} & {*old}}
+        if taught:  # who is known by a file is so by where it is; who is by a trial stays
+            columns["settings"]["taught"] = now.settings.get("taught", {}) | known
+    return columns
+
+
 def first_difference(was: Study, now: Study) -> str | None:
     """A clause with the first setting in which two studies differ and both its values."""
     if was.images != now.images:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, select, update
 
+from nas.errors import StudyError
 from nas.store.reading import Record
 from nas.store.record import Store
 from nas.store.rows import StudyRow, TrialRow
@@ -27,6 +28,19 @@ def teacher_names(record: Record, files: Sequence[str]) -> list[str]:
 
 def _real(file: str) -> str:
     return file if "://" in file else os.path.realpath(file)
+
+
+def teacher_files(study: StudyRow) -> tuple[str, ...]:
+    """The models that the candidates of a study learn by. Raises StudyError where one is gone."""
+    files = tuple(study.settings.get("teachers", ()))
+    for file in files:
+        if "://" not in file and not os.path.isfile(file):
+            raise StudyError(
+                f"{file}, by which study {study.name} learns, is gone: put it back, or go on with "
+                "the study by the same model elsewhere (`nas search --teacher FILE`, as few trials "
+                "as it has), which notes where that is"
+            )
+    return files
 
 
 def note(store: Store, study_id: int, digest: str, names: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
 
-from nas.errors import StoreError
+from nas.errors import StoreError, no_room
 from nas.interrupts import deferred
 from nas.store.urls import said, shown
 
@@ -45,9 +45,8 @@ def patiently(work: Callable[[bool], T], seconds: float, url: URL) -> T:
                 raise StoreError(f"{shown(url)}: {said(error, url)}{damaged}") from None
             if time.monotonic() + pause > deadline:
                 waited = f" for {seconds:.0f} s" if seconds else ""
-                raise StoreError(
-                    f"{shown(url)} does not answer{waited}: {said(error, url)}"
-                ) from None
+                what = "has no room" if no_room(error.orig) else "does not answer"
+                raise StoreError(f"{shown(url)} {what}{waited}: {said(error, url)}") from None
             if not retried:
                 log.warning("%s: %s; trying again", shown(url), said(error, url))
         time.sleep(pause)

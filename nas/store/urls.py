@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import shutil
 from collections.abc import Mapping
 from urllib.parse import unquote
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from nas.errors import StoreError, nearest
+from nas.errors import StoreError, nearest, no_room
 from nas.text import SECRET, shown_url
 
 DRIVERS: Mapping[str, str] = {
@@ -65,4 +68,9 @@ def said(error: DBAPIError, url: URL) -> str:
     secrets = {url.password, *(value for name, value in options if SECRET.search(name))}
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         words = words.replace(str(secret), "***")
+    if no_room(error.orig) and url.drivername == "sqlite":
+        file = unquote((url.database or "").removeprefix("file:"))
+        with contextlib.suppress(OSError):
+            free = shutil.disk_usage(os.path.dirname(os.path.abspath(file))).free
+            words += f": {free / 1e6:.1f} MB are free on the disk of {file}"
     return words

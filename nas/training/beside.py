@@ -124,6 +124,7 @@ def beside(
                 functools.partial(tell, side, job),
                 checkpoint=place.with_name(f"{place.name}.checkpoint"),
                 file=place.with_name(f"{place.name}.safetensors"),
+                over=False,
             )
         )
     way, control = (

@@ -272,6 +272,12 @@ def room_for(architecture: Architecture) -> int:
     return held + 200 * len(state) + 100_000
 
 
+def create_model(file: Path, network: nn.Module, card: Card) -> bool:
+    """Writes a model to a file, unless one is there: whether it did. Raises NasError as
+    ``save_model``."""
+    return artifacts.create(file, safetensors.torch.save(state_of(network), card.metadata()))
+
+
 def save_model(location: str | Path, network: nn.Module, card: Card) -> None:
     """Writes a model to a file, or to a URL that fsspec knows, whole or not at all.
 

@@ -6,15 +6,25 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch.nn import Module
+
 from nas import artifacts, data
 from nas.data.batches import statistics
-from nas.errors import NasError
+from nas.errors import MachineError, NasError
 from nas.job import Epoch, Job, Latency, Recipe, Report
 from nas.language.architecture import Architecture, parse
 from nas.metrics import arithmetic
 from nas.training import latency
 from nas.training.device import available, bf16_pays, threads_for, with_threads
-from nas.training.models import Card, Model, load_model, room_for, save_model
+from nas.training.models import (
+    Card,
+    Model,
+    create_model,
+    image_entries,
+    load_model,
+    room_for,
+    save_model,
+)
 from nas.training.train import Diverged, begin, fit, score, scores
 
 
@@ -51,13 +61,27 @@ def free_to_train(job: Job, file: Path) -> None:
     try:
         card = load_model(file).card
         asked = parse(job.pattern, card.architecture.input, len(card.classes))
+        images = {**image_entries(job.data), "dataset": card.dataset}  # a name, whatever they are
+        same = {name: getattr(card, name) for name in images} == images
         own = (card.architecture, card.seed, card.epochs, Recipe.of(card.recipe))
     except NasError:
-        asked, own = None, None
-    if own != (asked, job.seed, job.epochs, job.recipe):
+        asked, own, same = None, None, False
+    if not same or own != (asked, job.seed, job.epochs, job.recipe):
         raise NasError(
             f"{file} exists and is a different one: it would be overwritten; move it away"
         )
+
+
+def _still_free(job: Job, file: Path, module: Module, card: Card) -> None:
+    try:
+        free_to_train(job, file)
+    except NasError:
+        kept = file.with_name(f"{file.stem}-{training_id(job)}{file.suffix}")
+        save_model(kept, module, card)
+        raise MachineError(
+            f"{file} has another training's model, which was written meanwhile: this one's is "
+            f"{kept}"
+        ) from None
 
 
 def train(
@@ -66,13 +90,15 @@ def train(
     *,
     checkpoint: str | Path | None = None,
     file: str | Path | None = None,
+    over: bool = True,
 ) -> Trained:
     """Trains, or goes on from ``checkpoint``, and writes the model to ``file``; both are files, or
     URLs that fsspec knows.
 
     Interrupted at any moment, it goes on from the last checkpoint; on the CPU to the same weights
     as an uninterrupted training. Raises NasError, before the training where the file could not be
-    written, and NotTrained where the training diverges.
+    written, and NotTrained where the training diverges. Unless ``over``, another training's model
+    that came to ``file`` meanwhile stays: raises MachineError, with this one's beside it.
     """
     device = available()
     architecture, module, normal = begin(job, device)
@@ -95,6 +121,8 @@ def train(
     metrics = found | {"test_accuracy": test, "latency_ms": measured.ms}
     card = Card.of_job(job, data.describe(job.data), normal, metrics)
     model = Model(module, card).to(device).eval()
-    if file is not None:
+    if file is not None and (over or not create_model(Path(file), module, card)):
+        if not over:
+            _still_free(job, Path(file), module, card)
         save_model(file, module, card)
     return Trained(architecture, curve, test, measured, where, model, file)
