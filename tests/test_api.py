@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas
 import pytest
+import torch
 from PIL import Image
 from typed import ran
 
@@ -327,3 +331,61 @@ def test_a_missing_package_is_not_told_as_a_missing_name() -> None:
     run = [sys.executable, "-c", code]
     told = subprocess.run(run, capture_output=True, text=True, check=True, timeout=120)
     assert told.stdout.split()[0].startswith("safetensors")
+
+
+# --- in threads ----------------------------------------------------------------------------------
+
+
+def together(*calls: Callable[[], object]) -> None:
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def weights(model: nas.Model) -> list[Any]:
+    return [tensor.tolist() for tensor in model.network.state_dict().values()]
+
+
+def test_trainings_in_threads_have_the_weights_of_their_seeds(photos: Path) -> None:
+    def train(seed: int) -> nas.Model:
+        return nas.train(
+            "INPUT -> CONV(4) -> DROPOUT(0.5) -> FC", data=photos, epochs=3, seed=seed,
+            recipe="batch=8", progress=False,
+        )  # fmt: skip
+
+    seeds = (1, 2, 3)
+    alone = [weights(train(seed)) for seed in seeds]
+    found: dict[int, nas.Model] = {}
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    together(*(lambda seed=seed: found.update({seed: train(seed)}) for seed in seeds))  # type: ignore[misc]
+    assert [weights(found[seed]) for seed in seeds] == alone
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
+
+
+def test_searches_in_threads_find_what_each_finds_alone(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def search(seed: int, name: str) -> None:
+        nas.search(
+            "lenet_like", data=photos, trials=3, epochs=2, seed=seed, storage=f"sqlite:///{name}",
+            recipe="batch=16", workers=0, progress=False, sampler="random", study="lenet",
+        )  # fmt: skip
+
+    def found(name: str) -> list[Any]:
+        study = nas.Study("lenet", f"sqlite:///{name}")
+        return [(row.pattern, row.accuracy) for row in study.trials]
+
+    state = (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate())
+    shown = sys.stdout
+    for seed in (1, 2):
+        search(seed, f"alone{seed}")
+    together(*(lambda seed=seed: search(seed, f"beside{seed}") for seed in (1, 2)))  # type: ignore[misc]
+    for seed in (1, 2):
+        assert found(f"beside{seed}") == found(f"alone{seed}")
+    assert sys.stdout is shown
+    assert (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()) == state

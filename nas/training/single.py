@@ -13,7 +13,7 @@ from nas.job import Epoch, Job, Latency, Recipe, Report
 from nas.language.architecture import Architecture, parse
 from nas.metrics import arithmetic
 from nas.training import latency
-from nas.training.device import available, bf16_pays, threads_for, with_threads
+from nas.training.device import alone, available, bf16_pays, threads_for, with_threads
 from nas.training.models import Card, Model, load_model, room_for, save_model
 from nas.training.train import Diverged, begin, fit, score, scores
 
@@ -58,6 +58,7 @@ def free_to_train(job: Job, file: Path) -> None:
         raise NasError(f"{file} is there and is another: it would be written over; move it away")
 
 
+@alone()
 def train(
     job: Job,
     report: Report,
