@@ -23,10 +23,12 @@ INDEX = 8  # bytes of a place: max pooling keeps them as int64
 
 
 class Range(NamedTuple):
-    """The values an argument may take, as metadata of its annotation."""
+    """The values an argument may take, as metadata of its annotation; of numbers ``open``, those
+    above ``low`` alone."""
 
     low: float
     high: float
+    open: bool = False
 
 
 class Narrows(NamedTuple):
@@ -43,7 +45,8 @@ Stride = Annotated[int, Range(1, 1_024)]
 Pad = Annotated[int, Range(0, 1_024)]
 Count = Annotated[int, Range(0, 65_536)]
 Fraction = Annotated[float, Range(0, 1)]
-Positive = Annotated[float, Range(0, 1e6)]
+Number = Annotated[float, Range(0, 1e6)]
+Positive = Annotated[float, Range(0, 1e6, open=True)]
 
 
 def feature_map(x: Shape) -> tuple[int, int, int]:
@@ -180,9 +183,9 @@ class LocalResponseNorm(Leaf):
     3.3); ``alpha`` is divided by ``size``, as torch has it."""
 
     size: Kernel = 5
-    alpha: Positive = 1e-4
-    beta: Positive = 0.75
-    k: Positive = 2.0
+    alpha: Number = 1e-4
+    beta: Number = 0.75
+    k: Number = 2.0
 
     def cost(self, x: Shape) -> Cost:
         feature_map(x)
