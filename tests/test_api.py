@@ -300,17 +300,52 @@ def test_other_images_than_the_study_was_made_on_are_refused(
         (lambda: nas.train("lenet5", epochs="2"), "epochs is '2': must be int"),
         (lambda: nas.train("lenet5", epochs=1.5), "epochs is 1.5: must be int"),
         (lambda: nas.train("lenet5", epochs=True), "epochs is True: must be int"),
-        (lambda: nas.train("lenet5", report=3), "report is 3: must be Report"),
+        (lambda: nas.train("lenet5", report=3), "report is 3: must be a function"),
         (lambda: nas.search("lenet_like", trials="x"), "trials is 'x': must be int | None"),
         (lambda: nas.search("lenet_like", constraints="params<=9"), "constraints is 'params<=9'"),
         (lambda: nas.search("lenet_like", objectives={"accuracy": 1}), "objectives is {'acc"),
-        (lambda: nas.search("lenet_like", keep="some"), "keep is 'some': must be"),
+        (
+            lambda: nas.search("lenet_like", keep="some"),
+            "keep is 'some': must be one of front, all, none",
+        ),
+        (
+            lambda: nas.search("lenet_like", constraints=(c for c in [3])),
+            "constraints is (3,): must be Iterable[str]",
+        ),
+        (lambda: nas.search("lenet_like", plugins=map(int, "12")), "plugins is (1, 2): must be"),
+        (lambda: nas.search("lenet_like", baselines=iter([None])), "baselines is (None,): must be"),
+        (lambda: nas.search("lenet_like", teachers=iter([b"a"])), "teachers is (b'a',): must be"),
+        (lambda: nas.search("lenet_like", older=iter([Path("a")])), "older is (PosixPath('a'),"),
+        (lambda: nas.search("lenet_like", older={"a": 1}), "older is {'a': 1}: must be Iterable"),
+        (lambda: nas.Study(3, "sqlite:///r.db"), "name is 3: must be str"),
+        (lambda: nas.Study("s", 4), "storage is 4: must be str"),
     ],
 )
 def test_an_argument_of_another_type_is_refused(call: Any, told: str) -> None:
     with pytest.raises(NasError) as error:
         call()
     assert told in str(error.value)
+
+
+def test_numbers_and_texts_of_numpy_are_taken_as_pythons_own(photos: Path, tmp_path: Path) -> None:
+    def train(seed: Any, epochs: Any, size: Any) -> list[Any]:
+        return weights(
+            nas.train(
+                "INPUT -> FC", data=photos, seed=seed, epochs=epochs, size=size, progress=False,
+                recipe={"batch": np.int64(16), "lr": np.float64(0.05), "flip": np.True_},
+            )
+        )  # fmt: skip
+
+    assert train(np.int64(1), np.uint8(2), np.int16(8)) == train(1, 2, 8)
+    url = f"sqlite:///{tmp_path}/nas.db"
+    found = nas.search(
+        "lenet_like", trials=np.int64(2), epochs=np.int32(1), seed=np.uint16(5), size=np.int64(0),
+        workers=np.int64(0), storage=np.str_(url), study=np.str_("s"), sampler=np.str_("random"),
+        evaluator="evaluators:prints", objectives={np.str_("params"): np.str_("min")},
+        constraints=(np.str_(bound) for bound in ["params<=1e9"]), progress=False,
+    )  # fmt: skip
+    assert len(found.trials) == 2
+    assert nas.Study("s", url).trials == found.trials
 
 
 def test_the_package_lists_what_there_is() -> None:
