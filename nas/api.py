@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
@@ -46,8 +47,8 @@ R = TypeVar("R")
 
 
 def _checked(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, which refuses arguments of other types than it tells: the command line has its
-    own check of what is typed, and Python has none."""
+    """The function, which refuses arguments of other types than it tells, and gets them in Python's
+    own: the command line has its own check of what is typed, and Python has none."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -55,33 +56,56 @@ def _checked(function: Callable[P, R]) -> Callable[P, R]:
         hints = get_type_hints(function)  # here: what it names is imported by now
         bound = signature.bind(*args, **kwargs)
         for name, value in bound.arguments.items():
-            if not _fits(value, hints[name]):
-                rule = str(signature.parameters[name].annotation)
-                raise NasError(f"{name} is {brief(repr(value), 60)}: must be {rule}")
-            if isinstance(value, Integral) and not isinstance(value, bool):
-                bound.arguments[name] = int(value)  # torch and the record take no numpy's
+            rule = str(signature.parameters[name].annotation)
+            bound.arguments[name] = _taken(name, value, hints[name], rule)
         return function(*bound.args, **bound.kwargs)
 
     return call
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def _taken(name: str, value: Any, hint: Any, rule: str) -> Any:
+    """The value in Python's own types. Raises NasError, by what its hint means in words where it
+    has a name of ours, or else by ``rule``."""
+    if get_origin(hint) is Iterable and isinstance(value, Iterator):
+        value = tuple(value)  # looked at, and told, before it is used
+    try:
+        return _own(value, hint)
+    except TypeError:
+        if get_origin(hint) is Literal:
+            rule = "one of " + ", ".join(get_args(hint))
+        elif get_origin(hint) is Callable:
+            rule = "a function"
+        raise NasError(f"{name} is {brief(repr(value), 60)}: must be {rule}") from None
+
+
+def _own(value: Any, hint: Any) -> Any:
+    """The value in Python's own types, numpy's numbers and texts among it. Raises TypeError for one
+    that the hint does not allow."""
     kind, inner = get_origin(hint), get_args(hint)
-    if hint is Any or hint is None:
-        return hint is Any or value is None
     if kind is UnionType:
-        return any(_fits(value, each) for each in inner)
-    if kind is Literal:
-        return isinstance(value, str) and value in inner
-    if hint is int:  # numpy's, too
-        return isinstance(value, Integral) and not isinstance(value, bool)
-    if kind is Mapping and isinstance(value, Mapping):
-        return all(_fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items())
-    if kind is Iterable and isinstance(value, list | tuple | set | frozenset):
-        return all(_fits(each, inner[0]) for each in value)
-    if kind is Iterable and isinstance(value, str | bytes | Path):
-        return False  # one, and its letters are not meant
-    return isinstance(value, kind or hint)
+        for each in inner:
+            with contextlib.suppress(TypeError):
+                return _own(value, each)
+    elif kind is Literal:
+        if isinstance(value, str) and value in inner:
+            return str(value)
+    elif hint is Any or (hint is None and value is None):
+        return value
+    elif hint is int:
+        if isinstance(value, Integral) and not isinstance(value, bool):
+            return int(value)
+    elif hint is str:
+        if isinstance(value, str):
+            return str(value)
+    elif kind is Mapping:
+        if isinstance(value, Mapping):
+            return {_own(k, inner[0]): _own(v, inner[1]) for k, v in value.items()}
+    elif kind is Iterable:  # of one its letters, or of a mapping its keys, are not meant
+        if isinstance(value, Iterable) and not isinstance(value, str | bytes | Path | Mapping):
+            return tuple(_own(each, inner[0]) for each in value)
+    elif isinstance(value, kind or hint):
+        return value
+    raise TypeError(hint)
 
 
 @dataclass(frozen=True)
@@ -92,6 +116,10 @@ class Study:
 
     name: str
     storage: str = STORAGE
+
+    def __post_init__(self) -> None:
+        _taken("name", self.name, str, "str")
+        _taken("storage", self.storage, str, "str")
 
     @cached_property
     def _read(self) -> tuple[StudyRow, tuple[TrialRow, ...]]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas
 import pytest
+import torch
 from PIL import Image
 from typed import command, ran
 
@@ -341,17 +345,52 @@ def test_other_images_than_the_study_was_made_on_are_refused(
         (lambda: nas.train("lenet5", epochs="2"), "epochs is '2': must be int"),
         (lambda: nas.train("lenet5", epochs=1.5), "epochs is 1.5: must be int"),
         (lambda: nas.train("lenet5", epochs=True), "epochs is True: must be int"),
-        (lambda: nas.train("lenet5", report=3), "report is 3: must be Report"),
+        (lambda: nas.train("lenet5", report=3), "report is 3: must be a function"),
         (lambda: nas.search("lenet_like", trials="x"), "trials is 'x': must be int | None"),
         (lambda: nas.search("lenet_like", constraints="params<=9"), "constraints is 'params<=9'"),
         (lambda: nas.search("lenet_like", objectives={"accuracy": 1}), "objectives is {'acc"),
-        (lambda: nas.search("lenet_like", keep="some"), "keep is 'some': must be"),
+        (
+            lambda: nas.search("lenet_like", keep="some"),
+            "keep is 'some': must be one of front, all, none",
+        ),
+        (
+            lambda: nas.search("lenet_like", constraints=(c for c in [3])),
+            "constraints is (3,): must be Iterable[str]",
+        ),
+        (lambda: nas.search("lenet_like", plugins=map(int, "12")), "plugins is (1, 2): must be"),
+        (lambda: nas.search("lenet_like", baselines=iter([None])), "baselines is (None,): must be"),
+        (lambda: nas.search("lenet_like", teachers=iter([b"a"])), "teachers is (b'a',): must be"),
+        (lambda: nas.search("lenet_like", older=iter([Path("a")])), "older is (PosixPath('a'),"),
+        (lambda: nas.search("lenet_like", older={"a": 1}), "older is {'a': 1}: must be Iterable"),
+        (lambda: nas.Study(3, "sqlite:///r.db"), "name is 3: must be str"),
+        (lambda: nas.Study("s", 4), "storage is 4: must be str"),
     ],
 )
 def test_an_argument_of_another_type_is_refused(call: Any, told: str) -> None:
     with pytest.raises(NasError) as error:
         call()
     assert told in str(error.value)
+
+
+def test_numbers_and_texts_of_numpy_are_taken_as_pythons_own(photos: Path, tmp_path: Path) -> None:
+    def train(seed: Any, epochs: Any, size: Any) -> list[Any]:
+        return weights(
+            nas.train(
+                "INPUT -> FC", data=photos, seed=seed, epochs=epochs, size=size, progress=False,
+                recipe={"batch": np.int64(16), "lr": np.float64(0.05), "flip": np.True_},
+            )
+        )  # fmt: skip
+
+    assert train(np.int64(1), np.uint8(2), np.int16(8)) == train(1, 2, 8)
+    url = f"sqlite:///{tmp_path}/nas.db"
+    found = nas.search(
+        "lenet_like", trials=np.int64(2), epochs=np.int32(1), seed=np.uint16(5), size=np.int64(0),
+        workers=np.int64(0), storage=np.str_(url), study=np.str_("s"), sampler=np.str_("random"),
+        evaluator="evaluators:prints", objectives={np.str_("params"): np.str_("min")},
+        constraints=(np.str_(bound) for bound in ["params<=1e9"]), progress=False,
+    )  # fmt: skip
+    assert len(found.trials) == 2
+    assert nas.Study("s", url).trials == found.trials
 
 
 def test_the_package_lists_what_there_is() -> None:
@@ -372,3 +411,61 @@ def test_a_missing_package_is_not_told_as_a_missing_name() -> None:
     run = [sys.executable, "-c", code]
     told = subprocess.run(run, capture_output=True, text=True, check=True, timeout=120)
     assert told.stdout.split()[0].startswith("safetensors")
+
+
+# --- in threads ----------------------------------------------------------------------------------
+
+
+def together(*calls: Callable[[], object]) -> None:
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def weights(model: nas.Model) -> list[Any]:
+    return [tensor.tolist() for tensor in model.network.state_dict().values()]
+
+
+def test_trainings_in_threads_have_the_weights_of_their_seeds(photos: Path) -> None:
+    def train(seed: int) -> nas.Model:
+        return nas.train(
+            "INPUT -> CONV(4) -> DROPOUT(0.5) -> FC", data=photos, epochs=3, seed=seed,
+            recipe="batch=8", progress=False,
+        )  # fmt: skip
+
+    seeds = (1, 2, 3)
+    alone = [weights(train(seed)) for seed in seeds]
+    found: dict[int, nas.Model] = {}
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    together(*(lambda seed=seed: found.update({seed: train(seed)}) for seed in seeds))  # type: ignore[misc]
+    assert [weights(found[seed]) for seed in seeds] == alone
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
+
+
+def test_searches_in_threads_find_what_each_finds_alone(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def search(seed: int, name: str) -> None:
+        nas.search(
+            "lenet_like", data=photos, trials=3, epochs=2, seed=seed, storage=f"sqlite:///{name}",
+            recipe="batch=16", workers=0, progress=False, sampler="random", study="lenet",
+        )  # fmt: skip
+
+    def found(name: str) -> list[Any]:
+        study = nas.Study("lenet", f"sqlite:///{name}")
+        return [(row.pattern, row.accuracy) for row in study.trials]
+
+    state = (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate())
+    shown = sys.stdout
+    for seed in (1, 2):
+        search(seed, f"alone{seed}")
+    together(*(lambda seed=seed: search(seed, f"beside{seed}") for seed in (1, 2)))  # type: ignore[misc]
+    for seed in (1, 2):
+        assert found(f"beside{seed}") == found(f"alone{seed}")
+    assert sys.stdout is shown
+    assert (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()) == state

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import runpy
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import profiles
@@ -22,10 +23,13 @@ import nas
 from nas.data.batches import Normal
 from nas.data.picture import decode
 from nas.errors import NasError
+from nas.language.layers import Pool
+from nas.training import timing
 from nas.training.export import FORMATS, TOLERANCE, Format, export
 from nas.training.models import Card, Model, save_model
 from nas.training.onnx import load_onnx, to_onnx
 from nas.training.python_source import python_source
+from nas.training.runtimes import to_graph
 
 EXPORTS = Path(__file__).parent.parent / "benchmarks" / "exports.py"
 
@@ -37,6 +41,9 @@ NETWORKS = [
     "INPUT(3, 15, 17) -> CONV(8) -> ELU -> POOL(3, 2, ceil=yes) -> GAP(4) -> FC(7)",
     "INPUT(3, 16, 16) -> MBCONV(8) -> TRANSITION -> TANH -> DROPOUT -> FC(5)",
     "INPUT(1, 16, 16) -> INCEPTION(width=16) -> GAP(2) -> FLATTEN -> GELU -> FC(5) -> BN -> FC(2)",
+    # Of the windows that rounding up adds, torch drops the last row's and keeps the last column's.
+    "INPUT(1, 9, 13) -> CONV(8) -> POOL(2, 3, kind=avg, ceil=yes) -> MBCONV(8) -> FC(3)",
+    "INPUT(1, 9, 13) -> CONV(8) -> POOL(2, 3, ceil=yes) -> RESIDUAL(8) -> FC(3)",
 ]
 
 
@@ -84,6 +91,31 @@ def test_every_format_answers_as_torch_does(pattern: str, tmp_path: Path) -> Non
         np.testing.assert_allclose(program(pixels).softmax(1).detach(), expected, atol=1e-6)
         found = nas.load_model(tmp_path / "out.safetensors").probabilities(pixels)
         np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("map", [(5, 5), (6, 9), (8, 13), (9, 13), (11, 16), (12, 4)])
+@pytest.mark.parametrize("kind", ["max", "avg"])
+def test_pools_that_round_up_are_torchs_in_onnx_runtime_too(
+    kind: Literal["max", "avg"], map: tuple[int, int]
+) -> None:
+    x = torch.randn(2, 3, *map, generator=torch.Generator().manual_seed(0)) - 1
+    for kernel, stride, pad in itertools.product(range(1, 5), range(1, 6), range(3)):
+        ours = Pool(kernel, stride, pad, kind, ceil=True)
+        if 2 * pad > kernel or min(map) + 2 * pad < kernel:
+            continue
+        theirs: nn.Module
+        if kind == "avg":
+            theirs = nn.AvgPool2d(kernel, stride, pad, ceil_mode=True)
+        else:
+            theirs = nn.MaxPool2d(kernel, stride, pad, ceil_mode=True)
+        expected = theirs(x).flatten(1)
+        # A layer that counts what reaches it: the shape inference must count the same.
+        copied = nn.Linear(expected.shape[1], expected.shape[1], bias=False)
+        nn.init.eye_(copied.weight)
+        row = nn.Sequential(ours.module((3, *map), False), nn.Flatten(), copied).eval()
+        session = timing.session(to_graph(row, (3, *map)), 1)
+        for found in (row(x).detach().numpy(), session.run(None, {"x": x.numpy()})[0]):
+            np.testing.assert_allclose(found, expected.numpy(), atol=1e-6, err_msg=str(ours))
 
 
 @pytest.mark.timeout(600)  # for a busy machine

@@ -88,6 +88,12 @@ def test_every_leaf_holds_what_torch_counts(kind: str) -> None:
     assert_predicted(parse(f"INPUT(3, 32, 32) -> {pattern}"), bf16=False)
 
 
+@pytest.mark.parametrize("kind", ["max", "avg"])
+def test_a_pool_whose_sides_go_one_after_the_other_holds_the_map_between(kind: str) -> None:
+    pattern = f"INPUT(3, 30, 31) -> CONV(8) -> POOL(2, 3, kind={kind}, ceil=yes) -> CONV(8) -> FC"
+    assert_predicted(parse(pattern), bf16=False)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_the_copies_of_the_weights_are_those_of_a_training(optimizer: str, ema: float) -> None:

@@ -16,7 +16,8 @@ from torchvision.ops import SqueezeExcitation
 
 import nas
 from nas.blocks import BLOCKS
-from nas.errors import NasError, ShapeError
+from nas.errors import NasError, PatternError, ShapeError
+from nas.language.elements import parameters
 from nas.layers import LAYERS, Conv, Pool, SqueezeExcite
 
 few = settings(max_examples=40)
@@ -191,3 +192,20 @@ def test_a_network_is_built_without_torchvision():
         "assert 'torchvision' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_step_can_be_taken_with_the_least_and_greatest_numbers_that_are_allowed(name):
+    """A size may not fit the map, and is refused as that; what is accepted torch can compute."""
+    for parameter in parameters(name):
+        if parameter.kind not in ("int", "float"):
+            continue
+        for value in {parameter.low, parameter.low + 1, min(parameter.high, 1024)}:
+            given = f"{int(value) if parameter.kind == 'int' else value}"
+            width = ", width=4" if name in ("CONV", "FC") and parameter.name != "width" else ""
+            pattern = f"INPUT(4, 8, 8) -> {name}({parameter.name}={given}{width}) -> FC(3)"
+            try:
+                network = nas.build(nas.parse(pattern), seed=0).train()
+            except (ShapeError, PatternError):
+                continue
+            network(torch.rand(2, 4, 8, 8)).sum().backward()

@@ -103,6 +103,7 @@ def test_syntax_errors_tell_the_place_and_what_was_expected(text, told):
         ("INPUT -> CONV(8, bias=maybe) -> FC", "bias is maybe: must be one of yes, no"),
         ("INPUT -> POOL(kind=mean) -> FC", "kind is mean: must be one of max, avg"),
         ("INPUT -> DROPOUT(2) -> FC", "rate is 2: must be a number from 0 to 1"),
+        ("INPUT -> BN(0) -> FC", "eps is 0: must be a number above 0 and up to 1e+06"),
         ("INPUT -> CONV(w) -> FC", "w is open: an architecture needs a number there"),
         ("INPUT -> [RELU]*N -> FC", "N is open"),
         ("INPUT -> BN? -> FC", "BN? is open: an architecture has the element or has it not"),

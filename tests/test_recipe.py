@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,18 @@ def test_what_is_no_setting_is_told(settings: dict[str, Any], message: str) -> N
     with pytest.raises(RecipeError) as refused:
         Recipe.of(settings)
     assert str(refused.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "name", [f.name for f in dataclasses.fields(Recipe) if isinstance(f.default, float)]
+)
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 10**400, -(10**400)])
+def test_no_setting_is_a_number_that_json_and_a_float_cannot_hold(name: str, value: float) -> None:
+    with pytest.raises((ValueError, OverflowError)):
+        json.dumps(float(value), allow_nan=False)
+    taught = Recipe(teacher=CHANGED["teacher"])
+    with pytest.raises(RecipeError, match=rf"^recipe\.{name} is .*: must be [a-z]"):
+        Recipe.of({name: value}, taught)
 
 
 # --- the learning rate of each optimizer ---------------------------------------------------------

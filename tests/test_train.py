@@ -740,3 +740,34 @@ def test_what_cannot_be_captured_is_trained_as_it_is(caplog: pytest.LogCaptureFi
     assert len(curve) == 2
     assert curve[1].train_loss < curve[0].train_loss
     assert caplog.text.count("without a CUDA graph") == 1
+
+
+@pytest.mark.parametrize("pattern", [
+    "CONV(4) -> GAP -> BN -> FC",
+    "CONV(4) -> BN -> GAP -> FC",
+    "CONV(4) -> POOL(8) -> RESIDUAL(4) -> FC",
+    "CONV(4) -> POOL(4) -> RESIDUAL(4) -> FC",
+    "CONV(4) -> POOL(8) -> AUX -> FC",
+    "FC(5) -> BN -> FC",
+    "CONV(4) -> GAP -> FC",
+])  # fmt: skip
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_batch_of_one_is_refused_where_torch_cannot_normalise_it(
+    pattern: str, batch: int
+) -> None:
+    asked = job("INPUT -> " + pattern, recipe=Recipe(batch=batch), epochs=1)
+    images = torch.rand(batch, 1, 8, 8)
+    try:
+        nas.build(nas.parse(asked.pattern, (1, 8, 8), 10)).train()(images)
+    except ValueError as error:
+        assert "more than 1 value per channel" in str(error)  # noqa: PT017
+        with pytest.raises(
+            RecipeError, match=r"batches are of 1 image: .* the BN in element [123]"
+        ):
+            train.begin(asked, CPU)
+        outcome = candidate.evaluate(asked, silent)
+        assert isinstance(outcome, Failure)
+        assert outcome.kind == "error"
+        assert outcome.reason.startswith("batches are of 1 image: must be of 2 or more")
+    else:
+        train.begin(asked, CPU)

@@ -16,6 +16,10 @@ from nas.workers.keeper import adopt_orphans
 from nas.workers.run import run
 from nas.workers.seat import CANCELLED, over_time
 
+# Where prints go, and who adopts orphans, is the process's: jobs of searches in other threads wait.
+# Its own lock, as an evaluator may train in threads (``nas.training.device.alone``).
+_ONE_JOB = threading.RLock()
+
 
 class InProcess:
     """The twin without Ray, for tests and for a debugger: ``wait`` runs the next job to its end,
@@ -58,7 +62,8 @@ class InProcess:
                 raise _OverTime
 
         try:
-            with contextlib.redirect_stdout(sys.stderr), _forks_ended():  # prints are no data
+            # Prints are no data.
+            with _ONE_JOB, contextlib.redirect_stdout(sys.stderr), _forks_ended():
                 return run(job, report, passing=(KeyboardInterrupt, _OverTime))
         except _OverTime:
             seconds = time.monotonic() - begun

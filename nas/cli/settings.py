@@ -155,4 +155,4 @@ def _setting(name: str, text: str, kind: Any) -> Any:
         return kind(text)
     except (KeyError, ValueError):
         rule = "yes or no" if kind is bool else f"of type {kind.__name__}"
-        raise RecipeError(f"--recipe {name}={text}: must be {rule}") from None
+        raise RecipeError(f"--recipe {name}={brief(text, 60)}: must be {rule}") from None

@@ -78,7 +78,7 @@ def profile(
     unseen = [each for each in drawn[:networks] if again or str(each) not in wholes]
     try:
         for n, piece in enumerate(new):
-            with measurement(where), with_threads(threads), torch.inference_mode():
+            with with_threads(threads), measurement(where), torch.inference_mode():
                 times[piece.key] = time_piece(piece, runtime, where, threads, batch)
             told("pieces", n + 1, len(new))
         for n, architecture in enumerate(unseen):

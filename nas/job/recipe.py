@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nas.errors import RecipeError, nearest
+from nas.errors import RecipeError, brief, nearest
 from nas.job.schedule import SCHEDULES
 
 # The optimizers, and the learning rate of each where none is given. 0.001 is Adam's (Kingma and Ba
@@ -86,7 +88,7 @@ class Recipe:
             "weight_decay": (0 <= self.weight_decay <= 10, "a number from 0 to 10"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "a number from 0 up to but not 1"),
             "warmup": (0 < self.warmup < 1, "a fraction between 0 and 1"),
-            "clip": (self.clip >= 0, "a norm of 0 (off) or more"),
+            "clip": (self.clip >= 0, "a finite norm, 0 (off) or more"),
             "crop": (0 <= self.crop <= 1024, "an integer from 0 to 1024 (pixels)"),
             "cutout": (0 <= self.cutout <= 4096, "an integer from 0 to 4096 (pixels)"),
             "aux": (0 <= self.aux <= 10, "a number from 0 to 10"),
@@ -126,8 +128,10 @@ class Recipe:
         if self.lr == 0 and self.optimizer in OPTIMIZERS:
             object.__setattr__(self, "lr", OPTIMIZERS[self.optimizer])
         for name, (ok, rule) in rules.items():
-            if not ok:
-                raise RecipeError(f"recipe.{name} is {getattr(self, name)!r}: must be {rule}")
+            value = getattr(self, name)
+            # The record and a checkpoint's identity are JSON, which has no infinity.
+            if not ok or (isinstance(value, float) and not math.isfinite(value)):
+                raise RecipeError(f"recipe.{name} is {brief(repr(value), 60)}: must be {rule}")
 
     def _taught(self, name: str, usual: float) -> bool:
         """Whether a setting of distillation is not told in vain."""
@@ -150,9 +154,10 @@ class Recipe:
             if name not in kinds:
                 raise RecipeError(f"recipe.{name} is unknown: {nearest(name, kinds)}")
             kind = kinds[name]
-            fits = type(value) is kind or (kind is float and type(value) is int)
-            if not fits:
-                raise RecipeError(f"recipe.{name} is {value!r}: must be of type {kind.__name__}")
+            whole = kind is float and type(value) is int and abs(value) <= sys.float_info.max
+            if not (type(value) is kind or whole):
+                told = brief(repr(value), 60)
+                raise RecipeError(f"recipe.{name} is {told}: must be of type {kind.__name__}")
         return (base or cls()).but({name: kinds[name](value) for name, value in values.items()})
 
     def but(self, changes: Mapping[str, Any]) -> Recipe:

@@ -37,6 +37,7 @@ class Parameter:
     words: tuple[str, ...]
     default: Any  # inspect.Parameter.empty where the argument must be given
     narrowest: int = 0
+    open: bool = False  # of a float: above ``low`` alone
 
     @property
     def required(self) -> bool:
@@ -50,7 +51,8 @@ class Parameter:
             case "int":
                 return f"a whole number from {self.low:.0f} to {self.high:.0f}"
             case "float":
-                return f"a number from {self.low:g} to {self.high:g}"
+                begin = f"above {self.low:g} and up" if self.open else f"from {self.low:g}"
+                return f"a number {begin} to {self.high:g}"
 
     def check(self, value: object) -> Scalar:
         """The value in the parameter's own type. Raises PatternError that tells the rule."""
@@ -67,8 +69,10 @@ class Parameter:
                 if isinstance(given, bool):
                     return given
             case "float":
-                if (type(plain) is int or type(plain) is float) and self.low <= plain <= self.high:
-                    return float(plain)
+                if type(plain) is int or type(plain) is float:
+                    above = self.low < plain if self.open else self.low <= plain
+                    if above and plain <= self.high:
+                        return float(plain)
         raise PatternError(f"{self.name} is {plain!r}: must be {self.rule}")
 
 
@@ -109,11 +113,11 @@ def _parameters(make: Callable[..., Node]) -> tuple[Parameter, ...]:
 def _parameter(name: str, hint: Any, default: Any) -> Parameter:
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         hint = next(h for h in typing.get_args(hint) if h is not types.NoneType)
-    low, high, narrowest = 0.0, 65_536.0, 0
+    low, high, narrowest, above = 0.0, 65_536.0, 0, False
     for extra in getattr(hint, "__metadata__", ()):
         match extra:
             case Range():
-                low, high = extra
+                low, high, above = extra
             case Narrows():
                 narrowest = extra.least
     base = hint.__origin__ if hasattr(hint, "__metadata__") else hint
@@ -126,7 +130,7 @@ def _parameter(name: str, hint: Any, default: Any) -> Parameter:
         raise PatternError(
             f"a block's argument {name} is annotated {hint!r}: must be int, float, bool or Literal"
         )
-    return Parameter(name, kinds[base], low, high, (), default, narrowest)
+    return Parameter(name, kinds[base], low, high, (), default, narrowest, above)
 
 
 # --- a closed element ----------------------------------------------------------------------------

@@ -23,10 +23,12 @@ INDEX = 8  # bytes of a place: max pooling keeps them as int64
 
 
 class Range(NamedTuple):
-    """The values an argument may take, as metadata of its annotation."""
+    """The values an argument may take, as metadata of its annotation; of numbers ``open``, those
+    above ``low`` alone."""
 
     low: float
     high: float
+    open: bool = False
 
 
 class Narrows(NamedTuple):
@@ -43,7 +45,8 @@ Stride = Annotated[int, Range(1, 1_024)]
 Pad = Annotated[int, Range(0, 1_024)]
 Count = Annotated[int, Range(0, 65_536)]
 Fraction = Annotated[float, Range(0, 1)]
-Positive = Annotated[float, Range(0, 1e6)]
+Number = Annotated[float, Range(0, 1e6)]
+Positive = Annotated[float, Range(0, 1e6, open=True)]
 
 
 def feature_map(x: Shape) -> tuple[int, int, int]:
@@ -180,9 +183,9 @@ class LocalResponseNorm(Leaf):
     3.3); ``alpha`` is divided by ``size``, as torch has it."""
 
     size: Kernel = 5
-    alpha: Positive = 1e-4
-    beta: Positive = 0.75
-    k: Positive = 2.0
+    alpha: Number = 1e-4
+    beta: Number = 0.75
+    k: Number = 2.0
 
     def cost(self, x: Shape) -> Cost:
         feature_map(x)
@@ -291,11 +294,36 @@ class Pool(Leaf):
         from torch import nn
 
         pool = nn.MaxPool2d if self.kind == "max" else nn.AvgPool2d
-        return pool(self.kernel, self.step, self.pad, ceil_mode=self.ceil)
+        if not self._apart(x):
+            return pool(self.kernel, self.step, self.pad, ceil_mode=any(self._ceils(x)))
+        rows, columns = self._ceils(x)
+        return nn.Sequential(
+            pool((self.kernel, 1), (self.step, 1), (self.pad, 0), ceil_mode=rows),
+            pool((1, self.kernel), (1, self.step), (0, self.pad), ceil_mode=columns),
+        )
 
     def keeps(self, x: Shape) -> Kept:
-        places = math.prod(self.cost(x).shape) if self.kind == "max" else 0
-        return Kept(input=True, bytes=INDEX * places)
+        channels, height, width = self.cost(x).shape
+        between = channels * height * x[2] if self._apart(x) else 0  # a side after the other
+        places = between + channels * height * width if self.kind == "max" else 0
+        return Kept(input=True, numbers=between, bytes=INDEX * places)
+
+    def _ceils(self, x: Shape) -> tuple[bool, bool]:
+        """Whether rounding up gives one more window, in height and in width."""
+        sizes = ((side, self.kernel, self.step, self.pad) for side in x[1:])
+        height, width = (self.ceil and _slide(*each, True) > _slide(*each) for each in sizes)
+        return height, width
+
+    def _apart(self, x: Shape) -> bool:
+        """Whether height and width are pooled one after the other, which gives the same maxima and
+        means: where torch drops a last window that would begin outside of the map, ONNX's shape
+        inference, to which the two sides are one setting, counts it (1.23)."""
+        drops = any(
+            -(-(side - self.kernel + 2 * self.pad) // self.step) + 1
+            > _slide(side, self.kernel, self.step, self.pad, True)
+            for side in x[1:]
+        )
+        return self.ceil and drops and any(self._ceils(x))
 
 
 @dataclass(frozen=True, slots=True)

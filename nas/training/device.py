@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,17 @@ from nas.language.layers import Conv
 from nas.training.timing import cpu_name
 
 SMALL = 50_000_000  # MACs of an image
+
+_ALONE = threading.RLock()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Torch's generators and its number of threads are the process's (torch 2.14), and of two
+    trainings in threads of one process each would draw and compute by what the other set: so one
+    goes on at a time. Within the same thread it may be asked for again."""
+    with _ALONE:
+        yield
 
 
 def available() -> torch.device:
@@ -36,12 +48,13 @@ def threads_for(architecture: Architecture) -> int:
 
 @contextmanager
 def with_threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    with alone():
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def bf16_pays(architecture: Architecture, device: torch.device) -> bool:
@@ -81,6 +94,8 @@ def _wrong_in_bf16(conv: Conv, x: Shape) -> bool:
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Torch's own generators (initial weights, dropout) at ``seed``, and afterwards as before."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with alone(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
         yield

@@ -33,7 +33,7 @@ def as_model(fitted: Fitted, ref: DataRef) -> Model:
     if len(biases) == 1:  # of two classes one logit: half of it each way
         weights, biases = np.stack([-weights[0], weights[0]]) / 2, np.r_[-biases, biases] / 2
     architecture = parse("INPUT -> FLATTEN -> FC", info.shape, len(info.classes))
-    network = build(architecture)
+    network = build(architecture, seed=0)
     (head,) = [layer for layer in network.modules() if isinstance(layer, torch.nn.Linear)]
     with torch.no_grad():
         head.weight.zero_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from nas.language.architecture import Architecture
 from nas.language.expression import Aux, Concat, Leaf, Node, Seq, Shape, Sum
+from nas.training.device import seeded
 
 
 class SumOf(nn.ModuleList):
@@ -60,9 +62,9 @@ def build(architecture: Architecture, *, seed: int | None = None) -> nn.Module:
     """
     nodes = [step.node for step in architecture.steps]
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng([], enabled=seed is not None):
-        if seed is not None:  # for the layers that are left as they come, such as a plug-in's
-            torch.default_generator.manual_seed(seed)
+    # The default one for the layers that are left as they come, such as a plug-in's.
+    apart = contextlib.nullcontext() if seed is None else seeded(seed, torch.device("cpu"))
+    with apart:
         network = Network(
             *(_module(step.node, step.x, _fresh(nodes, i))
               for i, step in enumerate(architecture.steps))
@@ -74,11 +76,10 @@ def build(architecture: Architecture, *, seed: int | None = None) -> nn.Module:
 
 def build_row(layers: Sequence[Node], x: Shape) -> nn.Module:
     """Layers in a row that ``x`` reaches, as they are within a network."""
-    with torch.random.fork_rng([]):
-        torch.manual_seed(0)
+    with seeded(0, torch.device("cpu")):
         row = nn.Sequential(*_sequence(layers, x))
-    for module in row.modules():
-        _initialise(module, None)
+        for module in row.modules():
+            _initialise(module, None)
     return row
 
 

@@ -15,7 +15,7 @@ from nas.job import Epoch, Job, Latency, Recipe, Report
 from nas.language.architecture import Architecture, parse
 from nas.metrics import arithmetic
 from nas.training import latency
-from nas.training.device import available, bf16_pays, threads_for, with_threads
+from nas.training.device import alone, available, bf16_pays, threads_for, with_threads
 from nas.training.models import (
     Card,
     Model,
@@ -84,6 +84,7 @@ def _still_free(job: Job, file: Path, module: Module, card: Card) -> None:
         ) from None
 
 
+@alone()
 def train(
     job: Job,
     report: Report,

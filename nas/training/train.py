@@ -36,6 +36,8 @@ from nas.errors import DataError, RecipeError
 from nas.job import DataRef, Epoch, Job, Recipe, Report
 from nas.job.schedule import SCHEDULES, cycle, shared
 from nas.language.architecture import Architecture, parse
+from nas.language.expression import leaves, show
+from nas.language.layers import BatchNorm
 from nas.metrics import ACCURACY
 from nas.training.checkpoint import Training, keep, resume
 from nas.training.device import available, seeded
@@ -102,10 +104,25 @@ def begin(job: Job, device: torch.device) -> tuple[Architecture, nn.Module, Norm
     that initial weights ask for. Raises NasError."""
     info = data.describe(job.data)
     architecture = parse(job.pattern, info.shape, len(info.classes))
+    if job.epochs:
+        check_batch(architecture, min(job.recipe.batch, len(data.load(train_images(job), "train"))))
     with seeded(job.seed, device):
         module = build(architecture)
     normal = begin_from(job.recipe.init, module, architecture) if job.recipe.init else None
     return architecture, module, normal
+
+
+def check_batch(architecture: Architecture, batch: int) -> None:
+    """Raises RecipeError for a batch of one image where batch normalisation would see one number a
+    channel, whose deviation is none. All batches are alike: no epoch ends in a smaller one."""
+    for number, step in enumerate(architecture.steps, 1) if batch == 1 else ():
+        for layer, x in leaves(step.node, step.x):
+            if isinstance(layer, BatchNorm) and math.prod(x[1:]) == 1:
+                raise RecipeError(
+                    f"batches are of 1 image: must be of 2 or more (recipe.batch) for the BN in "
+                    f"element {number}, {step}, where {show(x)} reaches it: of one number a "
+                    "channel there is no deviation"
+                )
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from nas.language.architecture import Architecture
 from nas.language.expression import Shape
 from nas.spaces.zoo import names, network
 from nas.training import states
+from nas.training.device import alone
 from nas.training.models import Card
 from nas.training.network import AuxHead, build
 from nas.training.states import Pairs, State
@@ -239,7 +240,7 @@ def zoo_model(name: str, source: str, info: Info) -> tuple[nn.Module, Card]:
     ``initial_state``. Raises NasError where its head is for other classes."""
     architecture = network(name, info.shape, len(info.classes))
     start = initial_state(source, architecture)
-    module = build(architecture)
+    module = build(architecture, seed=0)
     auxiliary = tuple(
         f"{key}." for key, part in module.named_modules() if isinstance(part, AuxHead)
     )
@@ -293,7 +294,7 @@ def pretrained(source: str) -> State:
     if not os.path.isfile(path):  # Path.is_file raises where the name is too long
         try:
             urlopen(Request(weights.url, method="HEAD"), timeout=PATIENCE).close()
-            with redirect_stdout(sys.stderr):  # torch announces a download on stdout
+            with alone(), redirect_stdout(sys.stderr):  # torch announces a download on stdout
                 weights.get_state_dict(
                     map_location="cpu",
                     progress=sys.stderr.isatty(),
