@@ -222,7 +222,7 @@ def unreadable(
     root: Path,
     count: int,
     reasons: dict[str, str],
-    remedy: str = "--skip-unreadable leaves out what cannot",
+    remedy: str = "--skip-unreadable leaves out what cannot (in Python skip_unreadable=True)",
 ) -> DataError:
     """All that cannot be read, in one sentence, and what to do."""
     shown = [f"{root / name} ({why})" for name, why in list(reasons.items())[:NAMED]]

@@ -7,7 +7,7 @@ which rests on all of them, says what each is worth apart from its luck, and how
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +22,10 @@ from nas.samplers.problem import Problem
 from nas.store import StudyRow, TrialRow
 
 LEVEL = 0.8
+
+
+def as_measured(_: str, value: float) -> float:
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +99,18 @@ def evaluated(study: StudyRow, rows: Iterable[TrialRow]) -> list[TrialRow]:
     return [r for r in rows if all(math.isfinite(r.value(name)) for name, _ in study.objectives)]
 
 
-def rebuilt(study: StudyRow, rows: Sequence[TrialRow]) -> optuna.Study:
-    """Finished trials as a study of Optuna's in memory, with the objectives' plain values."""
+def rebuilt(
+    study: StudyRow, rows: Sequence[TrialRow], weigh: Callable[[str, float], float] = as_measured
+) -> optuna.Study:
+    """Finished trials as a study of Optuna's in memory, with the objectives' values as ``weigh``
+    has them of an objective's name and a value."""
     made = optuna.create_study(
         directions=["maximize" if d == "max" else "minimize" for _, d in study.objectives]
     )
     made.add_trials(
         [
             optuna.trial.create_trial(
-                values=[row.value(name) for name, _ in study.objectives],
+                values=[weigh(name, row.value(name)) for name, _ in study.objectives],
                 params=dict(row.sampled),
                 distributions=domains(row),
             )

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import moocore
 import numpy as np
-import optuna
 from numpy.typing import NDArray
 
-from nas.driver.asking import domains, sampler
-from nas.driver.beliefs import LEVEL, evaluated, uncertain
+from nas.driver.asking import sampler
+from nas.driver.beliefs import LEVEL, evaluated, rebuilt, uncertain
 from nas.driver.plan import Plan
 from nas.driver.tradeoffs import feasible
 from nas.metrics import metric, scaled
@@ -65,38 +64,18 @@ def outlook(
         return None
     if any(not metric(constraint).arithmetic for constraint in study.constraints):
         return None
-    signs = np.array([1.0 if direction == "min" else -1.0 for _, direction in study.objectives])
-
-    def values(of: Sequence[TrialRow]) -> Floats:
-        found = np.array([[scaled(n, row.value(n)) for n in names] for row in of], dtype=float)
-        return np.asarray(found.reshape(len(of), len(names)) * signs)
-
-    sampled = evaluated(study, rows)
-    if not sampled:
-        return None
-    known = optuna.create_study(
-        directions=["maximize" if d == "max" else "minimize" for _, d in study.objectives]
-    )
-    known.add_trials(
-        [
-            optuna.trial.create_trial(
-                values=list(value), params=dict(row.sampled), distributions=domains(row)
-            )
-            for row, value in zip(sampled, values(sampled) * signs, strict=True)
-        ]
-    )
+    sampled, so_far = evaluated(study, rows), [row for row in rows if feasible(study, row)]
     count = min(trials, MOST)
-    futures = of.futures(known, count)
-    so_far = [row for row in rows if feasible(study, row)]
+    futures = of.futures(rebuilt(study, sampled, scaled), count) if sampled else None
     if futures is None or not so_far:
         return None
-    now = values(so_far)
-    now = now[np.isfinite(now).all(axis=1)]
-    gained = gains(now, futures * signs, names.index(name))
-    ends = interval(gained)
-    told = (name, names[1 - names.index(name)]) if len(names) == 2 else (name, "")
-    told = told if len(names) <= 2 else ("", "")
-    return Outlook(count, *told, float(gained.mean()), *ends)
+    signs = np.array([1.0 if direction == "min" else -1.0 for _, direction in study.objectives])
+    now = np.array([[scaled(n, row.value(n)) for n in names] for row in so_far]) * signs
+    gained = gains(now[np.isfinite(now).all(axis=1)], futures * signs, names.index(name))
+    others = [other for other in names if other != name]
+    whole = name if len(others) < 2 else ""  # else it is of all of them
+    at_equal = others[0] if len(others) == 1 else ""
+    return Outlook(count, whole, at_equal, float(gained.mean()), *interval(gained))
 
 
 def interval(gained: Floats) -> tuple[float, float]:
