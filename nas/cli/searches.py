@@ -334,24 +334,26 @@ def _more(plan: Plan, status: Status) -> int:
     return max(plan.trials or 0, status.done)
 
 
-def _expected_gain(told: Outlook, status: Status) -> str:
+def _expected_gain(ahead: Outlook, status: Status) -> str:
     """What going on is expected to bring, in words."""
-    if not told.metric:
-        values = (f"{100 * gain:.1f} %" for gain in (told.mean, told.low, told.high))
-        what = "enlarge the front's hypervolume by {} ({} to {})"
+    gains = (ahead.mean, ahead.low, ahead.high)
+    if not ahead.metric:
+        mean, low, high = (f"{100 * gain:.1f} %" for gain in gains)
+        gained = f"enlarge the front's hypervolume by {mean}"
     else:
-        fraction = metric(told.metric).most == 1.0
-        values = (
-            f"{100 * gain:.2f}" if fraction else shown(told.metric, gain)
-            for gain in (told.mean, told.low, told.high)
+        fraction = metric(ahead.metric).most == 1.0
+        mean, low, high = (
+            f"{100 * gain:.2f}" if fraction else shown(ahead.metric, gain) for gain in gains
         )
-        best = f"{told.metric} at equal {told.at_equal}" if told.at_equal else f"best {told.metric}"
-        unit = " points" if fraction else ""
-        average = " on average" if told.at_equal else ""
-        what = f"improve {best} by {{}}{unit}{average} ({{}} to {{}})"
+        points = " points" if fraction else ""
+        gained = f"improve the best {ahead.metric} by {mean}{points}"
+        if ahead.at_equal:
+            gained = (
+                f"improve {ahead.metric} at equal {ahead.at_equal} by {mean}{points} on average"
+            )
     pace = status.seconds / max(1, status.ended)
-    about = f", about {screens.span(told.trials * pace)}," if status.ended else ""
-    return f"{told.trials} more trials{about} are expected to {what.format(*values)}"
+    about = f", about {screens.span(ahead.trials * pace)}," if status.ended else ""
+    return f"{ahead.trials} more trials{about} are expected to {gained} ({low} to {high})"
 
 
 def _tell_next(plan: Plan, storage: str, status: Status, ahead: Outlook | None) -> None:

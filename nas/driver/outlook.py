@@ -26,7 +26,7 @@ MOST = 100  # trials that are looked ahead: all are chosen by what is known now
 # not in them, nor is that the model may be wrong. Their 80% intervals held 60% of what came in 99
 # searches on six tables (``benchmarks/outlook.py``), with ends so much farther out 80%.
 WIDER = 0.7, 1.5
-# Where the front begins to count if its hypervolume is told: better than the worst quarter.
+# Where hypervolume begins to count: better than the worst quarter of the trials.
 WORST = 0.75
 
 

@@ -233,7 +233,7 @@ class EHVISampler(BaseSampler):
 
     def _price(self, evidence: Evidence, rows: Floats) -> Floats:
         """What an improvement by each of the rows is divided by, (m,). With one objective nothing:
-        the best network is often a dear one, and divided by it was found later."""
+        the best network is often an expensive one, and is then found later."""
         seconds, chance = self._problem.seconds, random.Random(self._seed)
         if seconds is None or len(evidence.signs) == 1:
             return np.ones(len(rows))
