@@ -294,9 +294,12 @@ class Pool(Leaf):
         from torch import nn
 
         pool = nn.MaxPool2d if self.kind == "max" else nn.AvgPool2d
-        if not self._apart(x):
-            return pool(self.kernel, self.step, self.pad, ceil_mode=any(self._ceils(x)))
         rows, columns = self._ceils(x)
+        if not (self._drops(x) and (rows or columns)):
+            # As it is asked for, where nothing is dropped: the module serves other sizes, too.
+            return pool(
+                self.kernel, self.step, self.pad, ceil_mode=self.ceil and not self._drops(x)
+            )
         return nn.Sequential(
             pool((self.kernel, 1), (self.step, 1), (self.pad, 0), ceil_mode=rows),
             pool((1, self.kernel), (1, self.step), (0, self.pad), ceil_mode=columns),
@@ -304,7 +307,8 @@ class Pool(Leaf):
 
     def keeps(self, x: Shape) -> Kept:
         channels, height, width = self.cost(x).shape
-        between = channels * height * x[2] if self._apart(x) else 0  # a side after the other
+        apart = self._drops(x) and any(self._ceils(x))
+        between = channels * height * x[2] if apart else 0  # a side after the other
         places = between + channels * height * width if self.kind == "max" else 0
         return Kept(input=True, numbers=between, bytes=INDEX * places)
 
@@ -314,16 +318,15 @@ class Pool(Leaf):
         height, width = (self.ceil and _slide(*each, True) > _slide(*each) for each in sizes)
         return height, width
 
-    def _apart(self, x: Shape) -> bool:
-        """Whether height and width are pooled one after the other, which gives the same maxima and
-        means: where torch drops a last window that would begin outside of the map, ONNX's shape
-        inference, to which the two sides are one setting, counts it (1.23)."""
-        drops = any(
+    def _drops(self, x: Shape) -> bool:
+        """Whether torch drops a last window that would begin outside of the map. ONNX's shape
+        inference counts it (1.23), so such a side is rounded down; where the other side is rounded
+        up, they are pooled one after the other, which gives the same maxima and means."""
+        return self.ceil and any(
             -(-(side - self.kernel + 2 * self.pad) // self.step) + 1
             > _slide(side, self.kernel, self.step, self.pad, True)
             for side in x[1:]
         )
-        return self.ceil and drops and any(self._ceils(x))
 
 
 @dataclass(frozen=True, slots=True)
