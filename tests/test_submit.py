@@ -161,9 +161,7 @@ def test_without_slurm_it_is_said_how_to_see_the_script(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(
-        NasError, match=r"sbatch is not on this machine: .* --dry-run prints"
-    ):
+    with pytest.raises(NasError, match=r"sbatch is not on this machine: .* --dry-run prints"):
         submit_slurm(["search"], Allocation())
 
 
