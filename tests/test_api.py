@@ -183,7 +183,9 @@ def test_a_trial_of_another_size_of_a_teacher_or_of_none_is_trained(tmp_path: Pa
     file = tmp_path / "teacher.safetensors"
     teacher = nas.train(network, epochs=1, progress=False, output=file)
     assert teacher.input == (1, 16, 16)
-    with pytest.raises(StudyError, match=r"trial \d is logistic, a classical method: no network"):
+    with pytest.raises(
+        StudyError, match=r"trial \d is logistic, a classical method, not a network"
+    ):
         nas.train(classical)
     taught = nas.search("lenet_like", study="taught", teachers=[file], **told).best
     message = (

@@ -172,7 +172,8 @@ def test_a_trial_of_the_front_shows_its_drawing(
     best = max(rows, key=lambda row: row.accuracy or 0.0)
     browser.get(f"{ours}/studies/1/trials?numbers={best.number}")
     drawn = parse(best.pattern).svg(f"trial {best.number}")
-    assert drawn.encode() in {path.read_bytes() for path in (record / "nas-artifacts").iterdir()}
+    drawings = (record / "artifacts" / "dashboard").iterdir()
+    assert drawn.encode() in {path.read_bytes() for path in drawings}
     wide = float(re.search(r'width="([\d.]+)"', drawn)[1])  # type: ignore[index]
 
     def shown(found: Chrome) -> bool:

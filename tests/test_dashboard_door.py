@@ -101,6 +101,29 @@ def test_a_study_in_the_way_hides_that_one_alone_and_is_told(site: tuple[int, Pa
     assert "study theirs is not shown: an Optuna study 'theirs' of another origin" in told
 
 
+def test_a_study_may_be_opened_first_and_no_folder_stands_beside_the_record(
+    tmp_path: Path,
+) -> None:
+    url = f"sqlite:///{tmp_path}/nas.db"
+    store = open_store(url)
+    store.open_study(Study(name="first", space="s", objectives=(("accuracy", "max"),)))
+    second = store.open_study(Study(name="a study", space="s", objectives=(("accuracy", "max"),)))
+    store.close()
+    told = [*NAS, "dashboard", "--port", "0", "--storage", url, "--study"]
+    done = subprocess.run([*told, "nobody"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "nobody" in done.stderr
+    with (tmp_path / "stderr").open("wb") as stderr:
+        process = subprocess.Popen([*told, second.name], cwd=tmp_path, stderr=stderr)
+    try:
+        page = b"/dashboard/studies/2 (Ctrl-C to stop)"
+        wait("no dashboard", lambda: page in (tmp_path / "stderr").read_bytes())
+    finally:
+        process.kill()
+        process.wait()
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"artifacts"}
+
+
 def test_it_begins_where_a_server_has_no_record_yet(postgres: Server, tmp_path: Path) -> None:
     """As beside a cluster whose first search is still to come."""
     url = postgres.database()

@@ -7,6 +7,7 @@ import dataclasses
 import re
 from pathlib import Path
 
+import networks
 import numpy as np
 import pytest
 import scipy.special
@@ -22,6 +23,7 @@ from nas.data.batches import Source, preparation, statistics
 from nas.errors import NasError, RecipeError
 from nas.job import DataRef, Epoch, Job, Recipe
 from nas.language.architecture import parse
+from nas.report import smaller
 from nas.store import open_store
 from nas.training import teacher, train
 from nas.training.beside import Gain
@@ -278,7 +280,7 @@ def test_distill_from_the_command_line(large: Path, tmp_path: Path, capsys) -> N
     assert "the student has" in told
     assert told.count("epoch 2 of 2") == 4
     assert "nas: 4 trainings, 8 epochs in all\nnas: distilled, seed 0, epoch 1 of 2" in told
-    file = re.search(r"model: (\S+\.safetensors),", out)[1]
+    file = re.search(r"model to use: (\S+\.safetensors),", out)[1]
     card = load_model(file).card
     assert card.recipe["teacher"] == load_model(large).digest
     controls = [load_model(f).card for f in (tmp_path / "out").glob("*.safetensors")]
@@ -372,3 +374,12 @@ def test_a_search_under_a_teacher(large: Path, tmp_path: Path, capsys) -> None:
 def test_an_evaluator_takes_no_teacher(large: Path) -> None:
     with pytest.raises(NasError, match="an evaluator does its own training"):
         nas.search("lenet_like", evaluator="a:b", teachers=[large])
+
+
+def test_what_is_entered_is_told_from_the_model_to_use_and_without_a_sure_gain_says_so() -> None:
+    _, (row, *_), _ = networks.study(1)
+    told = smaller.entered("s", row, "on the front", Gain(0.01, -0.01, 0.03))
+    assert "as trial 0, on the front" in told
+    assert "the model to use is the one above" in told
+    assert told.endswith("on test it has no significant gain")
+    assert "gain" not in smaller.entered("s", row, "on the front", Gain(0.02, 0.01, 0.03))

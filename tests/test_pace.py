@@ -14,6 +14,7 @@ import torch
 from nas.cli.searches import _expected
 from nas.driver.plan import Plan
 from nas.job import DataRef, Job, Recipe
+from nas.language.architecture import Architecture, parse
 from nas.spaces.space import load_space
 from nas.training import footprint, pace
 from nas.training.device import machine
@@ -40,6 +41,34 @@ def test_slow_steps_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     assert next(clock) == 2  # one step: a clock before it, and one after
 
 
+def test_large_networks_are_timed_on_a_few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its second step, as the first is mostly what comes once; 9 images, not 64, each."""
+    clock = iter([0.0, 100.0, 109.0])
+    monkeypatch.setattr(pace, "_now", lambda device: next(clock))
+    macs = parse(JOB.pattern, input=(1, 8, 8), classes=10).macs
+    monkeypatch.setattr(pace, "WORK", 9.5 * macs)
+    told = pace.epoch_seconds(JOB, threads=1)
+    assert told == pytest.approx(64 * 16 + 359 / 3)  # a second an image
+
+
+def test_timing_ends_and_macs_tell_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = pace.spread(list(footprint.feasible(load_space("vgg_like"), Recipe())))
+    monkeypatch.setattr(pace, "IN_ALL", -1.0)
+    asked: list[int] = []
+
+    def seconds(network: Architecture, recipe: Recipe) -> float:
+        asked.append(network.macs)
+        return 2e-9 * network.macs
+
+    told = pace.timed(draws, seconds)
+    assert asked == [draws[2][0].macs]  # the middle one only
+    assert told == pytest.approx([2e-9 * network.macs for network, _ in draws])
+    monkeypatch.setattr(pace, "IN_ALL", 1e9)
+    assert pace.timed(draws[::-1], lambda network, recipe: network.params) == [
+        network.params for network, _ in draws[::-1]
+    ]
+
+
 def test_it_leaves_the_threads_and_the_chance_of_the_process_alone() -> None:
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     pace.epoch_seconds(JOB, threads=threads + 1)
@@ -59,7 +88,7 @@ def test_a_few_networks_stand_for_all() -> None:
     ("told", "words"),
     [
         ({"trials": 7}, "about 4 min 14 s: 1 min 00 s to 1 min 00 s per training, 2 at once"),
-        ({"trials": None, "seconds": 600.0}, "about 19 trainings: 1 min 00 s to 1 min 00 s a"),
+        ({"trials": None, "seconds": 600.0}, "about 19 trainings: 1 min 00 s to 1 min 00 s p"),
         ({"trials": None}, "1 min 00 s to 1 min 00 s per training, 2 at once"),
         ({"trials": 7, "job": replace(JOB, evaluator="m:f")}, "unknown before the first"),
     ],

@@ -320,6 +320,30 @@ def test_what_is_believed_stands_beside_what_was_measured(page: Chrome, thousand
 
 
 @needs_browser
+def test_no_table_runs_off_a_screen_of_700_pixels(page: Chrome) -> None:
+    size = {"width": 700, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        page.refresh()
+        over = page.execute_script(
+            "return [...document.querySelectorAll('.scroll, #trials')]"
+            ".filter(e => !e.querySelector('.matrix') && e.scrollWidth > e.clientWidth)"
+            ".map(e => e.innerText.slice(0, 80) + e.scrollWidth)"
+        )
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert over == []
+
+
+@needs_browser
+def test_axes_points_and_differences_say_what_they_are(page: Chrome) -> None:
+    page_text = page.find_element(By.TAG_NAME, "main").text
+    assert "A bar with a hollow point: the mean validation accuracy of new trainings" in page_text
+    for chart in page.find_elements(By.CSS_SELECTOR, "svg[aria-label^=hypervolume]"):
+        assert "hypervolume" in chart.text
+
+
+@needs_browser
 @pytest.mark.parametrize("width", [390, 768, 1240])
 def test_no_width_needs_scrolling_sideways(page: Chrome, width: int) -> None:
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}

@@ -233,7 +233,7 @@ def test_prune_from_the_command_line(tmp_path: Path, capsys) -> None:
     assert "before further training" in err
     assert "nas: 4 trainings, 10 epochs in all" in err
     assert err.count("epoch 4 of 4") == 2  # the control has as many epochs in all
-    made = load_model(re.search(r"model: (\S+\.safetensors),", out)[1])
+    made = load_model(re.search(r"model to use: (\S+\.safetensors),", out)[1])
     assert str(made.architecture).startswith("INPUT(1, 8, 8) -> CONV(width=6)")
     assert made.card.recipe["init"].endswith(".safetensors")
     pictures = folder(tmp_path / "pictures")

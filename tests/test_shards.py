@@ -216,7 +216,7 @@ def test_an_index_is_of_its_tars(tmp_path: Path) -> None:
         pack(ref(tmp_path / "d"), tmp_path / "w")
     last = max((tmp_path / "w").glob("*.tar"))
     last.write_bytes(last.read_bytes() + bytes(512))
-    with pytest.raises(DataError, match=r"bytes: .*index.* tells of"):
+    with pytest.raises(DataError, match=r"bytes: .*index.* says"):
         data.describe(ref(tmp_path / "w"))
     last.unlink()
     with pytest.raises(DataError, match="which is not there"):

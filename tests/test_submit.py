@@ -158,6 +158,14 @@ def test_a_password_is_in_no_script_and_no_rays_job(
     assert "Zebra" not in str(refused.value)
 
 
+def test_without_slurm_it_is_said_how_to_see_the_script(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(NasError, match=r"sbatch is not on this machine: .* --dry-run prints"):
+        submit_slurm(["search"], Allocation())
+
+
 def test_the_compose_file_has_no_default_secret_and_publishes_on_loopback() -> None:
     text = (Path(__file__).parents[1] / "docker-compose.yml").read_text()
     services = yaml.safe_load(text)["services"]

@@ -367,7 +367,7 @@ def test_what_is_no_time_is_refused_in_a_sentence(text: str) -> None:
 
 def test_a_search_without_an_end_is_refused(store: Store) -> None:
     pool = Simulated(Clock(), ten_each)
-    with pytest.raises(StudyError, match="no end"):
+    with pytest.raises(StudyError, match="never end"):
         loop.search(plan(None), store, pool)
     for seconds in (0.0, -1.0, float("nan")):
         with pytest.raises(StudyError, match="must be more than 0"):

@@ -164,7 +164,8 @@ def at_once(workers: int | None, need: int) -> tuple[int, int]:
         most = min(most, sum(fitting(memory, need) for memory in memories))
     elif most < cores:
         held = f"a trial may need {need / 2**30:.1f} GiB, and {room / 2**30:.1f} are available"
-        log.warning("%d at once on %d cores: %s (--workers N runs N)", most, cores, held)
+        least = "most is for the images of a batch: a smaller --recipe batch=N or --size needs less"
+        log.warning("%d at once on %d cores: %s; %s (--workers N runs N)", most, cores, held, least)
     return most, max(1, cores // most)
 
 

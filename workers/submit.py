@@ -193,7 +193,10 @@ def submit_slurm(arguments: Sequence[str], allocation: Allocation) -> str:
             env=os.environ | ({STORAGE: secret} if secret else {}),
         )
     except FileNotFoundError as error:
-        raise NasError("sbatch is not on this machine: submit from a login node") from error
+        raise NasError(
+            "sbatch is not on this machine: submit from a login node, or --dry-run prints the "
+            "script that sbatch takes there"
+        ) from error
     except subprocess.CalledProcessError as error:
         raise NasError(f"sbatch refused the job: {brief(error.stderr)}") from error
     return done.stdout.strip().partition(";")[0]

@@ -124,7 +124,11 @@ Download = Annotated[
 ]
 SkipUnreadable = Annotated[
     bool,
-    typer.Option("--skip-unreadable", help="Skip images that cannot be read.", rich_help_panel=ON),
+    typer.Option(
+        "--skip-unreadable",
+        help="Skip images that cannot be read, and class folders without images.",
+        rich_help_panel=ON,
+    ),
 ]
 GroupBy = Annotated[
     str,

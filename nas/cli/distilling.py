@@ -123,9 +123,7 @@ def enter_and_tell(
         place = "on the front" if there else "not on the front"
     except StudyError as error:  # it is entered, whatever that front is
         place = f"but no front: {error}"
-    told = (
-        f"added to study {study.name} with its first seed: trial {row.number}, {place}, {row.model}"
-    )
+    told = pages.entered(study.name, row, place, found.test)
     print(f"nas: {told}", file=sys.stderr)
 
 

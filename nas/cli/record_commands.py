@@ -11,6 +11,7 @@ import typer
 from nas.cli.arguments import (
     HOW,
     OUTPUT,
+    RECORD,
     STORAGE,
     WHAT,
     WHERE,
@@ -114,14 +115,24 @@ def pareto(
 
 
 def dashboard(
+    study: Annotated[
+        str | None,
+        typer.Option("--study", help="Study to open first; all are shown.", rich_help_panel=RECORD),
+    ] = None,
     storage: Storage = STORAGE,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option("--port", min=0, max=65_535, help="Port to listen on; 0: any free one.")
     ] = 8080,
     artifacts: Annotated[
-        Path, typer.Option("--artifacts", metavar="DIR", help="Directory for the drawings.")
-    ] = Path("nas-artifacts"),
+        Path | None,
+        typer.Option(
+            "--artifacts",
+            metavar="DIR",
+            help="Directory for the drawings.",
+            show_default="artifacts/dashboard, next to the database",
+        ),
+    ] = None,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
@@ -133,12 +144,14 @@ def dashboard(
     import warnings
 
     warnings.simplefilter("ignore")  # what torch and Optuna tell developers, for every page
-    from nas.cli.record import open_record
+    from nas.cli.record import artifacts_dir, open_record
     from nas.report.dashboard import serve
 
     # A server's record may begin here; a file that is not there is more likely a mistake.
     store = open_record(storage, create=not storage.startswith("sqlite:"), write=True)
-    serve(store, host=host, port=port, artifacts=artifacts, names=allow_host or ())
+    drawings = artifacts or Path(artifacts_dir("", storage), "dashboard")
+    names = allow_host or ()
+    serve(store, host=host, port=port, artifacts=drawings, names=names, study=study)
 
 
 def report(

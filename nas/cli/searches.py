@@ -7,6 +7,7 @@ import math
 import os
 import shlex
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 NOTHING = ", but does not use them: they do not even predict one another"
 REASONS = 3  # of failed trials, the commonest
 START, BETWEEN = 12.0, 0.5  # seconds until the first step of a search, and between two trainings
+QUIET, TIMING = 1.5, "nas: timing a few training steps"  # seconds before it is said
 
 
 def rehearse(
@@ -116,7 +118,14 @@ def _expected(
 
     need = memory or max(footprint.trial(*draw, streamed(job.data)) for draw in draws)
     most, threads = at_once(workers, int(need))
-    took = [seconds(*draw) for draw in pace.spread(draws)]
+    some = pace.spread(draws)
+    telling = threading.Timer(QUIET, print, [TIMING], {"file": sys.stderr, "flush": True})
+    telling.start()
+    try:
+        every = pace.timed([*some, *((network, plan.recipe) for network in baselines)], seconds)
+    finally:
+        telling.cancel()
+    took, beside = every[: len(some)], [of_one + BETWEEN for of_one in every[len(some) :]]
     mean = sum(took) / len(took) + BETWEEN
     least, longest = (screens.span(seconds) for seconds in (min(took), max(took)))
     each = f"{least} to {longest} per training, {most} at once"
@@ -124,7 +133,6 @@ def _expected(
         each += ", based on the study's trials"
     if plan.rungs:
         each += ", less because rungs stop some"
-    beside = [seconds(network, plan.recipe) + BETWEEN for network in baselines]
     if left is not None:
         whole = START + math.ceil(left / most) * mean + sum(beside) / most
         return f"about {screens.span(whole)}: {each}"

@@ -28,7 +28,8 @@ class Findings:
     """``classes`` and ``parts``: images of each, as they will be used; ``held_out``: the parts that
     are drawn from train. ``sizes``: height and width of the least, the median and the largest
     image. ``skipped``: how many for each reason, and examples. ``notes`` are decisions,
-    ``warnings`` what spoils a result."""
+    ``warnings`` what spoils a result, ``problems`` what stops every training, each with what to do:
+    the rest is of the images without what they name."""
 
     root: str
     classes: dict[str, int]
@@ -40,20 +41,39 @@ class Findings:
     skipped: Skipped
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
+    problems: tuple[str, ...]
     identity: str
 
 
 def examine(ref: DataRef) -> Findings:
-    """Looks at all images of a folder or a table.
+    """What ``inspect`` finds. Raises DataError for its problems too, all of them in one."""
+    found = inspect(ref)
+    if found.problems:
+        raise DataError("; ".join(found.problems))
+    return found
 
-    Raises DataError where some cannot be read, and where nothing can be learned: one class, images
-    that are all of a single colour or copies of one.
+
+def inspect(ref: DataRef) -> Findings:
+    """Looks at all images of a folder or a table. Its problems are classes without images, images
+    that cannot be read, and that nothing can be learned: images that are all of a single colour or
+    copies of one.
+
+    Raises DataError where without these there are no images of two classes.
     """
+    wrong: tuple[str, ...] = ()
+    if not ref.skip_unreadable:
+        wrong = imagefolder.problems(imagefolder.look(imagefolder.all_of(ref)))
+    try:
+        return _inspect(dataclasses.replace(ref, skip_unreadable=True) if wrong else ref, wrong)
+    except DataError as error:
+        raise DataError("; ".join([*wrong, str(error)])) from error
+
+
+def _inspect(ref: DataRef, wrong: tuple[str, ...]) -> Findings:
     images = imagefolder.prepared(imagefolder.whole(dataclasses.replace(ref, identity="")))
     looked = imagefolder.look(imagefolder.all_of(ref))
     every = np.concatenate([images.rows[part] for part in images.info.parts])
     copies = numbered(looked.survey.rows["digest"])
-    refuse_hopeless(looked, images, copies)
     counts = np.bincount(images.labels[every], minlength=len(images.info.classes))
     loaded = {part: datasets.load(ref, part) for part in ORDER}
     skipped = dict(looked.listing.skipped)
@@ -85,23 +105,25 @@ def examine(ref: DataRef) -> Findings:
                 if not count
             ),
         ),
+        problems=(*wrong, *hopeless(looked, images, copies)),
         identity=images.identity,
     )
 
 
-def refuse_hopeless(looked: Looked, images: Prepared, copies: npt.NDArray[np.int64]) -> None:
+def hopeless(looked: Looked, images: Prepared, copies: npt.NDArray[np.int64]) -> list[str]:
     rows = images.rows["train"]
     root = looked.listing.root
     if (looked.decoded.states[rows] == BLANK).all():
-        raise DataError(
+        return [
             f"each of the {len(rows)} images to train on in {root} is of a single colour: nothing "
             f"can be learned from them"
-        )
+        ]
     if (copies[rows] == copies[rows[0]]).all():
-        raise DataError(
+        return [
             f"the {len(rows)} images to train on in {root} are all copies of one: nothing can be "
             f"learned from them"
-        )
+        ]
+    return []
 
 
 def sizes(looked: Looked, every: npt.NDArray[np.int64]) -> tuple[tuple[int, int], ...]:

@@ -66,7 +66,7 @@ def describe(ref: DataRef) -> Info:
     """Images of one size keep it. Images of mixed sizes are resized to a square of the median
     shorter side, at most 224; ``ref.size`` gives another. All grey: one channel, otherwise three.
 
-    Raises DataError for a directory without class folders, a class without images, and for
+    Raises DataError for a directory without class folders, and for classes without images and
     files that are no image or not whole, all of them in one.
     """
     return prepared(whole(ref)).info
@@ -184,8 +184,8 @@ def prepared(ref: DataRef) -> Prepared:
         return known
     looked = look(all_of(ref))
     found, kept = looked.listing, looked.decoded
-    if looked.reasons and not ref.skip_unreadable:
-        raise unreadable(found.root, len(found), looked.reasons)
+    if not ref.skip_unreadable and (wrong := problems(looked)):
+        raise DataError("; ".join(wrong))
     good = kept.states != FAILED
     rows = {part: np.arange(*ends)[good[slice(*ends)]] for part, ends in found.parts.items()}
     counts = np.bincount(found.labels[rows["train"]], minlength=len(found.classes))
@@ -216,6 +216,22 @@ def prepared(ref: DataRef) -> Prepared:
     images = Prepared(info, actual, kept, found.labels, groups, rows, looked.side)
     remember(ref, images)
     return images
+
+
+def problems(looked: Looked) -> tuple[str, ...]:
+    """All that keeps these images from being used as they are and that ``skip_unreadable`` leaves
+    out, each with what to do."""
+    found = looked.listing
+    wrong = refused_folders(found)
+    if looked.reasons:
+        wrong.append(str(unreadable(found.root, len(found), looked.reasons)))
+    return tuple(wrong)
+
+
+def refused_folders(
+    found: Listing, remedy: str = ", or --skip-unreadable leaves it out"
+) -> list[str]:
+    return [f"{text}; add images to this class, remove its folder{remedy}" for text in found.empty]
 
 
 def unreadable(

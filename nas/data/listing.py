@@ -32,6 +32,7 @@ from nas.text import twins
 
 Spot = tuple[str, int, int]  # a file below the root, the first byte, and how many (-1: all)
 ORDER: tuple[Part, ...] = ("train", "validation", "test")
+BARE = "class folders without images"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +53,8 @@ class Listing:
     ``names``: the files' paths below ``root``, joined by NUL; ``parts``: where each part's files
     begin and end; ``places``: the folder that each comes from; ``groups``: the numbers of what a
     table says belongs together (none: empty). ``notes`` say what was decided about folders.
-    ``packed``: where they are, if not each in a file of its own.
+    ``packed``: where they are, if not each in a file of its own. ``empty``: the folders to train on
+    that would be classes but hold no images, in words; they are no classes here.
     """
 
     root: Path
@@ -67,6 +69,7 @@ class Listing:
     notes: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     packed: Packed | None = None
+    empty: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         told_apart(self.root, self.classes)
@@ -97,6 +100,7 @@ def build(
     notes: Iterable[str] = (),
     groups: Sequence[str] = (),
     packed: Packed | None = None,
+    empty: Sequence[str] = (),
 ) -> Listing:
     sizes, changes, labels = (
         np.frombuffer(each, np.int64) if each else np.empty(0, np.int64)
@@ -105,7 +109,7 @@ def build(
     for name in classes:  # a model, a record and a report are text
         if not encodable(name):
             raise DataError(f"the class {name!a} of {root} has a name that is not UTF-8: rename it")
-    details = (tuple(notes), tuple(groups), packed)
+    details = (tuple(notes), tuple(groups), packed, tuple(empty))
     names = bytes(found.names[:-1])
     return Listing(
         root, tuple(classes), parts, places, names, sizes, changes, labels, found.skipped, *details
@@ -134,8 +138,8 @@ def unknown_label(where: str, part: Part, label: str, classes: Sequence[str]) ->
 def listing(root: Path) -> Listing:
     """What a directory holds.
 
-    Raises DataError where there are no two classes, a class has no images, a part names another
-    class, a folder cannot be read or holds itself.
+    Raises DataError where there are no two classes with images, a part names another class, a
+    folder cannot be read or holds itself.
     """
     found = Gathered()
     base = unwrapped(root)
@@ -146,22 +150,39 @@ def listing(root: Path) -> Listing:
     for place in sorted(inner):
         if beside := images_in(place):
             found.skip("images beside the class folders", str(place), beside)
-    classes = inner[train]
+    bare = [name for name in inner[train] if not holds_images(train / name)]
+    classes = tuple(name for name in inner[train] if name not in bare)
+    empty = [f"{train / name} holds no images{others(train / name)}" for name in bare]
+    if len(classes) < 2 <= len(inner[train]):
+        raise DataError(f"{'; '.join(empty)}: at least two folders with images are needed")
     if len(classes) < 2:
         flat = f" and {images_in(train)} images outside them" if images_in(train) else ""
         raise DataError(
             f"{train} holds {len(classes)} class folders{flat}: at least two are needed, each "
             f"with the images of one class (or a .csv of file,label)"
         )
+    for name in bare:
+        found.skip(BARE, str(train / name))
+    unknown = [
+        f"{place / name} is no class of {train}: {nearest(name, classes)}"
+        for part, place in places.items()
+        if part != "train"
+        for name in inner[place]
+        if name not in inner[train]
+    ]
+    if unknown:
+        for place in places.values():
+            told_apart(root, {*inner[place], *classes})
+        raise DataError("; ".join([*empty, *unknown]))
     parts: dict[Part, tuple[int, int]] = {}
     for part in ORDER:
         if part not in places:
             continue
         place = places[part]
-        for name in inner[place]:
-            if name not in classes:
-                told_apart(root, [name, *classes])
-                raise DataError(f"{place / name} is no class of {train}: {nearest(name, classes)}")
+        if part != "train":
+            for name in bare:
+                if count := sum(1 for _ in below(place / name) if name in inner[place]):
+                    found.skip("of a class without images to train on", str(place / name), count)
         began = len(found)
         for name, inside_it in zip(classes, walked(root, place, classes, began), strict=True):
             found.take(inside_it)
@@ -177,7 +198,7 @@ def listing(root: Path) -> Listing:
             f"them train, val and test"
         )
     relative = {part: os.path.relpath(place, root) for part, place in places.items()}
-    return build(root, classes, found, parts, relative, notes)
+    return build(root, classes, found, parts, relative, notes, empty=empty)
 
 
 def unwrapped(root: Path) -> Path:

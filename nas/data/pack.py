@@ -56,13 +56,17 @@ def pack(ref: DataRef, out: Path, size: int = SIZE) -> Written:
             f"keep the names; here it names a column of a table"
         )
     found = listing.listing(root) if root.is_dir() else table.listing(root, ref.group_by)
+    if wrong := imagefolder.refused_folders(found, ""):
+        raise DataError("; ".join(wrong))
     seen = survey.survey(found)
     if seen.errors:
         names = found.paths()
         reasons = {names[n]: why for n, why in seen.errors.items()}
         raise imagefolder.unreadable(found.root, len(found), reasons, "move them away")
-    if wrong := [name for name in found.classes if not is_line(name)]:
-        raise DataError(f"the class {wrong[0]!r} cannot be packed: its name is no line of UTF-8")
+    if unwritten := [name for name in found.classes if not is_line(name)]:
+        raise DataError(
+            f"the class {unwritten[0]!r} cannot be packed: its name is no line of UTF-8"
+        )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with alone(out) as part:

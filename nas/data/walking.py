@@ -213,4 +213,4 @@ def others(path: Path) -> str:
     aside = Gathered()
     walk(path, path, 0, aside)
     counts = ", ".join(f"{count} {reason}" for reason, (count, _) in aside.skipped.items())
-    return f" ({counts})" if counts else f" ({' '.join(sorted(kinds.ENDINGS)[:12])} ...)"
+    return f" ({counts or 'it is empty'})"

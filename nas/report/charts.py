@@ -37,9 +37,10 @@ def grown(growth: Growth, *, seconds: bool) -> str:
         *(b for a, b in pairwise(points) if (n(a[0]), n(a[1])) != (n(b[0]), n(b[1]))),
     ]
     unit_text = f"device time, {unit}" if seconds else "trials ended"
+    label = text(BOX.left + 8, BOX.top + 16, "hypervolume", size=12)
     return _chart(
         f"hypervolume over {unit_text}",
-        [*_frame(ticks, unit_text), line(kept, "front", 2)],
+        [*_frame(ticks, unit_text), label, line(kept, "front", 2)],
     )
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WIDEST = 20  # classes whose confusion matrix fits a terminal
 SHEET = 40  # mistakes on a sheet
+ORDER, TITLE = "Lowest probability of the true class first.", 22  # and pixels of it on a sheet
 TILE = 96  # pixels: the side of an image there
 
 
@@ -157,8 +158,11 @@ def mistakes_png(evaluation: Evaluation) -> bytes:
     columns = 8
     rows = max(1, -(-len(wrong) // columns))
     wide, high, gap = TILE + 24, TILE + 58, 12
-    sheet = Image.new("RGB", (columns * wide + gap, rows * high + gap), "white")
+    top = gap + (TITLE if wrong else 0)
+    sheet = Image.new("RGB", (columns * wide + gap, rows * high + top), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    if wrong:
+        draw.text((gap, gap), ORDER, "black", ImageFont.load_default(13))
     for place, number in enumerate(wrong):
         pixels = evaluation.pixels(number)
         shown = pixels.transpose(1, 2, 0)
@@ -166,7 +170,7 @@ def mistakes_png(evaluation: Evaluation) -> bytes:
         # Enlarged without a blur: what the network saw.
         scale = TILE / max(image.size)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        x, y = gap + place % columns * wide, gap + place // columns * high
+        x, y = gap + place % columns * wide, top + place // columns * high
         sheet.paste(image.resize(size, Image.Resampling.NEAREST), (x, y))
         taken = int(evaluation.predicted[number])
         certain = 100 * float(evaluation.probabilities[number, taken])

@@ -158,7 +158,12 @@ def headline(study: StudyRow, best: Sequence[TrialRow], beliefs: Beliefs | None 
 
 
 def _front(report: Report | None, beliefs: Beliefs | None) -> str:
-    more = " Bars: the validation accuracy of new trainings with other seeds." if report else ""
+    more = ""
+    if report:
+        more = (
+            " A bar with a hollow point: the mean validation accuracy of new trainings with other "
+            "seeds, and its 95 % interval."
+        )
     if sentence := believed.note(beliefs):
         more += f" {sentence[0].upper()}{sentence[1:]}."
     return f"""<section id="front"><h2>What accuracy costs</h2>
@@ -167,7 +172,7 @@ def _front(report: Report | None, beliefs: Beliefs | None) -> str:
 <span class="faint">hover to see a network, click to keep it</span></div>
 <div class="split"><figure><div id="plane"><div id="tip" hidden></div></div>
 <figcaption>The line is the front in these two metrics; large points are on the front of all
-objectives, hollow ones break a constraint, diamonds are baselines, triangles what was
+objectives, hollow ones without a bar break a constraint, diamonds are baselines, triangles what was
 distilled or pruned.{more}</figcaption></figure>
 <aside id="chosen" aria-live="polite"></aside></div><div id="network"></div></section>"""
 

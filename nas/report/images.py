@@ -15,7 +15,7 @@ import numpy as np
 from nas import artifacts
 from nas.data import cache, datasets, findings
 from nas.data.findings import Findings
-from nas.errors import NasError, brief, nearest
+from nas.errors import DataError, NasError, brief, nearest
 from nas.job import DataRef, Job
 
 SHOWN, CLASSES = 8, 24  # images of a class on a sheet, and classes
@@ -31,20 +31,28 @@ def tell(job: Job, aloud: bool = True) -> None:
 
 
 def check(ref: DataRef, format: str, sheet: Path | None) -> None:
-    """Prints the findings to stdout as text or json, and draws the sheet. Raises NasError."""
+    """Prints the findings to stdout as text or json, and draws the sheet. Raises NasError, for
+    problems of the images after that."""
     if format not in ("text", "json"):
         raise NasError(f"--format {format}: must be text or json")
-    found = findings.examine(ref)
+    found = findings.inspect(ref)
     if format == "json":
         page = dataclasses.asdict(found)
         page["skipped"] = {reason: count for reason, (count, _) in found.skipped.items()}
         page["examples"] = {reason: list(names) for reason, (_, names) in found.skipped.items()}
         print(json.dumps(page, indent=2))
     else:
+        for problem in found.problems:
+            print(f"problem: {brief(problem, 10_000)}")
+        if found.problems:
+            print("without what is named above:")
         print("\n".join([*findings.lines(found), f"identity {found.identity}"]))
     if sheet:
         draw(ref, found, sheet)
         print(f"nas: written to {sheet}", file=sys.stderr)
+    if count := len(found.problems):
+        these = "1 problem stops" if count == 1 else f"{count} problems stop"
+        raise DataError(f"{found.root}: {these} every training on these images (see the output)")
 
 
 def draw(ref: DataRef, found: Findings, path: Path) -> None:

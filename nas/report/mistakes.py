@@ -11,7 +11,7 @@ from PIL import Image
 
 from nas.errors import brief
 from nas.metrics import percent
-from nas.report.evaluations import WIDEST, confused_most
+from nas.report.evaluations import ORDER, WIDEST, confused_most
 
 if TYPE_CHECKING:
     from nas.training.evaluation import Evaluation
@@ -87,10 +87,7 @@ def _worst(evaluation: Evaluation, wrong: int) -> str:
             f"<br><code>{escape(brief(file, 120))}</code></figcaption></figure>"
         )
     heading = f"The {len(tiles)} worst mistakes" if wrong > len(tiles) else "All mistakes"
-    return (
-        f'<h3>{heading}</h3><p class="note">Lowest probability of the true class first.</p>'
-        f'<div class="worst">{"".join(tiles)}</div>'
-    )
+    return f'<h3>{heading}</h3><p class="note">{ORDER}</p><div class="worst">{"".join(tiles)}</div>'
 
 
 def _thumbnail(evaluation: Evaluation, number: int) -> str:

@@ -152,8 +152,8 @@ def choice(report: Report) -> list[str]:
         )
         sentences.append(
             f"Trial {alike.row.number} may be as good as the winner, trial "
-            f"{report.winner.row.number}: the difference is not significant ({low} to {high} "
-            f"points of validation accuracy), and it has {saved(report, alike)}."
+            f"{report.winner.row.number}: the winner's validation accuracy less its own is "
+            f"{low} to {high} points, not significant, and it has {saved(report, alike)}."
         )
     return sentences
 

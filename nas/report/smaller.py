@@ -18,6 +18,7 @@ from nas.report.screens import table
 from nas.text import shown_file
 
 if TYPE_CHECKING:
+    from nas.store import TrialRow
     from nas.training.beside import Beside, Gain
     from nas.training.evaluation import Comparison, Evaluation
     from nas.training.models import Model
@@ -41,7 +42,7 @@ def beside_page(names: Sequence[str], found: Beside) -> RenderableType:
         Text(""),
         Text(f"gain on validation: {gain_text(found.validation)}"),
         Text(f"gain on test: {gain_text(found.test)}: {verdict(found.test)}"),
-        Text(f"model: {file}, {count(made.params)} params, best of the seeds on validation"),
+        Text(f"model to use: {file}, {count(made.params)} params, best of the seeds on validation"),
     )
 
 
@@ -51,6 +52,15 @@ def gain_text(gain: Gain) -> str:
     if math.isnan(gain.low):
         return f"{points}, without an interval, as one seed gives none"
     return f"{points} ({100 * gain.low:+.2f} to {100 * gain.high:+.2f})"
+
+
+def entered(study: str, row: TrialRow, place: str, gain: Gain) -> str:
+    """What is said of the training that became a trial of a study: ``place`` is where it stands."""
+    told = (
+        f"added to study {study} as trial {row.number}, {place}, {row.model}: this is the training "
+        "with the first seed, as a trial is one training; the model to use is the one above"
+    )
+    return told if gain.sure and gain.value > 0 else f"{told}; on test it has {verdict(gain)}"
 
 
 def verdict(gain: Gain) -> str:
