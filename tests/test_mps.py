@@ -111,7 +111,7 @@ def test_where_no_card_answers_candidates_take_turns(
         assert environ == {}
         with mps.shared() as second:
             assert second == {}  # though the daemon answers
-    assert "by turns" in caplog.text
+    assert "take turns" in caplog.text
 
 
 def test_what_does_not_start_is_not_tried_for_every_seat(

@@ -119,7 +119,11 @@ def test_a_search_tells_what_going_on_is_expected_to_bring(
     searches._tell_next(asked(trials=14), url, status, ahead)
     line = capsys.readouterr().err.splitlines()[-1]
     assert "14 more trials, about " in line
-    assert f"accuracy at equal params by {100 * ahead.mean:.2f} points on average" in line
+    assert f"best accuracy at given params by {100 * ahead.mean:.2f} points on average" in line
+    assert f"(80 % interval {100 * ahead.low:.2f} to {100 * ahead.high:.2f})" in line
+    nothing = dataclasses.replace(ahead, mean=0.0, low=0.0, high=4e-6)
+    searches._tell_next(asked(trials=14), url, status, nothing)
+    assert "not expected to improve the front)" in capsys.readouterr().err
     more = outlook(asked(trials=14), store.find_study("s"), ended, 1_000)
     assert more is not None
     assert more.trials == MOST

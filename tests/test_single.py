@@ -187,7 +187,7 @@ def test_a_file_of_anothers_under_its_own_name_is_not_written_over(tmp_path: Pat
     named = tmp_path / "m.safetensors"
     train_and_show(job, named)
     for other in (DataRef(identity="0123"), DataRef(split_seed=1), DataRef(group_by="a")):
-        with pytest.raises(NasError, match="is there and is another"):
+        with pytest.raises(NasError, match="exists and is a different one"):
             free_to_train(dataclasses.replace(job, data=other), named)
     free_to_train(job, named)
     file.write_bytes(b"a letter")

@@ -182,6 +182,15 @@ def test_the_twin_tells_the_same(pool: Pool, name: str) -> None:
         assert "\n" not in last.outcome.reason
 
 
+def test_an_evaluator_that_cannot_be_read_is_told_by_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unreadable.py").write_text("x = 1\ndef f(architecture, **_)\n    return {}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(NasError, match=r"'unreadable:f': .*unreadable\.py, line 2: expected ':'"):
+        evaluator("unreadable:f")
+
+
 def test_an_exception_names_the_line_that_raised_it() -> None:
     ended = run(job("raises"), lambda epoch: None)
     assert isinstance(ended, Failure)

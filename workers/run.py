@@ -114,6 +114,10 @@ def evaluator(name: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise NasError(f"evaluator {name!r}: {error}, in {os.getcwd()} or installed") from error
+    except SyntaxError as error:
+        raise NasError(
+            f"evaluator {name!r}: {error.filename}, line {error.lineno}: {error.msg}"
+        ) from error
     function: Any = module
     for part in path.split("."):
         function = getattr(function, part, None)

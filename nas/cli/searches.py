@@ -344,24 +344,26 @@ def _more(plan: Plan, status: Status) -> int:
 
 def _expected_gain(ahead: Outlook, status: Status) -> str:
     """What going on is expected to bring, in words."""
-    gains = (ahead.mean, ahead.low, ahead.high)
-    if not ahead.metric:
-        mean, low, high = (f"{100 * gain:.1f} %" for gain in gains)
-        gained = f"enlarge the front's hypervolume by {mean}"
-    else:
-        fraction = metric(ahead.metric).most == 1.0
-        mean, low, high = (
-            f"{100 * gain:.2f}" if fraction else shown(ahead.metric, gain) for gain in gains
-        )
-        points = " points" if fraction else ""
-        gained = f"improve the best {ahead.metric} by {mean}{points}"
-        if ahead.at_equal:
-            gained = (
-                f"improve {ahead.metric} at equal {ahead.at_equal} by {mean}{points} on average"
-            )
+    fraction = not ahead.metric or metric(ahead.metric).most == 1.0
+    digits = 2 if ahead.metric else 1  # of points, or of percents of the hypervolume
+
+    def text(gain: float) -> str:
+        return f"{100 * gain:.{digits}f}" if fraction else shown(ahead.metric, gain)
+
     pace = status.seconds / max(1, status.ended)
-    about = f", about {screens.span(ahead.trials * pace)}," if status.ended else ""
-    return f"{ahead.trials} more trials{about} are expected to {gained} ({low} to {high})"
+    about = f", about {screens.span(ahead.trials * pace)}" if status.ended else ""
+    more = f"{ahead.trials} more trials{about}:"
+    if float(text(ahead.high).split()[0].replace(",", "")) == 0:
+        return f"{more} not expected to improve the front"
+    low, high = text(ahead.low), text(ahead.high)
+    if not ahead.metric:
+        gained = f"increase the front's hypervolume by {text(ahead.mean)} %"
+        return f"{more} expected to {gained} (80 % interval {low} to {high} %)"
+    given = f" at given {ahead.at_equal}" if ahead.at_equal else ""
+    points = " points" if fraction else ""
+    average = " on average" if ahead.at_equal else ""
+    gained = f"improve the best {ahead.metric}{given} by {text(ahead.mean)}{points}{average}"
+    return f"{more} expected to {gained} (80 % interval {low} to {high})"
 
 
 def _tell_next(plan: Plan, storage: str, status: Status, ahead: Outlook | None) -> None:

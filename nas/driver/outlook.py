@@ -90,7 +90,7 @@ def gains(now: Floats, futures: Floats, place: int) -> Floats:
     measure = _measure(now, place)
     before = measure(now)
     after = np.array([measure(np.vstack([now, future])) for future in futures])
-    return (before - after) / (max(-before, 1e-12) if now.shape[1] > 2 else 1.0)
+    return np.maximum(before - after, 0.0) / (max(-before, 1e-12) if now.shape[1] > 2 else 1.0)
 
 
 def _measure(now: Floats, place: int) -> Measure:

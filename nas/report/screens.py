@@ -123,7 +123,8 @@ def studies_table(store: Store) -> RenderableType:
         *("study", "space", "dataset", *states, "trained", "best", "created"),
         numbers=[*states, "trained", "best"],
     )
-    for column in listed.columns[:3]:
+    listed.columns[0].no_wrap = True  # it is what one copies
+    for column in listed.columns[1:3]:
         column.overflow = "fold"
     for study, counts in studies:
         name, direction = study.objectives[0]

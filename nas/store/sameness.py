@@ -65,6 +65,8 @@ def first_difference(was: Study, now: Study) -> str | None:
     old, new = dict(_leaves(was)), dict(_leaves(now))
     for key in old | new:
         a, b = old.get(key), new.get(key)
+        if key == "settings.source" and a and b and a != b:
+            return "the module of its evaluator, or of a plug-in, has changed since"
         if a != b:
             return f"{key} is {_shown(a)} in the study and {_shown(b)} now"
     return None
@@ -101,4 +103,10 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _shown(value: Any) -> str:
-    return "absent" if value is None else repr(value)
+    match value:
+        case None:
+            return "absent"
+        case [[str(), str()], *_]:  # objectives, as they are typed
+            return ",".join(map(":".join, value))
+        case _:
+            return repr(value)
