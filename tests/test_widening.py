@@ -179,7 +179,7 @@ def test_a_progression_and_an_optional_element_may_not_hold_less(store: Store) -
     run(store, plan(space=grown(32), trials=3))
     with pytest.raises(StudyError, match=r"\(w allows less than it did\)"):
         run(store, plan(space=grown(16), trials=9))
-    with pytest.raises(StudyError, match=r"\(POOL\? holds less than it did\)"):
+    with pytest.raises(StudyError, match=r"\(POOL\? allows less than it did\)"):
         run(store, plan(space=grown(32, **{"POOL?": {"choice": ["present"]}}), trials=9))
     assert run(store, plan(space=grown(64), trials=9)).finished == 9
 
