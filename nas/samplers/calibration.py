@@ -123,5 +123,6 @@ class Committee:
             wide = wide / np.outer(bound, bound)
             wide[np.diag_indices(len(x))] += member.settings.noise + JITTER
             some = drawn[first :: len(self.members)]
-            some[:] = mean + rng.standard_normal(some.shape) @ np.linalg.cholesky(wide).T
+            # By eigenvalues, as those of rows that are alike may be rounded below 0.
+            some[:] = rng.multivariate_normal(mean, wide, len(some), "ignore", method="eigh")
         return drawn
