@@ -129,7 +129,7 @@ def test_check_lists_every_problem_and_what_is_left(
         f"{root}/words holds no images (1 .txt: no image); add images to this class, remove its "
         "folder, or --skip-unreadable leaves it out",
         f"2 of 40 images cannot be read: {root}/a/0003.png (it is empty), {root}/b/0004.png (it is "
-        "no image); --skip-unreadable leaves out what cannot",
+        "no image); --skip-unreadable leaves out what cannot (in Python skip_unreadable=True)",
     ]
     check = ("data", "check", str(root))
     status, out, err = nas_here(capsys, monkeypatch, tmp_path, *check)

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -268,7 +269,7 @@ def test_a_smaller_finalist_within_the_luck_is_told_beside_the_winner() -> None:
     assert text in report_markdown(found).replace("\n", " ")
     study = dataclasses.replace(found.study, settings={"epochs": 30})
     page = html.page(study, [f.row for f in found.finalists], {}, found)
-    assert all(f'<p class="lead">{line}</p>' in page for line in choice(found))
+    assert all(f'<p class="lead">{escape(line)}</p>' in page for line in choice(found))
     assert finals(*told, images=20_000).cheaper is None  # of so many images two points are sure
     assert finals(told[0], (8, 0.75, 0.7188, 590_000)).cheaper is None  # saves nothing
     latency = (*found.study.objectives, ("latency_ms", "min"))
