@@ -21,9 +21,8 @@ from pathlib import Path
 import numpy as np
 import optuna
 from optuna.trial import TrialState
-from search_tasks import DIRECTIONS, Network, Params, Task, macro, mixed, steps, transnas
+from search_tasks import Network, Params, Task, macro, mixed, steps, transnas
 
-from nas import pareto
 from nas.samplers import ehvi
 
 MARKS = (10, 20, 30, 40)  # average trainings
@@ -31,8 +30,7 @@ MARKS = (10, 20, 30, 40)  # average trainings
 
 def run(task: Task, seed: int, power: float) -> list[float]:
     """The hypervolume at each of ``MARKS``, over all there is."""
-    everything = np.array([n.truth for n in task.networks])
-    drawn = everything[:2000] if task.name in ("mixed", "steps") else everything
+    drawn = task.everything[:2000] if task.name in ("mixed", "steps") else task.everything
     mean = drawn[:, 1].mean()
 
     def took(network: Network) -> float:
@@ -46,9 +44,6 @@ def run(task: Task, seed: int, power: float) -> list[float]:
     ehvi.PAID = power
     sampler = ehvi.EHVISampler(seed, problem)
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
-    worst = pareto.reference_point(everything, DIRECTIONS)
-    corner = np.array([np.quantile(everything[:, 0], 0.25), worst[1]])
-    oracle = pareto.hypervolume(everything, corner, DIRECTIONS)
     rng = np.random.default_rng([seed, 7])
     scores: list[float] = []
     spent, truths = 0.0, []
@@ -60,7 +55,7 @@ def run(task: Task, seed: int, power: float) -> list[float]:
             continue
         spent += took(network)
         while len(scores) < len(MARKS) and spent > MARKS[len(scores)]:  # it ends too late
-            scores.append(pareto.hypervolume(truths, corner, DIRECTIONS) / oracle)
+            scores.append(task.share(truths))
         study.tell(trial, [float(rng.choice(network.trainings)), network.cost])
         truths.append(network.truth)
     return scores

@@ -112,10 +112,6 @@ class Slots:
 def scores(told: argparse.Namespace, task: Task, seed: int, way: str) -> list[tuple[float, float]]:
     """Found and picked at each of ``COUNTS``."""
     slots = Slots(task, seed, told.slots, told.seconds, way, told.evaluations)
-    everything = np.array([n.truth for n in task.networks])
-    worst = pareto.reference_point(everything, DIRECTIONS)
-    corner = np.array([np.quantile(everything[:, 0], 0.25), worst[1]])
-    whole = pareto.hypervolume(everything, corner, DIRECTIONS)
     ended, reached = list[tuple[float, float]](), []
     for truth in slots.evaluations():
         ended.append(truth)
@@ -124,8 +120,7 @@ def scores(told: argparse.Namespace, task: Task, seed: int, way: str) -> list[tu
             truths = [_truth(task, trial.params) for trial in done]
             believed = slots.sampler.posterior(slots.study, done)[0]
             picked = [truths[k] for k in pareto.front(believed, DIRECTIONS)]
-            found, kept = (pareto.hypervolume(t, corner, DIRECTIONS) for t in (ended, picked))
-            reached.append((found / whole, kept / whole))
+            reached.append((task.share(ended), task.share(picked)))
         if len(ended) >= told.evaluations:
             return reached
     raise AssertionError

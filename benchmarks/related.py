@@ -25,9 +25,8 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 from search_efficiency import Study
-from search_tasks import DIRECTIONS, Network, Params, Task, macro, transnas
+from search_tasks import Network, Params, Task, macro, transnas
 
-from nas import pareto
 from nas.samplers.ehvi import EHVISampler
 from nas.samplers.encoding import Encoding
 from nas.samplers.related import Older
@@ -58,19 +57,12 @@ def search(
 
 
 def scores(task: Task, done: Evaluated, objectives: int) -> dict[int, float]:
-    everything = np.array([n.truth for n in task.networks])
-    worst = pareto.reference_point(everything, DIRECTIONS)
-    corner = np.array([np.quantile(everything[:, 0], 0.25), worst[1]])
     truths = np.array([network.truth for _, network in done])
     if objectives == 1:
-        best, spread = everything[:, 0].max(), everything[:, 0].std()
+        metrics = task.everything[:, 0]
+        best, spread = metrics.max(), metrics.std()
         return {n: (best - truths[:n, 0].max()) / spread for n in COUNTS if n <= len(done)}
-    whole = pareto.hypervolume(everything, corner, DIRECTIONS)
-    return {
-        n: pareto.hypervolume(truths[:n], corner, DIRECTIONS) / whole
-        for n in COUNTS
-        if n <= len(done)
-    }
+    return {n: task.share(truths[:n]) for n in COUNTS if n <= len(done)}
 
 
 def older(

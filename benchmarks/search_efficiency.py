@@ -104,12 +104,9 @@ def run(
     ``noise`` is added to each observation: a normal of so many standard deviations of the metric.
     """
     rng = np.random.default_rng([seed, 7])
-    everything = np.array([n.truth for n in task.networks])
-    worst = pareto.reference_point(everything, DIRECTIONS)
-    quartile = np.array([np.quantile(everything[:, 0], 0.25), worst[1]])
-    whole, oracle = (pareto.hypervolume(everything, r, DIRECTIONS) for r in (worst, quartile))
-    best = everything[:, 0].max()
-    luck = noise * everything[:, 0].std()
+    whole = pareto.hypervolume(task.everything, task.worst, DIRECTIONS)
+    metrics = task.everything[:, 0]
+    best, luck = metrics.max(), noise * metrics.std()
     asked = searcher(name, seed, task, objectives)
     observed: list[list[float]] = []
     truths: list[tuple[float, float]] = []
@@ -135,9 +132,9 @@ def run(
             believed = asked.believed() if isinstance(asked, Study) else np.array(observed)
             if objectives == 2:
                 picked = [truths[k] for k in pareto.front(believed, DIRECTIONS)]
-                scores["found"][n] = pareto.hypervolume(truths, quartile, DIRECTIONS) / oracle
-                scores["picked"][n] = pareto.hypervolume(picked, quartile, DIRECTIONS) / oracle
-                everywhere = pareto.hypervolume(truths, worst, DIRECTIONS)
+                scores["found"][n] = task.share(truths)
+                scores["picked"][n] = task.share(picked)
+                everywhere = pareto.hypervolume(truths, task.worst, DIRECTIONS)
                 scores["whole range"][n] = everywhere / whole
             else:
                 scores["found"][n] = best - max(metric for metric, _ in truths)

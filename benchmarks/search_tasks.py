@@ -7,12 +7,12 @@ import gzip
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import Trial
 
@@ -55,6 +55,29 @@ class Task:
     complete: Callable[[Params, random.Random], Params] | None = None
     proposals: int = 1000
     needs: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+
+    @cached_property
+    def everything(self) -> NDArray[np.float64]:
+        """The truths of all networks, (n, 2)."""
+        return np.array([network.truth for network in self.networks])
+
+    @cached_property
+    def worst(self) -> NDArray[np.float64]:
+        """The corner behind all of them: the least metric and the greatest cost."""
+        return pareto.reference_point(self.everything, DIRECTIONS)
+
+    @cached_property
+    def corner(self) -> NDArray[np.float64]:
+        """Where a front begins to count: the lower quartile of the metric, the greatest cost."""
+        return np.array([np.quantile(self.everything[:, 0], 0.25), self.worst[1]])
+
+    @cached_property
+    def _whole(self) -> float:
+        return pareto.hypervolume(self.everything, self.corner, DIRECTIONS)
+
+    def share(self, truths: ArrayLike) -> float:
+        """The hypervolume of ``truths`` (m, 2) before the corner, over that of all networks."""
+        return pareto.hypervolume(truths, self.corner, DIRECTIONS) / self._whole
 
     def problem(self, objectives: int) -> Problem:
         def known(params: Params) -> dict[int, float] | None:

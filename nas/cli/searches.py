@@ -353,7 +353,7 @@ def _expected_gain(ahead: Outlook, status: Status) -> str:
     pace = status.seconds / max(1, status.ended)
     about = f", about {screens.span(ahead.trials * pace)}" if status.ended else ""
     more = f"{ahead.trials} more trials{about}:"
-    if float(text(ahead.high).split()[0].replace(",", "")) == 0:
+    if text(ahead.high) == text(0.0):
         return f"{more} not expected to improve the front"
     low, high = text(ahead.low), text(ahead.high)
     if not ahead.metric:

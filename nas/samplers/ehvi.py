@@ -119,37 +119,37 @@ class EHVISampler(BaseSampler):
     def propose(self, study: Study, count: int) -> list[Params]:
         """Up to ``count`` proposals for the study's next trials, for the time of little more than
         one: the same sets are weighed again for each, once those before it are under way."""
-        number = len(study.get_trials(deepcopy=False))
-        evidence = self._evidence(study, Encoding.of(self._space(study)), number)
+        evidence, number = self._next(study)
         with one_thread():
             return self._proposals(evidence, number, count)
 
     def advise(self, study: Study) -> tuple[Params, bool] | None:
         """What pays most to evaluate next, and whether that is a network which was evaluated, once
         more (``nas.samplers.knowing``); None where nothing is known yet, or nothing is new."""
-        number = len(study.get_trials(deepcopy=False))
-        evidence = self._evidence(study, Encoding.of(self._space(study)), number)
+        evidence, number = self._next(study)
         with one_thread():
-            return self._advise(evidence, number)
+            return self._advise(evidence, np.random.default_rng([self._seed, number]))
 
-    def _advise(self, evidence: Evidence, number: int) -> tuple[Params, bool] | None:
-        rng = np.random.default_rng([self._seed, number])
+    def _next(self, study: Study) -> tuple[Evidence, int]:
+        """What is known, and the number of the study's next trial."""
+        number = len(study.get_trials(deepcopy=False))
+        return self._evidence(study, Encoding.of(self._space(study)), number), number
+
+    def _advise(self, evidence: Evidence, rng: np.random.Generator) -> tuple[Params, bool] | None:
         rows, costs = self._drawn(evidence, rng)
         model = self._model(evidence) if evidence.encoding.parameters else None
         if model is None or not len(rows):
             return None
-        reference = model.reference(rows, costs)
-        rows, costs, scores = self._searched(evidence, model, rows, costs, reference, rng)
-        best = _distinct(rows, scores)[:BEST]
+        rows, costs, reference = self._best(evidence, model, rows, costs, rng, BEST)
         # An evaluation moves what is believed of those that were evaluated whole.
         whole = tuple(f for f in evidence.finished if f.whole or f.values is None)
         if len(whole) < len(evidence.finished):
             model = self._model(replace(evidence, finished=whole))
         if model is not None:
-            known, new = gains(model, rows[best], costs[best], reference)
+            known, new = gains(model, rows, costs, reference)
             if known.max() * PAYS > new.max():
                 return evidence.encoding.params(model.rows[int(np.argmax(known))]), True
-        return evidence.encoding.params(rows[best[0]]), False
+        return evidence.encoding.params(rows[0]), False
 
     def _proposals(self, evidence: Evidence, number: int, count: int) -> list[Params]:
         encoding = evidence.encoding
@@ -167,12 +167,10 @@ class EHVISampler(BaseSampler):
             first = rng.integers(len(rows))
             others = rng.permutation(np.delete(np.arange(len(rows)), first))
             return [encoding.params(rows[k]) for k in (first, *others[: count - 1])]
-        reference = model.reference(rows, costs)
-        rows, costs, scores = self._searched(evidence, model, rows, costs, reference, rng)
-        best = _distinct(rows, scores)[:AGAIN]
-        rows, costs = rows[best], costs[best]
-        price = self._price(evidence, rows)
-        chosen = model.choose(rows, costs, reference, count, price) if count > 1 else [0]
+        rows, costs, reference = self._best(evidence, model, rows, costs, rng, AGAIN)
+        chosen = [0]
+        if count > 1:
+            chosen = model.choose(rows, costs, reference, count, self._price(evidence, rows))
         return [encoding.params(row) for row in rows[chosen]]
 
     def futures(self, study: Study, count: int) -> Floats | None:
@@ -183,18 +181,15 @@ class EHVISampler(BaseSampler):
         The proposals are chosen at once by what is known now: that later ones learn from earlier
         ones is not foreseen.
         """
-        number = len(study.get_trials(deepcopy=False))
-        evidence = self._evidence(study, Encoding.of(self._space(study)), number)
+        evidence, number = self._next(study)
         rng = np.random.default_rng([self._seed, number])
         with one_thread():
             rows, costs = self._drawn(evidence, rng)
             model = self._model(evidence) if evidence.encoding.parameters else None
             if model is None or not len(rows):
                 return None
-            reference = model.reference(rows, costs)
-            rows, costs, scores = self._searched(evidence, model, rows, costs, reference, rng)
-            best = _distinct(rows, scores)[: max(count, FORESEEN)]
-            rows, costs = rows[best], costs[best]
+            most = max(count, FORESEEN)
+            rows, costs, reference = self._best(evidence, model, rows, costs, rng, most)
             chosen = model.choose(rows, costs, reference, count, self._price(evidence, rows))
             fit = partial(self._fit, evidence.encoding, related=self._older(evidence.signs))
             return evidence.signs * model.futures(rows[chosen], costs[chosen], fit, FUTURES, rng)
@@ -206,16 +201,18 @@ class EHVISampler(BaseSampler):
         rows = encoding.every() if whole else encoding.draw(rng, self._problem.proposals // 3)
         return self._admitted(evidence, rows, rng)
 
-    def _searched(
+    def _best(
         self,
         evidence: Evidence,
         model: Model,
         rows: Floats,
         costs: Floats,
-        reference: Floats,
         rng: np.random.Generator,
+        most: int,
     ) -> tuple[Floats, Floats, Floats]:
-        """The rows, their costs and scores, and those of what a local search from them finds."""
+        """Up to ``most`` of the rows, and of what a local search from them finds, that are worth
+        most, the best first; what is told of them; and the corner that they were weighed by."""
+        reference = model.reference(rows, costs)
 
         def weighed(rows: Floats, costs: Floats) -> Floats:
             return model.score(rows, costs, reference) / self._price(evidence, rows)
@@ -229,7 +226,8 @@ class EHVISampler(BaseSampler):
             rows, costs = np.vstack([rows, more]), np.vstack([costs, known])
             scores = np.concatenate([scores, weighed(more, known)])
             parents = rows[np.argsort(-scores)[:BEST]]
-        return rows, costs, scores
+        best = _distinct(rows, scores)[:most]
+        return rows[best], costs[best], reference
 
     def _price(self, evidence: Evidence, rows: Floats) -> Floats:
         """What an improvement by each of the rows is divided by, (m,). With one objective nothing:

@@ -297,9 +297,12 @@ def free_for(file: Path, model: Model) -> None:
     except NasError:
         free = False
     if not free:
-        raise NasError(
-            f"{file} exists and is a different one: it would be overwritten; move it away"
-        )
+        raise occupied(file)
+
+
+def occupied(file: Path) -> NasError:
+    """Why what is made is not written to a file that is another one."""
+    return NasError(f"{file} exists and is a different one: it would be overwritten; move it away")
 
 
 def save_once(file: Path, model: Model) -> None:

@@ -22,6 +22,7 @@ from nas.training.models import (
     create_model,
     image_entries,
     load_model,
+    occupied,
     room_for,
     save_model,
 )
@@ -67,9 +68,7 @@ def free_to_train(job: Job, file: Path) -> None:
     except NasError:
         asked, own, same = None, None, False
     if not same or own != (asked, job.seed, job.epochs, job.recipe):
-        raise NasError(
-            f"{file} exists and is a different one: it would be overwritten; move it away"
-        )
+        raise occupied(file)
 
 
 def _still_free(job: Job, file: Path, module: Module, card: Card) -> None:
