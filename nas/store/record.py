@@ -113,7 +113,7 @@ class Store(Record):
                 asked["settings"] = {**found.settings, **study.settings}
                 connection.execute(update(studies).where(studies.c.id == found.id).values(asked))
                 found = study_of(connection.execute(query).one())
-            if first_difference(found, study) is None and (places := moved(found, study)):
+            if (places := moved(found, study)) and first_difference(found, study) is None:
                 connection.execute(update(studies).where(studies.c.id == found.id).values(places))
                 found = study_of(connection.execute(query).one())
             return found
