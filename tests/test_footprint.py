@@ -101,7 +101,7 @@ def test_the_copies_of_the_weights_are_those_of_a_training(optimizer: str, ema: 
     recipe = Recipe(optimizer=optimizer, ema=ema, batch=1)
     module = build(architecture, seed=0)
     adjust = step.optimizer_of(module, recipe)
-    average = step.average_of(module, ema) if ema else None
+    average = step.Average(module, ema) if ema else None
     step.loss_of(module(torch.rand(2, 3, 8, 8)), torch.tensor([0, 1]), recipe).backward()
     adjust.step()
     held = [t for p in module.parameters() for t in (p, p.grad, *adjust.state[p].values())]

@@ -24,7 +24,8 @@ from nas.workers.seat import Seat
 
 CONTROL = """#!/usr/bin/env python3
 import os, pathlib, signal, sys, time
-here = pathlib.Path(os.environ["CUDA_MPS_PIPE_DIRECTORY"], "daemon")
+place = pathlib.Path(os.environ["CUDA_MPS_PIPE_DIRECTORY"])
+here, log = place / "daemon", place / "log"
 try:
     pid = int(here.read_text())
     os.kill(pid, 0)
@@ -33,6 +34,8 @@ except (OSError, ValueError):
 if "-f" in sys.argv:
     if pid:
         raise SystemExit("An instance of this daemon is already running")
+    log.unlink(missing_ok=True)
+    os.mkfifo(log)  # which the servers write into, and which stays
     here.write_text(str(os.getpid()))
     time.sleep(600)
 if not pid:

@@ -96,7 +96,8 @@ def _start(folder: Path) -> bool:
         for name, value in os.environ.items()
         if name not in ("CUDA_VISIBLE_DEVICES", guard.MARK)
     }
-    with open(folder / "log", "w") as log:
+    # Not "log": MPS makes a pipe of that name there, which to open would wait for a reader.
+    with open(folder / "watch.log", "w") as log:
         subprocess.run(
             [
                 sys.executable,

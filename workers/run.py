@@ -246,7 +246,8 @@ def _clean() -> bool:
     gc.collect()
     try:
         torch.cuda.empty_cache()
-        held = sum(map(torch.cuda.memory_allocated, range(torch.cuda.device_count())))
+        # Reserved, not allocated: a capture that failed leaves its pool with nobody.
+        held = sum(map(torch.cuda.memory_reserved, range(torch.cuda.device_count())))
     except RuntimeError:  # a kernel of the job failed, and with it the process's whole context
         return False
     return bool(held <= WORKSPACES)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from nas.training.checkpoint import Training
 from nas.training.step import loss_of
@@ -151,12 +152,7 @@ class Captured:
 def forward_of(module: nn.Module, device: torch.device, bf16: bool) -> Forward:
     """The module's logits of a batch, without gradients; on a GPU as a graph of the first batch's
     size, to which smaller ones are filled up."""
-
-    def forward(x: Tensor) -> Tensor:
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            logits: Tensor = module(x)
-        return logits
-
+    forward = eager_forward(module, device, bf16)
     if device.type != "cuda":
         return forward
     captured, rows = Captured(forward, device), 0
@@ -166,7 +162,17 @@ def forward_of(module: nn.Module, device: torch.device, bf16: bool) -> Forward:
         rows = max(rows, len(x))
         if len(x) == rows:
             return captured(x)
-        rest = x.new_zeros(rows - len(x), *x.shape[1:])
-        return captured(torch.cat([x, rest]))[: len(x)]
+        return captured(pad(x, (0,) * 7 + (rows - len(x),)))[: len(x)]  # channels stay last
 
     return filled
+
+
+def eager_forward(module: nn.Module, device: torch.device, bf16: bool) -> Forward:
+    """As ``forward_of``, layer by layer: for what is asked once."""
+
+    def forward(x: Tensor) -> Tensor:
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            logits: Tensor = module(x)
+        return logits
+
+    return forward

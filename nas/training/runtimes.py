@@ -122,15 +122,21 @@ def captured(
 
     def instance() -> Call:
         x = _zeros(shape, device)
-        side = torch.cuda.Stream(device)
+        here, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+        side.wait_stream(here)
         with torch.cuda.stream(side):
             for _ in range(3):
                 module(x)
-        torch.cuda.current_stream(device).wait_stream(side)
+        here.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             module(x)
-        return on_cuda(graph.replay)
+
+        def replay() -> Tensor:
+            graph.replay()
+            return x  # read by the graph, whose next one's capture gives back what nobody holds
+
+        return on_cuda(replay)
 
     return Ready(instance, lambda: _cuda_peak(module, shape, device))
 

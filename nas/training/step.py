@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from nas.job import Recipe
 
@@ -61,21 +61,36 @@ def optimizer_of(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return optimizer
 
 
-def average_of(module: nn.Module, decay: float) -> AveragedModel:
+class Average(AveragedModel):
     """An exponential moving average of the weights and of BN's statistics, a copy of the module:
     ``update_parameters`` once a step.
 
     The decay grows to ``decay`` as (1 + n) / (10 + n) over the n steps so far (TensorFlow's
     ExponentialMovingAverage), without which a training of a few epochs would average in where it
-    began.
+    began. torch's own update copies n to the device each time, for which a GPU is waited for, and
+    averages BN's counts of batches one by one, in four kernels each: here they are the module's.
     """
 
-    def update(averages: PARAM_LIST, values: PARAM_LIST, _: Tensor | int) -> None:
-        n = int(average.n_averaged)  # on the CPU: no device waits
-        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, values, n)
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        super().__init__(module, use_buffers=True)
+        self._decay = decay
+        self.requires_grad_(False)
 
-    average = AveragedModel(module, multi_avg_fn=update, use_buffers=True)
-    return average.requires_grad_(False)
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        n = int(self.n_averaged)  # on the CPU: no device waits
+        decay = min(self._decay, (1 + n) / (10 + n)) if n else 0.0
+        pairs = list(zip(_numbers(self.module), _numbers(model), strict=True))
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+        torch._foreach_lerp_([own for own, _ in floats], [new for _, new in floats], 1 - decay)
+        if counts:
+            torch._foreach_copy_([own for own, _ in counts], [new for _, new in counts])
+        self.n_averaged += 1
+
+
+def _numbers(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
 def loss_of(

@@ -19,6 +19,7 @@ from torch.nn.functional import kl_div, log_softmax
 
 from nas import data
 from nas.data import Images, Info
+from nas.data.augment import carried
 from nas.data.batches import Normal
 from nas.data.footprint import RESIDENT
 from nas.errors import NasError, RecipeError, brief
@@ -152,7 +153,7 @@ class Teacher:
         watched = dict(self.seen)  # the student's maps: a teacher's own pass may add others
         targets = None
         if self.held is not None and self.at is not None:
-            targets = self.held[self.at.to(self.held.device)]
+            targets = self.held[carried(self.at, self.held.device)]
         found = self._answers(x) if targets is None or self.stages else []
         if targets is None:
             targets = softened([p for p, _ in found], self.columns, recipe.temperature)

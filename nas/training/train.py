@@ -41,9 +41,9 @@ from nas.language.layers import BatchNorm
 from nas.metrics import ACCURACY
 from nas.training.checkpoint import Training, keep, resume
 from nas.training.device import available, seeded
-from nas.training.graph import Forward, Step, forward_of, step_of
+from nas.training.graph import Forward, Step, eager_forward, forward_of, step_of
 from nas.training.network import build
-from nas.training.step import average_of, balanced, optimizer_of, trainable
+from nas.training.step import Average, balanced, optimizer_of, trainable
 from nas.training.teacher import Teacher
 from nas.training.turns import training as in_turns
 
@@ -158,7 +158,7 @@ def set_up(
         generator,
         device,
         curve=[],
-        average=average_of(module, recipe.ema) if recipe.ema else None,
+        average=Average(module, recipe.ema) if recipe.ema else None,
     )
     return Start(training, train, normal, augment, min(recipe.batch, len(train)))
 
@@ -200,7 +200,8 @@ def fit(
     resumable = shared(recipe.schedule, recipe.freeze, epochs)
     step: Step | None = None
     forward = forward_of(scored, device, bf16)
-    ending = forward_of(scored, device, bf16=False) if bf16 else forward
+    # Of one epoch alone: a graph would take longer to capture than it saves.
+    ending = eager_forward(scored, device, bf16=False) if bf16 else forward
     watched = teacher.watching() if teacher else contextlib.nullcontext()
     with seeded(job.seed, device), watched, in_turns(device) as between:
         began = saved = time.perf_counter()
