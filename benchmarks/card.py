@@ -1,25 +1,34 @@
 """Several candidates on one GPU: how many of them it trains a minute.
 
     python benchmarks/card.py --data DIR [--seats 8] [--jobs 24] [--epochs 20] [--turns]
+    python benchmarks/card.py --data DIR --search 45 [--epochs 20]
 
 So many seats of one process, as a node has them, without Ray and a search. Each trains one small
 network first, uncounted: what a process imports once, it imports there. ``--turns``: without CUDA's
 MPS, the card by turns. Prints one line: the seats, candidates a minute, images a second of all
-together, and how much of its time the card was busy, as nvidia-smi has it.
+together, how much of its time the card was busy, as nvidia-smi has it, and how many processes were
+not fit for another job. ``--search``: a whole ``nas search`` of so many seconds instead, through
+Ray and as many workers as it takes by itself; candidates a minute are counted from its first end.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
+import sqlite3
 import subprocess
+import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
-from nas import data
+from nas import data, processes
 from nas.job import DataRef, Failure, Job, Recipe
+from nas.workers import mps
 from nas.workers.cluster import _environ
 from nas.workers.seat import Seat
 
@@ -29,20 +38,59 @@ PATTERN = (
 )
 
 
-def outcome_of(seat: Seat, ticket: int, job: Job) -> str:
-    """What went wrong, or nothing."""
+def outcome_of(seat: Seat, ticket: int, job: Job) -> tuple[str, bool]:
+    """What went wrong, or nothing; and whether the seat's process is kept for the next job."""
     *_, last = seat.run(ticket, job)
-    return last.reason if isinstance(last, Failure) else ""
+    return last.reason if isinstance(last, Failure) else "", seat._child is not None
 
 
 def busy(over: threading.Event) -> list[float]:
-    """Percent of the time in which a kernel ran, twice a second."""
+    """Percent of the time in which a kernel ran, twice a second; nothing where none is told."""
     query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
     found = []
     while not over.wait(0.5):
-        told = subprocess.run(query, capture_output=True, text=True, check=True).stdout
-        found.append(float(told.split()[0]))
+        with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError, IndexError):
+            answer = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+            found.append(float(answer.split()[0]))
     return found
+
+
+def busy_text(used: list[float]) -> str:
+    return f"{sum(used) / len(used):.0f} %" if used else "unknown"
+
+
+def search(folder: str, seconds: int, epochs: int) -> None:
+    """A whole search of a space of small networks, in a process of its own."""
+    over = threading.Event()
+    with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(1) as pool:
+        command = [sys.executable, "-m", "nas.cli", "search", "--space", "resnet_like"]
+        command += ["--data", str(Path(folder).resolve()), "--epochs", str(epochs)]
+        command += ["--budget", f"{seconds}s", "--recipe", "crop=4", "--keep", "none"]
+        command += ["--storage", "sqlite:///nas.db"]
+        watched = pool.submit(busy, over)
+        try:
+            done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+        finally:
+            over.set()
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        with contextlib.closing(sqlite3.connect(Path(place, "nas.db"))) as record:
+            rows = record.execute("SELECT state, created, finished, reason FROM nas_trials")
+            trials = rows.fetchall()
+    ends = sorted(finished for state, _, finished, _ in trials if state == "finished")
+    if not ends:
+        raise SystemExit(f"no candidate ended: {trials}")
+    first = ends[0] - min(created for _, created, _, _ in trials)
+    rate = 60 * (len(ends) - 1) / max(1e-9, ends[-1] - ends[0])
+    folder_of_mps = processes.own_folder() / "mps"
+    works = folder_of_mps.exists() and not mps._failed(folder_of_mps)
+    print(
+        f"a search through Ray{' and MPS' * works}: {len(ends)} candidates, "
+        f"the first after {first:.1f} s, then {rate:.1f} a minute, "
+        f"card busy {busy_text(watched.result())} of the whole, "
+        f"failed: {[reason for *_, reason in trials if reason]}",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -52,7 +100,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=24)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--turns", action="store_true")
+    parser.add_argument("--search", type=int, metavar="SECONDS")
     told = parser.parse_args()
+    if told.search:
+        search(told.data, told.search, told.epochs)
+        return
     ref = DataRef(name="imagefolder", dir=told.data)
     images = len(data.load(ref, "train"))
     share = 1 / told.seats
@@ -68,22 +120,22 @@ def main() -> None:
     ]
     turn, todo, over = threading.Lock(), list(enumerate(jobs, told.seats)), threading.Event()
 
-    def drain(seat: Seat) -> list[str]:
-        wrong = []
+    def drain(seat: Seat) -> list[tuple[str, bool]]:
+        outcomes = []
         while True:
             with turn:
                 if not todo:
-                    return wrong
+                    return outcomes
                 ticket, job = todo.pop(0)
-            wrong.append(outcome_of(seat, ticket, job))
+            outcomes.append(outcome_of(seat, ticket, job))
 
     with ThreadPoolExecutor(told.seats + 1) as pool:
         began = time.perf_counter()
-        warm = list(pool.map(outcome_of, seats, range(told.seats), [first] * told.seats))
+        outcomes = list(pool.map(outcome_of, seats, range(told.seats), [first] * told.seats))
         ready = time.perf_counter() - began
         watched = pool.submit(busy, over)
         began = time.perf_counter()
-        wrong = sum(pool.map(drain, seats), warm)
+        outcomes += itertools.chain.from_iterable(pool.map(drain, seats))
         seconds = time.perf_counter() - began
         over.set()
         used = watched.result()
@@ -93,8 +145,9 @@ def main() -> None:
         f"{told.seats} seats {'through MPS' if through else 'by turns'}: "
         f"{60 * told.jobs / seconds:.1f} candidates a minute, "
         f"{told.jobs * told.epochs * images / seconds:,.0f} images a second, "
-        f"card busy {sum(used) / max(1, len(used)):.0f} % of {seconds:.0f} s, "
-        f"ready after {ready:.1f} s, failed: {[each for each in wrong if each]}",
+        f"card busy {busy_text(used)} of {seconds:.0f} s, ready after {ready:.1f} s, "
+        f"{sum(not kept for _, kept in outcomes)} processes ended after a job, "
+        f"failed: {[reason for reason, _ in outcomes if reason]}",
         flush=True,
     )
 

@@ -10,6 +10,7 @@ of all together. ``card.py`` measures whole trainings, in seats.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -111,8 +112,9 @@ def together(names: list[str], environ: dict[str, str], end: str = "") -> list[f
         process.stdout.readline()
     for process in processes:
         assert process.stdin
-        process.stdin.write("go\n")
-        process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # ended before the word: NaN
+            process.stdin.write("go\n")
+            process.stdin.flush()
     return [float(process.communicate()[0] or "nan") for process in processes]
 
 
@@ -124,9 +126,10 @@ def main() -> None:
             print(f"{name}, {count} streams of one process: {rate(held[:count]):,.0f}", flush=True)
         del held
     with mps.shared() as through:
+        ways = [("by turns", {}), ("through MPS", through)] if through else [("by turns", {})]
         for name in ("small residual", "MBConv"):
             for count in (1, 4, 8):
-                for how, environ in (("by turns", {}), ("through MPS", through)):
+                for how, environ in ways:
                     found = sum(together([name] * count, environ))
                     print(f"{name}, {count} processes {how}: {found:,.0f}", flush=True)
         for end in ENDS:

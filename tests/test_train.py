@@ -711,6 +711,30 @@ def test_a_captured_step_does_what_the_step_does(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_no_step_waits_for_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By torch's own look-out for what waits, in the second epoch: the first one captures."""
+    train_epoch, calls = train.train_epoch, []
+
+    def strict(*told: Any) -> list[torch.Tensor]:
+        calls.append(told)
+        torch.cuda.set_sync_debug_mode("error" if len(calls) > 1 else "default")
+        try:
+            return train_epoch(*told)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(train, "train_epoch", strict)
+    recipe = Recipe(
+        ema=0.9, crop=1, flip=True, mixup=0.2, cutmix=1.0, erase=0.3, cutout=2, photometric=True
+    )
+    told, cuda = job(LEARNER, recipe=recipe, epochs=2), torch.device("cuda")
+    _, module, _ = train.begin(told, cuda)
+    train.fit(module, told, silent, device=cuda, bf16=True)
+    assert len(calls) == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_captured_forward_is_the_module() -> None:
     """After its weights have changed too, and on a batch that is smaller than the first."""
     cuda = torch.device("cuda")
