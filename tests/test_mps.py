@@ -15,10 +15,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from waiting import eventually
 
 from nas import processes
 from nas.job import Failure, Job
+from nas.report import doctor
 from nas.workers import cluster, mps
 from nas.workers.seat import Seat
 
@@ -159,6 +161,31 @@ def test_what_mps_breaks_is_no_fault_of_the_candidate(
     assert isinstance(last, Failure)
     assert last.kind == kind
     assert reason in last.reason
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_worker_whose_gpu_does_not_work_does_not_train_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(pattern="INPUT(1, 8, 8) -> FLATTEN -> FC(10)", epochs=1)
+    reasons = {}
+    for share in (0.5, 1, 0):
+        seat = Seat(environ=cluster._environ(1, share))
+        *_, last = seat.run(1, job)
+        seat.close()
+        reasons[share] = last.reason if isinstance(last, Failure) else "trained"
+    assert reasons.pop(0) == "trained"
+    for reason in reasons.values():
+        assert "this worker was given a GPU, and torch cannot use CUDA here" in reason
+        assert "--gpus-per-trial 0" in reason
+
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 81920\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    found = next(f for f in doctor._device("") if f.part == "GPU")
+    assert not found.works
+    assert "1 in this machine, none of which torch" in found.found
 
 
 def test_a_clusters_trials_share_its_cards_by_what_they_need(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nas.errors import NasError, brief
-from nas.job import Epoch, Failure, Job
+from nas.job import GIVEN_GPU, Epoch, Failure, Job
 from nas.job.pool import Done, Event, Reported
 from nas.training.footprint import PROCESS
 from nas.workers import local_ray
@@ -222,7 +222,9 @@ def _environ(threads: int, gpus: float) -> dict[str, str]:
     )
     if gpus == 0:
         environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves them all visible to who asked for none
-    elif gpus < 1:
+        return environ
+    environ[GIVEN_GPU] = "1"
+    if gpus < 1:
         # a candidate too big for its share fails by itself, not its neighbours on the GPU
         environ["PYTORCH_ALLOC_CONF"] = f"per_process_memory_fraction:{gpus:g}"
     return environ

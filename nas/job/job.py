@@ -13,6 +13,7 @@ from nas.job.outcome import Latency
 from nas.job.recipe import Recipe
 
 PLACE = ("name", "dir", "skip_unreadable")  # where images are from, once it is told what they are
+GIVEN_GPU = "NAS_GIVEN_GPU"  # in a worker's environment, where its share of a node has a GPU
 # In what results of one architecture and seed may differ and stand for each other.
 APART = (
     *("pattern", "seed", "plugins", "latency", "known", "most_ms"),

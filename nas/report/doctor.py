@@ -47,6 +47,8 @@ def _packages(storage: str) -> Iterator[Finding]:
 def _device(storage: str) -> Iterator[Finding]:
     import torch
 
+    from nas.workers.cluster import cards
+
     cores = len(os.sched_getaffinity(0))
     yield Finding("processor", True, f"{cores} cores, torch uses {torch.get_num_threads()} threads")
     if torch.cuda.is_available():
@@ -59,6 +61,9 @@ def _device(storage: str) -> Iterator[Finding]:
             through = environ or "CUDA_MPS_PIPE_DIRECTORY" in os.environ
         how = "through CUDA MPS" if through else f"taking turns: {mps.CONTROL} is missing or fails"
         yield Finding("GPU shared", True, f"{how}, when several candidates train on one")
+    elif there := cards():
+        failure = f"{len(there)} in this machine, none of which torch {torch.__version__} can use"
+        yield Finding("GPU", False, failure, _REMEDY["device"])
     else:
         yield Finding("GPU", True, "none: candidates train on the CPU")
 
@@ -114,7 +119,7 @@ _LOOKS: Mapping[str, Callable[[str], Iterator[Finding]]] = {
 }
 _REMEDY: Mapping[str, str] = {
     "packages": "reinstall the package in this environment: pip install nas-patterns",
-    "device": "check the driver with nvidia-smi, or hide the GPUs: CUDA_VISIBLE_DEVICES=",
+    "device": "check the driver with nvidia-smi; on the CPU: nas search --gpus-per-trial 0",
     "database": "check --storage or NAS_STORAGE, and `nas db upgrade`",
     "data": "pip install scikit-learn",
     "ray starts": "search in this process with --workers 0; RAY_TMPDIR names a folder for it",

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import torch
 
+from nas.errors import NasError
+from nas.job import GIVEN_GPU
 from nas.language.architecture import Architecture
 from nas.language.expression import Shape, leaves
 from nas.language.layers import Conv
@@ -29,7 +31,16 @@ def alone() -> Iterator[None]:
 
 
 def available() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """A GPU where there is one. Raises NasError where this process was given one (``GIVEN_GPU`` in
+    its environment) that CUDA cannot use: on the CPU its slot would be held for hours."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if os.environ.get(GIVEN_GPU):
+        raise NasError(
+            "this worker was given a GPU, and torch cannot use CUDA here: nas doctor, on this "
+            "machine, tells more; nas search --gpus-per-trial 0 trains on the CPU"
+        )
+    return torch.device("cpu")
 
 
 def machine() -> str:
