@@ -108,28 +108,27 @@ def distill(
 ) -> None:
     """Train a student on its teacher's outputs, and as a control the same student without a
     teacher. With --study, or a trial's number, the student becomes a point of that study."""
-    from nas.cli import distilling
+    from nas.cli.distilling import distill_and_show
     from nas.cli.options import load_plugins
     from nas.cli.output import resumable
+    from nas.cli.paired import Options
 
     losses = {"temperature": temperature, "distill": weight, "attention": attention or None}
     settings = [f"{name}={value}" for name, value in losses.items() if value is not None]
+    options = Options(
+        study=study,
+        storage=storage,
+        seeds=seeds,
+        epochs=epochs,
+        dataset=dataset,
+        data=data,
+        seed=seed,
+        recipe=[*(recipe or []), *settings],
+        plugins=load_plugins(plugin or []),
+        folder=output,
+    )
     with resumable():
-        distilling.distill_and_show(
-            teacher,
-            student,
-            study=study,
-            storage=storage,
-            init=init,
-            seeds=seeds,
-            epochs=epochs,
-            dataset=dataset,
-            data=data,
-            seed=seed,
-            recipe=[*(recipe or []), *settings],
-            plugins=load_plugins(plugin or []),
-            folder=output,
-        )
+        distill_and_show(teacher, student, init, options)
 
 
 def cascade(
@@ -236,23 +235,22 @@ def prune(
 ) -> None:
     """Make a trained network narrower and train it further, with the same network from scratch as
     a control. With --study, or a trial's number, it becomes a point of that study."""
-    from nas.cli import pruning
     from nas.cli.options import load_plugins
     from nas.cli.output import resumable
+    from nas.cli.paired import Options
+    from nas.cli.pruning import prune_and_show
 
+    options = Options(
+        study=study,
+        storage=storage,
+        seeds=seeds,
+        epochs=epochs,
+        dataset=dataset or None,
+        data=data,
+        seed=seed,
+        recipe=recipe or [],
+        plugins=load_plugins(plugin or []),
+        folder=output,
+    )
     with resumable():
-        pruning.prune_and_show(
-            model,
-            width,
-            by,
-            study=study,
-            storage=storage,
-            epochs=epochs,
-            seeds=seeds,
-            dataset=dataset,
-            data=data,
-            seed=seed,
-            recipe=recipe or [],
-            plugins=load_plugins(plugin or []),
-            folder=output,
-        )
+        prune_and_show(model, width, by, options)
