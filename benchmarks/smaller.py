@@ -33,13 +33,13 @@ from nas.language.architecture import parse
 from nas.report.smaller import gain_text
 from nas.training import teacher
 from nas.training.cascade import Cascade, Member, timed
+from nas.training.cascade_choice import Candidate, Demand, decide
 from nas.training.evaluation import compare, evaluate
 from nas.training.models import load_model, save_model
 from nas.training.paired import Paired, train_paired
 from nas.training.predict import sized
 from nas.training.prune import pruned, renormalised
 from nas.training.single import train
-from nas.training.stopping import Candidate, Demand, decide
 
 STAGE = "[[CONV({0}) -> BN -> RELU]*{1} -> POOL]"
 
@@ -190,7 +190,9 @@ def cascade(name: str, ref: DataRef, folder: Path, seeds: int) -> dict[str, Any]
         assert single
         alone = evaluate(models[single.members[0]], ref, "test")
         of: dict[str, Any] = {"single": single.members, "single, test": alone.accuracy}
-        of["held out"] = {n: (each.held_out, each.cost) for n, each in verdict.luck.items() if each}
+        of["held out"] = {
+            n: (each.held_out, each.cost) for n, each in verdict.cross_validated.items() if each
+        }
         if chosen:
             least = [*chosen.thresholds, -math.inf]
             members = zip(chosen.members, least, strict=True)

@@ -44,13 +44,13 @@ class Beliefs:
     """What is believed of the metric ``name``, ``by`` a trial's id; empty where there are too few
     trials to learn from. ``held`` is the share of values, each unseen by a model that predicted it,
     inside its intervals; they are ``sure`` where that is no less than chance leaves of 80%.
-    ``luck`` is the variance of a training about what is believed of it."""
+    ``noise`` is the variance of a training about what is believed of it."""
 
     name: str
     by: Mapping[int, Belief] = field(default_factory=dict)
     held: float = math.nan
     sure: bool = True
-    luck: float = math.nan
+    noise: float = math.nan
 
 
 def uncertain(study: StudyRow) -> str:
@@ -84,13 +84,13 @@ def believed(study: StudyRow, rows: Iterable[TrialRow], name: str = "") -> Belie
     parts = [np.clip(part[:, place], *ends) for part in (beliefs.mean, *beliefs.interval(LEVEL))]
     parts.append(beliefs.deviation[:, place])
     by = {row.id: Belief(*map(float, b)) for row, *b in zip(rows, *parts, strict=True)}
-    luck = float(np.mean((measured - parts[0]) ** 2))
+    noise = float(np.mean((measured - parts[0]) ** 2))
     check = beliefs.calibrations[place]
     if check is None:
-        return Beliefs(name, by, luck=luck)
+        return Beliefs(name, by, noise=noise)
     held = check.held[LEVELS.index(LEVEL)]
     sure = held >= LEVEL - 3 * math.sqrt(LEVEL * (1 - LEVEL) / check.count)
-    return Beliefs(name, by, held, sure, luck)
+    return Beliefs(name, by, held, sure, noise)
 
 
 def evaluated(study: StudyRow, rows: Iterable[TrialRow]) -> list[TrialRow]:

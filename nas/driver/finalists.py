@@ -262,7 +262,7 @@ def contest(
         trainings[candidate].append(done)
         return done.validation
 
-    order, _ = halve(priors, budget, beliefs.luck, evaluate)
+    order, _ = halve(priors, budget, beliefs.noise, evaluate)
     return order, trainings
 
 

@@ -27,13 +27,13 @@ class Prior:
 def halve(
     priors: Sequence[Prior],
     budget: int,
-    luck: float,
+    noise: float,
     evaluate: Callable[[int, int], float],
 ) -> tuple[list[int], list[list[float]]]:
     """Evaluates every candidate once, then the better half of them, two at least, once more, and so
     on, as long as the ``budget`` of evaluations has room for a whole round.
 
-    ``luck`` is the variance of an evaluation as far as it is known beforehand (NaN: it is not);
+    ``noise`` is the variance of an evaluation as far as it is known beforehand (NaN: it is not);
     ``evaluate`` is called with a candidate and how often it was evaluated, and gives NaN where that
     failed: the candidate is then out. Returns the candidates, the best first, and the scores of
     each.
@@ -45,7 +45,7 @@ def halve(
         for candidate in alive:
             scores[candidate].append(evaluate(candidate, len(scores[candidate])))
         budget -= len(alive)
-        means = standings(priors, scores, luck)
+        means = standings(priors, scores, noise)
         ranked = sorted(alive, key=lambda k: -means[k])
         failed = [k for k in ranked if math.isnan(scores[k][-1])]
         ranked = [k for k in ranked if k not in failed]
@@ -55,16 +55,16 @@ def halve(
 
 
 def standings(
-    priors: Sequence[Prior], scores: Sequence[Sequence[float]], luck: float
+    priors: Sequence[Prior], scores: Sequence[Sequence[float]], noise: float
 ) -> list[float]:
     """The posterior mean of each candidate, its own scores (NaN left out) and its prior weighed by
     their variances: a normal mean with a normal prior. The variance of an evaluation is pooled from
-    the candidates' own, and ``luck`` counts as ``WEIGHT`` more."""
+    the candidates' own, and ``noise`` counts as ``WEIGHT`` more."""
     own = [[score for score in each if not math.isnan(score)] for each in scores]
     squares = sum(float(np.var(each)) * len(each) for each in own if each)
     free = sum(len(each) - 1 for each in own if each)
-    if not math.isnan(luck):
-        squares, free = squares + WEIGHT * luck, free + WEIGHT
+    if not math.isnan(noise):
+        squares, free = squares + WEIGHT * noise, free + WEIGHT
     variance = squares / free if free else 0.0
     means = []
     for prior, each in zip(priors, own, strict=True):

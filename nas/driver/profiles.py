@@ -21,8 +21,8 @@ from nas.spaces.space import Space
 from nas.store import Store
 from nas.store.devices import Profiled, all_profiles, keep, keep_profile, measured, patterns
 from nas.store.reading import Record
-from nas.training.pieces import distinct, parts, time_piece
-from nas.training.predicted import LatencyPredictor
+from nas.training.latency_pieces import distinct, parts, time_piece
+from nas.training.latency_prediction import LatencyPredictor
 
 DRAWS = 50  # times as many draws as networks, before a space has no more
 # Networks taken apart for each that is measured whole: their pieces cost little, and of 80 with 20

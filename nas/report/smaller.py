@@ -19,10 +19,10 @@ from nas.text import shown_file
 
 if TYPE_CHECKING:
     from nas.store import TrialRow
+    from nas.training.cascade_choice import Choice, CrossValidation
     from nas.training.evaluation import Comparison, Evaluation
     from nas.training.models import Model
     from nas.training.paired import Gain, Paired
-    from nas.training.stopping import Choice, Luck
 
 
 def paired_page(names: Sequence[str], found: Paired) -> RenderableType:
@@ -80,8 +80,8 @@ class Cascaded:
     cost: str
     choice: Choice
     single: Choice | None
-    luck: Luck | None
-    single_luck: Luck | None
+    validated: CrossValidation | None
+    single_validated: CrossValidation | None
     test: Evaluation
     shares: Sequence[float]
     costs: Sequence[float]
@@ -137,15 +137,13 @@ def cascade_page(told: Cascaded, comparison: Comparison | None) -> RenderableTyp
         lines.append(
             Text(f"the cascade costs {100 * part:.0f} % of the {of} of the single network{told_ms}")
         )
-    if told.luck:
-        chosen, held = percent(told.luck.chosen), percent(told.luck.held_out)
-        told_luck = (
-            f"cross-validated: {chosen} on the four folds that chose it, {held} on the fifth"
-        )
-        if alone := told.single_luck:
+    if told.validated:
+        chosen, held = percent(told.validated.chosen), percent(told.validated.held_out)
+        sentence = f"cross-validated: {chosen} on the four folds that chose it, {held} on the fifth"
+        if alone := told.single_validated:
             chosen, held = percent(alone.chosen), percent(alone.held_out)
-            told_luck += f"; the best single network {chosen} and {held}"
-        lines.append(Text(told_luck))
+            sentence += f"; the best single network {chosen} and {held}"
+        lines.append(Text(sentence))
     if comparison:
         sure = "they differ" if comparison.p < 0.05 else "no significant difference"
         lines.append(

@@ -1,7 +1,7 @@
 """A cascade: networks in the order of their cost, each of which answers where it is sure enough.
 
 Its file is JSON beside the members' own files, which it names with their digests; who predicts with
-it needs those alone. ``nas.training.stopping`` chooses the members.
+it needs those alone. ``nas.training.cascade_choice`` chooses the members.
 """
 
 from __future__ import annotations
