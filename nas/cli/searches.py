@@ -21,7 +21,7 @@ from nas.driver.baselines import architectures, enter
 from nas.driver.plan import Plan
 from nas.driver.profiles import in_full, offer, predicting
 from nas.driver.tradeoffs import nothing_found
-from nas.errors import NasError, NoRecord, StudyError, brief
+from nas.errors import NoRecord, StudyError, brief
 from nas.interrupts import deferred
 from nas.job import Recipe
 from nas.job.pool import Pool
@@ -37,7 +37,6 @@ from nas.store import ENDED, Store, StudyRow, TrialRow, open_store
 from nas.store.teachers import teacher_names
 from nas.text import shown_url
 from nas.training import footprint
-from nas.workers import open_pool
 from nas.workers.run import evaluator
 
 if TYPE_CHECKING:
@@ -45,6 +44,8 @@ if TYPE_CHECKING:
     from nas.driver.tally import Status
     from nas.driver.time_budget import TimeBudget
     from nas.samplers.related import Older
+
+Opener = Callable[[int], Pool]  # of the bytes that a trial is predicted to need (0: unknown)
 
 NOTHING = ", but does not use them: they do not even predict one another"
 REASONS = 3  # of failed trials, the commonest
@@ -174,45 +175,21 @@ def tell_older(known: Sequence[Older], offer: str) -> None:
 
 
 def search_and_show(
-    plan: Plan,
-    storage: str,
-    *,
-    workers: int | None,
-    address: str | None,
-    gpus_per_trial: float | None,
-    cpus_per_trial: float,
-    memory_per_trial: float,
-    time_limit: float,
-    baselines: Sequence[str] = (),
-    since: float | None = None,
+    plan: Plan, storage: str, opened: Opener, baselines: Sequence[str], since: float
 ) -> None:
-    """Runs the search with live progress on stderr; at the end the front on stdout. A budget of
-    time begins at ``since``, by time.monotonic(), or with the search itself.
+    """Runs the search in the pool that ``opened`` gives, with live progress on stderr, and prints
+    the front to stdout. A time budget begins at ``since``, by time.monotonic().
 
     SIGTERM (a batch job's end) stops it as Ctrl-C does: nothing is lost, the same command resumes.
     """
     begin_work()
-    limit = memory_per_trial * 2**30
-    if (gpus_per_trial or 0) > 1 and not plan.job.evaluator:
-        raise NasError(
-            f"--gpus-per-trial is {gpus_per_trial:g}: a training uses one GPU, at most 1 "
-            "(an --evaluator may use more)"
-        )
 
-    def opened(need: int) -> Pool:
-        pool = open_pool(
-            workers,
-            address,
-            gpus_per_trial,
-            time_limit,
-            limit,
-            cpus_per_trial,
-            0 if limit else need,
-        )
+    def pool(need: int) -> Pool:
+        made = opened(need)
         end_on_sigterm()  # again: Ray has set its own
-        return pool
+        return made
 
-    study, ended, status, ahead = run(plan, storage, opened, baselines, since=since)
+    study, ended, status, ahead = run(plan, storage, pool, baselines, since=since)
     beside = [row for row in ended if row.baseline]
     _tell_end(plan, status)
     if not status.front:
@@ -229,14 +206,13 @@ def search_and_show(
 def run(
     plan: Plan,
     storage: str,
-    opened: Callable[[int], Pool],
+    opened: Opener,
     baselines: Sequence[str] = (),
     progress: bool = True,
     since: float | None = None,
 ) -> tuple[StudyRow, list[TrialRow], Status, Outlook | None]:
-    """Runs the search in the pool that ``opened`` gives, told what a trial is predicted to hold
-    (bytes; 0: unknown). Returns the study, the trials that have ended, how it stands, and where
-    ``progress`` is shown what as much again is expected to bring."""
+    """Runs the search in the pool that ``opened`` gives. Returns the study, its ended trials, the
+    status, and where ``progress`` is shown, a forecast for as many trials again."""
     tell_images(plan.job, progress)
     if plan.recipe.resized_crop and not plan.job.evaluator:
         load(roomy(plan.job.data), "train")  # decoded here, with progress
