@@ -214,6 +214,7 @@ def search(
     """Search a space for the best trade-offs, or resume a search."""
     since = time.monotonic()  # what a budget of time begins with
     from nas.cli import searches
+    from nas.cli.dry_run import rehearse
     from nas.cli.options import data_ref, plan
     from nas.cli.output import resumable
     from nas.cli.record import artifacts_dir
@@ -250,7 +251,7 @@ def search(
     )
     baselines = [name for text in baseline or [] for name in text.split(",")]
     if dry_run:
-        searches.rehearse(searched, storage, workers, memory_per_trial * 2**30, baselines)
+        rehearse(searched, storage, workers, memory_per_trial * 2**30, baselines)
         return
     if (gpus_per_trial or 0) > 1 and not evaluator:
         raise NasError(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import shlex
 import sys
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -21,14 +19,12 @@ from nas.driver.baselines import architectures, enter
 from nas.driver.plan import Plan
 from nas.driver.profiles import in_full, offer, predicting
 from nas.driver.tradeoffs import nothing_found
-from nas.errors import NoRecord, StudyError, brief
+from nas.errors import brief
 from nas.interrupts import deferred
-from nas.job import Recipe
 from nas.job.pool import Pool
 from nas.language.architecture import Architecture
 from nas.metrics import metric, shown
 from nas.report import screens
-from nas.report import spaces as pages
 from nas.report.images import tell as tell_images
 from nas.report.progress import Progress
 from nas.report.progress import baselines as baselines_of
@@ -42,116 +38,12 @@ from nas.workers.run import evaluator
 if TYPE_CHECKING:
     from nas.driver.outlook import Outlook
     from nas.driver.tally import Status
-    from nas.driver.time_budget import TimeBudget
     from nas.samplers.related import Older
 
 Opener = Callable[[int], Pool]  # of the bytes that a trial is predicted to need (0: unknown)
 
 NOTHING = ", but does not use them: they do not even predict one another"
 REASONS = 3  # of failed trials, the commonest
-START, BETWEEN = 12.0, 0.5  # seconds until the first step of a search, and between two trainings
-QUIET, TIMING = 1.5, "nas: timing a few training steps"  # seconds before it is said
-
-
-def rehearse(
-    plan: Plan, storage: str, workers: int | None, memory: float, baselines: Sequence[str] = ()
-) -> None:
-    """What a search would still do, with everything checked that can be without running it, a
-    study of the same name among it, and how long it would take on this machine, ``workers``
-    trainings at once, or as many as have so many bytes of ``memory``."""
-    networks = architectures(plan, baselines)
-    store, rows = None, []
-    with contextlib.suppress(NoRecord):
-        store = open_store(storage, create=False, write=False)
-        store.check(plan.row())
-        widening.rehearsed(plan, store)
-        if study := store.study_named(plan.study):
-            rows = list(store.trials(study.id))
-    done = sum(row.budgeted for row in rows if row.state in ENDED)
-    known = {row.baseline for row in rows if row.state in ENDED}
-    beside = [name for name in baselines if name not in known]
-    if store:
-        from nas.driver.older import offers, older_studies
-
-        tell_older(older_studies(plan, store), offers(plan, store))
-    elif plan.older:
-        raise StudyError(f"--from {plan.older[0]}: there is no record yet")
-    plan = in_full(store, plan)
-    with predicted(store, plan) as descriptions:
-        _tell_predicted(descriptions, plan, store)
-        tell_images(plan.job)
-        screens.out(pages.space_page(plan.space))
-        left = None if plan.trials is None else max(0, plan.trials - done)
-        new = [network for name, network in networks.items() if name in beside]
-        expected = _expected(plan, workers, memory, left, new, rows)
-        screens.out(screens.plan_table(plan, expected, done, beside))
-    if store:
-        store.close()
-
-
-def _expected(
-    plan: Plan,
-    workers: int | None,
-    memory: float,
-    left: int | None,
-    baselines: Sequence[Architecture],
-    rows: Sequence[TrialRow] = (),
-) -> str:
-    """How long the trainings of a plan that are ``left`` will take on this machine, in words, and
-    those of ``baselines``: by what its trials took here, and before there are any by a few steps of
-    a few networks, which tell less where others use the machine."""
-    job = plan.job
-    if left == 0 and not baselines:
-        return "none: nothing left to train"
-    draws = list(footprint.feasible(plan.space, job.recipe))
-    recorded = _recorded(rows)
-    if not draws or ((job.evaluator or job.teachers) and not recorded):
-        return "unknown before the first training"
-    from nas.training import pace  # torch
-    from nas.workers.cluster import at_once
-
-    def seconds(network: Architecture, recipe: Recipe) -> float:
-        found = recorded.expected(network.macs, job.epochs) if recorded else None
-        if found is not None:
-            return found
-        asked = replace(job, pattern=str(network), recipe=recipe)
-        return job.epochs * pace.epoch_seconds(asked, threads)
-
-    need = memory or max(footprint.trial(*draw, streamed(job.data)) for draw in draws)
-    most, threads = at_once(workers, int(need))
-    some = pace.spread(draws)
-    telling = threading.Timer(QUIET, print, [TIMING], {"file": sys.stderr, "flush": True})
-    telling.start()
-    try:
-        every = pace.timed([*some, *((network, plan.recipe) for network in baselines)], seconds)
-    finally:
-        telling.cancel()
-    took, beside = every[: len(some)], [of_one + BETWEEN for of_one in every[len(some) :]]
-    mean = sum(took) / len(took) + BETWEEN
-    least, longest = (screens.span(seconds) for seconds in (min(took), max(took)))
-    each = f"{least} to {longest} per training, {most} at once"
-    if recorded:
-        each += ", based on the study's trials"
-    if plan.rungs:
-        each += ", less because rungs stop some"
-    if left is not None:
-        whole = START + math.ceil(left / most) * mean + sum(beside) / most
-        return f"about {screens.span(whole)}: {each}"
-    if plan.seconds is None:
-        return each
-    count = max(0.0, (plan.seconds - START) * most - sum(beside)) / mean
-    return f"about {count:,.0f} trainings: {each}"
-
-
-def _recorded(rows: Sequence[TrialRow]) -> TimeBudget | None:
-    """What trials took on this machine; None where none was trained on it."""
-    if not rows:
-        return None
-    from nas.driver.time_budget import TimeBudget  # scipy
-    from nas.training.device import machine  # torch
-
-    found = TimeBudget.recorded(rows, machine())
-    return None if found.expected(0, 1) is None else found
 
 
 def predicted(record: Store | None, plan: Plan) -> AbstractContextManager[dict[str, str]]:
@@ -159,7 +51,7 @@ def predicted(record: Store | None, plan: Plan) -> AbstractContextManager[dict[s
     return predicting(record, plan.asked, plan.space, plan.devices)
 
 
-def _tell_predicted(descriptions: dict[str, str], plan: Plan, record: Store | None) -> None:
+def tell_predicted(descriptions: dict[str, str], plan: Plan, record: Store | None) -> None:
     for name, how in descriptions.items():
         print(f"nas: {name}: {how}", file=sys.stderr)
     if not plan.job.evaluator and (better := offer(record, plan.space.constraints)):
@@ -225,7 +117,7 @@ def run(
         plan = replace(in_full(store, plan), taught=tuple(teacher_names(store, plan.job.teachers)))
         descriptions = held.enter_context(predicted(store, plan))
         if progress:
-            _tell_predicted(descriptions, plan, store)
+            tell_predicted(descriptions, plan, store)
         from nas.driver.older import offers, older_studies
 
         begun_with = older_studies(plan, store)
