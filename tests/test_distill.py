@@ -26,7 +26,8 @@ from nas.language.architecture import parse
 from nas.report import smaller
 from nas.store import open_store
 from nas.training import teacher, train
-from nas.training.models import Card, Model, load_model, save_model
+from nas.training.card import Card
+from nas.training.models import Model, load_model, save_model
 from nas.training.paired import Gain
 from nas.training.step import loss_of
 

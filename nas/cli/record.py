@@ -24,7 +24,7 @@ from nas.workers.answers import POINTS
 from nas.workers.run import source
 
 if TYPE_CHECKING:
-    from nas.training.models import Card
+    from nas.training.card import Card
 
 
 def artifacts_dir(artifacts: str, storage: str) -> str:

@@ -18,8 +18,9 @@ from nas.job import Epoch, Failure, FailureKind, Job, Latency, Outcome, Report, 
 from nas.job.job import allowed
 from nas.language.architecture import Architecture
 from nas.training import latency
+from nas.training.card import Card
 from nas.training.device import alone, available, bf16_pays, threads_for, with_threads
-from nas.training.models import Card, save_model
+from nas.training.models import save_model
 from nas.training.train import Diverged, begin, check_images, fit, scores
 
 log = logging.getLogger(__name__)

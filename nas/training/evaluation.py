@@ -23,7 +23,7 @@ from nas.errors import DataError, NasError
 from nas.fields import Field
 from nas.job import DataRef
 from nas.text import twins
-from nas.training.models import Card, class_numbers
+from nas.training.card import Card, class_numbers
 from nas.training.predict import Predictor, Probabilities, of_images
 
 PARTS = ("test", "validation", "train", "all")

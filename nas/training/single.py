@@ -15,17 +15,9 @@ from nas.job import Epoch, Job, Latency, Recipe, Report
 from nas.language.architecture import Architecture, parse
 from nas.metrics import arithmetic
 from nas.training import latency
+from nas.training.card import Card, image_entries
 from nas.training.device import alone, available, bf16_pays, threads_for, with_threads
-from nas.training.models import (
-    Card,
-    Model,
-    create_model,
-    image_entries,
-    load_model,
-    occupied,
-    room_for,
-    save_model,
-)
+from nas.training.models import Model, create_model, load_model, occupied, room_for, save_model
 from nas.training.train import Diverged, begin, fit, score, scores
 
 
