@@ -9,11 +9,11 @@ import typer
 
 from nas.cli.arguments import (
     HOW,
-    OUTPUT,
     STORAGE,
     WHAT,
     Data,
     Dataset,
+    Epochs,
     KindOfImages,
     Plugin,
     Recipe,
@@ -21,6 +21,7 @@ from nas.cli.arguments import (
     Storage,
     StudyName,
     a_file,
+    output_to,
 )
 
 Seeds = Annotated[
@@ -31,9 +32,7 @@ Seeds = Annotated[
 ]
 Output = Annotated[
     Path,
-    typer.Option(
-        "--output", "-o", metavar="DIR", help="Directory for the models.", rich_help_panel=OUTPUT
-    ),
+    output_to("DIR", "Directory for the models."),
 ]
 
 
@@ -69,14 +68,7 @@ def distill(
         ),
     ] = "",
     seeds: Seeds = 5,
-    epochs: Annotated[
-        int | None,
-        typer.Option(
-            "--epochs",
-            help="Training epochs.  [default: as in the study, or 20]",
-            rich_help_panel=HOW,
-        ),
-    ] = None,
+    epochs: Epochs = None,
     dataset: Dataset = None,
     data: Data = "",
     seed: Seed = 0,
@@ -174,15 +166,7 @@ def cascade(
         ),
     ] = None,
     output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE.json",
-            parser=a_file,
-            help="Its members are written next to it.",
-            rich_help_panel=OUTPUT,
-        ),
+        Path, output_to("FILE.json", "Its members are written next to it.", a_file)
     ] = Path("nas-cascade/cascade.json"),
     plugin: Plugin = None,
 ) -> None:
