@@ -1,4 +1,4 @@
-"""``nas search`` from a plan to the screen: open what is needed, run, show."""
+"""``nas search``: runs a plan and prints its results."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ if TYPE_CHECKING:
 Opener = Callable[[int], Pool]  # of the bytes that a trial is predicted to need (0: unknown)
 
 NOTHING = ", but does not use them: they do not even predict one another"
-REASONS = 3  # of failed trials, the commonest
+REASONS = 3  # commonest reasons of failure that are printed
 
 
 def predicted(record: Store | None, plan: Plan) -> AbstractContextManager[dict[str, str]]:
-    """Latencies of named devices as what arithmetic knows; what predicts each."""
+    """While entered, predicts the plan's latencies on named devices; gives a sentence on each."""
     return predicting(record, plan.asked, plan.space, plan.devices)
 
 
@@ -108,7 +108,7 @@ def run(
     tell_images(plan.job, progress)
     if plan.recipe.resized_crop and not plan.job.evaluator:
         load(roomy(plan.job.data), "train")  # decoded here, with progress
-    # What is unknown is refused before anything begins.
+    # Unknown names are refused before anything is written.
     networks = architectures(plan, baselines)
     if plan.job.evaluator:
         evaluator(plan.job.evaluator)
@@ -127,8 +127,8 @@ def run(
         _, changed = widening.open_study(plan, store)
         if changed and progress:
             print(f"nas: {changed}", file=sys.stderr)
-        # Only now, as they take half a second: wrong input is answered at once.
-        with deferred():  # what is compiled may swallow an interrupt amid its import
+        # Imported only now, as that takes half a second: wrong input is refused at once.
+        with deferred():  # compiled modules may swallow an interrupt during their import
             import optuna
 
             from nas.driver.loop import search
@@ -142,7 +142,7 @@ def run(
                 watch = shown.update if shown else lambda _: None
                 status = search(plan, store, pool, watch, since, begun_with)
         study = store.find_study(plan.study)
-        # A reused one has the weights of the trial whose result it has.
+        # A reused trial has the weights of the trial that it reused.
         front = tuple(replace(row, model=store.model(row) or None) for row in status.front)
         rows = list(store.trials(study.id, states=ENDED))
         more, ahead = _more(plan, status), None
@@ -154,7 +154,7 @@ def run(
 
 
 def _need(plan: Plan, beside: Iterable[Architecture]) -> int:
-    """The bytes that a trial, or a network beside them, is predicted to hold; 0: unknown."""
+    """The bytes of memory that a trial or baseline is predicted to need; 0: unknown."""
     need, job = 0, plan.job
     if not job.evaluator:
         need = footprint.greatest(plan.space, plan.recipe, beside, streamed(job.data))
@@ -191,29 +191,29 @@ def _tell_end(plan: Plan, status: Status) -> None:
 
 
 def _why(seconds: float, status: Status) -> str:
-    """Why a search with a budget of time ended."""
+    """Why a search with a time budget ended."""
     allowed, left = durations.show(seconds), max(0.0, status.time_left or 0.0)
     trials = f"{status.done} trial{'s' * (status.done != 1)}"
     if not status.out_of_time:
         return f"all {trials} are done, with {durations.show(left)} of the {allowed} left"
     why = f"the budget of {allowed} is used up: {trials}"
-    # Less than a twentieth is what the end of every budget leaves.
+    # Every budget leaves up to a twentieth unused.
     short = left > seconds / 20
     return f"{why}; the {durations.show(left)} left are too short for another" if short else why
 
 
 def _more(plan: Plan, status: Status) -> int:
-    """How many trials the same command would add: in the same time as many again as this run had,
-    else as many again as there are."""
+    """How many more trials to suggest: as many as this run had in its time budget, or as many as
+    there are."""
     if status.out_of_time:
         return status.ended
     return max(plan.trials or 0, status.done)
 
 
 def _expected_gain(ahead: Outlook, status: Status) -> str:
-    """What going on is expected to bring, in words."""
+    """The forecast in words."""
     fraction = not ahead.metric or metric(ahead.metric).most == 1.0
-    digits = 2 if ahead.metric else 1  # of points, or of percents of the hypervolume
+    digits = 2 if ahead.metric else 1  # decimals of points, or of percent of the hypervolume
 
     def text(gain: float) -> str:
         return f"{100 * gain:.{digits}f}" if fraction else shown(ahead.metric, gain)

@@ -28,8 +28,8 @@ HEADER = 100_000_000  # bytes: the longest header that safetensors takes
 
 
 class Model(Described, nn.Module):
-    """A network that takes pixels: (images, channels, height, width), uint8 or floats from 0 to
-    255, and answers logits (images, classes)."""
+    """A network on pixels (images, channels, height, width), uint8 or floats from 0 to 255; returns
+    logits (images, classes)."""
 
     mean: Tensor
     std: Tensor
@@ -47,8 +47,8 @@ class Model(Described, nn.Module):
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits of all that its answers depend on: network, classes, normalisation
-        and weights, wherever its file lies and whatever else that tells."""
+        """16 hexadecimal digits, a hash of all that its predictions depend on: network, classes,
+        normalisation and weights."""
         card = self.card
         facts = (self.architecture.fingerprint, card.classes, card.normal.mean, card.normal.std)
         found = hashlib.sha256(json.dumps(facts).encode())
@@ -58,7 +58,7 @@ class Model(Described, nn.Module):
         return found.hexdigest()[:16]
 
     def probabilities(self, pixels: Tensor) -> Probabilities:
-        """(images, classes) of pixels as ``forward`` takes them, in evaluation."""
+        """(images, classes) of pixels as ``forward`` takes them, in evaluation mode."""
         was = self.training
         self.eval()
         try:
@@ -79,7 +79,7 @@ def state_of(network: nn.Module) -> dict[str, Tensor]:
 
 
 def room_for(architecture: Architecture) -> int:
-    """Bytes that a file with the architecture's model takes, or a little more."""
+    """An upper bound, in bytes, of the size of the architecture's model file."""
     with torch.device("meta"):
         state = build(architecture).state_dict()
     held: int = sum(v.nbytes for v in state.values())
@@ -87,13 +87,13 @@ def room_for(architecture: Architecture) -> int:
 
 
 def create_model(file: Path, network: nn.Module, card: Card) -> bool:
-    """Writes a model to a file, unless one is there: whether it did. Raises NasError as
+    """Writes a model to a new file; returns False where the file exists. Raises NasError as
     ``save_model``."""
     return artifacts.create(file, safetensors.torch.save(state_of(network), card.metadata()))
 
 
 def save_model(location: str | Path, network: nn.Module, card: Card) -> None:
-    """Writes a model to a file, or to a URL that fsspec knows, whole or not at all.
+    """Writes a model atomically to a file, or to a URL that fsspec knows.
 
     Raises NasError where the file cannot be written, or what the URL's file system raises.
     """
@@ -105,7 +105,7 @@ def save_model(location: str | Path, network: nn.Module, card: Card) -> None:
 
 
 def free_for(file: Path, model: Model) -> None:
-    """Raises NasError where ``file`` is there and is not this model, by its digest."""
+    """Raises NasError where ``file`` exists and is not this model, by its digest."""
     try:
         free = not file.exists() or load_model(file).digest == model.digest
     except NasError:
@@ -115,36 +115,36 @@ def free_for(file: Path, model: Model) -> None:
 
 
 def occupied(file: Path) -> NasError:
-    """Why what is made is not written to a file that is another one."""
+    """The error for a file that would be overwritten with another model."""
     return NasError(f"{file} exists and is a different one: it would be overwritten; move it away")
 
 
 def save_once(file: Path, model: Model) -> None:
-    """Writes a model to a file of which the user was not asked: none that is there is written over.
-    Raises NasError where it is another."""
+    """Writes a model to a file that the user did not name, unless it is there already. Raises
+    NasError rather than overwriting another."""
     free_for(file, model)
     if not file.exists():
         save_model(file, model.network, model.card)
 
 
 def load_model(file: str | Path) -> Model:
-    """The model in a file, or at a URL that fsspec knows, ready to predict. No code in it is run.
+    """Loads the model in a file, or at a URL that fsspec knows. No code in it is run.
 
-    Raises NasError where there is none, it is cut short, of another format, or its tensors do not
+    Raises NasError where there is none, it is truncated, of another format, or its tensors do not
     fit its pattern.
     """
     return model_of(read(file), str(file))
 
 
 def card_of(file: str | Path) -> Card:
-    """What the model in a file, or at a URL, says of itself. Raises NasError where it is none. Of a
-    file no more than the header is read."""
+    """The card of the model in a file, of which only the header is read, or at a URL. Raises
+    NasError where it is not a model."""
     return _card(read(file, header), str(file))
 
 
 def kept_card(file: str | Path) -> Card | None:
-    """What the model in a file, or at a URL that fsspec knows, says of itself; None where there is
-    none. One that is not whole is set aside, with a warning."""
+    """The card of the model in a file, or at a URL that fsspec knows; None where there is none. A
+    damaged one is renamed, with a warning."""
 
     def whole(data: bytes) -> bytes:
         safetensors.torch.load(data)
@@ -155,7 +155,7 @@ def kept_card(file: str | Path) -> Card | None:
 
 
 def model_of(data: bytes, where: str) -> Model:
-    """As ``load_model``, of the file's bytes."""
+    """As ``load_model``, from the file's bytes; errors name ``where``."""
     card = _card(data, where)
     try:
         state = safetensors.torch.load(data)
@@ -169,7 +169,7 @@ def model_of(data: bytes, where: str) -> Model:
 
 
 def read(file: str | Path, opened: Callable[[Path], bytes] = content) -> bytes:
-    """The bytes of a file, as ``opened`` reads it, or at a URL. Raises NasError."""
+    """The bytes of a file, read by ``opened``, or at a URL. Raises NasError."""
     try:
         if "://" not in str(file):
             return opened(Path(file).expanduser())
@@ -196,8 +196,8 @@ def _card(data: bytes, where: str) -> Card:
 
 
 def metadata_of(data: bytes, where: str) -> dict[str, str] | None:
-    """The metadata of a safetensors file; None where it is no such file. Raises NasError where it
-    has one entry twice."""
+    """The metadata of a safetensors file; None for any other file. Raises NasError for a duplicate
+    entry."""
     length = int.from_bytes(data[:8], "little")
     if not 2 <= length <= min(HEADER, len(data) - 8) or data[8:9] != b"{":
         return None
@@ -213,8 +213,8 @@ def metadata_of(data: bytes, where: str) -> dict[str, str] | None:
 
 
 def _fill(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Gives a network without data its tensors. Auxiliary classifiers that are absent become
-    nothing: predictions do not need them. Raises NasError where the others do not fit."""
+    """Loads tensors into a network on the meta device. Absent auxiliary classifiers are removed, as
+    predictions do not need them. Raises NasError where other tensors do not fit."""
     for name, part in list(network.named_children()):
         if isinstance(part, AuxHead) and not any(key.startswith(f"{name}.") for key in state):
             setattr(network, name, nn.Identity())
