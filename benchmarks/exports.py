@@ -32,8 +32,9 @@ from nas.errors import NasError
 from nas.language.architecture import Architecture
 from nas.spaces import zoo
 from nas.spaces.space import load_space, shipped
+from nas.training.card import Card
 from nas.training.export import FORMATS, deployed, export, noise
-from nas.training.models import Card, Model, save_model
+from nas.training.models import Model, save_model
 
 # What runs a file without this package: given are the environment's folder, and folders with the
 # file and pixels.bin. Each writes logits.bin.

@@ -27,6 +27,7 @@ from notes import environment, read
 DRIVER = """
 from nas.failpoints import note
 note("python")
+import nas.workers
 from nas.cli import app, searches
 note("command_imported")
 def noting(name, inner):
@@ -41,7 +42,7 @@ def opened(*told, **more):
     pool = open_pool(*told, **more)
     note("ray_started")
     return pool
-open_pool, searches.open_pool = searches.open_pool, opened
+open_pool, nas.workers.open_pool = nas.workers.open_pool, opened
 searches.open_store = noting("plan_checked", searches.open_store)
 from nas.cli.__main__ import main
 main()

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import nas
 from nas.data.batches import Normal
-from nas.training.models import Card, save_model
+from nas.training.card import Card
+from nas.training.models import save_model
 
 PATTERN = "INPUT(3, 32, 32) -> [[CONV(32) -> BN -> RELU]*2 -> POOL]*3 -> GAP -> FC(10)"
 

@@ -31,14 +31,15 @@ from nas.data import DATASETS, Dataset, Images, Info
 from nas.job import DataRef, Job, Recipe
 from nas.language.architecture import parse
 from nas.report.smaller import gain_text
-from nas.training import beside, teacher
+from nas.training import teacher
 from nas.training.cascade import Cascade, Member, timed
+from nas.training.cascade_choice import Candidate, Demand, decide
 from nas.training.evaluation import compare, evaluate
 from nas.training.models import load_model, save_model
+from nas.training.paired import Paired, train_paired
 from nas.training.predict import sized
 from nas.training.prune import pruned, renormalised
 from nas.training.single import train
-from nas.training.stopping import Candidate, Demand, decide
 
 STAGE = "[[CONV({0}) -> BN -> RELU]*{1} -> POOL]"
 
@@ -119,17 +120,17 @@ def distill(name: str, ref: DataRef, folder: Path, seeds: int, **settings: Any) 
     file = model_of(job_of(task, ref, task.networks[-1]), folder)
     control = job_of(task, ref, task.networks[1])
     jobs = {"distilled": taught(control, file, **settings), "control": control}
-    found = beside.beside(jobs, seeds, folder, file_name)
+    found = train_paired(jobs, seeds, folder, file_name)
     return told(found) | {"teacher, test": load_model(file).card.metrics["test_accuracy"]}
 
 
-def told(found: beside.Beside) -> dict[str, Any]:
+def told(found: Paired) -> dict[str, Any]:
     return {
-        "test": float(np.mean(found.way.test)),
+        "test": float(np.mean(found.treatment.test)),
         "control, test": float(np.mean(found.control.test)),
         "gain, validation": gain_text(found.validation),
         "gain, test": gain_text(found.test),
-        "params": found.way.best.architecture.params,
+        "params": found.treatment.best.architecture.params,
     }
 
 
@@ -158,7 +159,7 @@ def prune(name: str, ref: DataRef, folder: Path, seeds: int) -> dict[str, Any]:
     way = dataclasses.replace(way, epochs=more)
     control = job_of(task, ref, str(narrow.architecture))
     control = dataclasses.replace(control, epochs=task.epochs + more)
-    found = beside.beside({"pruned": way, "control": control}, seeds, folder, file_name)
+    found = train_paired({"pruned": way, "control": control}, seeds, folder, file_name)
     before = {
         "unpruned, test": model.card.metrics["test_accuracy"],
         "before it is trained on, validation": evaluate(narrow, ref, "validation").accuracy,
@@ -189,7 +190,9 @@ def cascade(name: str, ref: DataRef, folder: Path, seeds: int) -> dict[str, Any]
         assert single
         alone = evaluate(models[single.members[0]], ref, "test")
         of: dict[str, Any] = {"single": single.members, "single, test": alone.accuracy}
-        of["held out"] = {n: (each.held_out, each.cost) for n, each in verdict.luck.items() if each}
+        of["held out"] = {
+            n: (each.held_out, each.cost) for n, each in verdict.cross_validated.items() if each
+        }
         if chosen:
             least = [*chosen.thresholds, -math.inf]
             members = zip(chosen.members, least, strict=True)

@@ -47,8 +47,8 @@ R = TypeVar("R")
 
 
 def _checked(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, which refuses arguments of other types than it tells, and gets them in Python's
-    own: the command line has its own check of what is typed, and Python has none."""
+    """Makes a function check its arguments against its annotations, and convert numpy's scalars to
+    Python's."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -64,10 +64,10 @@ def _checked(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _taken(name: str, value: Any, hint: Any, rule: str) -> Any:
-    """The value in Python's own types. Raises NasError, by what its hint means in words where it
-    has a name of ours, or else by ``rule``."""
+    """The value converted to its hint's type. Raises NasError, with ``rule`` or what the hint means
+    in words."""
     if get_origin(hint) is Iterable and isinstance(value, Iterator):
-        value = tuple(value)  # looked at, and told, before it is used
+        value = tuple(value)  # it is read twice
     try:
         return _own(value, hint)
     except TypeError:
@@ -79,8 +79,8 @@ def _taken(name: str, value: Any, hint: Any, rule: str) -> Any:
 
 
 def _own(value: Any, hint: Any) -> Any:
-    """The value in Python's own types, numpy's numbers and texts among it. Raises TypeError for one
-    that the hint does not allow."""
+    """The value as a Python object of the hint's type; numpy's integers and strings are accepted.
+    Raises TypeError for any other type."""
     kind, inner = get_origin(hint), get_args(hint)
     if kind is UnionType:
         for each in inner:
@@ -100,7 +100,7 @@ def _own(value: Any, hint: Any) -> Any:
     elif kind is Mapping:
         if isinstance(value, Mapping):
             return {_own(k, inner[0]): _own(v, inner[1]) for k, v in value.items()}
-    elif kind is Iterable:  # of one its letters, or of a mapping its keys, are not meant
+    elif kind is Iterable:  # the letters of a string, or a mapping's keys, are not meant
         if isinstance(value, Iterable) and not isinstance(value, str | bytes | Path | Mapping):
             return tuple(_own(each, inner[0]) for each in value)
     elif isinstance(value, kind or hint):
@@ -110,9 +110,9 @@ def _own(value: Any, hint: Any) -> Any:
 
 @dataclass(frozen=True)
 class Study:
-    """A study as the record has it now. Its trials are rows: ``number``, ``state``, ``pattern``,
+    """A recorded study, read on first use. Its trials have ``number``, ``state``, ``pattern``,
     ``params``, ``macs``, ``accuracy``, ``latency_ms``, ``metrics``, ``recipe``, ``model`` (the file
-    of the weights that were kept, for ``nas.load_model``) and more."""
+    of its weights, if kept, for ``nas.load_model``) and more."""
 
     name: str
     storage: str = STORAGE
@@ -137,20 +137,21 @@ class Study:
 
     @property
     def trials(self) -> tuple[TrialRow, ...]:
-        """All of them, by their number."""
+        """All trials, by number."""
         return self._read[1]
 
     @property
     def front(self) -> tuple[TrialRow, ...]:
-        """The finished trials within the constraints that no other dominates, the best by the first
-        objective first; where a network was trained more than once its first, with the means."""
+        """The nondominated finished trials within the constraints, the best by the first objective
+        first; of a network trained more than once the first trial, with mean metrics."""
         from nas.driver.tradeoffs import pareto
 
         return pareto(self._read[0], list(self.trials))
 
     @property
     def best(self) -> TrialRow:
-        """That of the front which is best by the first objective. Raises StudyError for none."""
+        """The trial of the front that is best by the first objective. Raises StudyError where the
+        front is empty."""
         front = self.front
         if not front:
             raise StudyError(f"study {self.name!r} has no finished trial within its constraints")
@@ -158,14 +159,15 @@ class Study:
         return (max if direction == "max" else min)(front, key=lambda row: row.value(name))
 
     def plot(self) -> Picture:
-        """The front, as ``nas pareto -f svg`` draws it: shown by a notebook, or written by
-        ``.save("front.svg")``, or as a PNG. Raises StudyError where there is nothing to draw."""
+        """The front as ``nas pareto -f svg`` draws it: displays in a notebook, and
+        ``.save("front.svg")`` (or .png) writes it. Raises StudyError where there is nothing to
+        draw."""
         from nas.report.front import Picture, svg
 
         return Picture(svg(*self._read))
 
     def trials_dataframe(self) -> pandas.DataFrame:
-        """A row for each trial, with what was sampled. Raises NasError without pandas."""
+        """One row per trial, with its sampled parameters. Raises NasError without pandas."""
         from nas.report.trials import trial_dict
 
         try:
@@ -208,26 +210,30 @@ def search(
     teachers: Iterable[str | Path] = (),
     older: Iterable[str] = (),
 ) -> Study:
-    """Searches a space, or goes on with the study of that name, and returns it.
+    """Searches a space, or resumes the study of that name, and returns it.
 
-    ``space`` is the name of a shipped one or a file. ``data`` is a directory of images; ``dataset``
-    what is in it (class folders, where it is not said; without a directory the digits). They are
-    resized to ``size`` x ``size`` pixels (0: not). Each candidate is trained for ``epochs``, or
-    given to ``evaluator``, as "module:function", instead; ``rungs`` are the epochs after which the
-    worse are stopped, as "3,7,20", "auto" or "off". The same ``seed`` draws the same; ``sampler``
-    is a name of ``nas.samplers.SAMPLERS``. ``storage`` is the record's URL, ``sqlite:///FILE`` or
-    ``postgresql+psycopg://...``, and ``baselines`` are networks of the zoo or classical methods
-    that are trained beside the candidates. It ends with so many ``trials`` (40, if there is no
-    ``budget``), or where no other would end within the ``budget`` of time for this call, as "2h",
-    "1h30m", "45min" or "90s". ``objectives`` are as ``{"accuracy": "max", "params":
-    "min"}``, ``constraints`` as "params<=1e6"; ``recipe`` is a recipe's name, or settings as
-    ``{"lr": 0.05}``. Weights are kept of the "front", "all" or "none": ``row.model`` is their file.
-    ``workers``: jobs at once, 0 in this process, None as many as there is room for. ``progress`` is
-    shown on stderr. ``skip_unreadable`` leaves out images that cannot be read, and ``group_by``, a
-    regular expression over their paths, says which belong together in every split. ``teachers`` are
-    files of models by whose outputs each candidate learns. ``older`` names studies of the record
-    that this one begins with what they know of (``--from``). Raises NasError for what is wrong with
-    any of these, before anything is trained.
+    ``space``: a shipped space, or a file.
+    ``data``, ``dataset``: a directory of images and its kind (default: class folders; without a
+    directory, the digits). ``size`` resizes them to size x size pixels (0: automatic),
+    ``skip_unreadable`` leaves out images that cannot be read, and ``group_by``, a regular
+    expression over paths, keeps images with the same match in one split.
+    ``trials``, ``budget``: the total trials of the study (default 40, without a budget), and the
+    time limit of this call: "2h", "1h30m", "45min" or "90s".
+    ``epochs``, ``recipe``, ``teachers``: how candidates are trained; a recipe is a name, or
+    settings such as ``{"lr": 0.05}``; teachers are files of models whose outputs they learn.
+    ``evaluator``: "module:function", called instead of training; ``plugins``: Python files that
+    register layers, blocks or data sets.
+    ``rungs``: epochs at which candidates may be stopped early: "3,7,20", "auto" or "off".
+    ``objectives``, ``constraints``: ``{"accuracy": "max", "params": "min"}``; "params<=1e6".
+    ``sampler``, ``seed``: a name in ``nas.samplers.SAMPLERS``; ``older`` studies of the record
+    warm-start it.
+    ``baselines``: networks of the zoo or classical methods to train as well.
+    ``storage``, ``study``: the record's URL, ``sqlite:///FILE`` or ``postgresql+psycopg://...``.
+    ``keep``: whose weights are kept, "front", "all" or "none"; ``row.model`` is their file.
+    ``workers``: parallel trials; 0: in this process, None: as many as fit.
+    ``progress``: shown on stderr.
+
+    Raises NasError for invalid arguments, before anything is trained.
     """
     since = time.monotonic()
     from nas.cli.searches import run
@@ -284,16 +290,15 @@ def train(
     group_by: str = "",
     teachers: Iterable[str | Path] = (),
 ) -> Model:
-    """Trains a pattern, a network of the zoo or a trial of a search (by the recipe that it had),
-    and returns the model; ``output`` is a file to write it to.
+    """Trains a pattern, a network of the zoo or a trial of a search (with its recipe), and returns
+    the model; ``output`` is a file to write it to.
 
     ``data``, ``dataset``, ``recipe``, ``plugins``, ``skip_unreadable``, ``group_by`` and
-    ``teachers`` (those of a trial's study have to be told) are as in ``search``; ``size`` None is
-    a trial's, or what ``init`` asks for, and without both the images' own. ``init`` is
-    what the weights begin with: a file, or torchvision's, as "resnet50:IMAGENET1K_V1"; ``freeze``
-    epochs first train the head alone. ``seed`` is the trial's, or 0, where it is not given;
-    ``report`` is called with each epoch, and ``progress`` is shown on stderr, a line an epoch.
-    Raises NasError.
+    ``teachers`` (which a trial's study does not provide) are as in ``search``. ``size`` defaults to
+    the trial's, to what ``init`` requires, or to the images' own; ``seed`` to the trial's or 0.
+    ``init`` gives the initial weights: a file, or torchvision's, as "resnet50:IMAGENET1K_V1"; for
+    the first ``freeze`` epochs only the head is trained. ``report`` is called with each epoch, and
+    ``progress`` prints a line per epoch on stderr. Raises NasError.
     """
     from nas.report.images import tell
     from nas.report.progress import epochs_told
@@ -342,8 +347,8 @@ def evaluate(
     part: str = "",
 ) -> Evaluation:
     """Scores a model, or the one in a file, on a part of the data: "test", "validation", "train" or
-    "all". Unless told it is test, and all of a folder without parts that the model was not trained
-    on. Raises NasError where its classes are not the data's."""
+    "all". The default is test, or all of a folder without splits that the model was not trained on.
+    Raises NasError where its classes differ from the data's."""
     from nas.cli.models import predictor
     from nas.training import evaluation
 

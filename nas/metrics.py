@@ -1,8 +1,7 @@
-"""Metrics: what can be an objective or a constraint, and all that is known of each.
+"""The table of metrics, which can be objectives and constraints.
 
-Whoever names a metric asks this table. A new arithmetic metric is one entry here; a measured one
-is one entry and the code that measures it. An evaluator of a user's may give metrics of other
-names, of which nothing is known but their values.
+A new arithmetic metric is one entry here; a measured one is one entry and the code that measures
+it. A user's evaluator may return metrics of other names, of which only the values are known.
 """
 
 from __future__ import annotations
@@ -22,24 +21,22 @@ from nas.language.architecture import Architecture, parse
 
 Direction = Literal["max", "min"]
 
-LEAST = 1e-6  # of a metric that is weighed by its logarithm and is 0
-# Of any metric: nothing that is measured is larger, and of squares and volumes of what is, no float
-# runs over.
+LEAST = 1e-6  # what 0 counts as, in a logarithmic metric
+# The bound of any metric, whose squares and volumes then do not overflow.
 LARGEST = 1e30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """``direction`` is the usual one. ``arithmetic`` gives the value from the architecture alone;
-    without, it is measured, and with ``device`` belongs to the device that it was measured on.
+    """A metric. ``direction`` is the usual one. ``arithmetic`` computes it from an architecture;
+    without, it is measured, with ``device`` on a specific device.
 
-    ``logarithmic`` metrics are weighed so that half of them is worth as much to a small network as
-    to a large one (as in LEMONADE, Elsken et al. 2019); in plain units all networks below a tenth
-    of the largest would be a tenth of the front. ``shown`` prints a value, under ``title``; in
-    tables that leave a choice it is a ``column`` even where it is no objective. ``least`` and
-    ``most`` are what it can be; no network has the least itself of a ``positive`` one. Arithmetic
-    that ``predicts`` what is measured on a device, in a runtime, at a batch, gives way to that
-    where a training brings it.
+    ``logarithmic`` metrics are compared by their logarithms, so that halving counts the same for
+    small and large networks (as in LEMONADE, Elsken et al. 2019); in plain units all networks below
+    a tenth of the largest would share a tenth of the front. ``shown`` formats a value, under
+    ``title``; a ``column`` is in tables even where it is no objective. ``least`` and ``most`` bound
+    it; a ``positive`` one never equals ``least``. An arithmetic metric that ``predicts`` a latency
+    on (device, runtime, batch) is replaced by a measurement where there is one.
     """
 
     about: str
@@ -69,7 +66,7 @@ def count(value: float) -> str:
 
 
 def precise(value: float) -> str:
-    """A value beside its bound: 1,234,567 whole, as what is told is how near it comes."""
+    """A value compared with its bound, in full: 1,234,567."""
     return f"{value:,.0f}" if value.is_integer() else f"{value:.4g}"
 
 
@@ -77,7 +74,7 @@ def milliseconds(value: float) -> str:
     return f"{value:.3f} ms"
 
 
-ACCURACY = "accuracy"  # what a training is led by: rungs, baselines and finalists are about it
+ACCURACY = "accuracy"  # the metric of rungs, baselines and finalists
 
 _table: dict[str, Metric] = {
     ACCURACY: Metric(
@@ -143,7 +140,7 @@ NAME = r"[A-Za-z0-9_]+(?:@[A-Za-z0-9._/-]+)?"  # of a metric, as people write it
 class Located:
     """A metric on a named device: ``latency_ms@rpi5``, in full ``latency_ms@rpi5/onnx/t4/b64``.
 
-    What is left open (None) is what the device has; a batch that is not told is of one image.
+    A runtime or threads of None match any; the default batch is one image.
     """
 
     metric: str
@@ -159,15 +156,15 @@ class Located:
         return "/".join(part for part in parts if part)
 
     def admits(self, runtime: str, threads: int | None, batch: int) -> bool:
-        """Whether what was measured so may be what the name means."""
-        told = self.runtime in (None, runtime) and self.threads in (None, threads)
-        return told and self.batch == batch
+        """Whether a measurement in this setting matches the name."""
+        matches = self.runtime in (None, runtime) and self.threads in (None, threads)
+        return matches and self.batch == batch
 
 
 @functools.lru_cache(maxsize=1_000)
 def located(name: str) -> Located | None:
-    """What a metric's name says of a device; None where it names none, as an evaluator's hit@10.
-    Raises NasError for one that begins so and goes on otherwise."""
+    """Parses a name with a device; None for any other, such as an evaluator's hit@10. Raises
+    NasError for a malformed one."""
     base, at, rest = name.partition("@")
     if not at or base not in METRICS or not METRICS[base].device:
         return None
@@ -185,8 +182,8 @@ def located(name: str) -> Located | None:
 
 
 def metric(name: str) -> Metric:
-    """The metric of this name; one that the table does not have is an evaluator's own, or that of a
-    named device, whose values are its own and no other's."""
+    """The metric of this name. A name that is not in the table is that of a metric on a named
+    device, or an evaluator's own."""
     if name in METRICS:
         return METRICS[name]
     with contextlib.suppress(NasError):
@@ -200,14 +197,14 @@ def metric(name: str) -> Metric:
 
 
 def check(names: Iterable[str], where: str) -> None:
-    """Raises NasError for a name that nothing here can measure, with the nearest known."""
+    """Raises NasError for an unknown name, with the nearest known."""
     for name in names:
         if name not in METRICS and not located(name):
             raise NasError(f"{where} {name}: there is no such metric; {nearest(name, METRICS)}")
 
 
 def impossible(name: str, value: float) -> str:
-    """Why a metric cannot have this value, as a clause; empty where it can."""
+    """Why a value is out of the metric's range, as a clause; empty if it is not."""
     known = metric(name)
     if known.least <= value <= known.most:
         return ""
@@ -218,23 +215,23 @@ def impossible(name: str, value: float) -> str:
 
 
 def shown(name: str, value: float | None) -> str:
-    """A value as people read it; empty where there is none."""
+    """A value formatted for people; empty for None and NaN."""
     return "" if value is None or math.isnan(value) else metric(name).shown(value)
 
 
 def scaled(name: str, value: float) -> float:
-    """A value as a trade-off weighs it."""
+    """A value on the scale of trade-offs: the logarithm of a logarithmic metric."""
     return math.log10(max(value, LEAST)) if metric(name).logarithmic else value
 
 
 def arithmetic(architecture: Architecture, names: Iterable[str] = METRICS) -> dict[str, float]:
-    """Those of ``names`` that are known of an architecture before any training."""
+    """The values of those of ``names`` that are arithmetic."""
     known = {name: METRICS[name].arithmetic for name in names if name in METRICS}
     return {name: f(architecture) for name, f in known.items() if f is not None}
 
 
 def by_arithmetic() -> list[str]:
-    """The metrics that are known of an architecture before any training."""
+    """The arithmetic metrics, known of an architecture before any training."""
     return [name for name, metric in METRICS.items() if metric.arithmetic]
 
 
@@ -250,8 +247,8 @@ def on_device(names: Iterable[str]) -> list[str]:
 
 @functools.lru_cache(maxsize=100_000)  # a resumed study asks for each of its trials
 def of_pattern(name: str, pattern: str) -> float:
-    """An arithmetic metric of a canonical pattern; NaN where it is measured, or the pattern is of
-    a plug-in that is not loaded, or of no network."""
+    """An arithmetic metric of a canonical pattern; NaN for a measured metric, and for a pattern of
+    no network or of a plug-in that is not loaded."""
     known = metric(name).arithmetic
     try:
         return math.nan if known is None else known(parse(pattern))
@@ -261,8 +258,8 @@ def of_pattern(name: str, pattern: str) -> float:
 
 @contextlib.contextmanager
 def added(entries: Mapping[str, Metric]) -> Iterator[None]:
-    """The table with these entries too, for as long as a search needs them. Raises NasError for a
-    name that it has: of two searches side by side each would read the other's values."""
+    """While entered, the table also has these entries. Raises NasError for a name it has already:
+    two concurrent searches would read each other's values."""
     for name in entries:
         if name in _table:
             raise NasError(f"{name}: a search of this process has it already: one after the other")
@@ -277,8 +274,8 @@ def added(entries: Mapping[str, Metric]) -> Iterator[None]:
 
 
 def finite(value: Any) -> float:
-    """A number as a file has it. Raises ValueError for text, a truth value, NaN, an infinity, and
-    what is larger than any metric."""
+    """A finite number from a file. Raises ValueError for text, a boolean, NaN, infinity, and what
+    exceeds ``LARGEST``."""
     if type(value) in (int, float) and abs(value) <= LARGEST:
         return float(value)
     raise ValueError(f"{brief(repr(value), 40)} is no finite number of at most {LARGEST:g}")

@@ -20,10 +20,9 @@ Floats = NDArray[np.float64]
 
 
 def front(points: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.intp]:
-    """Indices, ascending, of the rows that no other row dominates.
+    """Ascending indices of the nondominated rows of ``points`` (n, objectives).
 
-    ``points`` has the shape (n, objectives). Of equal rows the first stands for all; a row with a
-    value that is not finite is on no front.
+    Of equal rows the first counts; rows with a value that is not finite are left out.
     """
     import moocore  # 0.2 s, which a reader of this module's types should not pay
 
@@ -36,10 +35,10 @@ def front(points: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.intp
 
 
 def hypervolume(points: ArrayLike, reference: ArrayLike, directions: Sequence[Direction]) -> float:
-    """The volume between the front of ``points`` and ``reference``, in the objectives' units.
+    """The hypervolume (Zitzler and Thiele 1998) of ``points`` (n, objectives) with respect to
+    ``reference`` (objectives,), in the objectives' units.
 
-    Points that do not better the reference in every objective, or are not finite, add nothing
-    (Zitzler and Thiele, 1998).
+    Points that are not finite, or not better than the reference in every objective, add nothing.
     """
     import moocore
 
@@ -54,11 +53,10 @@ def hypervolume(points: ArrayLike, reference: ArrayLike, directions: Sequence[Di
 def reference_point(
     points: ArrayLike, directions: Sequence[Direction], margin: float = 0.0
 ) -> Floats:
-    """The worst finite value of each objective: the corner that spans the whole range seen, or lies
-    beyond it by ``margin`` times the range, so that the ends of the front add something, too (by 1
-    where an objective has one value).
+    """The worst finite value of each objective (objectives,), moved outwards by ``margin`` times
+    its range (by 1 where the range is 0), so that the ends of the front add hypervolume.
 
-    A narrower reference makes the ends of the front worth nothing, and a search that maximises
+    A closer reference makes the ends of the front worth nothing, and a search that maximises
     hypervolume then never goes there.
     """
     minimised = _minimised(points, directions)

@@ -200,7 +200,8 @@ def test_a_first_look_finds_who_pays_most_of_all(told: list[bool]) -> None:
     for k, surrogate in learned.items():
         corner[k] = min(corner[k], np.quantile(model.means[:, k], knowing.WORST))
         process = surrogate.process.doubting()
-        means[k], covariance = process.joint(x)
+        joint = process.joint(x)
+        means[k], covariance = joint.mean, joint.covariance
         luck = process.settings.noise + JITTER
         shifts[k] = covariance / np.sqrt(np.diag(covariance) + luck)
 

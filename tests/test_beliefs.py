@@ -179,4 +179,4 @@ def test_the_view_has_what_came_to_its_end(url: str) -> None:
     states = connection.execute("SELECT DISTINCT state FROM tradeoffs").fetchall()
     connection.close()
     assert states == [("finished",)]
-    assert not math.isnan(believed(*of(url, "many")).luck)
+    assert not math.isnan(believed(*of(url, "many")).noise)

@@ -25,11 +25,19 @@ from nas.job import DataRef, Job
 from nas.report import front
 from nas.training import cascade, classical
 from nas.training.cascade import Cascade, Member, load_cascade, save_cascade
+from nas.training.cascade_choice import (
+    Candidate,
+    CrossValidation,
+    Demand,
+    choose,
+    cross_validate,
+    decide,
+    tried,
+)
 from nas.training.cascade_export import to_onnx_graph
 from nas.training.linear import as_model
 from nas.training.models import load_model, save_model
 from nas.training.single import train
-from nas.training.stopping import Candidate, Demand, Luck, choose, decide, nested, tried
 
 SMALL = "INPUT -> CONV(4) -> BN -> RELU -> POOL(2) -> FLATTEN -> FC"
 LARGE = "INPUT -> CONV(24) -> BN -> RELU -> CONV(32) -> BN -> RELU -> POOL(2) -> FLATTEN -> FC"
@@ -94,16 +102,16 @@ def test_luck_is_seen() -> None:
         rng = np.random.default_rng(seed)
         labels = rng.integers(0, 4, 150)
         candidates = [drawn(rng, labels, 0.0, c) for c in (1.0, 2.0, 3.0, 4.0)]
-        found.append(nested(candidates, labels, Demand(budget=10.0), 2))
-    assert np.mean([luck.chosen for luck in found]) > 0.3
-    assert abs(np.mean([luck.held_out for luck in found]) - 0.25) < 0.02  # a deviation of 0.008
+        found.append(cross_validate(candidates, labels, Demand(budget=10.0), 2))
+    assert np.mean([each.chosen for each in found]) > 0.3
+    assert abs(np.mean([each.held_out for each in found]) - 0.25) < 0.02  # a deviation of 0.008
 
 
 def test_an_accuracy_is_kept_within_what_images_tell_apart() -> None:
     better, half = np.ones(100, bool), np.arange(100) < 50
     worse = better.copy()
     worse[0] = False  # one image of 100: the difference has a standard error of 0.01
-    first, second, third = (Luck(1.0, 1.0, right) for right in (better, worse, half))
+    first, second, third = (CrossValidation(1.0, 1.0, right) for right in (better, worse, half))
     assert second.keeps(first)
     assert not third.keeps(first)
     assert first.keeps(third)

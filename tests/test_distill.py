@@ -18,7 +18,7 @@ from typed import command
 
 import nas
 from nas import data
-from nas.cli.distilling import tell_epochs
+from nas.cli.paired import tell_epochs
 from nas.data.batches import Source, preparation, statistics
 from nas.errors import NasError, RecipeError
 from nas.job import DataRef, Epoch, Job, Recipe
@@ -26,8 +26,9 @@ from nas.language.architecture import parse
 from nas.report import smaller
 from nas.store import open_store
 from nas.training import teacher, train
-from nas.training.beside import Gain
-from nas.training.models import Card, Model, load_model, save_model
+from nas.training.card import Card
+from nas.training.models import Model, load_model, save_model
+from nas.training.paired import Gain
 from nas.training.step import loss_of
 
 LARGE = "INPUT -> CONV(12) -> BN -> RELU -> POOL -> CONV(16) -> BN -> RELU -> GAP -> FC"

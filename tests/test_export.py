@@ -25,8 +25,9 @@ from nas.data.picture import decode
 from nas.errors import NasError
 from nas.language.layers import Pool
 from nas.training import timing
+from nas.training.card import Card
 from nas.training.export import FORMATS, TOLERANCE, Format, export
-from nas.training.models import Card, Model, save_model
+from nas.training.models import Model, save_model
 from nas.training.onnx import load_onnx, to_onnx
 from nas.training.python_source import python_source
 from nas.training.runtimes import to_graph

@@ -67,14 +67,14 @@ def test_nas_help_loads_no_torch_no_ray_no_optuna():
 def test_a_search_loads_no_torch_in_its_driver(tmp_path):
     code = """
 import sys
-from nas.cli import searches
+import nas.workers
 from nas.cli.app import main
 
 def opened(*told):
     print("torch" in sys.modules)
     raise SystemExit
 
-searches.open_pool = opened
+nas.workers.open_pool = opened
 main()
 """
     command = [sys.executable, "-c", code, "search", "--space", "lenet_like"]

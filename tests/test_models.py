@@ -29,8 +29,9 @@ from nas.errors import NasError
 from nas.job import DataRef
 from nas.store import open_store
 from nas.training import states
+from nas.training.card import Card
 from nas.training.cascade import load_cascade
-from nas.training.models import Card, Model, save_model
+from nas.training.models import Model, save_model
 from nas.training.onnx import load_onnx
 from nas.training.single import Trained, train
 

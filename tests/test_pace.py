@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from nas.cli.searches import _expected
+from nas.cli.dry_run import expected_time
 from nas.driver.plan import Plan
 from nas.job import DataRef, Job, Recipe
 from nas.language.architecture import Architecture, parse
@@ -98,7 +98,7 @@ def test_a_plan_says_how_long_it_will_take(
 ) -> None:
     monkeypatch.setattr(pace, "epoch_seconds", lambda job, threads: 20.0)
     plan = Plan(**{"study": "s", "space": load_space("lenet_like"), "job": JOB, **told})
-    found = _expected(plan, workers=2, memory=0, left=plan.trials, baselines=[])
+    found = expected_time(plan, workers=2, memory=0, left=plan.trials, baselines=[])
     assert found.startswith(words)
 
 
@@ -112,10 +112,10 @@ def test_trials_of_the_study_tell_before_steps_do(monkeypatch: pytest.MonkeyPatc
         replace(row, number=n, epochs=3, rungs=(), seconds=seconds, device=f"{name} AVX2, 1 thread")
         for n, (seconds, name) in enumerate(took)
     ]
-    found = _expected(plan, workers=2, memory=0, left=7, baselines=[], rows=rows)
+    found = expected_time(plan, workers=2, memory=0, left=7, baselines=[], rows=rows)
     # The start, and four times one of two at once with what lies between.
     assert found.startswith(
         "about 50 s: 9 s to 9 s per training, 2 at once, based on the study's trials"
     )
-    alone = _expected(plan, workers=2, memory=0, left=7, baselines=[], rows=rows[-1:])
+    alone = expected_time(plan, workers=2, memory=0, left=7, baselines=[], rows=rows[-1:])
     assert "trials" not in alone

@@ -26,9 +26,10 @@ from nas.data.batches import Normal
 from nas.data.picture import decode
 from nas.errors import DataError, NasError
 from nas.job import DataRef
+from nas.training.card import Card
 from nas.training.evaluation import Evaluation, compare, evaluate
 from nas.training.export import export
-from nas.training.models import Card, Model, save_model
+from nas.training.models import Model, save_model
 from nas.training.onnx import to_onnx
 
 CLASSES = ("blue", "green", "red")

@@ -26,8 +26,8 @@ from nas.spaces.space import load_space, read_space
 from nas.store import Ask, Store, Study
 from nas.store.devices import Device, Profiled, all_profiles, keep, keep_profile, measured
 from nas.training.device import available
-from nas.training.pieces import Piece, distinct, parts
-from nas.training.predicted import FEWEST, LatencyPredictor
+from nas.training.latency_pieces import Piece, distinct, parts
+from nas.training.latency_prediction import FEWEST, LatencyPredictor
 
 SPACES = ("resnet_like", "inception_like", "densenet_like", "mobilenet_like", "vgg_like",
           "alexnet_like", "lenet_like", "linear")  # fmt: skip

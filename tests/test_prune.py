@@ -21,8 +21,9 @@ from nas.language.architecture import Architecture, parse
 from nas.layers import Conv, Node, Shape, Size, Width, concat
 from nas.spaces.space import load_space
 from nas.spaces.zoo import names, network
+from nas.training.card import Card
 from nas.training.evaluation import evaluate
-from nas.training.models import Card, Model, load_model
+from nas.training.models import Model, load_model
 from nas.training.prune import carried, narrowed, pruned, renormalised
 from nas.training.single import train
 

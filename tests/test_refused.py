@@ -50,7 +50,7 @@ from nas.store.mirror import Mirror, optuna_storage
 from nas.training import latency, timing
 from nas.training.candidate import evaluate
 from nas.training.device import available
-from nas.training.pieces import distinct
+from nas.training.latency_pieces import distinct
 from nas.workers.answers import outcome
 from nas.workers.in_process import InProcess
 

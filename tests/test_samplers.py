@@ -117,7 +117,7 @@ def test_the_posterior_is_that_of_scikit_learn() -> None:
         np.testing.assert_allclose(mean, expected, atol=1e-5)
         np.testing.assert_allclose(deviation, spread, atol=1e-5)
     _, joint = peer.predict(np.vstack([x, new]), return_cov=True)
-    np.testing.assert_allclose(ours.moving(new), joint[: len(x), len(x) :], atol=1e-5)
+    np.testing.assert_allclose(ours.covariance_with(new), joint[: len(x), len(x) :], atol=1e-5)
 
 
 def test_believing_leaves_the_mean_and_narrows_the_deviation() -> None:
@@ -135,7 +135,7 @@ def test_rows_weighed_together_are_what_the_process_believes_of_them() -> None:
     rng = np.random.default_rng(4)
     x, y, rows = (rng.random(s) for s in [(20, 2), 20, (6, 2)])
     gp = GP.given(Settings(np.ones(2), 1.0, 0.2, 5.0, 0.01), np.arange(2), x, y)
-    joint = gp.together(rows)
+    joint = gp.joint(rows)
     for told in ([], [3], [3, 1]):
         mean, deviation = gp.believing(rows[told]).predict(rows) if told else gp.predict(rows)
         np.testing.assert_allclose(joint.mean, mean, atol=1e-5)

@@ -17,7 +17,8 @@ from nas.cli.options import single_job
 from nas.data.batches import Normal
 from nas.errors import NasError
 from nas.job import DataRef
-from nas.training.models import Card, save_model
+from nas.training.card import Card
+from nas.training.models import save_model
 from nas.training.weights import initial_state
 
 ARCHITECTURE = nas.parse(

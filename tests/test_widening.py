@@ -12,7 +12,7 @@ import optuna
 import pytest
 from test_search import plan, rows, run, space_of
 
-from nas.cli.searches import rehearse
+from nas.cli.dry_run import rehearse
 from nas.driver.tally import Status
 from nas.driver.widening import open_study
 from nas.errors import StudyError

@@ -1,4 +1,4 @@
-"""Who runs jobs: seats on Ray, here or on a cluster, or this process. ``open_pool`` is the door."""
+"""Runs jobs: in seats on Ray, here or on a cluster, or in this process. See ``open_pool``."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def open_pool(
     cpus_per_trial: float = 1.0,
     memory_need: int = 0,
 ) -> Pool:
-    """A pool that is ready to take jobs; the caller closes it.
+    """Opens a pool; the caller closes it.
 
-    ``workers``: how many jobs may run at once; 0 runs them in this process, without Ray, and None
-    takes one for each core here, as far as memory goes, or as many as fit into the cluster.
-    ``address`` is ``host:port`` of a running cluster (``auto``: the one of this machine); without
-    it Ray is started here and ends with the pool. ``gpus_per_trial`` may be a fraction; None
-    shares this machine's GPUs evenly, and lets as many trials share a cluster's as gains and fits,
-    one where ``memory_need`` is unknown.
-    ``time_limit`` is in seconds a trial, 0 for none; ``memory_limit`` in bytes a trial, 0 for an
-    equal share of this machine's, or all of a node's. ``cpus_per_trial`` counts on a cluster only.
-    ``memory_need``, in bytes, is what a trial is predicted to hold (``nas.training.footprint``; 0:
-    unknown): without a ``memory_limit`` it tells how many fit, and limits none.
+    ``workers`` is the number of parallel jobs; 0 runs them in this process, without Ray, and None
+    means one per core here, as far as memory allows, or as many as fit into the cluster.
+    ``address`` is ``host:port`` of a running cluster (``auto``: this machine's); without it Ray is
+    started here and ends with the pool. ``gpus_per_trial`` may be a fraction; None shares this
+    machine's GPUs evenly, and a cluster's among as many trials as fit and gain (one if
+    ``memory_need`` is unknown). Per trial, ``time_limit`` is in seconds (0: none) and
+    ``memory_limit`` in bytes (0: an equal share of this machine's, or all of a node's);
+    ``cpus_per_trial`` applies on a cluster only. ``memory_need`` is the predicted memory of a trial
+    in bytes (``nas.training.footprint``; 0: unknown), which without a ``memory_limit`` decides how
+    many fit, but limits none.
 
     Raises NasError for a number outside its domain, more than the machine has, or a cluster that
     does not answer.

@@ -1,8 +1,7 @@
-"""What a candidate says, made into an Outcome: the one place, for every form and every pool.
+"""Converts what an evaluator returns or reports to an Outcome, for every pool.
 
-An evaluator is anybody's code. Whatever it returns or reports is taken apart and made anew of plain
-numbers and text within bounds, or refused with a sentence: what the record, the sampler and the
-wire between processes then see is never the candidate's own object.
+An evaluator is a user's code. Its answers are rebuilt from plain, bounded numbers and text, or
+refused with a sentence: the record, the sampler and other processes never see its own objects.
 """
 
 from __future__ import annotations
@@ -34,12 +33,11 @@ def outcome(
     model: str = "",
     bounded: bool = False,
 ) -> Outcome:
-    """What an evaluator returned: a dict of metrics, a Result or a Failure.
+    """Converts an evaluator's dict of metrics, Result or Failure.
 
-    ``curve`` is what it reported and ``seconds`` how long it took, for an answer that does not say;
-    ``model`` the file that its weights were to be written to; ``bounded`` whether its latency alone
-    may have ended it.
-    Raises TypeError or ValueError, with the part that is wrong, for anything else.
+    ``curve`` and ``seconds`` are what it reported and how long it took, for an answer without them;
+    ``model`` is the file for its weights; ``bounded``: its latency may have been refused. Raises
+    TypeError or ValueError, naming the wrong part, for anything else.
     """
     match answer:
         case Failure():

@@ -1,13 +1,12 @@
-"""The pool on Ray: an actor a slot, each holding a ``Seat``; on this machine or on a cluster.
+"""The pool on Ray: one actor per slot, each holding a ``Seat``; on this machine or on a cluster.
 
-A job is one call of an actor's generator: its items, the epochs and the outcome, stream back to the
-driver as they come, so there is no queue between them to lose or to clean up, and an actor that
-dies fails its own stream. A job that does nothing takes 1.9 ms there and back; two slots end 360 to
-470 such jobs a second.
+A job is one call of an actor's generator, which streams epochs and the outcome back to the driver:
+there is no queue to lose or clean up, and an actor that dies fails its own stream. An empty job
+takes 1.9 ms; two slots finish 360 to 470 of them per second.
 
-Actors are not restarted and calls not retried by Ray: a worker that died is told to the search,
-which requeues. ``max_calls``, Ray's way to give GPU memory back, is for tasks; here the seat's
-child is ended instead (see ``nas.workers.seat``). Actors belong to the driver and end with it.
+Ray neither restarts actors nor retries calls: the search is told of a dead worker, and requeues.
+``max_calls``, Ray's way to release GPU memory, is for tasks; here the seat's child is replaced
+instead (see ``nas.workers.seat``). Actors belong to the driver and end with it.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ class Share:
     memory: int = 0
 
     def slots(self, resources: Mapping[str, float]) -> int:
-        """How many such shares fit into one node's resources, as Ray names them.
+        """How many such shares fit into one node's resources, given by Ray's names.
 
         >>> Share(cpus=1, gpus=0.4).slots({"CPU": 16.0, "GPU": 2.0})  # a fraction is of one GPU
         4
@@ -141,9 +140,9 @@ def _connect(address: str) -> ExitStack:
 
 
 def _request(share: Share, need: int) -> int:
-    """The memory that a slot asks of its node for a predicted ``need``: its process alone where
-    the training is in a GPU's, and no more than the roomiest node has: what is merely predicted
-    leaves no cluster without a slot."""
+    """The memory, in bytes, that a slot requests of its node for a predicted ``need``: that of its
+    process only if it trains on a GPU; at most that of the largest node, so that a mere prediction
+    never leaves a cluster without slots."""
     roomiest = max((n.get("memory", 0.0) for n in _nodes().values() if share.slots(n)), default=0.0)
     return int(min(need, PROCESS if share.gpus else need, roomiest))
 
@@ -153,9 +152,9 @@ def _room() -> int:
 
 
 def at_once(workers: int | None, need: int) -> tuple[int, int]:
-    """How many jobs this machine runs at once, and the threads of each. Unless told, one a core if
-    each has the memory that it needs, in bytes (0: unknown), and where there are GPUs no more than
-    a card takes. 0: in the caller's process, with all threads."""
+    """How many jobs this machine runs in parallel, and the threads of each. By default one per
+    core, as far as memory allows (``need`` bytes each; 0: unknown), and no more than its GPUs take.
+    With 0 ``workers``: in this process, with all threads."""
     cores, room = os.cpu_count() or 1, _room()
     if workers is not None:
         return max(1, workers), max(1, cores // max(1, workers))
@@ -170,13 +169,13 @@ def at_once(workers: int | None, need: int) -> tuple[int, int]:
 
 
 def fitting(memory: int, need: int) -> int:
-    """How many trainings that need so many bytes share a card, as far as that gains."""
+    """How many trainings of ``need`` bytes should share a GPU with ``memory`` bytes."""
     return max(1, min(A_CARD, memory // (need + CONTEXT)))
 
 
 def _at_once_on_a_card(need: int) -> int:
-    """How many trainings share a card of the cluster: by its smallest one; one where it is unknown
-    what a training needs, or what the cards have."""
+    """How many trainings share a GPU of the cluster, by its smallest; 1 where the need or the GPUs'
+    memory is unknown."""
     look = ray.remote(num_cpus=0)(cards)
     asked = [
         look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
@@ -189,7 +188,7 @@ def _at_once_on_a_card(need: int) -> int:
 
 
 def visible_cards() -> list[int]:
-    """As ``cards``, of those that this process may see."""
+    """As ``cards``, of those visible to this process."""
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
     return cards()[: None if seen is None else len(list(filter(str.strip, seen.split(","))))]
 
@@ -216,7 +215,7 @@ def _gpus() -> float:
 
 
 def _environ(threads: int, gpus: float) -> dict[str, str]:
-    """A trial's environment: it uses no more of its node than its share."""
+    """The environment variables that limit a trial to its share of the node."""
     environ = dict.fromkeys(
         ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)
     )
@@ -233,8 +232,8 @@ def _environ(threads: int, gpus: float) -> dict[str, str]:
 class RayPool:
     """A ``nas.job.pool.Pool`` over Ray actors; ``open_ray`` makes one.
 
-    Seats are taken when they are needed, and kept; on a cluster while there is work for them, and
-    there the slots follow the nodes.
+    Seats are created on demand and kept; on a cluster as long as there is work for them, and the
+    slots change with the nodes.
     """
 
     def __init__(
@@ -282,7 +281,7 @@ class RayPool:
         self._start()
 
     def _start(self) -> None:
-        """Starts what waits while there is room; a seat asked for beyond it would never come."""
+        """Starts waiting jobs while slots are free; a seat beyond those would never start."""
         while self._waiting and (self._idle or len(self._running) < self.slots):
             ticket, job = next(iter(self._waiting.items()))
             del self._waiting[ticket]
@@ -291,8 +290,8 @@ class RayPool:
             self._running[stream] = ticket, seat
 
     def _make_room(self) -> None:
-        """Gives up seats that are idle for long: another driver may want their room, or a seat of
-        ours may, that was asked for while a node that had died was still counted."""
+        """Releases seats that have been idle for long: another driver may need their resources, or
+        a seat of ours that was requested while a dead node still counted."""
         while not self._fixed and self._idle and time.monotonic() - self._idle[0][0] > IDLE:
             ray.kill(self._idle.pop(0)[1])
 

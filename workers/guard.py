@@ -1,15 +1,14 @@
-"""The guard of a local Ray: ends it when the driver ends, by whatever means that does.
+"""The guard of a local Ray: ends Ray's processes when the driver ends, however it ends.
 
     python -c "from nas.workers.guard import main; main(MARK, FOLDER)"
 
-Ray's agents outlive a driver that is killed, by 60 s in 2 of 3 tries: they first tell a server that
-is dead already. So this process is there before Ray is, and knows it in two ways, of which neither
-would do: the processes told on standard input, a line each time, of which the last counts; and
-those that have the mark in their environment. A worker that was just starting is in no line, and
-Ray's agents write their title over the mark. The end of its input is the driver's; then all of them
-end, and the folder goes.
+Ray's agents outlive a killed driver, by 60 s in 2 of 3 tries: they first report to a server that is
+dead already. So this process starts before Ray, and finds Ray's processes in two ways, neither of
+which suffices: by the last line on standard input, which lists them (a worker that was just
+starting is missing), and by MARK in their environment (Ray's agents overwrite it with their title).
+When its input closes, the driver has ended: it ends them all and removes FOLDER.
 
-The standard library alone is loaded.
+It imports the standard library only.
 """
 
 from __future__ import annotations

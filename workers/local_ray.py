@@ -1,9 +1,9 @@
-"""Ray on this machine, for this process: nobody else gets in, and nothing of it stays.
+"""A private Ray on this machine, for this process, which leaves nothing behind.
 
-Whoever reaches a port of Ray runs code as its owner. So a local Ray listens on loopback alone, asks
-for a token that is drawn for it and told by the environment (Ray would keep one for all, in a file
-that others read), and has its folder, sockets and logs among it, in one that is its owner's alone.
-Ray by itself listens on all addresses, and makes its folders open to everybody.
+Whoever reaches a port of Ray can run code as its owner. So a local Ray listens on loopback only,
+requires a random token passed in the environment (Ray would keep one for all, in a file that others
+can read), and keeps its folder, with sockets and logs, inside one that only its owner can enter. By
+default Ray listens on all addresses, and everybody can enter its folders.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ _shared = _Shared()
 
 
 def shared(address: str, begin: Callable[[], ExitStack]) -> ExitStack | None:
-    """Ray for one more pool of this process, which two searches in threads have together; returns
-    what the pool leaves it by. The first has it ``begin``. None where the caller has started Ray,
-    which is the caller's to end. Raises NasError, and what ``begin`` raises."""
+    """Ray for one more pool of this process, shared by searches in several threads; the first
+    starts it with ``begin``. Returns what releases it; None where the caller started Ray and is to
+    end it. Raises NasError, and what ``begin`` raises."""
     with _shared.turn:
         if not _shared.pools:
             if ray.is_initialized():

@@ -1,13 +1,13 @@
-"""One GPU for the trainings of several processes at once: CUDA's Multi-Process Service (MPS).
+"""Shares a GPU among the trainings of several processes: CUDA's Multi-Process Service (MPS).
 
-Without it a card takes processes by turns: on an H200 four trainings of a small network, each a
-CUDA graph, reach together the 52,000 images a second that one reaches alone; through MPS 108,000,
-and eight 128,000, where eight streams of one process have 142,000. A client that is killed, or
-whose kernel fails, costs the others nothing there (driver 580).
+Without it a GPU switches between processes: on an H200 four trainings of a small network, each a
+CUDA graph, reach together the 52,000 images/s of one alone; through MPS 108,000, and eight 128,000,
+where eight streams of one process reach 142,000. A client that is killed, or whose kernel fails,
+does not affect the others (driver 580).
 
-There is a daemon for each user and machine, which the first seat that shares a card starts, and
-which ends when the last such seat has: by whatever means, for what tells that they are there is a
-lock of a file, and a lock ends with who held it.
+There is one daemon per user and machine. The first seat that shares a GPU starts it, and it ends
+when the last such seat has ended, however that ends: each seat holds a file lock, which the kernel
+releases with its process.
 """
 
 from __future__ import annotations

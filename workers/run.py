@@ -1,7 +1,7 @@
-"""What runs beside the data: a job is resolved to a function and called; nothing it does raises.
+"""Runs jobs on a worker: resolves a job to a function and calls it; its errors become Failures.
 
-``run`` is the whole of it, in any process. ``serve`` is the process that a ``Seat`` keeps: it takes
-jobs from a pipe, one after another, and answers with what happened.
+``run`` does this in any process. ``serve`` is the main loop of a ``Seat``'s child: it takes jobs
+from a pipe, one after another, and sends back what happened.
 """
 
 from __future__ import annotations
@@ -35,10 +35,8 @@ from nas.workers.keeper import adopt_orphans
 def run(
     job: Job, report: Report, passing: tuple[type[BaseException], ...] = (KeyboardInterrupt,)
 ) -> Outcome:
-    """Evaluates the job here and now. Each epoch goes to ``report``; an error is a ``Failure``.
-
-    What is in ``passing`` ends the caller too: what else a candidate raises is its own.
-    """
+    """Evaluates the job in this process. Each epoch goes to ``report``; an exception becomes a
+    ``Failure``, except for those in ``passing``, which propagate."""
     curve: list[Epoch] = []
     over, here, start = False, os.getpid(), time.perf_counter()
 
@@ -181,23 +179,23 @@ WORKSPACES = 256 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The job is taken: what ends the process from here on is the candidate's doing, or a kill."""
+    """The job was received: from here on the process ends through the candidate, or a kill."""
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """The job's modules are imported: its images are made ready, once a machine, without a limit
-    of time, as what is left of that would be done anew."""
+    """The job's modules are imported. Preparing its images, once per machine, has no time limit, as
+    an interrupted preparation would start over."""
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """All is ready: from here on the time is the candidate's."""
+    """All is ready: the candidate's time limit begins."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The outcome, and whether the process is as it was before: fit to take the next job."""
+    """The outcome, and whether the process is clean: fit for the next job."""
 
     outcome: Outcome
     clean: bool

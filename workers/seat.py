@@ -1,19 +1,18 @@
-"""A seat: room for one job at a time, in a process of its own that can always be ended.
+"""A seat: runs one job at a time, in a child process that can always be ended.
 
-A job runs in a child process, not in the Ray actor that holds the seat, because a candidate may
-hang in C code, fork, allocate without end or crash, and none of that may reach the machinery:
+A job runs in a child process, not in the Ray actor that holds the seat, as a candidate may hang in
+C code, fork, allocate without bound or crash:
 
 - The child has a keeper (``nas.workers.keeper``), the ancestor of all that it starts. On the time
-  limit, the memory limit, a cancel, a crash, or when the seat's process itself ends, by whatever
-  means, the keeper ends them all; no cooperation of the candidate is needed. A parent-death signal
-  would reach the child alone, not what it forked.
-- The child is kept for the next job: starting one costs 0.06 to 0.2 s, its first import of torch
-  and the training 1.8 to 1.9 s of processor time (4 to 6 s where eight others want the same two
-  cores), a job that finds it running 0.4 ms. One that is not as it was before the job (a process
-  left over, GPU memory still reserved, half of its memory limit in use) is ended and replaced,
-  which gives all of it back.
+  limit, the memory limit, a cancel, a crash, or the end of the seat's process, the keeper ends them
+  all, without the candidate's cooperation. A parent-death signal would reach the child only, not
+  its forks.
+- The child is reused for the next job: starting one costs 0.06 to 0.2 s, importing torch and the
+  training 1.8 to 1.9 s of processor time (4 to 6 s with eight others on the same two cores), a job
+  in a running one 0.4 ms. A child that a job left dirty (a process still running, GPU memory
+  reserved, half of its memory limit in use) is replaced.
 
-Nothing here knows Ray, so the same seat can be tested, and used, without it.
+Nothing here knows Ray, so a seat can be tested and used without it.
 """
 
 from __future__ import annotations
@@ -184,7 +183,7 @@ class Child:
         self._end = "?"  # its exit status once that is told; empty where the keeper is gone
 
     def send(self, job: Job) -> None:
-        """Hands the job over. That the child has died is told by the next ``receive``."""
+        """Sends the job. If the child has died, the next ``receive`` raises."""
         with contextlib.suppress(OSError):
             self._pipe.send(job)
 
@@ -213,7 +212,7 @@ class Child:
         return None
 
     def _over(self, timeout: float) -> bool:
-        """Whether the keeper has told the child's end, or is gone itself."""
+        """Whether the keeper has reported the child's end, or has ended itself."""
         poller = select.poll()
         poller.register(self._status, select.POLLIN)
         if not poller.poll(1000 * timeout):
@@ -222,7 +221,7 @@ class Child:
         return True
 
     def own_fault(self) -> bool:
-        """Whether the child ended, or closed its pipe, by what ran in it and by nothing else."""
+        """Whether the child ended, or closed its pipe, through what ran in it."""
         return self._end == "?" or bool(self._end and -int(self._end) not in OUTSIDE)
 
     def _exit(self) -> str:

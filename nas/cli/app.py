@@ -27,7 +27,6 @@ from nas.cli import (
     trial_commands,
 )
 from nas.cli.arguments import (
-    OUTPUT,
     STORAGE,
     Data,
     Dataset,
@@ -38,6 +37,7 @@ from nas.cli.arguments import (
     StudyName,
     Trial,
     a_file,
+    output_to,
 )
 
 app = typer.Typer(
@@ -124,14 +124,7 @@ def show(
     size: Size = 0,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE.svg",
-            parser=a_file,
-            help="Write a picture instead.",
-            rich_help_panel=OUTPUT,
-        ),
+        output_to("FILE.svg", "Write a picture instead.", a_file),
     ] = None,
     plugin: Plugin = None,
 ) -> None:

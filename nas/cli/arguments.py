@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +37,18 @@ def a_file(path: str | Path) -> Path:
 def a_file_or_directory(path: str | Path) -> Path:
     """The same for an --output that is a file where its name has an ending."""
     return a_file(path) if Path(path).suffix else Path(path)
+
+
+def formats(names: str, help: str = "Output format.") -> Any:
+    """The --format of a command that writes any of ``names``, "table|json"."""
+    return typer.Option("--format", "-f", metavar=names, help=help, rich_help_panel=OUTPUT)
+
+
+def output_to(metavar: str, help: str, parser: Callable[[str], Path] | None = None) -> Any:
+    """The --output of a command."""
+    return typer.Option(
+        "--output", "-o", metavar=metavar, help=help, parser=parser, rich_help_panel=OUTPUT
+    )
 
 
 class Grouped(TyperCommand):
@@ -145,6 +158,14 @@ Recipe = Annotated[
         "--recipe",
         metavar="lr=0.05",
         help="Training setting, or first a recipe's name; repeatable.",
+        rich_help_panel=HOW,
+    ),
+]
+Epochs = Annotated[
+    int | None,
+    typer.Option(
+        "--epochs",
+        help="Training epochs.  [default: as in the study, or 20]",
         rich_help_panel=HOW,
     ),
 ]

@@ -20,11 +20,11 @@ from nas.report import screens
 from nas.report import smaller as pages
 from nas.training import cascade, classical, latency
 from nas.training.cascade import Cascade, Member
+from nas.training.cascade_choice import Candidate, Choice, Demand, Verdict, decide
 from nas.training.device import available
 from nas.training.evaluation import compare, data_for, evaluate, fitting
 from nas.training.models import Model, load_model
 from nas.training.predict import sized
-from nas.training.stopping import Candidate, Choice, Demand, Verdict, decide
 
 COSTS = ("latency_ms", "macs", "params")
 
@@ -93,8 +93,8 @@ def cascade_and_show(
         cost=cost,
         choice=chosen,
         single=single,
-        luck=verdict.luck[len(chosen.members)],
-        single_luck=verdict.luck[1],
+        validated=verdict.cross_validated[len(chosen.members)],
+        single_validated=verdict.cross_validated[1],
         test=tested,
         shares=made.shares,
         costs=[c[cost] for c in costs],
@@ -240,11 +240,11 @@ def _why_none(verdict: Verdict, demand: Demand, names: Sequence[str], cost: str)
     if verdict.single:
         name, value = names[verdict.single.members[0]], shown(cost, verdict.single.cost)
         told.append(f"{name} has {verdict.single.accuracy:.4f} at {value}")
-    for size, luck in verdict.luck.items():
-        if size > 1 and luck:
+    for size, validated in verdict.cross_validated.items():
+        if size > 1 and validated:
             told.append(
-                f"the best of {size} members has, held out, {luck.held_out:.4f} at "
-                f"{shown(cost, luck.cost)}"
+                f"the best of {size} members has, held out, {validated.held_out:.4f} at "
+                f"{shown(cost, validated.cost)}"
             )
     return "; ".join(told)
 

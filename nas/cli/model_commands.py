@@ -20,6 +20,7 @@ from nas.cli.arguments import (
     Data,
     Dataset,
     Download,
+    Epochs,
     GroupBy,
     KindOfImages,
     Plugin,
@@ -30,6 +31,8 @@ from nas.cli.arguments import (
     Trial,
     a_file,
     a_file_or_directory,
+    formats,
+    output_to,
 )
 
 ModelFile = Annotated[
@@ -57,14 +60,7 @@ def train(
     trial: Trial = None,
     study: StudyName = None,
     storage: Storage = STORAGE,
-    epochs: Annotated[
-        int | None,
-        typer.Option(
-            "--epochs",
-            help="Training epochs.  [default: as in the study, or 20]",
-            rich_help_panel=HOW,
-        ),
-    ] = None,
+    epochs: Epochs = None,
     dataset: Dataset = None,
     data: Data = "",
     size: Annotated[
@@ -111,13 +107,10 @@ def train(
     plugin: Plugin = None,
     output: Annotated[
         Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR|FILE.safetensors",
-            parser=a_file_or_directory,
-            help="Directory for checkpoint and model; or the model file, checkpoint beside it.",
-            rich_help_panel=OUTPUT,
+        output_to(
+            "DIR|FILE.safetensors",
+            "Directory for checkpoint and model; or the model file, checkpoint beside it.",
+            a_file_or_directory,
         ),
     ] = Path("nas-train"),
 ) -> None:
@@ -170,16 +163,7 @@ def predict(
             metavar="PATH...", help="Images, or directories, which are searched at any depth."
         ),
     ],
-    format: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            "-f",
-            metavar="table|csv|json",
-            help="Output format.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = "table",
+    format: Annotated[str, formats("table|csv|json")] = "table",
     top: Annotated[
         int,
         typer.Option(
@@ -217,25 +201,10 @@ def evaluate(
             rich_help_panel=ON,
         ),
     ] = "",
-    format: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            "-f",
-            metavar="table|json",
-            help="Output format.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = "table",
+    format: Annotated[str, formats("table|json")] = "table",
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            help="Directory for confusion.csv, confusion.png and mistakes.png.",
-            rich_help_panel=OUTPUT,
-        ),
+        output_to("DIR", "Directory for confusion.csv, confusion.png and mistakes.png."),
     ] = None,
     plugin: Plugin = None,
 ) -> None:
@@ -269,23 +238,17 @@ def export(
     storage: Storage = STORAGE,
     format: Annotated[
         str,
-        typer.Option(
-            "--format",
-            "-f",
-            metavar="python|pattern|onnx|pt2|safetensors",
-            help="What to write.  [default: by FILE's ending, otherwise python]",
-            rich_help_panel=OUTPUT,
+        formats(
+            "python|pattern|onnx|pt2|safetensors",
+            "What to write.  [default: by FILE's ending, otherwise python]",
         ),
     ] = "",
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            parser=a_file,
-            help="Output file.  [default: text to stdout, others here, named after the model]",
-            rich_help_panel=OUTPUT,
+        output_to(
+            "FILE",
+            "Output file.  [default: text to stdout, others here, named after the model]",
+            a_file,
         ),
     ] = None,
     precision: Annotated[

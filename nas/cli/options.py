@@ -1,4 +1,4 @@
-"""What the command line's options mean: a plan, a space on its data, a study in its record."""
+"""From command line options to plans, jobs, spaces and data."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from nas.spaces.space import Space, load_space, shipped
 from nas.workers.answers import POINTS
 from nas.workers.run import source
 
-TRIALS = 40  # of a search of which neither their number nor its time is told
+TRIALS = 40  # default, without --trials and --budget
 
 
 def load_plugins(paths: Iterable[Path]) -> tuple[str, ...]:
-    """Registers what plug-in files have; their full paths, for the workers."""
+    """Loads plug-in files; returns their absolute paths, for the workers."""
     files = tuple(str(path.resolve()) for path in paths)
     for file in files:
         plugins.load(file)
@@ -52,7 +52,8 @@ def load_plugins(paths: Iterable[Path]) -> tuple[str, ...]:
 def data_ref(
     dataset: str | None, data: str, size: int = 0, skip_unreadable: bool = False, group_by: str = ""
 ) -> DataRef:
-    """A directory alone is a folder of images; without one, digits are."""
+    """The data of the options: a directory without a data set's name is an image folder; without
+    either, it is digits."""
     name = dataset or ("imagefolder" if data else DataRef().name)
     return DataRef(
         name=name,
@@ -70,12 +71,13 @@ def fetch(ref: DataRef) -> None:
 
 
 def identified(ref: DataRef) -> tuple[DataRef, str]:
-    """The images with their identity, and what people are told of them. Reads new ones whole. A
-    size that they have anyway is none: what was trained without it stands for them."""
+    """The reference with its images' identity, and a description for people. Reads images that are
+    new to this machine. A size that the images already have becomes 0, so that results without it
+    are reused."""
     from nas.data import describe, identity, summary
 
     place = f" of {ref.dir}" if ref.dir else ""
-    # First of all, as it looks at every file: what comes after takes what it has found.
+    # First, as it looks at every file, and the rest reuses what it finds.
     ref = dataclasses.replace(ref, identity=identity(ref))
     own = dataclasses.replace(ref, size=0)
     if ref.size and describe(own).shape == describe(ref).shape:
@@ -84,7 +86,7 @@ def identified(ref: DataRef) -> tuple[DataRef, str]:
 
 
 def space_on(space: str, ref: DataRef) -> Space:
-    """A space on the shape and the classes of a data set."""
+    """A space for a data set's shape and classes."""
     from nas.data import describe
 
     info = describe(ref)
@@ -94,8 +96,9 @@ def space_on(space: str, ref: DataRef) -> Space:
 def closed_or_space(
     text: str, ref: DataRef | None = None, size: int = 0
 ) -> tuple[Architecture | None, Space | None]:
-    """What ``nas show`` is given: an architecture (with its space where it has a name), or an open
-    space alone. Without a data set, ``size`` is that of its own images, or of digits."""
+    """Resolves a pattern, name or file to an architecture (with its space, if it has one) or to an
+    open space alone. Without a data set, ``size`` replaces that of the space's own images, or of
+    digits."""
     if text not in shipped() and not text.endswith((".yaml", ".yml")):
         if "->" not in text and "(" not in text:
             raise NasError(f"unknown network or space {text}; {nearest(text, shipped())}")
@@ -112,7 +115,7 @@ def closed_or_space(
 
 
 def _whole(tree: Chain) -> Chain:
-    """A pattern that begins without INPUT is one as tables print it, without the last FC, too."""
+    """Completes a pattern as tables print it: without INPUT and the last FC."""
     ends = [each.name if isinstance(each, Call) else "" for each in (tree.items[0], tree.items[-1])]
     if ends[0] == "INPUT" or ends[1] == "FC":
         return tree
@@ -130,7 +133,7 @@ def _closed(tree: Chain, size: int, text: str) -> Architecture:
 
 
 def drawn(architecture: Architecture | None, space: Space | None, output: Path) -> None:
-    """Writes the drawing of what ``closed_or_space`` found. Raises NasError, before it writes."""
+    """Writes the drawing of what ``closed_or_space`` found. Raises NasError."""
     if output.suffix.lower() != ".svg":
         raise NasError(
             f"--output {output}: must end in .svg; a browser can print that as PDF, and "
@@ -168,7 +171,7 @@ def plan(
     teachers: Sequence[str] = (),
     older: Sequence[str] = (),
 ) -> Plan:
-    """The plan that the options of ``nas search`` describe, checked before anything is written."""
+    """The plan of ``nas search``'s options, checked before anything is written."""
     seconds = None if budget is None else durations.read(budget, "--budget")
     if trials is None and seconds is None:
         trials = TRIALS
@@ -204,13 +207,13 @@ def plan(
             f"{LEARNING[0]} can use older ones"
         )
     teachers, taught = taught_by(teachers, ref)
-    told = [*recipe, *taught]
-    loaded = beside(loaded, told)
+    settings = [*recipe, *taught]
+    loaded = beside(loaded, settings)
     if levels and not evaluator and not any(text.startswith("schedule=") for text in recipe):
-        told.append("schedule=rungs")
+        settings.append("schedule=rungs")
     job = Job(
         pattern="",
-        recipe=read_recipe(told),
+        recipe=read_recipe(settings),
         data=ref,
         epochs=epochs,
         seed=seed,
@@ -237,8 +240,8 @@ def plan(
 def taught_by(
     files: Sequence[str], ref: DataRef | None = None
 ) -> tuple[tuple[str, ...], list[str]]:
-    """The models' files as workers may name them, and the setting of the recipe that says which
-    they are. Raises NasError where one cannot teach on these images."""
+    """The absolute paths of teachers' files, and the recipe setting with their digest. Raises
+    NasError where a teacher does not fit the images."""
     if not files:
         return (), []
     from nas.data import describe
@@ -255,8 +258,8 @@ def taught_by(
 
 
 def called(ref: DataRef) -> str:
-    """The images in a study's name: the name of their kind, or of a folder with a part of its
-    identity, as many folders are called "train"."""
+    """The images' part of a default study name: the data set's name, or a folder's with some digits
+    of its identity, as many folders are called "train"."""
     if ref.name != "imagefolder":
         return ref.name
     return "-".join(filter(None, [Path(ref.dir).name, ref.identity[:6]]))
@@ -275,7 +278,7 @@ def audited(
     """The space, the job and the rungs of ``nas audit``."""
     within("--epochs", epochs, POINTS)
     seed_within(seed)
-    levels = read(rungs, epochs, geometric)  # which of them to trust is asked
+    levels = read(rungs, epochs, geometric)  # all rungs: the audit tells which to trust
     if not levels:
         raise NasError(f"--rungs {rungs}: an audit of {epochs} epochs needs a rung below them")
     files = load_plugins(plugins)
@@ -304,15 +307,14 @@ def single_job(
     plugins: Iterable[Path] = (),
     teachers: Sequence[str] = (),
 ) -> Job:
-    """The job of ``nas train``, on a closed pattern, or the name or the file of a closed space with
-    what that says of the recipe. Raises NothingFound where the network breaks the file's bounds.
+    """The job of ``nas train``, for a closed pattern, or a closed space (name or file) with its
+    recipe. Raises NothingFound where the network breaks the file's bounds.
 
-    Images are resized to ``size``; None: to what the pretrained weights or the model that it starts
-    from ask for.
+    Images are resized to ``size``; None: to the size that the initial weights require.
     """
     within("--epochs", epochs, POINTS)
     seed_within(seed)
-    places, taught = taught_by(teachers)  # whether they can on these images, the training asks
+    places, taught = taught_by(teachers)  # the training checks them against the images
     recipe = [*recipe, *taught]
     settings = read_recipe(recipe)
     files = load_plugins(plugins)
@@ -353,8 +355,8 @@ def _of_file(space: Space, recipe: Sequence[str]) -> Recipe:
 
 
 def initial_size(init: str) -> int:
-    """The side of the images that pretrained weights or a model ask for; 0 where ``init`` is a file
-    of weights alone."""
+    """The side in pixels that pretrained weights or a model require; 0 for a file of weights
+    alone."""
     from nas.training import states, weights
 
     if weights.pretrained_name(init):

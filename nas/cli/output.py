@@ -1,4 +1,4 @@
-"""Where a command's data goes: to stdout, or into a file, whole or not at all; and what ends it."""
+"""Output of commands: to stdout or atomically to a file; and interrupts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nas.artifacts import replace
 from nas.cli.arguments import MODELS
 from nas.errors import NasError
 
-# How a file ends that is no directory: of a model, a picture, a table, a page, an archive.
+# Endings of files: a directory with such a name is a mistake.
 FILES = frozenset(
     {*MODELS, ".py", ".checkpoint", ".svg", ".png", ".jpg", ".pdf", ".csv", ".html", ".md", ".txt"}
     | {".tar", ".zip", ".gz"}
@@ -26,8 +26,8 @@ FILES = frozenset(
 
 
 def form_of(asked: str, output: Path | None, known: Mapping[str, str], usual: str) -> str:
-    """The format that is told, or as ``output`` ends: of those ``known`` with their endings, which
-    may be empty. Raises NasError for one that is not known, and where the two differ."""
+    """The ``asked`` format, or that of ``output``'s ending, or ``usual``; ``known`` maps formats to
+    endings, which may be empty. Raises NasError for an unknown one, and where the two differ."""
     ending = output.suffix.lower() if output else ""
     by_ending = {ends: name for name, ends in known.items() if ends}
     form = asked or (by_ending.get(ending, "") if ending else usual)
@@ -42,7 +42,7 @@ def form_of(asked: str, output: Path | None, known: Mapping[str, str], usual: st
 
 @contextlib.contextmanager
 def resumable(advice: str = "the same command resumes") -> Iterator[None]:
-    """Ends the command where it is interrupted inside, and says how to resume it."""
+    """On an interrupt inside, prints how to resume and exits with status 130."""
     try:
         yield
     except KeyboardInterrupt:
@@ -51,8 +51,8 @@ def resumable(advice: str = "the same command resumes") -> Iterator[None]:
 
 
 def directory(path: Path, files: str) -> Path:
-    """A directory for several ``files``. Raises NasError where a file is, and for a name that ends
-    as one: a folder called model.onnx is what nobody meant."""
+    """Checks the --output directory for ``files``. Raises NasError for an existing file, and for a
+    name that ends like one: nobody wants a folder called model.onnx."""
     if path.is_dir():
         return path
     if path.exists():
@@ -66,8 +66,8 @@ def directory(path: Path, files: str) -> Path:
 
 
 def writable(path: Path) -> None:
-    """Raises NasError for a path at which no file can be written: asked before long work. Folders
-    that are missing are made when it is."""
+    """Raises NasError where no file can be written at ``path``; to be called before long work.
+    Missing folders are fine: writing creates them."""
     try:
         if path.is_dir():
             raise NasError(f"--output {path}: is a directory")
@@ -81,27 +81,27 @@ def writable(path: Path) -> None:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Puts a file there, whole or not at all, and says so on stderr. Raises NasError."""
+    """Writes a file atomically and says so on stderr. Raises NasError."""
     replace(path, data)
     print(f"nas: written to {path}", file=sys.stderr)
 
 
 def printed(print_it: Callable[[], None]) -> bytes:
-    """What would have gone to stdout."""
+    """What ``print_it`` prints to stdout."""
     with contextlib.redirect_stdout(io.StringIO()) as caught:
         print_it()
     return caught.getvalue().encode()
 
 
 def begin_work() -> None:
-    """Before what takes minutes: warnings go to stderr as sentences, and SIGTERM (a batch job's
-    end) does what Ctrl-C does."""
+    """Called before long work: warnings go to stderr, and SIGTERM (the end of a batch job) acts as
+    Ctrl-C."""
     logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
     end_on_sigterm()
 
 
 def end_on_sigterm() -> None:
-    """SIGTERM from now on does what Ctrl-C does."""
+    """From now on SIGTERM acts as Ctrl-C."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -4,83 +4,54 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from nas.cli.distilling import (
-    check_numbers,
-    enter_and_tell,
-    images_of,
-    is_number,
-    model_files,
-    tell_epochs,
-)
-from nas.cli.models import file_name
-from nas.cli.output import begin_work, directory
-from nas.cli.record import check_dataset, check_images, data_of, opened
+from nas.cli.paired import Options, compare_and_show, images_of, is_number, model_files
+from nas.cli.record import check_images, data_of
 from nas.cli.settings import read_recipe
 from nas.errors import NasError
 from nas.job import Job, Recipe
 from nas.job.recipe import UNTAUGHT
 from nas.metrics import count, percent
-from nas.report import screens
-from nas.report import smaller as pages
 from nas.report.images import tell as tell_images
-from nas.training.beside import beside
 from nas.training.evaluation import evaluate
 from nas.training.models import load_model, save_once
 from nas.training.prune import By, pruned, renormalised
-from nas.workers.run import source
 
 
-def prune_and_show(
-    text: str,
-    width: float,
-    by: str,
-    *,
-    study: str | None,
-    storage: str,
-    epochs: int,
-    seeds: int,
-    dataset: str,
-    data: str,
-    seed: int,
-    recipe: Sequence[str],
-    plugins: tuple[str, ...],
-    folder: Path,
-) -> None:
-    """Prunes a model and trains it on, and beside it the same network from scratch for as many
-    epochs as both trainings of the pruned one had; a line an epoch on stderr."""
-    begin_work()
-    directory(folder, "models")
+def prune_and_show(text: str, width: float, by: str, options: Options) -> None:
+    """Prunes a model and trains it further; the control is the same network from scratch, trained
+    for as many epochs as the pruned one had before and after pruning."""
+    options.begin()
+    epochs = options.epochs
+    assert epochs is not None  # the command has a default
     if by not in get_args(By):
         raise NasError(f"--by {by}: must be {' or '.join(get_args(By))}")
-    check_numbers(epochs, seeds, seed)
-    files = model_files(text, storage, study, "MODEL")
+    files = model_files(text, options.storage, options.study, "MODEL")
     if len(files) != 1:
         raise NasError(f"MODEL {text}: must be one model file or trial number")
     (file,) = files
     model = load_model(file)
-    narrow = pruned(model, width, by, seed)  # type: ignore[arg-type]
-    store, row = None, None
-    if study or is_number(text):
-        store, row = opened(storage, study, write=True)
-        check_dataset(row, dataset or None)
-    if row and is_number(text):
-        ref = data_of(row, data)
+    narrow = pruned(model, width, by, options.seed)  # type: ignore[arg-type]
+    entered = options.opened() if options.study or is_number(text) else None
+    study = entered[1] if entered else None
+    if study and is_number(text):
+        ref = data_of(study, options.data)
     else:
-        ref = images_of([file], dataset or None, data or (row.directory if row else ""))
-        if row:
-            check_images(row, ref)
+        folder = options.data or (study.directory if study else "")
+        ref = images_of([file], options.dataset, folder)
+        if study:
+            check_images(study, ref)
     tell_images(Job(pattern="", data=ref))
     if not model.card.epochs:
         raise NasError(f"{file} does not record its epochs, which the control needs")
     before = evaluate(model, ref, "validation").accuracy  # images that it cannot take are refused
-    renormalised(narrow, ref, seed)
-    start = folder / f"pruned-{narrow.digest}.safetensors"
-    settings = read_recipe(
-        [*recipe, f"init={start}"], Recipe.of(model.card.recipe).but({**UNTAUGHT, "freeze": 0})
+    renormalised(narrow, ref, options.seed)
+    start = options.folder / f"pruned-{narrow.digest}.safetensors"
+    recipe = read_recipe(
+        [*options.recipe, f"init={start}"],
+        Recipe.of(model.card.recipe).but({**UNTAUGHT, "freeze": 0}),
     )
     save_once(start, narrow)
     own, made = model.architecture.params, narrow.architecture.params
@@ -88,21 +59,9 @@ def prune_and_show(
     after = evaluate(narrow, ref, "validation").accuracy
     before_training = f"{percent(after)} before further training, {percent(before)} unpruned"
     print(f"nas: validation accuracy {before_training}", file=sys.stderr)
-    way = Job(
-        pattern=str(narrow.architecture),
-        recipe=settings,
-        data=ref,
-        epochs=epochs,
-        seed=seed,
-        source=source("", plugins),
-        plugins=plugins,
-    )
+    further = options.job(str(narrow.architecture), recipe, ref, epochs)
     control = dataclasses.replace(
-        way, recipe=way.recipe.but({"init": ""}), epochs=model.card.epochs + epochs
+        further, recipe=recipe.but({"init": ""}), epochs=model.card.epochs + epochs
     )
-    jobs = {"pruned": way, "control": control}
-    found = beside(jobs, seeds, folder, file_name, tell_epochs(jobs, seeds, store, row))
-    screens.out(pages.beside_page(("pruned", "from scratch"), found))
-    if store and row:
-        of = f"trial {text}" if is_number(text) else Path(text).stem
-        enter_and_tell(store, row, way, found, "pruned", of)
+    of = f"trial {text}" if is_number(text) else Path(text).stem
+    compare_and_show(options, "pruned", further, control, "from scratch", entered, of)

@@ -1,4 +1,4 @@
-"""What a command names of the record: its database, a study, a trial with its images."""
+"""From options to what the record has: a database, a study, a trial, its images and weights."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from nas.workers.answers import POINTS
 from nas.workers.run import source
 
 if TYPE_CHECKING:
-    from nas.training.models import Card
+    from nas.training.card import Card
 
 
 def artifacts_dir(artifacts: str, storage: str) -> str:
-    """The directory for checkpoints, or its URL: the one given, or ``artifacts`` beside the
+    """The directory or URL for checkpoints and models: the given one, or ``artifacts`` beside the
     database."""
     from nas.artifacts import absolute
 
@@ -45,19 +45,18 @@ def kept_in(artifacts: str, storage: str, study: StudyRow) -> str:
 
 
 def open_record(storage: str, *, create: bool = False, write: bool = False) -> Store:
-    """The record, to be read unless it is told otherwise: who only looks needs no right to write,
-    and changes nothing."""
+    """The record, read-only by default: then no permission to write is needed."""
     return open_store(storage, create=create, write=create or write)
 
 
 def opened(storage: str, study: str | None, *, write: bool = False) -> tuple[Store, StudyRow]:
-    """The record and the named study in it, or its only one."""
+    """The record, and its study of that name, or its only one."""
     store = open_record(storage, write=write)
     return store, study_in(store, study)
 
 
 def study_in(store: Store, name: str | None) -> StudyRow:
-    """The named study, or the only one beside what it was compared with."""
+    """The study of that name, or the only one (not counting ``nas report --compare``'s)."""
     if name is not None:
         return store.find_study(name)
     known = store.studies()
@@ -70,14 +69,14 @@ def study_in(store: Store, name: str | None) -> StudyRow:
 
 
 def trial_network(storage: str, study: str | None, number: int) -> str:
-    """The pattern of a trial. Raises StudyError where it is no network."""
+    """A trial's pattern. Raises StudyError where it is not a network."""
     store, found = opened(storage, study)
     return network_of(store.trial(found.id, number))
 
 
 def trial_weights(storage: str, study: str | None, number: int, needed: bool = True) -> str:
-    """The file of a trial's weights; unless ``needed`` empty where none are kept. Raises StudyError
-    where they are not, or are gone."""
+    """The file of a trial's weights. Raises StudyError where it is missing, or none was kept (empty
+    then, unless ``needed``)."""
     store, found = opened(storage, study)
     row = store.trial(found.id, number)
     return weights_of(store, found, row) if needed or store.model(row) else ""
@@ -103,7 +102,7 @@ def weights_of(store: Store, study: StudyRow, row: TrialRow) -> str:
 
 
 def is_of(card: Card, row: TrialRow) -> bool:
-    """Whether a model is the trial's: its network, and as accurate to the last digit."""
+    """Whether a model is the trial's: the same network and exactly the same accuracy."""
     accuracy = row.metrics.get(ACCURACY)
     same = card.metrics.get(ACCURACY, accuracy) == accuracy
     return same and card.architecture.fingerprint == row.fingerprint
@@ -122,18 +121,17 @@ def there(file: str) -> bool:
 
 
 def check_there(file: str) -> None:
-    """Raises NasError for a model's file that is not there: where the usual record knows whose
-    weights it held, with that and with what makes it again. A server's is not asked, which may have
-    to be waited for."""
+    """Raises NasError for a missing model file; if the default record (SQLite only, as a server may
+    keep one waiting) knows whose weights it held, the message says so, and how to recreate it."""
     path = Path(file).expanduser()
     if "://" in file or path.exists():
         return
-    told = f"{file}: No such file or directory: must be a model"
+    sentence = f"{file}: No such file or directory: must be a model"
     storage = os.environ.get("NAS_STORAGE") or os.environ.get("OPTUNA_STORAGE") or STORAGE
     if storage.startswith("sqlite"):
         with contextlib.suppress(NasError, OSError):
-            told += _whose(open_record(storage), os.path.realpath(path))
-    raise NasError(told)
+            sentence += _whose(open_record(storage), os.path.realpath(path))
+    raise NasError(sentence)
 
 
 def _whose(store: Store, file: str) -> str:
@@ -164,8 +162,8 @@ def trial_job(
     recipe: Sequence[str],
     plugins: Iterable[Path],
 ) -> Job:
-    """The job of ``nas train --trial``: the record has everything but the directory of the images,
-    and what is told here goes before it. Raises StudyError, DataError."""
+    """The job of ``nas train --trial``: as recorded, except for the options given here. Raises
+    StudyError, DataError."""
     files = load_plugins(plugins)
     store, row = opened(storage, study)
     trial = store.trial(row.id, number)
@@ -193,8 +191,8 @@ def trial_job(
 
 
 def data_of(study: StudyRow, folder: str) -> DataRef:
-    """The images of a study, where they were or in another folder. Raises DataError, and StudyError
-    where they are others."""
+    """A study's images, in their recorded place or in ``folder``. Raises DataError, and StudyError
+    for other images."""
     from nas.data import describe
 
     if evaluator := study.settings.get("evaluator"):
@@ -219,13 +217,13 @@ def data_of(study: StudyRow, folder: str) -> DataRef:
 
 
 def check_dataset(study: StudyRow, dataset: str | None) -> None:
-    """Raises StudyError where another data set is asked for than a study's; None: none is."""
+    """Raises StudyError for another data set than the study's; None: not given."""
     if dataset not in (None, study.dataset):
         raise StudyError(f"--dataset {dataset}: study {study.name!r} is on {study.dataset}")
 
 
 def check_images(study: StudyRow, ref: DataRef, about: str = "others") -> None:
-    """Raises StudyError where a study was made on other images than these, which are ``about``."""
+    """Raises StudyError where the study used other images than ``ref``, described by ``about``."""
     if ref.identity != study.images:
         earlier = study.images_about or "images that nas did not yet identify"
         raise StudyError(f"study {study.name!r} was made on {earlier}, and these are {about}")

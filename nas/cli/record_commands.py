@@ -21,6 +21,8 @@ from nas.cli.arguments import (
     Storage,
     StudyName,
     a_file,
+    formats,
+    output_to,
 )
 
 db = typer.Typer(help="The database.", no_args_is_help=True)
@@ -39,24 +41,14 @@ def pareto(
     storage: Storage = STORAGE,
     format: Annotated[
         str,
-        typer.Option(
-            "--format",
-            "-f",
-            metavar="table|json|csv|svg|png",
-            help="Output format; svg and png draw.  [default: by FILE's ending, otherwise table]",
-            rich_help_panel=OUTPUT,
+        formats(
+            "table|json|csv|svg|png",
+            "Output format; svg and png draw.  [default: by FILE's ending, otherwise table]",
         ),
     ] = "",
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            parser=a_file,
-            help="Output file instead of stdout; missing folders are created.",
-            rich_help_panel=OUTPUT,
-        ),
+        output_to("FILE", "Output file instead of stdout; missing folders are created.", a_file),
     ] = None,
     believed: Annotated[
         bool,
@@ -194,14 +186,7 @@ def report(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE.html|FILE.md",
-            parser=a_file,
-            help="Output file, an HTML page or Markdown.",
-            rich_help_panel=OUTPUT,
-        ),
+        output_to("FILE.html|FILE.md", "Output file, an HTML page or Markdown.", a_file),
     ] = None,
     artifacts: Artifacts = "",
     plugin: Plugin = None,

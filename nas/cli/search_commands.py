@@ -213,12 +213,15 @@ def search(
 ) -> None:
     """Search a space for the best trade-offs, or resume a search."""
     since = time.monotonic()  # what a budget of time begins with
-    from nas.cli import searches as run
+    from nas.cli import searches
+    from nas.cli.dry_run import rehearse
     from nas.cli.options import data_ref, plan
     from nas.cli.output import resumable
     from nas.cli.record import artifacts_dir
     from nas.errors import NasError
+    from nas.job.pool import Pool
     from nas.spaces.space import open_spaces
+    from nas.workers import open_pool
 
     if not space:
         raise NasError(
@@ -248,21 +251,20 @@ def search(
     )
     baselines = [name for text in baseline or [] for name in text.split(",")]
     if dry_run:
-        run.rehearse(searched, storage, workers, memory_per_trial * 2**30, baselines)
+        rehearse(searched, storage, workers, memory_per_trial * 2**30, baselines)
         return
-    with resumable(f"the same command resumes study {searched.study}"):
-        run.search_and_show(
-            searched,
-            storage,
-            workers=workers,
-            address=address,
-            gpus_per_trial=gpus_per_trial,
-            cpus_per_trial=cpus_per_trial,
-            memory_per_trial=memory_per_trial,
-            time_limit=time_limit,
-            baselines=baselines,
-            since=since,
+    if (gpus_per_trial or 0) > 1 and not evaluator:
+        raise NasError(
+            f"--gpus-per-trial is {gpus_per_trial:g}: a training uses one GPU, at most 1 "
+            "(an --evaluator may use more)"
         )
+
+    def pool(need: int) -> Pool:
+        memory = memory_per_trial * 2**30
+        return open_pool(workers, address, gpus_per_trial, time_limit, memory, cpus_per_trial, need)
+
+    with resumable(f"the same command resumes study {searched.study}"):
+        searches.search_and_show(searched, storage, pool, baselines, since)
 
 
 def audit(

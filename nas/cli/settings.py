@@ -1,4 +1,4 @@
-"""What stands in an option's text: objectives, constraints, settings of a recipe."""
+"""Parses the texts of options: objectives, constraints, settings of a recipe."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def once(option: str, pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
 
 
 def bounds(own: Mapping[str, Bound], further: Iterable[tuple[str, Bound]]) -> dict[str, Bound]:
-    """The space's own constraints with those that are told: one bound a metric, which goes before
-    the space's own where it is to the same side."""
+    """The space's own constraints and further ones, which replace the space's own bound on the same
+    metric. Raises NasError where the two bound different sides."""
     given = once("--constraint", further)
     for name, bound in given.items():
         if name in own and own[name].upper != bound.upper:
@@ -76,8 +76,8 @@ def bounds(own: Mapping[str, Bound], further: Iterable[tuple[str, Bound]]) -> di
 
 
 def asked_of(study: StudyRow, objectives: Sequence[str], constraints: Sequence[str]) -> StudyRow:
-    """A study with other objectives, where some are told, and further constraints. Raises NasError
-    for a metric that is neither known nor the study's own."""
+    """A study with other ``objectives``, if any, and further ``constraints``. Raises NasError for a
+    metric that is neither known nor the study's own."""
     own = {*dict(study.objectives), *study.constraints}
     asked = once("--objective", map(objective, split(objectives)))
     further = once("--constraint", map(constraint, split(constraints)))
@@ -91,18 +91,18 @@ def asked_of(study: StudyRow, objectives: Sequence[str], constraints: Sequence[s
 
 
 def read_recipe(settings: Sequence[str], base: Recipe | None = None) -> Recipe:
-    """What --recipe tells: a recipe's name, and settings that are other than in it or ``base``."""
-    named, values = _told(settings)
+    """Parses --recipe: optionally a recipe's name (default: ``base``), then changed settings."""
+    named, values = _parsed(settings)
     return Recipe.of(values, named or base)
 
 
 def beside(space: Space, settings: Sequence[str], base: Recipe | None = None) -> Space:
-    """The space that --recipe is told beside. Raises RecipeError for a setting that the space has
-    otherwise.
+    """The space, reconciled with --recipe. Raises RecipeError for a setting that the space fixes
+    otherwise or searches.
 
-    A learning rate that is told is meant, whichever optimizer the space takes: where it is the
-    usual one of another, which ``Recipe.but`` would change, it becomes the space's own."""
-    named, values = _told(settings)
+    A given learning rate is kept whichever optimizer the space uses: where it is another
+    optimizer's default, which ``Recipe.but`` would replace, the space fixes it."""
+    named, values = _parsed(settings)
     for name, value in values.items():
         if name in space.recipe and space.fixed.get(name) != value:
             has = f"fixes it at {space.fixed[name]}" if name in space.fixed else "searches it"
@@ -117,12 +117,12 @@ def beside(space: Space, settings: Sequence[str], base: Recipe | None = None) ->
 
 
 def recipe_in(space: Space, settings: Sequence[str], base: Recipe | None = None) -> Recipe:
-    """What --recipe tells and what the space fixes beside it. Raises RecipeError, as ``beside``."""
+    """The recipe of --recipe and of what the space fixes. Raises RecipeError, as ``beside``."""
     return Recipe.of(beside(space, settings, base).fixed, read_recipe(settings, base))
 
 
-def _told(settings: Sequence[str]) -> tuple[Recipe | None, dict[str, Any]]:
-    """The recipe that is named, and the settings."""
+def _parsed(settings: Sequence[str]) -> tuple[Recipe | None, dict[str, Any]]:
+    """The named recipe (None: none), and the settings."""
     base: Recipe | None = None
     kinds: dict[str, Any] = {f.name: type(f.default) for f in dataclasses.fields(Recipe)}
     values: dict[str, Any] = {}
@@ -143,7 +143,7 @@ def _told(settings: Sequence[str]) -> tuple[Recipe | None, dict[str, Any]]:
 
 
 def starting(recipe: Sequence[str], init: str | Path, freeze: int) -> list[str]:
-    """The settings of a recipe with those that --init and --freeze add."""
+    """``recipe`` with the settings that --init and --freeze add."""
     own = {"init": init, "freeze": freeze}
     return [*recipe, *(f"{name}={value}" for name, value in own.items() if value)]
 

@@ -9,11 +9,11 @@ import typer
 
 from nas.cli.arguments import (
     HOW,
-    OUTPUT,
     STORAGE,
     WHAT,
     Data,
     Dataset,
+    Epochs,
     KindOfImages,
     Plugin,
     Recipe,
@@ -21,6 +21,7 @@ from nas.cli.arguments import (
     Storage,
     StudyName,
     a_file,
+    output_to,
 )
 
 Seeds = Annotated[
@@ -31,9 +32,7 @@ Seeds = Annotated[
 ]
 Output = Annotated[
     Path,
-    typer.Option(
-        "--output", "-o", metavar="DIR", help="Directory for the models.", rich_help_panel=OUTPUT
-    ),
+    output_to("DIR", "Directory for the models."),
 ]
 
 
@@ -69,14 +68,7 @@ def distill(
         ),
     ] = "",
     seeds: Seeds = 5,
-    epochs: Annotated[
-        int | None,
-        typer.Option(
-            "--epochs",
-            help="Training epochs.  [default: as in the study, or 20]",
-            rich_help_panel=HOW,
-        ),
-    ] = None,
+    epochs: Epochs = None,
     dataset: Dataset = None,
     data: Data = "",
     seed: Seed = 0,
@@ -108,28 +100,27 @@ def distill(
 ) -> None:
     """Train a student on its teacher's outputs, and as a control the same student without a
     teacher. With --study, or a trial's number, the student becomes a point of that study."""
-    from nas.cli import distilling
+    from nas.cli.distilling import distill_and_show
     from nas.cli.options import load_plugins
     from nas.cli.output import resumable
+    from nas.cli.paired import Options
 
     losses = {"temperature": temperature, "distill": weight, "attention": attention or None}
     settings = [f"{name}={value}" for name, value in losses.items() if value is not None]
+    options = Options(
+        study=study,
+        storage=storage,
+        seeds=seeds,
+        epochs=epochs,
+        dataset=dataset,
+        data=data,
+        seed=seed,
+        recipe=[*(recipe or []), *settings],
+        plugins=load_plugins(plugin or []),
+        folder=output,
+    )
     with resumable():
-        distilling.distill_and_show(
-            teacher,
-            student,
-            study=study,
-            storage=storage,
-            init=init,
-            seeds=seeds,
-            epochs=epochs,
-            dataset=dataset,
-            data=data,
-            seed=seed,
-            recipe=[*(recipe or []), *settings],
-            plugins=load_plugins(plugin or []),
-            folder=output,
-        )
+        distill_and_show(teacher, student, init, options)
 
 
 def cascade(
@@ -175,15 +166,7 @@ def cascade(
         ),
     ] = None,
     output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE.json",
-            parser=a_file,
-            help="Its members are written next to it.",
-            rich_help_panel=OUTPUT,
-        ),
+        Path, output_to("FILE.json", "Its members are written next to it.", a_file)
     ] = Path("nas-cascade/cascade.json"),
     plugin: Plugin = None,
 ) -> None:
@@ -236,23 +219,22 @@ def prune(
 ) -> None:
     """Make a trained network narrower and train it further, with the same network from scratch as
     a control. With --study, or a trial's number, it becomes a point of that study."""
-    from nas.cli import pruning
     from nas.cli.options import load_plugins
     from nas.cli.output import resumable
+    from nas.cli.paired import Options
+    from nas.cli.pruning import prune_and_show
 
+    options = Options(
+        study=study,
+        storage=storage,
+        seeds=seeds,
+        epochs=epochs,
+        dataset=dataset or None,
+        data=data,
+        seed=seed,
+        recipe=recipe or [],
+        plugins=load_plugins(plugin or []),
+        folder=output,
+    )
     with resumable():
-        pruning.prune_and_show(
-            model,
-            width,
-            by,
-            study=study,
-            storage=storage,
-            epochs=epochs,
-            seeds=seeds,
-            dataset=dataset,
-            data=data,
-            seed=seed,
-            recipe=recipe or [],
-            plugins=load_plugins(plugin or []),
-            folder=output,
-        )
+        prune_and_show(model, width, by, options)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.arguments import OUTPUT, STORAGE, Grouped, Storage, StudyName
+from nas.cli.arguments import OUTPUT, STORAGE, Grouped, Storage, StudyName, formats
 from nas.errors import StudyError
 
 STATES = "finished|stopped|failed|reused|refused|running|paused|waiting"
@@ -47,16 +47,7 @@ def ls(
             rich_help_panel=OUTPUT,
         ),
     ] = 0,
-    format: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            "-f",
-            metavar="table|json|csv",
-            help="Output format.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = "table",
+    format: Annotated[str, formats("table|json|csv")] = "table",
 ) -> None:
     """List the trials of a study."""
     from nas.cli.record import opened

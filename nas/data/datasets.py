@@ -1,7 +1,8 @@
-"""Data sets: what they are (``describe``), and their train, validation and test images (``load``).
+"""Data sets: their description (``describe``), and their train, validation and test images
+(``load``).
 
-A search is led by the validation images; the test images are read by nothing but a final score. No
-torch here: ``nas.data.batches`` carries the images to the device.
+A search selects by the validation images; only final scores read the test images. Needs no torch:
+``nas.data.batches`` moves images to the device.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from nas.job import DataRef
 class Dataset:
     """A kind of data set.
 
-    ``describe`` checks the files and tells the shape, in under a second and without torch; ``read``
-    gives one of the parts that ``describe`` named. All raise DataError. What may be left out:
-    ``labels`` gives a part's class numbers where that takes no decoding; ``roomy`` the reference of
-    the same images with room to crop from; ``identity`` is a digest of the images (without it the
-    arrays' bytes are digested); ``names`` gives each image's file, as people know it, in the order
-    of ``Images.pixels``; ``torchvision`` is the class there that can download them.
+    ``describe`` checks the files and returns shape, classes and parts, in under a second and
+    without torch; ``read`` returns one of these parts. All raise DataError. Optional: ``labels``
+    returns a part's class indices without decoding; ``roomy`` a reference to the same images, large
+    enough to crop from; ``identity`` a digest of the images (default: of the arrays' bytes);
+    ``names`` each image's file, in the order of ``Images.pixels``; ``torchvision`` is the name of
+    the class there that downloads them.
     """
 
     about: str
@@ -108,10 +109,10 @@ DATASETS: dict[str, Dataset] = {
 
 
 def describe(ref: DataRef) -> Info:
-    """The shape and the classes of the images as they reach a network.
+    """The shape, as it reaches a network, and the classes of the images.
 
-    Raises DataError where the name is unknown or the files are missing, half there or of another
-    form; reads headers rather than images, and nothing of torch.
+    Reads headers rather than images. Raises DataError for an unknown name, and for files that are
+    missing, incomplete or of another format.
     """
     info = dataset(ref.name).describe(ref)
     check_names(ref, info.classes)
@@ -121,7 +122,7 @@ def describe(ref: DataRef) -> Info:
 
 
 def check_names(ref: DataRef, classes: Sequence[str]) -> None:
-    """Raises DataError for names that no model could be written with, or read by."""
+    """Raises DataError for class names that a model file could not hold."""
     where = ref.dir or ref.name
     first: dict[str, int] = {}
     for number, name in enumerate(classes):
@@ -138,9 +139,8 @@ def check_names(ref: DataRef, classes: Sequence[str]) -> None:
 def load(ref: DataRef, part: Part) -> Images:
     """The images of one part: train, validation or test.
 
-    A set's own test (and validation) images are taken as they are. A part that it lacks is held
-    out from its train images: a fifth of them, at most 10,000, drawn by ``ref.split_seed`` in
-    proportion to the classes. Raises DataError.
+    A part that the set lacks is held out from its train images: a fifth of them, at most 10,000,
+    stratified by class and drawn with ``ref.split_seed``. Raises DataError.
     """
     if part != "train" and part in dataset(ref.name).describe(ref).parts:
         return read(dataclasses.replace(ref, split_seed=0), part)
@@ -149,7 +149,7 @@ def load(ref: DataRef, part: Part) -> Images:
 
 @functools.lru_cache(maxsize=4)
 def split(ref: DataRef) -> dict[Part, Images]:
-    """The train images, and the parts that are held out from them. Raises DataError."""
+    """The train images, and the parts held out from them. Raises DataError."""
     parts = dataset(ref.name).describe(ref).parts
     images = read(dataclasses.replace(ref, split_seed=0), "train")
     made: dict[Part, Images] = {}
@@ -168,22 +168,21 @@ def split(ref: DataRef) -> dict[Part, Images]:
 
 
 def roomy(ref: DataRef) -> DataRef:
-    """The same images, split the same, stored larger than they reach a network, so that a crop of
-    them has something to choose; ``ref`` itself where there is no more to be had."""
+    """The same images with the same split, stored larger than they reach a network, to crop from;
+    ``ref`` itself where they are not larger."""
     kind = dataset(ref.name)
     return kind.roomy(ref) if kind.roomy else ref
 
 
 def identity(ref: DataRef) -> str:
-    """32 hexadecimal digits that tell these images from any others, wherever they lie.
+    """32 hexadecimal digits that identify the images by their content.
 
-    A digest of the classes and of each image's part, class and bytes in the order in which they are
-    read. One image changed, added, removed, relabelled or moved to another part, or a class
-    renamed, gives another; a copy elsewhere the same. Not part of it is what ``ref`` itself tells:
-    the size that images are resized to, and the split. A later look costs a stat a file, and
-    sees each that was written, moved or renamed. Raises DataError.
+    A digest of the classes and of each image's part, class and bytes, in reading order: any change
+    to an image, label, part or class name changes it, a copy elsewhere has the same. The size and
+    split of ``ref`` are not part of it. After the first time it costs a stat per file, and notices
+    files that were written, moved or renamed. Raises DataError.
     """
-    split.cache_clear()  # what they are now
+    split.cache_clear()  # the files may have changed
     read.cache_clear()
     kind = dataset(ref.name)
     if kind.identity:
@@ -199,19 +198,19 @@ def identity(ref: DataRef) -> str:
 
 
 def names(ref: DataRef) -> Sequence[str]:
-    """Each image's file below the directory, by its place in ``Images.pixels``; empty where they
-    are not files of their own. Raises DataError."""
+    """Each image's file, relative to the directory, in the order of ``Images.pixels``; empty where
+    images are not files. Raises DataError."""
     known = dataset(ref.name).names
     return known(ref) if known else ()
 
 
 def streamed(ref: DataRef) -> bool:
-    """Whether a training reads these images as it goes: they are many, or not decoded."""
+    """Whether a training streams these images, as they are too many, or not decoded."""
     return footprint.streamed(load(ref, "train"))
 
 
 def summary(ref: DataRef) -> str:
-    """What a person calls these images: "400 images in 2 classes (cat, dog)". Raises DataError."""
+    """A description: "400 images in 2 classes (cat, dog)". Raises DataError."""
     info = dataset(ref.name).describe(ref)
     count = sum(len(labels(ref, part)) for part in info.parts)
     shown = ", ".join([*info.classes[:5], *(["..."] if len(info.classes) > 5 else [])])
@@ -219,10 +218,8 @@ def summary(ref: DataRef) -> str:
 
 
 def download(ref: DataRef) -> None:
-    """Fetches the data set into ``ref.dir`` by torchvision, which checks its MD5.
-
-    Raises DataError where that cannot be done.
-    """
+    """Downloads the data set to ``ref.dir`` with torchvision, which checks its MD5. Raises
+    DataError."""
     kind = dataset(ref.name)
     if not kind.torchvision:
         raise DataError(f"the data set {ref.name} is not one that can be downloaded")
@@ -251,7 +248,7 @@ def dataset(name: str) -> Dataset:
 
 @functools.lru_cache(maxsize=4)
 def read(ref: DataRef, part: Part) -> Images:
-    """A part as the source has it, checked to be what the rest relies on. Raises DataError."""
+    """A part of the source, validated. Raises DataError."""
     kind = dataset(ref.name)
     info, images = kind.describe(ref), kind.read(ref, part)
     check_names(ref, info.classes)
@@ -270,7 +267,7 @@ def read(ref: DataRef, part: Part) -> Images:
 
 
 def labels(ref: DataRef, part: Part) -> Labels:
-    """The class number of each image of a part that the set has. Raises DataError."""
+    """The class indices of the images of a part that the set has. Raises DataError."""
     kind = dataset(ref.name)
     if kind.labels:
         return kind.labels(ref, part)

@@ -1,10 +1,9 @@
 """Images in files: a directory of class folders, DIR/CLASS/*.jpg, or DIR/train/CLASS/*.jpg with
 val/ and test/ beside it; a table (CSV) that names them; or tar files that hold them (``shards``).
 
-Everything is looked at before anything trains: which files there are (``listing``), what each is
-(``survey``), and each decoded (``decoding``), in processes, with progress, once. What cannot be
-read is refused together. A search has each trial in a process of its own: to decode in each would
-cost hours.
+Files are listed (``listing``), examined (``survey``) and decoded (``decoding``) once, in several
+processes with progress, before anything trains; all unreadable ones are reported together. As each
+trial of a search has its own process, decoding in each would cost hours.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ NAMED = 20  # unreadable images that a refusal names
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Looked:
-    """What a first look at all has found: what is listed, what each is, what each decodes to.
-    ``reasons``: why some cannot be read, by path below the root."""
+    """The files, their survey and their decoded images. ``side`` is the median shorter side in
+    pixels; ``reasons`` say why some cannot be read, by path relative to the root."""
 
     listing: Listing
     survey: Survey
@@ -49,8 +48,8 @@ class Looked:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """Images ready to train on: the rows of each part in one mapped array, the groups that no
-    split may part (copies of one image, and what ``ref.group_by`` says); ``side``: the median
+    """Images ready to train on: the rows of each part in one mapped array, and the groups that
+    splits keep together (copies of an image, and those of ``ref.group_by``). ``side`` is the median
     shorter side of the files, in pixels."""
 
     info: Info
@@ -85,14 +84,13 @@ def read(ref: DataRef, part: Part) -> Images:
 
 
 def names(ref: DataRef) -> list[str]:
-    """Each image's path below the root, as they are listed and decoded."""
+    """Each image's path relative to the root, in the order of the arrays."""
     return look(all_of(ref)).listing.paths()
 
 
 def identity(ref: DataRef) -> str:
-    """A digest of the classes and of each image's bytes, class and part, and of the groups that a
-    table or tars tell, which move the split; ``ref.identity`` itself
-    where this machine has those images decoded."""
+    """A digest of the classes, of each image's bytes, class and part, and of the groups of a table
+    or tars, which affect the split; ``ref.identity`` if this machine has those images decoded."""
     if ref.identity and recall(ref):
         return ref.identity
     first.cache_clear()  # the files as they are now
@@ -102,8 +100,8 @@ def identity(ref: DataRef) -> str:
 
 
 def roomy(ref: DataRef) -> DataRef:
-    """The same images with room to crop: squares of 8/7 of the side, or as large as the files are
-    in the median; ``ref`` itself where that is no more."""
+    """The same images, larger to crop from: squares of 8/7 of the side, or of the files' median
+    side; ``ref`` itself where that is not larger."""
     images = prepared(whole(ref))
     height, width = images.info.shape[1:]
     side = min(round(ROOM * height), images.side)
@@ -111,18 +109,18 @@ def roomy(ref: DataRef) -> DataRef:
 
 
 def whole(ref: DataRef) -> DataRef:
-    """All the images of a reference, before they are split."""
+    """The reference before its split."""
     return dataclasses.replace(ref, split_seed=0)
 
 
 def all_of(ref: DataRef) -> DataRef:
-    """The files of a reference, whatever is made of them."""
+    """The reference to all files, readable or not."""
     return dataclasses.replace(whole(ref), identity="", skip_unreadable=False)
 
 
 @functools.lru_cache(maxsize=4)
 def first(ref: DataRef) -> tuple[Listing, Survey]:
-    """Lists and surveys the files of a reference without a size: one look serves all sizes."""
+    """Lists and surveys the files of a reference without a size, once for all sizes."""
     root = location(ref)
     if files := tars.files(ref.dir):
         found = shards.listing(*files)
@@ -133,7 +131,7 @@ def first(ref: DataRef) -> tuple[Listing, Survey]:
 
 @functools.lru_cache(maxsize=4)
 def look(ref: DataRef) -> Looked:
-    """Lists, surveys and decodes, or finds what an earlier look has kept. Raises DataError."""
+    """Lists, surveys and decodes, or reuses the cache. Raises DataError."""
     found, seen = first(dataclasses.replace(ref, size=0))
     shape, side = shape_of(ref, found, seen)
     kept = decoding.decoded(found, seen, shape)
@@ -154,8 +152,8 @@ def location(ref: DataRef) -> Path:
 
 
 def shape_of(ref: DataRef, found: Listing, seen: Survey) -> tuple[tuple[int, int, int], int]:
-    """Channels, height and width, by the images of every part but test; and the files' median
-    shorter side."""
+    """(channels, height, width), from the images of all parts except test; and the files' median
+    shorter side in pixels."""
     counted = seen.has(survey.SEEN)
     begin, end = found.parts.get("test", (0, 0))
     counted[begin:end] = False
@@ -175,11 +173,8 @@ def shape_of(ref: DataRef, found: Listing, seen: Survey) -> tuple[tuple[int, int
 
 @functools.lru_cache(maxsize=4)
 def prepared(ref: DataRef) -> Prepared:
-    """The images that ``ref`` means.
-
-    With ``ref.identity`` they are taken from the cache without a look at the files, where this
-    machine has them. Raises DataError, also where the files are others than the identity says.
-    """
+    """The images of ``ref``, from the cache without reading files if it has ``ref.identity``.
+    Raises DataError, also where the files have another identity."""
     if ref.identity and (known := recall(ref)):
         return known
     looked = look(all_of(ref))
@@ -219,8 +214,7 @@ def prepared(ref: DataRef) -> Prepared:
 
 
 def problems(looked: Looked) -> tuple[str, ...]:
-    """All that keeps these images from being used as they are and that ``skip_unreadable`` leaves
-    out, each with what to do."""
+    """All problems that ``skip_unreadable`` would skip, each with a remedy."""
     found = looked.listing
     wrong = refused_folders(found)
     if looked.reasons:
@@ -240,7 +234,7 @@ def unreadable(
     reasons: dict[str, str],
     remedy: str = "--skip-unreadable leaves out what cannot (in Python skip_unreadable=True)",
 ) -> DataError:
-    """All that cannot be read, in one sentence, and what to do."""
+    """The error that lists unreadable images, with the remedy."""
     shown = [f"{root / name} ({why})" for name, why in list(reasons.items())[:NAMED]]
     more = f" and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""
     reasons_text = brief(f"{', '.join(shown)}{more}", 10_000)
@@ -248,10 +242,10 @@ def unreadable(
 
 
 def grouped(found: Listing, group_by: str) -> npt.NDArray[np.int64]:
-    """A number for each image, the same for those that ``group_by`` puts together: a regular
-    expression, searched in the paths below the root, whose groups (or all of it) are the name. An
-    image without a match stands alone. Of a table it is the column whose groups are ``found``;
-    those that tars tell stay together besides. Raises DataError where none matches."""
+    """Each image's group number (images,). ``group_by`` is a regular expression, searched in paths
+    relative to the root: images with the same match (or matched groups) share a group, one without
+    a match is alone. Of a table it names the column whose groups are in ``found``; groups of tars
+    are kept in addition. Raises DataError where no path matches."""
     names: list[object]
     if found.groups and group_by and found.packed:
         alone = dataclasses.replace(found, groups=())
@@ -276,7 +270,7 @@ def grouped(found: Listing, group_by: str) -> npt.NDArray[np.int64]:
     return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
 
 
-# What trials find without a look at the files: 1.28 million stats take seconds, in each of them.
+# The cache that spares each trial reading the files: 1.28 million stats take seconds.
 
 
 def place(ref: DataRef, identity: str, root: str = "") -> Path:
@@ -295,7 +289,7 @@ def remember(ref: DataRef, images: Prepared) -> None:
 
 
 def root_of(ref: DataRef, images: Decoded) -> str:
-    """Where images must lie to be read: anywhere, once they are decoded."""
+    """The directory that images are read from; empty once they are decoded."""
     return os.path.abspath(ref.dir) if isinstance(images.pixels, Encoded) else ""
 
 

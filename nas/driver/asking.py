@@ -1,8 +1,8 @@
 """The sampler's side of a search: a study in memory, asked for candidates and told of trials.
 
-It is rebuilt from the record on start: Optuna's own storage would cost 20 ms a trial and more. Each
-candidate of the record, whichever driver runs it, is one trial of it: running as long as nothing is
-known, then with what is believed, then with what came of it.
+It is rebuilt from the record at the start: Optuna's own storage would cost 20 ms or more per trial.
+Each candidate of the record, whichever driver runs it, is one of its trials: running as long as
+nothing is known, then with an extrapolated result, then with its own.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from nas.samplers.related import Older
 from nas.spaces.preflight import nothing_meets
 from nas.store import Ask, StudyRow, TrialRow
 
-AGAIN = "again"  # the user attribute of a proposal that was evaluated before, on purpose
-PATIENCE = 10  # proposals in a row that cost nothing and bring nothing, before a random one
-AT_ONCE = 16  # proposals of one ask, where as many slots wait: the last knows less than the first
-DRAWS = 2_000  # random draws without a new feasible architecture, before the space is exhausted
+AGAIN = "again"  # user attribute of a proposal that deliberately repeats an evaluated network
+PATIENCE = 10  # consecutive infeasible or repeated proposals before a random one
+AT_ONCE = 16  # most proposals of one ask when many slots wait: later ones are less informed
+DRAWS = 2_000  # random draws without a new feasible architecture before the space is exhausted
 
 
 class Memory(InMemoryStorage):
-    """Optuna's storage in memory, except that a finished trial may be corrected, and that a trial
-    which comes whole is kept without a copy and a second check: 20,000 trials take 0.4 s and 30 MiB
-    instead of 3 s and 90 MiB."""
+    """Optuna's in-memory storage, except that a finished trial may be corrected, and a trial given
+    as a template is neither copied nor checked again: 20,000 trials take 0.4 s and 30 MiB instead
+    of 3 s and 90 MiB."""
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         trial_id = super().create_new_trial(study_id)
@@ -58,7 +58,7 @@ class Memory(InMemoryStorage):
         pass
 
 
-Expected = Callable[[int], float | None]  # what a training is expected to take, by its MACs
+Expected = Callable[[int], float | None]  # the expected cost of a training, by its MACs
 
 
 def sampler(
@@ -68,9 +68,9 @@ def sampler(
     older: tuple[Older, ...] = (),
     expected: Expected | None = None,
 ) -> BaseSampler:
-    """The plan's sampler for a study that has ``begun`` trials. Ours is told what arithmetic knows
-    of the space, and of ``older`` studies, and goes on as it would have; Optuna's would repeat
-    their first proposals, so they go on with another seed."""
+    """The plan's sampler for a study with ``begun`` trials. Ours is given the known objectives of
+    the space and the ``older`` studies, and continues as it would have; Optuna's would repeat their
+    first proposals, so they get another seed."""
     made = SAMPLERS[plan.sampler](seed + begun)
     if isinstance(made, EHVISampler):
         known = problem(plan.space, tuple(plan.space.objectives), expected)
@@ -79,13 +79,13 @@ def sampler(
 
 
 class Asker:
-    """Candidates that are feasible and new to the study.
+    """Proposes candidates that are feasible and new to the study.
 
-    ``begun`` trials were there before. ``hoped`` gives a trial that is at a rung as it is expected
-    to end, None where nothing is expected yet. ``driver`` tells this driver from others of the
-    study, and ``older`` are those that it begins with; ``expected`` tells what trainings take,
-    where time is paid. ``rejected`` counts what arithmetic refused, ``repeated`` what was evaluated
-    before: neither costs more than the asking.
+    ``begun`` trials exist already. ``hoped`` extrapolates a trial at a rung to its end, None while
+    that is impossible. ``driver`` is this driver's name; ``older`` are studies to transfer from;
+    ``expected`` gives the cost of a training, where time is limited. ``rejected`` counts proposals
+    that broke a constraint by arithmetic, ``repeated`` those that were evaluated before: neither
+    costs more than the ask.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Asker:
         expected: Expected | None = None,
     ) -> None:
         self.rejected = self.repeated = 0
-        self._queued = 0  # proposals that wait to be asked for
+        self._queued = 0  # enqueued proposals
         self._plan, self._space, self._row, self._hoped = plan, plan.space, study, hoped
         self._driver, self._diverged, self._older, self._expected = driver, False, older, expected
         directions = plan.space.objectives.values()
@@ -110,22 +110,22 @@ class Asker:
             sampler=sampler(plan, plan.job.seed, begun, older, expected),
         )
         self._study_id = self._memory.get_study_id_from_name(self._study.study_name)
-        self._rng = Random(plan.job.seed + begun)  # not again the draws of an earlier run
-        self._ids: dict[int, int] = {}  # by a trial's number in the record: its id here
-        # By what is never evaluated twice (``evaluation_key``): as told; None: under way.
+        self._rng = Random(plan.job.seed + begun)  # does not repeat an earlier run's draws
+        self._ids: dict[int, int] = {}  # a trial's number in the record -> its id here
+        # By ``evaluation_key``: the trial as told to the study; None: running.
         self._seen: dict[str, FrozenTrial | None] = {}
 
     def __contains__(self, row: TrialRow) -> bool:
-        """Whether the study here has the trial."""
+        """Whether the sampler's study has the trial."""
         return row.number in self._ids
 
     def ask(self, wanted: int = 1, late: bool = False) -> tuple[int, Ask] | None:
-        """A candidate and its trial's number here, to ``begin`` or to ``drop``; None where none is
-        left. Where several are ``wanted`` soon, the sampler proposes up to ``AT_ONCE`` together,
-        which the next asks get. ``late`` in a budget it may be a network that was evaluated, to be
-        trained with another seed, where that pays more.
+        """A candidate and its trial's number here, to ``begin`` or ``drop``; None when the space is
+        exhausted. When several are ``wanted`` soon, the sampler proposes up to ``AT_ONCE`` together
+        and the next asks return those. ``late`` in a budget it may be an evaluated network, to be
+        trained with another seed, if that is worth more.
 
-        Raises NothingFound where there never was one.
+        Raises NothingFound if the space has no feasible candidate.
         """
         vain = 0
         while vain < DRAWS and (vain < PATIENCE or self._enqueue()):
@@ -149,7 +149,7 @@ class Asker:
                 ask = with_next_seed(self._plan.job, ask, self._seen)
             key = evaluation_key(ask)
             if key not in self._seen:
-                self._seen[key] = None  # under way: the next ask is for another
+                self._seen[key] = None
                 return trial.number, ask
             self.repeated += 1
             if row := self._seen[key]:
@@ -159,7 +159,7 @@ class Asker:
         return None
 
     def _consult(self, sampler: EHVISampler, wanted: int, late: bool) -> None:
-        """Makes the next asks ones for what pays most; where several are wanted, for new ones."""
+        """Enqueues what the sampler values most; where several are wanted, new ones only."""
         candidates: list[tuple[Params, bool]] = []
         if wanted > 1:
             proposed = sampler.propose(self._study, min(wanted, AT_ONCE))
@@ -171,7 +171,7 @@ class Asker:
             self._queued += 1
 
     def _enqueue(self) -> bool:
-        """Makes the next ask a random one that is feasible and new; False where there is none."""
+        """Enqueues a random candidate that is feasible and new; False where there is none."""
         job, missed = self._plan.job, []
         for _ in range(DRAWS):
             params, architecture = self._space.draw(self._rng)
@@ -198,23 +198,22 @@ class Asker:
     # -- what comes of it -------------------------------------------------------------------------
 
     def begin(self, trial: int, row: TrialRow) -> None:
-        """What was asked as ``trial`` is a trial of the record now."""
+        """The proposal ``trial`` was recorded as ``row``."""
         self._ids[row.number] = self._id_of(trial)
 
     def drop(self, trial: int) -> None:
-        """Nothing came of an ask: it costs the study no trial, and teaches nothing."""
+        """Forgets a proposal: it costs the study no trial, and is no observation."""
         self._memory.set_trial_user_attr(self._id_of(trial), DROPPED, True)
         self._study.tell(trial, state=TrialState.FAIL)
 
     def miss(self, trial: int) -> None:
-        """Another driver was faster with what was asked."""
+        """Another driver was faster with this proposal."""
         self.repeated += 1
         self.drop(trial)
         self.diverge()
 
     def diverge(self) -> None:
-        """Another driver asks for the same study: from now on by draws of this driver's own, as
-        with one seed both would ask for the same."""
+        """Reseeds by this driver's name: with one seed, two drivers would propose the same."""
         if self._diverged:
             return
         self._diverged = True
@@ -223,13 +222,13 @@ class Asker:
         self._rng = Random(seed)
 
     def tell(self, row: TrialRow) -> None:
-        """A trial of the record as it stands, whoever runs it; again where more is known of it. A
-        baseline is not the sampler's: it is only never asked for."""
+        """Adds or updates a trial of the record, whichever driver runs it. A baseline is only
+        marked as evaluated: the sampler does not learn from it."""
         waits = row.state == "paused" and not row.baseline and self._hoped(row) is None
         known = not waits and row.state not in ("running", "waiting")
         frozen = self._frozen(row) if known else _trial(row, TrialState.RUNNING)
         if row.state == "refused" and not breaks(self._row, row):
-            return  # by a bound that was stricter: it may be asked for again
+            return  # by a bound that was stricter: it may be proposed again
         if row.baseline:
             pass
         elif row not in self:
@@ -239,9 +238,9 @@ class Asker:
         self._seen[evaluation_key(row)] = frozen if known else None
 
     def _put(self, trial_id: int, frozen: FrozenTrial) -> FrozenTrial:
-        """Tells the study of a trial that it has, or corrects what was told; the trial then."""
+        """Tells the study the result of its trial, or corrects it; returns the trial."""
         was = self._memory.get_trial(trial_id)
-        for name, value in frozen.system_attrs.items():  # where Optuna keeps constraints
+        for name, value in frozen.system_attrs.items():  # constraints among them
             self._memory.set_trial_system_attr(trial_id, name, value)
         for name, value in frozen.user_attrs.items():
             self._memory.set_trial_user_attr(trial_id, name, value)
@@ -255,13 +254,13 @@ class Asker:
         return self._memory.get_trial_id_from_study_id_trial_number(self._study_id, trial)
 
     def _frozen(self, row: TrialRow) -> FrozenTrial:
-        """A trial of the record as the study has it: one that is at a rung with what is expected
-        of it, as its bare score would say that nothing near it is any good."""
+        """A trial of the record as one of Optuna's. One at a rung has its extrapolated result: its
+        score there would make all similar candidates look bad."""
         if row.state in ("paused", "stopped"):
             row = self._hoped(row) or row
         values = [scaled(name, row.value(name)) for name, _ in self._row.objectives]
         lacking = [place for place, value in enumerate(values) if value != value]
-        if row.state == "refused":  # samplers of Optuna's learn nothing of one without values
+        if row.state == "refused":  # Optuna's samplers ignore trials without values
             for place in lacking:
                 values[place] = _worst(*self._row.objectives[place])
         failed = row.state == "failed" or any(value != value for value in values)
@@ -287,8 +286,8 @@ def _trial(
     values: list[float] | None = None,
     constraints: Mapping[str, float] | None = None,
 ) -> FrozenTrial:
-    """A trial of the record as Optuna's. ``optuna.trial.create_trial`` holds each value against its
-    domain once more, which the record has from Optuna."""
+    """A trial of the record as one of Optuna's. Parameters are set directly, as
+    ``optuna.trial.create_trial`` would check each against its distribution again."""
     frozen = optuna.trial.create_trial(state=TrialState.RUNNING)
     frozen.state, frozen.values = state, values
     frozen.params, frozen.distributions = dict(row.sampled), domains(row)
@@ -300,8 +299,8 @@ def _trial(
 
 
 def domains(row: TrialRow) -> dict[str, BaseDistribution]:
-    """Where a trial's parameters were drawn from, not to be changed: trials that ask for the same
-    parameters share it, and each text is read once."""
+    """The distributions of a trial's parameters; read-only, as trials with the same parameters
+    share them."""
     return _domains(tuple(row.distributions.items()))
 
 

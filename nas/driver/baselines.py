@@ -1,9 +1,9 @@
-"""Reference points in a study: networks of the zoo, trained beside the candidates by their recipe,
-and classical methods, for which no network is trained at all.
+"""Baselines of a study: networks of the zoo, trained by the candidates' recipe, and classical
+methods.
 
-A baseline is a trial that nobody sampled: the sampler is not told of it and the budget does not
-count it, but the front is measured against it. A network waits in the record like a candidate whose
-worker was lost, and the search trains it like one, with the same second chances.
+A baseline is a trial that the sampler neither proposed nor learns from and the budget does not
+count; the front is compared with it. A network waits in the record like a candidate whose worker
+was lost, and the search trains it like one, with the same retries.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from nas.training.classical import METHODS, fit
 
 
 def architectures(plan: Plan, names: Sequence[str]) -> dict[str, Architecture]:
-    """The zoo's networks on the plan's data. Raises NasError for one that is unknown or does not
-    fit the data."""
+    """The named networks of the zoo on the plan's data. Raises NasError for an unknown one, and one
+    that does not fit the data."""
     found: dict[str, Architecture] = {}
     for name in names:
         if name in METHODS:
@@ -44,8 +44,8 @@ def architectures(plan: Plan, names: Sequence[str]) -> dict[str, Architecture]:
 
 
 def enter(plan: Plan, names: Sequence[str], store: Store) -> None:
-    """Puts those that the study does not have yet into the record: networks for the search to
-    train, classical methods with their result."""
+    """Adds baselines that are new to the study to the record: networks for the search to train,
+    classical methods with their result."""
     study = store.open_study(plan.row())
     known = {row.baseline: row for row in store.trials(study.id) if row.baseline}
     wanted = {n: a for n, a in architectures(plan, names).items() if n not in known}
@@ -64,7 +64,7 @@ def enter(plan: Plan, names: Sequence[str], store: Store) -> None:
 
 
 def _classical(name: str, job: Job, study_id: int, store: Store) -> None:
-    """Fits a method here, in the driver: seconds on one core. Its size is known only afterwards."""
+    """Fits a method in the driver, in seconds on one core; its size is known only then."""
     fitted = fit(name, job.data)
     found = Ask(
         sampled={BASELINE: name},

@@ -1,7 +1,7 @@
-"""What a search makes one believe of its trials, beside what was measured once: the one place.
+"""Estimates of trials from the sampler's model, shown as "believed".
 
-Of many that were trained once, the one that scored best was also the luckiest. The sampler's model,
-which rests on all of them, says what each is worth apart from its luck, and how sure that is.
+Of many networks trained once, the best score is also the luckiest. The sampler's model, fitted to
+all trials, estimates each network without the noise of its training, with an interval.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def as_measured(_: str, value: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Belief:
-    """What the model believes of a trial's metric apart from the luck of its training, the ends of
-    the interval that holds it with a chance of 80%, and the standard deviation (NaN: not told)."""
+    """The noise-free estimate of a trial's metric, the ends of its 80% interval, and its standard
+    deviation (NaN: unknown)."""
 
     mean: float
     low: float
@@ -41,28 +41,27 @@ class Belief:
 
 @dataclass(frozen=True, slots=True)
 class Beliefs:
-    """What is believed of the metric ``name``, ``by`` a trial's id; empty where there are too few
-    trials to learn from. ``held`` is the share of values, each unseen by a model that predicted it,
-    inside its intervals; they are ``sure`` where that is no less than chance leaves of 80%.
-    ``luck`` is the variance of a training about what is believed of it."""
+    """The estimates of metric ``name``, ``by`` a trial's id; empty with too few trials. ``held`` is
+    the coverage of the intervals on cross-validated values; they are ``sure`` where it is not
+    significantly below 80%. ``noise`` is the variance of a training about its estimate."""
 
     name: str
     by: Mapping[int, Belief] = field(default_factory=dict)
     held: float = math.nan
     sure: bool = True
-    luck: float = math.nan
+    noise: float = math.nan
 
 
 def uncertain(study: StudyRow) -> str:
-    """The objective that beliefs are about: the first that neither arithmetic knows nor a device
-    measures; empty where there is none."""
+    """The objective to estimate: the first that is neither arithmetic nor measured on a device;
+    empty where there is none."""
     own = (n for n, _ in study.objectives if not (metric(n).arithmetic or metric(n).device))
     return next(own, "")
 
 
 def believed(study: StudyRow, rows: Iterable[TrialRow], name: str = "") -> Beliefs:
-    """What the sampler's model believes of the metric ``name``, unless told of the one that is
-    ``uncertain``: of the finished ``rows`` that have all objectives and are no baselines."""
+    """Estimates metric ``name`` (default: the ``uncertain`` one) of the finished ``rows`` that have
+    all objectives and are no baselines."""
     name = name or uncertain(study)
     rows = evaluated(study, rows)
     names = [objective for objective, _ in study.objectives]
@@ -70,7 +69,7 @@ def believed(study: StudyRow, rows: Iterable[TrialRow], name: str = "") -> Belie
         return Beliefs(name)
     known = rebuilt(study, rows)
     trials = known.get_trials(deepcopy=False)
-    # What arithmetic knows is told, as in the search: it says much of what it does not know.
+    # Objectives known by arithmetic are features, as in the search.
     exact = [k for k, n in enumerate(names) if n in METRICS and METRICS[n].arithmetic]
     costs = {k: rows[-1].value(names[k]) for k in exact}
     problem = Problem(distributions=union(trials), known=lambda _: costs)
@@ -79,22 +78,22 @@ def believed(study: StudyRow, rows: Iterable[TrialRow], name: str = "") -> Belie
         return Beliefs(name)
     place = names.index(name)
     measured = np.array([row.value(name) for row in rows])
-    # Inside what the metric can be; a record of before that was asked for may have others.
+    # Clipped to the metric's range, or to the values of a record older than that rule.
     ends = min(metric(name).least, measured.min()), max(metric(name).most, measured.max())
     parts = [np.clip(part[:, place], *ends) for part in (beliefs.mean, *beliefs.interval(LEVEL))]
     parts.append(beliefs.deviation[:, place])
     by = {row.id: Belief(*map(float, b)) for row, *b in zip(rows, *parts, strict=True)}
-    luck = float(np.mean((measured - parts[0]) ** 2))
+    noise = float(np.mean((measured - parts[0]) ** 2))
     check = beliefs.calibrations[place]
     if check is None:
-        return Beliefs(name, by, luck=luck)
+        return Beliefs(name, by, noise=noise)
     held = check.held[LEVELS.index(LEVEL)]
     sure = held >= LEVEL - 3 * math.sqrt(LEVEL * (1 - LEVEL) / check.count)
-    return Beliefs(name, by, held, sure, luck)
+    return Beliefs(name, by, held, sure, noise)
 
 
 def evaluated(study: StudyRow, rows: Iterable[TrialRow]) -> list[TrialRow]:
-    """The finished ones that have all objectives and were sampled, which a baseline was not."""
+    """The finished trials with all objectives, without baselines."""
     rows = [row for row in rows if row.evaluated and not row.baseline]
     return [r for r in rows if all(math.isfinite(r.value(name)) for name, _ in study.objectives)]
 
@@ -102,8 +101,7 @@ def evaluated(study: StudyRow, rows: Iterable[TrialRow]) -> list[TrialRow]:
 def rebuilt(
     study: StudyRow, rows: Sequence[TrialRow], weigh: Callable[[str, float], float] = as_measured
 ) -> optuna.Study:
-    """Finished trials as a study of Optuna's in memory, with the objectives' values as ``weigh``
-    has them of an objective's name and a value."""
+    """Finished trials as an in-memory Optuna study, with values ``weigh(objective, value)``."""
     made = optuna.create_study(
         directions=["maximize" if d == "max" else "minimize" for _, d in study.objectives]
     )

@@ -18,7 +18,7 @@ from nas.store.teachers import teacher_files
 
 
 def trained_epochs(row: TrialRow) -> int:
-    """The epochs that a trial was trained for: from each rung it went on from before the tail."""
+    """The epochs that a trial was trained for in all, including those repeated after rungs."""
     steps = [rung for rung, _ in row.rungs]
     if row.state == "finished":
         steps.append(row.epochs)
@@ -26,7 +26,7 @@ def trained_epochs(row: TrialRow) -> int:
 
 
 def whole_seconds(row: TrialRow, epochs: int) -> float:
-    """How long a training of so many epochs takes, by how long the trial took; NaN: not known."""
+    """The expected seconds of a training of ``epochs``, from the trial's own; NaN: unknown."""
     trained = trained_epochs(row)
     return row.seconds / trained * epochs if row.seconds and trained else math.nan
 
@@ -34,9 +34,8 @@ def whole_seconds(row: TrialRow, epochs: int) -> float:
 def random_plan(
     study: StudyRow, rows: Iterable[TrialRow], data: DataRef, plugins: tuple[str, ...] = ()
 ) -> Plan:
-    """The plan of a random search that trains every candidate whole and for as many epochs in all
-    as the study did; beside it in the record, under its name with ``-random``. Its workers load
-    ``plugins``, as the study's did."""
+    """The plan of a random search without rungs, for as many epochs in all as the study, in the
+    same record under the study's name with ``-random``; its workers load ``plugins``."""
     settings = study.settings
     space = dataclasses.replace(
         space_of(study),

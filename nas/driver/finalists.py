@@ -1,9 +1,9 @@
-"""The winner, honestly: the best of a study trained again with other seeds.
+"""The winner, honestly: a study's best networks, trained again with other seeds.
 
-Of many candidates that were trained once, the one that scored best was also the luckiest. So the
-finalists are chosen by what the sampler's model believes of them, are trained again with seeds that
-the search has not used, the more often the nearer they are to the best; the winner is chosen by the
-validation images, and every training is scored once on the test images, by which nothing is chosen.
+Of many candidates trained once, the best score is also the luckiest. So the finalists are chosen by
+the model's estimates and trained again with seeds that the search has not used, those near the best
+more often. The winner is chosen on the validation images; every training is scored once on the test
+images, by which nothing is chosen.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from nas.training import single
 from nas.training.models import kept_card
 
 LEVEL = 0.95
-WORTH = 0.9  # of the cost of the winner: what saves less is not worth a word
+WORTH = 0.9  # of the winner's cost: smaller savings are not mentioned
 
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """The mean accuracy of several trainings as a fraction, and the ends of its 95% interval: where
-    the mean of many seeds on many images would be. Of a single training, on many images."""
+    """The mean accuracy of several trainings, as a fraction, and its 95% interval over other seeds
+    and other images; of a single training, over other images only."""
 
     value: float
     low: float
@@ -47,16 +47,15 @@ class Mean:
 
     @classmethod
     def of(cls, scores: Sequence[float], images: int) -> Mean:
-        """The mean of one score a seed, each on the same so many ``images``.
+        """The mean of one score per seed, all on the same number of ``images``.
 
-        Its variance is that of the seeds, s²/k, which averages out, and that of the images,
-        p(1 - p)/n, which does not, as all seeds share them (Bouthillier et al. 2021, "Accounting
-        for variance in machine learning benchmarks": it is how much the choice of test images
-        matters). The interval is Wilson's (1927) for as many images as would vary so much by
-        themselves (Franco et al. 2019, "Comparative study of confidence intervals for proportions
-        in complex sample surveys"), with Student's t at Satterthwaite's (1946) degrees of freedom
-        for a sum of two variances. It is never empty, not even where all seeds agree or no image is
-        wrong, and rather too wide: what seeds do differently on an image counts twice.
+        Its variance is that of the seeds, s²/k, plus that of the images, p(1 - p)/n, which all
+        seeds share (Bouthillier et al. 2021, "Accounting for variance in machine learning
+        benchmarks"). The interval is Wilson's (1927) for the effective number of images (Franco et
+        al. 2019, "Comparative study of confidence intervals for proportions in complex sample
+        surveys"), with Student's t at Satterthwaite's (1946) degrees of freedom. It has positive
+        width even where all seeds agree or no image is wrong, and is conservative: the interaction
+        of seeds and images counts twice.
         """
         p, k = float(np.mean(scores)), len(scores)
         seeds = float(np.var(scores, ddof=1)) / k if k > 1 else 0.0
@@ -67,9 +66,9 @@ class Mean:
         return cls(p, (middle - half) / (1 + z), (middle + half) / (1 + z))
 
     def above(self, other: Mean) -> tuple[float, float]:
-        """The ends of the 95% interval of by how much it is above the other, of both intervals
-        (Newcombe 1998, "Interval estimation for the difference between independent proportions",
-        method 10). Rather too wide where both are of the same images."""
+        """The 95% interval of the difference to the other (Newcombe 1998, "Interval estimation for
+        the difference between independent proportions", method 10); conservative on the same
+        images."""
         difference = self.value - other.value
         return (
             difference - math.hypot(self.value - self.low, other.high - other.value),
@@ -88,8 +87,8 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class Finalist:
-    """A trial trained again. ``role`` is what it stands for: a finalist, a baseline's name or
-    "random search"; ``belief`` is what was believed of it before."""
+    """A trial trained again. ``role`` is empty, a baseline's name or "random search"; ``belief`` is
+    the estimate before."""
 
     row: TrialRow
     role: str
@@ -100,15 +99,15 @@ class Finalist:
 
     @property
     def model(self) -> str:
-        """The file of the model that did best on the validation images."""
+        """The file of the model with the best validation accuracy."""
         return max(self.trainings, key=lambda t: t.validation).model if self.trainings else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """``finalists`` are the best first, as the halving has left them; ``beside`` what they are
-    compared with; ``lost`` the trials of which a training diverged, with why. ``front`` is that of
-    what the search measured: who is believed to be better than it was may be none of it."""
+    """``finalists`` are in the order of the halving, the best first; ``beside`` are trials to
+    compare with; ``lost`` are those of which a training diverged, with the reason. ``front`` is by
+    the search's own measurements, and need not contain all finalists."""
 
     study: StudyRow
     seeds: int
@@ -125,15 +124,14 @@ class Report:
 
     @property
     def cost(self) -> str:
-        """What is to be small beside the accuracy: the first such objective, or else params."""
+        """The first objective to minimise, or else params."""
         others = (name for name, to in self.study.objectives if name != ACCURACY and to == "min")
         return next(others, "params")
 
     @property
     def cheaper(self) -> Finalist | None:
-        """The cheapest finalist that may be as good as the winner, where the interval of their
-        difference holds 0, at nine tenths of its cost or less and as good in every other objective;
-        None where there is none."""
+        """The cheapest finalist not significantly worse than the winner, at 90% of its cost or less
+        and no worse in any other objective; None where there is none."""
         winner, cost = self.winner, self.cost
 
         def stands(found: Finalist) -> bool:
@@ -146,14 +144,14 @@ class Report:
 
     @property
     def off_front(self) -> list[tuple[TrialRow, TrialRow | None]]:
-        """The finalists that are none of the front, each with a trial of it that is no worse in any
-        objective, where that is why."""
+        """The finalists that are not on the front, each with a trial of the front that is no worse
+        in any objective (None: there is none)."""
         there = {network(row) for row in self.front}
         off = [f.row for f in self.finalists if network(f.row) not in there]
         return [(row, next((r for r in self.front if self._no_worse(r, row)), None)) for row in off]
 
     def _no_worse(self, one: TrialRow, other: TrialRow, *apart: str) -> bool:
-        """Whether ``one`` is no worse in any objective, those ``apart`` left out."""
+        """Whether ``one`` is no worse in any objective, except those ``apart``."""
         signs = {name: 1 if to == "max" else -1 for name, to in self.study.objectives}
         return all(
             sign * one.value(name) >= sign * other.value(name)
@@ -162,7 +160,7 @@ class Report:
         )
 
 
-# Trial, which of its trainings, an epoch of it; None where it was trained before and is there.
+# The trial, the index of its training, an epoch of it (None: the training is reused).
 Tell = Callable[[TrialRow, int, Epoch | None], None]
 
 
@@ -179,15 +177,13 @@ def report(
     begin: Callable[[Sequence[TrialRow]], None] = lambda _: None,
     tell: Tell = lambda *_: None,
 ) -> Report:
-    """Trains the ``top`` finalists of a study again, with ``seeds`` each in the mean, more of those
-    that may be the best; and beside them, so many each, its baselines and the best of a ``random``
-    search. ``begin`` is told the trial of each training, as many as there are at most, before the
-    first.
+    """Trains the ``top`` finalists of a study again, with ``seeds`` each on average, more of likely
+    winners; and with ``seeds`` each its baselines and the best of a ``random`` search. ``begin`` is
+    called first with the trial of each training, as many as there are at most.
 
-    In ``folder``, a directory or a URL that fsspec knows, each model is kept, and what is under way
-    when it is interrupted: the next call goes on. Raises StudyError where nothing can be trained
-    again, NothingFound where nothing has finished within
-    the constraints, and NasError where every finalist diverges.
+    ``folder``, a directory or a URL that fsspec knows, keeps models and checkpoints: interrupted,
+    the next call resumes. Raises StudyError where nothing can be trained again, NothingFound where
+    nothing has finished within the constraints, and NasError where every finalist diverges.
     """
     if seeds < 1 or top < 1:
         raise StudyError(f"seeds is {seeds} and top is {top}: each must be 1 or more")
@@ -216,7 +212,7 @@ def report(
         )
         return Finalist(row, role, *means, tuple(trainings), beliefs.by.get(row.id))
 
-    # What was distilled or pruned had its control and its seeds when it was made.
+    # Distilled and pruned networks were compared over seeds when they were made.
     zoo = [row for row in rows if row.baseline and not row.made and row.is_network]
     others = [(row, row.baseline) for row in zoo]
     others += [(row, "random search") for row in choose(study, random, 1)]
@@ -245,8 +241,8 @@ def contest(
     budget: int,
     train: Callable[[TrialRow, int], Training | None],
 ) -> tuple[list[int], list[list[Training]]]:
-    """Trains the finalists by sequential halving; their places, the best first, and the trainings
-    of each. Who diverges is out."""
+    """Trains the finalists by sequential halving; returns their indices, the best first, and each
+    one's trainings. Divergence eliminates."""
     trainings: list[list[Training]] = [[] for _ in entered]
     priors = []
     for row in entered:
@@ -262,15 +258,14 @@ def contest(
         trainings[candidate].append(done)
         return done.validation
 
-    order, _ = halve(priors, budget, beliefs.luck, evaluate)
+    order, _ = halve(priors, budget, beliefs.noise, evaluate)
     return order, trainings
 
 
 def choose(
     study: StudyRow, rows: Iterable[TrialRow], top: int, beliefs: Beliefs | None = None
 ) -> list[TrialRow]:
-    """The ``top`` of the front by accuracy, where a trial's accuracy is what is believed of it;
-    what the model has too little for counts as it was measured."""
+    """The ``top`` of the front by estimated accuracy (measured, where there is no estimate)."""
     rows = list(rows)
     known = (beliefs or believed(study, rows, ACCURACY)).by
     measured = {row.id: row for row in evaluated(study, rows)}
@@ -295,11 +290,8 @@ def train_again(
     folder: str = "",
     plugins: tuple[str, ...] = (),
 ) -> Training:
-    """Trains a trial's architecture by its recipe with a seed of its own, or finds it in ``folder``
-    as it was trained before, or goes on where that was interrupted.
-
-    Raises NotTrained where the training diverges.
-    """
+    """Trains a trial's architecture by its recipe with a new seed, resuming or reusing what
+    ``folder`` has of it. Raises NotTrained where the training diverges."""
     job = Job(
         pattern=row.pattern,
         recipe=Recipe.of(row.recipe),

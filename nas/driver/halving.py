@@ -1,8 +1,5 @@
-"""Which of a few candidates is the best, where each evaluation has luck: sequential halving
-(Karnin, Koren and Somekh 2013, algorithm 1), with what was believed beforehand as their priors.
-
-Pure: what an evaluation is, the caller says. `benchmarks/finalists.py` has what it is worth.
-"""
+"""Finds the best of a few candidates from noisy evaluations: sequential halving (Karnin, Koren and
+Somekh 2013, algorithm 1), with prior estimates. `benchmarks/finalists.py` measures it."""
 
 from __future__ import annotations
 
@@ -12,13 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LEAST = 2  # that go on: what one alone scores tells nothing of its place
-WEIGHT = 2  # evaluations that the prior of the luck counts as, in degrees of freedom
+LEAST = 2  # survivors of a round: more scores of one alone would not change the order
+WEIGHT = 2  # degrees of freedom of the prior of the noise variance
 
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """What is believed of a candidate beforehand; an infinite ``deviation`` is nothing."""
+    """The normal prior of a candidate; an infinite ``deviation`` is an uninformative one."""
 
     mean: float
     deviation: float
@@ -27,25 +24,24 @@ class Prior:
 def halve(
     priors: Sequence[Prior],
     budget: int,
-    luck: float,
+    noise: float,
     evaluate: Callable[[int, int], float],
 ) -> tuple[list[int], list[list[float]]]:
-    """Evaluates every candidate once, then the better half of them, two at least, once more, and so
-    on, as long as the ``budget`` of evaluations has room for a whole round.
+    """Evaluates every candidate once, then the better half (at least two) once more, and so on, as
+    long as the ``budget`` of evaluations allows a whole round.
 
-    ``luck`` is the variance of an evaluation as far as it is known beforehand (NaN: it is not);
-    ``evaluate`` is called with a candidate and how often it was evaluated, and gives NaN where that
-    failed: the candidate is then out. Returns the candidates, the best first, and the scores of
-    each.
+    ``noise`` is the prior variance of an evaluation (NaN: unknown); ``evaluate`` takes a
+    candidate's index and the number of its earlier evaluations, and returns NaN if it failed, which
+    eliminates the candidate. Returns the indices, the best first, and each one's scores.
     """
     scores: list[list[float]] = [[] for _ in priors]
-    order: list[int] = []  # those that are out, the best first
+    order: list[int] = []  # eliminated ones, the best first
     alive = list(range(len(priors)))
     while alive and budget >= len(alive):
         for candidate in alive:
             scores[candidate].append(evaluate(candidate, len(scores[candidate])))
         budget -= len(alive)
-        means = standings(priors, scores, luck)
+        means = standings(priors, scores, noise)
         ranked = sorted(alive, key=lambda k: -means[k])
         failed = [k for k in ranked if math.isnan(scores[k][-1])]
         ranked = [k for k in ranked if k not in failed]
@@ -55,16 +51,16 @@ def halve(
 
 
 def standings(
-    priors: Sequence[Prior], scores: Sequence[Sequence[float]], luck: float
+    priors: Sequence[Prior], scores: Sequence[Sequence[float]], noise: float
 ) -> list[float]:
-    """The posterior mean of each candidate, its own scores (NaN left out) and its prior weighed by
-    their variances: a normal mean with a normal prior. The variance of an evaluation is pooled from
-    the candidates' own, and ``luck`` counts as ``WEIGHT`` more."""
+    """The posterior mean of each candidate (normal likelihood and prior; NaN scores left out). The
+    variance of an evaluation is pooled over the candidates, with ``noise`` as a prior of ``WEIGHT``
+    degrees of freedom."""
     own = [[score for score in each if not math.isnan(score)] for each in scores]
     squares = sum(float(np.var(each)) * len(each) for each in own if each)
     free = sum(len(each) - 1 for each in own if each)
-    if not math.isnan(luck):
-        squares, free = squares + WEIGHT * luck, free + WEIGHT
+    if not math.isnan(noise):
+        squares, free = squares + WEIGHT * noise, free + WEIGHT
     variance = squares / free if free else 0.0
     means = []
     for prior, each in zip(priors, own, strict=True):

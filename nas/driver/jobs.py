@@ -1,5 +1,5 @@
-"""A trial as it is asked for, the training that it needs next, the file that it goes on from, and
-that of its weights; and what counts as an answer."""
+"""From a proposal to a job and back: keys and seeds, the next training of a trial with its files,
+and which results are accepted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def ask_of(
     sampled: Mapping[str, Any],
     distributions: Mapping[str, str] | None = None,
 ) -> Ask:
-    """A trial of an architecture by ``job``, with a seed of its own: the same whoever asks."""
+    """A trial of an architecture by ``job``, with its own seed: the same for every driver."""
     return Ask(
         sampled=sampled,
         distributions=distributions or {},
@@ -47,8 +47,8 @@ def first_seed(job: Job, fingerprint: str) -> int:
 
 
 def with_next_seed(job: Job, ask: Ask, trained: Container[str]) -> Ask:
-    """The next training of what was trained: with the first seed of which none is in ``trained``,
-    what ``evaluation_key`` says of them."""
+    """A repeated training: ``ask`` with the next seed whose ``evaluation_key`` is not in
+    ``trained``."""
     for number in itertools.count(2):
         seed = seed_of(f"{job.seed} {ask.fingerprint} training {number}")
         again = dataclasses.replace(ask, seed=seed)
@@ -58,20 +58,20 @@ def with_next_seed(job: Job, ask: Ask, trained: Container[str]) -> Ask:
 
 
 def evaluation_key(ask: Ask) -> str:
-    """What is never evaluated twice in a study: a network by a job with a seed."""
+    """Identifies an evaluation, which a study never repeats: a network, a job, a seed."""
     return f"{ask.fingerprint} {ask.job_key} {ask.seed}"
 
 
 def seed_of(key: str) -> int:
-    """A seed that is another for every text, of 31 bits."""
+    """A 31-bit seed, the hash of ``key``."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) >> 1
 
 
 def next_job(plan: Plan, row: TrialRow) -> Job:
-    """The training that a trial needs next: up to its next rung, or to the end."""
+    """A trial's next training: up to its next rung, or the end."""
     shared = plan.job
     epochs = next_epochs(plan, row)
-    # A verdict needs what the objectives and constraints are about; anything else can wait.
+    # At a rung only objectives and constraints are needed; other latencies can wait.
     asked = bool(on_device(plan.measured))
     return dataclasses.replace(
         shared,
@@ -80,7 +80,7 @@ def next_job(plan: Plan, row: TrialRow) -> Job:
         seed=row.seed,
         epochs=epochs,
         latency=shared.latency and (asked or epochs == shared.epochs),
-        # A baseline stands beside the search whatever it costs; at a rung the ladder judges.
+        # A baseline is trained whatever its latency; past a rung the ladder decides.
         most_ms={} if row.baseline or row.rungs else most_ms(plan),
         checkpoint=checkpoint_file(plan, row),
         model=model_file(plan, row) if epochs == shared.epochs else "",
@@ -88,8 +88,8 @@ def next_job(plan: Plan, row: TrialRow) -> Job:
 
 
 def most_ms(plan: Plan) -> dict[str, float]:
-    """The upper bounds on latencies that a search itself measures, by device; under an empty name,
-    on any device."""
+    """The upper bounds in milliseconds of latencies that the search measures itself, by device; ""
+    is any device."""
     found: dict[str, float] = {}
     for name, bound in plan.space.constraints.items():
         bounded = metric(name)
@@ -102,9 +102,9 @@ def most_ms(plan: Plan) -> dict[str, float]:
 def predicted_metrics(
     plan: Plan, pattern: str, measured: Latency | None = None
 ) -> dict[str, float]:
-    """A network's latencies on the devices that the plan names, by their profiles. Where its
-    training ``measured`` one in the same place, that counts, not the prediction: a bound kept by
-    one percent in a prediction may be broken in truth."""
+    """A network's latencies on the devices that the plan names, predicted by their profiles, or as
+    its training ``measured`` them in the same place: a bound met by one percent in a prediction may
+    be broken in a measurement."""
     return {
         name: measured.ms
         if measured and metric(name).predicts == measured.place
@@ -122,7 +122,7 @@ def next_epochs(plan: Plan, row: Ask) -> int:
 
 
 def epochs_ahead(plan: Plan, row: Ask) -> int:
-    """The epochs that must be trained to get there, from the checkpoint on where there is one."""
+    """The epochs to train until ``next_epochs``, from the checkpoint if there is one."""
     reached, epochs = _reached(row), next_epochs(plan, row)
     if not (reached and plan.artifacts):
         return epochs
@@ -142,7 +142,7 @@ def model_file(plan: Plan, row: TrialRow) -> str:
 
 
 def checkpoint_file(plan: Plan, row: TrialRow) -> str:
-    """The file for a trial's checkpoint, named after all that its training depends on."""
+    """The file for a trial's checkpoint, named by all that its training depends on."""
     if not plan.folder or plan.job.evaluator:
         return ""
     return _file(plan, f"{row.fingerprint}-{row.job_key}-{row.seed}.checkpoint")
@@ -153,9 +153,8 @@ def _file(plan: Plan, name: str) -> str:
 
 
 def fault(plan: Plan, row: TrialRow, outcome: Outcome, source: TrialRow | None) -> str:
-    """Why a result cannot be taken, which makes it a failure of the evaluator: it lacks a metric
-    that an objective or a constraint needs, or differs from arithmetic in one that arithmetic
-    knows. Empty for a result that will do."""
+    """Why a result is rejected, as a fault of the evaluator: it lacks a metric that an objective or
+    constraint needs, or contradicts arithmetic. Empty for an acceptable result."""
     if isinstance(outcome, Failure) or outcome.refused:
         return ""
     who = plan.job.evaluator or "the training"
@@ -164,7 +163,7 @@ def fault(plan: Plan, row: TrialRow, outcome: Outcome, source: TrialRow | None) 
     if missing := [name for name in plan.measured if name not in given]:
         gave = brief(", ".join(sorted(outcome.metrics))) or "nothing"
         return f"{who} gave no {', '.join(missing)}: it gave {gave}"
-    # A latency that a profile predicts is no knowledge: there a measured one is the better.
+    # Not for a latency that a profile predicts: a measured one is better.
     for name in (n for n in by_arithmetic() if n in outcome.metrics and not metric(n).predicts):
         own, theirs = of_pattern(name, row.pattern), outcome.metrics[name]
         if not math.isclose(own, theirs, rel_tol=1e-9) and not math.isnan(own):

@@ -1,7 +1,7 @@
-"""Who of a study stands on which rung, and who is to go on, to wait or to stop.
+"""Decides which candidates continue, pause or stop at the rungs.
 
-It decides and remembers; the loop writes to the record and runs jobs. What a decision rests on is
-worked out again only where it changed: a look at 600 candidates at rungs is one at a few numbers.
+It decides and remembers; the loop writes to the record and runs jobs. What decisions depend on is
+cached until it changes, so that 600 paused candidates cost little.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from nas.driver.tradeoffs import bars, gains
 from nas.metrics import ACCURACY
 from nas.store import StudyRow, TrialRow
 
-SAMPLES = 8  # gains that are weighed of those that were seen
-WAITING = 50  # candidates that may wait at a rung; each keeps a checkpoint
+SAMPLES = 8  # quantiles that represent the observed gains
+WAITING = 50  # candidates that may be paused at a rung; each keeps a checkpoint
 
 Verdict = Literal["running", "paused", "stopped"]
 Front = tuple[TrialRow, ...]
@@ -30,8 +30,8 @@ Front = tuple[TrialRow, ...]
 
 @dataclass(frozen=True, slots=True)
 class _Gains:
-    """What errors at a rung were multiplied by up to the end: ``every`` one that was seen, their
-    ``median``, and ``some`` that are as likely each."""
+    """Ratios of final errors to errors at a rung: ``every`` observed one, their ``median``, and
+    ``some`` quantiles that represent them."""
 
     every: Floats
     median: Floats
@@ -45,22 +45,22 @@ class _Gains:
 
 
 class Ladder:
-    """The candidates of ``study`` on its ``rungs``, the last a whole training; without rungs, none
-    is ever told to wait or to stop.
+    """The candidates of ``study`` on its ``rungs``, the last a full training; without rungs, none
+    is ever paused or stopped.
 
-    ``front`` is what the study has found, a new tuple where it changed.
+    The ``front`` that methods take is a new tuple whenever it changed.
     """
 
     def __init__(self, study: StudyRow, rungs: Sequence[int]) -> None:
         self._study = study
         self._rungs = tuple(rungs)
-        self._below = self._rungs[-2::-1]  # those that are no whole training, the highest first
-        self._trained: list[Scores] = []  # scores of those that came to the end
-        self._reached: dict[int, int] = {}  # by number: epochs come to or on the way to
+        self._below = self._rungs[-2::-1]  # those below a full training, the highest first
+        self._trained: list[Scores] = []  # scores of those trained in full
+        self._reached: dict[int, int] = {}  # by number: epochs reached, or on the way to
         self._counts: Counter[int] = Counter()  # of the values of _reached
         self._running: dict[int, TrialRow] = {}
         self._waiting: dict[int, TrialRow] = {}
-        # What follows from _trained alone, by rung and by number and rung; and from the front, too.
+        # Caches: functions of _trained, by rung, and by number and rung; the last of the front too.
         self._seen: dict[int, _Gains] = {}
         self._hoped: dict[tuple[int, int], TrialRow] = {}
         self._promises: dict[tuple[int, int], float] = {}
@@ -68,25 +68,25 @@ class Ladder:
 
     @property
     def waiting(self) -> Mapping[int, TrialRow]:
-        """Those that are paused, by their numbers."""
+        """The paused candidates by number."""
         return MappingProxyType(self._waiting)
 
     # -- what happens -----------------------------------------------------------------------------
 
     def send(self, row: TrialRow, epochs: int) -> None:
-        """A candidate is on its way up to ``epochs``."""
+        """A candidate is being trained up to ``epochs``."""
         self._waiting.pop(row.number, None)
         self._running[row.number] = row
         self._reach(row.number, epochs)
 
     def pause(self, row: TrialRow) -> None:
-        """A candidate waits at the rung that it came to."""
+        """A candidate is paused at the rung it reached."""
         self._running.pop(row.number, None)
         self._waiting[row.number] = row
         self._reach(row.number, row.rungs[-1][0])
 
     def leave(self, row: TrialRow) -> None:
-        """A candidate runs or waits no more: another driver has it, or it ended."""
+        """A candidate is no longer running or paused here: it ended, or another driver has it."""
         self._running.pop(row.number, None)
         self._waiting.pop(row.number, None)
 
@@ -94,7 +94,7 @@ class Ladder:
         """A trial ended, whoever ran it."""
         self.leave(row)
         if row.state == "refused" and row.number in self._reached:
-            self._counts[self._reached.pop(row.number)] -= 1  # it was never on its way
+            self._counts[self._reached.pop(row.number)] -= 1  # it was never trained
         if not row.rungs:
             return
         if row.evaluated and row.accuracy is not None:
@@ -114,20 +114,20 @@ class Ladder:
     # -- what is decided --------------------------------------------------------------------------
 
     def verdict(self, row: TrialRow, front: Front) -> Verdict:
-        """What becomes of a candidate that just came to a rung: it goes on if it is next, stops if
-        it promises nothing, or waits for its turn."""
+        """Decides on a candidate that just reached a rung: it continues if it is next, stops if it
+        has no promise, or else is paused."""
         if self.next_up(row.rungs[-1][0], front, row) is row:
             return "running"
         return "paused" if self.promise(row, front) else "stopped"
 
     def hopeless(self, front: Front) -> list[TrialRow]:
-        """Those of who wait that promise nothing any more."""
+        """The paused candidates without promise."""
         waiting = list(self._waiting.values())
         kept = zip(waiting, self._promised(waiting, front), strict=True)
         return [row for row, promise in kept if not promise]
 
     def surplus(self, front: Front, most: int = WAITING) -> list[TrialRow]:
-        """Those of who wait that promise least, where more than ``most`` wait at one rung."""
+        """The least promising paused candidates, beyond ``most`` per rung."""
         over: list[TrialRow] = []
         for rung in self._below:
             if len(here := self.at(rung)) > most:
@@ -136,15 +136,15 @@ class Ladder:
         return over
 
     def following(self, front: Front) -> TrialRow | None:
-        """Who of those that wait goes on next, from the highest rung that may send one on."""
+        """The paused candidate to continue, from the highest rung that may promote one."""
         found = (self.next_up(rung, front) for rung in self._below if self.at(rung))
         return next((row for row in found if row is not None), None)
 
     def next_up(self, rung: int, front: Front, *arriving: TrialRow) -> TrialRow | None:
-        """Who is to go on from a rung, of those that wait there or are just ``arriving``: who is
-        expected to add most hypervolume to the front and to those that are past the rung, running
-        or waiting, each taken for what is expected of it. None where the rung has sent on as many
-        as it may, or nobody promises anything."""
+        """The candidate to continue from a rung, of those paused there or just ``arriving``: that
+        with the highest expected hypervolume improvement over the front and over all candidates
+        past the rung, extrapolated. None where the rung has promoted as many as it may, or none has
+        promise."""
         if not rungs.room(self._counts, self._rungs, rung):
             return None
         past = [*self._running.values(), *self._waiting.values()]
@@ -158,15 +158,14 @@ class Ladder:
         added = gains(self._study, ahead, [(row, self.ends(row)) for row in hopeful])
         return hopeful[int(np.argmax(added))]
 
-    # -- what is thought of one -------------------------------------------------------------------
+    # -- predictions ------------------------------------------------------------------------------
 
     def at(self, rung: int) -> list[TrialRow]:
-        """Those that wait there."""
+        """The candidates paused at a rung."""
         return [row for row in self._waiting.values() if row.rungs[-1][0] == rung]
 
     def hoped(self, row: TrialRow) -> TrialRow | None:
-        """A candidate at a rung as it is expected to end; None before anything was trained to the
-        end."""
+        """A candidate at a rung, extrapolated to its end; None before any full training."""
         rung, score = row.rungs[-1]
         if (row.number, rung) not in self._hoped:
             if not len(median := self._gains(rung).median):
@@ -177,12 +176,12 @@ class Ladder:
         return self._hoped[row.number, rung]
 
     def promise(self, row: TrialRow, front: Front) -> float:
-        """By how much a candidate at a rung may come to lie above the front."""
+        """The expected amount by which a candidate's final accuracy exceeds the front."""
         return self._promised([row], front)[0]
 
     def ends(self, row: TrialRow) -> Floats:
-        """Accuracies that a candidate at a rung may end with, each as likely; as long as nothing
-        was trained to the end, its score."""
+        """Equally likely final accuracies of a candidate at a rung; before any full training, its
+        score."""
         rung, score = row.rungs[-1]
         some = self._gains(rung).some
         return rungs.finals(some, score) if len(some) else np.array([score])
@@ -193,7 +192,7 @@ class Ladder:
         return self._seen[rung]
 
     def _promised(self, rows: Sequence[TrialRow], front: Front) -> list[float]:
-        """Each one's promise; worked out once for a front and those trained to the end."""
+        """The promise of each row, cached for the front and the full trainings."""
         if front is not self._front:
             self._front = front
             self._promises.clear()

@@ -1,4 +1,4 @@
-"""Latencies of a study's networks: measured here, and as values of trials."""
+"""Latencies of a study's networks: measuring them here, and using them as metrics of trials."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 
 class Several(StudyError):
-    """A device has latencies in several runtimes or numbers of threads: none is meant."""
+    """A device has latencies in several runtimes or numbers of threads: the name is ambiguous."""
 
 
 def networks(study: StudyRow, rows: Sequence[TrialRow], which: str) -> list[TrialRow]:
-    """The trials that ``which`` tells: front, all or numbers; of one architecture the first. Raises
-    NasError for what is neither, and for a trial that is no network, and NothingFound where there
-    is none."""
+    """The trials that ``which`` selects, "front", "all" or numbers, the first of each architecture.
+    Raises NasError for anything else and for a trial that is no network, and NothingFound where
+    there is none."""
     if which in ("front", "all"):
         ended = [row for row in rows if row.evaluated or row.state == "stopped"]
         chosen = pareto(study, rows) if which == "front" else ended
@@ -59,7 +59,7 @@ def networks(study: StudyRow, rows: Sequence[TrialRow], which: str) -> list[Tria
 
 
 def named(name: str, what: str) -> str:
-    """The name that a device is given, or none. Raises NasError for what is no name."""
+    """Checks a device's name, which may be empty. Raises NasError."""
     if name == HERE or (name and not re.fullmatch(timing.NAME, name)):
         raise NasError(
             f"{what} {brief(name, 60)}: a device's name has letters, digits and . _ -, and {HERE} "
@@ -75,8 +75,8 @@ def own_name() -> str:
 def device_here(
     record: Record, name: str, runtime: str, threads: int, device: torch.device
 ) -> Device:
-    """This machine as the record knows it: without a name, by the name that it has there, or by the
-    machine's own. Raises NasError for a runtime that does not work here, and for more threads than
+    """This machine as a device; without ``name``, under the name it has in the record, or else its
+    host name. Raises NasError for a runtime that does not work here, and for more threads than
     cores."""
     from nas.training import latency
 
@@ -98,14 +98,13 @@ def measure(
     again: bool,
     told: Callable[[TrialRow, Latency, bool], None],
 ) -> Device:
-    """Measures networks here and keeps each at once; ``told`` of each trial, and whether its number
-    is new. Returns this device. What the record has of it is not measured again unless asked.
-    """
+    """Measures networks here, recording each at once, and returns this device. Calls ``told`` with
+    each trial, its latency, and whether it is new: known ones are only measured ``again``."""
     from nas.training import latency
     from nas.training.device import available
     from nas.training.network import build
 
-    taken = [(row, row.architecture) for row in rows]  # what is none is refused before all else
+    taken = [(row, row.architecture) for row in rows]  # raises before anything is measured
     here = device_here(store, name, runtime, threads, available())
     keep(store, here, [])
     known = {
@@ -137,13 +136,12 @@ def measure(
 def with_latencies(
     record: Record, study: StudyRow, rows: Sequence[TrialRow]
 ) -> tuple[list[TrialRow], list[str]]:
-    """Trials with what the record has of them on the devices that the study's objectives and
-    constraints name, and a sentence for each such name that says how many have a value, and on
-    what.
+    """Trials with their recorded latencies on the devices that the study's objectives and
+    constraints name, and per name a sentence on how many have a value, and on what.
 
-    A name that leaves the runtime or the threads open is of those by which it was predicted in the
-    search, or else of the only ones, or else of those in which the search itself measured
-    ``latency_ms``. Raises StudyError where that leaves several, or none."""
+    A name without a runtime or threads means those by which the search predicted it, or else the
+    only ones recorded, or else those in which the search itself measured ``latency_ms``. Raises
+    StudyError where several remain, or none."""
     names = dict.fromkeys([*dict(study.objectives), *study.constraints])
     places = {name: at for name in names if (at := located(name))}
     if not places:
@@ -173,8 +171,8 @@ def with_latencies(
 
 
 def _searched(record: Record, study: StudyRow, name: str, at: Located, predicted: bool) -> Located:
-    """What a search predicted by that name, in full. A study of an older nas does not tell: it is
-    what the record's only profile of that device is of."""
+    """The full name of what a search predicted by ``name``; in a study of an older nas, which does
+    not say, that of the record's only profile of the device."""
     full = study.settings.get("devices", {}).get(name)
     if full or not predicted:
         return located(full or name) or at
@@ -197,7 +195,7 @@ def _of(values: Mapping[str, Mapping[str, float]], row: TrialRow) -> dict[str, f
 
 
 def is_here(device: str, about: Mapping[str, Any]) -> bool:
-    """Whether a device of the record is this machine, as far as its processor tells."""
+    """Whether a recorded device is this machine, by the name of its processor."""
     cpu = timing.cpu_name()
     return about.get("cpu") == cpu or (not about and device.startswith(f"{cpu} "))
 
@@ -208,9 +206,9 @@ def _values(
     devices: Sequence[Device],
     searched: Collection[str],
 ) -> tuple[dict[str, float], str]:
-    """By fingerprint, of the device that has most; and which that is. Of several runtimes or
-    numbers of threads it is that in which the trials were ``searched``, on these devices. Raises
-    StudyError where the name is unknown, or of several and none of them is."""
+    """Latencies by fingerprint, of the device with the most of them, and that device. Of several
+    runtimes or numbers of threads, those of the devices on which trials were ``searched``. Raises
+    StudyError for an unknown name, and where several remain."""
     about = {device.device: device.about for device in devices}
     on_it = [
         row
@@ -250,7 +248,7 @@ def _values(
 
 
 def _step(at: Located, devices: Sequence[Device]) -> str:
-    """How a latency comes into the record that is not there."""
+    """The command that would record a missing latency."""
     own = [device for device in devices if device.name == at.device]
     if at.device != HERE and not any(is_here(device.device, device.about) for device in own):
         return f"`nas latency pack` makes what measures them on {at.device}"
@@ -265,7 +263,7 @@ def _step(at: Located, devices: Sequence[Device]) -> str:
 
 
 def _how(row: Measured) -> tuple[str, int | None]:
-    """In which runtime, in how many threads; of a device without a name its fingerprint says it."""
+    """Runtime and threads of a measurement; of an unnamed device from its fingerprint."""
     if row.threads is not None:
         return row.latency.runtime, row.threads
     match = re.search(r"(\d+) threads?,", row.latency.device)

@@ -1,4 +1,4 @@
-"""Keeps the leases of a driver, however long it thinks."""
+"""Renews a driver's leases while it is busy."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from nas.store import Store
 
 log = logging.getLogger(__name__)
 
-BEATS = 4  # renewals in the time of a lease
-FAREWELL = 1.0  # seconds that the end waits for a beat under way
+BEATS = 4  # renewals per lease
+FAREWELL = 1.0  # seconds to wait at the end for a renewal in progress
 
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """A renewal that began at ``since`` by time.monotonic(): the ``tokens`` that it renewed."""
+    """A renewal that began at ``since``, by time.monotonic(), and the ``tokens`` it renewed."""
 
     since: float
     tokens: Collection[str]
 
 
 class Leases:
-    """Renews, every quarter of a lease, all that ``store``'s driver runs, in a thread with a
-    connection of its own: for as long as it is entered.
+    """While entered, renews the leases of all attempts of ``store``'s driver every quarter of a
+    lease, in a thread.
 
-    An ask takes seconds with a large model, and 64 of them a minute: between two of them the leases
-    would run out, and another driver take what is alive. The price: a driver whose ask never
-    returns keeps what it has until its process ends.
+    An ask takes seconds with a large model, and 64 of them a minute: without the thread the leases
+    would expire, and another driver would take over live trials. The price: a driver whose ask
+    never returns keeps its trials until its process ends.
     """
 
     def __init__(self, store: Store) -> None:
@@ -50,8 +50,8 @@ class Leases:
         self._thread.join(FAREWELL)
 
     def lost(self, token: str, since: float) -> bool:
-        """Whether an attempt that was this driver's at ``since``, by time.monotonic(), has been
-        given to another: its result would be refused."""
+        """Whether an attempt that was this driver's at ``since``, by time.monotonic(), now belongs
+        to another, so that its result would be refused."""
         last = self._last
         return since < last.since and token not in last.tokens
 

@@ -35,8 +35,8 @@ from nas.samplers.related import Older
 from nas.store import Claim, Store, TrialRow
 from nas.store.mirror import Mirror
 
-LOST = 20  # workers that may die under one trial before the trial is what kills them
-POLL = 2.0  # seconds between two looks at what other drivers of the study have done
+LOST = 20  # workers that may die under a trial before the trial counts as their cause
+POLL = 2.0  # seconds between two polls of what other drivers of the study did
 
 Watch = Callable[[Status], None]
 
@@ -49,14 +49,14 @@ def search(
     since: float | None = None,
     older: tuple[Older, ...] | None = None,
 ) -> Status:
-    """Runs or resumes a study until it has ``plan.trials`` trials, or its space is exhausted, or
-    there is no time for another trial: ``plan.seconds`` from ``since``, by time.monotonic() (None:
-    from now). What is under way then comes to its end, or to its next rung. ``older`` is what
-    ``older_studies`` gives for the plan, where the caller has read it already.
+    """Runs or resumes a study until it has ``plan.trials`` trials, its space is exhausted, or no
+    time is left for another trial: ``plan.seconds`` from ``since``, by time.monotonic() (None:
+    now). Running trials then finish, or run to their next rung. ``older`` is ``older_studies`` of
+    the plan, if already read.
 
-    ``watch`` is told after everything that happens. Raises StudyError where the study exists with
-    other settings, and NothingFound where nothing meets the constraints. Interrupted, it leaves the
-    trials under way to be claimed by the next run.
+    ``watch`` is called with the status after every event. Raises StudyError where the study exists
+    with other settings, and NothingFound where nothing meets the constraints. Interrupted, it
+    leaves its running trials for the next run to claim.
     """
     if plan.trials is None and plan.seconds is None:
         raise StudyError("neither trials nor seconds is given: the search would never end")
@@ -79,9 +79,9 @@ def search(
 
 @dataclass(slots=True)
 class _Running:
-    """A job under way. The claim was this driver's at ``since``, by time.monotonic(). Where an
-    earlier evaluation, ``source``, stands for this one, the job measures the latency alone.
-    ``shown`` is the job as ``watch`` sees it."""
+    """A running job, claimed by this driver at ``since``, by time.monotonic(). With a ``source``,
+    an earlier evaluation that is reused, the job only measures the latency. ``shown`` is the job as
+    ``watch`` sees it."""
 
     claim: Claim
     since: float
@@ -95,9 +95,9 @@ class _Running:
 
 
 class _Driver:
-    """One driver of a study: it alone writes to the record and gives jobs to the pool. What to
-    begin next is for ``Supply`` to say, which candidate for ``Asker``, who goes on from a rung for
-    ``Ladder``; ``Tally`` counts."""
+    """One driver of a study: the only one to write to the record and submit jobs to the pool.
+    ``Supply`` decides what starts next, ``Asker`` proposes candidates, ``Ladder`` decides at rungs,
+    ``Tally`` counts."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class _Driver:
     ) -> None:
         self.store, self.pool, self.leases = store, pool, leases
         self.watch, self.time_budget = watch, time_budget
-        # What is not there is refused before the study is made.
+        # Missing studies are refused before this one is created.
         older = older_studies(plan, store) if older is None else older
         self.study, _ = open_study(plan, store)
         if plan.artifacts:
@@ -147,7 +147,7 @@ class _Driver:
     # -- start and end ----------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """Reads what the record has, and takes over what a dead driver left."""
+        """Reads the record, and takes over the trials of dead drivers."""
         self.store.recover(self.study.id)
         reach("recovered")
         rows = next(self.news)
@@ -163,7 +163,7 @@ class _Driver:
             if not self.fill():
                 break
             self.listen(0.0)
-        self.mirror.start()  # only now: to compare 10,000 trials it takes 2 s of the interpreter
+        self.mirror.start()  # only now: comparing 10,000 trials takes 2 s of processor time
         while True:
             self.settle()
             more = self.fill()
@@ -174,16 +174,16 @@ class _Driver:
                     if not self.running and (over or not self.ladder.waiting):
                         return self.tell_watch()
                 if not self.running:
-                    time.sleep(POLL)  # the rest of the budget is with another driver,
-                    self.adopt()  # or paused by one that died
+                    time.sleep(POLL)  # another driver has the rest of the budget,
+                    self.adopt()  # or one that died has paused it
             self.listen(0.0 if more else 1.0)
             self.look_around()
 
     def close(self) -> None:
-        """Leaves nothing running in the record, whatever ended the search."""
+        """Releases all running trials, whatever ended the search."""
         stop = Failure(kind="worker_died", reason="the driver was stopped")
-        with contextlib.suppress(StoreError):  # its leases run out then
-            # As the record has them: an interrupt may come between a commit and its answer.
+        with contextlib.suppress(StoreError):  # then the leases expire
+            # Those in the record: an interrupt may come between a commit and its answer.
             for token in self.store.beat():
                 self.store.release(token, stop)
         self.mirror.close()
@@ -200,7 +200,7 @@ class _Driver:
             self.tell_watch()
 
     def look_around(self) -> None:
-        """Sees, every ``POLL`` seconds, what other drivers did, and what they took from here."""
+        """Every ``POLL`` seconds: takes in what other drivers did, and cancels what they took."""
         if time.monotonic() - self.looked < POLL:
             return
         self.looked = time.monotonic()
@@ -208,35 +208,34 @@ class _Driver:
             if self.leases.lost(run.claim.token, run.since):  # its result would be refused
                 self.pool.cancel(ticket)
         self.store.recover(self.study.id)
-        self.supply.waits = True  # for what was just recovered, and what others released
+        self.supply.waits = True  # for trials just recovered, or released by others
         rows = next(self.news)
         if any(row not in self.asker and not row.baseline for row in rows):
             self.asker.diverge()
         self.hear(rows)
 
     def hear(self, rows: list[TrialRow]) -> None:
-        """Takes in what the record has and this driver has not: on start all, later other drivers'
-        trials."""
+        """Takes in trials that are new to this driver: at the start all, later those of others."""
         rows = [row for row in rows if row not in self.tally]
         self.take(rows)
-        for row in rows:  # by now it is known what to expect of those that were stopped
+        for row in rows:  # after all were taken, so that stopped ones can be extrapolated
             self.asker.tell(row)
 
     # -- ask --------------------------------------------------------------------------------------
 
     def count(self) -> int:
-        """The trials that this driver knows to be of the budget."""
+        """The trials known to count towards the budget."""
         return self.tally.done + len(self.running) + len(self.ladder.waiting)
 
     def room(self) -> int:
         return max(0, self.pool.slots - len(self.running))
 
     def fill(self) -> bool:
-        """Begins what is next, while the budget lasts; whether there may be more to do."""
+        """Starts what is next within the budget; whether there may be more to start."""
         return self.supply.fill(self.room(), self.count(), self.pool.slots)
 
     def reused(self, trial: int, row: TrialRow) -> None:
-        """What was asked as ``trial`` has the result of an earlier one."""
+        """The proposal ``trial`` reused an earlier result, as ``row``."""
         self.asker.begin(trial, row)
         self.take([row])
         self.asker.tell(row)
@@ -246,7 +245,7 @@ class _Driver:
     # -- run --------------------------------------------------------------------------------------
 
     def submit(self, claim: Claim, source: TrialRow | None = None) -> None:
-        """Runs a claimed trial. With a ``source`` its latency alone is measured."""
+        """Runs a claimed trial; with a ``source`` only its latency is measured."""
         since = time.monotonic()
         asked = next_job(self.plan, claim.trial)
         if asked.latency and not asked.evaluator:
@@ -268,8 +267,8 @@ class _Driver:
     # -- rungs ------------------------------------------------------------------------------------
 
     def at_rung(self, run: _Running, result: Result) -> None:
-        """Sends a candidate on, stops it, or lets it wait, as the ladder says. The sampler is told
-        what to expect of one that waits, where that is known."""
+        """Continues, stops or pauses a candidate, as the ladder decides. The sampler is told the
+        extrapolated result of one that is paused."""
         asked = run.claim.trial
         epochs = run.shown.epochs
         scores = (*asked.rungs, (epochs, result.metrics[ACCURACY]))
@@ -295,9 +294,9 @@ class _Driver:
             self.tell_watch()
 
     def settle(self, last: bool = False) -> None:
-        """Goes through the candidates that wait at rungs: stops those that promise nothing any
-        more, or too little to be kept waiting, and sends on the next ones while there is room. The
-        ``last`` time, where none can go on, it stops all of them."""
+        """Of the candidates paused at rungs, stops those without promise, or with too little to
+        keep, and promotes the next ones while slots are free. The ``last`` time it stops all, if
+        none can continue."""
         ladder = self.ladder
         if not ladder.waiting:
             return
@@ -310,12 +309,12 @@ class _Driver:
             self.stop(row)
 
     def following(self) -> TrialRow | None:
-        """Who goes on next, if there is time."""
+        """The candidate to promote next, if there is time."""
         row = self.ladder.following(self.tally.front)
         return row if row and self.supply.timely(row) else None
 
     def accompanied(self) -> bool:
-        """Whether time is over for this driver alone: who waits at a rung is left to the others."""
+        """Whether only this driver is out of time: the others then take the paused candidates."""
         return self.time_budget.over and any(self.store.trials(self.study.id, states=["running"]))
 
     def promote(self, row: TrialRow) -> None:
@@ -331,7 +330,7 @@ class _Driver:
             self.conclude(stopped)
 
     def adopt(self) -> None:
-        """Takes in paused trials of drivers that are gone."""
+        """Takes over the paused trials of drivers that are gone."""
         for row in self.store.trials(self.study.id, states=["paused"]):
             if row.number not in self.ladder.waiting:
                 self.ladder.pause(row)
@@ -340,7 +339,7 @@ class _Driver:
     # -- tell -------------------------------------------------------------------------------------
 
     def done(self, ticket: int, outcome: Outcome) -> None:
-        """A job ended: its trial is tried again, has come to a rung, or has ended too."""
+        """A job ended: retries its trial, decides at its rung, or concludes it."""
         run = self.running.pop(ticket, None)
         if run is None:
             return
@@ -372,7 +371,7 @@ class _Driver:
             raise StudyError(f"the search cannot go on: {wrong}")
 
     def retry(self, run: _Running, failure: Failure) -> None:
-        """Tries a trial once more; where there is no time for it, it waits for the next run."""
+        """Retries a trial; without time for it, leaves it to the next run."""
         claim = run.claim
         reach("failed")
         if not self.supply.timely(claim.trial):
@@ -385,7 +384,7 @@ class _Driver:
             self.ladder.leave(claim.trial)  # another driver has the trial now
 
     def conclude(self, row: TrialRow) -> None:
-        """A trial of this driver ended, and the record has it."""
+        """A trial of this driver ended, and is recorded."""
         self.take([row], own=True)
         self.asker.tell(row)
         reach("told")
@@ -427,8 +426,8 @@ class _Driver:
 
 
 def _retries(claim: Claim, failure: Failure) -> bool:
-    """Whether a trial is tried once more: the machinery's faults are not its own, and its first
-    error may be chance."""
+    """Whether a trial is retried: a dead worker is not its fault, and its first error may be
+    chance."""
     if failure.ours:
         return claim.attempt < LOST
     return failure.kind == "error" and claim.faults < 1

@@ -1,8 +1,7 @@
-"""Networks that were made from others, a student that a teacher taught or a network with fewer
-channels, as points of a study.
+"""Distilled and pruned networks as points of a study.
 
-Like a baseline such a network is a trial that nobody sampled: the sampler is not told of it and no
-budget counts it, and where no other is better in everything it is on the front.
+Like a baseline, such a network is a trial that the sampler neither proposed nor learns from and no
+budget counts; it can be on the front.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ Made = Literal["distilled", "pruned"]
 def enter(
     store: Store, study: StudyRow, job: Job, trained: Trained, made: Made, of: str
 ) -> TrialRow:
-    """Puts a training by ``job``, whose network was ``made`` from ``of`` (empty: from a pattern),
-    into a study; the trial that it is, or was already. Raises StoreError."""
-    # What it begins with is known by its name, which has a digest, wherever it lies.
+    """Adds a training by ``job``, whose network was ``made`` from ``of`` (empty: from a pattern),
+    to a study, unless it is there; returns its trial. Raises StoreError."""
+    # The key has the file's name, which has a digest, not its folder.
     start = job.recipe.but({"init": os.path.basename(job.recipe.init)})
     key = dataclasses.replace(job, recipe=start).key
     name = _name(store, study, (trained.architecture.fingerprint, key, job.seed), made, of)
@@ -42,7 +41,7 @@ def enter(
         device=trained.device,
         model=os.path.abspath(trained.file) if trained.file else "",
     )
-    store.enter(study.id, ask, result)  # or it is there already
+    store.enter(study.id, ask, result)
     row = next(
         row
         for row in store.trials(study.id, fingerprint=ask.fingerprint)
@@ -55,9 +54,8 @@ def enter(
 
 
 def _name(store: Store, study: StudyRow, mine: tuple[str, str, int], made: Made, of: str) -> str:
-    """What tells it from all others of the study: what it was made from, a pattern by its
-    fingerprint, with a number where another training has that name. The name that it has, where it
-    is there already."""
+    """A name unique in the study: what it was made from (a pattern by its fingerprint), with a
+    number where the name is taken. Its own, if it is there already."""
     names = {
         (row.fingerprint, row.job_key, row.seed): row.baseline
         for row in store.trials(study.id)

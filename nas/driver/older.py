@@ -1,7 +1,7 @@
-"""Older studies of the record that a search begins with: their networks as the new study sees them.
+"""Older studies to transfer from: their networks as features of the new study.
 
-Of one space the parameters tell where a network is. Networks of another one are placed by what all
-networks have: costs, depth, width, how often each layer occurs.
+In the same space, networks are described by their parameters; those of another space by what all
+networks have: costs, depth, width, the number of each layer.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from nas.store.reading import Record
 
 Floats = NDArray[np.float64]
 
-SPREAD = 0.5  # deviations of a feature, which is as far as the values of a choice are apart
-COSTS = ("params", "macs")  # what is told of a network beside its parameters
-FAR = 3.0  # deviations: what lies farther is as far
-OFFERED = 3  # studies that are named at the start of a search
+SPREAD = 0.5  # scales a standardised feature to the distance between values of a choice
+COSTS = ("params", "macs")  # features in addition to the parameters of the same space
+FAR = 3.0  # standard deviations at which features are clipped
+OFFERED = 3  # most studies suggested at the start of a search
 
 
 def older_studies(plan: Plan, record: Record) -> tuple[Older, ...]:
-    """The older studies that the plan begins with: what was evaluated until its own was made, so
-    that a search that goes on knows what it knew.
+    """The plan's older studies, with the trials from before its own study was created: a resumed
+    search knows what it knew.
 
-    Raises StudyError for a study that is not there, is the plan's own, or has nothing to tell.
+    Raises StudyError for a study that is missing, is the plan's own, or has too few networks.
     """
     if not plan.older:
         return ()
@@ -64,8 +64,8 @@ def older_studies(plan: Plan, record: Record) -> tuple[Older, ...]:
 
 
 def offers(plan: Plan, record: Record) -> str:
-    """A sentence that names the record's older studies that a new one could begin with: those of
-    the same space first, then those with the most networks. Empty where there is none."""
+    """A sentence that suggests older studies of the record: those of the same space first, then
+    those with the most networks. Empty where there is none."""
     studies = record.studies()
     if plan.older or plan.sampler not in LEARNING or plan.study in [row.name for row in studies]:
         return ""

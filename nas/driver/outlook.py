@@ -1,4 +1,4 @@
-"""What more trials of a study are expected to bring: whether it pays to go on."""
+"""Forecasts what more trials of a study would bring: whether it pays to continue."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from nas.store import StudyRow, TrialRow
 Floats = NDArray[np.float64]
 Measure = Callable[[Floats], float]  # of values (n, objectives), minimised: the less, the better
 
-MOST = 100  # trials that are looked ahead: all are chosen by what is known now
-# Futures are surer of themselves than they may be: that later proposals learn from earlier ones is
-# not in them, nor is that the model may be wrong. Their 80% intervals held 60% of what came in 99
-# searches on six tables (``benchmarks/outlook.py``), with ends so much farther out 80%.
+MOST = 100  # trials to look ahead: all are chosen by today's model
+# The simulated futures are overconfident: they ignore that later proposals learn from earlier ones,
+# and that the model may be wrong. Their 80% intervals covered 60% of the outcomes of 99 searches on
+# six tables (``benchmarks/outlook.py``); with their ends multiplied by these factors, 80%.
 WIDER = 0.7, 1.5
-# Where hypervolume begins to count: better than the worst quarter of the trials.
+# The reference point of the hypervolume: this quantile of the trials.
 WORST = 0.75
 
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What so many more ``trials`` are expected to bring, the mean of many futures and the ends of
-    an interval that holds 80% of them: by how much the best value of ``metric`` is better; with
-    ``at_equal`` another objective, by how much it is better at the same value of that, on average
-    over the range of the trials so far (of what is weighed by its logarithm, of that). With more
-    objectives ``metric`` is empty, and it is the share by which the front's hypervolume grows."""
+    """The expected gain by ``trials`` more: its mean over simulated futures, and the ends of an 80%
+    interval. It is the improvement of the best value of ``metric``; with two objectives, at equal
+    values of the other, ``at_equal``, averaged over its range so far (logarithmic for logarithmic
+    metrics). With more objectives ``metric`` is empty, and it is the relative growth of the front's
+    hypervolume."""
 
     trials: int
     metric: str
@@ -53,9 +53,9 @@ def outlook(
     trials: int,
     older: tuple[Older, ...] = (),
 ) -> Outlook | None:
-    """What ``trials`` more of the plan's study, ``MOST`` at most, would bring to what its ``rows``
-    have. None where nothing is known yet, the sampler has no model, a trial may end at a rung, or
-    a constraint is known of a network only once it was measured.
+    """Forecasts the gain by ``trials`` more, at most ``MOST``, over the study's ``rows``. None
+    before the first results, for a sampler without a model, with rungs, and with a constraint on a
+    measured metric.
     """
     names = [name for name, _ in study.objectives]
     name = uncertain(study)
@@ -73,20 +73,20 @@ def outlook(
     now = np.array([[scaled(n, row.value(n)) for n in names] for row in so_far]) * signs
     gained = gains(now[np.isfinite(now).all(axis=1)], futures * signs, names.index(name))
     others = [other for other in names if other != name]
-    whole = name if len(others) < 2 else ""  # else it is of all of them
+    whole = name if len(others) < 2 else ""
     at_equal = others[0] if len(others) == 1 else ""
     return Outlook(count, whole, at_equal, float(gained.mean()), *interval(gained))
 
 
 def interval(gained: Floats) -> tuple[float, float]:
-    """The ends of what the gains of many futures leave likely, with a chance of 80%."""
+    """The ends of the 80% interval for the gains (k,) of k futures."""
     low, high = np.quantile(gained, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return WIDER[0] * float(low), WIDER[1] * float(high)
 
 
 def gains(now: Floats, futures: Floats, place: int) -> Floats:
-    """By how much each of ``futures`` (k, m, objectives) betters what there is ``now``
-    (n, objectives), all minimised: (k,), as ``Outlook`` tells of the objective at ``place``."""
+    """The gain (k,) of each of ``futures`` (k, m, objectives) over the values ``now``
+    (n, objectives), all minimised, as ``Outlook`` defines it; ``place`` is its metric's index."""
     measure = _measure(now, place)
     before = measure(now)
     after = np.array([measure(np.vstack([now, future])) for future in futures])
@@ -94,9 +94,9 @@ def gains(now: Floats, futures: Floats, place: int) -> Floats:
 
 
 def _measure(now: Floats, place: int) -> Measure:
-    """What a front is measured by, of values (n, objectives), minimised, that begin as ``now``:
-    its best, with two objectives the mean of the best at each level of the other, else less its
-    hypervolume."""
+    """A measure of the front of values (n, objectives), minimised, lower is better: the best value;
+    with two objectives the mean over the other's range ``now`` of the best at that level; with more
+    the negative hypervolume."""
     if now.shape[1] > 2:
         corner = np.quantile(now, WORST, axis=0)
         return lambda values: -float(moocore.hypervolume(np.minimum(values, corner), ref=corner))

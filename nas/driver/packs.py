@@ -1,4 +1,4 @@
-"""Packs: networks that are handed out to be timed on another machine, and its answers."""
+"""Packs: ONNX networks to be timed on another machine, and reading its answers."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from nas.training import timing
 MANIFEST, SCRIPT, ANSWERS = "manifest.json", "measure.py", "answers.json"
 
 WHAT = f"what {SCRIPT} of a pack has written"
-LEAST = math.ulp(0.0)  # above 0, in milliseconds
-COUNT = (1 << 20) - 1  # of threads and of images at once
+LEAST = math.ulp(0.0)  # the smallest number above 0
+COUNT = (1 << 20) - 1  # most threads, and most images per batch
 
 
 def pack(store: Store, study: StudyRow, rows: Sequence[TrialRow], folder: Path) -> str:
-    """Writes ONNX files, the script and the manifest; the pack's name, which the record remembers.
+    """Writes ONNX files, the script and the manifest, records the pack and returns its name.
 
-    Weights are drawn by a fixed seed: the same networks give the same pack. Raises NasError for a
-    folder that has something in it.
+    Weights are drawn with a fixed seed: the same networks give the same pack. Raises NasError for a
+    folder that is not empty.
     """
     from nas.training.network import build
     from nas.training.runtimes import to_graph
@@ -71,10 +71,10 @@ def pack(store: Store, study: StudyRow, rows: Sequence[TrialRow], folder: Path) 
 def read_answers(
     store: Store, file: Path, study: StudyRow | None = None
 ) -> tuple[StudyRow, Device, list[tuple[str, Latency]]]:
-    """Takes the answers of a pack into the record; the study that it was made of, the device, and
-    what was measured. Raises NasError, with nothing kept, for what is no such file, a pack that the
-    record does not know or that is of another ``study``, networks that are not in it, files that
-    were changed, and a device whose name is another machine's."""
+    """Records the answers of a pack; returns its study, the device, and the latencies by
+    fingerprint. Raises NasError, with nothing recorded, for a file of another form, a pack that the
+    record does not know or of another ``study``, networks that are not in it, changed files, and a
+    device name that belongs to another machine."""
     try:
         told = fields.read(str(file), content(file), WHAT)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What a search is to do. Apart from the loop, which needs optuna: wrong input is told at once."""
+"""The plan of a search. Needs no optuna, so that wrong input is refused at once."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from nas.store import Study, StudyRow
 
 Keep = Literal["front", "all", "none"]
 
-RANDOM = "-random"  # after a study's name: the random search that it is compared with
+RANDOM = "-random"  # suffix of a study's name: the random search it is compared with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A search.
 
-    Raises StudyError for rungs that do not fit the rest, and for an objective or constraint that
-    nothing measures (a training measures those of ``nas.metrics``, an evaluator may give any); and
-    SpaceError for a bound that no network can keep.
+    Raises StudyError for rungs that contradict the rest, and for an objective or constraint that
+    nothing measures (a training measures those of ``nas.metrics``, an evaluator may return any);
+    SpaceError for a bound that no network can meet.
     """
 
     study: str
     space: Space  # bound to the data, with objectives and constraints
     job: Job  # what all candidates share: recipe, data, epochs, evaluator; its seed is the search's
-    trials: int | None  # None: as many as the space has
-    seconds: float | None = None  # None: without a limit
+    trials: int | None  # None: no limit
+    seconds: float | None = None  # None: no limit
     sampler: str = "default"
-    rungs: tuple[int, ...] = ()  # epochs at which candidates may be stopped; the last: a whole one
-    artifacts: str = ""  # directory or URL; empty: rungs train anew, and no weights are kept
-    folder: str = ""  # the study's own below ``artifacts``, known once the study is open
-    images: str = ""  # what people are told of the images
-    keep: Keep = "front"  # whose weights
-    older: tuple[str, ...] = ()  # studies that it begins with: ``nas.driver.older``
-    devices: Mapping[str, str] = field(default_factory=dict)  # a latency's name: its name in full
-    taught: tuple[str, ...] = ()  # the teachers, as people know them
+    rungs: tuple[int, ...] = ()  # epochs at which candidates may be stopped; the last: job.epochs
+    artifacts: str = ""  # directory or URL; empty: rungs retrain, and no weights are kept
+    folder: str = ""  # the study's folder in ``artifacts``, known once the study is open
+    images: str = ""  # a description of the images, for people
+    keep: Keep = "front"  # networks whose weights are kept
+    older: tuple[str, ...] = ()  # names of studies to transfer from: ``nas.driver.older``
+    devices: Mapping[str, str] = field(default_factory=dict)  # full names of latency metrics
+    taught: tuple[str, ...] = ()  # names of the teachers, for people
 
     def __post_init__(self) -> None:
         if not self.job.evaluator:
@@ -70,7 +70,7 @@ class Plan:
 
     @property
     def recipe(self) -> Recipe:
-        """What all candidates are trained by, but for what the space searches."""
+        """The recipe of all candidates, except for the settings that the space searches."""
         return recipe_of(self.space, self.job.recipe)
 
     @property
@@ -80,11 +80,11 @@ class Plan:
 
     @property
     def measured(self) -> list[str]:
-        """The metrics that objectives and constraints need of an evaluation."""
+        """The metrics of objectives and constraints that an evaluation must return."""
         return [name for name in self.asked if not metric(name).arithmetic]
 
     def row(self) -> Study:
-        """What the record keeps, and what must be the same when the study is resumed."""
+        """The study as the record keeps it; a resumed study must have the same values."""
         space, job = self.space, self.job
         return Study(
             name=self.study,
@@ -108,7 +108,7 @@ class Plan:
                 "split_seed": job.data.split_seed,
                 **({"skip_unreadable": True} if job.data.skip_unreadable else {}),
                 **({"group_by": job.data.group_by} if job.data.group_by else {}),
-                # Where they lie; what they are, ``recipe.teacher`` says.
+                # Their places; their identity is ``recipe.teacher``.
                 **({"teachers": list(job.teachers)} if job.teachers else {}),
                 **({"taught": {job.recipe.teacher: list(self.taught)}} if self.taught else {}),
                 **({"rungs": list(self.rungs)} if self.rungs else {}),
@@ -119,13 +119,13 @@ class Plan:
 
 
 def recipe_of(space: Space, base: Recipe) -> Recipe:
-    """``base`` with what the space fixes."""
+    """``base`` with the settings that the space fixes."""
     return Recipe.of(space.fixed, base)
 
 
 def space_of(study: StudyRow) -> Space:
-    """The space that a study of the record searches, on its images, with the objectives and the
-    constraints that its file tells. Raises SpaceError."""
+    """The space of a recorded study on its images, with the objectives and constraints of its file.
+    Raises SpaceError."""
     source = f"the space of study {study.name}"
     channels, height, width = study.settings["input"]
     data = parse_mapping(study.space_text, source)

@@ -1,5 +1,5 @@
-"""Profiles: what a device takes for the pieces of a space's networks, and by them the latency of
-others before they are measured, as a metric that arithmetic knows."""
+"""Profiles: latencies of the pieces of a space's networks on a device, by which the latency of any
+of its networks is predicted, as an arithmetic metric."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from nas.spaces.space import Space
 from nas.store import Store
 from nas.store.devices import Profiled, all_profiles, keep, keep_profile, measured, patterns
 from nas.store.reading import Record
-from nas.training.pieces import distinct, parts, time_piece
-from nas.training.predicted import LatencyPredictor
+from nas.training.latency_pieces import distinct, parts, time_piece
+from nas.training.latency_prediction import LatencyPredictor
 
-DRAWS = 50  # times as many draws as networks, before a space has no more
-# Networks taken apart for each that is measured whole: their pieces cost little, and of 80 with 20
-# measured whole they bring 97 % of others within 10 % where those of the 20 bring 71 (vgg_like).
+DRAWS = 50  # draws per network wanted, before the space counts as exhausted
+# Networks whose pieces are timed, per network measured whole. Pieces cost little: those of 80
+# networks, 20 of them measured whole, predict 97 % of others within 10 %; those of the 20 alone,
+# 71 % (vgg_like).
 APART = 3
-SHOWN = 50  # networks of a space that tell whether a profile is of such
-RARE = 0.1  # of them may have a kind of piece that the profile has not
-HALF = 0.5  # of their pieces
-PIECES = 600  # timed at most, the commonest first: what is left is interpolated
+SHOWN = 50  # networks of a space that are drawn to see whether a profile covers it
+RARE = 0.1  # fraction of them that may have a kind of piece that the profile lacks
+HALF = 0.5  # fraction of known pieces below which a larger profile is suggested
+PIECES = 600  # timed at most, the commonest first; the rest is interpolated
 
 Told = Callable[[str, int, int], None]
 
@@ -49,10 +50,10 @@ def profile(
     again: bool = False,
     told: Told,
 ) -> tuple[Profiled, LatencyPredictor]:
-    """Measures the pieces of random networks of the space here, and the first ``networks`` of those
-    whole, and adds them to what this device's profile has of other spaces. What is known is not
-    measured again, unless it is to be; what was measured is kept, however this ends. ``told`` of
-    pieces and networks: what, how many are measured, of how many."""
+    """Measures pieces of random networks of the space here, and the first ``networks`` of those
+    whole, and adds them to this device's profile, which may cover other spaces. Known ones are only
+    measured ``again``; measurements are kept however this ends. Calls ``told`` with "pieces" or
+    "networks", how many are measured, and of how many."""
     import torch
 
     from nas.training import latency
@@ -116,8 +117,8 @@ def _drawn(space: Space, count: int, seed: int) -> list[Architecture]:
 
 
 def predictor(record: Record, profiled: Profiled) -> LatencyPredictor:
-    """What a profile predicts by, corrected by all that the record has measured on its device
-    since, of networks of any study."""
+    """The predictor of a profile, corrected by all measurements of whole networks on its device,
+    of any study."""
     wholes: dict[str, float] = dict(profiled.profile["wholes"])
     since = _measured(record, profiled)
     wholes |= {text: since[key] for key, text in patterns(record, since).items()}
@@ -137,7 +138,8 @@ def predictor(record: Record, profiled: Profiled) -> LatencyPredictor:
 
 
 def _measured(record: Record, profiled: Profiled) -> dict[str, float]:
-    """By fingerprint, what was measured as the profile was."""
+    """Latencies by fingerprint, measured on the device, in the runtime and at the batch of a
+    profile."""
     place = profiled.place
     return {r.fingerprint: r.latency.ms for r in measured(record) if r.latency.place == place}
 
@@ -153,8 +155,8 @@ def _parsed(text: str) -> Architecture | None:
 
 
 def in_search(space: Space) -> Space:
-    """A space whose objectives and constraints name ``latency_ms@here`` by what a search measures
-    itself: in eager PyTorch, one thread, one image. Raises NasError for what it does not."""
+    """The space with ``latency_ms@here`` renamed to ``latency_ms``, which a search measures itself:
+    in eager PyTorch, one thread, one image. Raises NasError for any other setting."""
 
     def own_name(name: str) -> str:
         at = located(name)
@@ -192,11 +194,11 @@ def predicting(
     space: Space | None = None,
     devices: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[dict[str, str]]:
-    """Makes arithmetic of the latencies that ``names`` name, for as long as a search of ``space``
-    runs: what was measured of a network, or else what the device's profile predicts. Gives a
-    sentence on each. Raises StudyError for a device that no profile predicts, with the nearest that
-    one does, and for a profile that has nothing of a kind that the space's networks have. A name
-    that leaves something open is what ``devices`` says that it is in full."""
+    """While entered, makes the latencies on named devices among ``names`` arithmetic metrics: a
+    network's measurement, or else the prediction of the device's profile. Gives a sentence on each.
+    Raises StudyError for a device without a profile, with the nearest that has one, and for a
+    profile that lacks a kind of piece of the space's networks. ``devices`` maps abbreviated names
+    to full ones."""
     places = {name: at for name in names if (at := located(devices.get(name, name)))}
     descriptions: dict[str, str] = {}
     entries = {}
@@ -222,8 +224,8 @@ def predicting(
 
 
 def in_full(record: Record | None, plan: Plan) -> Plan:
-    """The plan, with the profile of each latency on a named device that it asks for: that by which
-    the study was begun, and else the only one that fits. Raises StudyError as ``predicting``."""
+    """The plan with the full name of each latency on a named device: that with which the study
+    began, or else that of the only profile that fits. Raises StudyError as ``predicting``."""
     places = {name: at for name in plan.asked if (at := located(name))}
     if not places:
         return plan
@@ -234,8 +236,8 @@ def in_full(record: Record | None, plan: Plan) -> Plan:
 
 
 def _fits(predict: LatencyPredictor, space: Space, at: Located) -> str:
-    """How much a profile, which may be of another space, has of this one's networks. Raises
-    StudyError where that is nothing of a kind: its price would be that of any layer."""
+    """How well a profile covers the networks of a space. Raises StudyError where it lacks a kind of
+    piece, whose cost would be that of any layer."""
     rng = random.Random(0)
     each = [set(parts(space.draw(rng)[1]).pieces) for _ in range(SHOWN)]
     lacking = Counter(kind for some in each for kind in {piece.kind for piece in some})
@@ -257,8 +259,8 @@ def _fits(predict: LatencyPredictor, space: Space, at: Located) -> str:
 
 
 def offer(record: Record | None, bounded: Iterable[str]) -> str:
-    """A sentence where a bound is on what a search measures of each candidate, and a profile of
-    this machine predicts it; else empty."""
+    """A hint where a bound is on a measured latency that a profile of this machine predicts; else
+    empty."""
     for name in on_device(bounded):
         at = Located(name, HERE, OWN_RUNTIME, OWN_THREADS)
         with contextlib.suppress(StudyError):

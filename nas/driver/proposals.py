@@ -1,4 +1,4 @@
-"""What the search knows of a space before any training, in the form that the sampler takes."""
+"""The sampler's ``Problem`` of a search space."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from nas.metrics import arithmetic, scaled
 from nas.samplers.problem import Problem
 from nas.spaces.space import Draw, Space
 
-# Sets weighed by an ask: drawing and costing one takes about 0.4 ms.
+# Sets scored by an ask: drawing one and computing its costs takes about 0.4 ms.
 PROPOSALS = 400
 
 
 class _Costs(NamedTuple):
-    """What arithmetic knows of a set: objectives by their place, and the MACs of an image."""
+    """The arithmetic of a set: known objectives by index, and MACs per image."""
 
     objectives: Mapping[int, float]
     macs: int
@@ -37,14 +37,13 @@ def problem(
     objectives: Sequence[str],
     expected: Callable[[int], float | None] | None = None,
 ) -> Problem:
-    """The sampler's problem: every parameter's distribution, the metrics of a parameter set that
-    arithmetic knows, scaled as the trade-offs are weighed, and the completion of a partial set.
-    Where time is paid, ``expected`` gives what a training is expected to take, in whatever unit, by
-    a network's MACs; None as long as nothing is known."""
+    """The problem: the distributions of all parameters, the arithmetic objectives of a set (scaled
+    as in trade-offs), and the completion of a partial set. With a time budget, ``expected`` gives
+    the cost of a training by its MACs, in any unit (None: unknown yet)."""
     costs: dict[tuple[Any, ...], _Costs | None] = {}
 
     def complete(params: Mapping[str, Any], rng: random.Random) -> dict[str, Any]:
-        # What is whole already is looked up: with 1,000 trials under way that saves 0.2 s an ask.
+        # A complete set is looked up: with 1,000 running trials that saves 0.2 s per ask.
         if _key(params) in costs:
             return dict(params)
         trial = Draw(rng, params)
@@ -85,7 +84,7 @@ def _key(params: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _suggest(space: Space, trial: Draw) -> Architecture | None:
-    """The architecture, or None for a draw that does not fit the data."""
+    """The architecture; None where the draw does not fit the data."""
     try:
         return space.suggest(trial)
     except NasError:
@@ -105,7 +104,7 @@ def _known(
 
 def distributions(space: Space) -> Iterator[tuple[str, BaseDistribution]]:
     """Every parameter that a draw of the space may ask for, with its distribution."""
-    # Sorted: the draws go by the order, which of a set is another in every process.
+    # Sorted: draws depend on the order, and that of a set varies between processes.
     options = {key: PRESENCE for key in sorted(space.open_keys()) if key.endswith("?")}
     domains = {**options, **space.domains}
     for key, domain in domains.items():

@@ -1,4 +1,4 @@
-"""Where a search's next trials come from: what waits in the record, else what the sampler asks."""
+"""Where a search's next trials come from: those waiting in the record, or else the sampler."""
 
 from __future__ import annotations
 
@@ -16,21 +16,20 @@ from nas.job.job import allowed
 from nas.metrics import on_device
 from nas.store import Ask, Claim, Store, StudyRow, TrialRow
 
-# Candidates are asked for ahead of need, one for every so many slots, and one where there are fewer
-# but more than one: an ask takes 160 ms, and 64 slots with trainings of 10 s need one every 156.
-# While half of those are ready, one is asked for at a time; below that several at once, of which
-# the last knows no more than the first.
+# Candidates are proposed ahead of need, one per so many slots (one with 2 to 8 slots): an ask takes
+# 160 ms, and 64 slots with trainings of 10 s need one every 156. With half of them ready, asks are
+# single; below that for several at once, none of which knows of the others' results.
 AHEAD = 8
-LATE = 0.25  # of a budget, its end, where a network may be trained again to know it better
-LEARNED = 50  # trials, before which there is more to find than to know
-VAIN = 100  # candidates in a row that were refused, before no more are asked for
-UNFIT = 8  # candidates in a row that there is no time for, before no more are asked for
+LATE = 0.25  # the final fraction of a budget, in which a network may be trained again
+LEARNED = 50  # trials before that is considered
+VAIN = 100  # consecutive refused candidates after which the search stops asking
+UNFIT = 8  # consecutive candidates without time for them after which the search stops asking
 
 
 class Supply:
-    """Begins the trials of a study. ``submit`` is called with each claim, and with the earlier
-    evaluation that stands for it where only its latency is still to be measured; ``reused`` with
-    each ask that took over the whole result of an earlier trial."""
+    """Begins the trials of a study. Calls ``submit`` with each claim, and with the earlier
+    evaluation that it reuses if only its latency must be measured; and ``reused`` with each
+    proposal that reused a result as a whole."""
 
     def __init__(
         self,
@@ -48,28 +47,27 @@ class Supply:
         self.asker, self.tally, self.time_budget = asker, tally, time_budget
         self.submit, self.reused = submit, reused
         self.devices: set[str] = set()  # those that measured a latency in this run
-        self.ready: deque[tuple[int, Ask]] = deque()  # asked ahead of need
-        self.waits = True  # whether the record may have trials that wait for a driver
+        self.ready: deque[tuple[int, Ask]] = deque()  # proposed ahead of need
+        self.waits = True  # whether the record may have waiting trials
         self.exhausted = False
-        self.vain = 0  # candidates in a row, of this run, that their latency refused
-        self.unfit = 0  # candidates in a row that there was no time for
+        self.vain = 0  # consecutive candidates refused for their latency, in this run
+        self.unfit = 0  # consecutive candidates without time for them
 
     @property
     def ended(self) -> bool:
-        """Whether no more is asked for: the space is exhausted, or nothing keeps its bound."""
+        """Whether to stop asking: the space is exhausted, or nothing meets the latency bound."""
         return self.exhausted or self.vain >= VAIN
 
     def heard(self, row: TrialRow) -> None:
-        """A trial of this driver ended. What was refused is none of the budget's, so the search
-        needs an end where nothing else is found."""
+        """A trial of this driver ended. Refused ones do not count towards the budget, so their
+        number needs a bound of its own."""
         self.vain = self.vain + 1 if row.state == "refused" else 0
 
     def fill(self, room: int, count: int, slots: int) -> bool:
-        """Takes up what waits in the record, or begins what was asked ahead of need, or asks for
-        one more candidate, as far as the budget goes; whether there may be more to do. It asks for
-        one at a time: an ask may take a second, and what happens meanwhile must not wait for many.
-        Of the pool's ``slots``, ``room`` are free; ``count`` trials are known to count towards the
-        budget."""
+        """Within the budget, claims waiting trials, or begins candidates that are ready, or asks
+        for one more; whether there may be more to do. One at a time: an ask may take a second, and
+        events must not wait for several. ``room`` of the pool's ``slots`` are free, and ``count``
+        trials count towards the budget so far."""
         needed = int(min(room, self.tally.room(count)))
         if needed and self.waits:
             claims = self.claim(needed)
@@ -86,7 +84,7 @@ class Supply:
         return len(self.ready) < ahead and self.ask(ahead, count)
 
     def claim(self, most: int) -> list[Claim]:
-        """Takes up to so many of those that wait, of those that there is time for."""
+        """Claims up to ``most`` of the waiting trials, those that there is time for."""
         if self.time_budget.left is None:
             return self.store.claim(self.study.id, most)
         waiting = self.store.trials(self.study.id, states=["waiting"])
@@ -94,19 +92,19 @@ class Supply:
         return self.store.claim(self.study.id, most, timely) if timely else []
 
     def timely(self, row: Ask) -> bool:
-        """Whether there is time for a trial's next training: always for the first of a study."""
+        """Whether there is time for a trial's next training; always for a study's first."""
         return self.time_budget.fits(
             row.macs, epochs_ahead(self.plan, row), first=not self.tally.done
         )
 
     def ask(self, ahead: int, count: int) -> bool:
-        """Asks for one candidate, where fewer than ``ahead`` are ready; whether there was one. What
-        other drivers have begun counts too: nothing is asked for only to be thrown away."""
+        """Asks for a candidate, where fewer than ``ahead`` are ready; whether there was one. Trials
+        of other drivers count towards the budget, so that no proposal is wasted."""
         ready = len(self.ready)
         begun = max(count, self.store.begun(self.study.id))
         if self.ended or not self.tally.room(begun + ready):
             return False
-        # What takes no time is begun until it is over.
+        # Evaluations that take no time go on until the time is over.
         if self.unfit >= UNFIT or not self.time_budget.fits(0, 0, first=not self.tally.done):
             return False
         short = ahead - ready if ready < ahead / 2 else 1
@@ -120,8 +118,8 @@ class Supply:
         return True
 
     def late(self, begun: int) -> bool:
-        """Whether a budget of trials or of time is nearly used up after so many trials. At rungs no
-        network is trained twice: what one of them says is of another training than the last."""
+        """Whether a budget of trials or time is nearly used up, with ``begun`` trials. With rungs
+        no network is trained twice: scores at a rung and at the end differ."""
         if begun < LEARNED or self.plan.rungs:
             return False
         trials, seconds, left = self.tally.budget, self.time_budget.seconds, self.time_budget.left
@@ -129,8 +127,8 @@ class Supply:
         return few or (seconds is not None and left is not None and left <= LATE * seconds)
 
     def begin(self, asked: Sequence[tuple[int, Ask]]) -> None:
-        """Begins what was asked, in one transaction, or takes over the result of an earlier
-        evaluation. Nothing comes of what there is no time for."""
+        """Records and submits proposals, in one transaction, or reuses earlier results for them.
+        Drops those that there is no time for."""
         study, budget = self.study.id, self.tally.budget
         sources: dict[str, TrialRow | None] = {}
         for trial, ask in asked:
@@ -163,17 +161,16 @@ class Supply:
                 self.give_up(trial, ask)
 
     def give_up(self, trial: int, ask: Ask) -> None:
-        """The record did not take what was asked: another driver was faster with it, or with the
-        rest of the budget."""
+        """The record did not take a proposal: another driver has it, or the rest of the budget."""
         if self.store.has(self.study.id, ask):
             self.asker.miss(trial)
         else:
             self.asker.drop(trial)
 
     def reusable(self, ask: Ask) -> tuple[TrialRow | None, str | None]:
-        """An earlier evaluation, of any study, that may stand for this one, and the device whose
-        latency it takes: empty where it needs none, None where a job must be run, to measure it
-        here or to refuse it, as what is known breaks a bound."""
+        """An earlier evaluation, of any study, to reuse, and the device whose known latency to
+        use: "" if it needs none; None if a job must still run, to measure it here or because what
+        is known breaks a bound."""
         measured, evaluator = self.plan.measured, self.plan.job.evaluator
         devices = [] if evaluator else on_device(measured)
         source = self.store.find_result(ask, [n for n in measured if n not in devices])

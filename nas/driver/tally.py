@@ -1,7 +1,6 @@
-"""How a search stands: what came of its trials, the budget, the front. Pure: it asks nobody.
+"""The state of a search: results of its trials, the budget, the front. No I/O.
 
-A trial is taken once, by its number, whoever ran it; so the loop may hear of it as often as it
-likes.
+Each trial counts once, by its number, however often the loop reports it and whoever ran it.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from nas.store import ENDED, EVALUATED, StudyRow, TrialRow
 
 @dataclass(frozen=True, slots=True)
 class UnderWay:
-    """A trial that is being trained, up to ``epochs``; ``first`` and ``last`` are what it told."""
+    """A trial being trained for ``epochs``; ``first`` and ``last`` are the epochs reported."""
 
     number: int
     baseline: str
@@ -33,9 +32,9 @@ class UnderWay:
         return dataclasses.replace(self, first=self.first or epoch, last=epoch)
 
     def seconds(self) -> float | None:
-        """What all its epochs are expected to take, at the pace of those after the first; None
-        before the second. A process's first takes longer: 1.1 to 1.6 times on a CPU, twice and more
-        on a GPU."""
+        """The expected seconds of all its epochs, at the pace of those after the first; None before
+        the second. A process's first epoch is slower: 1.1 to 1.6 times on a CPU, twice or more on
+        a GPU."""
         if not self.first or not self.last or self.last.epoch == self.first.epoch:
             return None
         pace = (self.last.seconds - self.first.seconds) / (self.last.epoch - self.first.epoch)
@@ -44,8 +43,8 @@ class UnderWay:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """How many seconds a search will still take, judged by so many trials that ended on this device
-    (0: by the epochs of those under way)."""
+    """The expected remaining seconds of a search, from ``trials`` that ended on this device (0:
+    from the epochs of running ones)."""
 
     seconds: float
     trials: int
@@ -53,17 +52,17 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How a search stands. Trials are candidates; baselines are counted beside them."""
+    """The status of a search. Trials are candidates; baselines are counted apart."""
 
-    budget: int | None  # trials asked for; None: without a limit
+    budget: int | None  # trials asked for; None: no limit
     finished: int
     stopped: int  # at a rung, for good
     failed: int
     reused: int
-    refused: int  # latency over its bound, measured before training: neither done nor budgeted
+    refused: int  # latency over its bound, measured before training; not counted as done
     paused: int  # at a rung
-    rejected: int  # proposals that arithmetic refused, at no cost
-    repeated: int  # proposals that were evaluated before, at no cost
+    rejected: int  # proposals that broke a constraint by arithmetic
+    repeated: int  # proposals that were evaluated before
     front: tuple[TrialRow, ...]
     latest: TrialRow | None
     ended: int  # trials, in this run
@@ -72,10 +71,10 @@ class Status:
     failures: Mapping[str, int]  # failed trials by reason, the commonest first
     under_way: tuple[UnderWay, ...]
     forecast: Forecast | None
-    time: float | None = None  # seconds allowed; None: without a limit
+    time: float | None = None  # seconds allowed; None: no limit
     time_left: float | None = None
-    out_of_time: bool = False  # something was not begun for want of time
-    vain: int = 0  # refused trials in a row, where the search ended by that
+    out_of_time: bool = False  # a trial was not started for lack of time
+    vain: int = 0  # consecutive refused trials, if they ended the search
     baselines: int = 0
     baselines_ended: int = 0
     baselines_failed: int = 0  # of those that ended
@@ -90,7 +89,7 @@ class Status:
 
 
 class Tally:
-    """The ended trials of ``study``, which is to have so many ``trials`` (None: any number) and its
+    """Counts the ended trials of ``study``, of the ``trials`` asked for (None: no limit), and its
     baselines."""
 
     def __init__(self, study: StudyRow, trials: int | None) -> None:
@@ -120,8 +119,8 @@ class Tally:
 
     @property
     def trained_front(self) -> tuple[TrialRow, ...]:
-        """The front as it were without networks made from others, whose weights these came from:
-        they must be kept even where the front has left them behind."""
+        """The front without distilled and pruned networks: the weights they were made from are
+        kept even where they displace those networks from the front."""
         if not any(row.made for row in self.front):
             return self.front
         return pareto(self._study, [row for row in self._results if not row.made])
@@ -133,17 +132,17 @@ class Tally:
 
     @property
     def budget(self) -> int | None:
-        """The trials that the study may have: a baseline counts beside those that are searched,
-        from when it is known of, and so does what was refused: nothing was trained."""
+        """The number of trials the study may have, counting known baselines and refused trials in
+        addition to the candidates asked for."""
         beside = len(self._baselines) + self._counts["refused"]
         return None if self._trials is None else self._trials + beside
 
     def room(self, count: int) -> float:
-        """How many trials the study may have besides so many."""
+        """How many trials the study may have beyond ``count``."""
         return math.inf if self.budget is None else max(0, self.budget - count)
 
     def take(self, rows: Iterable[TrialRow]) -> list[TrialRow]:
-        """Notes trials; those that ended and were not taken before."""
+        """Counts trials; returns those that are new and ended."""
         rows = list(rows)
         self._baselines.update(row.number for row in rows if row.baseline)
         new = {row.number: row for row in rows if row.state in ENDED and row not in self}
@@ -160,18 +159,18 @@ class Tally:
         if new:
             results = [row for row in new.values() if row.evaluated]
             names = {network(row) for row in results if not row.baseline}
-            # What is trained again may leave the front, and what it has beaten come back.
+            # A repeated training may take its network off the front, and bring others back.
             again = not self._networks.isdisjoint(names)
             self._networks |= names
             self._results += results
             front = pareto(self._study, self._results if again else [*self.front, *results])
             now, was = ([(row.number, row.trainings) for row in f] for f in (front, self.front))
             if now != was:
-                self.front = front  # the same tuple as long as it is the same front: see Ladder
+                self.front = front  # else the same tuple: Ladder compares identity
         return list(new.values())
 
     def end(self) -> None:
-        """Counts a trial that ended by this run."""
+        """Counts a trial that this run ended."""
         self._ended += 1
         self._first = self._first or time.monotonic()
 
@@ -213,9 +212,9 @@ class Tally:
         )
 
     def _forecast(self, under_way: Iterable[UnderWay], slots: int) -> Forecast | None:
-        """By the pace of this run once every slot is on its third trial; before, by what a trial
-        took: the pace would count the start, half a minute on a busy machine, to the first. None,
-        too, where the trials have no limit."""
+        """From the pace of this run once every slot is on its third trial; before that from the
+        duration of a trial, as the pace would include the start-up, half a minute on a busy
+        machine. None without a limit of trials."""
         if self.budget is None:
             return None
         ended, seconds = self._took[self._latest.device] if self._latest else (0, 0.0)

@@ -1,4 +1,4 @@
-"""The time that a search has, and what of it a training would take."""
+"""The time budget of a search, and the expected duration of a training."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from scipy.optimize import least_squares
 from nas.driver.equal_cost import trained_epochs
 from nas.store import TrialRow
 
-FEW = 5  # trainings that tell what an epoch takes, and not yet how that grows with the MACs
+FEW = 5  # trainings that are too few to fit how an epoch's duration grows with the MACs
 
 
 class TimeBudget:
-    """``seconds`` of wall-clock time since ``since`` by the clock ``now``; None: without end.
+    """``seconds`` of wall-clock time from ``since`` on, by the clock ``now``; None: no limit.
 
-    A training is expected to take, of each epoch, ``a + b * MACs`` seconds with ``a`` and ``b`` not
-    below 0, by the least squares of the logarithms over the trials of the study that were trained
-    on this driver's device, or as long as none was, on that of the latest. The images are the same
-    for all of a study, so they are in both. Of ``FEW`` trials or less it is the median.
+    An epoch is expected to take ``a + b * MACs`` seconds with nonnegative ``a`` and ``b``, by least
+    squares of the logarithms over the study's trials on this driver's device (or until there are
+    any, on that of the latest trial); with ``FEW`` trials or less, the median.
     """
 
     def __init__(self, seconds: float | None, since: float, now: Callable[[], float]) -> None:
         self.seconds, self._since, self._now = seconds, since, now
-        self._refused = False  # whether something was not begun for want of time
+        self._refused = False  # whether a training did not fit
         self._device: str | None = None
         self._own = False
         self._fitted: tuple[str | None, int] = (None, 0)
@@ -37,24 +36,24 @@ class TimeBudget:
 
     @classmethod
     def recorded(cls, rows: Iterable[TrialRow], machine: str) -> TimeBudget:
-        """What trials tell that were trained on a ``machine``, by its processor's or its card's
-        name, for trainings there in as many threads and beside as many others."""
+        """Fitted to trials trained on ``machine``, the name of its processor or GPU: for trainings
+        there with as many threads and as many others at the same time."""
         found = cls(None, 0.0, time.monotonic)
         found.take(row for row in rows if (row.device or "").startswith(machine))
         return found
 
     @property
     def left(self) -> float | None:
-        """Seconds; None: without end."""
+        """Seconds left; None: no limit."""
         return None if self.seconds is None else self._since + self.seconds - self._now()
 
     @property
     def over(self) -> bool:
-        """Whether the time is over, or something was not begun for want of it."""
+        """Whether the time is over, or a training did not fit."""
         return self._refused or (self.left is not None and self.left <= 0)
 
     def take(self, rows: Iterable[TrialRow], own: bool = False) -> None:
-        """Learns from trials that ended, each told once; whether they are this driver's ``own``."""
+        """Learns from ended trials, each given once; ``own``: they are this driver's."""
         for row in rows:
             epochs = trained_epochs(row) if row.state in ("finished", "stopped") else 0
             if row.seconds and epochs:
@@ -63,7 +62,7 @@ class TimeBudget:
                     self._device, self._own = row.device, own
 
     def expected(self, macs: int, epochs: int) -> float | None:
-        """The seconds of so many ``epochs`` of a network; None where nothing is known."""
+        """The expected seconds of ``epochs`` of a network; None before any training."""
         known = self._took[self._device]
         if not known:
             return None
@@ -73,8 +72,8 @@ class TimeBudget:
         return epochs * (a + b * macs)
 
     def fits(self, macs: int, epochs: int, first: bool = False) -> bool:
-        """Whether a training is expected to end in time. Where nothing is known it does, as long as
-        there is any time left, or it is among the ``first``."""
+        """Whether a training is expected to end in time. Before any training, whether any time is
+        left; always for the ``first``."""
         left = self.left
         if left is None:
             return True
@@ -85,7 +84,7 @@ class TimeBudget:
 
 
 def line(taken: NDArray[np.float64]) -> tuple[float, float]:
-    """``a`` and ``b`` of the seconds ``a + b * MACs``, of so many (MACs, seconds), (n, 2)."""
+    """Fits ``a`` and ``b`` of ``seconds = a + b * MACs`` to rows of (MACs, seconds), (n, 2)."""
     macs, seconds = taken.T
     middle, most = float(np.median(seconds)), max(1.0, float(macs.max()))
     if len(taken) <= FEW:

@@ -1,4 +1,4 @@
-"""What the record says of a study's trade-offs: constraints kept or broken, and the front."""
+"""A study's trade-offs: constraints met or broken, and the Pareto front."""
 
 from __future__ import annotations
 
@@ -24,17 +24,14 @@ MARGIN = 0.1  # of an objective's range
 
 
 def excess(study: StudyRow, row: TrialRow) -> dict[str, float]:
-    """By how much a finished trial is on the wrong side of each constraint; 0 or less: it holds.
-
-    A metric that was not measured is left out.
-    """
+    """By how much a finished trial exceeds each constraint; 0 or less: it is met. Metrics that were
+    not measured are left out."""
     over = {name: bound.excess(row.value(name)) for name, bound in bounds_of(study).items()}
     return {name: by for name, by in over.items() if by == by}
 
 
 def bounds_of(study: StudyRow) -> Mapping[str, Bound]:
-    """The constraints of a study. Read once, as each of its trials is held against them: to read
-    two takes 6 us, and to hold a trial against them 2."""
+    """The constraints of a study, cached: parsing two takes 6 us, checking a trial 2."""
     return _bounds(tuple(study.constraints.items()))
 
 
@@ -44,13 +41,13 @@ def _bounds(constraints: tuple[tuple[str, str], ...]) -> Mapping[str, Bound]:
 
 
 def breaks(study: StudyRow, row: TrialRow) -> bool:
-    """Whether a trial is on the wrong side of a constraint, as far as is known."""
+    """Whether a trial breaks a constraint, as far as was measured."""
     return any(by > 0 for by in excess(study, row).values())
 
 
 def feasible(study: StudyRow, row: TrialRow) -> bool:
-    """Whether a trial was trained to its end and meets every constraint, as far as is known: what
-    was not measured meets none."""
+    """Whether a trial has a full evaluation that meets every constraint; one whose metric was not
+    measured is not met."""
     if not row.evaluated:
         return False
     over = excess(study, row)
@@ -58,8 +55,8 @@ def feasible(study: StudyRow, row: TrialRow) -> bool:
 
 
 def nothing_found(study: StudyRow, rows: Sequence[TrialRow]) -> NothingFound:
-    """Why a study has no front: what its candidates failed by, or the constraints that none meets
-    and the trial that comes nearest."""
+    """Why a study has no front: the commonest failure, or the constraints that none meets and the
+    trial that comes nearest."""
     whole = [row for row in rows if row.evaluated or row.state == "refused"]
     if not whole:
         ended = [row for row in rows if row.state in ENDED]
@@ -85,9 +82,9 @@ def nothing_found(study: StudyRow, rows: Sequence[TrialRow]) -> NothingFound:
 
 
 def bars(study: StudyRow, front: Sequence[TrialRow], rows: Sequence[TrialRow]) -> Floats:
-    """The accuracy that each of ``rows`` must surpass to be part of the front, its other objectives
-    being as they are: the best of the front that costs no more. Infinite where it breaks a
-    constraint that is not about the accuracy."""
+    """The accuracy (n,) that each of ``rows`` must exceed to join the front, given its other
+    objectives: the best of the front at no higher cost. Infinite where it breaks a constraint on
+    another metric."""
     signs = {name: 1 if d == "max" else -1 for name, d in study.objectives if name != ACCURACY}
 
     def merits(of: Sequence[TrialRow]) -> Floats:
@@ -104,7 +101,7 @@ def bars(study: StudyRow, front: Sequence[TrialRow], rows: Sequence[TrialRow]) -
 
 
 def _least(study: StudyRow, row: TrialRow) -> float:
-    """The accuracy that the constraints ask of a trial."""
+    """The accuracy that the constraints demand of a trial."""
     least = 0.0
     for metric, by in excess(study, row).items():
         if metric == ACCURACY:
@@ -117,8 +114,8 @@ def _least(study: StudyRow, row: TrialRow) -> float:
 def gains(
     study: StudyRow, ahead: Sequence[TrialRow], rows: Sequence[tuple[TrialRow, ArrayLike]]
 ) -> Floats:
-    """The hypervolume that each of ``rows`` is expected to add to those ``ahead``, where it comes
-    to one of its accuracies, as many for each, as likely as to another."""
+    """The expected hypervolume improvement (n,) of each of ``rows`` over those ``ahead``, each with
+    the same number of equally likely final accuracies."""
     from nas.samplers.acquisition import gain
 
     directions = _directions(study)
@@ -143,18 +140,17 @@ def gains(
 
     shortfalls = [functools.partial(under, objective=k) for k in range(len(names))]
     added = gain(before[front(before, directions)] * signs, reference, shortfalls)
-    return np.nan_to_num(added)  # who has no value of an objective adds nothing
+    return np.nan_to_num(added)  # a row that lacks an objective adds nothing
 
 
 def network(row: TrialRow) -> tuple[str, str]:
-    """What is the same of all trainings of one network by one recipe, whatever their seeds."""
+    """Identifies a network with its recipe: the same for all its trainings, whatever the seed."""
     return row.fingerprint, row.job_key
 
 
 def networks(rows: Iterable[TrialRow]) -> list[TrialRow]:
-    """One row for each network that was trained to its end, by whatever recipe: where it was
-    trained again with other seeds its first, with the means of what was measured of all. Other
-    trials and baselines stand for themselves."""
+    """One row per ``network`` with a full evaluation: its first trial, with the mean metrics of all
+    its seeds. Other trials and baselines are left as they are."""
     alike: dict[Any, dict[int, TrialRow]] = {}
     for row in rows:
         whole = row.evaluated and not row.baseline
@@ -174,7 +170,7 @@ def _mean(rows: Sequence[TrialRow]) -> TrialRow:
 
 
 def pareto(study: StudyRow, rows: Iterable[TrialRow]) -> tuple[TrialRow, ...]:
-    """The feasible ``networks`` that no other dominates, the best by the first objective first."""
+    """The nondominated feasible ``networks``, the best by the first objective first."""
     if not study.objectives:
         return ()
     rows = [row for row in networks(rows) if feasible(study, row)]

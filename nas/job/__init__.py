@@ -1,5 +1,4 @@
-"""What passes between the rooms: Recipe, Job, Result, Failure. Everyone may enter; no torch, no
-database."""
+"""What passes between the rooms: Recipe, Job, Result, Failure. Needs neither torch nor database."""
 
 from nas.job.job import GIVEN_GPU, DataRef, Job
 from nas.job.outcome import Epoch, Failure, FailureKind, Latency, Outcome, Report, Result

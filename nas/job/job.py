@@ -1,4 +1,4 @@
-"""Job: one evaluation, and the images that it is made on."""
+"""Job: one evaluation, and the images it uses."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from nas.job.outcome import Latency
 from nas.job.recipe import Recipe
 
-PLACE = ("name", "dir", "skip_unreadable")  # where images are from, once it is told what they are
+PLACE = ("name", "dir", "skip_unreadable")  # irrelevant once the identity of images is known
 GIVEN_GPU = "NAS_GIVEN_GPU"  # in a worker's environment, where its share of a node has a GPU
-# In what results of one architecture and seed may differ and stand for each other.
+# Fields that do not affect whether results of one architecture and seed are interchangeable.
 APART = (
     *("pattern", "seed", "plugins", "latency", "known", "most_ms"),
     *("checkpoint", "model", "teachers"),
@@ -24,12 +24,12 @@ APART = (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataRef:
     """Which images: a name in DATASETS, a directory (or a table), the seed of the split, and the
-    side in pixels that the images are resized to (0: as they are).
+    ``size`` in pixels of the square they are resized to (0: automatic).
 
-    ``skip_unreadable`` leaves out what cannot be read, which is refused otherwise; ``group_by``
-    says what no split may part: a regular expression over paths, or a column of a table.
-    ``identity`` is what ``nas.data.identity`` has told: a machine that has these images decoded
-    takes them without a look at the files, and another refuses files that are others.
+    ``skip_unreadable`` leaves out unreadable images, which are otherwise refused; ``group_by``
+    keeps images together in splits: a regular expression over paths, or a column of a table.
+    ``identity`` is that of ``nas.data.identity``: a machine that has these images decoded uses them
+    without reading the files, others refuse files with another identity.
     """
 
     name: str = "digits"
@@ -42,7 +42,7 @@ class DataRef:
 
 
 def allowed(most_ms: Mapping[str, float], device: str) -> float:
-    """The most milliseconds that a latency on a device may be, by a job's ``most_ms``."""
+    """The upper bound in milliseconds of a latency on a device, by a job's ``most_ms``."""
     return min(most_ms.get(name, math.inf) for name in ("", device))
 
 
@@ -50,19 +50,17 @@ def allowed(most_ms: Mapping[str, float], device: str) -> float:
 class Job:
     """One evaluation: what a worker needs to build, train and measure a candidate.
 
-    ``pattern`` is the canonical closed pattern; ``epochs`` the fidelity, 0 for a measurement of the
-    latency alone. ``evaluator`` names a user's function as ``module:function``, called as
+    ``pattern`` is the canonical closed pattern; ``epochs`` the fidelity, 0 to measure only the
+    latency. ``evaluator`` names a user's function as ``module:function``, called as
     ``f(architecture, *, fidelity, seed, report) -> metrics``; empty: ``nas.training.candidate``.
-    ``source`` is the digest of the evaluator's module, where the search was started. ``teachers``
-    are the files of the models that ``recipe.teacher`` names by their digest.
-    ``plugins`` are files registered before the pattern is read; ``checkpoint`` is a file that the
-    training keeps and goes on from, ``model`` the one that its weights are written to in the end
-    (none, if empty).
+    ``source`` is the digest of the evaluator's module where the search was started. ``teachers``
+    are the files of the models whose digest is ``recipe.teacher``. ``plugins`` are files to load
+    before the pattern is parsed. ``checkpoint`` is the file to save to and resume from, ``model``
+    that for the final weights (empty: none).
 
-    ``known`` are this network's latencies by the device that measured them (its fingerprint, as a
-    ``Latency`` has it): there it is not measured again. ``most_ms`` is the most that its latency
-    may be, by device, on any under an empty name: it is measured before the training, and where it
-    is more, nothing is trained.
+    ``known`` are the network's latencies by device fingerprint, which are not measured again.
+    ``most_ms`` are upper bounds of its latency by device ("": any device): with them it is measured
+    first, and above its bound nothing is trained.
     """
 
     pattern: str
@@ -82,9 +80,9 @@ class Job:
 
     @property
     def key(self) -> str:
-        """Identifies recipe, images, evaluator and fidelity (not architecture, not seed): results
-        of one architecture and seed under one key may stand for each other. Images are what they
-        are, not where they lie; an evaluator is given none."""
+        """Identifies recipe, images, evaluator and fidelity, without architecture and seed: results
+        of one architecture and seed with the same key are interchangeable. Images count by their
+        identity; an evaluator has none."""
         settings = dataclasses.asdict(self)
         for name in APART:
             settings.pop(name)

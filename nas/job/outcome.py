@@ -9,8 +9,8 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
-    """One point of a training curve. Accuracies are fractions, the balanced one is the mean over
-    the classes (None: not told); ``seconds`` since training began."""
+    """One point of a training curve. Accuracies are fractions, the balanced one the mean recall of
+    the classes (None: unknown); ``seconds`` are since the training began."""
 
     epoch: int
     train_loss: float
@@ -19,7 +19,7 @@ class Epoch:
     balanced_accuracy: float | None = None
 
 
-# How a search itself measures a latency: what a trial's ``latency_ms`` is of.
+# The setting in which a search measures a trial's ``latency_ms``.
 OWN_RUNTIME, OWN_THREADS, OWN_BATCH = "eager", 1, 1
 
 
@@ -27,10 +27,10 @@ OWN_RUNTIME, OWN_THREADS, OWN_BATCH = "eager", 1, 1
 class Latency:
     """Measured latency of a batch, in milliseconds, and where it was measured.
 
-    ``ms`` is the median of several instances' least calls, ``low`` and ``high`` its interval: see
+    ``ms`` is the median of several instances' fastest calls, ``low`` to ``high`` its interval: see
     ``nas.training.timing``. ``device`` is the fingerprint: device, threads and versions. ``busy``
-    is the share of the processors that others used meanwhile, ``peak_bytes`` the most memory that
-    one inference held, None where nothing tells.
+    is the fraction of the processors that others used meanwhile, ``peak_bytes`` the peak memory of
+    one inference (None: unknown).
     """
 
     ms: float
@@ -44,7 +44,7 @@ class Latency:
 
     @property
     def place(self) -> tuple[str, str, int]:
-        """Where it was measured: latencies of one architecture there stand for each other."""
+        """Device, runtime and batch: with these, latencies of an architecture are comparable."""
         return self.device, self.runtime, self.batch
 
 
@@ -55,11 +55,11 @@ FailureKind = Literal["diverged", "error", "timeout", "out_of_memory", "worker_d
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """A finished evaluation. ``metrics`` holds at least what the objectives name (``accuracy`` is
-    validation accuracy as a fraction); ``device`` is where it was trained, ``model`` the
-    file of its weights, where they were to be kept.
+    """A finished evaluation. ``metrics`` holds at least the objectives (``accuracy`` is validation
+    accuracy as a fraction); ``device`` is where it was trained, ``model`` the file of its weights,
+    if kept.
 
-    ``refused``: its latency broke the job's bound, so that no more than that was measured."""
+    ``refused``: its latency broke the job's bound, and nothing else was measured."""
 
     metrics: Mapping[str, float]
     curve: tuple[Epoch, ...] = ()
@@ -74,8 +74,8 @@ class Result:
 class Failure:
     """A candidate that could not be evaluated. A value, not an exception.
 
-    ``ours`` tells a fault of the machinery (a worker that died: requeued) from one of the
-    candidate's.
+    ``ours`` distinguishes a fault of the machinery (a worker that died, which is requeued) from
+    the candidate's own.
     """
 
     kind: FailureKind

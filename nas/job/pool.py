@@ -1,4 +1,4 @@
-"""What the search asks of whoever runs its jobs. No ray, no torch: the pools are in ``workers``."""
+"""The interface of what runs a search's jobs; the implementations are in ``workers``."""
 
 from __future__ import annotations
 
@@ -28,29 +28,25 @@ Event = Reported | Done
 
 
 class Pool(Protocol):
-    """Runs jobs side by side. The caller numbers each job with a ticket of its own, used once.
+    """Runs jobs in parallel. The caller gives each job a unique number, its ticket.
 
-    A job's events come in order, ``Reported`` for each reported epoch and one ``Done`` at the end.
+    A job's events come in order: ``Reported`` for each epoch, and one ``Done`` at the end.
     """
 
     @property
     def slots(self) -> int:
-        """How many jobs may run at once; on a cluster it follows the nodes that come and go."""
+        """How many jobs may run at once; on a cluster it changes with the nodes."""
 
     def submit(self, ticket: int, job: Job) -> None:
-        """Starts the job as soon as there is room, and returns at once."""
+        """Starts the job when a slot is free; returns at once."""
 
     def wait(self, timeout: float) -> list[Event]:
-        """What has happened: blocks up to ``timeout`` seconds for the first event.
-
-        Returns an empty list when the time is over, and at once when no job is under way.
-        """
+        """Waits up to ``timeout`` seconds for the first event and returns all; empty on timeout,
+        and at once when no job is running."""
 
     def cancel(self, ticket: int) -> None:
-        """Ends the job; its ``Done`` with a ``Failure`` of kind "cancelled" follows.
-
-        A job that ended meanwhile keeps the outcome it has; an unknown ticket is ignored.
-        """
+        """Ends the job; its ``Done`` with a ``Failure`` of kind "cancelled" follows. A job that has
+        ended keeps its outcome; an unknown ticket is ignored."""
 
     def close(self) -> None:
-        """Ends every job and every process of the pool. Closing twice is fine."""
+        """Ends all jobs and processes of the pool. May be called twice."""

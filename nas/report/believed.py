@@ -1,4 +1,4 @@
-"""How what is believed of a trial is shown: in a table, as plain data, in a sentence."""
+"""Shows a trial's estimate: in a table, as plain data, in a sentence."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 def cell(name: str, found: Belief | None, *, short: bool = False) -> str:
-    """What is believed of the metric ``name``, and its interval, in ``short`` the interval alone;
-    empty where nothing is."""
+    """The estimate of metric ``name`` with its interval; if ``short``, the interval only; empty
+    without an estimate."""
     if found is None:
         return ""
     low, high = (shown(name, end).partition(" ")[0] for end in (found.low, found.high))
@@ -21,7 +21,7 @@ def cell(name: str, found: Belief | None, *, short: bool = False) -> str:
 
 
 def fields(beliefs: Beliefs | None, row: TrialRow) -> dict[str, float | None]:
-    """As columns beside those of the metrics: NAME_believed, and the ends of its 80% interval."""
+    """The columns NAME_believed and the ends of its 80% interval, by name."""
     if beliefs is None or not beliefs.name:
         return {}
     found = beliefs.by.get(row.id)
@@ -31,7 +31,7 @@ def fields(beliefs: Beliefs | None, row: TrialRow) -> dict[str, float | None]:
 
 
 def note(beliefs: Beliefs | None) -> str:
-    """What the column of a table is; empty where there is none."""
+    """The explanation of the column "believed"; empty without estimates."""
     if beliefs is None or not beliefs.by:
         return ""
     sentence = (

@@ -46,14 +46,14 @@ def serve(
     names: Collection[str] = (),
     study: str | None = None,
 ) -> None:
-    """Brings every study's copy up to date, draws the fronts, and serves until interrupted. What is
-    believed of the fronts comes to them meanwhile: of 300 trials it takes 4 s of processor time.
+    """Updates every study's copy, draws the fronts, and serves until interrupted. Estimates are
+    added to the fronts meanwhile, as they take 4 s of processor time per 300 trials.
 
-    ``names`` are those by which it may be asked for besides ``host`` and this machine's own (see
-    ``known_hosts``). The address that is told is that of ``study``, if any. A study whose copy
-    cannot be made is told, and the others are served. Raises NasError where the address cannot be
-    had, StudyError where there is no such study, and StoreError for a record that cannot be read,
-    before anything is made of it.
+    ``names`` are host names to accept besides ``host`` and this machine's own (see
+    ``known_hosts``). Prints the address of ``study``, if given. A study that cannot be copied is
+    reported, and the others are served. Raises NasError where it cannot listen on the address,
+    StudyError for an unknown study, and StoreError for a record that cannot be read, before
+    anything is written.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if study is not None:
@@ -112,18 +112,15 @@ def believe(read: Read, storage: RDBStorage) -> None:
 
 
 class Quiet(WSGIRequestHandler):
-    """Without a line on stderr for each request: a page asks every few seconds."""
+    """Does not log requests: a page sends one every few seconds."""
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         pass
 
 
 def known_hosts(app: WSGIApplication, names: Collection[str]) -> WSGIApplication:
-    """The dashboard for who asks it by this machine's address, ``localhost`` or one of ``names``.
-
-    A page from elsewhere cannot use a browser that sits here: its own name, rebound to this
-    address, is none of these, and what it sends under its own name tells so as its origin.
-    """
+    """The dashboard, refusing requests whose Host is not an address, ``localhost`` or one of
+    ``names``, or whose Origin is another: against DNS rebinding and cross-site requests."""
     known = {"localhost", *(name.lower() for name in names)}
 
     def checked(environ: WSGIEnvironment, respond: StartResponse) -> Iterable[bytes]:

@@ -1,4 +1,4 @@
-"""What a record tells beyond its front: how it grew, what the best share, what matters."""
+"""Insights from a study: how its front grew, what the best share, which parameters matter."""
 
 from __future__ import annotations
 
@@ -28,17 +28,16 @@ VALUES = 8
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """How the front grew: after each of its ended trials the device-seconds spent so far, and the
-    hypervolume as a share of the box from the reference point to the best of each objective."""
+    """How the front grew: after each ended trial the device-seconds so far, and the hypervolume as
+    a fraction of the box from the reference point to the best of each objective."""
 
     seconds: tuple[float, ...]
     hypervolume: tuple[float, ...]
 
 
 def growth(study: StudyRow, rows: Sequence[TrialRow]) -> Growth:
-    """In the order in which trials ended; objectives as trade-offs weigh them, by their logarithm
-    where the table of metrics says so. The reference point lies a tenth of the range beyond the
-    worst. A baseline is none of the search's."""
+    """The growth in the order in which trials ended, without baselines. Objectives are on the scale
+    of trade-offs; the reference point lies a tenth of the range beyond the worst."""
     ended = sorted(
         (row for row in rows if row.state in ENDED and not row.baseline),
         key=lambda row: (row.finished or row.created, row.number),
@@ -79,7 +78,8 @@ def growth(study: StudyRow, rows: Sequence[TrialRow]) -> Growth:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """The share of a value among networks that have the parameter: of the front, and of all."""
+    """The fraction of networks with a value, among those that have its parameter: of the front, and
+    of all."""
 
     value: str
     best: float
@@ -88,8 +88,8 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """One parameter: of how many of the front and of all, and the shares of its values. ``stage``
-    is the repetition it belongs to, empty where it is of the whole network."""
+    """A parameter: how many networks of the front and of all have it, and the shares of its values.
+    ``stage`` is its repetition; empty: the whole network."""
 
     symbol: str
     stage: str
@@ -99,8 +99,8 @@ class Common:
 
 
 def common(best: Sequence[TrialRow], rows: Sequence[TrialRow]) -> list[Common]:
-    """The sampled values of the front against those of all trials that have a result, for each
-    parameter that has more than one, those of a symbol together and by stage."""
+    """Compares the sampled values of the front with those of all evaluated trials, for each
+    parameter with several values, ordered by symbol and stage."""
     whole = [row for row in rows if row.evaluated and not row.baseline]
     chosen = [row for row in best if not row.baseline]
     names = list(dict.fromkeys(name for row in whole for name in row.sampled))
@@ -134,7 +134,7 @@ def _order(value: Any) -> tuple[bool, float, str]:
 
 
 def _labels(values: Sequence[Any]) -> Callable[[Any], str]:
-    """How a value is called: by its quarter where there are many numbers."""
+    """Formats values; where there are many numbers, as ranges between quartiles."""
     numbers = [float(v) for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
     if len(numbers) < len(values) or len(set(numbers)) <= VALUES:
         return lambda value: f"{value:g}" if isinstance(value, float) else str(value)
@@ -151,11 +151,9 @@ def _labels(values: Sequence[Any]) -> Callable[[Any], str]:
 
 
 def importances(study: StudyRow, rows: Sequence[TrialRow]) -> dict[str, dict[str, float]]:
-    """For each objective, how much each parameter decides whether a network is among the best by it
-    (a tenth of all, five at least), as shares of 1, the greatest first: PED-ANOVA (Watanabe et al.
-    2023) as Optuna has it, conditional for parameters that not every network has.
-
-    Empty where there are too few trials to tell.
+    """Per objective, the importance of each parameter for being among the best (a tenth, at least
+    five), as fractions that sum to 1, the greatest first: Optuna's PED-ANOVA (Watanabe et al.
+    2023), conditional for parameters that not every network has. Empty with too few trials.
     """
     rows = [
         row

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from nas.job import Epoch, Report
     from nas.store import TrialRow
 
-FEW = 8  # trials that tell little of how long others take
-EVERY = 2.0  # seconds between two plain progress lines, at most
+FEW = 8  # trials below which a forecast says what it is based on
+EVERY = 2.0  # seconds between two plain progress lines, at least
 
 
 class Progress:
@@ -67,7 +67,7 @@ class Progress:
             print(f"nas: {self.line(status)}", file=sys.stderr, flush=True)
 
     def now(self) -> RenderableType:
-        """The page as of now: between two things that happen its clock ticks."""
+        """The current page: its clock ticks between events."""
         if self.status is None:
             return Text("")
         since = time.monotonic() - self.told
@@ -86,8 +86,8 @@ class Progress:
         return ", ".join(filter(None, parts))
 
     def page(self, status: Status, since: float = 0.0) -> RenderableType:
-        """At most as high as the terminal: the running trials take a third of it, the front what is
-        left. ``since`` the status came, so many seconds have passed."""
+        """At most as high as the terminal: a third for the running trials, the rest for the front.
+        The status is ``since`` seconds old."""
         width, height = self.console.size
         name = Text(f"{self.study}  ", style="bold cyan", no_wrap=True, overflow="ellipsis")
         budget = Text(f" {of_budget(status)}", style="bold")
@@ -112,14 +112,14 @@ class Progress:
                 front.add_row(str(row.number), *values, _one_line(body_of(row)))
             some = f", the first {len(best)}" if len(best) < len(status.front) else ""
             lines += [_one_line(f"front ({len(status.front)}{some})", "dim"), front]
-        # A terminal writes ^C where the cursor is: behind a full line it would begin another one,
-        # which nobody counts when the page is removed.
+        # A terminal echoes ^C at the cursor: after a full line that would start another, which
+        # would not be removed with the page.
         return Group(*lines, Text(""))
 
 
 def share(status: Status, since: float = 0.0) -> tuple[float, float]:
-    """How much there is to do, and how much is done: in trials, or without a limit of them in
-    seconds, ``since`` the status came."""
+    """The total and the completed amount: in trials, or without a limit of trials in seconds; the
+    status is ``since`` seconds old."""
     if status.budget is None:
         time = status.time or 1.0
         return time, min(time, time - (status.time_left or 0.0) + since)
@@ -141,22 +141,22 @@ def of_budget(status: Status) -> str:
 
 
 def counts(status: Status) -> list[str]:
-    """What there is any of."""
+    """The nonzero counts, in words."""
     names = ("running", "paused", "stopped", "failed", "reused", "refused", "rejected")
     named = [f"{number} {name}" for name in names if (number := getattr(status, name))]
     return [*named, baselines(status)] if status.baselines else named
 
 
 def baselines(status: Status) -> str:
-    """How many of the networks ended that are beside the candidates."""
+    """How many baselines ended and failed, in words."""
     failed = f" ({status.baselines_failed} failed)" if status.baselines_failed else ""
     of = f"{status.baselines_ended} of " if status.baselines_ended < status.baselines else ""
     return f"{of}{status.baselines} baseline{'s' * (status.baselines != 1)}{failed}"
 
 
 def left(status: Status, since: float = 0.0) -> str:
-    """What is left of the time ``since`` the status came, and by how few trials that is said; of
-    the time that the search has, where its trials are not expected to be done before."""
+    """The remaining time in words: the forecast, or the rest of the time budget where that is
+    shorter. The status is ``since`` seconds old."""
     forecast = status.forecast
     if full(status):
         return ""
@@ -186,7 +186,7 @@ def _one_line(line: str, style: str = "") -> Text:
 
 
 def epochs_told(epochs: int) -> Report:
-    """Prints a line for each epoch of one training of so many."""
+    """Prints a line per epoch of a training of ``epochs``."""
 
     def report(point: Epoch) -> None:
         loss = f"epoch {point.epoch} of {epochs}, loss {point.train_loss:.4f}"
@@ -197,16 +197,16 @@ def epochs_told(epochs: int) -> Report:
 
 
 class Left:
-    """How long trainings, one after another, have left, by what the epochs took that were told.
-    ``works`` is what each takes, in seconds or in whatever unit they compare in."""
+    """Forecasts the remaining time of trainings, run one after another, from the epochs so far.
+    ``works`` are their relative costs, in any unit."""
 
     def __init__(self, works: Sequence[float]) -> None:
         self.works = works
-        self.took: dict[int, tuple[float, float]] = {}  # by the place: seconds, and work done
-        self.ended = math.inf  # when the last training did; what follows it, as scoring, takes time
+        self.took: dict[int, tuple[float, float]] = {}  # by index: seconds, and work done
+        self.ended = math.inf  # when the last training ended; scoring after it takes time, too
 
     def after(self, place: int, share: float, seconds: float) -> float:
-        """Seconds left, where the ``share`` of the training at the ``place`` took ``seconds``."""
+        """Seconds left, after the fraction ``share`` of training ``place`` took ``seconds``."""
         done = share * self.works[place]
         now = time.monotonic()
         self.took[place] = max(seconds, now - self.ended), done  # less by the clock: resumed
@@ -216,14 +216,14 @@ class Left:
         return pace * (sum(self.works[place:]) - done)
 
     def told(self, place: int, share: float, seconds: float) -> str:
-        """The same as the end of a line; empty where nothing is left."""
+        """The same as the end of a line; empty under a second."""
         left = self.after(place, share, seconds)
         return f", about {span(left)} left" if left >= 1 else ""
 
 
 class Trainings:
-    """The trainings of a report on stderr, an epoch at a time: a line that changes on a terminal,
-    elsewhere a line for what each training came to, and at most one every other second."""
+    """The progress of a report's trainings on stderr: a changing line on a terminal, elsewhere a
+    line per training, and at most one every two seconds."""
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
@@ -243,8 +243,8 @@ class Trainings:
             self.status.stop()
 
     def begin(self, seconds: Sequence[float]) -> None:
-        """Says how many trainings there are at most, and how long they take, where it is known of
-        any how many ``seconds`` that is (NaN: not known)."""
+        """Prints how many trainings there are at most, and how long they take, from the expected
+        ``seconds`` of each (NaN: unknown)."""
         known = [each for each in seconds if each > 0]
         usual = statistics.median(known) if known else 1.0
         self.left = Left([each if each > 0 else usual for each in seconds])

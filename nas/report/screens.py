@@ -1,4 +1,4 @@
-"""What a person sees on stdout: how it is printed there, tables and drawings."""
+"""Printing to stdout, tables and drawings."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from nas.report.doctor import Finding
     from nas.training.single import Trained
 
-UNFOLDED = 100_000  # where stdout is no terminal: in a file each row of a table is a line
+UNFOLDED = 100_000  # columns where stdout is no terminal: each row of a table is then one line
 
 
 def out(renderable: RenderableType) -> None:
-    """Prints data to stdout; what is no terminal gets lines of any length, without trailing blanks,
-    as grep, diff and awk take them."""
+    """Prints data to stdout; except on a terminal with lines of any length, without trailing
+    blanks, for grep, diff and awk."""
     if sys.stdout.isatty():
         console(sys.stdout).print(Plain(renderable))
         return
@@ -44,13 +44,13 @@ def out(renderable: RenderableType) -> None:
 
 
 def console(stream: TextIO, **options: Any) -> Console:
-    """A console on which text is text: square brackets and colons mean nothing."""
+    """A console without markup and emoji codes in text."""
     return Console(file=uncleaned(stream), markup=False, emoji=False, **options)
 
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """What is shown, its text printable, its styles as they are."""
+    """Makes the text of a renderable printable, keeping its styles."""
 
     shown: RenderableType
 
@@ -83,8 +83,8 @@ def heading(space: Space) -> Text:
 
 
 def drawing(architecture: Architecture, space: Space | None = None) -> RenderableType:
-    """An architecture stage by stage: the map that leaves each, its params and MACs, and a bar for
-    its share of the params."""
+    """An architecture by stages: each one's output shape, params and MACs, and a bar for its share
+    of the params."""
     columns = ("element", "out", "params", "MACs", "share of params")
     drawn = table(*columns, numbers=columns[1:4])
     drawn.columns[0].overflow = "fold"
@@ -113,8 +113,8 @@ def drawing(architecture: Architecture, space: Space | None = None) -> Renderabl
 
 
 def studies_table(store: Store) -> RenderableType:
-    """The studies, oldest first, with what their trials took and the best of those that keep the
-    constraints; a column for those states alone in which there is any trial."""
+    """The studies, oldest first, with the time of their trainings and their best feasible value;
+    with a column for each state that any trial is in."""
     from nas.driver.tradeoffs import feasible  # numpy
 
     studies = [(study, store.counts(study.id)) for study in store.studies()]
@@ -123,7 +123,7 @@ def studies_table(store: Store) -> RenderableType:
         *("study", "space", "dataset", *states, "trained", "best", "created"),
         numbers=[*states, "trained", "best"],
     )
-    listed.columns[0].no_wrap = True  # it is what one copies
+    listed.columns[0].no_wrap = True  # names are copied
     for column in listed.columns[1:3]:
         column.overflow = "fold"
     for study, counts in studies:
@@ -146,7 +146,7 @@ def studies_table(store: Store) -> RenderableType:
 
 
 def trained_page(trained: Trained) -> RenderableType:
-    """What ``nas train`` ends with."""
+    """The results of ``nas train``."""
     rows = table("", "")
     rows.show_header = False
     last, measured = trained.curve[-1], trained.latency
@@ -163,7 +163,7 @@ def trained_page(trained: Trained) -> RenderableType:
 
 
 def plan_table(plan: Plan, expected: str, done: int = 0, baselines: Sequence[str] = ()) -> Table:
-    """What a search is to do, where so many of its trials are ``done``; ``baselines`` are not."""
+    """The plan of a search, with ``done`` trials and the ``baselines`` still to train."""
     if plan.trials is None:
         trials = "as many as there is time for"
         trials += f", in addition to the {done} done" if done else ""

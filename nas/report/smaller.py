@@ -1,5 +1,5 @@
-"""What ``nas distill`` and ``nas cascade`` show: a way to train beside its control, a cascade
-beside one network."""
+"""What ``nas distill``, ``nas prune`` and ``nas cascade`` show: a treatment beside its control, a
+cascade beside the best single network."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from nas.text import shown_file
 
 if TYPE_CHECKING:
     from nas.store import TrialRow
-    from nas.training.beside import Beside, Gain
+    from nas.training.cascade_choice import Choice, CrossValidation
     from nas.training.evaluation import Comparison, Evaluation
     from nas.training.models import Model
-    from nas.training.stopping import Choice, Luck
+    from nas.training.paired import Gain, Paired
 
 
-def beside_page(names: Sequence[str], found: Beside) -> RenderableType:
-    """Each seed's test accuracy, the mean of both sides, and the gain with its interval."""
-    sides = (found.way, found.control)
+def paired_page(names: Sequence[str], found: Paired) -> RenderableType:
+    """Each seed's accuracies, the mean of either arm, and the gain with its interval."""
+    arms = (found.treatment, found.control)
     numbers = [f"{name}, {part}" for part in ("validation", "test") for name in names]
     listed = table("seed", *numbers, numbers=numbers)
-    scores = [np.mean(side.validation, 1) for side in sides]
-    scores += [np.mean(side.test, 1) for side in sides]
-    for row, trained in enumerate(zip(found.way.trained, found.control.trained, strict=True)):
-        listed.add_row(str(trained[0].model.card.seed), *(percent(float(s[row])) for s in scores))
+    scores = [np.mean(arm.validation, 1) for arm in arms]
+    scores += [np.mean(arm.test, 1) for arm in arms]
+    for row, trained in enumerate(found.treatment.trained):
+        listed.add_row(str(trained.model.card.seed), *(percent(float(s[row])) for s in scores))
     listed.add_row("mean", *(percent(float(s.mean())) for s in scores))
-    best = found.way.best
+    best = found.treatment.best
     made, file = best.architecture, shown_file(str(best.file))
     return Group(
         listed,
@@ -80,8 +80,8 @@ class Cascaded:
     cost: str
     choice: Choice
     single: Choice | None
-    luck: Luck | None
-    single_luck: Luck | None
+    validated: CrossValidation | None
+    single_validated: CrossValidation | None
     test: Evaluation
     shares: Sequence[float]
     costs: Sequence[float]
@@ -137,15 +137,13 @@ def cascade_page(told: Cascaded, comparison: Comparison | None) -> RenderableTyp
         lines.append(
             Text(f"the cascade costs {100 * part:.0f} % of the {of} of the single network{told_ms}")
         )
-    if told.luck:
-        chosen, held = percent(told.luck.chosen), percent(told.luck.held_out)
-        told_luck = (
-            f"cross-validated: {chosen} on the four folds that chose it, {held} on the fifth"
-        )
-        if alone := told.single_luck:
+    if told.validated:
+        chosen, held = percent(told.validated.chosen), percent(told.validated.held_out)
+        sentence = f"cross-validated: {chosen} on the four folds that chose it, {held} on the fifth"
+        if alone := told.single_validated:
             chosen, held = percent(alone.chosen), percent(alone.held_out)
-            told_luck += f"; the best single network {chosen} and {held}"
-        lines.append(Text(told_luck))
+            sentence += f"; the best single network {chosen} and {held}"
+        lines.append(Text(sentence))
     if comparison:
         sure = "they differ" if comparison.p < 0.05 else "no significant difference"
         lines.append(

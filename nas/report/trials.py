@@ -1,4 +1,4 @@
-"""Trials as people and programs read them: a table, JSON, CSV, and the page of one."""
+"""Trials as a table, JSON or CSV, and the page of one."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from nas.text import cell
 if TYPE_CHECKING:
     from nas.driver.beliefs import Beliefs
 
-NARROW = 100  # columns of a terminal on which an interval stands for what is believed
+NARROW = 100  # columns of a terminal below which an estimate is its interval only
 REFUSED = "refused: latency over the bound, measured before training"
 
 
 def trial_dict(study: StudyRow, row: TrialRow) -> dict[str, Any]:
-    """A trial as plain data, for JSON and CSV: the view ``tradeoffs`` and what was sampled."""
+    """A trial as plain data for JSON and CSV: the columns of the view ``tradeoffs`` and more."""
     fields: dict[str, Any] = {
         "study": study.name,
         "trial": row.number,
@@ -54,20 +54,20 @@ def trial_dict(study: StudyRow, row: TrialRow) -> dict[str, Any]:
 
 
 def _plain(value: float) -> float | int | None:
-    """A number for JSON and CSV: counts as whole numbers, nothing where there is none."""
+    """A number for JSON and CSV: integers as such, NaN as None."""
     if math.isnan(value):
         return None
     return int(value) if value.is_integer() and abs(value) > 1 else value
 
 
 def searched(rows: Iterable[TrialRow]) -> list[str]:
-    """The settings of the recipe that the sampler chose for some of the trials."""
+    """The recipe settings that were sampled in any of the trials."""
     names = (name.removeprefix("recipe.") for r in rows for name in r.sampled if "recipe." in name)
     return list(dict.fromkeys(names))
 
 
 def in_states(rows: Sequence[TrialRow], states: Sequence[str]) -> list[TrialRow]:
-    """Those in some of ``states``, of none all. Raises NasError for a state that there is not."""
+    """The trials in any of ``states`` (empty: all). Raises NasError for an unknown state."""
     known = get_args(TrialState)
     for state in states:
         if state not in known:
@@ -130,8 +130,7 @@ def rows_out(
     among: Sequence[TrialRow] = (),
     beliefs: Beliefs | None = None,
 ) -> None:
-    """Prints trials to stdout as a table, as JSON (a list) or as CSV; with what is believed of
-    them, where that is told."""
+    """Prints trials to stdout as a table, JSON (a list) or CSV, with their estimates if given."""
     if format == "json":
         told = [
             trial_dict(study, row) | believed.fields(beliefs, row) | {"sampled": dict(row.sampled)}
@@ -157,8 +156,8 @@ def rows_out(
 def trials_table(
     study: StudyRow, rows: Sequence[TrialRow], beliefs: Beliefs | None = None
 ) -> Table:
-    """Trials with the usual metrics and the study's other ones, what is believed of one of these,
-    the settings that were searched, and the pattern."""
+    """Trials with the usual metrics and the study's own, estimates, sampled recipe settings and
+    pattern."""
     # On a terminal a line each; in a file nothing is cut off.
     terminal = sys.stdout.isatty()
     short = terminal and console(sys.stdout).width < NARROW
@@ -178,8 +177,7 @@ def trials_table(
 def columns(
     study: StudyRow, rows: Sequence[TrialRow], beliefs: Beliefs | None, *, short: bool = False
 ) -> list[tuple[str, Callable[[TrialRow], str]]]:
-    """What tables tell of trials but for the settings and the pattern: each column's title, and a
-    trial's cell."""
+    """The columns of trials, without settings and pattern: each one's title and cell function."""
     known = beliefs if beliefs and any(row.id in beliefs.by for row in rows) else None
     heads: list[tuple[str, Callable[[TrialRow], str]]] = [("trial", lambda row: str(row.number))]
     for name in dict.fromkeys([*usual(), *dict(study.objectives), *study.constraints]):
@@ -213,8 +211,8 @@ def state_of(row: TrialRow) -> str:
 
 
 def body_of(row: TrialRow) -> str:
-    """A trial's network in a line: its pattern without what all of a study share, INPUT and the
-    last FC; a baseline's name; of one that was made from another network both."""
+    """A trial's network in a line: its pattern without INPUT and the last FC, which all of a study
+    share; or a baseline's name; or both for a distilled or pruned network."""
     parts = row.pattern.split(" -> ")
     body = " -> ".join(parts[1:-1]) if len(parts) > 2 else row.pattern
     return f"{row.baseline}: {body}" if row.made else row.baseline or body

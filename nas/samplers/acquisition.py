@@ -1,11 +1,11 @@
 """Expected hypervolume improvement, exact, for any number of independent objectives.
 
-The improvement is an integral over the region that no front point dominates; as the objectives are
-independent, the chance that a candidate dominates a place there is a product, and the integral of
-each factor over an interval is closed. So the region is cut into slabs along the last objective,
-each slab's cross-section is the same problem with one objective fewer, and one objective is the
+The improvement is an integral over the nondominated region of the probability that a candidate
+dominates a point. As the objectives are independent, that probability is a product whose factors
+have closed integrals over intervals. So the region is cut into slabs along the last objective, each
+slab's cross-section is the same problem with one objective fewer, and one objective is the
 classical expected improvement. (The cell decomposition of Emmerich, Deutz and Klinkenberg, 2011.)
-An objective known beforehand is a normal of deviation 0. All objectives are minimised.
+A known objective is a normal of deviation 0. All objectives are minimised.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Shortfall = Callable[[Floats], Floats]  # of levels (k,), ascending; (m, k)
 
 @dataclass(frozen=True)
 class Marginal:
-    """One objective at m candidates: normals, ``mean`` (m,) and ``deviation`` (m,), on the scale of
-    ``warp`` (None: its own units)."""
+    """One objective of m candidates: normals with ``mean`` and ``deviation`` (m,) on the scale of
+    ``warp`` (None: in its own units)."""
 
     mean: Floats
     deviation: Floats
@@ -35,10 +35,10 @@ class Marginal:
 
 
 def shortfall(levels: Floats, marginal: Marginal) -> Floats:
-    """Expected amount, in the objective's units, by which each candidate is under each level.
+    """E[max(level - value, 0)] of each candidate, in the objective's units, (m, k).
 
-    ``levels`` (k,) ascending; returns (m, k). Through a warp the units change from place to place:
-    between two levels the change is taken at its mean.
+    ``levels`` (k,) ascend. A warp changes the unit from place to place: between two levels its mean
+    is used.
     """
     warped = levels if marginal.warp is None else marginal.warp(levels)
     mean, deviation = marginal.mean[:, None], np.maximum(marginal.deviation[:, None], 1e-9)
@@ -47,7 +47,7 @@ def shortfall(levels: Floats, marginal: Marginal) -> Floats:
     under: Floats = gap * ndtr(z) + deviation * np.exp(-0.5 * z * z) / np.sqrt(2.0 * np.pi)
     if marginal.warp is None:
         return under
-    # Below the lowest level lies what was never seen: one warped unit there stands for the rest.
+    # Nothing was observed below the lowest level: half a warped unit there sets the unit.
     below = np.array([warped[0] - 0.5])
     steps = np.diff(warped, prepend=below)
     units = np.diff(levels, prepend=marginal.warp.inverse(below)) / np.maximum(steps, 1e-12)
@@ -55,13 +55,12 @@ def shortfall(levels: Floats, marginal: Marginal) -> Floats:
 
 
 def improvement(front: Floats, reference: Floats, marginals: Sequence[Marginal]) -> Floats:
-    """Expected gain of hypervolume of each candidate over ``front`` (k, objectives), shape (m,)."""
+    """Expected hypervolume improvement of each candidate over ``front`` (k, objectives), (m,)."""
     return gain(front, reference, [partial(shortfall, marginal=each) for each in marginals])
 
 
 def gain(front: Floats, reference: Floats, shortfalls: Sequence[Shortfall]) -> Floats:
-    """As ``improvement``, of candidates whose objectives are told by how much each is expected to
-    lie under given levels: ``shortfall``, or another."""
+    """As ``improvement``, with one function like ``shortfall`` per objective."""
     front = front[(front < reference).all(axis=1)]
     grids = [np.unique(np.append(front[:, k], reference[k])) for k in range(len(reference))]
     ranks = np.stack([np.searchsorted(g, front[:, k]) for k, g in enumerate(grids)], axis=1)

@@ -1,9 +1,9 @@
 """The sampler of ``nas search``: Gaussian processes and expected hypervolume improvement.
 
-What is known before a training (params, MACs) is not modelled but told (``Problem``); what is not
-told is learned, and an exact objective is learned exactly, as the noise is fitted. A proposal is a
-function of the seed, the trial's number and the trials in the study: a sampler made anew on a
-stored study goes on as the old one would have.
+Objectives known before an evaluation (params, MACs) are not modelled but given by ``Problem``; the
+others are learned, those without noise exactly, as the noise is fitted. A proposal depends on the
+seed, the trial's number and the study's trials only: a new sampler on a stored study continues as
+the old one would have.
 """
 
 from __future__ import annotations
@@ -34,35 +34,34 @@ from nas.samplers.related import Related, opening
 
 Floats = NDArray[np.float64]
 
-# The latest trials that tell which parameters are active when.
+# The latest trials, from which the conditions of parameters are learned.
 LEARNED_FROM = 300
-# An encoding of up to this many rows is weighed whole instead of by draws.
+# Up to this many rows an encoding is enumerated instead of sampled.
 WHOLE = 2048
-# The first trials where older studies predict them.
+# The first trials of a study with useful older ones: proposed by those.
 OPENING = 5
-# How many of the best are weighed again for each further proposal of one ask: what is under way
-# makes a row near it worth less and hardly any worth more, and 512 found no more.
+# How many of the best rows are scored again for each further proposal of one ask: pending trials
+# make rows near them worth less and hardly any worth more, and 512 found nothing better.
 AGAIN = 64
-# How many futures are drawn, and of how many proposals those are that are evaluated in them.
+# How many futures are drawn, and among how many rows their evaluations are chosen.
 FUTURES, FORESEEN = 64, 512
-# The local search: so many of the best proposals are changed and weighed again, so many times.
+# Local search: the number of parents and of rounds.
 BEST, ROUNDS = 20, 3
-# Where time is paid, an improvement counts by this power of the seconds that it takes: divided by
-# all of them, a search lives on small networks and misses what only large ones have.
+# Where time counts, an improvement is divided by this power of its cost in seconds: with 1 a
+# search stays at small networks and misses what only large ones reach.
 PAID = 0.5
-# What a gain by knowing counts: the look ahead of one step misses what a new network brings to the
-# next ones.
+# Discounts the gain of evaluating a network again: looking one step ahead ignores what a new
+# network teaches for later steps.
 PAYS = 0.4
 
 
 class EHVISampler(BaseSampler):
     """Expected hypervolume improvement over Gaussian processes; see the module.
 
-    The first ``startup`` trials are drawn at random, as a start that fills the corners of a space
-    finds less by the tenth trial; then the model is asked. What breaks a constraint before it is
-    evaluated is none of those: the draws are then what may keep it, by what such taught. Where the
-    problem has older studies that predict anything, the first ``OPENING`` are the best by those.
-    Spaces without a parameter to choose are left to uniform draws.
+    The first ``startup`` trials are random (a space-filling design finds less by the tenth trial).
+    Trials that break a constraint before their evaluation do not count as such: they teach the
+    draws after them which rows may meet it. Useful older studies of the problem propose the first
+    ``OPENING`` trials instead. Spaces without free parameters are left to uniform draws.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class EHVISampler(BaseSampler):
         self._problem = problem or Problem()
         self._startup = startup
         self._independent = RandomSampler(seed=self._seed)
-        # What was read and fitted once. Replaced, not changed in place: threads share a sampler.
+        # Caches. Replaced, not changed in place: threads share a sampler.
         self._union: tuple[Any, frozenset[int], dict[str, BaseDistribution]] = (
             None,
             frozenset(),
@@ -85,13 +84,13 @@ class EHVISampler(BaseSampler):
         self._older_read = False
 
     def reseed_rng(self) -> None:
-        """Nothing for proposals, which the trial's number seeds; independent draws are reseeded."""
+        """Reseeds independent draws only: proposals are seeded by the trial's number."""
         self._independent.reseed_rng()
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """What the problem declares, or the union of the distributions in the study's trials."""
+        """The problem's distributions, or the union of those in the study's trials."""
         return self._space(study)
 
     def _space(self, study: Study) -> dict[str, BaseDistribution]:
@@ -111,45 +110,43 @@ class EHVISampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> Params:
-        """The proposal for a trial: a value for each parameter that it is expected to ask for."""
+        """The proposal for a trial: a value for each parameter it is expected to ask for."""
         evidence = self._evidence(study, Encoding.of(search_space), trial.number)
         with one_thread():
             return next(iter(self._proposals(evidence, trial.number, 1)), {})
 
     def propose(self, study: Study, count: int) -> list[Params]:
-        """Up to ``count`` proposals for the study's next trials, for the time of little more than
-        one: the same sets are weighed again for each, once those before it are under way."""
+        """Up to ``count`` proposals for the study's next trials, in little more time than one: the
+        same rows are scored again for each, with the previous ones pending."""
         evidence, number = self._next(study)
         with one_thread():
             return self._proposals(evidence, number, count)
 
     def advise(self, study: Study) -> tuple[Params, bool] | None:
-        """What pays most to evaluate next, and whether that is a network which was evaluated, once
-        more (``nas.samplers.knowing``); None where nothing is known yet, or nothing is new."""
+        """The best parameter set to evaluate next, and whether it repeats an evaluated one
+        (``nas.samplers.knowing``). None without a model yet, or without a new set."""
         evidence, number = self._next(study)
+        rng = np.random.default_rng([self._seed, number])
         with one_thread():
-            return self._advise(evidence, np.random.default_rng([self._seed, number]))
+            rows, costs = self._drawn(evidence, rng)
+            model = self._model(evidence) if evidence.encoding.parameters else None
+            if model is None or not len(rows):
+                return None
+            rows, costs, reference = self._best(evidence, model, rows, costs, rng, BEST)
+            # The knowledge gradient is about trials with all objectives.
+            whole = tuple(f for f in evidence.finished if f.whole or f.values is None)
+            if len(whole) < len(evidence.finished):
+                model = self._model(replace(evidence, finished=whole))
+            if model is not None:
+                known, new = gains(model, rows, costs, reference)
+                if known.max() * PAYS > new.max():
+                    return evidence.encoding.params(model.rows[int(np.argmax(known))]), True
+            return evidence.encoding.params(rows[0]), False
 
     def _next(self, study: Study) -> tuple[Evidence, int]:
-        """What is known, and the number of the study's next trial."""
+        """The evidence for the study's next trial, and that trial's number."""
         number = len(study.get_trials(deepcopy=False))
         return self._evidence(study, Encoding.of(self._space(study)), number), number
-
-    def _advise(self, evidence: Evidence, rng: np.random.Generator) -> tuple[Params, bool] | None:
-        rows, costs = self._drawn(evidence, rng)
-        model = self._model(evidence) if evidence.encoding.parameters else None
-        if model is None or not len(rows):
-            return None
-        rows, costs, reference = self._best(evidence, model, rows, costs, rng, BEST)
-        # An evaluation moves what is believed of those that were evaluated whole.
-        whole = tuple(f for f in evidence.finished if f.whole or f.values is None)
-        if len(whole) < len(evidence.finished):
-            model = self._model(replace(evidence, finished=whole))
-        if model is not None:
-            known, new = gains(model, rows, costs, reference)
-            if known.max() * PAYS > new.max():
-                return evidence.encoding.params(model.rows[int(np.argmax(known))]), True
-        return evidence.encoding.params(rows[0]), False
 
     def _proposals(self, evidence: Evidence, number: int, count: int) -> list[Params]:
         encoding = evidence.encoding
@@ -157,7 +154,7 @@ class EHVISampler(BaseSampler):
             return []
         rng = np.random.default_rng([self._seed, number])
         rows, costs = self._drawn(evidence, rng)
-        if not len(rows):  # every set was tried: a repeat at least tells of the noise
+        if not len(rows):  # every set was tried: a repeat at least informs the noise
             fresh = replace(evidence, finished=(), pending=evidence.pending[:0], tried=frozenset())
             drawn = encoding.draw(rng, self._problem.proposals // 3)
             rows, _ = self._admitted(fresh, drawn, rng)
@@ -174,12 +171,10 @@ class EHVISampler(BaseSampler):
         return [encoding.params(row) for row in rows[chosen]]
 
     def futures(self, study: Study, count: int) -> Floats | None:
-        """What the next ``count`` evaluations may bring, in the study's own units: ``FUTURES``
-        draws of the values of up to so many proposals, (draws, proposals, objectives). None before
-        there is a model, or where nothing is new.
+        """``FUTURES`` draws of the values of up to ``count`` proposals, in the study's units,
+        (draws, proposals, objectives). None without a model yet, or without a new set.
 
-        The proposals are chosen at once by what is known now: that later ones learn from earlier
-        ones is not foreseen.
+        The proposals are chosen at once: that later ones would learn from earlier ones is ignored.
         """
         evidence, number = self._next(study)
         rng = np.random.default_rng([self._seed, number])
@@ -195,7 +190,7 @@ class EHVISampler(BaseSampler):
             return evidence.signs * model.futures(rows[chosen], costs[chosen], fit, FUTURES, rng)
 
     def _drawn(self, evidence: Evidence, rng: np.random.Generator) -> tuple[Floats, Floats]:
-        """Rows that may be proposed, and what is told of them: all there are, or draws."""
+        """Rows that may be proposed, all or a sample, and their known objectives."""
         encoding = evidence.encoding
         whole = encoding.size <= WHOLE
         rows = encoding.every() if whole else encoding.draw(rng, self._problem.proposals // 3)
@@ -210,28 +205,28 @@ class EHVISampler(BaseSampler):
         rng: np.random.Generator,
         most: int,
     ) -> tuple[Floats, Floats, Floats]:
-        """Up to ``most`` of the rows, and of what a local search from them finds, that are worth
-        most, the best first; what is told of them; and the corner that they were weighed by."""
+        """The up to ``most`` best rows, the best first, after a local search from the best of
+        ``rows``; their known objectives; and the reference point they were scored with."""
         reference = model.reference(rows, costs)
 
-        def weighed(rows: Floats, costs: Floats) -> Floats:
+        def score(rows: Floats, costs: Floats) -> Floats:
             return model.score(rows, costs, reference) / self._price(evidence, rows)
 
-        scores = weighed(rows, costs)
+        scores = score(rows, costs)
         parents = np.vstack([model.best(BEST), rows[np.argsort(-scores)[:BEST]]])
         for _ in range(ROUNDS):
             times = self._problem.proposals * 2 // (3 * ROUNDS * len(parents)) + 1
             copies = np.repeat(parents, times, axis=0)
             more, known = self._admitted(evidence, evidence.encoding.mutate(rng, copies), rng)
             rows, costs = np.vstack([rows, more]), np.vstack([costs, known])
-            scores = np.concatenate([scores, weighed(more, known)])
+            scores = np.concatenate([scores, score(more, known)])
             parents = rows[np.argsort(-scores)[:BEST]]
         best = _distinct(rows, scores)[:most]
         return rows[best], costs[best], reference
 
     def _price(self, evidence: Evidence, rows: Floats) -> Floats:
-        """What an improvement by each of the rows is divided by, (m,). With one objective nothing:
-        the best network is often an expensive one, and is then found later."""
+        """What each row's improvement is divided by, (m,). With one objective 1: the best network
+        is often expensive, and would be found later."""
         seconds, chance = self._problem.seconds, random.Random(self._seed)
         if seconds is None or len(evidence.signs) == 1:
             return np.ones(len(rows))
@@ -239,12 +234,11 @@ class EHVISampler(BaseSampler):
         return np.array([seconds(params) for params in whole]).reshape(len(rows)) ** PAID
 
     def posterior(self, study: Study, trials: Sequence[FrozenTrial]) -> tuple[Floats, Floats]:
-        """What the model believes of finished trials, apart from the luck of their evaluation.
+        """The posterior mean and standard deviation of the noise-free objectives of finished
+        trials, (trials, objectives) each, in the study's units.
 
-        Returns the mean and the standard deviation of each objective in the study's own units, both
-        of shape (trials, objectives): of two candidates the one with the better mean is the better
-        bet, whatever they scored. An objective told by the problem has its value and 0; before the
-        model has anything to learn from, the values and NaN.
+        Of two candidates the one with the better mean is the better bet, whatever they scored. An
+        objective known to the problem has its value and 0; without a model yet, values and NaN.
         """
         believed = self.believed(study, trials)
         if believed is None:
@@ -254,25 +248,20 @@ class EHVISampler(BaseSampler):
         return believed.mean, believed.deviation
 
     def believed(self, study: Study, trials: Sequence[FrozenTrial]) -> Believed | None:
-        """As ``posterior``, with intervals and a check of them; None before there is a model.
+        """As ``posterior``, with intervals and their calibration; None without a model yet.
 
-        ``trials`` need not be the study's: of what was not evaluated only what is told is read.
+        ``trials`` need not be the study's: only parameters and known objectives are used.
         """
-        if not trials:
-            return None
+        evidence = self._evidence(study, Encoding.of(self._space(study)), -1)
+        encoding = evidence.encoding
         with one_thread():
-            return self._believed(study, trials)
-
-    def _believed(self, study: Study, trials: Sequence[FrozenTrial]) -> Believed | None:
-        encoding = Encoding.of(self._space(study))
-        evidence = self._evidence(study, encoding, -1)
-        model = self._model(evidence) if encoding.parameters else None
-        if model is None:
-            return None
-        rows = np.array([evidence.encoding.row(t.params) for t in trials])
-        values = np.array([t.values for t in trials], dtype=float)
-        fit = partial(self._fit, evidence.encoding, related=self._older(evidence.signs))
-        return model.believed(rows, values * evidence.signs, fit).times(evidence.signs)
+            model = self._model(evidence) if trials and encoding.parameters else None
+            if model is None:
+                return None
+            rows = np.array([encoding.row(t.params) for t in trials])
+            values = np.array([t.values for t in trials], dtype=float)
+            fit = partial(self._fit, encoding, related=self._older(evidence.signs))
+            return model.believed(rows, values * evidence.signs, fit).times(evidence.signs)
 
     def sample_independent(
         self,
@@ -281,12 +270,12 @@ class EHVISampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """A uniform draw, for a parameter that no trial has asked for yet."""
+        """A uniform draw, for a parameter not asked for before."""
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
 
     def _evidence(self, study: Study, encoding: Encoding, asking: int) -> Evidence:
-        """The study's trials by ``encoding``; each finished one is read once, and again where the
-        study has another in its place: what was told of it may have been corrected."""
+        """The study's trials as rows of ``encoding``, without the running trial ``asking``. Each is
+        read once, and again where its object was replaced: a result may be corrected."""
         trials = study.get_trials(deepcopy=False)
         signs = [1.0 if d == StudyDirection.MINIMIZE else -1.0 for d in study.directions]
         source = (_source(study, trials), encoding)
@@ -306,7 +295,7 @@ class EHVISampler(BaseSampler):
         )
 
     def _model(self, evidence: Evidence) -> Model | None:
-        """The model, or None while the trials are too few to learn from."""
+        """The fitted model; None while there are too few trials."""
         measured = [f.row for f in evidence.finished if f.values is not None]
         related = self._older(evidence.signs)
         startup = min(self._startup, OPENING) if related else self._startup
@@ -334,14 +323,14 @@ class EHVISampler(BaseSampler):
         )
 
     def _pending(self, evidence: Evidence, chance: random.Random) -> tuple[Floats, Floats]:
-        """The rows that are being evaluated, and their known objectives, minimised (or NaN)."""
+        """The rows being evaluated, and their known objectives, minimised (or NaN)."""
         known = [self._costs(evidence, row, chance) for row in evidence.pending]
         possible = [k for k, costs in enumerate(known) if costs is not None]
         costs = np.array([known[k] for k in possible]).reshape(-1, len(evidence.signs))
         return evidence.pending[possible], costs
 
     def _opening(self, evidence: Evidence) -> Model | None:
-        """The model of the first trials: what older studies predict; None without any."""
+        """The model of the first trials, which predicts by older studies; None without any."""
         related = self._older(evidence.signs)
         if related is None:
             return None
@@ -359,14 +348,14 @@ class EHVISampler(BaseSampler):
         return opening(related, evidence.encoding, place, rows, costs, np.isfinite(example))
 
     def _older(self, signs: Floats) -> Related | None:
-        """What older studies predict, read once."""
+        """The useful older studies, fitted once; None without any."""
         if not self._older_read and self._problem.older:
             self._related = Related.of(self._problem.older, signs)
         self._older_read = True
         return self._related
 
     def _place(self, evidence: Evidence, related: Related, rows: Floats) -> Floats:
-        """Where the older studies have rows, each looked up once."""
+        """The features of rows in the older studies, (n, columns), cached by row."""
         chance = random.Random(self._seed)
         if len(self._placed) > 50_000:
             self._placed = {}
@@ -386,7 +375,7 @@ class EHVISampler(BaseSampler):
         y: Floats,
         related: Related | None = None,
     ) -> Settings:
-        """Settings fitted to this very number of observations before are taken as they are."""
+        """Fits settings, unless they were fitted to the same number of observations before."""
         key = (self._read.source, name, len(y))
         if key not in self._fitted:
             self._fitted = {k: v for k, v in self._fitted.items() if k[1] != name}
@@ -396,20 +385,18 @@ class EHVISampler(BaseSampler):
         return self._fitted[key]
 
     def _costs(self, evidence: Evidence, row: Floats, chance: random.Random) -> Floats | None:
-        """The known objectives of a row, minimised, NaN for the others; None if it is rejected."""
+        """A row's known objectives, minimised, NaN for the others; None if it is rejected."""
         params = self._problem.whole(evidence.encoding.params(row), chance)
         return self._problem.costs(params, evidence.signs)
 
     def _admitted(
         self, evidence: Evidence, rows: Floats, rng: np.random.Generator
     ) -> tuple[Floats, Floats]:
-        """The rows that may be proposed, once each, and their known objectives, minimised (or NaN).
-
-        Completed by the problem; neither rejected by its arithmetic nor tried before.
-        """
+        """The distinct rows, completed by the problem, that it does not reject and that were not
+        tried before; and their known objectives, minimised (or NaN)."""
         encoding, problem = evidence.encoding, self._problem
         chance = random.Random(int(rng.integers(1 << 62)))
-        declared = problem.distributions is not None  # else nothing is known, and no set is made
+        declared = problem.distributions is not None  # else nothing is known of a set
         whole = [problem.whole(encoding.params(row), chance) for row in rows] if declared else []
         if problem.complete:
             rows = np.array([encoding.row(params) for params in whole]).reshape(rows.shape)
@@ -423,9 +410,9 @@ class EHVISampler(BaseSampler):
 
 
 def one_thread() -> Any:
-    """Linear algebra in one thread: matrices of a few hundred rows gain nothing from more, and
-    threads that wait for one another beside busy workers take 30 times as long (a fit of 100
-    trials on two busy cores: 0.18 s in one thread, 6.5 s in two)."""
+    """BLAS in one thread: matrices of a few hundred rows gain nothing from more, and on busy cores
+    threads that wait for one another are 30 times slower (a fit of 100 trials on two busy cores:
+    0.18 s in one thread, 6.5 s in two)."""
     return _blas().limit(limits=1)
 
 
@@ -435,8 +422,8 @@ def _blas() -> Any:
 
 
 def _distinct(rows: Floats, scores: Floats) -> list[int]:
-    """The places of the different rows, the best first."""
-    order = np.argsort(-scores, kind="stable")  # of those alike the first, as they were drawn
+    """The indices of the distinct rows, the best first."""
+    order = np.argsort(-scores, kind="stable")  # of equal scores the first drawn
     places: dict[bytes, int] = {}
     for k, key in zip(order.tolist(), keys(rows[order]), strict=True):
         places.setdefault(key, k)
@@ -444,5 +431,5 @@ def _distinct(rows: Floats, scores: Floats) -> list[int]:
 
 
 def _source(study: Study, trials: Sequence[FrozenTrial]) -> Any:
-    """What tells one study from another, also where a name is used again."""
+    """Identifies a study, also where its name is reused."""
     return study.study_name, trials[0].datetime_start if trials else None

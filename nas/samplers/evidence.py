@@ -1,4 +1,4 @@
-"""What a study holds for the model, read anew only where it changed."""
+"""A study's trials as the model needs them, reading only what changed since the last ask."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from nas.samplers.encoding import Encoding, keys
 
 Floats = NDArray[np.float64]
 
-# The user attribute of a trial that was given up before it was evaluated: it tells nothing, but is
-# not proposed again. Its state would be that of a failure.
+# User attribute of a trial that was dropped before its evaluation: it is neither an observation nor
+# proposed again. Its state alone would say that it failed.
 DROPPED = "dropped"
-# Another: the places of the objectives that were not measured, as a constraint was broken before;
-# the values there are the worst that there are.
+# User attribute: the indices of objectives that were not measured, as a constraint was broken
+# first; Optuna is given the worst values for them.
 LACKING = "lacking"
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """One finished trial: its row, its minimised values and its constraints. None: it failed; NaN:
-    not measured, as a constraint was broken before."""
+    """A finished trial: its row (parameters,), its minimised values (objectives,) and constraints.
+    Values None: it failed; NaN: not measured, as a constraint was broken first."""
 
     row: Floats
     values: Floats | None
@@ -49,8 +49,8 @@ class Finished:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a study holds: finished trials, the rows being evaluated, the directions' signs, and the
-    keys of what was finished or given up."""
+    """A study's finished trials, the rows being evaluated, the signs that minimise its objectives
+    (objectives,), and the keys of all rows finished or dropped."""
 
     encoding: Encoding
     finished: tuple[Finished, ...]
@@ -60,14 +60,14 @@ class Evidence:
 
     @cached_property
     def taken(self) -> frozenset[bytes]:
-        """What is never proposed again."""
+        """The keys of rows that are not proposed again."""
         return self.tried.union(keys(self.pending))
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A study's ``trials`` when it was last read; by number, what the finished ones gave and the
-    rows of those that run; the keys of what was finished or given up."""
+    """A study's ``trials`` when last read: the finished ones and the rows of running ones, by
+    number, and the keys of all rows finished or dropped."""
 
     source: Any = None
     trials: Sequence[FrozenTrial] = ()
@@ -76,25 +76,25 @@ class Reading:
     tried: frozenset[bytes] = frozenset()
 
     def again(self, trials: Sequence[FrozenTrial], encoding: Encoding, signs: Floats) -> Reading:
-        """What is another object than it was is read, and that alone: of 20,000 trials one ask
-        finds a few, and to look at each took 30 ms."""
+        """Reads only the trials that are other objects than before: of 20,000, one ask finds a few,
+        and parsing all took 30 ms."""
         finished, running, tried = dict(self.finished), dict(self.running), set[bytes]()
         for t, was in zip_longest(trials, self.trials):
             if t is was or t is None:
                 continue
             running.pop(t.number, None)
             if t.state.is_finished():
-                told = finished_of(t, encoding, signs)
-                tried.add(told.key)
+                read = finished_of(t, encoding, signs)
+                tried.add(read.key)
                 if DROPPED not in t.user_attrs:
-                    finished[t.number] = told
+                    finished[t.number] = read
             elif t.state == TrialState.RUNNING and t.params:
                 running[t.number] = encoding.row(t.params)
         return Reading(self.source, trials, finished, running, self.tried | tried)
 
 
 def finished_of(trial: FrozenTrial, encoding: Encoding, signs: Floats) -> Finished:
-    """A trial that gave no values, or values that are no numbers, has failed."""
+    """A trial without finite values has failed."""
     values = None
     if trial.state == TrialState.COMPLETE and np.isfinite(trial.values).all():
         values = np.array(trial.values) * signs

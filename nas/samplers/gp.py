@@ -1,4 +1,4 @@
-"""A Gaussian process with a length scale a feature, and its settings fitted.
+"""Gaussian process regression with a length scale per feature; hyperparameters by MAP.
 
 Rasmussen and Williams, "Gaussian Processes for Machine Learning" (2006): prediction is algorithm
 2.1, the gradient of the marginal likelihood equation 5.9. The prior of the length scales grows
@@ -19,19 +19,20 @@ from scipy.optimize import minimize
 
 Floats = NDArray[np.float64]
 
-# Variance added to the diagonal whatever the fit says; in units of a target of variance 1.
+# Variance always added to the diagonal; targets have variance 1.
 JITTER = 1e-6
-# The least weight that is predicted of a feature, be it none elsewhere.
+# The smallest weight that a hint centres a prior at, be it 0 in the older study.
 LEAST = np.exp(-12.0)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is fitted: inverse squared length scale a feature, amplitude of the smooth part,
-    amplitude and roughness of a network's own part, variance of an evaluation's luck.
+    """Hyperparameters: ``weights`` (features,), the inverse squared length scales; the variance
+    (``amplitude``) of the smooth part; the variance (``own``) and ``roughness`` of the rough part,
+    which is a network's own; and the ``noise`` variance of an evaluation.
 
-    The last ``linear`` features, a column each, are none of distance: the function is linear in
-    them, and their weights are the variances of the slopes."""
+    In the last ``linear`` features, one column each, the function is linear instead: their weights
+    are the variances of the slopes."""
 
     weights: Floats
     amplitude: float
@@ -69,12 +70,12 @@ def fit(
     linear: int = 0,
     hint: Floats | None = None,
 ) -> Settings:
-    """The settings of the greatest posterior density.
+    """The maximum a posteriori settings.
 
-    ``x`` (n, columns) from ``Encoding.embed``, ``scales`` (columns,) the feature of each column,
-    ``y`` (n,) of mean 0 and variance about 1. ``doubtful`` marks features, the first of all, that
-    are left out where ``y`` is the more likely without any of them. In the last ``linear`` columns
-    the function is linear. ``hint`` are weights that the first features had elsewhere.
+    ``x`` (n, columns) comes from ``Encoding.embed``, ``scales`` (columns,) is the feature of each
+    column, ``y`` (n,) has mean 0 and variance about 1. ``doubtful`` marks leading features that are
+    all left out where the posterior density is higher without them. In the last ``linear`` columns
+    the function is linear. ``hint`` are weights of the first features in an older study.
     """
     features = int(scales.max()) + 1
     dropped = np.zeros(features, bool)
@@ -107,13 +108,13 @@ def _densest(
 
 
 def _prior(features: int, linear: int = 0, hint: Floats | None = None) -> tuple[Floats, Floats]:
-    """Centre and spread of the logarithms of the settings in their order, all normal.
+    """Means and standard deviations of the normal priors of the log settings, in their order.
 
-    Noise is centred at 0.01: a hundred trials may find a quarter or none, ten are not enough to
-    take all for noise, by which the least cost would be the only good of a network. A network's own
-    part is centred above it, or on tables without noise all of it would count as noise, and its
-    spread is wide, or on smooth objectives it would never come to nothing. What is linear is
-    expected to explain a third of what there is, together.
+    The noise prior is centred at 0.01: a hundred trials can find a quarter or none, ten are too few
+    to explain everything by noise, which would leave cost as a network's only merit. The rough
+    part's is centred higher, or all of it would count as noise on tables without noise, and is
+    wide, or it would never vanish on smooth objectives. The linear features together are expected
+    to explain a third of the variance.
     """
     centre = np.full(features, -2.8 - np.log(features))
     spread = np.full(features, 3.4)
@@ -134,10 +135,7 @@ def objective(
     prior: tuple[Floats, Floats] | None = None,
     linear: int = 0,
 ) -> Callable[[Floats], tuple[float, Floats]]:
-    """The negative logarithm of the posterior density of settings, and its gradient.
-
-    A function of the logarithms of the settings, in their order.
-    """
+    """The negative log posterior density and its gradient, as a function of the log settings."""
     features = int(scales.max()) + 1
     centre, spread = prior or _prior(features, linear)
     columns = x.shape[1] - linear
@@ -149,7 +147,7 @@ def objective(
         scaled = x * np.sqrt(weights[scales])
         z, slopes = scaled[:, :columns], scaled[:, columns:]
         distances = squared(z, z)
-        distances[diagonal] = 0.0  # but for rounding, of which the rough part takes the root
+        distances[diagonal] = 0.0  # not quite, after rounding, and the rough part takes the root
         smooth, slope = _matern(distances)
         rough, steep = _rough(roughness * distances)
         covariance = amplitude * smooth + own * rough + slopes @ slopes.T
@@ -183,10 +181,10 @@ def objective(
 
 @dataclass(frozen=True)
 class GP:
-    """A posterior: observations ``y`` at scaled rows ``z`` under fitted settings.
+    """A posterior: observations ``y`` (n,) at scaled rows ``z`` (n, columns).
 
-    The function is a smooth part of the features and a rough one, which is a network's own but for
-    its nearest neighbours; what is left is luck, another in each evaluation.
+    The function is the sum of a smooth part (Matern 5/2) and a rough one (Matern 1/2), which a
+    network shares with its nearest neighbours at most; the rest is noise, drawn by each evaluation.
     """
 
     settings: Settings
@@ -211,15 +209,15 @@ class GP:
         return cls(settings, scales, z, y, factor, alpha)
 
     def doubting(self) -> GP:
-        """The posterior where what was taken for a network's own part is luck."""
+        """The posterior if the rough part were noise."""
         settings = self.settings
-        luck = replace(settings, own=0.0, noise=settings.noise + settings.own)
-        return self._of(luck, self.scales, self.z, self.y)
+        noisy = replace(settings, own=0.0, noise=settings.noise + settings.own)
+        return self._of(noisy, self.scales, self.z, self.y)
 
     def believing(self, x: Floats) -> GP:
-        """The posterior once ``x`` (m, columns) have come out at their means.
+        """The posterior after observing the means at ``x`` (m, columns) (kriging believer).
 
-        The mean is then the same function (their coefficients are 0); the deviation shrinks.
+        The mean function is unchanged (the new coefficients are 0); the deviation shrinks.
         """
         z = x * np.sqrt(self.settings.weights[self.scales])
         cross = solve_triangular(self.factor, self._covariance(x).T, lower=True, check_finite=False)
@@ -247,35 +245,32 @@ class GP:
             variance += slopes @ self.settings.weights[self.scales[-linear:]]
         return k @ self.alpha, np.sqrt(np.maximum(variance, 1e-12))
 
-    def joint(self, x: Floats) -> tuple[Floats, Floats]:
-        """Mean (m,) and covariance (m, m) of the function at rows ``x`` (m, columns)."""
+    def joint(self, x: Floats) -> Joint:
+        """The joint posterior of the function at rows ``x`` (m, columns)."""
         k = self._covariance(x)
         v = solve_triangular(self.factor, k.T, lower=True, check_finite=False)
         z = x * np.sqrt(self.settings.weights[self.scales])
-        return k @ self.alpha, _kernel(self.settings, z, z) - v.T @ v
-
-    def together(self, x: Floats) -> Joint:
-        """The posterior at rows ``x`` (m, columns), apart from all others."""
-        return Joint(*self.joint(x), self.settings.noise + JITTER)
+        covariance = _kernel(self.settings, z, z) - v.T @ v
+        return Joint(k @ self.alpha, covariance, self.settings.noise + JITTER)
 
     def observed(self) -> tuple[Floats, Floats]:
-        """Mean and standard deviation of the function at the observed rows, in their order."""
+        """Mean and standard deviation of the function at the observed rows, (n,) each."""
         noise = self.settings.noise + JITTER
         inverse, _ = lapack.dpotri(self.factor, lower=True)
         variance = noise - noise**2 * np.diag(inverse)
         return self.smoothed(), np.sqrt(np.maximum(variance, 0.0))
 
     def smoothed(self) -> Floats:
-        """The mean alone at the observed rows."""
+        """The mean of the function at the observed rows, (n,)."""
         return self.y - (self.settings.noise + JITTER) * self.alpha
 
-    def moving(self, x: Floats) -> Floats:
-        """The covariance of the function at the n observed rows with that at rows ``x``
-        (m, columns), (n, m): by K - K (K + noise)^-1 K = noise (K + noise)^-1 K."""
+    def covariance_with(self, x: Floats) -> Floats:
+        """The posterior covariance (n, m) of the function at the observed rows with that at rows
+        ``x`` (m, columns): K - K (K + noise)^-1 K = noise (K + noise)^-1 K."""
         half = solve_triangular(self.factor, self._covariance(x).T, lower=True, check_finite=False)
         whole = solve_triangular(self.factor, half, lower=True, trans=1, check_finite=False)
-        moved: Floats = (self.settings.noise + JITTER) * whole
-        return moved
+        covariance: Floats = (self.settings.noise + JITTER) * whole
+        return covariance
 
     def _covariance(self, x: Floats) -> Floats:
         return _kernel(self.settings, x * np.sqrt(self.settings.weights[self.scales]), self.z)
@@ -283,7 +278,8 @@ class GP:
 
 @dataclass(frozen=True)
 class Joint:
-    """A function at m rows: ``mean`` (m,), ``covariance`` (m, m), an evaluation's ``noise``."""
+    """A function at m rows: ``mean`` (m,), ``covariance`` (m, m), and the ``noise`` variance of an
+    evaluation."""
 
     mean: Floats
     covariance: Floats
@@ -295,7 +291,7 @@ class Joint:
         return np.sqrt(np.maximum(np.diag(self.covariance), 1e-12))
 
     def believing(self, k: int) -> Joint:
-        """As ``GP.believing`` of row ``k``, by an update of rank one."""
+        """As ``GP.believing`` of row ``k``, by a rank-one update."""
         column = self.covariance[k]
         shrunk = self.covariance - np.outer(column, column / (column[k] + self.noise))
         return replace(self, covariance=shrunk)

@@ -1,11 +1,11 @@
-"""Knowing against finding: whether another evaluation of a known network pays more than a new one.
+"""The knowledge gradient: is it better to evaluate a network again, or a new one?
 
-What one is given in the end is the front of what is believed of the networks that were evaluated.
-An evaluation, of whichever network, moves the beliefs of all that are like it; what it is worth is
-how much more hypervolume that front is then expected to have. (The knowledge gradient with
-correlated beliefs, Frazier, Powell and Dayanik 2009; Astudillo and Frazier 2017 for a function of
-several.) It looks one evaluation ahead, so it is asked near the end of a budget only: before that,
-what a new network teaches of all the others is worth more than it sees.
+The result of a search is the Pareto front of the posterior means of the evaluated networks. An
+evaluation, of whichever network, also moves the means of similar ones; its value is the expected
+gain of that front's hypervolume. (The knowledge gradient with correlated beliefs, Frazier, Powell
+and Dayanik 2009; of a function of several objectives, Astudillo and Frazier 2017.) It looks one
+evaluation ahead and undervalues what a new network teaches of others, so it is used near the end of
+a budget only.
 """
 
 from __future__ import annotations
@@ -27,24 +27,23 @@ from nas.samplers.warp import Warp
 Floats = NDArray[np.float64]
 Places = NDArray[np.intp]
 
-# What may come of an evaluation: so many outcomes, the same for all.
+# Outcomes drawn of an evaluation, the same for all candidates.
 OUTCOMES = 16
-# So many of those that were evaluated are weighed by all outcomes and by all that they move: the
-# best by a first look, at what they bring if they alone move, by one deviation up and down.
+# Evaluated networks that are examined in full: the best by a cheap estimate, in which they alone
+# move, by one deviation up or down.
 CLOSER = 32
-# Where the front begins to matter: better than the worst quarter of what was evaluated. Far below,
-# where a warp draws outliers in, a little luck is a great volume.
+# The reference point: this quantile of the evaluated means. Far beyond it, where the warp draws in
+# outliers, a little noise is a large volume.
 WORST = 0.75
-# As long as fewer were evaluated again, nothing tells luck from what is a network's own: the part
-# that the features leave unexplained counts as luck, so that it pays to find out.
+# With fewer repeated evaluations, noise cannot be told from the rough part, which then counts as
+# noise: so it pays to find out.
 DOUBTED = 3
 
 
 def gains(model: Model, rows: Floats, costs: Floats, reference: Floats) -> tuple[Floats, Floats]:
-    """The hypervolume that one more evaluation is expected to add to the front that one is given:
-    of each row that ``model`` rests on, which has all objectives, shape (n,), 0 for all but
-    ``CLOSER`` of them; and of each of the new ``rows`` (m, parameters) with their told objectives
-    ``costs`` (m, objectives), shape (m,)."""
+    """The expected gain of the front's hypervolume by one more evaluation: of each row of
+    ``model``, all of them evaluated in full, (n,), 0 for all but ``CLOSER``; and of each of the new
+    ``rows`` (m, parameters) with known objectives ``costs`` (m, objectives), (m,)."""
     known = len(model.rows)
     gained = np.zeros(known + len(rows))
     first = {key: k for k, key in reversed([*enumerate(keys(model.rows))])}
@@ -72,7 +71,7 @@ def gains(model: Model, rows: Floats, costs: Floats, reference: Floats) -> tuple
     reach = [z * np.abs(s).max(axis=1) for z, s in zip(farthest, shifts, strict=True)]
     kept = _undominated(
         beliefs.at(own, [-r for r in reach]), beliefs.at(own, reach)
-    )  # none of the others is on the front, whatever comes out
+    )  # the others are on the front in no outcome
     now = _volumes(beliefs.at(own[kept])[None], corner)[0]
     for place, candidate in enumerate(candidates):
         some, moved = own[kept], [s[kept, place] for s in shifts]
@@ -86,9 +85,9 @@ def gains(model: Model, rows: Floats, costs: Floats, reference: Floats) -> tuple
 
 @dataclass(frozen=True)
 class _Learned:
-    """What is believed of one objective of rows, on the scale of ``warp``: ``means`` (n,),
-    ``deviations`` (n,), and by how much the mean of each moves where an evaluation of it comes out
-    by one deviation higher, ``moves`` (n,)."""
+    """The posterior of one objective of n rows on the scale of ``warp``: ``means`` and
+    ``deviations`` (n,). ``moves`` (n,) is by how much an evaluation one deviation above a row's
+    mean raises that mean."""
 
     objective: int
     process: GP
@@ -98,14 +97,14 @@ class _Learned:
 
     @classmethod
     def of(cls, objective: int, process: GP, warp: Warp, x: Floats) -> _Learned:
-        """Of the rows at ``x``, the first of them those that were evaluated, in their order."""
+        """Of the rows at ``x``, the evaluated ones first, in their order."""
         seen, new = process.observed(), process.predict(x[len(process.y) :])
         means, deviations = (np.concatenate(parts) for parts in zip(seen, new, strict=True))
         return cls(objective, process, warp, means, np.maximum(deviations, 1e-6))
 
     @property
     def spread(self) -> Floats:
-        """The deviation of an evaluation of each row."""
+        """The standard deviation of an evaluation of each row."""
         return np.sqrt(self.deviations**2 + self.process.settings.noise + JITTER)
 
     @property
@@ -113,22 +112,23 @@ class _Learned:
         return self.deviations**2 / self.spread
 
     def shifts(self, x: Floats, own: Places, candidates: Places) -> Floats:
-        """By how much the means of ``own``, that were evaluated, move where an evaluation of each
-        candidate comes out by one deviation higher, (own, candidates)."""
-        moved: Floats = self.process.moving(x[candidates])[own] / self.spread[candidates]
+        """By how much an evaluation of each candidate one deviation above its mean raises the means
+        of the evaluated rows ``own``, (own, candidates)."""
+        covariance = self.process.covariance_with(x[candidates])[own]
+        moved: Floats = covariance / self.spread[candidates]
         return moved
 
 
 @dataclass(frozen=True)
 class _Beliefs:
-    """The ``values`` (n, objectives) of rows, minimised, those of what is ``learned`` not read."""
+    """The ``values`` (n, objectives) of rows, minimised; columns of ``learned`` ones are unused."""
 
     values: Floats
     learned: tuple[_Learned, ...]
 
     def at(self, some: Places, moved: Sequence[Floats] | None = None) -> Floats:
-        """The values of ``some`` rows (m,) where the mean of each learned objective moved by so
-        much, (m,) or (outcomes, m): of the shape of that and the objectives."""
+        """The values of ``some`` rows (m,) after the mean of each learned objective ``moved`` by
+        (m,) or (outcomes, m): (m, objectives) or (outcomes, m, objectives)."""
         moved = moved or [np.zeros(len(some))] * len(self.learned)
         values = np.broadcast_to(self.values[some], (*moved[0].shape, self.values.shape[1])).copy()
         for part, by in zip(self.learned, moved, strict=True):
@@ -137,7 +137,7 @@ class _Beliefs:
 
 
 def _closer(beliefs: _Beliefs, own: Places, corner: Floats) -> Places:
-    """Up to ``CLOSER`` of ``own`` that bring most if they alone move."""
+    """The up to ``CLOSER`` of ``own`` that gain most if they alone move."""
     moves = [part.moves[own] for part in beliefs.learned]
     values = beliefs.at(own)
     hopeful = np.flatnonzero(_undominated(beliefs.at(own, [-m for m in moves]), values))
@@ -157,7 +157,7 @@ def _closer(beliefs: _Beliefs, own: Places, corner: Floats) -> Places:
 
 
 def _undominated(best: Floats, worst: Floats) -> NDArray[np.bool_]:
-    """Which rows (n, objectives) none dominates, be they at their ``best`` and it at its worst."""
+    """Which rows (n, objectives), at their ``best``, no other at its ``worst`` dominates."""
     front = worst[moocore.is_nondominated(worst)]
     pairs = [(w[:, None], b) for w, b in zip(front.T, best.T, strict=True)]
     beaten = np.logical_and.reduce([w <= b for w, b in pairs])
@@ -166,8 +166,8 @@ def _undominated(best: Floats, worst: Floats) -> NDArray[np.bool_]:
 
 
 def _volumes(values: Floats, corner: Floats) -> Floats:
-    """The hypervolume of each set of points, (sets, points, objectives). Two objectives in a few
-    steps for all sets: of 800 calls of moocore two thirds of 60 ms were checks."""
+    """The hypervolume (sets,) of each set of points (sets, points, objectives). With two objectives
+    vectorised over the sets: of 800 calls of moocore two thirds of 60 ms were checks."""
     values = np.minimum(values, corner)
     if values.shape[2] != 2:
         return np.array([float(moocore.hypervolume(some, ref=corner)) for some in values])

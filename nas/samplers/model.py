@@ -1,4 +1,4 @@
-"""What a study has taught so far: surrogates of its objectives, of what fails, and its front."""
+"""The model of a study: surrogates of its objectives, constraints and failure, and its front."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ Normal = tuple[Floats, Floats]  # means and standard deviations of rows, (m,) ea
 
 # Observations a posterior holds: 600 keep an ask at 5,000 trials under a quarter of a second.
 OBSERVATIONS = 600
-# How far the reference may lie beyond the median, in distances from the median to the best: a
-# penalty of 1e9 is no part of the range, the 45% of a network without layers is.
+# How far the reference point may lie beyond the median, in distances from the median to the best: a
+# penalty of 1e9 is outside the range, the 45% of a network without layers is inside.
 REACH = 20.0
-# The chance of success from which on rows are taken as they were drawn, while little is measured.
+# At the start, rows with at least this probability of success are equally good.
 LIKELY = 0.5
-# A told objective as a feature: its quartiles, at 1.35 deviations, as far apart as a number's.
+# Scales a known objective as a feature: its quartiles are then as far apart as a parameter's.
 SPREAD = 0.37
 
 
 @dataclass(frozen=True)
 class Features:
-    """Rows as a kernel compares them: their parameters, and the objectives told of them.
+    """Maps rows to the kernel's columns: their parameters and their known objectives, as a
+    network's cost says much of its accuracy from the first trial on.
 
-    What a network costs says much of what it can do, and from the first trial on. What older
-    studies ``predict`` of rows comes last, (n, ``linear``), of mean 0 and deviation 1 over what
-    was measured: in that a process is linear.
+    What older studies ``predict`` of rows comes last, standardised by ``middle`` and ``spread``: in
+    these columns a process is linear.
     """
 
     encoding: Encoding
@@ -49,11 +49,11 @@ class Features:
 
     @property
     def extra(self) -> int:
-        """The columns beside those of the parameters."""
+        """How many columns follow those of the parameters."""
         return len(self.told) + len(self.middle)
 
     def __call__(self, rows: Floats, costs: Floats) -> tuple[Floats, Scales]:
-        """As ``Encoding.embed``, of rows and their told objectives (n, objectives), minimised."""
+        """As ``Encoding.embed``, of rows and their known objectives (n, objectives), minimised."""
         x, scales = self.encoding.embed(rows)
         extra = [SPREAD * warp(costs[:, k]) for k, warp in self.told]
         if self.predict:
@@ -64,11 +64,11 @@ class Features:
 
 @dataclass(frozen=True)
 class Model:
-    """The surrogates (None: an objective told beforehand) and the front they predict.
+    """The surrogates (None: an objective that is known) and the front they predict.
 
     ``limits`` are surrogates that must stay below a level: constraints, and failure itself.
-    ``rows`` (n, parameters) are the rows it rests on, pending ones last; ``means`` (n, objectives)
-    what is believed of them, minimised; ``feasible`` (n,) whether they keep the constraints.
+    ``rows`` (n, parameters) are the observed rows, pending ones last; ``means`` (n, objectives)
+    their posterior means, minimised; ``feasible`` (n,) whether they meet the constraints.
     """
 
     features: Features
@@ -92,14 +92,13 @@ class Model:
         limit: Fit | None = None,
         starting: bool = False,
     ) -> Model:
-        """The model of ``finished`` trials, one with values at least, while ``pending`` are run.
+        """Fits the model to ``finished`` trials, at least one with values, while ``pending`` run.
 
-        ``predict`` gives what older studies know of rows, (n, columns); ``limit`` fits what is no
-        objective (None: as ``fit``). While ``starting``, all that is as likely as not to keep the
-        constraints is worth the same: too little is known of the objectives to tell more.
-
-        ``told`` (objectives,) marks what is known before an evaluation, and ``costs`` (pending,
-        objectives) holds it for the pending rows, minimised; its other columns are not read.
+        ``told`` (objectives,) marks the objectives known before an evaluation; ``costs`` (pending,
+        objectives) holds them for the pending rows, minimised, its other columns are unused.
+        ``predict`` gives what older studies predict of rows, (n, columns); ``limit`` fits what is
+        not an objective (None: as ``fit``). While ``starting``, rows that succeed with probability
+        ``LIKELY`` are all worth the same: too little is known of the objectives.
         """
         measured = [f for f in finished if f.values is not None]
         values = np.array([f.values for f in measured])
@@ -112,7 +111,7 @@ class Model:
         )
         if predict:
             column = predict(rows[: len(early)])
-            # In deviations of the older study: the first picks are alike and say little of it.
+            # Not below 0.3 of the older study's deviation: the first picks are similar.
             spread = np.maximum(column.std(axis=0), 0.3)
             features = replace(features, predict=predict, middle=column.mean(axis=0), spread=spread)
         x, scales = features(rows, values)
@@ -120,7 +119,7 @@ class Model:
         seen = np.isfinite(values)
         surrogates = [
             None
-            if known or not seen[:, k].any()  # before one keeps the constraints, none is needed
+            if known or not seen[:, k].any()  # as long as no trial meets the constraints
             else Surrogate.of(
                 f"objective {k}", x[seen[:, k]], scales, values[seen[:, k], k], fit
             ).believing(x_pending)
@@ -144,7 +143,7 @@ class Model:
         )
 
     def _means(self, x: Floats, costs: Floats) -> Floats:
-        """What is believed of rows at ``x`` with these told objectives, (n, objectives)."""
+        """The predicted means of rows at ``x`` with known ``costs``, (n, objectives)."""
         means = costs.copy()
         for k, surrogate in enumerate(self.surrogates):
             if surrogate is not None:
@@ -153,21 +152,21 @@ class Model:
 
     @cached_property
     def front(self) -> Floats:
-        """The means that no other feasible one dominates, (k, objectives), minimised."""
+        """The nondominated feasible means, (k, objectives), minimised."""
         values = self.means[self.feasible]
         return values[moocore.is_nondominated(values)] if len(values) else values
 
     def best(self, n: int) -> Floats:
-        """Up to ``n`` of the feasible rows: the first of the successive fronts."""
+        """Up to ``n`` of the feasible rows, by nondomination rank."""
         values, rows = self.means[self.feasible], self.rows[self.feasible]
         if not len(rows):
             return rows
         return rows[np.argsort(moocore.pareto_rank(values), kind="stable")[:n]]
 
     def believed(self, rows: Floats, values: Floats, fit: Fit) -> Believed:
-        """What is believed of any rows, minimised, whatever is pending.
+        """Calibrated estimates of any rows, minimised, from finished trials alone.
 
-        ``values`` (n, objectives) holds what is told of the rows; its other columns are not read.
+        ``values`` (n, objectives) holds their known objectives; its other columns are unused.
         """
         x, _ = self.features(rows, values)
         mean, deviation = values.copy(), np.zeros_like(values)
@@ -186,8 +185,8 @@ class Model:
     def futures(
         self, rows: Floats, costs: Floats, fit: Fit, count: int, rng: np.random.Generator
     ) -> Floats:
-        """What evaluations of ``rows`` (m, parameters) may give, drawn together ``count`` times:
-        (count, m, objectives), minimised. What is told of them is in ``costs`` (m, objectives)."""
+        """Draws (count, m, objectives) from the joint distribution of evaluations of ``rows``
+        (m, parameters), minimised; ``costs`` (m, objectives) holds their known objectives."""
         x, _ = self.features(rows, costs)
         values = np.repeat(costs[None], count, axis=0)
         for k, surrogate in enumerate(self.surrogates):
@@ -197,10 +196,10 @@ class Model:
         return values
 
     def reference(self, rows: Floats, costs: Floats) -> Floats:
-        """The corner (objectives,) behind all that was seen, and all that is told or predicted of
-        ``rows`` (m, parameters), of which ``costs`` are told, (m, objectives), all minimised.
+        """The reference point (objectives,): beyond all observed means, and all that is known or
+        predicted of ``rows`` (m, parameters) with known ``costs`` (m, objectives), all minimised.
 
-        What a learned objective has beyond ``REACH`` counts as a penalty, unless the front has it.
+        Values of a learned objective beyond ``REACH`` count as penalties, unless on the front.
         """
         x, _ = self.features(rows, costs)
         means = self.means if len(self.means) else self._means(x, costs)
@@ -218,10 +217,8 @@ class Model:
         return corner
 
     def score(self, rows: Floats, costs: Floats, reference: Floats) -> Floats:
-        """What each row is worth, shape (m,): the expected gain times the chance of success.
-
-        ``costs`` (m, objectives) holds what is told of the rows, minimised.
-        """
+        """The acquisition value of each row, (m,): expected hypervolume improvement times the
+        probability of success. ``costs`` (m, objectives) holds known objectives, minimised."""
         x, plain = self._features(rows, costs)
         return self._worth(
             costs,
@@ -234,13 +231,12 @@ class Model:
     def choose(
         self, rows: Floats, costs: Floats, reference: Floats, count: int, price: Floats
     ) -> list[int]:
-        """Up to ``count`` of the rows, each the best for its ``price`` (m,) once those before it
-        are being evaluated, and have come out at their means (kriging believer). The rows alone are
-        weighed together: with a process that grows, each choice among 64 took a factor of all
-        observations."""
+        """The indices of up to ``count`` rows: each the best value for its ``price`` (m,) after the
+        previous ones have come out at their means (kriging believer). Works on the rows' joint
+        posterior: growing the process cost a factorisation of all observations per choice."""
         x, plain = self._features(rows, costs)
-        joints = [s.process.together(x) if s else None for s in self.surrogates]
-        limits = [surrogate.process.together(plain) for surrogate, _ in self.limits]
+        joints = [s.process.joint(x) if s else None for s in self.surrogates]
+        limits = [surrogate.process.joint(plain) for surrogate, _ in self.limits]
         means, front = self._means(x, costs), self.front
         chosen: list[int] = []
         while len(chosen) < min(count, len(rows)):
@@ -261,7 +257,7 @@ class Model:
         return chosen
 
     def _features(self, rows: Floats, costs: Floats) -> tuple[Floats, Floats]:
-        """Rows as the objectives' processes see them, and as those of the limits do."""
+        """Rows embedded for the processes of the objectives, and for those of the limits."""
         x, _ = self.features(rows, costs)
         return x, x[:, : x.shape[1] - self.features.extra]
 
@@ -273,7 +269,7 @@ class Model:
         objectives: Sequence[Normal | None],
         limits: Sequence[Normal],
     ) -> Floats:
-        """What rows are worth over a front, by what is believed of their objectives and limits."""
+        """As ``score``, given the front and the posteriors of the rows' objectives and limits."""
         chance = np.ones(len(costs))
         for (surrogate, level), (mean, deviation) in zip(self.limits, limits, strict=True):
             chance *= ndtr((surrogate.warp(np.array([level])) - mean) / deviation)
@@ -293,9 +289,9 @@ class Model:
 def _limits(
     finished: Sequence[Finished], encoding: Encoding, pending: Floats, fit: Fit
 ) -> Iterator[tuple[Surrogate, float]]:
-    """Surrogates of what decides between success and failure, each with the level to stay below.
+    """Surrogates of failure and of the constraints, each with the level to stay below.
 
-    They see the parameters alone: of a trial that failed no objective is stored.
+    Functions of the parameters alone: a failed trial has no objectives.
     """
     recent = finished[-OBSERVATIONS:]
 
@@ -317,11 +313,8 @@ def _limits(
 
 
 def _representative(values: Floats) -> NDArray[np.intp]:
-    """Indices, ascending, of the observations to keep: half of them the best, half any of the rest.
-
-    The best are those of the successive fronts, where it matters to be exact; the rest, evenly
-    spaced in time, hold the model to the whole space.
-    """
+    """The ascending indices of up to ``OBSERVATIONS`` to keep: half are the best by nondomination
+    rank, where accuracy matters; the other half, evenly spaced in time, cover the whole space."""
     n = len(values)
     if n <= OBSERVATIONS:
         return np.arange(n)

@@ -1,4 +1,4 @@
-"""What a caller may tell the sampler of a study beforehand."""
+"""What the sampler can be told about a problem before any evaluation."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from nas.samplers.related import Older
 Floats = NDArray[np.float64]
 Params = dict[str, Any]
 
-# Sets weighed by an ask where the problem does not say.
+# Default number of parameter sets that an ask scores.
 PROPOSALS = 1500
 
 
 def nothing(_: Params) -> Mapping[int, float]:
-    """What is known of a set where nothing is. No lambda: a sampler can be pickled."""
+    """The default of ``Problem.known``. No lambda: a sampler can be pickled."""
     return {}
 
 
@@ -32,21 +32,20 @@ class Problem:
     """What the caller knows of the objective function before any evaluation.
 
     ``distributions``
-        of every parameter that a set may hold; None: those that the study's trials have asked for.
+        of every parameter a set may have; None: those that the study's trials have asked for.
     ``known``
-        the objectives known for a parameter set, by index, in the study's own units; None where
-        arithmetic rejects the set, which is then never proposed.
+        maps a parameter set to its known objectives, by index, in the study's units; None rejects
+        the set, which is then never proposed.
     ``complete``
-        given some parameters and a source of chance, a whole set: the values that are asked for
-        kept, the missing ones drawn, the others dropped. ``complete({}, rng)`` is a draw. Without
-        it every set holds every parameter.
+        maps a partial set and a random generator to a complete one: keeps values that apply, draws
+        missing ones, drops the rest. ``complete({}, rng)`` is a draw. Without it every set has
+        every parameter.
     ``proposals``
-        how many sets an ask weighs; fewer make an ask faster where ``complete`` and ``known`` are
-        slow.
+        how many sets an ask scores; fewer make it faster where ``complete`` and ``known`` are slow.
     ``older``
-        older studies of such networks, as related tasks.
+        older studies to transfer from.
     ``seconds``
-        what evaluating a whole set is expected to take, above 0, where time is what is paid.
+        the expected cost of evaluating a complete set, above 0; None: cost does not matter.
     """
 
     distributions: Mapping[str, BaseDistribution] | None = None
@@ -58,16 +57,16 @@ class Problem:
 
     @cached_property
     def settled(self) -> Params:
-        """The parameters that have one value."""
+        """The parameters with a single value."""
         return {name: only(d) for name, d in (self.distributions or {}).items() if d.single()}
 
     def whole(self, params: Params, chance: random.Random) -> Params:
-        """The set that some parameters are completed to, as ``known`` takes it."""
+        """The complete set for some parameters, as ``known`` takes it."""
         return self.complete(params, chance) if self.complete else params | self.settled
 
     def costs(self, params: Params, signs: Floats) -> Floats | None:
-        """The known objectives of a whole set, times ``signs`` (objectives,), NaN for the others;
-        None for a set that is rejected."""
+        """The known objectives of a complete set times ``signs`` (objectives,), NaN for the others;
+        None for a rejected set."""
         known = self.known(params)
         if known is None:
             return None

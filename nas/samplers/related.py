@@ -1,10 +1,10 @@
-"""Older studies as related tasks: what their models predict is a feature of the new one.
+"""Transfer from older studies: their models' predictions are features of the new study's model.
 
-The function is linear in what an older study predicts, with a slope that is learned, and what is
-left is a process of its own (autoregressive co-kriging: Kennedy and O'Hagan 2000, equation 1). So
-an older study is worth what it turns out to be, down to nothing, and is never mixed with what is
-measured. Its length scales are where those of the new one are expected, too: which parameters
-matter is often the same where values are not.
+The function is linear in an older study's prediction, with a learned slope, plus a process of its
+own (autoregressive co-kriging: Kennedy and O'Hagan 2000, equation 1). So an older study counts as
+much as it helps, down to nothing, and its values are never mixed with the new measurements. Its
+length scales centre the prior of the new ones: which parameters matter often carries over where
+values do not.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from nas.samplers.warp import Warp
 Floats = NDArray[np.float64]
 Scales = NDArray[np.intp]
 
-# Evaluations that an older study's model rests on: the latest.
+# Evaluations that an older study's model is fitted to: the latest.
 MOST = 200
 FOLDS = 5
 FEWEST = 2 * FOLDS  # evaluations that an older study needs
-# The share of its own variance that an older study must predict, each fifth by the others, to be
-# of use: shuffled values have none, and what has none says nothing of another study.
+# The cross-validated R² that an older study needs to be used: shuffled values have none, and a
+# model without skill on its own study has none on another.
 SKILL = 0.15
 
 
@@ -39,11 +39,10 @@ SKILL = 0.15
 class Older:
     """The evaluations of an older study of n networks.
 
-    ``place`` gives the features of a parameter set of the new study, (columns,), and ``x`` (n,
-    columns) those of the old networks, with the length scale of each column in ``scales``.
-    ``values`` are what was measured, by the index of the new study's objective, (n,) in its units,
-    NaN where nothing was.
-    ``shared`` tells how many of the first length scales are the new encoding's own: all, or none.
+    ``place`` maps a parameter set of the new study to features (columns,); ``x`` (n, columns) are
+    those of the old networks, and ``scales`` (columns,) the length scale of each. ``values`` are
+    measurements (n,) by the index of the new study's objective, in its units, NaN where missing.
+    ``shared`` is how many leading length scales belong to the new study's encoding: all, or 0.
     """
 
     name: str
@@ -54,32 +53,31 @@ class Older:
     shared: int = 0
 
     def predicts(self, k: int) -> bool:
-        """Whether its values of an objective predict one another."""
+        """Whether objective ``k`` is predicted with ``SKILL`` by cross-validation."""
         return k in self.values and self._skill.get(k, 0.0) >= SKILL
 
     @property
     def useful(self) -> bool:
         return any(map(self.predicts, self.values))
 
-    def told(self, k: int) -> tuple[Floats, Floats]:
-        """The latest rows of ``x`` with a value of an objective, and those."""
+    def observations(self, k: int) -> tuple[Floats, Floats]:
+        """The latest rows of ``x`` with a value of objective ``k``, and these values."""
         measured = np.flatnonzero(np.isfinite(self.values[k]))[-MOST:]
         return self.x[measured], self.values[k][measured]
 
     @cached_property
     def _skill(self) -> Mapping[int, float]:
-        told = {k: self.told(k) for k in self.values}
         return {
             k: _skill(x, self.scales, Warp.of(values)(values))
-            for k, (x, values) in told.items()
+            for k, (x, values) in ((k, self.observations(k)) for k in self.values)
             if len(values) >= FEWEST
         }
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Processes of one objective, each of an older study's columns of x, on a scale of deviation 1
-    of that study's values: their mean. It stands where a process of the new study's own would."""
+    """The mean of processes of one objective, each of an older study, on its columns of x, with
+    values standardised in that study. It takes the place of a process of the new study."""
 
     parts: tuple[tuple[GP, slice], ...]
 
@@ -88,19 +86,18 @@ class Ensemble:
         return means
 
     def predict(self, x: Floats) -> tuple[Floats, Floats]:
-        """Mean and deviation; what the studies disagree in is part of it."""
-        told = [gp.predict(x[:, at]) for gp, at in self.parts]
-        means, deviations = np.stack([m for m, _ in told]), np.stack([d for _, d in told])
+        """Mean and standard deviation of the mixture: the studies' disagreement counts."""
+        means, deviations = np.stack([gp.predict(x[:, at]) for gp, at in self.parts], axis=1)
         return means.mean(axis=0), np.sqrt((deviations**2).mean(axis=0) + means.var(axis=0))
 
-    def together(self, x: Floats) -> Joint:
+    def joint(self, x: Floats) -> Joint:
         """As ``predict``, with the covariances of the rows."""
-        told = [gp.together(x[:, at]) for gp, at in self.parts]
-        means = np.stack([joint.mean for joint in told])
+        joints = [gp.joint(x[:, at]) for gp, at in self.parts]
+        means = np.stack([joint.mean for joint in joints])
         away = means - means.mean(axis=0)
-        covariance = np.mean([joint.covariance for joint in told], axis=0)
-        covariance += away.T @ away / len(told)
-        noise = float(np.mean([joint.noise for joint in told]))
+        covariance = np.mean([joint.covariance for joint in joints], axis=0)
+        covariance += away.T @ away / len(joints)
+        noise = float(np.mean([joint.noise for joint in joints]))
         return Joint(means.mean(axis=0), covariance, noise)
 
     def believing(self, x: Floats) -> Ensemble:
@@ -109,8 +106,8 @@ class Ensemble:
 
 @dataclass(frozen=True)
 class Related:
-    """What is known at the start: by objective what older studies predict, and the warp of the
-    first of them, which gives that units; the weights that the features had there."""
+    """The useful ``older`` studies: by objective their ensemble, with the warp of the first, which
+    gives it units; and by objective the weights of the features there (None: not shared)."""
 
     older: tuple[Older, ...]
     predicted: Mapping[int, tuple[Ensemble, Warp]]
@@ -118,7 +115,7 @@ class Related:
 
     @classmethod
     def of(cls, older: Sequence[Older], signs: Floats) -> Related | None:
-        """From the older studies that predict what they hold; None where none does."""
+        """Fits the studies that predict an objective; None where none does."""
         ends = np.cumsum([0, *(study.x.shape[1] for study in older)])
         predicted, hints = {}, {}
         for k, sign in enumerate(signs):
@@ -128,7 +125,7 @@ class Related:
             for study, begin in zip(older, ends, strict=False):
                 if not study.predicts(k):
                     continue
-                x, values = study.told(k)
+                x, values = study.observations(k)
                 values = sign * values
                 warp = Warp.of(values)
                 y = warp(values)
@@ -144,26 +141,26 @@ class Related:
         return cls(tuple(older), predicted, hints) if predicted else None
 
     def hint(self, name: str) -> Floats | None:
-        """The weights for the quantity that a model calls "objective k", and its folds."""
+        """The weights for the quantity that a model calls "objective k", and for its folds."""
         return next((h for k, h in self.hints.items() if name.startswith(f"objective {k}")), None)
 
     def place(self, params: Mapping[str, Any]) -> Floats:
-        """The columns of one parameter set, of all older studies."""
+        """The features of one parameter set, (columns,), of all older studies in a row."""
         return np.concatenate([study.place(params) for study in self.older])
 
     @property
     def width(self) -> int:
-        return sum(len(told.parts) for told, _ in self.predicted.values())
+        return sum(len(ensemble.parts) for ensemble, _ in self.predicted.values())
 
     def columns(self, x: Floats) -> Floats:
         """What each study predicts of rows placed at ``x``, (n, ``width``)."""
-        parts = [part for told, _ in self.predicted.values() for part in told.parts]
+        parts = [part for ensemble, _ in self.predicted.values() for part in ensemble.parts]
         return np.stack([gp.mean(x[:, at]) for gp, at in parts], axis=1)
 
 
 @dataclass(frozen=True)
 class Placed(Features):
-    """Rows as older studies have them, before there is anything else to compare them by."""
+    """The features of rows in older studies alone."""
 
     def __call__(self, rows: Floats, costs: Floats) -> tuple[Floats, Scales]:
         assert self.predict is not None
@@ -179,12 +176,12 @@ def opening(
     costs: Floats,
     told: NDArray[np.bool_],
 ) -> Model | None:
-    """The model before a study has taught anything: what older studies predict, of which its
-    trials so far, ``rows`` (n, parameters), came out as predicted. None where they do not tell of
-    all that is learned.
+    """The model of a study without results: what older studies predict, given that its trials so
+    far, ``rows`` (n, parameters), come out as predicted. None where an objective that is not known
+    beforehand is not predicted.
 
-    ``costs`` (n, objectives) is what is known of them, minimised, by ``told`` (objectives,);
-    ``place`` gives the rows' columns.
+    ``told`` (objectives,) marks the objectives that are known, ``costs`` (n, objectives) holds
+    them, minimised; ``place`` gives the features of rows.
     """
     learned = np.flatnonzero(~told).tolist()
     if not {*learned} <= related.predicted.keys():
@@ -194,7 +191,7 @@ def opening(
     for k in learned:
         process, warp = related.predicted[k]
         means[:, k] = warp.inverse(process.mean(x))
-        # A process like any other, but that nothing was fitted here that could be judged.
+        # Takes the place of a process, except that it has no committee.
         own = cast(GP, process)
         surrogates[k] = Surrogate(f"older {k}", warp, own, x, means[:, k], np.zeros(0, np.intp))
     features = Placed(encoding, (), place)
@@ -202,8 +199,7 @@ def opening(
 
 
 def _skill(x: Floats, scales: Scales, y: Floats) -> float:
-    """The share of the variance of ``y`` that is predicted, each fifth by the others; nothing of
-    values that are all alike."""
+    """The cross-validated R² of ``y`` (n,); 0 where its values are all equal."""
     if np.ptp(y) == 0:
         return 0.0
     fold, predicted = np.arange(len(y)) % FOLDS, np.empty(len(y))

@@ -1,4 +1,4 @@
-"""A Gaussian process of one quantity of a study, and by how much its settings may be wrong."""
+"""A Gaussian process of one quantity, on a warped scale, and its cross-validated committee."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from nas.samplers.warp import Warp
 
 Floats = NDArray[np.float64]
 Scales = NDArray[np.intp]
-# Settings for a quantity, from its name, embedded rows, the scales of their columns, warped values.
+# Fits settings: of a quantity's name, embedded rows, the scales of their columns, warped values.
 Fit = Callable[[str, Floats, Scales, Floats], Settings]
 
-# Observations that settings are fitted on: past these they hardly move, and the cost is cubic.
+# Observations that settings are fitted on: more hardly change them, and the cost is cubic.
 FITTED_ON = 200
 
 
 @dataclass(frozen=True)
 class Surrogate:
-    """A warped Gaussian process of one quantity, and the ``values`` at rows ``x`` that it rests on,
-    of which the settings were fitted to ``some``."""
+    """A warped Gaussian process of one quantity, conditioned on ``values`` (n,) at rows ``x``
+    (n, columns); its settings were fitted on those with indices ``some``."""
 
     name: str
     warp: Warp
@@ -37,7 +37,7 @@ class Surrogate:
     def of(cls, name: str, x: Floats, scales: Scales, values: Floats, fit: Fit) -> Surrogate:
         first = fitted_on(len(values))
         some = np.linspace(0, first - 1, min(first, FITTED_ON)).astype(int)
-        # What was evaluated again tells of the luck: none of it is left out.
+        # Repeated evaluations tell the noise: keep them all.
         numbers = _numbered(x[:first])
         again = np.flatnonzero(np.bincount(numbers)[numbers] > 1)
         some = np.union1d(some, again)
@@ -47,17 +47,17 @@ class Surrogate:
         return cls(name, warp, process, x, values, some)
 
     def believing(self, x: Floats) -> Surrogate:
-        """The surrogate once evaluations at ``x`` have come out as expected (kriging believer)."""
+        """Conditioned on its own means at ``x`` (kriging believer)."""
         return replace(self, process=self.process.believing(x)) if len(x) else self
 
     def committee(self, fit: Fit) -> Committee:
-        """The processes by all settings that fit, and how well they predict what they had not
-        seen: each fifth of the observations is left out once."""
+        """This process and those with the settings fitted without each fold, and how well the
+        latter predict that fold."""
         scales = self.process.scales
         y = self.warp(self.values)
         members = [GP.given(self.process.settings, scales, self.x, y)]
         z = np.empty(len(self.some))
-        network = _numbered(self.x[self.some])  # all evaluations of one are left out together
+        network = _numbered(self.x[self.some])  # evaluations of one network share a fold
         for fold in range(FOLDS):
             out = network % FOLDS == fold
             rest = self.some[~out]
@@ -75,9 +75,9 @@ class Surrogate:
 
 
 def fitted_on(n: int) -> int:
-    """How many of ``n`` observations the settings are fitted on: all at first, then as of the last
-    growth by a tenth, so that fitting costs less and less of an ask, and a sampler made anew finds
-    the settings that the old one had."""
+    """How many of ``n`` observations the settings are fitted on: all of the first 20, then refitted
+    after each growth by a tenth. So the amortised cost of an ask falls, and a new sampler on a
+    stored study finds the settings that the old one had."""
     stage = 20
     if n <= stage:
         return n
@@ -87,7 +87,7 @@ def fitted_on(n: int) -> int:
 
 
 def _numbered(x: Floats) -> NDArray[np.intp]:
-    """The number of each row among the different ones, in the order in which they come."""
+    """The index of each row among the distinct rows, in order of first occurrence."""
     _, first, places = np.unique(x, axis=0, return_index=True, return_inverse=True)
     numbers: NDArray[np.intp] = np.argsort(np.argsort(first))[places.ravel()]
     return numbers

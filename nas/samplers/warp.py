@@ -1,4 +1,4 @@
-"""A quantity on a scale on which it is about normal, as a Gaussian process takes it to be.
+"""Maps a quantity to a scale on which it is about normal, as a Gaussian process assumes.
 
 Yeo and Johnson, "A new family of power transformations to improve normality or symmetry" (2000).
 """
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-# Quartile distances from the median within which a value counts as it is: a normal's end at 3.
+# Interquartile ranges from the median beyond which values are compressed; a normal's end at 3.
 FENCE = 5.0
 
 
@@ -22,13 +22,14 @@ FENCE = 5.0
 class Warp:
     """A monotone map of an objective to that scale.
 
-    The transformation of values centred by the median and scaled by the quartiles, its power chosen
-    by likelihood: accuracies crowd below their best, params and latencies above their least.
-    Powers from 0 to 2 map all numbers on all numbers; any other ends at a bound, and on the way
-    back all that is believed beyond it is infinite. A diverged training is far from all, and would
-    flatten the others: all that lies beyond ``FENCE`` counts less than twice that.
+    Values are centred by the median, scaled by the interquartile range, and transformed with the
+    power of highest likelihood: accuracies crowd below their best, params and latencies above their
+    least. Powers from 0 to 2 map the reals onto the reals; others have a bound, beyond which the
+    inverse is infinite. Outliers, such as a diverged training, would flatten the rest: values
+    beyond ``FENCE`` are compressed to less than twice that.
 
-    ``low`` and ``high`` are what is plausible: what was seen, and its range again to both sides.
+    ``low`` and ``high`` bound plausible values: the observed range, extended by its length on
+    either side.
     """
 
     centre: float
@@ -44,7 +45,7 @@ class Warp:
         """The warp for ``values`` (n,), all finite."""
         low, centre, high = np.quantile(values, [0.25, 0.5, 0.75])
         scale = float(high - low) or float(np.std(values)) or 1.0
-        # Quartiles of 1e-300 beside a value of 1e+30: what is farther than that is as far.
+        # Bounded below, for quartiles of 1e-300 beside a value of 1e+30.
         scale = max(scale, 1e-12 * float(np.abs(values - centre).max()))
         z = _drawn_in((values - centre) / scale)
         jacobian = np.sign(z) * np.log1p(np.abs(z))
@@ -71,23 +72,21 @@ class Warp:
         return (warped - self.mean) / self.deviation
 
     def inverse(self, warped: Floats) -> Floats:
-        """Values in the objective's units, the plausible ones nearest to them."""
+        """Values in the objective's units, clipped to the plausible ones."""
         z = _yeo_johnson_inverse(warped * self.deviation + self.mean, self.power)
         values: Floats = np.clip(_let_out(z) * self.scale + self.centre, self.low, self.high)
         return values
 
     def spread(self, mean: Floats, deviation: Floats) -> tuple[Floats, Floats]:
-        """Median, and half the width between one deviation to both sides, in the objective's units,
-        of normals on the warped scale.
-
-        Quantiles stay what they are on the way back. Moments do not: the tail decides them.
-        """
+        """Of normals on the warped scale, in the objective's units: the median, and half the width
+        of mean +- deviation. Quantiles survive the inverse; moments do not, as the tail dominates
+        them."""
         half: Floats = 0.5 * (self.inverse(mean + deviation) - self.inverse(mean - deviation))
         return self.inverse(mean), half
 
 
 def _drawn_in(z: Floats) -> Floats:
-    """All beyond ``FENCE`` between it and its double."""
+    """Compresses what lies beyond ``FENCE`` to between it and its double."""
     far = np.maximum(np.abs(z) / FENCE, 1.0)
     return np.where(far > 1.0, np.sign(z) * FENCE * (2.0 - 1.0 / far), z)
 
@@ -106,7 +105,7 @@ def _branch(power: float) -> Callable[[Floats], Floats]:
 
 def _unbranch(power: float) -> Callable[[Floats], Floats]:
     def backward(w: Floats) -> Any:
-        # No number of a study is 50 logarithms from another.
+        # Bounded: no two values of a study are a factor of e^50 apart.
         if power < 1e-9:
             return np.expm1(np.minimum(w, 50.0))
         return np.expm1(np.minimum(np.log1p(power * w) / power, 50.0))

@@ -1,4 +1,4 @@
-"""The record as anyone reads it; ``nas.store.record`` is the driver's, who writes it."""
+"""Reading the record; ``nas.store.record`` writes it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from nas.store.columns import attempt_of, curve_of, study_of, trial_of
 from nas.store.rows import Ask, AttemptRow, Study, StudyRow, TrialRow
 from nas.store.sameness import asks_anew, check_same, widens
 from nas.store.steps import has, nothing_came, select_trials
-from nas.store.tables import ENDED, TrialState, attempts, curves, latencies, studies, trials
+from nas.store.tables import TrialState, attempts, curves, latencies, studies, trials
 from nas.store.transactions import patiently
 from nas.store.values import checked
 
 T = TypeVar("T")
 
-PAGE = 1000  # trials to a query: resuming holds no transaction open and repeats little after a loss
+PAGE = 1000  # trials per query: no transaction stays open, and a lost connection repeats little
 
 PENDING: tuple[TrialState, ...] = ("running", "waiting", "paused")
 
@@ -38,8 +38,8 @@ def named(name: str) -> Select[Any]:
 
 def check(connection: Connection, study: Study) -> None:
     """Raises StudyError where the study exists with other settings. Objectives and constraints may
-    be others while nothing has come of it: they may have been mistyped. A changed space passes:
-    whether it is wider is for ``nas.driver.widening`` to tell."""
+    differ while it has no results: they may have been mistyped. A changed space passes:
+    ``nas.driver.widening`` checks that it is wider."""
     row = connection.execute(named(study.name)).one_or_none()
     if row is not None:
         found = study_of(row)
@@ -51,9 +51,10 @@ def check(connection: Connection, study: Study) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """The record in one database. Threads may share it, processes not.
+    """The record in one database. Threads may share it, processes may not.
 
-    Every method raises StoreError when the database stays away longer than ``patience`` seconds.
+    Every method raises StoreError when the database is unavailable for longer than ``patience``
+    seconds.
     """
 
     engine: Engine
@@ -92,11 +93,9 @@ class Record:
         numbers: Collection[int] | None = None,
         fingerprint: str = "",
     ) -> Iterator[TrialRow]:
-        """The study's trials by number from ``since`` on: those in ``states`` (all, if empty), of
-        ``numbers`` (all, if None) and of the architecture ``fingerprint`` (any, if empty).
-
-        ``distributions`` repeat from trial to trial: parse each text once.
-        """
+        """The study's trials in order of their numbers, from ``since`` on: those in ``states``
+        (empty: all), of ``numbers`` (None: all) and of the architecture ``fingerprint`` (empty:
+        any)."""
         query = select_trials().where(trials.c.study_id == study_id)
         if states:
             query = query.where(trials.c.state.in_(states))
@@ -113,19 +112,17 @@ class Record:
             since = rows[-1].number + 1
 
     def changes(self, study_id: int) -> Iterator[list[TrialRow]]:
-        """Never stops: each ``next`` gives the trials that are new since the last, as they are, and
-        those that ended, each of them once; the first gives all.
+        """An endless iterator: each ``next`` gives the trials of any driver that are new or have
+        ended since the last, each ending once; the first gives all.
 
-        Whichever driver they belong to: so two drivers of one study learn of each other's trials.
-        Of what is still under way a look reads numbers alone, from the index: 1,000 whole rows took
-        65 ms.
+        Of running trials only numbers are read, from the index: 1,000 full rows took 65 ms.
         """
         under_way = select(trials.c.number).where(
             trials.c.study_id == study_id, trials.c.state.in_(PENDING)
         )
         upcoming, pending = 0, set[int]()
         while True:
-            # In this order: what begins or ends in between is told now or the next time.
+            # In this order, so that no change in between is missed.
             ended = pending - {number for (number,) in self.rows(under_way)}
             known = self.trials(study_id, numbers=ended) if ended else ()
             rows = [*known, *self.trials(study_id, since=upcoming)]
@@ -134,14 +131,8 @@ class Record:
             upcoming = max([upcoming, *(row.number + 1 for row in rows)])
             yield rows
 
-    def endings(self, study_id: int) -> Iterator[list[TrialRow]]:
-        """Never stops: each ``next`` gives the trials that ended since the last, each once."""
-        for rows in self.changes(study_id):
-            yield [row for row in rows if row.state in ENDED]
-
     def begun(self, study_id: int) -> int:
-        """How many trials the study has, over all its drivers: what ``Store.begin`` holds against
-        a budget."""
+        """How many trials the study has, over all its drivers, as ``Store.begin`` counts them."""
         (row,) = self.rows(select(*_COUNTED.values()).where(studies.c.id == study_id))
         _check_counted(row._asdict())
         return int(row.numbers)
@@ -181,13 +172,12 @@ class Record:
         return {state: count for state, count in self.rows(query)}  # noqa: C416
 
     def has(self, study_id: int, ask: Ask) -> bool:
-        """Whether the study has a trial of this architecture under this key with this seed, begun
-        or ended, by whichever driver."""
+        """Whether the study has a trial of this architecture, job key and seed, of any driver."""
         return self.read(lambda connection: has(connection, study_id, ask))
 
     def find_result(self, ask: Ask, needed: Collection[str] = ()) -> TrialRow | None:
-        """The first finished evaluation of this architecture under this ``nas.job.Job.key`` with
-        this seed, in any study, that has all metrics that are ``needed``."""
+        """The first finished evaluation of this architecture, ``nas.job.Job.key`` and seed, in any
+        study, that has all ``needed`` metrics."""
         query = (
             select_trials()
             .where(
@@ -203,16 +193,16 @@ class Record:
         return next(whole, None)
 
     def model(self, row: TrialRow) -> str:
-        """The file with a trial's weights, or with those of the trial whose result it has; empty
-        where none are kept."""
+        """The file of a trial's weights, or of the trial whose result it reused; empty where none
+        are kept."""
         if row.model or row.reused_from is None:
             return row.model or ""
         query = select(trials.c.model).where(trials.c.id == row.reused_from)
         return self.read(lambda connection: connection.scalar(query)) or ""
 
     def measured(self, fingerprint: str) -> dict[str, Latency]:
-        """The latencies of an architecture as a search measures them (eager, one image), by the
-        devices that did."""
+        """The latencies of an architecture as a search measures them (eager, one image), by
+        device."""
         query = select(*(latencies.c[f.name] for f in fields(Latency))).where(
             latencies.c.fingerprint == fingerprint,
             latencies.c.runtime == OWN_RUNTIME,
@@ -221,7 +211,7 @@ class Record:
         return {row.device: Latency(**row._asdict()) for row in self.rows(query)}
 
     def read(self, work: Callable[[Connection], T]) -> T:
-        """What ``work`` makes of an open connection; it may be called more than once."""
+        """Returns ``work(connection)``, which may be called more than once."""
 
         def once(_: bool) -> T:
             with self.engine.connect() as connection:

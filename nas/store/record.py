@@ -1,4 +1,4 @@
-"""The record as a driver writes it, each step in one transaction."""
+"""Writing the record: each method is one transaction."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ def open_store(
     patience: float = 60.0,
     study: Study | None = None,
 ) -> Store:
-    """The record at ``url``, created or brought up to date; with ``write=False`` to be read only,
-    and as it is.
+    """Opens the record at ``url``, created or migrated as needed; with ``write=False`` read-only,
+    without changes.
 
-    ``url`` is ``sqlite:///FILE`` or ``postgresql+psycopg://...``. An attempt is this driver's for
-    ``lease`` seconds after it began or after the last ``beat``; a database that is away or locked
-    is waited for up to ``patience`` seconds. Raises StoreError, having changed nothing, for a URL
-    that is none, a file that is no SQLite database, a server that does not answer, a schema newer
-    than the code and, with ``create=False``, where there is no record yet. With a ``study`` that
-    ``open_study`` would refuse, an older schema is left as it is: raises StudyError.
+    ``url`` is ``sqlite:///FILE`` or ``postgresql+psycopg://...``. An attempt belongs to this driver
+    for ``lease`` seconds after its start or the last ``beat``; methods wait for an unavailable or
+    locked database for up to ``patience`` seconds. Raises StoreError, with nothing changed, for an
+    invalid URL, a file that is no SQLite database, a server that does not answer, a schema newer
+    than the code and, with ``create=False``, a missing record. For a ``study`` that ``open_study``
+    would refuse it raises StudyError before migrating an older schema.
     """
 
     def accept(held: Connection) -> None:
@@ -77,8 +77,7 @@ def open_store(
 class Store(Record):
     """The record as one driver reads and writes it.
 
-    Whatever a method does to the database is one transaction, so there is no moment at which a
-    crash leaves half of it.
+    Each method is one transaction, so a crash never leaves half of it.
     """
 
     driver: str
@@ -87,14 +86,14 @@ class Store(Record):
     def open_study(self, study: Study) -> StudyRow:
         """The study of this name, created if there is none.
 
-        Raises StudyError where it exists with other settings, naming the first that differs; as
-        long as nothing came of it, objectives and constraints are taken as they are now. Where its
-        images and teachers lie is kept as it is told now.
+        Raises StudyError where it exists with other settings, naming the first that differs. While
+        it has no results, objectives and constraints are updated; the places of its images and
+        teachers always are.
         """
         name = study.name
         if not 0 < len(name) <= 512 or not name.isprintable():
             raise StudyError(f"study {name[:60]!r}: a name has 1 to 512 printable characters")
-        # Another record beside this one may have a study of the name: its files are others.
+        # Unique: another record with the same artifacts directory may have a study of this name.
         own = {"folder": f"{name}-{time.time_ns() // 1000 % 16**6:06x}"}
         values = asdict(study) | {"created": now(), "numbers": 0}
         values["settings"] = {**study.settings, **own}
@@ -123,11 +122,11 @@ class Store(Record):
         return found
 
     def widen(self, was: StudyRow, now: Study, trials_now: Mapping[int, Sampled]) -> None:
-        """The study goes on in the space and under the constraints of ``now``, each of its trials,
-        by their ``id``, as what it is there.
+        """Moves the study to the space and constraints of ``now``, and its trials, by ``id``, to
+        their values ``trials_now``.
 
-        Raises StudyError, having changed nothing, where the study is not what it ``was`` any more,
-        has trials besides, or one that is running: its driver knows the old space.
+        Raises StudyError, with nothing changed, where the study is no longer as it ``was``, has
+        other trials, or a running one, whose driver knows the old space.
         """
         self.write(lambda connection, retried: widen(connection, was, now, trials_now, retried))
 
@@ -142,10 +141,10 @@ class Store(Record):
     ) -> list[Claim]:
         """Records candidates and begins the first attempt of each.
 
-        ``budget`` is the most trials that the study may have, over all its drivers: of ``asks``
-        only as many are taken, first come, as it still allows. ``once`` leaves out those that the
-        study ``has``. Raises StudyError, having changed nothing, where the study is not what it was
-        (``of``) any more: somebody widened its space.
+        ``budget`` is the most trials the study may have, over all its drivers: only the first
+        ``asks`` that it still allows are recorded. ``once`` leaves out those that the study
+        ``has``. Raises StudyError, with nothing changed, where the space or constraints are no
+        longer those of ``of``.
         """
 
         def write(connection: Connection, tokens: Sequence[str]) -> None:
@@ -158,7 +157,7 @@ class Store(Record):
         return self._claim(write, len(asks))
 
     def enter(self, study_id: int, ask: Ask, result: Result) -> bool:
-        """Records what was evaluated already, with its result; False where the study has it."""
+        """Records an evaluated candidate with its result; False where the study has it."""
         token = _token()
 
         def work(connection: Connection, retried: bool) -> bool:
@@ -175,7 +174,7 @@ class Store(Record):
         return self.write(work)
 
     def enqueue(self, study_id: int, asks: Sequence[Ask]) -> list[TrialRow]:
-        """Records those of ``asks`` that the study does not have, for any driver to ``claim``."""
+        """Records those of ``asks`` that are new to the study, for any driver to ``claim``."""
         return self._record(study_id, asks, state="waiting", once=True)
 
     def reuse(
@@ -189,11 +188,10 @@ class Store(Record):
         once: bool = False,
         of: StudyRow | None = None,
     ) -> TrialRow | None:
-        """Records a candidate with the result of ``source``, an earlier trial of any study, and
-        its latency on ``device``, where that is known (``measured``).
+        """Records a candidate with the result of ``source``, an earlier trial of any study, and its
+        known latency on ``device`` (``measured``). Its ``seconds`` are 0.
 
-        None where the budget allows no more trials, or ``once`` and the study ``has`` it already.
-        ``seconds`` is 0: it cost this study nothing.
+        None where the budget is used up, or with ``once`` if the study ``has`` the candidate.
         """
         rows = self._record(
             study_id,
@@ -210,18 +208,18 @@ class Store(Record):
         return rows[0] if rows else None
 
     def finish(self, token: str, outcome: Outcome, source: TrialRow | None = None) -> bool:
-        """Delivers an attempt's outcome; whether it was accepted.
+        """Delivers an attempt's outcome; returns whether it was accepted.
 
-        With a ``source`` the attempt measured no more than the latency, and the trial has the
-        result of that earlier one. False, with nothing changed, for the late result of an attempt
-        that was given to another driver or requeued, and for a result that was delivered before.
+        With a ``source`` the attempt only measured the latency, and the rest of the result is
+        reused from that trial. False, with nothing changed, for an attempt that was requeued or
+        given to another driver, and for a result that was delivered before.
         """
         state: AttemptState = "failed" if isinstance(outcome, Failure) else "finished"
 
         def work(connection: Connection, retried: bool) -> bool:
             trial_id = end_attempt(connection, token, state, outcome)
             if trial_id is None:
-                # Tried before and ended so: the commit arrived, only its answer was lost.
+                # On a retry: the commit arrived, only its answer was lost.
                 return retried and ended_in(connection, token, state)
             columns: dict[str, Any] = {"state": state, "finished": now()}
             if isinstance(outcome, Result) and outcome.refused:
@@ -236,8 +234,8 @@ class Store(Record):
     def reach(
         self, token: str, epochs: int, result: Result, then: Literal["running", "paused", "stopped"]
     ) -> bool:
-        """Delivers what an attempt's candidate scored at a rung, after ``epochs``, and whether it
-        goes on at once, waits for ``promote``, or is stopped; whether it was accepted.
+        """Delivers an attempt's result at a rung, after ``epochs``, and what follows: it continues
+        at once, waits for ``promote``, or is stopped. Returns whether it was accepted.
 
         ``result.metrics`` must hold ``accuracy``.
         """
@@ -253,7 +251,7 @@ class Store(Record):
             query = select(trials.c.rungs).where(trials.c.id == trial_id)
             rungs = connection.scalar(query) or []
             if any(rung == epochs for rung, _ in rungs):
-                return True  # tried before: only the commit's answer was lost
+                return True  # on a retry: only the commit's answer was lost
             ending = {"epochs": epochs, "finished": now()} if then == "stopped" else {}
             write_outcome(
                 connection,
@@ -268,14 +266,11 @@ class Store(Record):
         return self.write(work)
 
     def promote(self, study_id: int, numbers: Collection[int]) -> list[Claim]:
-        """Begins a new attempt of each of these trials that is paused, no two drivers the same."""
+        """Begins a new attempt of each of these trials that is paused; no two drivers get one."""
         return self._claim_from(study_id, "paused", len(numbers), trials.c.number.in_(numbers))
 
     def stop(self, study_id: int, numbers: Collection[int]) -> list[TrialRow]:
-        """Stops for good those of these trials that are paused; what they are then.
-
-        Each is stopped by one driver only, which alone gets it.
-        """
+        """Stops those of these trials that are paused, and returns them; no two drivers get one."""
         chosen = (trials.c.study_id == study_id) & trials.c.number.in_(numbers)
         names: set[int] = set()
 
@@ -291,15 +286,15 @@ class Store(Record):
         return self.write(work)
 
     def note_model(self, trial_id: int, file: str | None) -> None:
-        """Notes where a trial's weights are kept now; None: no longer."""
+        """Records the file of a trial's weights; None: they are no longer kept."""
         noted = update(trials).where(trials.c.id == trial_id).values(model=file)
         self.write(lambda connection, _: connection.execute(noted))
 
     def requeue(self, token: str, why: Failure) -> Claim | None:
-        """Ends an attempt and begins the next of the same trial under a new token.
+        """Ends an attempt and begins the trial's next under a new token.
 
-        The old attempt counts as lost where the failure is the machinery's, else as failed. None
-        where the token no longer holds the trial.
+        The old attempt counts as lost if a worker died, else as failed. None where the token no
+        longer holds the trial.
         """
 
         def write(connection: Connection, tokens: Sequence[str]) -> None:
@@ -311,10 +306,8 @@ class Store(Record):
         return claims[0] if claims else None
 
     def release(self, token: str, why: Failure) -> bool:
-        """Ends an attempt and leaves its trial for any driver to claim; whether the token held it.
-
-        So a driver that is told to stop leaves nothing running.
-        """
+        """Ends an attempt and leaves its trial for any driver to claim, as a driver does when it is
+        stopped; returns whether the token held the trial."""
 
         def work(connection: Connection, retried: bool) -> bool:
             trial_id = end_attempt(connection, token, _blame(why), why)
@@ -329,15 +322,13 @@ class Store(Record):
         self, study_id: int, most: int, numbers: Collection[int] | None = None
     ) -> list[Claim]:
         """Begins a new attempt of up to ``most`` waiting trials (of these ``numbers``), oldest
-        first, no two drivers the same one."""
+        first; no two drivers get the same."""
         chosen = () if numbers is None else (trials.c.number.in_(numbers),)
         return self._claim_from(study_id, "waiting", most, *chosen)
 
     def beat(self) -> set[str]:
-        """Renews the leases of all attempts that this driver runs, in one statement: their tokens.
-
-        A token that is missing was given up: its result will be refused.
-        """
+        """Renews the leases of all attempts of this driver; returns their tokens. The results of
+        other tokens will be refused."""
         renewed = (
             update(attempts)
             .where(RUNNING, attempts.c.driver == self.driver)
@@ -347,12 +338,12 @@ class Store(Record):
         return self.write(lambda connection, _: set(connection.scalars(renewed)))
 
     def recover(self, study_id: int) -> list[int]:
-        """Fences other drivers' attempts whose lease ran out or whose driver is dead; the trials'
-        numbers.
+        """Ends other drivers' attempts whose lease expired or whose process is dead; returns the
+        numbers of their trials, which then wait for ``claim``.
 
-        They wait for ``claim`` then. Call it on start and now and then; without cost to others
-        where there is nothing to do. This driver's own are alive, whatever the clock says: it may
-        have been set, or the machine have slept.
+        To be called at the start and regularly; cheap where there is nothing to do. This driver's
+        own attempts are alive, whatever the clock says: it may have been set, or the machine have
+        slept.
         """
         running = (
             select(attempts.c.token, attempts.c.driver, attempts.c.lease_until < now())
@@ -369,7 +360,7 @@ class Store(Record):
             .where(
                 attempts.c.token.in_(over),
                 RUNNING,
-                # Looked at again: its driver may have renewed it in between.
+                # Checked again: its driver may have renewed it in between.
                 (attempts.c.lease_until < now()) | attempts.c.driver.in_(gone),
             )
             .values(
@@ -392,8 +383,8 @@ class Store(Record):
     # -- within one transaction -------------------------------------------------------------------
 
     def write(self, work: Callable[[Connection, bool], T]) -> T:
-        """Runs ``work`` in one transaction. It is told whether it was tried before: then its commit
-        may have arrived although the answer got lost."""
+        """Runs ``work(connection, retried)`` in one transaction. On a retry an earlier commit may
+        have arrived although its answer was lost."""
         engine = self.engine.execution_options(**WRITES)
 
         def once(retried: bool) -> T:
@@ -406,10 +397,11 @@ class Store(Record):
         return patiently(once, self.patience, self.engine.url)
 
     def _claim(self, write: Callable[[Connection, Sequence[str]], None], most: int) -> list[Claim]:
-        """Runs ``write``, which begins up to ``most`` attempts, once; the claims they give.
+        """Runs ``write(connection, tokens)``, which begins up to ``most`` attempts, exactly once;
+        returns their claims.
 
-        The tokens are drawn before the transaction: when a commit's answer is lost, they tell
-        whether it arrived, and nothing begins twice.
+        The tokens are drawn before the transaction: if a commit's answer is lost, they show whether
+        it arrived.
         """
         tokens = [_token() for _ in range(most)]
 
@@ -451,7 +443,7 @@ class Store(Record):
         once: bool = False,
         **columns: Any,
     ) -> list[TrialRow]:
-        """Records trials without an attempt, once, in the way of ``_claim``."""
+        """Records trials without an attempt, exactly once, as ``_claim`` does."""
         names = [_token() for _ in asks]
         query = select_trials().where(trials.c.ask.in_(names)).order_by(trials.c.number)
 

@@ -1,4 +1,4 @@
-"""What goes into the record and comes out of it: plain frozen dataclasses."""
+"""Rows of the record as frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from nas.language.architecture import Architecture, parse
 from nas.metrics import METRICS, Direction, by_arithmetic, metric, of_pattern, shown, usual
 from nas.store.tables import EVALUATED, AttemptState, TrialState
 
-BASELINE = "baseline"  # the one entry of a baseline's sampled values: its name
-MADE = ("distilled", "pruned")  # the last word of its name, where it came from another network
+BASELINE = "baseline"  # the only key of a baseline's sampled values: its name
+MADE = ("distilled", "pruned")  # last words of the names of distilled and pruned networks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """What a study is about. The same study can be opened again only with the same values.
+    """The definition of a study, which can only be reopened with the same values.
 
-    ``objectives`` are (name, "max" or "min") in the order of the sampler's values; ``settings``
-    is any further plain data that must not change between runs. ``images`` is what they are
-    (``nas.data.identity``); how people are told of them, and the ``directory`` that they were in
-    when the study was made, may change.
+    ``objectives`` are (name, "max" or "min") in the order of the sampler's values; ``settings`` are
+    further plain data that must not change between runs. ``images`` is their identity
+    (``nas.data.identity``); their description ``images_about`` and ``directory`` may change.
     """
 
     name: str
@@ -43,29 +42,29 @@ class Study:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyRow(Study):
-    """A study of the record. ``created`` is in seconds since 1970."""
+    """A recorded study. ``created`` is in seconds since 1970."""
 
     id: int
     created: float
 
     @property
     def folder(self) -> str:
-        """The name of its folder among the artifacts; an older nas made one of the study's name."""
+        """The name of its artifacts folder; an older nas used the study's name."""
         return str(self.settings.get("folder") or self.name)
 
     @property
     def shown_data(self) -> str:
-        """What a person calls the images: their folder's name, or that of their kind."""
+        """A name of the images for people: their folder's, or the data set's."""
         return self.directory.rstrip("/").rpartition("/")[2] or self.dataset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """A candidate as the sampler proposed it.
+    """A proposed candidate.
 
-    ``sampled`` are the values of the space's parameters by name and ``distributions`` their
-    domains as ``optuna.distributions.distribution_to_json`` writes them: with both, the sampler's
-    study is rebuilt without the space. ``params`` and ``macs`` are counts below 2^63.
+    ``sampled`` are the values of the space's parameters by name, ``distributions`` their domains as
+    ``optuna.distributions.distribution_to_json`` writes them: together they rebuild the sampler's
+    study without the space. ``params`` and ``macs`` are counts below 2^63.
     """
 
     sampled: Mapping[str, Any] = field(default_factory=dict)
@@ -88,19 +87,19 @@ class Ask:
 
     @property
     def baseline(self) -> str:
-        """The name of a network that nobody sampled (``nas.driver.baselines``); else empty."""
+        """The name of a baseline (``nas.driver.baselines``); empty for a sampled candidate."""
         return "" if self.distributions else str(self.sampled.get(BASELINE, ""))
 
     @property
     def made(self) -> str:
-        """How a baseline came from another network (``nas.driver.made``); else empty."""
+        """ "distilled" or "pruned" for such a network (``nas.driver.made``); else empty."""
         word = self.baseline.rpartition(" ")[2]
         return word if word in MADE else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """An ``Ask``'s values of a space's parameters, and their domains."""
+    """The sampled values and distributions of an ``Ask``."""
 
     sampled: Mapping[str, Any]
     distributions: Mapping[str, str]
@@ -108,17 +107,16 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class TrialRow(Ask):
-    """A trial of the record.
+    """A recorded trial.
 
-    ``latency_low`` and ``latency_high`` bound ``latency_ms``, which is the architecture's on
-    ``latency_device``, whoever measured it there;
-    ``device`` is where it was trained, for ``seconds``. ``rungs`` are (epochs, accuracy) at those
-    that it came to, in their order; the last is what ``accuracy`` and ``metrics`` tell of a paused
-    or stopped trial. ``failure`` is a nas.job.FailureKind.
-    ``created`` and ``finished`` are in seconds since 1970; ``reused_from`` is a trial's ``id``.
-    ``model`` is the file that holds its weights, where they are kept.
-    Metrics that were not finite come back as NaN. ``trainings`` is how many, each with its seed,
-    the metrics are the mean of: 1 but where rows were put together.
+    ``latency_low`` to ``latency_high`` is the interval of ``latency_ms``, the architecture's on
+    ``latency_device``, whichever study measured it; ``device`` is where it was trained, for
+    ``seconds``. ``rungs`` are the (epochs, accuracy) of the rungs it reached, in order; a paused or
+    stopped trial has the ``accuracy`` and ``metrics`` of the last. ``failure`` is a
+    nas.job.FailureKind. ``created`` and ``finished`` are in seconds since 1970; ``reused_from`` is
+    a trial's ``id``. ``model`` is the file of its weights, if kept. Metrics that were not finite
+    are NaN. ``trainings`` is the number of seeds that the metrics are the mean of: 1, except in
+    merged rows.
     """
 
     id: int
@@ -143,7 +141,7 @@ class TrialRow(Ask):
     trainings: int = 1
 
     def __repr__(self) -> str:
-        """What came of which network: a line, not all that the record has of it."""
+        """One line: state, metrics and network."""
         names = [*usual(), *self.metrics.keys() - METRICS]
         scores = {metric(name).title: shown(name, self.value(name)) for name in names}
         came = ", ".join(f"{title} {score}" for title, score in scores.items() if score)
@@ -152,25 +150,24 @@ class TrialRow(Ask):
 
     @property
     def called(self) -> str:
-        """What a person calls it: its number, of a baseline its name, of one that was made from
-        another network both."""
+        """Its name for people: its number, a baseline's name, or both for a distilled or pruned
+        network."""
         number = f"trial {self.number}"
         return f"{number} ({self.baseline})" if self.made else self.baseline or number
 
     @property
     def evaluated(self) -> bool:
-        """Whether it has a result of a whole evaluation, its own or that of an earlier trial."""
+        """Whether it has the result of a full evaluation, its own or a reused one."""
         return self.state in EVALUATED
 
     @property
     def is_network(self) -> bool:
-        """Whether its pattern is one: that of a classical baseline is the method's name."""
+        """Whether it is a network: the pattern of a classical baseline is the method's name."""
         return "->" in self.pattern
 
     @property
     def budgeted(self) -> bool:
-        """Whether it is one of the trials that a search is asked for: a candidate that no bound of
-        latency refused."""
+        """Whether it counts towards the trials asked for: a candidate that was not refused."""
         return not self.baseline and self.state != "refused"
 
     @property
@@ -182,7 +179,7 @@ class TrialRow(Ask):
             raise StudyError(f"trial {self.number}: {error}") from None
 
     def value(self, name: str) -> float:
-        """A metric as it was measured, or as arithmetic knows it; NaN where it has no value."""
+        """A metric as measured, or else by arithmetic; NaN where it has no value."""
         known = metric(name)
         if name in self.metrics and not (known.device and self.latency_device):
             return self.metrics[name]
@@ -198,7 +195,7 @@ OWN_METRICS = frozenset(f.name for f in fields(TrialRow)) & METRICS.keys()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRow:
-    """One try of a trial. ``number`` counts from 1; ``driver`` is a ``nas.store.driver`` name."""
+    """An attempt at a trial. ``number`` starts at 1; ``driver`` is a ``nas.store.driver`` name."""
 
     token: str
     trial_id: int
@@ -214,9 +211,9 @@ class AttemptRow:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to run ``trial`` once: only ``token`` can deliver its result.
+    """The right to run ``trial`` once: only the holder of ``token`` can deliver its result.
 
-    ``attempt`` counts from 1; ``faults`` of the earlier ones failed by the candidate's own fault.
+    ``attempt`` counts from 1; ``faults`` earlier attempts failed through the candidate's own fault.
     """
 
     token: str

@@ -1,6 +1,6 @@
-"""The steps that transactions of the record are made of; each takes an open connection.
+"""The steps of the record's transactions, on an open connection.
 
-Locks are taken in one order: the study, then attempts that run, then their trials.
+Locks are taken in this order: the study, running attempts, their trials.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from nas.store.tables import (
     trials,
 )
 
-# Written out, not a parameter: only so SQLite sees that the index of running attempts serves.
+# A literal, not a parameter: otherwise SQLite does not use the index of running attempts.
 RUNNING = attempts.c.state == literal_column("'running'")
 
-# A trial's latency is that of its architecture on the device that it names.
+# Joins a trial with its architecture's latency on its device.
 _HERE = (
     (latencies.c.fingerprint == trials.c.fingerprint)
     & (latencies.c.device == trials.c.latency_device)
@@ -60,15 +60,15 @@ TRIAL = (
 
 
 def nothing_came(connection: Connection, study_id: int) -> bool:
-    """Whether the study's trials have failed or were refused, and none has a result or is on its
-    way to one. Of a study without any that is not known: a driver may just have opened it."""
+    """Whether all trials of the study failed, were refused or still wait. False without any trial:
+    a driver may just have opened it."""
     query = select(trials.c.state).where(trials.c.study_id == study_id).distinct()
     states = {*connection.scalars(query)}
     return bool(states - {"waiting"}) and states <= {"failed", "refused", "waiting"}
 
 
 def select_trials(*more: Any) -> Select[Any]:
-    """A query for what ``trial_of`` takes, after ``more`` columns."""
+    """A query of ``more`` columns, then those that ``trial_of`` takes."""
     return select(*more, *TRIAL).select_from(trials.join(studies).outerjoin(latencies, _HERE))
 
 
@@ -84,9 +84,9 @@ def add_trials(
     of: StudyRow | None = None,
     **columns: Any,
 ) -> list[int]:
-    """Adds a trial for each of ``asks`` under its unique name, as many as the budget allows, and
-    with ``once`` only those that the study does not have. Raises StudyError where the study's space
-    or constraints are not those ``of`` the study that was asked."""
+    """Adds a trial for each of ``asks``, under its unique name, as far as the budget allows; with
+    ``once`` only new ones. Returns their ids. Raises StudyError where the study's space or
+    constraints are no longer those of ``of``."""
     mine = studies.c.id == study_id
     held = (studies.c.numbers, studies.c.domains, studies.c.space_text, studies.c.constraints)
     number, text, *space = connection.execute(select(*held).where(mine).with_for_update()).one()
@@ -112,9 +112,9 @@ def add_trials(
 
 
 def has(connection: Connection, study_id: int, ask: Ask) -> bool:
-    """Whether the study has a trial of this architecture under this key with this seed; of a
-    baseline, whether it has that baseline, as a candidate may be the same network. One that was
-    refused may be trained once the bound is another."""
+    """Whether the study has a trial of this architecture, job key and seed; of a baseline, whether
+    it has that baseline, as a candidate may be the same network. Refused trials do not count: the
+    bound may change."""
     # By the index of reuse: with the study in the condition, SQLite takes another and reads every
     # trial of the study, 35 ms at 5,000.
     found = select(trials.c.study_id, trials.c.sampled).where(
@@ -149,7 +149,7 @@ def start_attempt(
 def end_attempt(
     connection: Connection, token: str, state: AttemptState, outcome: Outcome
 ) -> int | None:
-    """Ends a running attempt; its trial, or None where the attempt is over already."""
+    """Ends a running attempt; returns its trial's id, or None if it is not running."""
     columns: dict[str, Any] = {"state": state, "ended": now()}
     if isinstance(outcome, Failure):
         columns |= {"failure": outcome.kind, "reason": clean(outcome.reason)}
@@ -164,8 +164,8 @@ def end_attempt(
 
 
 def write_outcome(connection: Connection, trial_id: int, outcome: Outcome, **others: Any) -> None:
-    """An outcome as its trial's, and the columns that are given besides. Seconds add up over its
-    rungs, and the newest curve, which begins with the first epoch, stands for all."""
+    """Writes an outcome and ``others`` to its trial. Seconds add up over rungs; the curve, which
+    starts with the first epoch, replaces the earlier one."""
     columns = columns_of(outcome)
     columns["seconds"] = func.coalesce(trials.c.seconds, 0.0) + (columns["seconds"] or 0.0)
     changed = update(trials).where(trials.c.id == trial_id).values(columns | others)
@@ -182,14 +182,13 @@ def write_outcome(connection: Connection, trial_id: int, outcome: Outcome, **oth
 def add_latency(
     connection: Connection, fingerprint: str, latency: Latency, *, replace: bool = False
 ) -> None:
-    """Keeps a measurement; the first of an architecture on a device stands, or with ``replace``
-    this one."""
+    """Records a latency, unless the architecture has one on the device and not ``replace``."""
     row = latency_of(fingerprint, latency) | {"measured": now()}
     put(connection, latencies, row, replace=replace)
 
 
 def put(connection: Connection, table: Table, row: dict[str, Any], *, replace: bool) -> None:
-    """Inserts a row; where there is one of its key, that stands, or with ``replace`` this one."""
+    """Inserts a row, unless its key exists and not ``replace``."""
     sql = sqlite if connection.dialect.name == "sqlite" else postgresql
     added = sql.insert(table).values(row)
     keys = [column.name for column in table.primary_key]
@@ -201,7 +200,7 @@ def put(connection: Connection, table: Table, row: dict[str, Any], *, replace: b
 
 
 def running_trial(connection: Connection, token: str) -> int | None:
-    """The trial of an attempt that runs, locked; None where the attempt is over."""
+    """The id of a running attempt's trial, locked; None if it is not running."""
     query = select(attempts.c.trial_id).where(attempts.c.token == token, RUNNING)
     return connection.scalar(query.with_for_update())
 
@@ -217,7 +216,7 @@ def set_state(connection: Connection, trial_ids: Sequence[int], state: TrialStat
 
 
 def claims_of(connection: Connection, tokens: Sequence[str]) -> list[Claim]:
-    """The claims that ``tokens`` give, by the trials' numbers; unknown tokens give none."""
+    """The claims of ``tokens``, by trial number; unknown tokens have none."""
     earlier = attempts.alias()
     faults = (
         select(func.count())

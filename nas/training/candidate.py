@@ -1,5 +1,5 @@
-"""What comes of a candidate: it is measured, trained or refused, and its weights are kept where
-that is asked; whatever goes wrong with it is a Failure."""
+"""Evaluates a candidate: measures its latency, trains it and saves its weights; any error is a
+Failure."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from nas.job import Epoch, Failure, FailureKind, Job, Latency, Outcome, Report, 
 from nas.job.job import allowed
 from nas.language.architecture import Architecture
 from nas.training import latency
+from nas.training.card import Card
 from nas.training.device import alone, available, bf16_pays, threads_for, with_threads
-from nas.training.models import Card, save_model
+from nas.training.models import save_model
 from nas.training.train import Diverged, begin, check_images, fit, scores
 
 log = logging.getLogger(__name__)
@@ -27,12 +28,12 @@ log = logging.getLogger(__name__)
 
 @alone()
 def evaluate(job: Job, report: Report, *, checkpoint: str | Path | None = None) -> Outcome:
-    """Builds, trains and measures the job's architecture on the device at hand.
+    """Builds, trains and measures the job's architecture on the available device.
 
-    ``report`` is called with each Epoch; ``checkpoint`` is a file (or a URL that fsspec knows) to
-    keep and to resume from. Without epochs the latency alone is measured. Where the job bounds it,
-    it is measured before the training, as it does not depend on the weights; if it is too high,
-    nothing is trained. Whatever goes wrong with the candidate is a Failure, with the curve so far.
+    ``report`` is called with each Epoch; ``checkpoint`` is a file, or a URL that fsspec knows, to
+    save to and resume from. Without epochs only the latency is measured. If the job bounds the
+    latency, it is measured first, as it does not depend on the weights, and nothing is trained if
+    it is too high. Any error of the candidate is a Failure, with the curve so far.
     """
     began = time.perf_counter()
     curve: list[Epoch] = []
@@ -93,7 +94,7 @@ def evaluate(job: Job, report: Report, *, checkpoint: str | Path | None = None) 
 def latency_of(
     job: Job, module: nn.Module, architecture: Architecture, device: torch.device
 ) -> Latency:
-    """What the job knows of this device, or a measurement."""
+    """The latency that the job knows on this device, or a measurement."""
     known = job.known.get(latency.fingerprint(device, threads=1))
     return known or latency.measure(module, architecture.input, device)
 
@@ -101,8 +102,8 @@ def latency_of(
 def written(
     job: Job, module: nn.Module, normal: Normal | None, metrics: Mapping[str, float]
 ) -> str:
-    """Writes the trained weights to ``job.model``, and says where; empty, with a warning, where
-    they cannot be written: the result stands without."""
+    """Writes the model to ``job.model`` and returns that; empty, with a warning, where that fails:
+    the result is valid without."""
     normal = normal or statistics(data.load(job.data, "train"))
     try:
         save_model(job.model, module, Card.of_job(job, data.describe(job.data), normal, metrics))

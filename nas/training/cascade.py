@@ -1,7 +1,7 @@
 """A cascade: networks in the order of their cost, each of which answers where it is sure enough.
 
 Its file is JSON beside the members' own files, which it names with their digests; who predicts with
-it needs those alone. ``nas.training.stopping`` chooses the members.
+it needs those alone. ``nas.training.cascade_choice`` chooses the members.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from torch import Tensor
 from nas import artifacts, fields
 from nas.errors import NasError, brief
 from nas.fields import Field
-from nas.training import predict
+from nas.training.card import Described
 from nas.training.device import with_threads
-from nas.training.models import Card, Model, free_for, load_model, read, save_once
-from nas.training.predict import Prediction, Probabilities
+from nas.training.models import Model, free_for, load_model, read, save_once
+from nas.training.predict import Probabilities
 
 VERSION = 1
 TIMED = 200  # images one by one
@@ -43,26 +43,14 @@ class Member:
     file: str = ""
 
 
-class Cascade:
+class Cascade(Described):
     """Predicts as a ``Model`` does. ``stopped`` counts the images that each member has answered so
     far; ``about`` is what was measured when it was chosen."""
 
     def __init__(self, members: Sequence[Member], about: Mapping[str, Any]) -> None:
         self.members, self.about = tuple(members), about
         self.stopped = [0] * len(self.members)
-
-    @property
-    def card(self) -> Card:
-        """The last member's: all know the same classes of the same images."""
-        return self.members[-1].model.card
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.card.classes
-
-    @property
-    def input(self) -> tuple[int, int, int]:
-        return self.card.input
+        self.card = self.members[-1].model.card  # all members know the same classes
 
     def to(self, device: torch.device) -> Cascade:
         for member in self.members:
@@ -92,10 +80,6 @@ class Cascade:
         for number in by:
             self.stopped[number] += 1
         return found
-
-    def predict(self, images: Any) -> list[Prediction]:
-        """As ``Model.predict``."""
-        return predict.predict(self, images)
 
     @property
     def shares(self) -> list[float]:

@@ -1,6 +1,6 @@
-"""Checkpoints: everything that the next epoch depends on, kept as ``nas.artifacts`` keeps files.
+"""Checkpoints: all state that the next epoch depends on, in files of ``nas.artifacts``.
 
-A file is a line with the format and the payload's SHA-256, then the payload as torch saves it.
+A file is a line with the format and the payload's SHA-256, then the payload by torch.save.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ FORMAT = b"nas-checkpoint-1"
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """A training under way. ``generator`` draws its order and augmentation; ``average`` is that of
-    the weights, where the recipe has one."""
+    """The state of a training. ``generator`` draws order and augmentation; ``average`` is the
+    moving average of the weights, if the recipe has one."""
 
     job: Job
     module: nn.Module
@@ -45,14 +45,14 @@ class Training:
 
 
 def identity(job: Job) -> str:
-    """What a checkpoint belongs to. The number of epochs is part of it only where the schedule
-    depends on it from the start; what is known of its latency, and asked of that, is no part."""
-    # Empty, not left out: that is what checkpoints say that were written before.
+    """A hash of the training that a checkpoint belongs to. The number of epochs is part of it only
+    if the schedule depends on it from the start; latencies and their bounds are not."""
+    # Emptied, not left out: so hash the checkpoints of older versions.
     settings = dataclasses.asdict(dataclasses.replace(job, known={}, most_ms={}))
     for name in ("evaluator", "latency", "plugins", "checkpoint", "model", "teachers"):
         settings.pop(name)
     settings["recipe"] = job.recipe.plain()
-    if job.data.identity:  # which says more than the place
+    if job.data.identity:  # instead of the place
         settings["data"] = {k: v for k, v in settings["data"].items() if k not in PLACE}
     else:
         settings["data"].pop("dir")
@@ -62,7 +62,7 @@ def identity(job: Job) -> str:
 
 
 def keep(training: Training, path: str | Path) -> None:
-    """Saves the training. Where it cannot be written, that costs a warning, not the training."""
+    """Saves the training; logs a warning where that fails."""
     cuda = training.device.type == "cuda"
     state = {
         "identity": identity(training.job),
@@ -81,7 +81,7 @@ def keep(training: Training, path: str | Path) -> None:
 
 
 def resume(training: Training, path: str | Path) -> None:
-    """Puts back what ``keep`` saved, where there is anything that can be read.
+    """Restores what ``keep`` saved, if there is anything readable.
 
     Raises StudyError for a checkpoint of another training, or past the job's epochs.
     """
@@ -112,8 +112,7 @@ def resume(training: Training, path: str | Path) -> None:
 
 
 def scored(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict in a checkpoint by which its training is scored: the average's, if it has
-    one."""
+    """The state dict in a checkpoint that is scored: the average, if there is one."""
     average = state.get("average")
     if not average:
         return dict(state["module"])
@@ -124,7 +123,7 @@ def scored(state: Mapping[str, Any]) -> dict[str, Tensor]:
 def save(path: str | Path, state: dict[str, Any]) -> None:
     """Writes ``state`` to ``path``, a file or a URL; what was there becomes ``path.previous``.
 
-    Raises OSError, or what fsspec raises, where it cannot be written; what was there stays.
+    Raises OSError, or what fsspec raises, where that fails; then the old file stays.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -134,8 +133,8 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
 
 
 def load(path: str | Path) -> dict[str, Any] | None:
-    """The newest whole checkpoint at ``path``, or None. One that is torn is renamed to
-    ``path.torn`` with a warning, and the one before it is used. No code in a file is run."""
+    """The newest intact checkpoint at ``path``, or None. A damaged one is renamed to ``path.torn``
+    with a warning, and the one before it is used. No code in a file is run."""
     return artifacts.newest(path, parse)
 
 

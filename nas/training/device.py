@@ -23,9 +23,8 @@ _ALONE = threading.RLock()
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Torch's generators and its number of threads are the process's (torch 2.14), and of two
-    trainings in threads of one process each would draw and compute by what the other set: so one
-    goes on at a time. Within the same thread it may be asked for again."""
+    """Lets one thread train at a time, as torch's generators and number of threads are global to
+    the process (torch 2.14). Reentrant."""
     with _ALONE:
         yield
 
@@ -44,15 +43,15 @@ def available() -> torch.device:
 
 
 def machine() -> str:
-    """What a training's device begins with on this machine, whatever its threads and versions."""
+    """The GPU's or processor's name: the beginning of this machine's device fingerprints."""
     device = available()
     return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
 def threads_for(architecture: Architecture) -> int:
-    """One for a small network, as in a search, unless OMP_NUM_THREADS says else: threads wait for
-    each other in every layer, and where another process has one of two cores an epoch of digits
-    took two of them 22, 21 and 11 times as long as one (23,000, 2.4 M and 30 M MACs)."""
+    """One for a small network, as in a search, unless OMP_NUM_THREADS is set: threads wait for each
+    other in every layer, and with another process on one of two cores an epoch of digits took 22,
+    21 and 11 times as long with two as with one (23,000, 2.4 M and 30 M MACs)."""
     set_by_user = "OMP_NUM_THREADS" in os.environ
     return torch.get_num_threads() if set_by_user or architecture.macs > SMALL else 1
 

@@ -1,4 +1,4 @@
-"""How good a model is on images with labels, and whether two models differ.
+"""Evaluates models on labelled images, and tests whether two differ.
 
 Counts are scikit-learn's, intervals and tests SciPy's.
 """
@@ -23,7 +23,7 @@ from nas.errors import DataError, NasError
 from nas.fields import Field
 from nas.job import DataRef
 from nas.text import twins
-from nas.training.models import Card, class_numbers
+from nas.training.card import Card, class_numbers
 from nas.training.predict import Predictor, Probabilities, of_images
 
 PARTS = ("test", "validation", "train", "all")
@@ -33,8 +33,7 @@ BINS = 15  # Guo et al. 2017 have as many
 
 @dataclass(frozen=True, slots=True)
 class ClassScore:
-    """Of one class: its images, the fraction of what is called so that is (precision), and of
-    itself that is called so (recall). NaN where there is nothing to divide by."""
+    """A class's number of images, precision and recall; NaN where undefined."""
 
     name: str
     images: int
@@ -44,10 +43,8 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model's probabilities (images, classes) for images whose class numbers are ``labels``.
-
-    ``images`` are what they were, in the same order, of ``ref``.
-    """
+    """A model's probabilities (images, classes) for images with class indices ``labels``; these are
+    ``images`` of ``ref``, in the same order."""
 
     classes: tuple[str, ...]
     part: str
@@ -65,7 +62,7 @@ class Evaluation:
 
     @cached_property
     def predicted(self) -> npt.NDArray[np.int64]:
-        """The class number that the model gives each image."""
+        """The index of the most probable class of each image, (images,)."""
         return np.asarray(self.probabilities.argmax(1), np.int64)
 
     @cached_property
@@ -74,12 +71,12 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """The fraction that is right."""
+        """The fraction classified correctly."""
         return float(self.right.mean())
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The ends of the accuracy's 95% interval, of other images (Wilson 1927)."""
+        """The ends of the accuracy's 95% interval over other images (Wilson 1927)."""
         found = binomtest(int(self.right.sum()), len(self)).proportion_ci(LEVEL, "wilson")
         return float(found.low), float(found.high)
 
@@ -106,27 +103,28 @@ class Evaluation:
 
     @property
     def calibration_error(self) -> float:
-        """How far, on average, accuracy is from what the model says of its own certainty: the
-        expected calibration error (Guo et al. 2017, equation 3) of 15 bins of equal width."""
+        """The expected calibration error (Guo et al. 2017, equation 3) with 15 bins of equal
+        width."""
         certain = self.probabilities.max(1).astype(float)
         bins = np.clip(np.ceil(certain * BINS).astype(int) - 1, 0, BINS - 1)
         differences = np.bincount(bins, weights=self.right - certain, minlength=BINS)
         return float(np.abs(differences).sum() / len(self))
 
     def mistakes(self, count: int) -> list[int]:
-        """The ``count`` images that are wrong and least thought to be what they are."""
+        """The indices of the ``count`` misclassified images with the lowest probability of their
+        true class."""
         of_truth = self.probabilities[np.arange(len(self)), self.labels]
         wrong = np.flatnonzero(~self.right)
         order = np.lexsort((wrong, of_truth[wrong]))
         return [int(i) for i in wrong[order][:count]]
 
     def pixels(self, number: int) -> npt.NDArray[np.uint8]:
-        """An image as the data set has it: (channels, height, width)."""
+        """An image of the data set: uint8 (channels, height, width)."""
         images, row = self._place(number)
         return np.asarray(images.pixels[row])
 
     def name(self, number: int) -> str:
-        """An image's file below its directory; where it has none, its number in the data set."""
+        """An image's file, relative to the data's directory, or else its index in the data set."""
         _, row = self._place(number)
         return self._names[row] if self._names else f"image {row}"
 
@@ -144,8 +142,8 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """McNemar's (1947) test of two models on the same images: those that only one has right, and
-    how probable so unequal a split is where both are equally good (exact, two-sided)."""
+    """McNemar's (1947) test of two models on the same images: how many only one classifies right,
+    and the exact two-sided p-value."""
 
     only_first: int
     only_second: int
@@ -153,10 +151,8 @@ class Comparison:
 
 
 def evaluate(model: Predictor, ref: DataRef, part: str = "test") -> Evaluation:
-    """Scores a model on a part of the data, on all of it where that is "all".
-
-    Raises DataError where the classes or the images are not what the model takes.
-    """
+    """Scores a model on a part of the data, or on "all". Raises DataError where the classes or the
+    images are not the model's."""
     if part not in PARTS:
         raise NasError(f"--part {part}: must be one of {', '.join(PARTS)}")
     ref = fitting(ref, model.input)
@@ -195,8 +191,8 @@ def parts(ref: DataRef, part: str) -> tuple[Images, ...]:
 
 
 def fitting(ref: DataRef, shape: tuple[int, int, int]) -> DataRef:
-    """The data as a model of that input takes it: grey images for one of colours, too. Raises
-    DataError."""
+    """``ref`` resized to a model's input ``shape``; a model of colour images takes grey ones, too.
+    Raises DataError."""
     found = data.describe(ref).shape
     if found[0] in (1, shape[0]):
         if found[1:] == shape[1:]:
@@ -212,9 +208,9 @@ def fitting(ref: DataRef, shape: tuple[int, int, int]) -> DataRef:
 def data_for(
     card: Card, dataset: str, folder: str, file: str, skip_unreadable: bool = False
 ) -> DataRef:
-    """The data set of that name, or of the kind that the model was trained on; a folder of images
-    where that needs no directory and one is given. The images of the training are split as they
-    were there. Raises NasError with the model's ``file`` where nothing tells which."""
+    """The data set ``dataset``, or the kind the model was trained on; a folder of images where that
+    kind takes no directory and one is given. Splits the training's images as the training did.
+    Raises NasError, naming the model's ``file``, where the data set is unknown."""
     name = dataset or card.dataset
     if name not in data.DATASETS and not (dataset or folder):
         Field(file, "dataset", name).refuse(
@@ -237,20 +233,20 @@ def data_for(
 
 
 def usual_part(card: Card, ref: DataRef) -> str:
-    """What to score where nobody says: the test images, but all of a folder without parts that is
-    not the one that the model was trained on."""
+    """The default part to score: test, or all of a folder without splits that the model was not
+    trained on."""
     if not card.identity or "test" in data.describe(ref).parts:
         return "test"
     return "test" if data.identity(ref) == card.identity else "all"
 
 
 def learned(card: Card, ref: DataRef, part: str) -> bool:
-    """Whether images that the model was trained on are among those of a part."""
+    """Whether a part contains images that the model was trained on."""
     return part in ("train", "all") and bool(card.identity) and data.identity(ref) == card.identity
 
 
 def compare(first: Evaluation, second: Evaluation) -> Comparison:
-    """Raises DataError where they are not of the same images."""
+    """Tests two evaluations on the same images. Raises DataError where they differ in images."""
     if not np.array_equal(first.labels, second.labels) or first.classes != second.classes:
         raise DataError("two models are compared on the same images with the same classes")
     only_first = int(np.sum(first.right & ~second.right))

@@ -1,7 +1,7 @@
-"""A model for elsewhere: each format with what makes it and what runs it again.
+"""Exports models: for each format a writer, and a reader that checks it.
 
-Before a file is written, what was made is run beside torch, on random pixels and on photographs: a
-file that answers otherwise is refused.
+Before a file is written, the export is compared with torch on random pixels and on photographs, and
+refused if its outputs differ.
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ from nas.data.batches import Normal
 from nas.errors import NasError
 from nas.job import DataRef
 from nas.language.architecture import parse
+from nas.training.card import Card, image_entries
 from nas.training.classical import Fitted
-from nas.training.models import Card, Model, image_entries
+from nas.training.models import Model
 from nas.training.network import build
 
 NEVER = -1e4  # the logit of a class without a train image

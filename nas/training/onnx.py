@@ -16,7 +16,6 @@ import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +23,9 @@ import torch
 from torch import Tensor
 
 from nas.errors import NasError, brief
-from nas.language.architecture import Architecture
-from nas.training import predict
-from nas.training.models import Card, Model, read
-from nas.training.predict import Prediction, Probabilities
+from nas.training.card import Card, Described
+from nas.training.models import Model, read
+from nas.training.predict import Probabilities
 
 INSTALL = "pip install 'nas-patterns[onnx]'"
 
@@ -86,7 +84,7 @@ def given(pixels: Tensor) -> dict[str, npt.NDArray[np.uint8]]:
     return {"pixels": bytes_given.numpy()}
 
 
-class OnnxModel:
+class OnnxModel(Described):
     """A model of ours in ONNX Runtime, on the CPU: predicts as ``Model`` does.
 
     Raises NasError for what is no such model.
@@ -107,18 +105,6 @@ class OnnxModel:
             raise NasError(f"{where} is no model: {brief(str(error))}") from None
         self.card = Card.of(self.session.get_modelmeta().custom_metadata_map, where)
 
-    @property
-    def architecture(self) -> Architecture:
-        return self.card.architecture
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.card.classes
-
-    @property
-    def input(self) -> tuple[int, int, int]:
-        return self.card.input
-
     def logits(self, pixels: Tensor) -> npt.NDArray[np.float32]:
         """(images, classes) of pixels from 0 to 255."""
         few = self.session.get_inputs()[0].shape[0] == 1  # a cascade takes one image at a time
@@ -130,10 +116,6 @@ class OnnxModel:
     def probabilities(self, pixels: Tensor) -> Probabilities:
         found: Probabilities = torch.from_numpy(self.logits(pixels)).softmax(1).numpy()
         return found
-
-    def predict(self, images: Any) -> list[Prediction]:
-        """As ``Model.predict``."""
-        return predict.predict(self, images)
 
 
 def load_onnx(file: str | Path) -> OnnxModel:

@@ -17,7 +17,7 @@ from nas.data import colours
 from nas.errors import NasError
 from nas.language.architecture import Architecture
 from nas.language.gates import SqueezeExcitation
-from nas.training.models import Card
+from nas.training.card import Card
 from nas.training.network import AuxHead, ConcatOf, Network, SumOf, build
 from nas.version import __version__
 

@@ -1,4 +1,4 @@
-"""``nas train``: one architecture by the loop that a search uses, with a final test score."""
+"""``nas train``: trains one architecture as a search does, with a final test score."""
 
 from __future__ import annotations
 
@@ -15,29 +15,20 @@ from nas.job import Epoch, Job, Latency, Recipe, Report
 from nas.language.architecture import Architecture, parse
 from nas.metrics import arithmetic
 from nas.training import latency
+from nas.training.card import Card, image_entries
 from nas.training.device import alone, available, bf16_pays, threads_for, with_threads
-from nas.training.models import (
-    Card,
-    Model,
-    create_model,
-    image_entries,
-    load_model,
-    occupied,
-    room_for,
-    save_model,
-)
+from nas.training.models import Model, create_model, load_model, occupied, room_for, save_model
 from nas.training.train import Diverged, begin, fit, score, scores
 
 
 class NotTrained(NasError):
-    """A training that diverged: the candidate's fault, and no input's."""
+    """The training diverged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A finished training. ``test`` is the accuracy on images that nothing was chosen by,
-    ``device`` the fingerprint of what it was trained on; ``file``
-    has the model, where it was to be written."""
+    """A finished training. ``test`` is the test accuracy as a fraction, ``device`` the fingerprint
+    of the device it was trained on, ``file`` that of the model (None: not written)."""
 
     architecture: Architecture
     curve: tuple[Epoch, ...]
@@ -49,14 +40,14 @@ class Trained:
 
 
 def training_id(job: Job) -> str:
-    """12 hexadecimal digits of all that a training's weights depend on: others are others."""
+    """12 hexadecimal digits, a hash of all that a training's weights depend on."""
     key = f"{parse(job.pattern).fingerprint} {job.key} {job.seed}"
     return hashlib.sha256(key.encode()).hexdigest()[:12]
 
 
 def free_to_train(job: Job, file: Path) -> None:
-    """Raises NasError where a file that nobody named is there and has another training's model, or
-    none: the job's own is trained again to the same."""
+    """Raises NasError where a file that the user did not name exists, unless it holds the model of
+    this very job, which training it again reproduces."""
     if not file.exists():
         return
     try:
@@ -92,13 +83,13 @@ def train(
     file: str | Path | None = None,
     over: bool = True,
 ) -> Trained:
-    """Trains, or goes on from ``checkpoint``, and writes the model to ``file``; both are files, or
+    """Trains, resuming from ``checkpoint``, and writes the model to ``file``; both are files, or
     URLs that fsspec knows.
 
-    Interrupted at any moment, it goes on from the last checkpoint; on the CPU to the same weights
-    as an uninterrupted training. Raises NasError, before the training where the file could not be
-    written, and NotTrained where the training diverges. Unless ``over``, another training's model
-    that came to ``file`` meanwhile stays: raises MachineError, with this one's beside it.
+    Interrupted, it resumes from the last checkpoint, on the CPU to the same weights as an
+    uninterrupted training. Raises NasError, before the training if the file cannot be written, and
+    NotTrained if the training diverges. Without ``over``, another training's model that was written
+    to ``file`` meanwhile is kept: raises MachineError, with this one saved beside it.
     """
     device = available()
     architecture, module, normal = begin(job, device)

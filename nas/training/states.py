@@ -21,7 +21,8 @@ from nas.errors import NasError, nearest
 from nas.files import content
 from nas.spaces.zoo import names
 from nas.training import checkpoint
-from nas.training.models import Card, header, metadata_of
+from nas.training.card import Card
+from nas.training.models import header, metadata_of
 from nas.training.network import AuxHead
 
 State = Mapping[str, Tensor]

@@ -26,7 +26,8 @@ from nas.errors import NasError, RecipeError, brief
 from nas.job import Job, Recipe
 from nas.language.architecture import Architecture, parse
 from nas.language.expression import show
-from nas.training.models import Model, class_numbers, load_model
+from nas.training.card import class_numbers
+from nas.training.models import Model, load_model
 from nas.training.outputs import outputs
 
 LEAST = 1e-30  # of a probability: float32 holds its logarithm

@@ -1,10 +1,10 @@
-"""The one training loop: an optimizer under a schedule, exact in its repetition.
+"""The training loop.
 
 ``fit`` is the loop, for candidates (``nas.training.candidate``) and ``nas train`` alike; ``score``
-tells the accuracy of finished weights, on the test images by default.
+measures the accuracy of trained weights, on the test images by default.
 
-On the CPU a seed, a thread count and a kind of processor give the same weights to the bit, resumed
-from a checkpoint or not. On a GPU cuDNN's choice of kernels leaves the last bits open.
+On the CPU, the same seed, thread count and kind of processor give bit-identical weights, resumed
+from a checkpoint or not. On a GPU the last bits depend on cuDNN's choice of kernels.
 """
 
 from __future__ import annotations
@@ -53,21 +53,20 @@ CHECKPOINT_SECONDS = 10.0  # a save of a small network takes 3 to 20 ms, most of
 
 
 class Diverged(Exception):
-    """The loss or the logits are no longer finite; the message says where."""
+    """The loss or the logits are not finite; the message says where."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Fractions that are right: of the images, and of the images of a class in the mean over the
-    classes that occur (Brodersen et al. 2010, "The balanced accuracy and its posterior
-    distribution")."""
+    """Accuracy and balanced accuracy, as fractions: the latter is the mean recall of the classes
+    that occur (Brodersen et al. 2010, "The balanced accuracy and its posterior distribution")."""
 
     accuracy: float
     balanced_accuracy: float
 
 
 def scores(curve: Sequence[Epoch]) -> dict[str, float]:
-    """The metrics that a training measured: those of its last epoch; none without epochs."""
+    """The metrics of a training: those of its last epoch; none without epochs."""
     if not curve:
         return {}
     metrics = {ACCURACY: curve[-1].accuracy, "balanced_accuracy": curve[-1].balanced_accuracy}
@@ -76,8 +75,8 @@ def scores(curve: Sequence[Epoch]) -> dict[str, float]:
 
 @functools.lru_cache(maxsize=4)
 def check_images(ref: DataRef) -> None:
-    """Raises DataError where the images here are others than those that ``ref`` is about: those of
-    another node, or overwritten since the search began. Once a process: it looks at each file."""
+    """Raises DataError where the images on this machine differ from ``ref.identity``: another
+    node's, or overwritten since the search began. Cached, as it looks at each file."""
     if ref.identity and (here := data.identity(ref)) != ref.identity:
         raise DataError(
             f"the images of {ref.dir or ref.name} on this machine ({here}) are not those "
@@ -86,12 +85,12 @@ def check_images(ref: DataRef) -> None:
 
 
 def train_images(job: Job) -> DataRef:
-    """The images that a training draws from: where it crops, larger ones than it scores."""
+    """The images to train on: with random crops, larger ones than those that are scored."""
     return data.roomy(job.data) if job.recipe.resized_crop else job.data
 
 
 def prepare(job: Job) -> None:
-    """Makes ready what a machine keeps of a job's images: decoded, which may take hours, and their
+    """Fills this machine's cache for a job: decoded images, which may take hours, and their
     statistics. Raises NasError."""
     check_images(job.data)
     for ref in dict.fromkeys((job.data, train_images(job))):
@@ -100,8 +99,8 @@ def prepare(job: Job) -> None:
 
 
 def begin(job: Job, device: torch.device) -> tuple[Architecture, nn.Module, Normal | None]:
-    """The job's architecture on its data, its module before the first step, and the normalisation
-    that initial weights ask for. Raises NasError."""
+    """The job's architecture, its initial module, and the normalisation that its initial weights
+    require (None: the training images'). Raises NasError."""
     info = data.describe(job.data)
     architecture = parse(job.pattern, info.shape, len(info.classes))
     if job.epochs:
@@ -113,8 +112,8 @@ def begin(job: Job, device: torch.device) -> tuple[Architecture, nn.Module, Norm
 
 
 def check_batch(architecture: Architecture, batch: int) -> None:
-    """Raises RecipeError for a batch of one image where batch normalisation would see one number a
-    channel, whose deviation is none. All batches are alike: no epoch ends in a smaller one."""
+    """Raises RecipeError for a batch of one image where batch normalisation would see one number
+    per channel, without a deviation. All batches have the same size: an epoch drops the rest."""
     for number, step in enumerate(architecture.steps, 1) if batch == 1 else ():
         for layer, x in leaves(step.node, step.x):
             if isinstance(layer, BatchNorm) and math.prod(x[1:]) == 1:
@@ -127,8 +126,8 @@ def check_batch(architecture: Architecture, batch: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A training before its first step: its module on the device, the images, what is made of a
-    batch of them, of how many."""
+    """A training before its first step: its module on the device, the images, their normalisation
+    and augmentation, and the batch size."""
 
     training: Training
     train: Source
@@ -144,7 +143,7 @@ def set_up(
     normal: Normal | None = None,
     budget: int = RESIDENT,
 ) -> Start:
-    """What ``fit`` begins with; its arguments are ``fit``'s."""
+    """The start of ``fit``, with its arguments."""
     recipe, info = job.recipe, data.describe(job.data)
     train = Source.of(data.load(train_images(job), "train"), device, budget)
     normal = normal or statistics(data.load(job.data, "train"))
@@ -174,13 +173,13 @@ def fit(
     normal: Normal | None = None,
     budget: int = RESIDENT,
 ) -> tuple[Epoch, ...]:
-    """Trains ``module`` in place for ``job.epochs`` and returns the curve. With ``recipe.ema`` its
-    weights are the average in the end, which is also what each epoch's scores are of.
+    """Trains ``module`` in place for ``job.epochs`` and returns the curve. With ``recipe.ema`` the
+    averaged weights are scored after each epoch, and are the final ones.
 
-    With a ``checkpoint`` file it goes on from there, to the weights that an uninterrupted training
-    has, and keeps the file as it goes. ``normal`` is the normalisation that initial weights ask
-    for; without, the training images'. Images beyond ``budget`` bytes are streamed. Raises
-    Diverged, StudyError for a checkpoint of another training, DataError.
+    With a ``checkpoint`` file it resumes from there, to the weights of an uninterrupted training,
+    and updates the file. ``normal`` is the normalisation that initial weights require (None: the
+    training images'). Images beyond ``budget`` bytes are streamed. Raises Diverged, StudyError for
+    another training's checkpoint, and DataError.
     """
     recipe, epochs = job.recipe, job.epochs
     if recipe.freeze >= epochs:
@@ -196,7 +195,7 @@ def fit(
         teacher = Teacher.of(job, module, start.normal, device, images)
     if recipe.class_weights == "balanced":
         weights = balanced(images.labels[images.rows], len(info.classes)).to(device)
-    steps = len(train) // batch  # the rest of a shuffled epoch is left out: all batches are alike
+    steps = len(train) // batch  # the rest of a shuffled epoch is dropped
     resumable = shared(recipe.schedule, recipe.freeze, epochs)
     step: Step | None = None
     forward = forward_of(scored, device, bf16)
@@ -223,8 +222,8 @@ def fit(
             losses = train_epoch(training, step, given, lrs, between)
             train_loss = finite_mean(losses, epoch + 1)
             scored.eval()
-            # What the trial has in the end is of the network as it is kept, in full precision: in
-            # bf16 it told 2 of 360 images apart from its own file.
+            # The final scores are in full precision, as the model is saved: in bf16, 2 of 360
+            # images were classified otherwise.
             answer = ending if epoch + 1 == epochs else forward
             found = scores_of(answer, validation, as_scored, between)
             if math.isnan(found.accuracy):
@@ -248,7 +247,7 @@ def fit(
 
 
 def rates(recipe: Recipe, epoch: int, epochs: int, steps: int) -> list[float]:
-    """The learning rate of each of the ``steps`` of an epoch, counted from 0."""
+    """The learning rates (steps,) of an ``epoch``, counted from 0."""
     first, last = cycle(epoch, recipe.freeze, epochs)
     schedule = SCHEDULES[recipe.schedule]
     return [
@@ -264,8 +263,8 @@ def train_epoch(
     rates: Sequence[float],
     between: Callable[[], None] = lambda: None,
 ) -> list[Tensor]:
-    """A step for each batch of the epoch, at its learning rate; returns the losses, left on the
-    device. ``between`` is called before each step."""
+    """One step per batch, each at its learning rate; returns the losses, left on the device.
+    ``between`` is called before each step."""
     losses = []
     for (x, y), rate in zip(epoch, rates, strict=True):
         between()
@@ -283,8 +282,8 @@ def score(
     device: torch.device | None = None,
     normal: Normal | None = None,
 ) -> float:
-    """The module's accuracy, as a fraction, on a part of the data; NaN where its logits are not
-    finite. ``normal`` as in ``fit``."""
+    """The module's accuracy on a part of the data, as a fraction; NaN if its logits are not finite.
+    ``normal`` as in ``fit``."""
     device = device or available()
     normal = normal or statistics(data.load(ref, "train"))
     module.to(device).to(memory_format=torch.channels_last)
@@ -295,9 +294,10 @@ def score(
 
 
 def begin_from(init: str, module: nn.Module, architecture: Architecture) -> Normal | None:
-    """Loads the weights that ``recipe.init`` names; returns the normalisation that they ask for.
+    """Loads the weights that ``recipe.init`` names; returns the normalisation they require.
 
-    Raises NasError where they do not fit. A head for another number of classes stays as it is.
+    A head for another number of classes is left as initialised. Raises NasError where the rest does
+    not fit.
     """
     from nas.training.weights import initial_state  # torchvision's models take a second to import
 
@@ -312,7 +312,7 @@ def scores_of(
     prepare: Prepare,
     between: Callable[[], None] = lambda: None,
 ) -> Scores:
-    """Scores on all images of a source; NaN where a logit is not finite."""
+    """Scores all images of a source; NaN if any logit is not finite."""
     answers, right = [], []
     finite = torch.ones((), dtype=torch.bool, device=source.device)
     everything = torch.arange(len(source))
@@ -332,7 +332,7 @@ def scores_of(
 
 
 def finite_mean(losses: list[Tensor], epoch: int) -> float:
-    """The epoch's mean loss. Raises Diverged. Read once an epoch: each reading makes a GPU wait."""
+    """The epoch's mean loss. Raises Diverged. Once per epoch, as reading synchronises a GPU."""
     values = torch.stack(losses).float().cpu()
     (wrong,) = torch.nonzero(~values.isfinite(), as_tuple=True)
     if len(wrong):

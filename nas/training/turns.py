@@ -1,10 +1,10 @@
-"""Whose turn it is on a device: a measurement's, or that of the trainings beside it.
+"""File locks that let trainings pause while a latency is measured on their device.
 
-A measurement holds ``latency-DEVICE`` alone. A training holds ``training-DEVICE`` together with
-other trainings, and between two steps looks whether a measurement has come: then it lets go, and
-goes on when that is over, for as long as it was held back: what measures one network after another
-takes half of the device beside it. Locks of files, so that they hold between any processes of a
-user on a machine, whoever started them, and end with the process that held them. A look takes 2 us.
+A measurement holds ``latency-DEVICE`` exclusively. Trainings share ``training-DEVICE``, and between
+two steps check for a waiting measurement: then they release the lock, and afterwards train for at
+least as long as they were paused, so that repeated measurements take at most half of the device.
+File locks work between all processes of a user on a machine, and end with their process. A check
+takes 2 us.
 """
 
 from __future__ import annotations

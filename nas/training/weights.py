@@ -35,8 +35,8 @@ from nas.language.architecture import Architecture
 from nas.language.expression import Shape
 from nas.spaces.zoo import names, network
 from nas.training import states
+from nas.training.card import Card
 from nas.training.device import alone
-from nas.training.models import Card
 from nas.training.network import AuxHead, build
 from nas.training.states import Pairs, State
 

@@ -1,9 +1,9 @@
-"""Which networks form a cascade, in which order, and how sure each must be to answer.
+"""Chooses a cascade: which networks, and how confident each must be to answer.
 
-An image stops at the first member whose confidence, the largest of its calibrated probabilities, is
-at least that member's threshold; the last answers what is left. Members are in the order of their
-cost. Chosen exactly, over all ordered pairs and triples and all thresholds, of images that no
-training has seen; a choice among so many is lucky, and ``nested`` tells by how much.
+An image stops at the first member whose confidence, its largest calibrated probability, reaches
+that member's threshold; the last member answers the rest. Members are ordered by cost. The search
+is exhaustive over pairs, triples and thresholds, on images that no training has seen; choosing
+among so many overfits, and ``cross_validate`` estimates by how much.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ Labels = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-LEAST = 1e-30  # of a probability, whose logarithm is asked for
+LEAST = 1e-30  # probability, before its logarithm is taken
 MOST = 3  # members
 FOLDS = 5
-MARGINS = (0.0, 0.0025, 0.005, 0.01, 0.02, np.inf)  # of accuracy; at last the most there is
+MARGINS = (0.0, 0.0025, 0.005, 0.01, 0.02, np.inf)  # of accuracy; inf: as accurate as possible
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """The least cost at an ``accuracy``, or the highest accuracy at a ``budget`` an image: one of
-    them is told."""
+    """Either the lowest cost at an ``accuracy``, or the highest accuracy at a mean cost of
+    ``budget`` per image; the other is None."""
 
     accuracy: float | None = None
     budget: float | None = None
@@ -44,8 +44,8 @@ MOST_RIGHT = Demand(budget=np.inf)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
-    """A network's answers to some images: its logits (images, classes), up to a constant for each
-    image, its cost an image, and the temperature that calibrates it."""
+    """A network's logits (images, classes), up to a constant per image, its cost per image, and
+    the temperature that calibrates it."""
 
     logits: Floats
     cost: float
@@ -56,8 +56,8 @@ class Candidate:
         return cls(np.log(np.maximum(probabilities.astype(float), LEAST)), cost)
 
     def calibrated(self, labels: Labels) -> Candidate:
-        """With the temperature of the least negative log-likelihood on ``labels`` (Guo et al. 2017,
-        section 4.2)."""
+        """With the temperature that minimises the negative log-likelihood of ``labels`` (Guo et al.
+        2017, section 4.2)."""
         rows = np.arange(len(labels))
 
         def loss(logarithm: float) -> float:
@@ -82,9 +82,9 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """``members`` are candidates by their number, ``thresholds`` of all but the last. ``accuracy``,
-    the mean ``cost`` of an image and the ``shares`` that stop at each are of the images by which it
-    was chosen, or on which it was tried."""
+    """A cascade: ``members`` are indices of candidates, with ``thresholds`` for all but the last.
+    ``accuracy``, the mean ``cost`` per image and the ``shares`` of images that stop at each member
+    are those of the images on which it was chosen or scored."""
 
     members: tuple[int, ...]
     thresholds: tuple[float, ...]
@@ -93,8 +93,8 @@ class Choice:
     shares: tuple[float, ...]
 
     def mean_cost(self, costs: Sequence[float], shares: Sequence[float] = ()) -> float:
-        """The mean of an image where candidates cost so much: that of each member, of the images
-        that reach it, by its own ``shares`` or others."""
+        """The mean cost per image for other ``costs`` of the candidates, or other ``shares``: each
+        member costs for the images that reach it."""
         shares = shares or self.shares
         reaching = [1 - sum(shares[:k]) for k in range(len(shares))]
         return sum(share * costs[i] for share, i in zip(reaching, self.members, strict=True))
@@ -106,7 +106,7 @@ def tried(
     thresholds: Sequence[float],
     labels: Labels,
 ) -> Choice:
-    """What a cascade does on images."""
+    """A cascade scored on images."""
     return answered(candidates, members, thresholds, labels)[0]
 
 
@@ -116,7 +116,7 @@ def answered(
     thresholds: Sequence[float],
     labels: Labels,
 ) -> tuple[Choice, Bools]:
-    """What a cascade does on images, and which of them it has right."""
+    """A cascade scored on images, and which of them it classifies right."""
     left, right = np.ones(len(labels), bool), np.zeros(len(labels), bool)
     cost, shares = 0.0, []
     for member, threshold in zip(members, [*thresholds, -np.inf], strict=True):
@@ -146,16 +146,16 @@ def choose(
     return best and tried(candidates, best[1], best[2], labels)
 
 
-# A sweep gives cascades of some members, each better than what was found before it: with its merit,
-# which is (-cost, accuracy) or (accuracy, -cost) as the demand has it, and its thresholds.
+# A sweep yields ever better thresholds for given members, each with its merit: (-cost, accuracy) or
+# (accuracy, -cost), as the demand asks.
 Merit = tuple[float, float]
 Found = Iterator[tuple[Merit, tuple[float, ...]]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Sorted:
-    """A candidate's images from the surest on. ``stops`` counts how many may stop there: all that
-    are equally sure or none; ``thresholds`` are half way to the next."""
+    """A candidate's images in descending confidence. ``stops`` are the numbers of images that can
+    stop there (ties stop together); ``thresholds`` lie half way to the next confidence."""
 
     order: npt.NDArray[np.int64]
     right: npt.NDArray[np.int64]
@@ -168,14 +168,13 @@ class _Sorted:
         order = np.argsort(-confidence, kind="stable")
         sure = confidence[order]
         stops = np.flatnonzero(np.diff(sure) < 0) + 1
-        middle = (sure[stops - 1] + sure[stops]) / 2  # of neighbours among the floats: either
+        middle = (sure[stops - 1] + sure[stops]) / 2  # of adjacent floats it is one of them
         thresholds = np.where(middle > sure[stops], middle, sure[stops - 1])
         return cls(order, candidate.right(labels).astype(np.int64), stops, thresholds)
 
 
 def _merit(right: float, cost: float, images: int, demand: Demand) -> Merit | None:
-    """None where the demand is not met; of so many images the counts, not the fractions, so that
-    equal ones are equal."""
+    """None where the demand is not met. Of counts, not fractions, so that equals compare equal."""
     if demand.accuracy is not None:
         return (-cost, right) if right >= demand.accuracy * images - 1e-9 else None
     assert demand.budget is not None
@@ -194,7 +193,7 @@ def _single(
 def _pair(
     own: Sequence[_Sorted], costs: Sequence[float], demand: Demand, best: Merit | None
 ) -> Found:
-    """All thresholds at once: sums from the surest on."""
+    """All thresholds at once, by cumulative sums in descending confidence."""
     first, second = own
     images = len(first.right)
     gained = np.cumsum((first.right - second.right)[first.order])
@@ -212,9 +211,9 @@ def _triple(
 ) -> Found:
     """For each threshold of the first, all of the second at once.
 
-    ``right[m]`` and ``left[m]`` are, of the images that have not stopped at the first, those that
-    are right and those that reach the third where the second's surest m stop. One image more that
-    stops at the first changes a slice of them: images² additions in all.
+    Of the images that have not stopped at the first, ``right[m]`` are classified right and
+    ``left[m]`` reach the third if the second's m most confident ones stop. One more image that
+    stops at the first changes a slice of both: images² additions in all.
     """
     first, second, third = own
     images = len(first.right)
@@ -233,7 +232,7 @@ def _triple(
         done = count
         fixed = images * costs[0] + (images - count) * costs[1]
         if demand.accuracy is not None and best and -fixed <= best[0]:
-            continue  # dearer already than what was found
+            continue  # already dearer than the best
         cost = fixed + left[stops] * costs[2]
         k = _best_of(right[stops], cost, images, demand)
         if k is None:
@@ -247,7 +246,7 @@ def _triple(
 def _best_of(
     right: npt.NDArray[np.int64], cost: npt.NDArray[Any], images: int, demand: Demand
 ) -> int | None:
-    """The place of the best of cascades whose cost falls from one to the next."""
+    """The index of the best of cascades in descending cost."""
     if demand.accuracy is not None:
         (met,) = np.nonzero(right >= demand.accuracy * images - 1e-9)
         return int(met[-1]) if len(met) else None
@@ -262,13 +261,13 @@ def _best_of(
 _SWEEPS = {1: _single, 2: _pair, 3: _triple}
 
 
-# --- the guard against luck ----------------------------------------------------------------------
+# --- how much of it is overfitting ---------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Luck:
-    """What choosing gained by luck: the mean accuracy on the images that ``chosen``, and of images
-    held out from the choice the mean ``cost``, and which are ``right``."""
+class CrossValidation:
+    """A choice, cross-validated: its mean accuracy on the folds by which it was ``chosen``, and on
+    the held-out folds the mean ``cost`` and which images are ``right``."""
 
     chosen: float
     cost: float
@@ -276,19 +275,19 @@ class Luck:
 
     @property
     def held_out(self) -> float:
-        """The accuracy on images held out from the choice."""
+        """The accuracy on the held-out folds."""
         return float(self.right.mean())
 
-    def keeps(self, target: float | Luck) -> bool:
-        """Whether the accuracy on held out images is not below ``target``, or that of another
-        choice on the same images, by more than the standard error of the difference."""
-        other = target.right if isinstance(target, Luck) else target
-        apart = self.right.astype(float) - other
-        error = float(apart.std(ddof=1)) / len(apart) ** 0.5
-        return bool(apart.mean() >= -error - 1e-12)
+    def keeps(self, target: float | CrossValidation) -> bool:
+        """Whether the held-out accuracy is below ``target``, or that of another choice on the same
+        images, by no more than one standard error of the difference."""
+        other = target.right if isinstance(target, CrossValidation) else target
+        difference = self.right.astype(float) - other
+        error = float(difference.std(ddof=1)) / len(difference) ** 0.5
+        return bool(difference.mean() >= -error - 1e-12)
 
 
-def nested(
+def cross_validate(
     candidates: Sequence[Candidate],
     labels: Labels,
     demand: Demand,
@@ -296,12 +295,12 @@ def nested(
     best_single: bool = False,
     margin: float = 0.0,
     seed: int = 0,
-) -> Luck | None:
-    """Calibrates and chooses by four of five folds and tries the choice on the fifth, each in turn;
-    with ``best_single`` the accuracy demanded is that of the best network on the four, and with a
-    ``margin`` so much more. None where there are too few candidates."""
+) -> CrossValidation | None:
+    """Calibrates and chooses on four of five folds and scores the choice on the fifth, each in
+    turn. With ``best_single`` the accuracy demanded is that of the best network on the four, plus
+    ``margin``. None where there are too few candidates."""
     parts = np.array_split(np.random.RandomState(seed).permutation(len(labels)), FOLDS)
-    told, right = [], np.zeros(len(labels), bool)
+    folds, right = [], np.zeros(len(labels), bool)
     for held_out in parts:
         own = np.setdiff1d(np.arange(len(labels)), held_out)
         fitted = [c.on(own).calibrated(labels[own]) for c in candidates]
@@ -309,7 +308,7 @@ def nested(
         if demand.accuracy is not None:
             best = max(float(c.right(labels[own]).mean()) for c in fitted)
             asked = Demand(accuracy=(best if best_single else demand.accuracy) + margin)
-        # Four folds may be harder than all five: then the most accurate.
+        # The demand may be out of reach on four folds: then the most accurate.
         found = choose(fitted, labels[own], asked, size)
         if found is None and demand.accuracy is not None:
             found = choose(fitted, labels[own], MOST_RIGHT, size)
@@ -320,20 +319,20 @@ def nested(
         ]
         there_labels = labels[held_out]
         trial, right[held_out] = answered(there, found.members, found.thresholds, there_labels)
-        told.append((found.accuracy, trial.cost))
-    chosen, cost = np.mean(told, axis=0)
-    return Luck(float(chosen), float(cost), right)
+        folds.append((found.accuracy, trial.cost))
+    chosen, cost = np.mean(folds, axis=0)
+    return CrossValidation(float(chosen), float(cost), right)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The best ``single`` network that meets the demand, and the best ``cascade``, None where there
-    is none, each by its number of members with the ``luck`` of choosing it."""
+    """The best ``single`` network that meets the demand, and the best ``cascade`` (None: there is
+    none); both ``cross_validated``, by their number of members."""
 
     candidates: tuple[Candidate, ...]
     single: Choice | None
     cascade: Choice | None
-    luck: dict[int, Luck | None]
+    cross_validated: dict[int, CrossValidation | None]
 
 
 def decide(
@@ -341,16 +340,16 @@ def decide(
 ) -> Verdict:
     """Calibrates the candidates and chooses among cascades of two and three.
 
-    An accuracy is demanded with the least of a few margins on top with which the choice, tried on
-    images held out from it, keeps what is demanded (``Luck.keeps``): the accuracy, or where that is
-    the ``best_single`` network's, what this network has on them. At a budget a cascade must be more
-    accurate there than the single network, and otherwise cheaper. Of what is left the cheapest,
-    or the most accurate.
+    At an accuracy, the demand is raised by the smallest of a few margins with which the choice,
+    cross-validated, keeps what was demanded (``CrossValidation.keeps``): the accuracy, or with
+    ``best_single`` the held-out accuracy of the best single network; and the cascade must be
+    cheaper than that network. At a budget it must be more accurate, held out. Of those that remain
+    the cheapest, or the most accurate.
     """
     fitted = tuple(c.calibrated(labels) for c in candidates)
     single = choose(fitted, labels, demand, 1)
-    luck = {1: nested(candidates, labels, demand, 1, best_single)}
-    alone = luck[1]
+    validated = {1: cross_validate(candidates, labels, demand, 1, best_single)}
+    alone = validated[1]
     found: list[tuple[Merit, Choice]] = []
     for size in range(2, min(MOST, len(fitted)) + 1):
         for margin in MARGINS if demand.accuracy is not None else (0.0,):
@@ -361,10 +360,10 @@ def decide(
             chosen = choose(fitted, labels, asked, size)
             if chosen is None:
                 continue
-            of = nested(candidates, labels, demand, size, best_single, margin)
+            of = cross_validate(candidates, labels, demand, size, best_single, margin)
             if of is None:
                 continue
-            luck[size] = of
+            validated[size] = of
             if demand.accuracy is None:
                 if alone is None or of.held_out > alone.held_out:
                     found.append(((of.held_out, -chosen.cost), chosen))
@@ -376,4 +375,4 @@ def decide(
     best = max(found, key=lambda pair: pair[0])[1] if found else None
     if best and single and demand.accuracy is not None and best.cost >= single.cost:
         best = None  # one network does as well
-    return Verdict(fitted, single, best, luck)
+    return Verdict(fitted, single, best, validated)

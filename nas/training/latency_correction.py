@@ -1,16 +1,17 @@
-"""What a piece takes inside of a network, learned from networks that were measured whole.
+"""Corrects the latencies of pieces timed alone, from networks that were measured whole.
 
-Alone a piece pays a call that it shares in a network, finds its numbers warm, and in ONNX Runtime
-turns them into blocks of channels and back, which a network does at its ends only: there the plain
-sum is 1.2 to 2.4 times the whole. What is paid wrongly goes by the kind of a piece and by its form,
-and only sums of it are seen. So it is a Gaussian process over pieces, known by sums: with counts C
-(networks, pieces) and kernel Q of pieces that of networks is C Q C' (additive Gaussian processes:
-Duvenaud, Nickisch, Rasmussen 2011; from sums: Rasmussen and Williams 2006, section 9.4).
+Alone, a piece pays for a call that it shares in a network, finds its input in the cache, and in
+ONNX Runtime converts it to blocks of channels and back, which a network does at its ends only:
+there the plain sum is 1.2 to 2.4 times the latency of the whole. The error depends on a piece's
+kind and form, and only sums of it are observed. So it is a Gaussian process over pieces, observed
+in sums: with counts C (networks, pieces) and a kernel Q over pieces, the kernel over networks is
+C Q C' (additive Gaussian processes: Duvenaud, Nickisch, Rasmussen 2011; observed in sums: Rasmussen
+and Williams 2006, section 9.4).
 
-Q is a sum: what is wrong is in proportion to the time alone, to the call, to the map that is read,
-to the map that is written; each as all pieces share it, as those of a kind do, and as those of a
-kind of similar form do. The variances are learned (marginal likelihood, section 5.4.1), so that
-none of it needs to be told of a runtime.
+Q is a sum of terms: errors in proportion to the time alone, to the call, to the map read and to the
+map written; each shared by all pieces, by those of a kind, and by those of a kind with similar
+form. The variances are learned by marginal likelihood (section 5.4.1), so nothing is specific to a
+runtime.
 """
 
 from __future__ import annotations
@@ -22,35 +23,36 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.training.pieces import Parts, Piece
+from nas.training.latency_pieces import Parts, Piece
 
 Floats = NDArray[np.float64]
 
-LENGTH = 2.0  # deviations of a number of the form, over which pieces stop to be alike
-ODD = 0.3  # error from which on a network may have been disturbed: others are not bent to it
-MOST = 200  # networks that variances are learned from, spread over all; the rest is by all of them
-# Logarithms of variances, before any network: 14 % of a piece's time, and 2 % of a whole's noise.
+LENGTH = 2.0  # length scale of the form, in standard deviations
+ODD = 0.3  # relative error from which a network counts as disturbed, and is left out of the fit
+MOST = 200  # networks that the variances are learned from, evenly spread; the rest uses all
+# Prior means of the log variances: 14 % of a piece's time, 2 % noise of a whole; their deviation.
 USUAL, NOISE, WIDE = -4.0, 2 * math.log(0.02), 3.0
 
 
 @dataclass(frozen=True)
 class _Traits:
-    """Of some pieces: what their errors are in proportion to, in ms (4, pieces); the logarithms of
-    their form, scaled; their kinds."""
+    """Features of pieces: the four quantities, in ms, that errors are proportional to (4, pieces);
+    the standardised logarithms of their form (pieces, numbers); their kinds (pieces,)."""
 
     scales: Floats
     form: Floats
     kinds: NDArray[np.str_]
 
     def alike(self, other: _Traits) -> list[Floats]:
-        """As all pieces are, as those of a kind, and as those of a kind and similar form."""
+        """The correlations of all pieces, of those of a kind, and of those of a kind with similar
+        form: three matrices."""
         same = (self.kinds[:, None] == other.kinds[None]).astype(float)
         squares = (self.form**2).sum(1)[:, None] + (other.form**2).sum(1)[None]
         apart = np.maximum(squares - 2 * self.form @ other.form.T, 0) / self.form.shape[1]
         return [np.ones_like(same), same, same * np.exp(-0.5 * apart / LENGTH**2)]
 
     def kernel(self, other: _Traits, variances: Floats) -> Floats:
-        """Q, with ``variances`` (4, 3)."""
+        """Q, with ``variances`` (4 quantities, 3 correlations)."""
         alike = self.alike(other)
         found = np.zeros_like(alike[0])
         for a, b, some in zip(self.scales, other.scales, variances, strict=True):
@@ -61,7 +63,8 @@ class _Traits:
 
 @dataclass(frozen=True)
 class _Units:
-    """Makes traits: milliseconds of a call and of a number of a map, and the scale of forms."""
+    """The scales of features: milliseconds per call, per number read and per number written; mean
+    and standard deviation of forms."""
 
     call: float
     read: float
@@ -87,8 +90,8 @@ def _forms(pieces: Sequence[Piece]) -> Floats:
 
 @dataclass(frozen=True)
 class Correction:
-    """``errors``: of each network that it was learned from, predicted over measured less one where
-    it is left out. ``counted``: milliseconds of a network, of a join, of a number that joins
+    """``errors`` are the leave-one-out errors of the networks it was fitted to, predicted /
+    measured - 1. ``counted`` are the milliseconds per network, per join, and per number that joins
     move."""
 
     counted: Floats
@@ -96,14 +99,14 @@ class Correction:
     units: _Units
     known: _Traits
     variances: Floats
-    shares: Floats  # of the known pieces in what is left
+    shares: Floats  # the posterior's weight of each known piece
 
     @classmethod
     def fit(
         cls, networks: Sequence[Parts], pieces: Sequence[Piece], alone: Floats, ms: Floats
     ) -> Correction:
-        """From networks with their milliseconds, all of whose ``pieces`` are given, each once, with
-        their milliseconds alone."""
+        """Fits to ``networks`` with their latencies ``ms``; ``pieces`` are their distinct pieces,
+        with the latencies when timed ``alone``, all in milliseconds."""
         place = {piece: k for k, piece in enumerate(pieces)}
         counts = np.zeros((len(networks), len(pieces)))
         for row, network in zip(counts, networks, strict=True):
@@ -112,10 +115,10 @@ class Correction:
         besides = np.array([_besides(network) for network in networks])
         units = _units(pieces, alone, counts)
         known, plain = units.traits(pieces, alone), counts @ alone
-        # Of a whole these are a tenth at most, before any is seen.
+        # The prior: each is a tenth of a whole at most.
         tenth = 0.1 * plain.mean() / np.maximum(besides.max(0), 1)
         fair = np.ones(len(ms), dtype=bool)
-        for _ in range(2):  # without those that the machine disturbed: one may bend all others
+        for _ in range(2):  # the second time without disturbed networks: one distorts all others
             some = np.flatnonzero(fair)
             some = some[np.linspace(0, len(some) - 1, min(len(some), MOST)).astype(int)]
             variances, of_besides, noise = _variances(
@@ -124,7 +127,7 @@ class Correction:
             inner = known.kernel(known, variances)
             gram = counts @ inner @ counts.T + (besides * tenth**2 * of_besides) @ besides.T
             gram /= np.outer(ms, ms)
-            # A disturbed one is left out by a noise beside which it counts for nothing.
+            # Infinite noise, almost: a disturbed network then counts for nothing.
             gram += np.diag(np.where(fair, noise, 1e6))
             inverse = np.linalg.inv(gram)
             alpha = inverse @ (1 - plain / ms)
@@ -134,14 +137,14 @@ class Correction:
         return cls(counted, errors, units, known, variances, counts.T @ (alpha / ms))
 
     def within(self, pieces: Sequence[Piece], alone: Floats) -> Floats:
-        """Milliseconds of pieces inside of a network, for those alone. Of the two ends that a
-        piece shares with others only the sum over a network is meant: one may be below 0."""
+        """Milliseconds of pieces inside a network, from those when timed ``alone``. Only their sum
+        over a network is meaningful: a single one may be negative."""
         kernel = self.units.traits(pieces, alone).kernel(self.known, self.variances)
         found: Floats = alone + kernel @ self.shares
         return found
 
     def besides(self, network: Parts) -> float:
-        """Milliseconds of a network beside its pieces."""
+        """Milliseconds of a network in addition to its pieces."""
         return float(self.counted @ _besides(network))
 
 
@@ -150,7 +153,7 @@ def _besides(network: Parts) -> Floats:
 
 
 def _units(pieces: Sequence[Piece], alone: Floats, counts: Floats) -> _Units:
-    """So that calls, and maps, would each make up the time of all networks."""
+    """Scaled so that calls alone, or maps read or written alone, would explain the total time."""
     often = counts.sum(0)
     read, written = _maps(pieces)
     whole, forms = float(often @ alone), _forms(pieces)
@@ -167,7 +170,7 @@ def _units(pieces: Sequence[Piece], alone: Floats, counts: Floats) -> _Units:
 def _variances(
     known: _Traits, counts: Floats, besides: Floats, ms: Floats, plain: Floats
 ) -> tuple[Floats, Floats, float]:
-    """Those of the kernel (4, 3), of what is besides (3), and of the noise relative to a whole."""
+    """The variances of the kernel (4, 3), of the counted terms (3), and of the relative noise."""
     from scipy.optimize import minimize  # 0.2 s, which a command that predicts nothing saves
 
     used = counts.any(0)
@@ -181,7 +184,7 @@ def _variances(
     usual = np.array([*np.full(len(grams), USUAL), NOISE])
 
     def unlikely(logs: Floats) -> tuple[float, Floats]:
-        """Negative logarithm of the posterior, and its gradient."""
+        """The negative log posterior of the log variances, and its gradient."""
         variances = np.exp(logs)
         factor = np.linalg.cholesky(np.tensordot(variances, stack, 1) + 1e-6 * eye)
         inverse = np.linalg.inv(factor)

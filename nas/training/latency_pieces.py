@@ -1,10 +1,10 @@
-"""The pieces that a network's latency is added up from, and how one is timed.
+"""The pieces whose latencies add up to a network's, and how a piece is timed.
 
-A piece is what runtimes run in one go: a layer that weighs something, with the normalisation and
-the activation that follow it; or any other layer alone. What joins branches (sums, concatenations)
-moves numbers and computes next to nothing: it is counted, not timed.
+A piece is what a runtime fuses: a convolution or linear layer with the normalisation and activation
+that follow it; or any other layer alone. Joins of branches (sums, concatenations) move numbers and
+compute next to nothing: they are counted, not timed.
 
-Needs no torch but to time: a prediction is arithmetic.
+Torch is imported only to time: a prediction is arithmetic.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     import torch
 
 FOLLOWS = (BatchNorm, Activation)
-ALIGNED = 16  # channels that vector units of 512 bits take at once
-QUICK = 0.004  # seconds of a block of calls of a piece
+ALIGNED = 16  # channels in a 512-bit vector register
+QUICK = 0.004  # seconds of calls per instance when timing a piece
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Layers in a row, and the shape that reaches the first."""
+    """Consecutive layers, and the shape ``x`` that reaches the first."""
 
     layers: tuple[Leaf, ...]
     x: Shape
 
     @property
     def key(self) -> str:
-        """What tells it from others, as the record keeps it."""
+        """Its key in the record."""
         return f"{self.layers} on {self.x}"
 
     @property
@@ -61,15 +61,15 @@ class Piece:
 
     @property
     def work(self) -> tuple[float, ...]:
-        """What its latency is a sum of: the call, multiply-adds (as vectors do them, of whole
-        blocks of channels), weights, and the maps that are read and written."""
+        """The terms of its linear cost model: one call, MACs (rounded up to whole vectors of output
+        channels), weights, and numbers read and written."""
         out, params, macs = self.total
         whole = _aligned(out[0]) / out[0]
         return 1.0, macs * whole, float(params), float(math.prod(self.x) + math.prod(out))
 
     @cached_property
     def numbers(self) -> tuple[float, ...]:
-        """What its latency may depend on besides: work, weights, maps and form, as logarithms."""
+        """The features of its Gaussian process: logarithms of work, weights, maps and form."""
         first = self.layers[0]
         x, params, macs = self.total
         kernel, stride = getattr(first, "kernel", 1), getattr(first, "stride", None)
@@ -88,7 +88,7 @@ def _aligned(channels: int) -> int:
 
 @dataclass(frozen=True)
 class Parts:
-    """A network's pieces, and what is counted besides: joins, the numbers that they move."""
+    """A network's pieces, the number of its joins, and how many numbers these move."""
 
     pieces: tuple[Piece, ...]
     joins: int
@@ -96,7 +96,7 @@ class Parts:
 
 
 def parts(architecture: Architecture) -> Parts:
-    """What the latency of a network is added up from."""
+    """Splits a network, as deployed, into its pieces and joins."""
     found: list[Piece] = []
     joined: list[int] = []
     _walk(architecture.expression, architecture.input, found, joined)
@@ -112,7 +112,7 @@ def _walk(node: Node, x: Shape, found: list[Piece], joined: list[int]) -> None:
                 _walk(item, x, found, joined)
             joined.append(math.prod(node.cost(x).shape))
         case Aux():
-            pass  # not there as deployed
+            pass  # not deployed
         case _:
             _sequence((node,), x, found, joined)
 
@@ -128,7 +128,7 @@ def _sequence(items: Sequence[Node], x: Shape, found: list[Piece], joined: list[
 
     for item in items:
         if isinstance(item, Dropout | Flatten):
-            pass  # nothing, as deployed
+            pass  # no operation when deployed
         elif isinstance(item, Leaf):
             if not (row and isinstance(item, FOLLOWS) and isinstance(row[0], Conv | Linear)):
                 end()
@@ -143,8 +143,8 @@ def _sequence(items: Sequence[Node], x: Shape, found: list[Piece], joined: list[
 
 
 def time_piece(piece: Piece, runtime: str, device: torch.device, threads: int, batch: int) -> float:
-    """Milliseconds of a piece alone, the least call of two instances; about 20 ms of time. For
-    callers inside of ``turns.measurement``."""
+    """Milliseconds of a piece alone: the fastest call of two instances; takes about 20 ms. Call it
+    inside ``turns.measurement``."""
     from nas.training.network import build_row
     from nas.training.runtimes import RUNTIMES
 
@@ -154,7 +154,7 @@ def time_piece(piece: Piece, runtime: str, device: torch.device, threads: int, b
 
 
 def distinct(networks: Sequence[Architecture]) -> Iterator[Piece]:
-    """The pieces of some networks, those first that most of them have, each once."""
+    """The distinct pieces of ``networks``, those of most networks first."""
     counted: dict[str, tuple[int, Piece]] = {}
     for architecture in networks:
         for piece in {piece.key: piece for piece in parts(architecture).pieces}.values():

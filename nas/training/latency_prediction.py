@@ -1,16 +1,16 @@
-"""The latency of a network before it is measured: measured pieces added up, and corrected.
+"""Predicts the latency of a network as the corrected sum of its measured pieces.
 
-Two steps, each learned from measurements of one device, runtime and batch:
+Two steps, each learned from measurements on one device, in one runtime, at one batch size:
 
-1. A piece that is in the table has its time. One that is not has a price for the call, for
-   multiply-adds, weights and maps, those of its kind, by least squares that are not negative; times
-   what a Gaussian process over the logarithms of work and form makes of how those in the table
-   differ from that (Rasmussen and Williams 2006, algorithm 2.1).
-2. Inside of a network it takes another time: what ``nas.training.correction`` learns from networks
-   measured whole.
+1. The latency of a piece alone: that in the table, or else a linear cost (per call, MAC, weight and
+   number of a map, by non-negative least squares for each kind) times a Gaussian process over the
+   logarithms of its work and form, fitted to the ratios of those in the table (Rasmussen and
+   Williams 2006, algorithm 2.1).
+2. Its latency inside a network, which ``nas.training.latency_correction`` learns from networks that
+   were measured whole.
 
-``LatencyPredictor.errors`` are the relative errors of networks left out: how far a prediction of
-another network may be trusted.
+``LatencyPredictor.errors`` are the relative errors of networks left out of the fit: how far a
+prediction of another network can be trusted.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ import numpy as np
 
 from nas.errors import NasError
 from nas.language.architecture import Architecture
-from nas.training.correction import Correction, Floats
-from nas.training.pieces import Piece, parts
+from nas.training.latency_correction import Correction, Floats
+from nas.training.latency_pieces import Piece, parts
 
-OWN = 12  # pieces of a kind, from which on it has prices of its own
-FEWEST = 8  # networks measured whole, below which nothing is learned of wholes
-APART = 2.0  # how far kinds of pieces lie from each other, in deviations of a number
-LEAST = 0.05  # of the sum of pieces alone: a network takes no less
+OWN = 12  # pieces of a kind that give it a linear cost of its own
+FEWEST = 8  # networks measured whole that a correction is learned from
+APART = 2.0  # distance between kinds of pieces, in standard deviations of a feature
+LEAST = 0.05  # of the sum of its pieces alone: the least that is predicted of a network
 
 
 @dataclass(frozen=True)
 class LinearProcess:
-    """A Gaussian process with a linear mean, on standardised inputs: squared exponential, its
-    length and noise by likelihood over a grid."""
+    """A Gaussian process with a linear mean on standardised inputs; squared exponential kernel,
+    with the length scale and noise of highest likelihood on a grid."""
 
     x: Floats
     mean: Floats
@@ -45,7 +45,7 @@ class LinearProcess:
     weights: Floats
     alpha: Floats
     length: float
-    left_out: Floats  # what is wrong at each of its own points where that is left out
+    left_out: Floats  # leave-one-out residuals of its own points
 
     @classmethod
     def fit(cls, x: Floats, y: Floats) -> LinearProcess:
@@ -86,9 +86,9 @@ def _close(a: Floats, b: Floats, length: float) -> Floats:
 
 @dataclass(frozen=True)
 class LatencyPredictor:
-    """Milliseconds of a network. ``table`` has measured pieces by their key; ``errors`` the
-    relative errors of networks left out, empty where too few were measured whole; ``besides`` is
-    how many of these are none of the profile's own."""
+    """Predicts a network's latency in milliseconds. ``table`` holds measured pieces by their key,
+    ``errors`` the relative errors of networks left out (empty: too few were measured whole), of
+    which ``besides`` were measured outside the profile."""
 
     table: Mapping[str, float]
     kinds: tuple[str, ...]
@@ -97,7 +97,7 @@ class LatencyPredictor:
     correction: Correction | None
     errors: tuple[float, ...]
     besides: int = 0
-    # Pieces that were looked up: alone, and within a network.
+    # A cache: milliseconds of a piece alone, and inside a network.
     seen: dict[Piece, tuple[float, float]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -107,8 +107,8 @@ class LatencyPredictor:
         wholes: Sequence[tuple[Architecture, float]],
         apart: Sequence[Architecture] = (),
     ) -> LatencyPredictor:
-        """From pieces and whole networks with their milliseconds; ``apart`` are networks that only
-        pieces were measured of. Raises NasError without any piece."""
+        """Fits to pieces and whole networks, each with its milliseconds; of the networks ``apart``
+        only pieces were measured. Raises NasError without any piece."""
         if not measured:
             raise NasError("a profile without pieces predicts nothing")
         kinds = tuple(sorted({piece.kind for piece, _ in measured}))
@@ -125,7 +125,7 @@ class LatencyPredictor:
         alone, ms = plain._alone(distinct), np.array([whole for _, whole in wholes])
         correction = Correction.fit(known, distinct, alone, ms)
         within = dict(zip(distinct, correction.within(distinct, alone) / alone, strict=True))
-        # A network that is left out takes the pieces that it alone has out of the table with it.
+        # Leaving a network out also removes the pieces that only it has from the table.
         others = [parts(architecture) for architecture in apart]
         networks = Counter(piece for each in [*known, *others] for piece in set(each.pieces))
         wrong = {
@@ -141,7 +141,7 @@ class LatencyPredictor:
 
     @property
     def trust(self) -> str:
-        """What people are told of the errors."""
+        """A sentence on the errors, for people."""
         if not self.errors:
             return f"uncorrected: fewer than {FEWEST} networks were measured whole"
         most = float(np.quantile(self.errors, 0.95))
@@ -153,12 +153,12 @@ class LatencyPredictor:
 
     @property
     def within(self) -> float:
-        """The share of errors of up to a tenth."""
+        """The fraction of errors up to 10 %."""
         return sum(error <= 0.1 for error in self.errors) / max(1, len(self.errors))
 
     @property
     def pieces_within(self) -> float:
-        """The share of pieces that, left out in turn, are predicted within a tenth."""
+        """The fraction of pieces predicted within 10 % when left out."""
         return float(np.mean(np.abs(np.expm1(-self.pieces.left_out)) <= 0.1))
 
     def __call__(self, architecture: Architecture) -> float:
@@ -173,7 +173,7 @@ class LatencyPredictor:
         return max(ms + besides, LEAST * plain)
 
     def _alone(self, pieces: Sequence[Piece]) -> Floats:
-        """Milliseconds by the table, or interpolated."""
+        """Milliseconds of pieces alone, from the table or interpolated."""
         base = np.array([_price(self.prices, piece) for piece in pieces])
         x = np.array([_numbers(piece, self.kinds) for piece in pieces])
         ms = base * np.exp(self.pieces(x))
@@ -181,7 +181,7 @@ class LatencyPredictor:
 
 
 def _prices(measured: Sequence[tuple[Piece, float]]) -> dict[str, Floats]:
-    """Of a piece's ``work``, for each kind that has enough pieces and for all others (empty)."""
+    """The linear cost of a piece's ``work``, by kind where there are enough; "" for the others."""
     from scipy.optimize import nnls  # 0.2 s, which a command that predicts nothing should not pay
 
     kinds: dict[str, list[tuple[Piece, float]]] = {"": list(measured)}
