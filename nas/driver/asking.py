@@ -19,6 +19,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas.driver.jobs import ask_of, evaluation_key, seed_of, with_next_seed
+from nas.driver.noise import Noise, images, of_objectives
 from nas.driver.plan import Plan
 from nas.driver.proposals import problem
 from nas.driver.tradeoffs import breaks, excess
@@ -29,7 +30,7 @@ from nas.metrics import metric, scaled
 from nas.samplers import SAMPLERS
 from nas.samplers.ehvi import EHVISampler
 from nas.samplers.evidence import DROPPED, LACKING
-from nas.samplers.problem import Params
+from nas.samplers.problem import Params, unknown
 from nas.samplers.related import Older
 from nas.spaces.preflight import nothing_meets
 from nas.store import Ask, StudyRow, TrialRow
@@ -67,14 +68,15 @@ def sampler(
     begun: int = 0,
     older: tuple[Older, ...] = (),
     expected: Expected | None = None,
+    noise: Noise = unknown,
 ) -> BaseSampler:
     """The plan's sampler for a study with ``begun`` trials. Ours is given the known objectives of
-    the space and the ``older`` studies, and continues as it would have; Optuna's would repeat their
-    first proposals, so they get another seed."""
+    the space, the ``older`` studies, and the cost and noise of a training, and continues as it
+    would have; Optuna's would repeat their first proposals, so they get another seed."""
     made = SAMPLERS[plan.sampler](seed + begun)
     if isinstance(made, EHVISampler):
         known = problem(plan.space, tuple(plan.space.objectives), expected)
-        return EHVISampler(seed, dataclasses.replace(known, older=older))
+        return EHVISampler(seed, dataclasses.replace(known, older=older, noise=noise))
     return made
 
 
@@ -102,12 +104,14 @@ class Asker:
         self._queued = 0  # enqueued proposals
         self._plan, self._space, self._row, self._hoped = plan, plan.space, study, hoped
         self._driver, self._diverged, self._older, self._expected = driver, False, older, expected
+        self._images = 1  # validation images, by the accuracies so far
+        self._noise = of_objectives(study, lambda: self._images)
         directions = plan.space.objectives.values()
         self._memory = Memory()
         self._study = optuna.create_study(
             storage=self._memory,
             directions=["maximize" if d == "max" else "minimize" for d in directions],
-            sampler=sampler(plan, plan.job.seed, begun, older, expected),
+            sampler=sampler(plan, plan.job.seed, begun, older, expected, self._noise),
         )
         self._study_id = self._memory.get_study_id_from_name(self._study.study_name)
         self._rng = Random(plan.job.seed + begun)  # does not repeat an earlier run's draws
@@ -218,12 +222,14 @@ class Asker:
             return
         self._diverged = True
         seed = seed_of(f"{self._plan.job.seed} {self._driver}")
-        self._study.sampler = sampler(self._plan, seed, older=self._older, expected=self._expected)
+        self._study.sampler = sampler(self._plan, seed, 0, self._older, self._expected, self._noise)
         self._rng = Random(seed)
 
     def tell(self, row: TrialRow) -> None:
         """Adds or updates a trial of the record, whichever driver runs it. A baseline is only
         marked as evaluated: the sampler does not learn from it."""
+        if row.accuracy is not None:
+            self._images = images([row.accuracy], self._images)
         waits = row.state == "paused" and not row.baseline and self._hoped(row) is None
         known = not waits and row.state not in ("running", "waiting")
         frozen = self._frozen(row) if known else _trial(row, TrialState.RUNNING)

@@ -14,6 +14,7 @@ import numpy as np
 import optuna
 
 from nas.driver.asking import domains
+from nas.driver.noise import of_study
 from nas.metrics import METRICS, metric
 from nas.samplers.calibration import LEVELS
 from nas.samplers.ehvi import EHVISampler
@@ -72,7 +73,9 @@ def believed(study: StudyRow, rows: Iterable[TrialRow], name: str = "") -> Belie
     # Objectives known by arithmetic are features, as in the search.
     exact = [k for k, n in enumerate(names) if n in METRICS and METRICS[n].arithmetic]
     costs = {k: rows[-1].value(names[k]) for k in exact}
-    problem = Problem(distributions=union(trials), known=lambda _: costs)
+    problem = Problem(
+        distributions=union(trials), known=lambda _: costs, noise=of_study(study, rows)
+    )
     beliefs = EHVISampler(study.seed, problem).believed(known, trials)
     if beliefs is None:
         return Beliefs(name)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nas.driver.asking import sampler
 from nas.driver.beliefs import LEVEL, evaluated, rebuilt, uncertain
+from nas.driver.noise import of_study
 from nas.driver.plan import Plan
 from nas.driver.tradeoffs import feasible
 from nas.metrics import metric, scaled
@@ -59,7 +60,7 @@ def outlook(
     """
     names = [name for name, _ in study.objectives]
     name = uncertain(study)
-    of = sampler(plan, plan.job.seed, older=older)
+    of = sampler(plan, plan.job.seed, older=older, noise=of_study(study, rows))
     if not (name and isinstance(of, EHVISampler)) or plan.rungs:
         return None
     if any(not metric(constraint).arithmetic for constraint in study.constraints):

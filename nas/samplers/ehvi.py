@@ -319,6 +319,7 @@ class EHVISampler(BaseSampler):
             fit=partial(self._fit, evidence.encoding, related=related),
             predict=predict if related else None,
             limit=partial(self._fit, evidence.encoding),
+            noise=[partial(self._noise, k, sign) for k, sign in enumerate(evidence.signs)],
             starting=sum(f.whole or f.values is None for f in evidence.finished) < startup,
         )
 
@@ -373,6 +374,7 @@ class EHVISampler(BaseSampler):
         x: Floats,
         scales: NDArray[np.intp],
         y: Floats,
+        noise: Floats | None,
         related: Related | None = None,
     ) -> Settings:
         """Fits settings, unless they were fitted to the same number of observations before."""
@@ -380,9 +382,13 @@ class EHVISampler(BaseSampler):
         if key not in self._fitted:
             self._fitted = {k: v for k, v in self._fitted.items() if k[1] != name}
             linear, hint = (related.width, related.hint(name)) if related else (0, None)
-            found = fit(x, scales, y, encoding.doubtful, linear, hint)
+            found = fit(x, scales, y, encoding.doubtful, linear, hint, noise)
             self._fitted = {**self._fitted, key: found}
         return self._fitted[key]
+
+    def _noise(self, objective: int, sign: float, values: Floats) -> Floats | None:
+        """As ``Problem.noise``, of minimised values."""
+        return self._problem.noise(objective, sign * values)
 
     def _costs(self, evidence: Evidence, row: Floats, chance: random.Random) -> Floats | None:
         """A row's known objectives, minimised, NaN for the others; None if it is rejected."""

@@ -69,36 +69,45 @@ def fit(
     doubtful: NDArray[np.bool_] | None = None,
     linear: int = 0,
     hint: Floats | None = None,
+    noise: Floats | None = None,
 ) -> Settings:
     """The maximum a posteriori settings.
 
     ``x`` (n, columns) comes from ``Encoding.embed``, ``scales`` (columns,) is the feature of each
     column, ``y`` (n,) has mean 0 and variance about 1. ``doubtful`` marks leading features that are
     all left out where the posterior density is higher without them. In the last ``linear`` columns
-    the function is linear. ``hint`` are weights of the first features in an older study.
+    the function is linear. ``hint`` are weights of the first features in an older study. ``noise``
+    (n,) are the variances that an evaluation's noise is expected to have, where that is known; the
+    setting is then that of the best quarter of ``y``, and the others are in proportion.
     """
     features = int(scales.max()) + 1
     dropped = np.zeros(features, bool)
     if doubtful is not None:
         dropped[: len(doubtful)] = doubtful
-    prior = _prior(features, linear, hint)
-    best = _densest(x, scales, y, prior, linear)
+    prior = _prior(features, linear, hint, None if noise is None else level(noise, y))
+    ratios = relative(noise, y)
+    best = _densest(x, scales, y, prior, linear, ratios)
     if dropped.any():
-        fewer = _densest(np.where(dropped[scales], 0.0, x), scales, y, prior, linear)
+        fewer = _densest(np.where(dropped[scales], 0.0, x), scales, y, prior, linear, ratios)
         if fewer.fun < best.fun:
             fewer.x[:-4][dropped] = -np.inf
             best = fewer
-    amplitude, own, roughness, noise = (float(v) for v in np.exp(best.x[-4:]))
-    return Settings(np.exp(best.x[:-4]), amplitude, own, roughness, noise, linear)
+    amplitude, own, roughness, variance = (float(v) for v in np.exp(best.x[-4:]))
+    return Settings(np.exp(best.x[:-4]), amplitude, own, roughness, variance, linear)
 
 
 def _densest(
-    x: Floats, scales: NDArray[np.intp], y: Floats, prior: tuple[Floats, Floats], linear: int
+    x: Floats,
+    scales: NDArray[np.intp],
+    y: Floats,
+    prior: tuple[Floats, Floats],
+    linear: int,
+    ratios: Floats,
 ) -> Any:
     start, _ = prior
     bounds = [(-14.0, 5.0)] * (len(start) - 4)
     return minimize(
-        objective(x, scales, y, prior, linear),
+        objective(x, scales, y, prior, linear, ratios),
         start,
         jac=True,
         method="L-BFGS-B",
@@ -107,10 +116,24 @@ def _densest(
     )
 
 
-def _prior(features: int, linear: int = 0, hint: Floats | None = None) -> tuple[Floats, Floats]:
+def level(noise: Floats, y: Floats) -> float:
+    """The expected noise variance of the best quarter of ``y`` (n,), which is minimised: where a
+    search goes on."""
+    return float(np.median(noise[y <= np.quantile(y, 0.25)]))
+
+
+def relative(noise: Floats | None, y: Floats) -> Floats:
+    """Expected noise variances (n,) in units of their ``level``; all 1 where none are known."""
+    return np.ones(len(y)) if noise is None else noise / level(noise, y)
+
+
+def _prior(
+    features: int, linear: int = 0, hint: Floats | None = None, noise: float | None = None
+) -> tuple[Floats, Floats]:
     """Means and standard deviations of the normal priors of the log settings, in their order.
 
-    The noise prior is centred at 0.01: a hundred trials can find a quarter or none, ten are too few
+    The noise is expected within a factor of 1.6 of ``noise``. Where that is not known, its prior
+    is centred at 0.01: a hundred trials can find a quarter or none, ten are too few
     to explain everything by noise, which would leave cost as a network's only merit. The rough
     part's is centred higher, or all of it would count as noise on tables without noise, and is
     wide, or it would never vanish on smooth objectives. The linear features together are expected
@@ -122,9 +145,10 @@ def _prior(features: int, linear: int = 0, hint: Floats | None = None) -> tuple[
         centre[: len(hint)], spread[: len(hint)] = np.log(np.maximum(hint, LEAST)), 1.0
     if linear:
         centre[-linear:], spread[-linear:] = -1.0 - np.log(linear), 1.5
+    luck = (-4.5, 2.0) if noise is None else (np.log(noise), 0.5)
     return (
-        np.concatenate([centre, [0.0, -3.5, 2.5, -4.5]]),
-        np.concatenate([spread, [1.5, 2.5, 1.0, 2.0]]),
+        np.concatenate([centre, [0.0, -3.5, 2.5, luck[0]]]),
+        np.concatenate([spread, [1.5, 2.5, 1.0, luck[1]]]),
     )
 
 
@@ -134,12 +158,14 @@ def objective(
     y: Floats,
     prior: tuple[Floats, Floats] | None = None,
     linear: int = 0,
+    ratios: Floats | None = None,
 ) -> Callable[[Floats], tuple[float, Floats]]:
     """The negative log posterior density and its gradient, as a function of the log settings."""
     features = int(scales.max()) + 1
     centre, spread = prior or _prior(features, linear)
     columns = x.shape[1] - linear
     diagonal = np.diag_indices(len(y))
+    ratios = np.ones(len(y)) if ratios is None else ratios
 
     def loss(theta: Floats) -> tuple[float, Floats]:
         weights = np.exp(theta[:-4])
@@ -151,7 +177,7 @@ def objective(
         smooth, slope = _matern(distances)
         rough, steep = _rough(roughness * distances)
         covariance = amplitude * smooth + own * rough + slopes @ slopes.T
-        covariance[diagonal] += noise + JITTER
+        covariance[diagonal] += noise * ratios + JITTER
         factor, failed = lapack.dpotrf(covariance, lower=True)
         if failed:
             return 1e10, np.zeros_like(theta)
@@ -172,7 +198,7 @@ def objective(
             amplitude * (outer * smooth).sum(),
             own * (outer * rough).sum(),
             (outer * steep * distances).sum(),
-            noise * np.trace(outer),
+            noise * (ratios @ np.diag(outer)),
         ]
         return float(value), np.concatenate([by_feature, by_scalars]) + away / spread
 
@@ -191,28 +217,40 @@ class GP:
     scales: NDArray[np.intp]
     z: Floats
     y: Floats
+    noise: Floats
     factor: Floats
     alpha: Floats
 
     @classmethod
-    def given(cls, settings: Settings, scales: NDArray[np.intp], x: Floats, y: Floats) -> GP:
-        """The posterior after observing ``y`` (n,) at ``x`` (n, columns)."""
-        return cls._of(settings, scales, x * np.sqrt(settings.weights[scales]), y)
+    def given(
+        cls,
+        settings: Settings,
+        scales: NDArray[np.intp],
+        x: Floats,
+        y: Floats,
+        noise: Floats | None = None,
+    ) -> GP:
+        """The posterior after observing ``y`` (n,) at ``x`` (n, columns), with the expected noise
+        variances ``noise`` (n,), as in ``fit``."""
+        z = x * np.sqrt(settings.weights[scales])
+        return cls._of(settings, scales, z, y, settings.noise * relative(noise, y) + JITTER)
 
     @classmethod
-    def _of(cls, settings: Settings, scales: NDArray[np.intp], z: Floats, y: Floats) -> GP:
+    def _of(
+        cls, settings: Settings, scales: NDArray[np.intp], z: Floats, y: Floats, noise: Floats
+    ) -> GP:
         covariance = _kernel(settings, z, z)
-        covariance[np.diag_indices(len(y))] += settings.noise + JITTER
+        covariance[np.diag_indices(len(y))] += noise
         factor = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
         half = solve_triangular(factor, y, lower=True, check_finite=False)
         alpha = solve_triangular(factor, half, lower=True, trans=1, check_finite=False)
-        return cls(settings, scales, z, y, factor, alpha)
+        return cls(settings, scales, z, y, noise, factor, alpha)
 
     def doubting(self) -> GP:
         """The posterior if the rough part were noise."""
         settings = self.settings
         noisy = replace(settings, own=0.0, noise=settings.noise + settings.own)
-        return self._of(noisy, self.scales, self.z, self.y)
+        return self._of(noisy, self.scales, self.z, self.y, self.noise + settings.own)
 
     def believing(self, x: Floats) -> GP:
         """The posterior after observing the means at ``x`` (m, columns) (kriging believer).
@@ -222,14 +260,16 @@ class GP:
         z = x * np.sqrt(self.settings.weights[self.scales])
         cross = solve_triangular(self.factor, self._covariance(x).T, lower=True, check_finite=False)
         rest = _kernel(self.settings, z, z) - cross.T @ cross
-        rest[np.diag_indices(len(z))] += self.settings.noise + JITTER
+        added = np.full(len(z), self.settings.noise + JITTER)
+        rest[np.diag_indices(len(z))] += added
         n, m = cross.shape
         factor = np.zeros((n + m, n + m))
         factor[:n, :n], factor[n:, :n] = self.factor, cross.T
         factor[n:, n:] = cholesky(rest, lower=True, check_finite=False)
         alpha = np.concatenate([self.alpha, np.zeros(m)])
         y = np.concatenate([self.y, self.mean(x)])
-        return GP(self.settings, self.scales, np.vstack([self.z, z]), y, factor, alpha)
+        noise = np.concatenate([self.noise, added])
+        return GP(self.settings, self.scales, np.vstack([self.z, z]), y, noise, factor, alpha)
 
     def mean(self, x: Floats) -> Floats:
         """The posterior mean at rows ``x`` (m, columns)."""
@@ -255,21 +295,20 @@ class GP:
 
     def observed(self) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the function at the observed rows, (n,) each."""
-        noise = self.settings.noise + JITTER
         inverse, _ = lapack.dpotri(self.factor, lower=True)
-        variance = noise - noise**2 * np.diag(inverse)
+        variance = self.noise - self.noise**2 * np.diag(inverse)
         return self.smoothed(), np.sqrt(np.maximum(variance, 0.0))
 
     def smoothed(self) -> Floats:
         """The mean of the function at the observed rows, (n,)."""
-        return self.y - (self.settings.noise + JITTER) * self.alpha
+        return self.y - self.noise * self.alpha
 
     def covariance_with(self, x: Floats) -> Floats:
         """The posterior covariance (n, m) of the function at the observed rows with that at rows
         ``x`` (m, columns): K - K (K + noise)^-1 K = noise (K + noise)^-1 K."""
         half = solve_triangular(self.factor, self._covariance(x).T, lower=True, check_finite=False)
         whole = solve_triangular(self.factor, half, lower=True, trans=1, check_finite=False)
-        covariance: Floats = (self.settings.noise + JITTER) * whole
+        covariance: Floats = self.noise[:, None] * whole
         return covariance
 
     def _covariance(self, x: Floats) -> Floats:

@@ -35,8 +35,8 @@ CLOSER = 32
 # The reference point: this quantile of the evaluated means. Far beyond it, where the warp draws in
 # outliers, a little noise is a large volume.
 WORST = 0.75
-# With fewer repeated evaluations, noise cannot be told from the rough part, which then counts as
-# noise: so it pays to find out.
+# With fewer repeated evaluations, noise of which nothing is known cannot be told from the rough
+# part, which then counts as noise: so it pays to find out.
 DOUBTED = 3
 
 
@@ -57,7 +57,8 @@ def gains(model: Model, rows: Floats, costs: Floats, reference: Floats) -> tuple
     corner, learned = reference.copy(), []
     for k, surrogate in surrogates.items():
         corner[k] = min(corner[k], np.quantile(model.means[:, k], WORST))
-        process = surrogate.process.doubting() if doubt else surrogate.process
+        told = surrogate.noise(surrogate.values) is not None
+        process = surrogate.process.doubting() if doubt and not told else surrogate.process
         learned.append(_Learned.of(k, process, surrogate.warp, x))
     beliefs = _Beliefs(values, tuple(learned))
 
@@ -105,7 +106,10 @@ class _Learned:
     @property
     def spread(self) -> Floats:
         """The standard deviation of an evaluation of each row."""
-        return np.sqrt(self.deviations**2 + self.process.settings.noise + JITTER)
+        noise = np.full(len(self.means), self.process.settings.noise + JITTER)
+        noise[: len(self.process.noise)] = self.process.noise
+        spread: Floats = np.sqrt(self.deviations**2 + noise)
+        return spread
 
     @property
     def moves(self) -> Floats:

@@ -15,7 +15,7 @@ from nas.samplers.acquisition import Marginal, improvement
 from nas.samplers.calibration import Believed, Calibration
 from nas.samplers.encoding import Encoding
 from nas.samplers.evidence import Finished
-from nas.samplers.surrogate import Fit, Scales, Surrogate, fitted_on
+from nas.samplers.surrogate import Fit, Noise, Scales, Surrogate, fitted_on, unknown
 from nas.samplers.warp import Warp
 
 Floats = NDArray[np.float64]
@@ -90,6 +90,7 @@ class Model:
         fit: Fit,
         predict: Callable[[Floats], Floats] | None = None,
         limit: Fit | None = None,
+        noise: Sequence[Noise] = (),
         starting: bool = False,
     ) -> Model:
         """Fits the model to ``finished`` trials, at least one with values, while ``pending`` run.
@@ -121,7 +122,12 @@ class Model:
             None
             if known or not seen[:, k].any()  # as long as no trial meets the constraints
             else Surrogate.of(
-                f"objective {k}", x[seen[:, k]], scales, values[seen[:, k], k], fit
+                f"objective {k}",
+                x[seen[:, k]],
+                scales,
+                values[seen[:, k], k],
+                fit,
+                noise[k] if noise else unknown,
             ).believing(x_pending)
             for k, known in enumerate(told)
         ]

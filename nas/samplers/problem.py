@@ -27,6 +27,10 @@ def nothing(_: Params) -> Mapping[int, float]:
     return {}
 
 
+def unknown(_: int, values: Floats) -> None:
+    """The default of ``Problem.noise``."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Problem:
     """What the caller knows of the objective function before any evaluation.
@@ -46,6 +50,9 @@ class Problem:
         older studies to transfer from.
     ``seconds``
         the expected cost of evaluating a complete set, above 0; None: cost does not matter.
+    ``noise``
+        the variances (n,) of an evaluation's noise where an objective, by index, has the values
+        (n,), in the study's units; None: unknown.
     """
 
     distributions: Mapping[str, BaseDistribution] | None = None
@@ -54,6 +61,7 @@ class Problem:
     proposals: int = PROPOSALS
     older: tuple[Older, ...] = ()
     seconds: Callable[[Params], float] | None = None
+    noise: Callable[[int, Floats], Floats | None] = unknown
 
     @cached_property
     def settled(self) -> Params:
