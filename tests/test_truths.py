@@ -306,20 +306,49 @@ def test_what_an_evaluator_does_not_give_stops_the_search_once(
     (here / "told.py").write_text(EVALUATOR)
     store = open_store("sqlite:///nas.db")
     told = planned(study="s", evaluator="told:table", data="", **named)
-    with pytest.raises(StudyError, match=r"told:table gave no speed: it gave accuracy, energy"):
+    message = (
+        "the search cannot go on: no result from its first 3 trials: told:table gave no speed: it "
+        "gave accuracy, energy"
+    )
+    with pytest.raises(StudyError, match=message):
         search(told, store, InProcess())
-    assert store.counts(store.find_study("s").id) == {"failed": 1}
+    assert store.counts(store.find_study("s").id) == {"failed": 3}
     # Mistyped, it is in nobody's way: the right command goes on under the same name, and the
     # dashboard's copy with it. What was searched for from then on is refused like any other.
     search(planned(study="s", evaluator="told:table", data=""), store, InProcess())
     study = store.find_study("s")
-    assert store.counts(study.id)["finished"] == 3
+    assert store.counts(study.id) == {"failed": 3, "finished": 1}
     assert dict(study.objectives) == {"accuracy": "max", "params": "min"}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     copied = optuna.load_study(study_name="s", storage="sqlite:///nas.db")
     assert len(copied.get_trials()) == 4
     with pytest.raises(StudyError, match="exists with other settings"):
         search(told, store, InProcess())
+    store.close()
+
+
+def test_a_metric_that_one_network_lacks_fails_that_one_alone(here: Path) -> None:
+    (here / "most.py").write_text(
+        "count = 0\n"
+        "def table(network, **_):\n"
+        "    global count\n"
+        "    count += 1\n"
+        "    return {'accuracy': 0.5} | ({} if count in (1, 2, 4) else {'energy': 2.0})\n"
+        "def none(architecture, **_):\n"
+        "    return {'accuracy': 0.5}\n"
+    )
+    store = open_store("sqlite:///nas.db")
+    told = {"data": "", "objectives": ["accuracy:max,energy:min"]}
+    status = search(planned(study="s", evaluator="most:table", **told), store, InProcess())
+    states = [row.state for row in store.trials(store.find_study("s").id)]
+    assert states == ["failed", "failed", "finished", "failed"]
+    assert [row.number for row in status.front] == [2]
+    # A search of one trial says so after that one.
+    only = planned(study="t", evaluator="most:none", trials=1, **told)
+    with pytest.raises(
+        StudyError, match="no result from its first trial: most:none gave no energy"
+    ):
+        search(only, store, InProcess())
     store.close()
 
 
@@ -333,7 +362,7 @@ def test_what_arithmetic_knows_is_not_given_as_another_number(here: Path) -> Non
     store = open_store("sqlite:///nas.db")
     with pytest.raises(StudyError, match=r"twice:table gave macs ") as error:
         search(planned(study="s", evaluator="twice:table", data=""), store, InProcess())
-    (row,) = store.trials(store.find_study("s").id)
+    *_, row = store.trials(store.find_study("s").id)
     gave, has = 2 * row.macs, row.macs
     told = f"twice:table gave macs {gave:,}, and by arithmetic the network has {has:,}: a metric"
     assert told in str(error.value)

@@ -36,6 +36,9 @@ from nas.store import Claim, Store, TrialRow
 from nas.store.mirror import Mirror
 
 LOST = 20  # workers that may die under one trial before the trial is what kills them
+# Answers that cannot be taken, and none that can, before the search ends: a metric that is mistyped
+# or never given is lacking in all of them; what one network brings about fails that one alone.
+UNUSABLE = 3
 POLL = 2.0  # seconds between two looks at what other drivers of the study have done
 
 Watch = Callable[[Status], None]
@@ -132,6 +135,7 @@ class _Driver:
         self.running: dict[int, _Running] = {}  # by ticket
         self.tickets = 0
         self.with_weights: dict[int, TrialRow] = {}  # trials whose weights are kept
+        self.unusable = 0  # answers of this run that could not be taken
         self.supply = Supply(
             plan=plan,
             study=self.study,
@@ -368,8 +372,11 @@ class _Driver:
             return
         reach("recorded")
         self.conclude(self.store.trial(self.study.id, claim.trial.number))
-        if wrong and not self.tally.results:
-            raise StudyError(f"the search cannot go on: {wrong}")
+        self.unusable += bool(wrong)
+        most = min(UNUSABLE, self.plan.trials or UNUSABLE)
+        if wrong and not self.tally.results and self.unusable >= most:
+            of = "trial" if self.unusable == 1 else f"{self.unusable} trials"
+            raise StudyError(f"the search cannot go on: no result from its first {of}: {wrong}")
 
     def retry(self, run: _Running, failure: Failure) -> None:
         """Tries a trial once more; where there is no time for it, it waits for the next run."""
