@@ -1,4 +1,4 @@
-"""Where a command's data goes: to stdout, or into a file, whole or not at all; and what ends it."""
+"""Where a command's data goes: to stdout, or into a file, whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import contextlib
 import io
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import FrameType
 
 import typer
 
@@ -94,16 +92,5 @@ def printed(print_it: Callable[[], None]) -> bytes:
 
 
 def begin_work() -> None:
-    """Before what takes minutes: warnings go to stderr as sentences, and SIGTERM (a batch job's
-    end) does what Ctrl-C does."""
+    """Before what takes minutes: warnings go to stderr as sentences."""
     logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
-    end_on_sigterm()
-
-
-def end_on_sigterm() -> None:
-    """SIGTERM from now on does what Ctrl-C does."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nas import durations
-from nas.cli.output import begin_work, end_on_sigterm
+from nas.cli.output import begin_work
 from nas.data.datasets import load, roomy, streamed
 from nas.driver import widening
 from nas.driver.baselines import architectures, enter
@@ -189,7 +189,7 @@ def search_and_show(
     """Runs the search with live progress on stderr; at the end the front on stdout. A budget of
     time begins at ``since``, by time.monotonic(), or with the search itself.
 
-    SIGTERM (a batch job's end) stops it as Ctrl-C does: nothing is lost, the same command resumes.
+    Interrupted, it loses nothing: the same command resumes.
     """
     begin_work()
     limit = memory_per_trial * 2**30
@@ -200,7 +200,7 @@ def search_and_show(
         )
 
     def opened(need: int) -> Pool:
-        pool = open_pool(
+        return open_pool(
             workers,
             address,
             gpus_per_trial,
@@ -209,8 +209,6 @@ def search_and_show(
             cpus_per_trial,
             0 if limit else need,
         )
-        end_on_sigterm()  # again: Ray has set its own
-        return pool
 
     study, ended, status, ahead = run(plan, storage, opened, baselines, since=since)
     beside = [row for row in ended if row.baseline]
