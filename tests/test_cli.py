@@ -34,6 +34,7 @@ from nas.workers.in_process import InProcess
 
 TESTS = Path(__file__).parent
 MARK = "NAS_TEST_MARK"  # in the environment of a search and so of all that it starts
+ALONE = ("--workers", "0")
 STUB = ("--evaluator", "test_search:slow", "--sampler", "random")
 
 
@@ -653,6 +654,23 @@ def test_wrong_input_is_one_sentence_and_nothing_is_written(
             ("search", "--space", "linear", "--gpus-per-trial", "2"),
             "--gpus-per-trial is 2: a training uses one GPU",
         ),
+        (
+            (*SEARCH, *ALONE, "--address", "auto"),
+            "--address auto: --workers 0 runs the trials in this",
+        ),
+        ((*SEARCH, *ALONE, "--gpus-per-trial", "0.5"), "--gpus-per-trial 0.5: --workers 0 runs"),
+        ((*SEARCH, *ALONE, "--memory-per-trial", "2"), "--memory-per-trial 2: --workers 0 runs"),
+        (
+            (*SEARCH, *ALONE, *STUB, "--time-limit", "5"),
+            "--time-limit 5: --workers 0 runs the trials in",
+        ),
+        ((*SEARCH, "--cpus-per-trial", "2"), "--cpus-per-trial 2: without --address"),
+        ((*SEARCH, *STUB, "--artifacts", "kept"), "--artifacts kept: an evaluator keeps its own"),
+        ((*SEARCH, *STUB, "--keep", "all"), "--keep all: an evaluator keeps its own"),
+        ((*SEARCH, *STUB, "--baseline", "hog_svm"), "--baseline hog_svm: it is fitted on"),
+        ((*SEARCH, *STUB, "--recipe", "lr=0.1"), "--recipe lr=0.1: test_search:slow has no"),
+        ((*SEARCH, *STUB, "--group-by", "a"), "--group-by a: is about image files of yours"),
+        ((*SEARCH, "--skip-unreadable"), "--skip-unreadable: is about image files of yours"),
         ((*SEARCH, "--trails", "3"), "No such option: --trails"),
         ((*SEARCH, "--trials", "many"), "Invalid value for '--trials'"),
         ((*SEARCH, "--workers", "-1"), "Invalid value for '--workers'"),

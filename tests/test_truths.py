@@ -352,6 +352,28 @@ def test_a_metric_that_one_network_lacks_fails_that_one_alone(here: Path) -> Non
     store.close()
 
 
+def test_an_evaluator_that_asks_for_the_recipe_is_given_it(here: Path) -> None:
+    (here / "taught.py").write_text(
+        "def table(architecture, *, recipe, **_):\n"
+        "    return {'accuracy': recipe.lr}\n"
+        "def deaf(architecture, **_):\n"
+        "    return {'accuracy': 0.5}\n"
+    )
+    (here / "rates.yaml").write_text(SPACE + "recipe: {lr: {choice: [0.25, 0.5]}}\n")
+    store = open_store("sqlite:///nas.db")
+    told = {"data": "", "trials": 6}
+    fixed = planned(study="s", evaluator="taught:table", recipe=["lr=0.125"], **told)
+    search(fixed, store, InProcess())
+    assert {row.accuracy for row in store.trials(store.find_study("s").id)} == {0.125}
+    searched = planned(space="rates.yaml", study="t", evaluator="taught:table", **told)
+    search(searched, store, InProcess())
+    rows = [*store.trials(store.find_study("t").id)]
+    assert [row.accuracy for row in rows] == [row.sampled["recipe.lr"] for row in rows]
+    with pytest.raises(NasError, match=r"small searches recipe\.lr: taught:deaf has no parameter"):
+        planned(space="rates.yaml", evaluator="taught:deaf", **told)
+    store.close()
+
+
 def test_what_arithmetic_knows_is_not_given_as_another_number(here: Path) -> None:
     (here / "twice.py").write_text(
         "def table(network, **_):\n"

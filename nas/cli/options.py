@@ -36,7 +36,7 @@ from nas.samplers import LEARNING, SAMPLERS
 from nas.spaces.preflight import refuse_empty
 from nas.spaces.space import Space, load_space, shipped
 from nas.workers.answers import POINTS
-from nas.workers.run import source
+from nas.workers.run import source, takes_recipe
 
 TRIALS = 40  # of a search of which neither their number nor its time is told
 
@@ -52,8 +52,15 @@ def load_plugins(paths: Iterable[Path]) -> tuple[str, ...]:
 def data_ref(
     dataset: str | None, data: str, size: int = 0, skip_unreadable: bool = False, group_by: str = ""
 ) -> DataRef:
-    """A directory alone is a folder of images; without one, digits are."""
+    """A directory alone is a folder of images; without one, digits are. Raises NasError for what is
+    about files, of a data set that has none of a user's."""
     name = dataset or ("imagefolder" if data else DataRef().name)
+    if group_by or skip_unreadable:
+        from nas.data.datasets import DATASETS
+
+        if name == DataRef().name or (name in DATASETS and DATASETS[name].torchvision):
+            option = f"--group-by {group_by}" if group_by else "--skip-unreadable"
+            raise NasError(f"{option}: is about image files of yours, and {name} has none")
     return DataRef(
         name=name,
         dir=str(Path(data).resolve()) if data else "",
@@ -198,6 +205,15 @@ def plan(
         raise NasError(
             f"--teacher {teachers[0]}: an evaluator does its own training, without teachers"
         )
+    if evaluator and ref.group_by:
+        raise NasError(
+            f"--group-by {ref.group_by}: is about splits, and an evaluator makes its own"
+        )
+    if evaluator and not takes_recipe(evaluator):
+        searched = [f"recipe.{key}" for key in loaded.recipe if key not in loaded.fixed]
+        if recipe or searched:
+            what = f"--recipe {recipe[0]}" if recipe else f"{loaded.name} searches {searched[0]}"
+            raise NasError(f"{what}: {evaluator} has no parameter recipe, so it would not be told")
     if older and sampler not in LEARNING:
         raise NasError(
             f"--from {older[0]}: --sampler {sampler} learns only from its own study; "

@@ -51,7 +51,8 @@ class Job:
 
     ``pattern`` is the canonical closed pattern; ``epochs`` the fidelity, 0 for a measurement of the
     latency alone. ``evaluator`` names a user's function as ``module:function``, called as
-    ``f(architecture, *, fidelity, seed, report) -> metrics``; empty: ``nas.training.candidate``.
+    ``f(architecture, *, fidelity, seed, report) -> metrics``, with ``recipe`` too where it has that
+    parameter; empty: ``nas.training.candidate``.
     ``source`` is the digest of the evaluator's module, where the search was started. ``teachers``
     are the files of the models that ``recipe.teacher`` names by their digest.
     ``plugins`` are files registered before the pattern is read; ``checkpoint`` is a file that the
