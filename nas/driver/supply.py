@@ -88,10 +88,13 @@ class Supply:
     def claim(self, most: int) -> list[Claim]:
         """Takes up to so many of those that wait, of those that there is time for."""
         if self.time_budget.left is None:
-            return self.store.claim(self.study.id, most)
+            return self.store.claim(self.study.id, most, of=self.study)
         waiting = self.store.trials(self.study.id, states=["waiting"])
-        timely = [row.number for row in waiting if self.timely(row)]
-        return self.store.claim(self.study.id, most, timely) if timely else []
+        # What a baseline takes is told by candidates: it may be many times as large as they are.
+        known = self.tally.done > 0
+        rows = [row for row in waiting if (known or not row.baseline) and self.timely(row)]
+        numbers = [row.number for row in rows]
+        return self.store.claim(self.study.id, most, numbers, self.study) if numbers else []
 
     def timely(self, row: Ask) -> bool:
         """Whether there is time for a trial's next training: always for the first of a study."""
@@ -172,7 +175,7 @@ class Supply:
 
     def reusable(self, ask: Ask) -> tuple[TrialRow | None, str | None]:
         """An earlier evaluation, of any study, that may stand for this one, and the device whose
-        latency it takes: empty where it needs none, None where a job must be run, to measure it
+        latency it takes: empty where none is known, None where a job must be run, to measure it
         here or to refuse it, as what is known breaks a bound."""
         measured, evaluator = self.plan.measured, self.plan.job.evaluator
         devices = [] if evaluator else on_device(measured)
@@ -186,7 +189,7 @@ class Supply:
         if more := predicted_metrics(self.plan, ask.pattern, latency):
             source = dataclasses.replace(source, metrics={**source.metrics, **more})
         if not (devices or bounds):
-            return source, (source.latency_device or "") if evaluator else ""
+            return source, source.latency_device or ""  # shown, though nothing asks for it
         if latency and latency.ms > allowed(bounds, latency.device):
             return source, None
         return source, here

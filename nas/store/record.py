@@ -28,6 +28,7 @@ from nas.store.steps import (
     end_attempt,
     ended_in,
     nothing_came,
+    refuse_changed,
     running_trial,
     select_trials,
     set_state,
@@ -88,8 +89,8 @@ class Store(Record):
         """The study of this name, created if there is none.
 
         Raises StudyError where it exists with other settings, naming the first that differs; as
-        long as nothing came of it, objectives and constraints are taken as they are now. Where its
-        images and teachers lie is kept as it is told now.
+        long as nothing came of it, and nothing is on its way, objectives and constraints are taken
+        as they are now. Where its images and teachers lie is kept as it is told now.
         """
         name = study.name
         if not 0 < len(name) <= 512 or not name.isprintable():
@@ -145,7 +146,7 @@ class Store(Record):
         ``budget`` is the most trials that the study may have, over all its drivers: of ``asks``
         only as many are taken, first come, as it still allows. ``once`` leaves out those that the
         study ``has``. Raises StudyError, having changed nothing, where the study is not what it was
-        (``of``) any more: somebody widened its space.
+        (``of``) any more: somebody widened its space, or it has other objectives.
         """
 
         def write(connection: Connection, tokens: Sequence[str]) -> None:
@@ -326,12 +327,16 @@ class Store(Record):
         return self.write(work)
 
     def claim(
-        self, study_id: int, most: int, numbers: Collection[int] | None = None
+        self,
+        study_id: int,
+        most: int,
+        numbers: Collection[int] | None = None,
+        of: StudyRow | None = None,
     ) -> list[Claim]:
         """Begins a new attempt of up to ``most`` waiting trials (of these ``numbers``), oldest
-        first, no two drivers the same one."""
+        first, no two drivers the same one. Raises StudyError as ``begin`` does."""
         chosen = () if numbers is None else (trials.c.number.in_(numbers),)
-        return self._claim_from(study_id, "waiting", most, *chosen)
+        return self._claim_from(study_id, "waiting", most, *chosen, of=of)
 
     def beat(self) -> set[str]:
         """Renews the leases of all attempts that this driver runs, in one statement: their tokens.
@@ -422,7 +427,12 @@ class Store(Record):
         return self.write(work)
 
     def _claim_from(
-        self, study_id: int, state: TrialState, most: int, *which: ColumnElement[bool]
+        self,
+        study_id: int,
+        state: TrialState,
+        most: int,
+        *which: ColumnElement[bool],
+        of: StudyRow | None = None,
     ) -> list[Claim]:
         """Begins a new attempt of up to ``most`` trials in ``state``."""
         query = (
@@ -434,6 +444,8 @@ class Store(Record):
         )
 
         def write(connection: Connection, tokens: Sequence[str]) -> None:
+            if of is not None:
+                refuse_changed(connection, of)
             found = connection.scalars(query).all()
             for trial_id, token in zip(found, tokens, strict=False):
                 self._start(connection, trial_id, token)

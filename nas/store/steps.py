@@ -60,11 +60,24 @@ TRIAL = (
 
 
 def nothing_came(connection: Connection, study_id: int) -> bool:
-    """Whether the study's trials have failed or were refused, and none has a result or is on its
-    way to one. Of a study without any that is not known: a driver may just have opened it."""
+    """Whether no trial of the study has a result or is on its way to one. A driver that has just
+    opened it is told by ``refuse_changed`` when it begins a trial."""
     query = select(trials.c.state).where(trials.c.study_id == study_id).distinct()
-    states = {*connection.scalars(query)}
-    return bool(states - {"waiting"}) and states <= {"failed", "refused", "waiting"}
+    return {*connection.scalars(query)} <= {"failed", "refused", "waiting"}
+
+
+def refuse_changed(connection: Connection, of: StudyRow) -> None:
+    """Raises StudyError where the study's space, objectives or constraints are not those ``of`` the
+    study that was opened. Locks the study."""
+    held = (studies.c.space_text, studies.c.objectives, studies.c.constraints)
+    mine = select(*held).where(studies.c.id == of.id).with_for_update()
+    space, objectives, constraints = connection.execute(mine).one()
+    now = space, [*map(tuple, objectives)], constraints
+    if now != (of.space_text, [*of.objectives], of.constraints):
+        raise StudyError(
+            f"the space, objectives or constraints of study {of.name!r} were changed meanwhile: "
+            "this search ends, and one with the new ones resumes the study"
+        )
 
 
 def select_trials(*more: Any) -> Select[Any]:
@@ -85,16 +98,13 @@ def add_trials(
     **columns: Any,
 ) -> list[int]:
     """Adds a trial for each of ``asks`` under its unique name, as many as the budget allows, and
-    with ``once`` only those that the study does not have. Raises StudyError where the study's space
-    or constraints are not those ``of`` the study that was asked."""
+    with ``once`` only those that the study does not have. Raises StudyError as ``refuse_changed``
+    for the study ``of`` which they were asked."""
     mine = studies.c.id == study_id
-    held = (studies.c.numbers, studies.c.domains, studies.c.space_text, studies.c.constraints)
-    number, text, *space = connection.execute(select(*held).where(mine).with_for_update()).one()
-    if of is not None and space != [of.space_text, of.constraints]:
-        raise StudyError(
-            f"the space or constraints of study {of.name!r} were changed meanwhile: this search "
-            "ends, and one with the new space resumes the study"
-        )
+    held = select(studies.c.numbers, studies.c.domains).where(mine).with_for_update()
+    number, text = connection.execute(held).one()
+    if of is not None:
+        refuse_changed(connection, of)
     domains = domains_of(text, study_id)
     if once:  # under the study's lock: two drivers may propose the same at the same moment
         asks = [ask for ask in asks if not has(connection, study_id, ask)]
