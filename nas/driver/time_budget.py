@@ -22,7 +22,8 @@ class TimeBudget:
     A training is expected to take, of each epoch, ``a + b * MACs`` seconds with ``a`` and ``b`` not
     below 0, by the least squares of the logarithms over the trials of the study that were trained
     on this driver's device, or as long as none was, on that of the latest. The images are the same
-    for all of a study, so they are in both. Of ``FEW`` trials or less it is the median.
+    for all of a study, so they are in both. Of ``FEW`` trials or less it is the median, and of
+    what is larger than all of them, as a baseline may be by far, what the largest took by its MACs.
     """
 
     def __init__(self, seconds: float | None, since: float, now: Callable[[], float]) -> None:
@@ -32,6 +33,7 @@ class TimeBudget:
         self._own = False
         self._fitted: tuple[str | None, int] = (None, 0)
         self._line = (0.0, 0.0)
+        self._largest = (0.0, 0.0)  # of those that the line is of
         # Of trainings by device: MACs, and the seconds of an epoch.
         self._took: defaultdict[str | None, list[tuple[float, float]]] = defaultdict(list)
 
@@ -69,7 +71,11 @@ class TimeBudget:
             return None
         if self._fitted != (self._device, len(known)):
             self._fitted, self._line = (self._device, len(known)), line(np.array(known))
+            self._largest = max(known)
         a, b = self._line
+        most, took = self._largest
+        if len(known) <= FEW and macs > most:
+            return epochs * max(a, took * macs / max(1.0, most))
         return epochs * (a + b * macs)
 
     def fits(self, macs: int, epochs: int, first: bool = False) -> bool:
