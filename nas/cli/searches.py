@@ -372,7 +372,9 @@ def _tell_next(plan: Plan, storage: str, status: Status, ahead: Outlook | None) 
     arguments = f"{best.number}{study}{given}"
     if best.model:
         print(f"  nas export --trial {arguments} -f onnx -o model.onnx", file=sys.stderr)
-    if best.is_network and not best.made and not plan.job.evaluator:
+    if best.is_network and plan.job.evaluator:  # its weights are the evaluator's
+        print(f"  nas export --trial {arguments} -f python -o network.py", file=sys.stderr)
+    elif best.is_network and not best.made:
         print(f"  nas train --trial {arguments} --epochs {3 * plan.job.epochs}", file=sys.stderr)
         print(f"  nas report{study}{given} -o report.html", file=sys.stderr)
     print(f"  nas trials show {arguments}", file=sys.stderr)
