@@ -204,7 +204,7 @@ def check(names: Iterable[str], where: str, own: Collection[str] = ()) -> None:
     ``own``, with the nearest known."""
     for name in names:
         if name not in METRICS and name not in own and not located(name):
-            known = nearest(name, [*METRICS, *own])
+            known = nearest(name, dict.fromkeys([*METRICS, *own]))
             raise NasError(f"{where} {name}: there is no such metric; {known}")
 
 

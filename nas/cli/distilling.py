@@ -39,6 +39,7 @@ from nas.report.screens import span
 from nas.spaces.space import Space
 from nas.spaces.zoo import names as zoo_names
 from nas.store import Store, StudyRow
+from nas.text import counted
 from nas.training.beside import Beside, Tell, beside
 from nas.training.device import machine
 from nas.training.evaluation import data_for
@@ -142,7 +143,7 @@ def tell_epochs(
     sides = list(jobs)
     works = [job.epochs for _ in range(seeds) for job in jobs.values()]
     left = Left(works)
-    told = f"{len(works)} trainings, {sum(works):,} epochs in all"
+    told = f"{counted(len(works), 'training')}, {counted(sum(works), 'epoch')} in all"
     macs = parse(next(iter(jobs.values())).pattern).macs
     rows = store.trials(study.id) if store and study else ()
     if seconds := TimeBudget.recorded(rows, machine()).expected(macs, sum(works)):

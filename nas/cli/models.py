@@ -27,7 +27,7 @@ from nas.metrics import percent
 from nas.report import screens
 from nas.report.images import tell as tell_images
 from nas.report.progress import epochs_told
-from nas.text import cell, shown_file
+from nas.text import cell, counted, shown_file
 
 if TYPE_CHECKING:
     from nas.training.cascade import Cascade
@@ -137,11 +137,11 @@ def predict_and_show(file: str, paths: Sequence[Path], format: str, top: int) ->
     tell_stops(model)
     if others:
         print(
-            f"nas: {others:,} files skipped: hidden, pipes, or not images by their ending",
+            f"nas: {counted(others, 'file')} skipped: hidden, pipes, or not images by their ending",
             file=sys.stderr,
         )
     if failed:
-        raise DataError(f"{failed:,} of {shown:,} images could not be read")
+        raise DataError(f"{failed:,} of {counted(shown, 'image')} could not be read")
     if not shown:
         raise DataError(f"{', '.join(map(str, paths))}: no images found")
 

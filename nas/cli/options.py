@@ -35,6 +35,7 @@ from nas.metrics import arithmetic
 from nas.samplers import LEARNING, SAMPLERS
 from nas.spaces.preflight import refuse_empty
 from nas.spaces.space import Space, load_space, shipped
+from nas.text import counted
 from nas.workers.answers import POINTS
 from nas.workers.run import source, takes_recipe
 
@@ -293,7 +294,9 @@ def audited(
     seed_within(seed)
     levels = read(rungs, epochs, geometric)  # which of them to trust is asked
     if not levels:
-        raise NasError(f"--rungs {rungs}: an audit of {epochs} epochs needs a rung below them")
+        raise NasError(
+            f"--rungs {rungs}: an audit of {counted(epochs, 'epoch')} needs a rung below them"
+        )
     files = load_plugins(plugins)
     loaded = space_on(space, ref)
     job = Job(

@@ -35,7 +35,7 @@ from nas.report.progress import baselines as baselines_of
 from nas.report.trials import REFUSED, rows_out
 from nas.store import ENDED, Store, StudyRow, TrialRow, open_store
 from nas.store.teachers import teacher_names
-from nas.text import shown_url
+from nas.text import counted, shown_url
 from nas.training import footprint
 from nas.workers import open_pool
 from nas.workers.run import evaluator
@@ -167,7 +167,7 @@ def _tell_predicted(descriptions: dict[str, str], plan: Plan, record: Store | No
 
 def tell_older(known: Sequence[Older], offer: str) -> None:
     for study in known:
-        knows = f"knows {len(study.x)} networks of {study.name}"
+        knows = f"knows {counted(len(study.x), 'network')} of {study.name}"
         print(f"nas: {knows}{'' if study.useful else NOTHING}", file=sys.stderr)
     if offer:
         print(f"nas: {offer}", file=sys.stderr)
@@ -323,7 +323,7 @@ def _tell_end(plan: Plan, status: Status) -> None:
 def _why(seconds: float, status: Status) -> str:
     """Why a search with a budget of time ended."""
     allowed, left = durations.show(seconds), max(0.0, status.time_left or 0.0)
-    trials = f"{status.done} trial{'s' * (status.done != 1)}"
+    trials = counted(status.done, "trial")
     if not status.out_of_time:
         return f"all {trials} are done, with {durations.show(left)} of the {allowed} left"
     why = f"the budget of {allowed} is used up: {trials}"

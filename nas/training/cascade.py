@@ -22,6 +22,7 @@ from torch import Tensor
 from nas import artifacts, fields
 from nas.errors import NasError, brief
 from nas.fields import Field
+from nas.text import counted
 from nas.training import predict
 from nas.training.device import with_threads
 from nas.training.models import Card, Model, free_for, load_model, read, save_once
@@ -104,7 +105,7 @@ class Cascade:
 
     def __repr__(self) -> str:
         told = " -> ".join(f"{member.model.architecture.params:,}" for member in self.members)
-        return f"Cascade({told} params, {len(self.classes)} classes)"
+        return f"Cascade({told} params, {counted(len(self.classes), 'class', 'classes')})"
 
 
 def timed(model: Model | Cascade, pixels: Tensor) -> float:

@@ -27,6 +27,7 @@ from nas.fields import Field
 from nas.files import content, regular
 from nas.job import DataRef, Job
 from nas.language.architecture import Architecture, parse
+from nas.text import counted
 from nas.training import predict
 from nas.training.network import AuxHead, build
 from nas.training.predict import Prediction, Probabilities
@@ -150,7 +151,11 @@ class Card:
             return found if len(found) == count else told[name].refuse(rule)
 
         channels, count = architecture.input[0], architecture.classes
-        classes = listed("classes", count, f"the names of the {count} classes of its pattern")
+        classes = listed(
+            "classes",
+            count,
+            f"the names of the {counted(count, 'class', 'classes')} of its pattern",
+        )
         mean, std = (
             tuple(each.number(*range_) for each in listed(name, channels, f"{channels} numbers"))
             for name, range_ in (("mean", (0, 1)), ("std", (LEAST_STD, 1)))
@@ -256,7 +261,7 @@ class Model(nn.Module):
             self.train(was)
 
     def __repr__(self) -> str:
-        return f"Model({self.architecture}, {len(self.classes)} classes)"
+        return f"Model({self.architecture}, {counted(len(self.classes), 'class', 'classes')})"
 
 
 def state_of(network: nn.Module) -> dict[str, Tensor]:

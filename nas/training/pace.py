@@ -25,7 +25,7 @@ IN_ALL = 4.0  # seconds after which no further network is timed: the others' MAC
 # MACs of a forward pass that are enough for a step on a CPU, and the least images of it: a
 # mobilenet_like network of 316 million MACs took 0.87 times as long an image by 12 as by 64.
 WORK, IMAGES = 4e9, 2
-LONG = 4.0  # seconds of a step of which what comes once is a small part, however few its images
+LONG = 4.0  # seconds of a step, of which what comes once (0.1 to 0.5 on a CPU) is a small part
 FORWARD = 1 / 3  # of a step's time, which also goes back twice: an image that is only scored
 
 
