@@ -30,6 +30,7 @@ from nas.errors import NasError, RecipeError, StudyError, brief
 from nas.job import Epoch, Report
 from nas.language.architecture import Architecture
 from nas.store import StudyRow, TrialRow
+from nas.text import counted
 from nas.training.cascade import Cascade
 from nas.training.evaluation import Evaluation, data_for
 from nas.training.models import Model
@@ -178,7 +179,10 @@ class Study:
         return pandas.DataFrame([trial_dict(study, row) | dict(row.sampled) for row in rows])
 
     def __repr__(self) -> str:
-        return f"Study({self.name!r}: {len(self.trials)} trials, {len(self.front)} on the front)"
+        return (
+            f"Study({self.name!r}: {counted(len(self.trials), 'trial')}, "
+            f"{len(self.front)} on the front)"
+        )
 
 
 @_checked

@@ -1,12 +1,71 @@
-"""When an interrupt is heard: not amid what must not be left half done."""
+"""What interrupts a command, and when it is heard: not amid what must not be left half done."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+
+
+class Interrupted(KeyboardInterrupt):
+    """One that Python does not take for its own: after a bare KeyboardInterrupt has passed an
+    ``exec``, such as a dataclass's, a process ends by SIGINT whoever has handled it."""
+
+
+AGAIN = 0.1  # seconds until an interrupt that came to nothing comes again
+
+
+@contextlib.contextmanager
+def ended_alike() -> Iterator[list[int]]:
+    """Within, SIGTERM (a batch job's end, ``docker stop``) does what Ctrl-C does. Gives the signals
+    that were heard so far, as what is compiled may make another error of a KeyboardInterrupt.
+
+    One that comes amid a finaliser or a weak reference's callback, where Python drops it, comes
+    again. What is ignored, such as Ctrl-C by a job behind ``&``, stays so; other threads than the
+    main one hear none anyway.
+    """
+    heard: list[int] = []
+    main, told = threading.main_thread(), sys.unraisablehook
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+        raise Interrupted
+
+    def dropped(what: sys.UnraisableHookArgs) -> None:
+        if not issubclass(what.exc_type, Interrupted):
+            told(what)
+            return
+        again = threading.Timer(AGAIN, signal.pthread_kill, (main.ident, heard[-1]))
+        again.daemon = True
+        again.start()
+
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is main else ()
+    before = {number: signal.getsignal(number) for number in numbers}
+    before = {n: handler for n, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    try:
+        sys.unraisablehook = dropped if before else told
+        for number in before:
+            signal.signal(number, interrupt)
+        yield heard
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        sys.unraisablehook = told
+
+
+@contextlib.contextmanager
+def handled_as_before() -> Iterator[None]:
+    """What handles SIGTERM before this does so after it, whoever sets another handler within."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        here = threading.current_thread() is threading.main_thread()
+        if here and before is not None:  # None: not Python's to put back
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

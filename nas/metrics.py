@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
@@ -196,11 +196,13 @@ def metric(name: str) -> Metric:
     )
 
 
-def check(names: Iterable[str], where: str) -> None:
-    """Raises NasError for an unknown name, with the nearest known."""
+def check(names: Iterable[str], where: str, own: Collection[str] = ()) -> None:
+    """Raises NasError for a name that is neither known nor one of an evaluator's ``own``, with the
+    nearest of both."""
     for name in names:
-        if name not in METRICS and not located(name):
-            raise NasError(f"{where} {name}: there is no such metric; {nearest(name, METRICS)}")
+        if name not in METRICS and name not in own and not located(name):
+            known = nearest(name, dict.fromkeys([*METRICS, *own]))
+            raise NasError(f"{where} {name}: there is no such metric; {known}")
 
 
 def impossible(name: str, value: float) -> str:

@@ -29,6 +29,14 @@ def printable(text: str) -> str:
     return "".join(c for c in text if c.isprintable() or c in "\n\t")
 
 
+def counted(number: int, noun: str, several: str = "") -> str:
+    """
+    >>> counted(1, "network"), counted(1234, "network"), counted(2, "image has", "images have")
+    ('1 network', '1,234 networks', '2 images have')
+    """
+    return f"{number:,} {noun if number == 1 else several or f'{noun}s'}"
+
+
 def twins(names: Iterable[str]) -> list[str]:
     """Those that look as another does and are none: "é" is one character or two, which Unicode's
     normal form C makes one."""

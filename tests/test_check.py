@@ -323,7 +323,7 @@ def test_a_table_tells_parts_and_groups_and_what_has_no_label(tmp_path: Path) ->
         ),
         (lambda rows: rows[5].update(part="nonsense"), r"line 7: the part 'nonsense' is none of"),
         (lambda rows: rows[5].update(file="images/no.png"), r"no\.png \(it is missing\)"),
-        (lambda rows: [row.update(label="a") for row in rows], "names 1 classes"),
+        (lambda rows: [row.update(label="a") for row in rows], "names 1 class to train on"),
     ],
 )
 def test_a_bad_table_is_told_with_its_line(change: object, told: str, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import sqlite3
 import struct
@@ -34,6 +35,7 @@ from nas.workers.in_process import InProcess
 
 TESTS = Path(__file__).parent
 MARK = "NAS_TEST_MARK"  # in the environment of a search and so of all that it starts
+ALONE = ("--workers", "0")
 STUB = ("--evaluator", "test_search:slow", "--sampler", "random")
 
 
@@ -128,6 +130,32 @@ def test_a_search_trains_on_digits_and_the_same_command_does_nothing_more(
     again = nas(tmp_path, *told)
     assert again.stdout == first.stdout
     assert trials(tmp_path) == found
+    # Another study takes over the results, with the latencies, though none of its objectives.
+    again = here(tmp_path, *told, "--study", "again").stderr
+    assert "nas: study again: 0 evaluated, 3 reused" in again
+    listed = [json.loads(here(tmp_path, "trials", "ls", "--study", name, "-f", "json").stdout)
+              for name in ("lenet_like-digits", "again")]  # fmt: skip
+    ones, others = ({row["pattern"]: row["latency_ms"] for row in rows} for rows in listed)
+    assert ones == others
+
+
+def test_an_evaluator_s_study_says_what_works_with_it(here: Here, tmp_path: Path) -> None:
+    """It has no weights of ours, but networks, and metrics that no objective is about."""
+    (tmp_path / "joules.py").write_text(
+        "def table(network, **_):\n    return {'accuracy': 0.5, 'joules': 2.0}\n"
+    )
+    told = ("--space", "lenet_like", "--trials", "2", "--workers", "0", "--sampler", "random")
+    ended = here(tmp_path, "search", *told, "--evaluator", "joules:table")
+    [advice] = [line for line in ended.stderr.splitlines() if line.startswith("  nas export")]
+    here(tmp_path, *shlex.split(advice)[1:])
+    assert "nn.Linear" in (tmp_path / "network.py").read_text()
+    number = shlex.split(advice)[3]
+    lacking = here(tmp_path, "export", "--trial", number, "-f", "onnx", status=2).stderr
+    assert "joules:table keeps its own; `nas export --trial" in lacking
+    by = here(tmp_path, "pareto", "--objective", "joules:min", "--constraint", "joules<=3")
+    assert "joules" in by.stdout.splitlines()[0]
+    wrong = here(tmp_path, "pareto", "--constraint", "energy<=1", status=2).stderr
+    assert "energy: there is no such metric; known: accuracy, balanced_accuracy, joules" in wrong
 
 
 def test_what_a_candidate_prints_is_no_data(tmp_path: Path) -> None:
@@ -653,6 +681,23 @@ def test_wrong_input_is_one_sentence_and_nothing_is_written(
             ("search", "--space", "linear", "--gpus-per-trial", "2"),
             "--gpus-per-trial is 2: a training uses one GPU",
         ),
+        (
+            (*SEARCH, *ALONE, "--address", "auto"),
+            "--address auto: --workers 0 runs the trials in this",
+        ),
+        ((*SEARCH, *ALONE, "--gpus-per-trial", "0.5"), "--gpus-per-trial 0.5: --workers 0 runs"),
+        ((*SEARCH, *ALONE, "--memory-per-trial", "2"), "--memory-per-trial 2: --workers 0 runs"),
+        (
+            (*SEARCH, *ALONE, *STUB, "--time-limit", "5"),
+            "--time-limit 5: --workers 0 runs the trials in",
+        ),
+        ((*SEARCH, "--cpus-per-trial", "2"), "--cpus-per-trial 2: without --address"),
+        ((*SEARCH, *STUB, "--artifacts", "kept"), "--artifacts kept: an evaluator keeps its own"),
+        ((*SEARCH, *STUB, "--keep", "all"), "--keep all: an evaluator keeps its own"),
+        ((*SEARCH, *STUB, "--baseline", "hog_svm"), "--baseline hog_svm: it is fitted on"),
+        ((*SEARCH, *STUB, "--recipe", "lr=0.1"), "--recipe lr=0.1: test_search:slow has no"),
+        ((*SEARCH, *STUB, "--group-by", "a"), "--group-by a: is about image files of yours"),
+        ((*SEARCH, "--skip-unreadable"), "--skip-unreadable: is about image files of yours"),
         ((*SEARCH, "--trails", "3"), "No such option: --trails"),
         ((*SEARCH, "--trials", "many"), "Invalid value for '--trials'"),
         ((*SEARCH, "--workers", "-1"), "Invalid value for '--workers'"),

@@ -21,8 +21,8 @@ ROOT = Path(__file__).parent.parent
 HEAD = """# The command line
 
 Data goes to stdout, logs and progress to stderr. Exit status: 0 done, 2 wrong input, 3 no feasible
-candidate, 130 interrupted and resumable, 1 anything else. Without `--storage`, the record is named
-by `NAS_STORAGE`, then `OPTUNA_STORAGE`. This page is what `--help` prints.
+candidate, 130 interrupted (Ctrl-C or SIGTERM) and resumable, 1 anything else. Without `--storage`,
+the record is named by `NAS_STORAGE`, then `OPTUNA_STORAGE`. This page is what `--help` prints.
 """
 
 

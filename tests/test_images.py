@@ -523,7 +523,7 @@ def test_imbalance_copies_and_blanks_are_warned_of(tmp_path: Path) -> None:
     shutil.copy(root / "a" / "0000.png", root / "b" / "torn.png")
     Image.new("RGB", (32, 32)).save(root / "a" / "black.png")
     warnings = "\n".join(examine(ref(root.parent)).warnings)
-    assert "1 images of test are copies of images of train" in warnings
-    assert "1 images have copies in two classes" in warnings
-    assert "1 images are of a single colour" in warnings
+    assert "1 image of test is a copy of images of train" in warnings
+    assert "1 image has copies in two classes or more" in warnings
+    assert "1 image is of a single colour" in warnings
     assert "of the class a to train on and" in warnings

@@ -43,12 +43,21 @@ def test_slow_steps_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_large_networks_are_timed_on_a_few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """By its second step, as the first is mostly what comes once; 9 images, not 64, each."""
-    clock = iter([0.0, 100.0, 109.0])
+    clock = iter([0.0, 3.5, 12.5])
     monkeypatch.setattr(pace, "_now", lambda device: next(clock))
     macs = parse(JOB.pattern, input=(1, 8, 8), classes=10).macs
     monkeypatch.setattr(pace, "WORK", 9.5 * macs)
     told = pace.epoch_seconds(JOB, threads=1)
     assert told == pytest.approx(64 * 16 + 359 / 3)  # a second an image
+
+
+def test_of_large_photographs_one_step_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr(pace, "_now", lambda device: next(clock) * 6.0)
+    monkeypatch.setattr(pace, "WORK", 0.0)
+    told = pace.epoch_seconds(JOB, threads=1)  # 2 images a step, the fewest
+    assert told == pytest.approx(3.0 * (64 * 16 + 359 / 3))
+    assert next(clock) == 2
 
 
 def test_timing_ends_and_macs_tell_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:

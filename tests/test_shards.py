@@ -175,7 +175,9 @@ def test_bad_tars_are_refused_in_one_sentence(tmp_path: Path) -> None:
     refused("label '5', which no image to train on has", ("train.tar", whole), ("val.tar", other))
     refused("classes.txt does not name", ("a.tar", other), ("classes.txt", b"a\nb\n"))
     refused("7.json cannot be read", ("a.tar", made(("7.jpg", jpeg(1)), ("7.json", b"{"))))
-    refused("tars name 1 classes", ("a.tar", tar(tmp_path / "o.tar", members(1)).read_bytes()))
+    refused(
+        "tars name 1 class to train on", ("a.tar", tar(tmp_path / "o.tar", members(1)).read_bytes())
+    )
     refused("names no file", ("a.tar", whole), place="b-*.tar")
     refused("is no .tar: a compressed one", ("a.tar.gz", whole), place="*.tar.gz")
 

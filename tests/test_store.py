@@ -120,6 +120,30 @@ def another(store: Store, lease: float = 60.0, name: str = "elsewhere//1/2/a") -
     return dataclasses.replace(store, driver=name, lease=lease)
 
 
+def test_until_something_is_evaluated_a_study_takes_other_objectives(
+    store: Store, study: StudyRow
+) -> None:
+    """Mistyped and interrupted, they are in nobody's way; who searches by the old ones is told
+    before it begins another trial, and one that runs keeps them."""
+    only = dataclasses.replace(STUDY, objectives=(("f1", "max"),))
+    other = another(store)
+    begun = begin(store, study)
+    with pytest.raises(StudyError, match="objectives is accuracy:max,params:min in the study"):
+        other.open_study(only)
+    store.release(begun.token, DIED)
+    now = other.open_study(only)
+    assert now.objectives == (("f1", "max"),)
+    changed = "objectives or constraints of study 'digits' were changed meanwhile"
+    with pytest.raises(StudyError, match=changed):
+        store.claim(study.id, 1, of=study)
+    with pytest.raises(StudyError, match=changed):
+        store.begin(study.id, [ask(1)], of=study)
+    [claim] = other.claim(now.id, 1, of=now)
+    other.finish(claim.token, RESULT)
+    with pytest.raises(StudyError, match="objectives is f1:max in the study"):
+        store.open_study(STUDY)
+
+
 # -- studies --------------------------------------------------------------------------------------
 
 
@@ -170,6 +194,7 @@ def test_a_study_comes_back_as_it_was_made(store: Store, study: StudyRow) -> Non
 def test_other_settings_are_refused_by_name(
     store: Store, study: StudyRow, changed: dict[str, object], clause: str
 ) -> None:
+    begin(store, study)
     with pytest.raises(StudyError, match=clause):
         store.open_study(dataclasses.replace(STUDY, **changed))
     assert store.studies() == [study]

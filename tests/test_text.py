@@ -20,7 +20,7 @@ from nas.cli import main
 from nas.errors import StoreError
 from nas.store import Ask, Study, open_store
 from nas.store.urls import parse
-from nas.text import cell, markdown, printable, shown_file, shown_url
+from nas.text import cell, counted, markdown, printable, shown_file, shown_url
 
 SECRET = "Zebra%41-9"
 NAS = [sys.executable, "-c", "from nas.cli import main; main()"]
@@ -368,3 +368,12 @@ def test_a_number_that_nobody_means_is_a_sentence(
     assert told.err.splitlines()[-1].startswith(("nas: ", "Error: "))
     assert len(told.err) < 10_000
     assert not (tmp_path / "nas.db").exists()
+
+
+def test_one_of_a_kind_is_no_several() -> None:
+    assert [counted(n, "network") for n in (0, 1, 1234)] == [
+        "0 networks",
+        "1 network",
+        "1,234 networks",
+    ]
+    assert [counted(n, "class", "classes") for n in (1, 2)] == ["1 class", "2 classes"]

@@ -17,6 +17,7 @@ from spies import stack
 
 from nas import durations
 from nas.driver import leases, loop, time_budget
+from nas.driver.baselines import enter
 from nas.driver.plan import Plan
 from nas.driver.tally import Status
 from nas.driver.time_budget import TimeBudget
@@ -298,6 +299,22 @@ def test_what_waits_in_the_record_is_taken_up_if_there_is_time(store: Store, clo
     assert [row.state for row in rows(store)] == ["finished"] * 5 + ["waiting"]
     assert loop.search(plan(15.0), store, Simulated(clock, ten_each)).ended == 1
     assert [row.state for row in rows(store)] == ["finished"] * 6
+
+
+def test_no_baseline_begins_that_is_expected_to_end_late(store: Store, clock: Clock) -> None:
+    """It may be thousands of times as large as the candidates, which tell how long it takes."""
+    by_macs = lambda job: parse(job.pattern).macs / 1e5  # noqa: E731
+    short = plan(20 * by_macs(Job(pattern=str(stack().sample(0)))))
+    enter(short, ["resnet18"], store)
+    pool = Simulated(clock, by_macs)
+    loop.search(short, store, pool, since=(begun := clock.now()))
+    assert len(pool.begun) > 1
+    assert max(end for _, end in pool.begun) - begun <= (short.seconds or 0)
+    assert [row.state for row in rows(store) if row.baseline] == ["waiting"]
+    # With time for it, it comes right after the first candidate.
+    long = plan(1e9, trials=len(pool.begun) + 1)
+    status = loop.search(long, store, Simulated(clock, by_macs))
+    assert (status.baselines_ended, status.baselines_failed) == (1, 0)
 
 
 # --- what a training takes -----------------------------------------------------------------------

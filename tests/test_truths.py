@@ -306,20 +306,71 @@ def test_what_an_evaluator_does_not_give_stops_the_search_once(
     (here / "told.py").write_text(EVALUATOR)
     store = open_store("sqlite:///nas.db")
     told = planned(study="s", evaluator="told:table", data="", **named)
-    with pytest.raises(StudyError, match=r"told:table gave no speed: it gave accuracy, energy"):
+    message = (
+        "the search cannot go on: no result from its first 3 trials: told:table gave no speed: it "
+        "gave accuracy, energy"
+    )
+    with pytest.raises(StudyError, match=message):
         search(told, store, InProcess())
-    assert store.counts(store.find_study("s").id) == {"failed": 1}
+    assert store.counts(store.find_study("s").id) == {"failed": 3}
     # Mistyped, it is in nobody's way: the right command goes on under the same name, and the
     # dashboard's copy with it. What was searched for from then on is refused like any other.
     search(planned(study="s", evaluator="told:table", data=""), store, InProcess())
     study = store.find_study("s")
-    assert store.counts(study.id)["finished"] == 3
+    assert store.counts(study.id) == {"failed": 3, "finished": 1}
     assert dict(study.objectives) == {"accuracy": "max", "params": "min"}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     copied = optuna.load_study(study_name="s", storage="sqlite:///nas.db")
     assert len(copied.get_trials()) == 4
     with pytest.raises(StudyError, match="exists with other settings"):
         search(told, store, InProcess())
+    store.close()
+
+
+def test_a_metric_that_one_network_lacks_fails_that_one_alone(here: Path) -> None:
+    (here / "most.py").write_text(
+        "count = 0\n"
+        "def table(network, **_):\n"
+        "    global count\n"
+        "    count += 1\n"
+        "    return {'accuracy': 0.5} | ({} if count in (1, 2, 4) else {'energy': 2.0})\n"
+        "def none(architecture, **_):\n"
+        "    return {'accuracy': 0.5}\n"
+    )
+    store = open_store("sqlite:///nas.db")
+    told = {"data": "", "objectives": ["accuracy:max,energy:min"]}
+    status = search(planned(study="s", evaluator="most:table", **told), store, InProcess())
+    states = [row.state for row in store.trials(store.find_study("s").id)]
+    assert states == ["failed", "failed", "finished", "failed"]
+    assert [row.number for row in status.front] == [2]
+    # A search of one trial says so after that one.
+    only = planned(study="t", evaluator="most:none", trials=1, **told)
+    with pytest.raises(
+        StudyError, match="no result from its first trial: most:none gave no energy"
+    ):
+        search(only, store, InProcess())
+    store.close()
+
+
+def test_an_evaluator_that_asks_for_the_recipe_is_given_it(here: Path) -> None:
+    (here / "taught.py").write_text(
+        "def table(architecture, *, recipe, **_):\n"
+        "    return {'accuracy': recipe.lr}\n"
+        "def deaf(architecture, **_):\n"
+        "    return {'accuracy': 0.5}\n"
+    )
+    (here / "rates.yaml").write_text(SPACE + "recipe: {lr: {choice: [0.25, 0.5]}}\n")
+    store = open_store("sqlite:///nas.db")
+    told = {"data": "", "trials": 6}
+    fixed = planned(study="s", evaluator="taught:table", recipe=["lr=0.125"], **told)
+    search(fixed, store, InProcess())
+    assert {row.accuracy for row in store.trials(store.find_study("s").id)} == {0.125}
+    searched = planned(space="rates.yaml", study="t", evaluator="taught:table", **told)
+    search(searched, store, InProcess())
+    rows = [*store.trials(store.find_study("t").id)]
+    assert [row.accuracy for row in rows] == [row.sampled["recipe.lr"] for row in rows]
+    with pytest.raises(NasError, match=r"small searches recipe\.lr: taught:deaf has no parameter"):
+        planned(space="rates.yaml", evaluator="taught:deaf", **told)
     store.close()
 
 
@@ -333,7 +384,7 @@ def test_what_arithmetic_knows_is_not_given_as_another_number(here: Path) -> Non
     store = open_store("sqlite:///nas.db")
     with pytest.raises(StudyError, match=r"twice:table gave macs ") as error:
         search(planned(study="s", evaluator="twice:table", data=""), store, InProcess())
-    (row,) = store.trials(store.find_study("s").id)
+    *_, row = store.trials(store.find_study("s").id)
     gave, has = 2 * row.macs, row.macs
     told = f"twice:table gave macs {gave:,}, and by arithmetic the network has {has:,}: a metric"
     assert told in str(error.value)

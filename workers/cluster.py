@@ -32,6 +32,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nas.errors import NasError, brief
+from nas.interrupts import handled_as_before
 from nas.job import GIVEN_GPU, Epoch, Failure, Job
 from nas.job.pool import Done, Event, Reported
 from nas.training.footprint import PROCESS
@@ -130,7 +131,8 @@ def _connect(address: str) -> ExitStack:
         resolved = canonicalize_bootstrap_address_or_die(address)
         host, _, port = resolved.rpartition(":")
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER).close()
-        ray.init(address=resolved, log_to_driver=False, logging_level=logging.ERROR)
+        with handled_as_before():
+            ray.init(address=resolved, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, AssertionError, RayError) as error:
         reason = brief(str(error), 300)
         raise NasError(f"Ray cluster {address!r} cannot be joined: {reason}") from error

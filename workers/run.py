@@ -87,13 +87,14 @@ def resolve(job: Job) -> Callable[[Job, Report], Any]:
         from nas.training.candidate import evaluate
 
         return functools.partial(evaluate, checkpoint=job.checkpoint or None)
-    function = evaluator(job.evaluator)
+    function, taught = evaluator(job.evaluator), takes_recipe(job.evaluator)
 
     def call(job: Job, report: Report) -> Any:
         from nas.language.architecture import parse
 
         architecture = parse(job.pattern)
-        return function(architecture, fidelity=job.epochs, seed=job.seed, report=report)
+        more = {"recipe": job.recipe} if taught else {}
+        return function(architecture, fidelity=job.epochs, seed=job.seed, report=report, **more)
 
     return call
 
@@ -126,6 +127,15 @@ def evaluator(name: str) -> Callable[..., Any]:
     return named
 
 
+def takes_recipe(name: str) -> bool:
+    """Whether an evaluator is given the recipe: where it has a parameter of that name. Raises
+    NasError as ``evaluator``."""
+    try:
+        return "recipe" in inspect.signature(evaluator(name)).parameters
+    except (TypeError, ValueError):  # of what is compiled, nothing may tell
+        return False
+
+
 def _refuse_other_arguments(name: str, function: Callable[..., Any]) -> None:
     """Raises NasError for a function that cannot be called as an evaluator is: known before the
     first trial, where each would fail by it."""
@@ -134,7 +144,8 @@ def _refuse_other_arguments(name: str, function: Callable[..., Any]) -> None:
     except (TypeError, ValueError):  # of what is compiled, nothing may tell
         return
     try:
-        signature.bind(None, fidelity=1, seed=0, report=None)
+        more = {"recipe": None} if "recipe" in signature.parameters else {}
+        signature.bind(None, fidelity=1, seed=0, report=None, **more)
     except TypeError as error:
         raise NasError(
             f"evaluator {name!r}: its arguments are {signature} ({error}); it is called as "

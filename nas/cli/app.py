@@ -1,8 +1,8 @@
 """The command line: each command parses its options, calls one function and prints.
 
 Data goes to stdout, logs and progress to stderr. Exit status: 0 done, 2 wrong input, 3 no feasible
-candidate, 130 interrupted and resumable, 1 anything else. Torch, ray and optuna are imported by the
-commands that need them, so that ``nas --help`` answers at once.
+candidate, 130 interrupted (Ctrl-C or SIGTERM) and resumable, 1 anything else. Torch, ray and optuna
+are imported by the commands that need them, so that ``nas --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from nas.cli import (
     data_commands,
@@ -40,8 +42,20 @@ from nas.cli.arguments import (
     output_to,
 )
 
+
+class Interruptible(TyperGroup):
+    """Says that it was interrupted, where a command does not say so itself."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            fail("interrupted", 130)
+
+
 app = typer.Typer(
     name="nas",
+    cls=Interruptible,
     help="Neural architecture search over block patterns: which network for your images?",
     no_args_is_help=True,
     rich_markup_mode=None,  # rich help takes longer to import than all the rest
@@ -78,14 +92,17 @@ def options(
 
 def main() -> None:
     """The entry point: bad input becomes one sentence and an exit status, and so does a full disk,
-    wherever it shows. Who closes the pipe that is written to wants no more."""
+    wherever it shows. Who closes the pipe that is written to wants no more. SIGTERM ends a command
+    as Ctrl-C does."""
     from nas.errors import NasError, status
+    from nas.interrupts import ended_alike
     from nas.text import open_terminal
 
-    with open_terminal():
+    with open_terminal(), ended_alike() as heard:
         try:
             try:
-                app()
+                with _whatever_became_of_it(heard):
+                    app()
             finally:
                 sys.stdout.flush()
         except NasError as error:
@@ -101,6 +118,18 @@ def main() -> None:
                 sys.exit(1)
             where = error.filename or "standard output"
             fail(f"{where}: {error.strerror or error}", 1)
+
+
+@contextlib.contextmanager
+def _whatever_became_of_it(heard: Sequence[int]) -> Iterator[None]:
+    """Raises KeyboardInterrupt for what a library made of one: once ``heard``, no other error is
+    told."""
+    try:
+        yield
+    except Exception:
+        if heard:
+            raise KeyboardInterrupt from None
+        raise
 
 
 def fail(message: str, status: int) -> NoReturn:

@@ -17,6 +17,7 @@ from nas.metrics import Located, metric
 from nas.report import screens
 from nas.report.trials import body_of
 from nas.store import Store, StudyRow, TrialRow
+from nas.text import counted
 
 COLUMNS = ("trial", "latency", "interval", "busy", "peak")
 DOUBTFUL = 0.5  # the share of predictions within a tenth, below which it is told
@@ -75,7 +76,8 @@ def pack_and_show(
     store, row, rows = _chosen(storage, study, trials, plugins)
     name = packs.pack(store, row, rows, folder)
     print(
-        f"nas: pack {name} of {len(rows)} networks is in {folder}; on the device, with onnxruntime "
+        f"nas: pack {name} of {counted(len(rows), 'network')} is in {folder}; on the "
+        "device, with onnxruntime "
         f"and numpy: python {packs.SCRIPT} --device NAME; then back here: nas latency read "
         f"{folder / packs.ANSWERS}",
         file=sys.stderr,
@@ -87,7 +89,11 @@ def read_and_show(storage: str, study: str | None, answers: Path) -> None:
     wanted = None if study is None else store.find_study(study)
     row, device, found = packs.read_answers(store, answers, wanted)
     trials = len({fingerprint for fingerprint, _ in found})
-    print(f"nas: {len(found)} latencies of {trials} networks on {device.name}", file=sys.stderr)
+    print(
+        f"nas: {counted(len(found), 'latency', 'latencies')} of "
+        f"{counted(trials, 'network')} on {device.name}",
+        file=sys.stderr,
+    )
     at = Located("latency_ms", device.name, "onnx", device.threads, found[-1][1].batch)
     _tell_front(row, at)
 

@@ -65,6 +65,10 @@ Again = Annotated[
 ]
 
 
+RESUMES = "the same command resumes"
+AGAIN = "what was measured is kept, and without --again the same command resumes"
+
+
 @app.callback()
 def measure(
     context: typer.Context,
@@ -82,18 +86,20 @@ def measure(
     if context.invoked_subcommand:
         return
     from nas.cli.latencies import measure_and_show
+    from nas.cli.output import resumable
 
-    measure_and_show(
-        storage,
-        study,
-        trials,
-        name=name,
-        runtime=runtime,
-        threads=threads,
-        batch=batch,
-        again=again,
-        plugins=plugin or [],
-    )
+    with resumable(AGAIN if again else RESUMES):
+        measure_and_show(
+            storage,
+            study,
+            trials,
+            name=name,
+            runtime=runtime,
+            threads=threads,
+            batch=batch,
+            again=again,
+            plugins=plugin or [],
+        )
 
 
 @app.command()
@@ -158,19 +164,21 @@ def profile(
 ) -> None:
     """Measure pieces of a space's networks here, so that a search predicts `latency_ms@NAME`."""
     from nas.cli.latencies import profile_and_show
+    from nas.cli.output import resumable
 
-    profile_and_show(
-        storage,
-        space,
-        name=name,
-        runtime=runtime,
-        threads=threads,
-        batch=batch,
-        networks=networks,
-        dataset=dataset,
-        data=data,
-        size=size,
-        seed=seed,
-        again=again,
-        plugins=plugin or [],
-    )
+    with resumable(AGAIN if again else RESUMES):
+        profile_and_show(
+            storage,
+            space,
+            name=name,
+            runtime=runtime,
+            threads=threads,
+            batch=batch,
+            networks=networks,
+            dataset=dataset,
+            data=data,
+            size=size,
+            seed=seed,
+            again=again,
+            plugins=plugin or [],
+        )

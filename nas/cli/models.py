@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -26,7 +27,7 @@ from nas.metrics import percent
 from nas.report import screens
 from nas.report.images import tell as tell_images
 from nas.report.progress import epochs_told
-from nas.text import cell, shown_file
+from nas.text import cell, counted, shown_file
 
 if TYPE_CHECKING:
     from nas.training.cascade import Cascade
@@ -136,11 +137,11 @@ def predict_and_show(file: str, paths: Sequence[Path], format: str, top: int) ->
     tell_stops(model)
     if others:
         print(
-            f"nas: {others:,} files skipped: hidden, pipes, or not images by their ending",
+            f"nas: {counted(others, 'file')} skipped: hidden, pipes, or not images by their ending",
             file=sys.stderr,
         )
     if failed:
-        raise DataError(f"{failed:,} of {shown:,} images could not be read")
+        raise DataError(f"{failed:,} of {counted(shown, 'image')} could not be read")
     if not shown:
         raise DataError(f"{', '.join(map(str, paths))}: no images found")
 
@@ -302,15 +303,20 @@ def export_model(
     if output.exists() and Path(file).exists() and output.samefile(file):
         raise NasError(f"--output {output}: is the model itself; choose another file")
     weights = Path(file)
-    if kept and format == "python":
-        weights, data = output.with_suffix(".safetensors"), read(file)
-        if weights.exists() and weights.read_bytes() != data:
-            raise NasError(
-                f"--output {output}: its weights would go to {weights}, which holds others"
-            )
-        artifacts.replace(weights, data)
+    with contextlib.ExitStack() as undone:
+        if kept and format == "python":
+            weights, data = output.with_suffix(".safetensors"), read(file)
+            if not weights.exists():  # they go again where their source does not come
+                undone.callback(weights.unlink, missing_ok=True)
+            elif weights.read_bytes() != data:
+                raise NasError(
+                    f"--output {output}: its weights would go to {weights}, which holds others"
+                )
+            artifacts.replace(weights, data)
+        done = export(model, format, output, weights)
+        undone.pop_all()
+    if weights != Path(file):
         print(f"nas: weights copied to {weights}", file=sys.stderr)
-    done = export(model, format, output, weights)
     check = "not checked: ONNX Runtime is not installed (pip install 'nas-patterns[onnx]')"
     if done.difference is not None:
         check = f"differs from torch by {done.difference:.1e} of the output's scale"

@@ -35,8 +35,9 @@ from nas.metrics import arithmetic
 from nas.samplers import LEARNING, SAMPLERS
 from nas.spaces.preflight import refuse_empty
 from nas.spaces.space import Space, load_space, shipped
+from nas.text import counted
 from nas.workers.answers import POINTS
-from nas.workers.run import source
+from nas.workers.run import source, takes_recipe
 
 TRIALS = 40  # default, without --trials and --budget
 
@@ -53,8 +54,15 @@ def data_ref(
     dataset: str | None, data: str, size: int = 0, skip_unreadable: bool = False, group_by: str = ""
 ) -> DataRef:
     """The data of the options: a directory without a data set's name is an image folder; without
-    either, it is digits."""
+    either, it is digits. Raises NasError for an option about image files with a data set that has
+    none of the user's."""
     name = dataset or ("imagefolder" if data else DataRef().name)
+    if group_by or skip_unreadable:
+        from nas.data.datasets import DATASETS
+
+        if name == DataRef().name or (name in DATASETS and DATASETS[name].torchvision):
+            option = f"--group-by {group_by}" if group_by else "--skip-unreadable"
+            raise NasError(f"{option}: is about image files of yours, and {name} has none")
     return DataRef(
         name=name,
         dir=str(Path(data).resolve()) if data else "",
@@ -201,6 +209,15 @@ def plan(
         raise NasError(
             f"--teacher {teachers[0]}: an evaluator does its own training, without teachers"
         )
+    if evaluator and ref.group_by:
+        raise NasError(
+            f"--group-by {ref.group_by}: is about splits, and an evaluator makes its own"
+        )
+    if evaluator and not takes_recipe(evaluator):
+        searched = [f"recipe.{key}" for key in loaded.recipe if key not in loaded.fixed]
+        if recipe or searched:
+            what = f"--recipe {recipe[0]}" if recipe else f"{loaded.name} searches {searched[0]}"
+            raise NasError(f"{what}: {evaluator} has no parameter recipe, so it would not be told")
     if older and sampler not in LEARNING:
         raise NasError(
             f"--from {older[0]}: --sampler {sampler} learns only from its own study; "
@@ -280,7 +297,9 @@ def audited(
     seed_within(seed)
     levels = read(rungs, epochs, geometric)  # all rungs: the audit tells which to trust
     if not levels:
-        raise NasError(f"--rungs {rungs}: an audit of {epochs} epochs needs a rung below them")
+        raise NasError(
+            f"--rungs {rungs}: an audit of {counted(epochs, 'epoch')} needs a rung below them"
+        )
     files = load_plugins(plugins)
     loaded = space_on(space, ref)
     job = Job(

@@ -1,4 +1,4 @@
-"""Output of commands: to stdout or atomically to a file; and interrupts."""
+"""Output of commands: to stdout or atomically to a file."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import contextlib
 import io
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import FrameType
 
 import typer
 
@@ -94,16 +92,5 @@ def printed(print_it: Callable[[], None]) -> bytes:
 
 
 def begin_work() -> None:
-    """Called before long work: warnings go to stderr, and SIGTERM (the end of a batch job) acts as
-    Ctrl-C."""
+    """Called before long work: warnings go to stderr."""
     logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)
-    end_on_sigterm()
-
-
-def end_on_sigterm() -> None:
-    """From now on SIGTERM acts as Ctrl-C."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)

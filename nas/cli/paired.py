@@ -30,6 +30,7 @@ from nas.report.progress import Left
 from nas.report.screens import span
 from nas.spaces.zoo import names as zoo_names
 from nas.store import Store, StudyRow
+from nas.text import counted
 from nas.training.device import machine
 from nas.training.evaluation import data_for
 from nas.training.models import card_of
@@ -126,7 +127,7 @@ def tell_epochs(
     arms = list(jobs)
     works = [job.epochs for _ in range(seeds) for job in jobs.values()]
     left = Left(works)
-    sentence = f"{len(works)} trainings, {sum(works):,} epochs in all"
+    sentence = f"{counted(len(works), 'training')}, {counted(sum(works), 'epoch')} in all"
     macs = parse(next(iter(jobs.values())).pattern).macs
     rows = record[0].trials(record[1].id) if record else ()
     if seconds := TimeBudget.recorded(rows, machine()).expected(macs, sum(works)):

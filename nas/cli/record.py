@@ -113,6 +113,10 @@ def _made_again(study: StudyRow, row: TrialRow) -> str:
         command = {"distilled": "distill", "pruned": "prune"}[row.made]
         return f"repeat the `nas {command}` that made it"
     named = f"--trial {row.number} --study {shlex.quote(study.name)}"
+    if scored_by := study.settings.get("evaluator"):
+        return (
+            f"{scored_by} keeps its own; `nas export {named} -f python` writes the network without"
+        )
     return f"`nas train {named}` trains it again"
 
 

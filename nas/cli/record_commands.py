@@ -99,7 +99,7 @@ def pareto(
     if cascade and form not in ("svg", "png"):
         raise NasError(f"--cascade {cascade[0]}: is drawn in a picture, -f svg or png")
     store, row = opened(storage, study)
-    row = asked_of(row, objective or [], constraint or [])
+    row = asked_of(store, row, objective or [], constraint or [])
     fronts.front_out(
         *(store, row, form, output),
         believed=believed, cascades=cascade or [], asked=bool(objective),

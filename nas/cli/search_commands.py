@@ -218,6 +218,7 @@ def search(
     from nas.cli.options import data_ref, plan
     from nas.cli.output import resumable
     from nas.cli.record import artifacts_dir
+    from nas.cli.unused import refuse_unused
     from nas.errors import NasError
     from nas.job.pool import Pool
     from nas.spaces.space import open_spaces
@@ -228,6 +229,19 @@ def search(
             f"--space is needed: a file, or one of {', '.join(open_spaces())}; `nas space ls` "
             "describes each, and resnet_like is a good start"
         )
+    baselines = [name for text in baseline or [] for name in text.split(",")]
+    refuse_unused(
+        evaluator=evaluator,
+        artifacts=artifacts,
+        keep=keep,
+        baselines=baselines,
+        workers=workers,
+        address=address,
+        gpus_per_trial=gpus_per_trial,
+        cpus_per_trial=cpus_per_trial,
+        memory_per_trial=memory_per_trial,
+        time_limit=time_limit,
+    )
     searched = plan(
         space,
         data_ref(dataset, data, size, skip_unreadable, group_by),
@@ -249,7 +263,6 @@ def search(
         teachers=teacher or [],
         older=older or [],
     )
-    baselines = [name for text in baseline or [] for name in text.split(",")]
     if dry_run:
         rehearse(searched, storage, workers, memory_per_trial * 2**30, baselines)
         return

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nas import durations
-from nas.cli.output import begin_work, end_on_sigterm
+from nas.cli.output import begin_work
 from nas.data.datasets import load, roomy, streamed
 from nas.driver import widening
 from nas.driver.baselines import architectures, enter
@@ -31,7 +31,7 @@ from nas.report.progress import baselines as baselines_of
 from nas.report.trials import REFUSED, rows_out
 from nas.store import ENDED, Store, StudyRow, TrialRow, open_store
 from nas.store.teachers import teacher_names
-from nas.text import shown_url
+from nas.text import counted, shown_url
 from nas.training import footprint
 from nas.workers.run import evaluator
 
@@ -60,7 +60,7 @@ def tell_predicted(descriptions: dict[str, str], plan: Plan, record: Store | Non
 
 def tell_older(known: Sequence[Older], offer: str) -> None:
     for study in known:
-        knows = f"knows {len(study.x)} networks of {study.name}"
+        knows = f"knows {counted(len(study.x), 'network')} of {study.name}"
         print(f"nas: {knows}{'' if study.useful else NOTHING}", file=sys.stderr)
     if offer:
         print(f"nas: {offer}", file=sys.stderr)
@@ -72,16 +72,11 @@ def search_and_show(
     """Runs the search in the pool that ``opened`` gives, with live progress on stderr, and prints
     the front to stdout. A time budget begins at ``since``, by time.monotonic().
 
-    SIGTERM (a batch job's end) stops it as Ctrl-C does: nothing is lost, the same command resumes.
+    Interrupted, it loses nothing: the same command resumes.
     """
     begin_work()
 
-    def pool(need: int) -> Pool:
-        made = opened(need)
-        end_on_sigterm()  # again: Ray has set its own
-        return made
-
-    study, ended, status, ahead = run(plan, storage, pool, baselines, since=since)
+    study, ended, status, ahead = run(plan, storage, opened, baselines, since=since)
     beside = [row for row in ended if row.baseline]
     _tell_end(plan, status)
     if not status.front:
@@ -193,7 +188,7 @@ def _tell_end(plan: Plan, status: Status) -> None:
 def _why(seconds: float, status: Status) -> str:
     """Why a search with a time budget ended."""
     allowed, left = durations.show(seconds), max(0.0, status.time_left or 0.0)
-    trials = f"{status.done} trial{'s' * (status.done != 1)}"
+    trials = counted(status.done, "trial")
     if not status.out_of_time:
         return f"all {trials} are done, with {durations.show(left)} of the {allowed} left"
     why = f"the budget of {allowed} is used up: {trials}"
@@ -242,7 +237,9 @@ def _tell_next(plan: Plan, storage: str, status: Status, ahead: Outlook | None) 
     arguments = f"{best.number}{study}{given}"
     if best.model:
         print(f"  nas export --trial {arguments} -f onnx -o model.onnx", file=sys.stderr)
-    if best.is_network and not best.made and not plan.job.evaluator:
+    if best.is_network and plan.job.evaluator:  # its weights are the evaluator's
+        print(f"  nas export --trial {arguments} -f python -o network.py", file=sys.stderr)
+    elif best.is_network and not best.made:
         print(f"  nas train --trial {arguments} --epochs {3 * plan.job.epochs}", file=sys.stderr)
         print(f"  nas report{study}{given} -o report.html", file=sys.stderr)
     print(f"  nas trials show {arguments}", file=sys.stderr)

@@ -14,7 +14,7 @@ from nas.job.recipe import OPTIMIZERS, RECIPES
 from nas.metrics import METRICS, NAME, Direction, check, metric
 from nas.spaces.bounds import Bound, read_bound, read_direction, refuse_unmet
 from nas.spaces.space import Space
-from nas.store import StudyRow
+from nas.store import Store, StudyRow
 
 T = TypeVar("T")
 
@@ -75,14 +75,19 @@ def bounds(own: Mapping[str, Bound], further: Iterable[tuple[str, Bound]]) -> di
     return {**own, **given}
 
 
-def asked_of(study: StudyRow, objectives: Sequence[str], constraints: Sequence[str]) -> StudyRow:
+def asked_of(
+    store: Store, study: StudyRow, objectives: Sequence[str], constraints: Sequence[str]
+) -> StudyRow:
     """A study with other ``objectives``, if any, and further ``constraints``. Raises NasError for a
-    metric that is neither known nor the study's own."""
+    metric that is neither known nor the study's own: its objectives, its constraints and whatever
+    its evaluator returned for its trials."""
     own = {*dict(study.objectives), *study.constraints}
+    if objectives or constraints:
+        own |= {name for row in store.trials(study.id) for name in row.metrics}
     asked = once("--objective", map(objective, split(objectives)))
     further = once("--constraint", map(constraint, split(constraints)))
-    check([name for name in asked if name not in own], "--objective")
-    check([name for name in further if name not in own], "--constraint")
+    check(asked, "--objective", own)
+    check(further, "--constraint", own)
     return dataclasses.replace(
         study,
         objectives=tuple(asked.items()) or study.objectives,

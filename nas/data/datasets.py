@@ -22,6 +22,7 @@ from nas.data.splits import holdout
 from nas.errors import DataError, nearest
 from nas.fields import encodable
 from nas.job import DataRef
+from nas.text import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +160,9 @@ def split(ref: DataRef) -> dict[Part, Images]:
         if held in parts:
             continue
         if not count:
-            raise DataError(f"{ref.dir or ref.name} holds {len(images)} images: too few to split")
+            raise DataError(
+                f"{ref.dir or ref.name} holds {counted(len(images), 'image')}: too few to split"
+            )
         groups = None if images.groups is None else images.groups[images.rows]
         rest, chosen = holdout(images.labels[images.rows], count, ref.split_seed, groups)
         made[held] = dataclasses.replace(images, rows=images.rows[chosen])
@@ -214,7 +217,9 @@ def summary(ref: DataRef) -> str:
     info = dataset(ref.name).describe(ref)
     count = sum(len(labels(ref, part)) for part in info.parts)
     shown = ", ".join([*info.classes[:5], *(["..."] if len(info.classes) > 5 else [])])
-    return f"{count:,} images in {len(info.classes):,} classes ({shown})"
+    return (
+        f"{counted(count, 'image')} in {counted(len(info.classes), 'class', 'classes')} ({shown})"
+    )
 
 
 def download(ref: DataRef) -> None:

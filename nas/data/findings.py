@@ -19,6 +19,7 @@ from nas.data.listing import ORDER
 from nas.data.walking import EXAMPLES, Skipped
 from nas.errors import DataError, brief
 from nas.job import DataRef
+from nas.text import counted
 
 IMBALANCE = 10  # images of the largest class for one of the smallest: from here on it is said
 
@@ -139,22 +140,27 @@ def decided(
     """What was done with images that are not simply read."""
     notes = []
     if frames := int(looked.survey.has(survey.FRAMES)[every].sum()):
-        notes.append(f"{frames:,} images have several frames: the first is taken")
+        notes.append(
+            f"{counted(frames, 'image has', 'images have')} several frames: the first is taken"
+        )
     if own := int(looked.survey.has(survey.OWN_RANGE)[every].sum()):
         notes.append(
-            f"{own:,} images hold floats or 32-bit integers: each is scaled from its least value "
+            f"{counted(own, 'image holds', 'images hold')} floats or 32-bit integers: each "
+            "is scaled from its least value "
             f"(black) to its greatest (white)"
         )
     if turned := int((looked.decoded.states[every] == CONVERTED).sum()):
         notes.append(
-            f"{turned:,} images have a colour profile other than sRGB's: their colours are "
+            f"{counted(turned, 'image has', 'images have')} a colour profile other than "
+            "sRGB's: their colours are "
             "converted to sRGB"
         )
     train = images.rows["train"]
     if groups := len(train) - len(distinct(images.groups[train])):
         group = " or of one group" if ref.group_by or looked.listing.groups else ""
         notes.append(
-            f"{groups:,} images to train on are copies of others{group}: they stay in one split"
+            f"{counted(groups, 'image to train on is a copy', 'images to train on are copies')} of "
+            f"others{group}: they stay in one split"
         )
     _, height, width = images.info.shape
     if not ref.size and height * width > 512 * 512:
@@ -173,13 +179,18 @@ def doubtful(
     for one, other in combinations(images.info.parts, 2):
         copied = int(np.isin(copies[images.rows[other]], copies[images.rows[one]]).sum())
         if copied:
-            warnings.append(f"{copied:,} images of {other} are copies of images of {one}")
+            warnings.append(
+                f"{counted(copied, 'image')} of {other} "
+                f"{'is a copy' if copied == 1 else 'are copies'} of images of {one}"
+            )
     classes = len(images.info.classes)
     pairs = distinct(copies[every] * classes + images.labels[every])
     if torn := int((np.bincount(pairs // classes) > 1).sum()):
-        warnings.append(f"{torn:,} images have copies in two classes or more")
+        warnings.append(
+            f"{counted(torn, 'image has', 'images have')} copies in two classes or more"
+        )
     if blank := int((looked.decoded.states[every] == BLANK).sum()):
-        warnings.append(f"{blank:,} images are of a single colour")
+        warnings.append(f"{counted(blank, 'image is', 'images are')} of a single colour")
     return warnings
 
 
@@ -209,7 +220,10 @@ def lines(found: Findings) -> list[str]:
     classes = ", ".join(f"{brief(name, 40)} {count:,}" for name, count in ranked[:6])
     if len(ranked) > 6:
         classes += f", ... {brief(ranked[-1][0], 40)} {ranked[-1][1]:,}"
-    made = [f"{total:,} images in {len(ranked):,} classes ({classes}) of {brief(found.root)}"]
+    made = [
+        f"{counted(total, 'image')} in {counted(len(ranked), 'class', 'classes')} "
+        f"({classes}) of {brief(found.root)}"
+    ]
     parts = []
     for part, count in found.parts.items():
         place = "held out" if part in found.held_out else brief(found.places[part], 60)

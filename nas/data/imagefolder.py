@@ -29,6 +29,7 @@ from nas.data.listing import Listing
 from nas.data.survey import Survey
 from nas.errors import DataError, brief
 from nas.job import DataRef
+from nas.text import counted
 
 LARGEST = 224  # the side that images of mixed sizes are resized to, at most
 NAMED = 20  # unreadable images that a refusal names
@@ -154,13 +155,13 @@ def location(ref: DataRef) -> Path:
 def shape_of(ref: DataRef, found: Listing, seen: Survey) -> tuple[tuple[int, int, int], int]:
     """(channels, height, width), from the images of all parts except test; and the files' median
     shorter side in pixels."""
-    counted = seen.has(survey.SEEN)
+    which = seen.has(survey.SEEN)
     begin, end = found.parts.get("test", (0, 0))
-    counted[begin:end] = False
-    if not counted.any():
+    which[begin:end] = False
+    if not which.any():
         names = found.paths()
         raise unreadable(found.root, len(found), {names[n]: w for n, w in seen.errors.items()})
-    sides = np.stack([seen.rows["height"], seen.rows["width"]], 1)[counted]
+    sides = np.stack([seen.rows["height"], seen.rows["width"]], 1)[which]
     side = int(np.median(sides.min(1)))
     if ref.size:
         height = width = ref.size
@@ -168,7 +169,7 @@ def shape_of(ref: DataRef, found: Listing, seen: Survey) -> tuple[tuple[int, int
         height, width = map(int, sides[0])
     else:
         height = width = min(LARGEST, side)
-    return (1 if seen.has(survey.GREY)[counted].all() else 3, height, width), side
+    return (1 if seen.has(survey.GREY)[which].all() else 3, height, width), side
 
 
 @functools.lru_cache(maxsize=4)
@@ -199,7 +200,8 @@ def prepared(ref: DataRef) -> Prepared:
     if ref.identity not in ("", actual):
         raise DataError(
             f"the images in {found.root} are not those that this was started with: "
-            f"{sum(map(len, rows.values()))} in {len(found.classes)} classes here and now"
+            f"{sum(map(len, rows.values()))} in "
+            f"{counted(len(found.classes), 'class', 'classes')} here and now"
         )
     # Sorting all digests and joining them takes seconds for a million: once a set.
     if known := recall(dataclasses.replace(ref, identity=actual)):
@@ -238,7 +240,9 @@ def unreadable(
     shown = [f"{root / name} ({why})" for name, why in list(reasons.items())[:NAMED]]
     more = f" and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""
     reasons_text = brief(f"{', '.join(shown)}{more}", 10_000)
-    return DataError(f"{len(reasons)} of {count} images cannot be read: {reasons_text}; {remedy}")
+    return DataError(
+        f"{len(reasons)} of {counted(count, 'image')} cannot be read: {reasons_text}; {remedy}"
+    )
 
 
 def grouped(found: Listing, group_by: str) -> npt.NDArray[np.int64]:

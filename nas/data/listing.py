@@ -28,7 +28,7 @@ from nas.data.walking import (
 )
 from nas.errors import DataError, brief, nearest
 from nas.fields import encodable
-from nas.text import twins
+from nas.text import counted, twins
 
 Spot = tuple[str, int, int]  # a file below the root, the first byte, and how many (-1: all)
 ORDER: tuple[Part, ...] = ("train", "validation", "test")
@@ -257,7 +257,8 @@ def arrange(root: Path, found: Gathered, notes: list[str]) -> dict[Part, Path]:
         if name not in deep or (len(inner) < 2 and not classes & set(inner)):
             count = sum(1 for _ in below(root / name))
             found.skip("unlabelled", name, count)
-            notes.append(f"{name} has no class folders: its {count} images are not used, having no "
+            notes.append(f"{name} has no class folders: its "
+                         f"{counted(count, 'image is', 'images are')} not used, having no "
                          f"labels")  # fmt: skip
         elif free:
             places[free[0]] = inside(root, name)
@@ -266,7 +267,7 @@ def arrange(root: Path, found: Gathered, notes: list[str]) -> dict[Part, Path]:
     for name in sorted(aside):
         count = sum(1 for _ in below(root / name))
         found.skip("in a folder not used", name, count)
-        notes.append(f"{name} is not used: {count} images")
+        notes.append(f"{name} is not used: {counted(count, 'image')}")
     return places
 
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from nas.text import counted
+
 T = TypeVar("T")
 
 QUIET = 2.0  # seconds before the first line
@@ -26,9 +28,9 @@ def shown(pieces: Iterable[tuple[int, T]], total: int, doing: str) -> Iterator[T
         now = time.monotonic()
         if now - began > QUIET and now - last > SECONDS[not terminal] * bool(lines):
             left = (now - began) * (total - done) / done
-            line = f"nas: {doing}: {done:,} of {total:,} images, {left:.0f} s left"
+            line = f"nas: {doing}: {done:,} of {counted(total, 'image')}, {left:.0f} s left"
             print(start + line, end=end, file=sys.stderr, flush=True)
             last, lines = now, lines + 1
     if lines:
-        line = f"nas: {doing}: {total:,} images in {time.monotonic() - began:.0f} s"
+        line = f"nas: {doing}: {counted(total, 'image')} in {time.monotonic() - began:.0f} s"
         print(start + line, file=sys.stderr, flush=True)

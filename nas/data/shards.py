@@ -30,6 +30,7 @@ from nas.data.tars import ENDING
 from nas.data.walking import Gathered, mark
 from nas.errors import DataError, brief
 from nas.files import regular
+from nas.text import counted
 
 CLASSES = "classes.txt"
 LABELS = ("cls", "txt", "json")  # in the order in which they are asked
@@ -178,7 +179,7 @@ def entries(
                 told_apart(f"{root / names[tar]}: {sample.name}", [label, *classes])
                 raise DataError(
                     f"{root / names[tar]}: {sample.name} has the label {brief(label, 60)}, "
-                    f"which {CLASSES} does not name ({len(classes)} classes)"
+                    f"which {CLASSES} does not name ({counted(len(classes), 'class', 'classes')})"
                 )
             yield Entry(known, tar, sample)
 
@@ -189,7 +190,8 @@ def classes_of(root: Path, classes: Sequence[str], train: Collection[str]) -> Se
     every = classes or sorted(train, key=lambda label: (len(label) * label.isdigit(), label))
     if len(every) < 2 or len(train) < 2:
         raise DataError(
-            f"{root}: the tars name {len(train)} classes to train on ({CLASSES} beside them is "
+            f"{root}: the tars name {counted(len(train), 'class', 'classes')} to train on "
+            f"({CLASSES} beside them is "
             f"what numbers are called): at least two are needed, in .cls, .txt or .json"
         )
     if missing := [name for name in every if name not in train]:

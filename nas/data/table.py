@@ -18,7 +18,7 @@ from nas.data.images import Part
 from nas.data.listing import ORDER, Listing, build, unknown_label
 from nas.data.walking import ABSENT, Gathered, mark
 from nas.errors import DataError
-from nas.text import shown_url
+from nas.text import counted, shown_url
 
 ENDINGS = (".csv", ".tsv")
 BETWEEN = (",", ";", "\t", "|")
@@ -49,7 +49,10 @@ def listing(path: Path, group_by: str = "") -> Listing:
     named = read(path, group_by, found)
     classes = sorted({image.label for image in named["train"]})
     if len(classes) < 2:
-        raise DataError(f"{path} names {len(classes)} classes to train on: at least two are needed")
+        raise DataError(
+            f"{path} names {counted(len(classes), 'class', 'classes')} to train on: at "
+            "least two are needed"
+        )
     root, numbers = path.parent, {name: n for n, name in enumerate(classes)}
     parts: dict[Part, tuple[int, int]] = {}
     groups = []

@@ -17,6 +17,7 @@ from nas.metrics import HERE, Located, located
 from nas.store import Store, StudyRow, TrialRow
 from nas.store.devices import Device, Measured, all_profiles, keep, known_devices, measured
 from nas.store.reading import Record
+from nas.text import counted
 from nas.training import timing
 
 if TYPE_CHECKING:
@@ -159,12 +160,14 @@ def with_latencies(
         except StudyError as error:
             if not predicted or isinstance(error, Several):
                 raise
-            notes.append(f"{name}: {predicted} of {len(rows)} trials, all of them predicted")
+            notes.append(
+                f"{name}: {predicted} of {counted(len(rows), 'trial')}, all of them predicted"
+            )
             continue
         have = sum(row.fingerprint in values[name] for row in rows)
         only = sum(name in row.metrics and row.fingerprint not in values[name] for row in rows)
         more = f", {only} more predicted" if only else ""
-        notes.append(f"{name}: {have} of {len(rows)} trials, measured on {where}{more}")
+        notes.append(f"{name}: {have} of {counted(len(rows), 'trial')}, measured on {where}{more}")
     return [
         dataclasses.replace(row, metrics={**row.metrics, **_of(values, row)}) for row in rows
     ], notes

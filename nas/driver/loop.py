@@ -36,6 +36,9 @@ from nas.store import Claim, Store, TrialRow
 from nas.store.mirror import Mirror
 
 LOST = 20  # workers that may die under a trial before the trial counts as their cause
+# Trials with unusable results, and none with a usable one, before the search ends: a metric that is
+# mistyped or never returned is missing from all of them; what one network causes fails it alone.
+UNUSABLE = 3
 POLL = 2.0  # seconds between two polls of what other drivers of the study did
 
 Watch = Callable[[Status], None]
@@ -132,6 +135,7 @@ class _Driver:
         self.running: dict[int, _Running] = {}  # by ticket
         self.tickets = 0
         self.with_weights: dict[int, TrialRow] = {}  # trials whose weights are kept
+        self.unusable = 0  # results of this run that could not be used
         self.supply = Supply(
             plan=plan,
             study=self.study,
@@ -367,8 +371,11 @@ class _Driver:
             return
         reach("recorded")
         self.conclude(self.store.trial(self.study.id, claim.trial.number))
-        if wrong and not self.tally.results:
-            raise StudyError(f"the search cannot go on: {wrong}")
+        self.unusable += bool(wrong)
+        most = min(UNUSABLE, self.plan.trials or UNUSABLE)
+        if wrong and not self.tally.results and self.unusable >= most:
+            of = "trial" if self.unusable == 1 else f"{self.unusable} trials"
+            raise StudyError(f"the search cannot go on: no result from its first {of}: {wrong}")
 
     def retry(self, run: _Running, failure: Failure) -> None:
         """Retries a trial; without time for it, leaves it to the next run."""

@@ -30,6 +30,7 @@ from nas.samplers.related import FEWEST, Older
 from nas.spaces.space import Draw
 from nas.store import EVALUATED, StudyRow, TrialRow
 from nas.store.reading import Record
+from nas.text import counted
 
 Floats = NDArray[np.float64]
 
@@ -57,7 +58,8 @@ def older_studies(plan: Plan, record: Record) -> tuple[Older, ...]:
         if len(rows) < FEWEST:
             asked = " or ".join(_learned(plan)) or "a measured objective"
             raise StudyError(
-                f"--from {name}: it has {len(rows)} networks with {asked}; {FEWEST} are needed"
+                f"--from {name}: it has {counted(len(rows), 'network')} with {asked}; "
+                f"{FEWEST} are needed"
             )
         found.append(_placed(plan, study, rows))
     return tuple(found)
@@ -77,10 +79,11 @@ def offers(plan: Plan, record: Record) -> str:
     # The order is by counts alone; trials are read of those that are named, and of few more.
     sizes = {study.name: ended(study) for study in studies}
     first = sorted(studies, key=lambda s: (s.space != plan.space.name, -sizes[s.name]))
-    counted = ((s, len(_rows(plan, record, s, math.inf))) for s in first if sizes[s.name] >= FEWEST)
-    serving = itertools.islice((pair for pair in counted if pair[1] >= FEWEST), OFFERED)
+    sized = ((s, len(_rows(plan, record, s, math.inf))) for s in first if sizes[s.name] >= FEWEST)
+    serving = itertools.islice((pair for pair in sized if pair[1] >= FEWEST), OFFERED)
     named = [
-        f"{study.name} ({count} networks of {study.space}, {study.shown_data or 'no images'})"
+        f"{study.name} ({counted(count, 'network')} of {study.space}, "
+        f"{study.shown_data or 'no images'})"
         for study, count in serving
     ]
     return f"--from STUDY would warm-start from an older study: {', '.join(named)}" if named else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -42,29 +43,24 @@ def pack(store: Store, study: StudyRow, rows: Sequence[TrialRow], folder: Path) 
     except OSError as error:
         raise NasError(f"--output {folder}: {error.strerror}") from None
     listed = []
-    for row, architecture in taken:
-        graph = to_graph(build(architecture, seed=0).eval(), architecture.input)
-        file = f"trial-{row.number}.onnx"
-        artifacts.replace(folder / file, graph)
-        listed.append(
-            {
-                "fingerprint": row.fingerprint,
-                "trial": row.number,
-                "file": file,
-                "sha256": hashlib.sha256(graph).hexdigest(),
-            }
-        )
-    script = Path(timing.__file__).read_bytes()
-    name = hashlib.sha256(json.dumps([study.name, study.id, listed]).encode()).hexdigest()[:16]
-    manifest = {
-        "pack": name,
-        "study": study.name,
-        "networks": listed,
-        "script": {"file": SCRIPT, "sha256": hashlib.sha256(script).hexdigest()},
-    }
-    artifacts.replace(folder / SCRIPT, script)
-    artifacts.replace(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-    add_pack(store, name, study.id, listed)
+    with contextlib.ExitStack() as undone:  # half a pack would be in the way of a whole one
+
+        def put(file: str, data: bytes) -> str:
+            undone.callback((folder / file).unlink, missing_ok=True)
+            artifacts.replace(folder / file, data)
+            return hashlib.sha256(data).hexdigest()
+
+        for row, architecture in taken:
+            graph = to_graph(build(architecture, seed=0).eval(), architecture.input)
+            file = f"trial-{row.number}.onnx"
+            known = {"fingerprint": row.fingerprint, "trial": row.number, "file": file}
+            listed.append({**known, "sha256": put(file, graph)})
+        script = {"file": SCRIPT, "sha256": put(SCRIPT, Path(timing.__file__).read_bytes())}
+        name = hashlib.sha256(json.dumps([study.name, study.id, listed]).encode()).hexdigest()[:16]
+        manifest = {"pack": name, "study": study.name, "networks": listed, "script": script}
+        put(MANIFEST, json.dumps(manifest, indent=1).encode())
+        add_pack(store, name, study.id, listed)
+        undone.pop_all()
     return name
 
 

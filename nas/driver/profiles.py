@@ -21,6 +21,7 @@ from nas.spaces.space import Space
 from nas.store import Store
 from nas.store.devices import Profiled, all_profiles, keep, keep_profile, measured, patterns
 from nas.store.reading import Record
+from nas.text import counted
 from nas.training.latency_pieces import distinct, parts, time_piece
 from nas.training.latency_prediction import LatencyPredictor
 
@@ -216,7 +217,7 @@ def predicting(
             return predict(architecture) if found is None else found
 
         entries[name] = dataclasses.replace(metric(name), arithmetic=value, predicts=chosen.place)
-        descriptions[name] = f"predicted by {len(predict.table)} pieces, {predict.trust}"
+        descriptions[name] = f"predicted by {counted(len(predict.table), 'piece')}, {predict.trust}"
         if space is not None:
             descriptions[name] += f"; {_fits(predict, space, at)}"
     with added(entries):

@@ -86,10 +86,13 @@ class Supply:
     def claim(self, most: int) -> list[Claim]:
         """Claims up to ``most`` of the waiting trials, those that there is time for."""
         if self.time_budget.left is None:
-            return self.store.claim(self.study.id, most)
+            return self.store.claim(self.study.id, most, of=self.study)
         waiting = self.store.trials(self.study.id, states=["waiting"])
-        timely = [row.number for row in waiting if self.timely(row)]
-        return self.store.claim(self.study.id, most, timely) if timely else []
+        # What a baseline takes is told by candidates: it may be many times as large as they are.
+        known = self.tally.done > 0
+        rows = [row for row in waiting if (known or not row.baseline) and self.timely(row)]
+        numbers = [row.number for row in rows]
+        return self.store.claim(self.study.id, most, numbers, self.study) if numbers else []
 
     def timely(self, row: Ask) -> bool:
         """Whether there is time for a trial's next training; always for a study's first."""
@@ -169,7 +172,7 @@ class Supply:
 
     def reusable(self, ask: Ask) -> tuple[TrialRow | None, str | None]:
         """An earlier evaluation, of any study, to reuse, and the device whose known latency to
-        use: "" if it needs none; None if a job must still run, to measure it here or because what
+        use: "" if none is known; None if a job must still run, to measure it here or because what
         is known breaks a bound."""
         measured, evaluator = self.plan.measured, self.plan.job.evaluator
         devices = [] if evaluator else on_device(measured)
@@ -183,7 +186,7 @@ class Supply:
         if more := predicted_metrics(self.plan, ask.pattern, latency):
             source = dataclasses.replace(source, metrics={**source.metrics, **more})
         if not (devices or bounds):
-            return source, (source.latency_device or "") if evaluator else ""
+            return source, source.latency_device or ""  # shown, though nothing asks for it
         if latency and latency.ms > allowed(bounds, latency.device):
             return source, None
         return source, here

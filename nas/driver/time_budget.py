@@ -21,7 +21,9 @@ class TimeBudget:
 
     An epoch is expected to take ``a + b * MACs`` seconds with nonnegative ``a`` and ``b``, by least
     squares of the logarithms over the study's trials on this driver's device (or until there are
-    any, on that of the latest trial); with ``FEW`` trials or less, the median.
+    any, on that of the latest trial); with ``FEW`` trials or less, the median, and for
+    a network larger than all of them, as a baseline may be by far, the duration of the largest,
+    scaled by the MACs.
     """
 
     def __init__(self, seconds: float | None, since: float, now: Callable[[], float]) -> None:
@@ -31,6 +33,7 @@ class TimeBudget:
         self._own = False
         self._fitted: tuple[str | None, int] = (None, 0)
         self._line = (0.0, 0.0)
+        self._largest = (0.0, 0.0)  # MACs, and the seconds of an epoch: the largest of those fitted
         # Of trainings by device: MACs, and the seconds of an epoch.
         self._took: defaultdict[str | None, list[tuple[float, float]]] = defaultdict(list)
 
@@ -68,7 +71,11 @@ class TimeBudget:
             return None
         if self._fitted != (self._device, len(known)):
             self._fitted, self._line = (self._device, len(known)), line(np.array(known))
+            self._largest = max(known)
         a, b = self._line
+        most, took = self._largest
+        if len(known) <= FEW and macs > most:
+            return epochs * max(a, took * macs / max(1.0, most))
         return epochs * (a + b * macs)
 
     def fits(self, macs: int, epochs: int, first: bool = False) -> bool:

@@ -19,6 +19,7 @@ from nas.language.elements import Scalar
 from nas.spaces.preflight import refuse_empty
 from nas.spaces.space import Space
 from nas.store import Sampled, Store, StudyRow, TrialRow, check_same, widens
+from nas.text import counted
 
 
 def open_study(plan: Plan, store: Store) -> tuple[StudyRow, str]:
@@ -39,7 +40,8 @@ def open_study(plan: Plan, store: Store) -> tuple[StudyRow, str]:
         if placed:
             store.widen(was, study, placed)
             sentence = (
-                f"study {was.name} resumes with its {len(placed)} trials in the changed space"
+                f"study {was.name} resumes with its {counted(len(placed), 'trial')} "
+                "in the changed space"
             )
     return store.open_study(study), sentence
 

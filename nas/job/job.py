@@ -52,11 +52,11 @@ class Job:
 
     ``pattern`` is the canonical closed pattern; ``epochs`` the fidelity, 0 to measure only the
     latency. ``evaluator`` names a user's function as ``module:function``, called as
-    ``f(architecture, *, fidelity, seed, report) -> metrics``; empty: ``nas.training.candidate``.
-    ``source`` is the digest of the evaluator's module where the search was started. ``teachers``
-    are the files of the models whose digest is ``recipe.teacher``. ``plugins`` are files to load
-    before the pattern is parsed. ``checkpoint`` is the file to save to and resume from, ``model``
-    that for the final weights (empty: none).
+    ``f(architecture, *, fidelity, seed, report) -> metrics``, with ``recipe`` too if it has
+    that parameter; empty: ``nas.training.candidate``. ``source`` is the digest of the evaluator's
+    module where the search was started. ``teachers`` are the files of the models whose digest is
+    ``recipe.teacher``. ``plugins`` are files to load before the pattern is parsed. ``checkpoint``
+    is the file to save to and resume from, ``model`` that for the final weights (empty: none).
 
     ``known`` are the network's latencies by device fingerprint, which are not measured again.
     ``most_ms`` are upper bounds of its latency by device ("": any device): with them it is measured

@@ -15,6 +15,7 @@ from nas.language.expression import Aux, Node, Shape, kinds, seq, show
 from nas.language.layers import BatchNorm, Conv, Dropout, Flatten, Linear
 from nas.language.pattern import Call, Chain, fold, read, write
 from nas.sources import digest
+from nas.text import counted
 
 # The embedded data set, digits: what INPUT and the last FC take where nothing else is said.
 DEFAULT_INPUT: Shape = (1, 8, 8)
@@ -144,7 +145,10 @@ def close(
     if len(out) != 1:
         raise ShapeError(f"the pattern ends in a map of {show(out)}, not in features (FC or GAP)")
     if classes is not None and out[0] != classes:
-        raise ShapeError(f"the pattern ends in {out[0]} features, but there are {classes} classes")
+        raise ShapeError(
+            f"the pattern ends in {counted(out[0], 'feature')}, but there "
+            f"{'is' if classes == 1 else 'are'} {counted(classes, 'class', 'classes')}"
+        )
     return Architecture(shape, steps)
 
 

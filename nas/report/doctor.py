@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from nas.errors import NasError, brief
-from nas.text import shown_url
+from nas.text import counted, shown_url
 from nas.workers import mps
 
 PACKAGES = ("torch", "torchvision", "optuna", "ray", "sqlalchemy", "optuna-dashboard")
@@ -97,7 +97,9 @@ def _data(storage: str) -> Iterator[Finding]:
     from nas.job import DataRef
 
     info = describe(DataRef())
-    yield Finding("data", True, f"digits is available: {len(info.classes)} classes")
+    yield Finding(
+        "data", True, f"digits is available: {counted(len(info.classes), 'class', 'classes')}"
+    )
     yield Finding("datasets", True, ", ".join(DATASETS))
 
 

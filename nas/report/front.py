@@ -18,6 +18,7 @@ from nas.metrics import METRICS, Direction, metric, shown
 from nas.pareto import front
 from nas.report.plot import Axis, Box, Point, circle, fill, line, n, picture, stroke, text, tidy
 from nas.store import StudyRow, TrialRow
+from nas.text import counted
 
 WIDTH, HEIGHT = 820, 470
 BOX = Box(left=74, top=64, right=WIDTH - 40, bottom=HEIGHT - 56)
@@ -135,7 +136,9 @@ def svg(
     lesser += [around(a, b, 1) for a, b in pairwise(steps)]
     drawn += labels([*named, *marked], marks, lesser)
     count = len(networks(rows))
-    title = f"{study.space} on {study.shown_data}: {count} networks, a front of {len(best)}"
+    title = (
+        f"{study.space} on {study.shown_data}: {counted(count, 'network')}, a front of {len(best)}"
+    )
     middle = (BOX.top + BOX.bottom) / 2
     turned = f' transform="rotate(-90 18 {n(middle)})"'
     drawn += [

@@ -12,6 +12,7 @@ from nas.metrics import ACCURACY, by_arithmetic, metric, percent, shown
 from nas.report import believed
 from nas.report.screens import table
 from nas.report.trials import body_of
+from nas.text import counted
 
 if TYPE_CHECKING:
     from nas.driver.audit import Audit, Rank
@@ -172,7 +173,7 @@ def remarks(report: Report) -> list[str]:
     others = "other seeds"
     if most < 2:
         trainings, others = "one training", "not over other seeds"
-    epochs = f"{report.epochs} epoch{'s' * (report.epochs != 1)}"
+    epochs = counted(report.epochs, "epoch")
     sentences = [
         f"Validation and test: the mean of {trainings} of {epochs} with seeds that the search did "
         f"not use, and its 95 % interval, over other images and {others}.",

@@ -19,6 +19,7 @@ from nas import durations
 from nas.metrics import percent, shown
 from nas.report.screens import Plain, console, span, table
 from nas.report.trials import body_of
+from nas.text import counted
 
 if TYPE_CHECKING:
     from nas.driver.tally import Status, UnderWay
@@ -151,7 +152,7 @@ def baselines(status: Status) -> str:
     """How many baselines ended and failed, in words."""
     failed = f" ({status.baselines_failed} failed)" if status.baselines_failed else ""
     of = f"{status.baselines_ended} of " if status.baselines_ended < status.baselines else ""
-    return f"{of}{status.baselines} baseline{'s' * (status.baselines != 1)}{failed}"
+    return f"{of}{counted(status.baselines, 'baseline')}{failed}"
 
 
 def left(status: Status, since: float = 0.0) -> str:
@@ -248,8 +249,8 @@ class Trainings:
         known = [each for each in seconds if each > 0]
         usual = statistics.median(known) if known else 1.0
         self.left = Left([each if each > 0 else usual for each in seconds])
-        sentence = f"{len(seconds)} training{'s' * (len(seconds) != 1)} at most"
-        sentence += f", each of {self.epochs} epoch{'s' * (self.epochs != 1)}"
+        sentence = f"{counted(len(seconds), 'training')} at most"
+        sentence += f", each of {counted(self.epochs, 'epoch')}"
         if known:
             sentence += f", about {span(sum(self.left.works))}, judging by the search"
         print(f"nas: {sentence}", file=sys.stderr, flush=True)

@@ -28,6 +28,7 @@ from nas.store.steps import (
     end_attempt,
     ended_in,
     nothing_came,
+    refuse_changed,
     running_trial,
     select_trials,
     set_state,
@@ -87,8 +88,8 @@ class Store(Record):
         """The study of this name, created if there is none.
 
         Raises StudyError where it exists with other settings, naming the first that differs. While
-        it has no results, objectives and constraints are updated; the places of its images and
-        teachers always are.
+        it has no results and none is on its way, objectives and constraints are updated; the places
+        of its images and teachers always are.
         """
         name = study.name
         if not 0 < len(name) <= 512 or not name.isprintable():
@@ -143,8 +144,8 @@ class Store(Record):
 
         ``budget`` is the most trials the study may have, over all its drivers: only the first
         ``asks`` that it still allows are recorded. ``once`` leaves out those that the study
-        ``has``. Raises StudyError, with nothing changed, where the space or constraints are no
-        longer those of ``of``.
+        ``has``. Raises StudyError, with nothing changed, where the space, objectives or
+        constraints are no longer those of ``of``.
         """
 
         def write(connection: Connection, tokens: Sequence[str]) -> None:
@@ -319,12 +320,16 @@ class Store(Record):
         return self.write(work)
 
     def claim(
-        self, study_id: int, most: int, numbers: Collection[int] | None = None
+        self,
+        study_id: int,
+        most: int,
+        numbers: Collection[int] | None = None,
+        of: StudyRow | None = None,
     ) -> list[Claim]:
         """Begins a new attempt of up to ``most`` waiting trials (of these ``numbers``), oldest
-        first; no two drivers get the same."""
+        first; no two drivers get the same. Raises StudyError as ``begin`` does."""
         chosen = () if numbers is None else (trials.c.number.in_(numbers),)
-        return self._claim_from(study_id, "waiting", most, *chosen)
+        return self._claim_from(study_id, "waiting", most, *chosen, of=of)
 
     def beat(self) -> set[str]:
         """Renews the leases of all attempts of this driver; returns their tokens. The results of
@@ -414,7 +419,12 @@ class Store(Record):
         return self.write(work)
 
     def _claim_from(
-        self, study_id: int, state: TrialState, most: int, *which: ColumnElement[bool]
+        self,
+        study_id: int,
+        state: TrialState,
+        most: int,
+        *which: ColumnElement[bool],
+        of: StudyRow | None = None,
     ) -> list[Claim]:
         """Begins a new attempt of up to ``most`` trials in ``state``."""
         query = (
@@ -426,6 +436,8 @@ class Store(Record):
         )
 
         def write(connection: Connection, tokens: Sequence[str]) -> None:
+            if of is not None:
+                refuse_changed(connection, of)
             found = connection.scalars(query).all()
             for trial_id, token in zip(found, tokens, strict=False):
                 self._start(connection, trial_id, token)

@@ -60,11 +60,24 @@ TRIAL = (
 
 
 def nothing_came(connection: Connection, study_id: int) -> bool:
-    """Whether all trials of the study failed, were refused or still wait. False without any trial:
-    a driver may just have opened it."""
+    """Whether all trials of the study failed, were refused or still wait. A driver that has just
+    opened it is told of a change by ``refuse_changed`` when it begins a trial."""
     query = select(trials.c.state).where(trials.c.study_id == study_id).distinct()
-    states = {*connection.scalars(query)}
-    return bool(states - {"waiting"}) and states <= {"failed", "refused", "waiting"}
+    return {*connection.scalars(query)} <= {"failed", "refused", "waiting"}
+
+
+def refuse_changed(connection: Connection, of: StudyRow) -> None:
+    """Raises StudyError where the study's space, objectives or constraints are no longer those of
+    ``of``. Locks the study."""
+    held = (studies.c.space_text, studies.c.objectives, studies.c.constraints)
+    mine = select(*held).where(studies.c.id == of.id).with_for_update()
+    space, objectives, constraints = connection.execute(mine).one()
+    now = space, [*map(tuple, objectives)], constraints
+    if now != (of.space_text, [*of.objectives], of.constraints):
+        raise StudyError(
+            f"the space, objectives or constraints of study {of.name!r} were changed meanwhile: "
+            "this search ends, and one with the new ones resumes the study"
+        )
 
 
 def select_trials(*more: Any) -> Select[Any]:
@@ -85,16 +98,13 @@ def add_trials(
     **columns: Any,
 ) -> list[int]:
     """Adds a trial for each of ``asks``, under its unique name, as far as the budget allows; with
-    ``once`` only new ones. Returns their ids. Raises StudyError where the study's space or
-    constraints are no longer those of ``of``."""
+    ``once`` only new ones. Returns their ids. Raises StudyError as ``refuse_changed`` does for
+    ``of``."""
     mine = studies.c.id == study_id
-    held = (studies.c.numbers, studies.c.domains, studies.c.space_text, studies.c.constraints)
-    number, text, *space = connection.execute(select(*held).where(mine).with_for_update()).one()
-    if of is not None and space != [of.space_text, of.constraints]:
-        raise StudyError(
-            f"the space or constraints of study {of.name!r} were changed meanwhile: this search "
-            "ends, and one with the new space resumes the study"
-        )
+    held = select(studies.c.numbers, studies.c.domains).where(mine).with_for_update()
+    number, text = connection.execute(held).one()
+    if of is not None:
+        refuse_changed(connection, of)
     domains = domains_of(text, study_id)
     if once:  # under the study's lock: two drivers may propose the same at the same moment
         asks = [ask for ask in asks if not has(connection, study_id, ask)]

@@ -18,6 +18,7 @@ from nas.errors import NasError, PatternError, ShapeError
 from nas.fields import Field
 from nas.job import DataRef, Job
 from nas.language.architecture import Architecture, parse
+from nas.text import counted
 from nas.training import predict
 from nas.training.predict import Prediction, Probabilities
 from nas.version import __version__
@@ -139,7 +140,11 @@ class Card:
             return found if len(found) == count else told[name].refuse(rule)
 
         channels, count = architecture.input[0], architecture.classes
-        classes = listed("classes", count, f"the names of the {count} classes of its pattern")
+        classes = listed(
+            "classes",
+            count,
+            f"the names of the {counted(count, 'class', 'classes')} of its pattern",
+        )
         mean, std = (
             tuple(each.number(*range_) for each in listed(name, channels, f"{channels} numbers"))
             for name, range_ in (("mean", (0, 1)), ("std", (LEAST_STD, 1)))

@@ -22,6 +22,7 @@ from torch import Tensor
 from nas import artifacts, fields
 from nas.errors import NasError, brief
 from nas.fields import Field
+from nas.text import counted
 from nas.training.card import Described
 from nas.training.device import with_threads
 from nas.training.models import Model, free_for, load_model, read, save_once
@@ -88,7 +89,7 @@ class Cascade(Described):
 
     def __repr__(self) -> str:
         told = " -> ".join(f"{member.model.architecture.params:,}" for member in self.members)
-        return f"Cascade({told} params, {len(self.classes)} classes)"
+        return f"Cascade({told} params, {counted(len(self.classes), 'class', 'classes')})"
 
 
 def timed(model: Model | Cascade, pixels: Tensor) -> float:

@@ -22,7 +22,7 @@ from nas.data.datasets import read
 from nas.errors import DataError, NasError
 from nas.fields import Field
 from nas.job import DataRef
-from nas.text import twins
+from nas.text import counted, twins
 from nas.training.card import Card, class_numbers
 from nas.training.predict import Predictor, Probabilities, of_images
 
@@ -58,7 +58,10 @@ class Evaluation:
 
     def __repr__(self) -> str:
         low, high = self.interval
-        return f"Evaluation({self.accuracy:.4f} ({low:.4f} to {high:.4f}) of {len(self)} images)"
+        return (
+            f"Evaluation({self.accuracy:.4f} ({low:.4f} to {high:.4f}) of "
+            f"{counted(len(self), 'image')})"
+        )
 
     @cached_property
     def predicted(self) -> npt.NDArray[np.int64]:

@@ -25,6 +25,7 @@ import numpy as np
 
 from nas.errors import NasError
 from nas.language.architecture import Architecture
+from nas.text import counted
 from nas.training.latency_correction import Correction, Floats
 from nas.training.latency_pieces import Piece, parts
 
@@ -147,7 +148,8 @@ class LatencyPredictor:
         most = float(np.quantile(self.errors, 0.95))
         besides = f" ({self.besides} of them measured besides it)" if self.besides else ""
         return (
-            f"of {len(self.errors)} networks left out in turn{besides} {100 * self.within:.0f} % "
+            f"of {counted(len(self.errors), 'network')} left out in turn{besides} "
+            f"{100 * self.within:.0f} % "
             f"were within 10 %, and 95 of 100 within {100 * most:.0f} %"
         )
 

@@ -20,6 +20,7 @@ from nas import artifacts, fields
 from nas.errors import NasError, brief
 from nas.files import content, regular
 from nas.language.architecture import Architecture
+from nas.text import counted
 from nas.training.card import Card, Described
 from nas.training.network import AuxHead, build
 from nas.training.predict import Probabilities
@@ -70,7 +71,7 @@ class Model(Described, nn.Module):
             self.train(was)
 
     def __repr__(self) -> str:
-        return f"Model({self.architecture}, {len(self.classes)} classes)"
+        return f"Model({self.architecture}, {counted(len(self.classes), 'class', 'classes')})"
 
 
 def state_of(network: nn.Module) -> dict[str, Tensor]:

@@ -24,7 +24,8 @@ SECONDS = 0.5  # of timed steps are enough, and so is a single one that takes as
 IN_ALL = 4.0  # seconds after which no further network is timed: the others' MACs tell
 # MACs of a forward pass that are enough for a step on a CPU, and the least images of it: a
 # mobilenet_like network of 316 million MACs took 0.87 times as long an image by 12 as by 64.
-WORK, IMAGES = 4e9, 4
+WORK, IMAGES = 4e9, 2
+LONG = 4.0  # seconds of a step, of which what comes once (0.1 to 0.5 on a CPU) is a small part
 FORWARD = 1 / 3  # of a step's time, which also goes back twice: an image that is only scored
 
 
@@ -79,9 +80,10 @@ def _epoch_seconds(job: Job, device: torch.device) -> float:
             training.average.update_parameters(module)
         ended.append(_now(device))
         warm = ended[WARM:]
-        # Of a whole batch the first step will do: of a few images it is mostly what comes once.
-        enough = ended[-1] - (warm or ended)[0] >= SECONDS
-        if enough and (batch == start.batch or len(ended) > 2):
+        # Of a whole batch the first step will do, or where it is long, as of large photographs: of
+        # a few images it is mostly what comes once.
+        took = ended[-1] - (warm or ended)[0]
+        if took >= SECONDS and (batch == start.batch or len(ended) > 2 or took >= LONG):
             break
     counted = ended[WARM:] if len(ended) > WARM + 1 else ended[-2:]
     # The median: one that the machine kept waiting is not most of an epoch.

@@ -26,6 +26,7 @@ from nas.errors import NasError, RecipeError, brief
 from nas.job import Job, Recipe
 from nas.language.architecture import Architecture, parse
 from nas.language.expression import show
+from nas.text import counted
 from nas.training.card import class_numbers
 from nas.training.models import Model, load_model
 from nas.training.outputs import outputs
@@ -42,7 +43,9 @@ def digest_of(models: Sequence[Model]) -> str:
 def check(model: Model, info: Info, where: str) -> None:
     """Raises NasError where a model cannot teach on images with these classes and of this shape."""
     if {*model.classes} != {*info.classes}:
-        counts = f"{len(model.classes)} classes and the images {len(info.classes)}"
+        counts = (
+            f"{counted(len(model.classes), 'class', 'classes')} and the images {len(info.classes)}"
+        )
         others = sorted({*model.classes} ^ {*info.classes})
         raise NasError(
             f"{where} cannot teach here: it knows {counts}, and {brief(others[0])} is known to one "

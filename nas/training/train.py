@@ -39,6 +39,7 @@ from nas.language.architecture import Architecture, parse
 from nas.language.expression import leaves, show
 from nas.language.layers import BatchNorm
 from nas.metrics import ACCURACY
+from nas.text import counted
 from nas.training.checkpoint import Training, keep, resume
 from nas.training.device import available, seeded
 from nas.training.graph import Forward, Step, eager_forward, forward_of, step_of
@@ -183,7 +184,9 @@ def fit(
     """
     recipe, epochs = job.recipe, job.epochs
     if recipe.freeze >= epochs:
-        raise RecipeError(f"recipe.freeze is {recipe.freeze}: must be below the {epochs} epochs")
+        raise RecipeError(
+            f"recipe.freeze is {recipe.freeze}: must be below the {counted(epochs, 'epoch')}"
+        )
     start = set_up(module, job, device, normal, budget)
     training, train, batch = start.training, start.train, start.batch
     info, images = data.describe(job.data), data.load(job.data, "train")

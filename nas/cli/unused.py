@@ -1,0 +1,52 @@
+"""Options of a search that would do nothing beside others: refused, as who gives one relies on it.
+
+Those that Python's ``nas.search`` has too are refused where they are read: ``nas.cli.options``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nas.errors import NasError
+
+
+def refuse_unused(
+    *,
+    evaluator: str,
+    artifacts: str,
+    keep: str,
+    baselines: Iterable[str],
+    workers: int | None,
+    address: str | None,
+    gpus_per_trial: float | None,
+    cpus_per_trial: float,
+    memory_per_trial: float,
+    time_limit: float,
+) -> None:
+    """Raises NasError, with the option, its value and what leaves it nothing to do."""
+    if workers == 0:
+        here = "--workers 0 runs the trials in this process"
+        _refuse("--address", address, here)
+        _refuse("--gpus-per-trial", gpus_per_trial, here)
+        _refuse("--memory-per-trial", memory_per_trial or None, here)
+        if evaluator:
+            why = f"{here}, where no evaluator can be stopped unless it reports; --workers 1 can"
+            _refuse("--time-limit", time_limit or None, why)
+    if not address:
+        why = "without --address, the cores of this machine are shared out equally"
+        _refuse("--cpus-per-trial", None if cpus_per_trial == 1 else cpus_per_trial, why)
+    if evaluator:
+        why = "an evaluator keeps its own checkpoints and weights"
+        _refuse("--artifacts", artifacts or None, why)
+        _refuse("--keep", "all" if keep == "all" else None, why)
+        why = "it is fitted on the images of --data, which an evaluator does not use"
+        for name in baselines:
+            from nas.training.classical import METHODS  # scikit-learn
+
+            _refuse("--baseline", name if name in METHODS else None, why)
+
+
+def _refuse(option: str, value: object, why: str) -> None:
+    if value is not None:
+        shown = f"{value:g}" if isinstance(value, float) else value
+        raise NasError(f"{option} {shown}: {why}")

@@ -1,0 +1,162 @@
+"""Ctrl-C and SIGTERM end any command alike: exit status 130, no traceback, no half of a file, no
+process left; what says that it resumes does."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+from test_cli import MARK, Here, environment, here, left_over, nas
+from waiting import PATIENCE, eventually
+
+__all__ = ["here"]  # a fixture
+
+PRUNE = ("prune", "0", "--epochs", "20", "--seeds", "1", "-o", "pruned")
+REPORT = ("report", "--top", "1", "--seeds", "2", "-o", "page.html")
+PROFILE = ("latency", "profile", "--space", "lenet_like", "--networks", "2")
+
+# The n-th file that a command writes is interrupted when half of it is there.
+AMID_A_FILE = """
+import os, signal, sys
+number, nth = map(int, sys.argv[1:3])
+del sys.argv[1:3]
+from pathlib import Path
+import nas.artifacts as artifacts
+from nas.cli import main
+
+def half(part, data, whole=artifacts._write):
+    global nth
+    nth -= 1
+    if nth:
+        return whole(part, data)
+    part.write_bytes(data[: len(data) // 2])
+    os.kill(os.getpid(), number)
+
+artifacts._write = half
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the record of a study of digits, with the weights of three networks."""
+    folder = tmp_path_factory.mktemp("record")
+    told = ("--trials", "3", "--epochs", "6", "--workers", "0", "--keep", "all")
+    nas(folder, "search", "--space", "lenet_like", *told)
+    return folder
+
+
+def start(folder: Path, mark: str, *arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        cwd=folder,
+        env=environment(folder, **{MARK: mark}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def ended(process: subprocess.Popen[str], mark: str) -> str:
+    """Its last line, of a command that an interrupt has ended."""
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert eventually(lambda: not left_over(mark))
+    return err.splitlines()[-1]
+
+
+def weights(record: Path) -> list[str]:
+    return [str(path) for path in sorted(record.glob("artifacts/*/trial-*.safetensors"))]
+
+
+@pytest.mark.parametrize(
+    ("number", "nth", "command"),
+    [
+        (signal.SIGINT, 1, ("export", "--trial", "0", "-o", "out/model.onnx")),
+        (signal.SIGTERM, 1, ("export", "--trial", "0", "-o", "out/model.onnx")),
+        (signal.SIGTERM, 2, ("export", "--trial", "0", "-o", "out/model.py")),
+        (signal.SIGTERM, 1, ("pareto", "-f", "svg", "-o", "out/front.svg")),
+        (signal.SIGTERM, 1, ("report", "--top", "0", "-o", "out/page.html")),
+        (signal.SIGTERM, 2, ("latency", "pack", "--trials", "all", "-o", "out")),
+    ],
+)
+def test_no_half_of_a_file_is_left(
+    here: Here, record: Path, number: int, nth: int, command: tuple[str, ...]
+) -> None:
+    out, mark = record / "out", uuid.uuid4().hex
+    process = start(record, mark, "-c", AMID_A_FILE, int(number), nth, *command)
+    assert ended(process, mark).startswith("nas: interrupted")
+    assert list(out.rglob("*")) == []
+    here(record, *command)  # nothing is in the way of the same command
+    assert list(out.rglob("*")) != []
+    shutil.rmtree(out)
+
+
+@pytest.mark.parametrize(
+    ("number", "at", "command"),
+    [
+        (signal.SIGTERM, "epoch 2 of 20", PRUNE),
+        (signal.SIGTERM, "trainings at most", REPORT),
+        (signal.SIGINT, "pieces measured", PROFILE),
+        (signal.SIGTERM, "pieces measured", PROFILE),
+    ],
+)
+def test_interrupted_in_long_work_it_says_how_to_go_on(
+    record: Path, number: int, at: str, command: tuple[str, ...]
+) -> None:
+    mark = uuid.uuid4().hex
+    process = start(record, mark, "-m", "nas.cli", *command)
+    assert process.stderr
+    assert any(at in line for line in process.stderr)
+    process.send_signal(number)
+    assert ended(process, mark) == "nas: interrupted; the same command resumes"
+
+
+@pytest.mark.parametrize(
+    ("number", "library"),
+    [(signal.SIGTERM, "_multiarray_umath"), (signal.SIGTERM, "libtorch_cpu"),
+     (signal.SIGINT, "libtorch_cpu")],
+)  # fmt: skip
+def test_interrupted_while_libraries_load_it_shows_no_traceback(
+    record: Path, number: int, library: str
+) -> None:
+    mark = uuid.uuid4().hex
+    process = start(record, mark, "-m", "nas.cli", "cascade", *weights(record))
+    assert eventually(lambda: library in Path(f"/proc/{process.pid}/maps").read_text())
+    process.send_signal(number)
+    assert ended(process, mark) == "nas: interrupted"
+
+
+ODD = """
+import gc, os, signal, time
+from nas.interrupts import ended_alike
+
+class Last:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+with ended_alike() as heard:
+    try:
+        exec("os.kill(os.getpid(), signal.SIGINT)")
+    except KeyboardInterrupt:
+        print(*heard)
+    try:
+        Last()
+        time.sleep(60)
+    except KeyboardInterrupt:
+        print(*heard)
+"""
+
+
+def test_no_interrupt_is_lost_and_python_ends_by_none_that_was_handled(tmp_path: Path) -> None:
+    process = start(tmp_path, "", "-c", ODD)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out, err) == (0, "2\n2 15 15\n", "")
