@@ -185,7 +185,7 @@ def test_a_first_look_finds_who_pays_most_of_all(told: list[bool]) -> None:
     values = np.stack([value, *costs], axis=1)
     finished = [Finished(row, own, {}) for row, own in zip(rows[:200], values[:200], strict=True)]
 
-    def plain(_: str, x: Any, scales: Any, y: Any) -> Settings:
+    def plain(_: str, x: Any, scales: Any, y: Any, noise: Any) -> Settings:
         return Settings(np.full(scales.max() + 1, 0.3), 1.0, 0.02, 3.0, 0.1)
 
     pending, no_costs = np.empty((0, 3)), np.empty((0, len(told)))

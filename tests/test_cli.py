@@ -244,7 +244,7 @@ def test_what_is_left_of_a_search_is_predicted_and_baselines_are_counted_apart(
     assert row("trials", "--trials", "5") == "5, of which 2 are done: 3 are left"
     assert row("trials", "--trials", "2") == "2, of which 2 are done: --trials 4 continues"
     assert row("time", "--trials", "2", "--baseline", "linear") == "none: nothing left to train"
-    assert row("baselines", "--trials", "2", "--baseline", "linear,lenet5") == "lenet5"
+    assert row("baselines", "--trials", "2", "--baseline", "linear,resnet18") == "resnet18"
     lasting = "as many as there is time for, in addition to the 2 done"
     assert row("trials", "--budget", "1h") == lasting
     wrong = here(tmp_path, *search, *STUB, "--baseline", "resnet19", "--dry-run", status=2)
