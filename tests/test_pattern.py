@@ -78,6 +78,12 @@ def test_any_text_is_a_tree_or_a_pattern_error_with_its_place(text):
         ("INPUT -> CONV(8) & FC", "column 18: expected a layer, '->', '[', ']', '*', '?'"),
         ("INPUT -> CONV(-8) -> FC", "found '-'"),
         ("INPUT ->\n CONV(8 -> FC", "line 2, column 9"),
+        ("INPUT -> CONV(1__0) -> FC", "column 15: expected"),
+        ("INPUT -> CONV(1_) -> FC", "column 15: expected"),
+        ("INPUT -> CONV(8)*1_ -> FC", "column 18: expected"),
+        ("INPUT -> DROPOUT(1_.5) -> FC", "column 18: expected"),
+        ("INPUT -> DROPOUT(0.5_0) -> FC", "column 18: expected"),
+        ("INPUT -> DROPOUT(5e-1_0) -> FC", "column 18: expected"),
         ("", "column 1: expected a layer"),
     ],
 )
