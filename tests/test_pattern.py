@@ -7,8 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nas
+from nas.blocks import BLOCKS
 from nas.errors import PatternError
+from nas.language import elements, expansion
 from nas.language.pattern import MAX_NESTING, Call, Chain, Maybe, Repeat, Symbol, read, write
+from nas.layers import RELU, Dropout, Fraction, Node, Shape
+from nas.spaces.space import read_space
+from nas.store import values as stored
 
 many = settings(max_examples=300)
 
@@ -160,6 +165,61 @@ def test_two_ways_of_writing_one_network_give_one_text(one, other):
     assert str(one) == str(other)
     assert one.fingerprint == other.fingerprint
     assert one == other
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("CONV(23)", "CONV(23.0)"), ("POOL(kernel=2)", "POOL(kernel=2e0)"),
+        ("CONV(5, bias=no)", "CONV(5, bias=0)"), ("RESIDUAL(9, se=3)", "RESIDUAL(9, se=3.0)"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("first", ["right", "wrong"])
+def test_the_verdict_does_not_depend_on_what_was_parsed_before(right, wrong, first):
+    expansion._arguments.cache_clear()
+    for text in (right, wrong) if first == "right" else (wrong, right):
+        if text == right:
+            assert nas.parse(f"INPUT -> {right} -> FC").params
+        else:
+            with pytest.raises(PatternError, match="must be"):
+                nas.parse(f"INPUT -> {wrong} -> FC")
+
+
+@pytest.mark.parametrize("batches", [(61, 61.0), (61.0, 61)])
+def test_the_verdict_on_a_recipe_does_not_depend_on_what_was_read_before(batches):
+    stored._known_recipe.cache_clear()
+    for batch in batches:
+        assert stored._recipe({"batch": batch}) == (type(batch) is int)
+
+
+def test_whole_numbers_of_a_domain_are_numbers_where_the_argument_takes_numbers():
+    elements.expression.cache_clear()
+    elements._realise.cache_clear()
+    rates = {"name": "s", "pattern": "INPUT -> DROPOUT -> FC", "where": {"DROPOUT.rate": [0, 1]}}
+    assert read_space(rates, "s.yaml").sample(0)  # asks whether the rate matters, with 1 for 1.0
+    one = nas.parse("INPUT -> DROPOUT(1) -> FC")
+    elements.expression.cache_clear()
+    elements._realise.cache_clear()
+    assert one.fingerprint == nas.parse("INPUT -> DROPOUT(1.0) -> FC").fingerprint
+
+
+def test_a_default_of_another_type_makes_no_second_fingerprint(monkeypatch):
+    def noisy(x: Shape, *, rate: Fraction = 1) -> Node:  # 1, not 1.0, as people write it
+        return Dropout(rate) >> RELU
+
+    monkeypatch.setitem(BLOCKS, "NOISY", noisy)
+    default, written = (nas.parse(f"INPUT -> {text} -> FC") for text in ("NOISY", "NOISY(1.0)"))
+    assert default == written
+    assert default.fingerprint == written.fingerprint
+
+
+def test_zero_has_one_sign_and_one_text():
+    loaded = read_space(
+        {"name": "s", "pattern": "INPUT -> LRN -> FC", "where": {"LRN.alpha": -0.0}}, "s.yaml"
+    )
+    drawn = loaded.sample(0)
+    assert nas.parse(str(drawn)) == drawn
+    assert drawn.fingerprint == nas.parse("INPUT -> LRN(alpha=0) -> FC").fingerprint
 
 
 def test_different_networks_have_different_fingerprints():

@@ -72,7 +72,7 @@ class Parameter:
                 if type(plain) is int or type(plain) is float:
                     above = self.low < plain if self.open else self.low <= plain
                     if above and plain <= self.high:
-                        return float(plain)
+                        return float(plain) + 0.0  # -0.0 is 0.0, and nothing else to a reader
         raise PatternError(f"{self.name} is {plain!r}: must be {self.rule}")
 
 

@@ -136,8 +136,10 @@ class Draw:
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
         given = self.given.get(name)
-        value = given if given in choices else choices[self.rng.randrange(len(choices))]
-        return self._told(name, value, len(choices))
+        # The choice itself, not what equals it: 1.0 and True equal 1.
+        known = given in choices
+        at = choices.index(given) if known else self.rng.randrange(len(choices))
+        return self._told(name, choices[at], len(choices))
 
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
@@ -227,7 +229,8 @@ class _Chosen:
 def _offered(argument: Argument, domain: Domain, known: Args, x: Shape) -> bool:
     """Whether an optional argument is asked for here: each of its values must fit the map, and they
     must make a difference. The expansion of a block without a bottleneck, say, makes none."""
-    values = domain.values.some()
+    # Checked, so of the argument's own type: a cache takes 0 for 0.0.
+    values = tuple(argument.parameter.check(value) for value in domain.values.some())
     if values == (argument.parameter.default,):
         return False
     make = recipe(argument.owner)
