@@ -11,7 +11,7 @@ from nas.blocks import BLOCKS
 from nas.errors import PatternError
 from nas.language import elements, expansion
 from nas.language.pattern import MAX_NESTING, Call, Chain, Maybe, Repeat, Symbol, read, write
-from nas.layers import RELU, Dropout, Fraction, Node, Shape
+from nas.layers import RELU, Conv, Dropout, Fraction, Node, Shape
 from nas.spaces.space import read_space
 from nas.store import values as stored
 
@@ -158,6 +158,14 @@ def test_deep_and_long_texts_are_refused_at_once():
          "INPUT -> BN -> RELU -> CONV(1, 1, bias=no) -> POOL(kind=avg) -> FC"),
         ("INPUT -> MBCONV(8, expansion=1) -> FC",
          "INPUT -> CONV(1) -> BN -> RELU6 -> CONV(8, 1) -> BN -> FC"),
+        ("INPUT -> RESIDUAL(8, bottleneck=8) -> FC", "INPUT -> RESIDUAL(8, bottleneck=16) -> FC"),
+        ("INPUT -> RESIDUAL(8, se=5) -> FC", "INPUT -> RESIDUAL(8, se=8) -> FC"),
+        ("INPUT -> RESIDUAL(1500, se=751) -> FC", "INPUT -> RESIDUAL(1500, se=1024) -> FC"),
+        ("INPUT(8, 8, 8) -> MBCONV(8, se=9) -> FC", "INPUT(8, 8, 8) -> MBCONV(8, se=20) -> FC"),
+        ("INPUT(16, 8, 8) -> MBCONV(24, se=6) -> FC", "INPUT(16, 8, 8) -> MBCONV(24, se=8) -> FC"),
+        ("INPUT -> INCEPTION(width=16) -> FC", "INPUT -> INCEPTION(4, 6, 8, 1, 2, 2) -> FC"),
+        ("INPUT -> INCEPTION(4, 6, 8, 1, 2, 2, width=16) -> FC",
+         "INPUT -> INCEPTION(one=9, width=16) -> FC"),
     ],
 )  # fmt: skip
 def test_two_ways_of_writing_one_network_give_one_text(one, other):
@@ -165,6 +173,37 @@ def test_two_ways_of_writing_one_network_give_one_text(one, other):
     assert str(one) == str(other)
     assert one.fingerprint == other.fingerprint
     assert one == other
+    assert nas.parse(str(one)) == one
+
+
+@many
+@given(st.integers(1, 70), st.integers(1, 1024), st.integers(1, 1024))
+def test_ratios_have_one_text_where_they_divide_into_the_same(width, one, other):
+    """By the arithmetic of the papers: width / ratio channels, one at least."""
+    for block in ("RESIDUAL({w}, bottleneck={r})", "RESIDUAL({w}, se={r})", "MBCONV(8, se={r})"):
+        pattern = f"INPUT({width}, 4, 4) -> {block} -> FC"
+        found = [nas.parse(pattern.format(w=width, r=r)) for r in (one, other)]
+        equal = max(1, width // one) == max(1, width // other)
+        assert (found[0] == found[1]) == equal
+        assert (str(found[0]) == str(found[1])) == equal
+        assert (found[0].fingerprint == found[1].fingerprint) == equal
+        assert nas.parse(str(found[0])).fingerprint == found[0].fingerprint
+
+
+def test_a_ratio_that_is_a_power_of_two_is_kept_as_it_is_written_where_it_divides():
+    for width, ratio in [(64, 4), (64, 16), (24, 4), (96, 16), (36, 16), (10, 4), (24, 16)]:
+        assert f"se={ratio})" in str(nas.parse(f"INPUT -> RESIDUAL({width}, se={ratio}) -> FC"))
+
+
+def test_equality_goes_by_the_network_where_a_plug_in_divides_otherwise(monkeypatch):
+    def halved(x: Shape, *, width: int) -> Node:
+        body = Conv(width // 2 * 2, 1)
+        return body + Conv(width // 2 * 2, 3)
+
+    monkeypatch.setitem(BLOCKS, "HALVED", halved)
+    one, other = (nas.parse(f"INPUT -> HALVED({w}) -> FC") for w in (8, 9))
+    assert one == other
+    assert one.fingerprint == other.fingerprint
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
 from typing import NoReturn, Protocol
 
 from nas.errors import PatternError, ShapeError, nearest
@@ -211,22 +210,25 @@ def arguments(call: Call, alias: str = "") -> tuple[Argument, ...]:
     Required and written ones come first: whether an optional one matters, and fits, is seen with
     those known. Raises PatternError.
     """
-    return _arguments(recipe(call.name), call.name, alias, *chain.from_iterable(call.args))
+    keys = tuple(key for key, _ in call.args)
+    return _arguments(recipe(call.name), call.name, alias, keys, *(value for _, value in call.args))
 
 
-# One by one and typed, as 16.0 and True equal 16 and 1: one of them would be answered with what was
-# found for the other.
+# The values one by one and typed: 16.0 equals 16, and would be answered with what that was.
 @lru_cache(maxsize=1_024, typed=True)
 def _arguments(
-    make: Callable[..., Node] | None, name: str, alias: str, *parts: str | Value | None
+    make: Callable[..., Node] | None,
+    name: str,
+    alias: str,
+    keys: tuple[str | None, ...],
+    *values: Value,
 ) -> tuple[Argument, ...]:
     takes = parameters(name)
-    args = [*zip(parts[::2], parts[1::2], strict=True)]
     known = [p.name for p in takes if p.name != CLASSES]
-    if len(args) > len(known):
-        raise PatternError(f"{len(args)} arguments, but it takes {len(known)}")
+    if len(values) > len(known):
+        raise PatternError(f"{len(values)} arguments, but it takes {len(known)}")
     written: dict[str, Value] = {}
-    for i, (key, value) in enumerate(args):
+    for i, (key, value) in enumerate(zip(keys, values, strict=True)):
         argument = known[i] if key is None else key
         if argument not in known:
             raise PatternError(f"unknown argument {argument}; {nearest(argument, known)}")

@@ -38,6 +38,11 @@ class Narrows(NamedTuple):
     least: int = 1
 
 
+class Divides(NamedTuple):
+    """That an argument divides a number of channels, rounded down, as metadata: values side by side
+    may make one network, and its text has one of them."""
+
+
 Size = Annotated[int, Range(1, 65_536)]
 Width = Annotated[Size, Narrows()]
 Kernel = Annotated[int, Range(1, 1_024)]
