@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -235,6 +236,18 @@ def test_what_answers_otherwise_is_not_written(
         export(made, "safetensors", there)
     assert there.read_text() == "mine"
     assert os.listdir(tmp_path) == ["there.safetensors"]
+
+
+@pytest.mark.parametrize("format", ["python", "safetensors"])
+def test_a_model_whose_logits_are_all_0_is_exported(format: str, tmp_path: Path) -> None:
+    made = model(nas.parse("INPUT(1, 8, 8) -> FC(2) -> RELU"))
+    with torch.no_grad():
+        for parameter in made.network.parameters():
+            parameter.copy_(-parameter.abs() - 1)  # a dead RELU on images that are not negative
+    card = dataclasses.replace(made.card, normal=Normal((0.0,), (1.0,)))
+    made = Model(made.network, card).eval()
+    exported = export(made, format, tmp_path / "dead", saved(made, tmp_path))
+    assert exported.difference == 0
 
 
 def test_without_its_packages_onnx_says_what_to_install(

@@ -7,8 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nas
+from nas.blocks import BLOCKS
 from nas.errors import PatternError
+from nas.language import elements, expansion
 from nas.language.pattern import MAX_NESTING, Call, Chain, Maybe, Repeat, Symbol, read, write
+from nas.layers import RELU, Conv, Dropout, Fraction, Node, Shape
+from nas.spaces.space import read_space
+from nas.store import values as stored
 
 many = settings(max_examples=300)
 
@@ -78,6 +83,12 @@ def test_any_text_is_a_tree_or_a_pattern_error_with_its_place(text):
         ("INPUT -> CONV(8) & FC", "column 18: expected a layer, '->', '[', ']', '*', '?'"),
         ("INPUT -> CONV(-8) -> FC", "found '-'"),
         ("INPUT ->\n CONV(8 -> FC", "line 2, column 9"),
+        ("INPUT -> CONV(1__0) -> FC", "column 15: expected"),
+        ("INPUT -> CONV(1_) -> FC", "column 15: expected"),
+        ("INPUT -> CONV(8)*1_ -> FC", "column 18: expected"),
+        ("INPUT -> DROPOUT(1_.5) -> FC", "column 18: expected"),
+        ("INPUT -> DROPOUT(0.5_0) -> FC", "column 18: expected"),
+        ("INPUT -> DROPOUT(5e-1_0) -> FC", "column 18: expected"),
         ("", "column 1: expected a layer"),
     ],
 )
@@ -147,6 +158,14 @@ def test_deep_and_long_texts_are_refused_at_once():
          "INPUT -> BN -> RELU -> CONV(1, 1, bias=no) -> POOL(kind=avg) -> FC"),
         ("INPUT -> MBCONV(8, expansion=1) -> FC",
          "INPUT -> CONV(1) -> BN -> RELU6 -> CONV(8, 1) -> BN -> FC"),
+        ("INPUT -> RESIDUAL(8, bottleneck=8) -> FC", "INPUT -> RESIDUAL(8, bottleneck=16) -> FC"),
+        ("INPUT -> RESIDUAL(8, se=5) -> FC", "INPUT -> RESIDUAL(8, se=8) -> FC"),
+        ("INPUT -> RESIDUAL(1500, se=751) -> FC", "INPUT -> RESIDUAL(1500, se=1024) -> FC"),
+        ("INPUT(8, 8, 8) -> MBCONV(8, se=9) -> FC", "INPUT(8, 8, 8) -> MBCONV(8, se=20) -> FC"),
+        ("INPUT(16, 8, 8) -> MBCONV(24, se=6) -> FC", "INPUT(16, 8, 8) -> MBCONV(24, se=8) -> FC"),
+        ("INPUT -> INCEPTION(width=16) -> FC", "INPUT -> INCEPTION(4, 6, 8, 1, 2, 2) -> FC"),
+        ("INPUT -> INCEPTION(4, 6, 8, 1, 2, 2, width=16) -> FC",
+         "INPUT -> INCEPTION(one=9, width=16) -> FC"),
     ],
 )  # fmt: skip
 def test_two_ways_of_writing_one_network_give_one_text(one, other):
@@ -154,6 +173,92 @@ def test_two_ways_of_writing_one_network_give_one_text(one, other):
     assert str(one) == str(other)
     assert one.fingerprint == other.fingerprint
     assert one == other
+    assert nas.parse(str(one)) == one
+
+
+@many
+@given(st.integers(1, 70), st.integers(1, 1024), st.integers(1, 1024))
+def test_ratios_have_one_text_where_they_divide_into_the_same(width, one, other):
+    """By the arithmetic of the papers: width / ratio channels, one at least."""
+    for block in ("RESIDUAL({w}, bottleneck={r})", "RESIDUAL({w}, se={r})", "MBCONV(8, se={r})"):
+        pattern = f"INPUT({width}, 4, 4) -> {block} -> FC"
+        found = [nas.parse(pattern.format(w=width, r=r)) for r in (one, other)]
+        equal = max(1, width // one) == max(1, width // other)
+        assert (found[0] == found[1]) == equal
+        assert (str(found[0]) == str(found[1])) == equal
+        assert (found[0].fingerprint == found[1].fingerprint) == equal
+        assert nas.parse(str(found[0])).fingerprint == found[0].fingerprint
+
+
+def test_a_ratio_that_is_a_power_of_two_is_kept_as_it_is_written_where_it_divides():
+    for width, ratio in [(64, 4), (64, 16), (24, 4), (96, 16), (36, 16), (10, 4), (24, 16)]:
+        assert f"se={ratio})" in str(nas.parse(f"INPUT -> RESIDUAL({width}, se={ratio}) -> FC"))
+
+
+def test_equality_goes_by_the_network_where_a_plug_in_divides_otherwise(monkeypatch):
+    def halved(x: Shape, *, width: int) -> Node:
+        body = Conv(width // 2 * 2, 1)
+        return body + Conv(width // 2 * 2, 3)
+
+    monkeypatch.setitem(BLOCKS, "HALVED", halved)
+    one, other = (nas.parse(f"INPUT -> HALVED({w}) -> FC") for w in (8, 9))
+    assert one == other
+    assert one.fingerprint == other.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("CONV(23)", "CONV(23.0)"), ("POOL(kernel=2)", "POOL(kernel=2e0)"),
+        ("CONV(5, bias=no)", "CONV(5, bias=0)"), ("RESIDUAL(9, se=3)", "RESIDUAL(9, se=3.0)"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("first", ["right", "wrong"])
+def test_the_verdict_does_not_depend_on_what_was_parsed_before(right, wrong, first):
+    expansion._arguments.cache_clear()
+    for text in (right, wrong) if first == "right" else (wrong, right):
+        if text == right:
+            assert nas.parse(f"INPUT -> {right} -> FC").params
+        else:
+            with pytest.raises(PatternError, match="must be"):
+                nas.parse(f"INPUT -> {wrong} -> FC")
+
+
+@pytest.mark.parametrize("batches", [(61, 61.0), (61.0, 61)])
+def test_the_verdict_on_a_recipe_does_not_depend_on_what_was_read_before(batches):
+    stored._known_recipe.cache_clear()
+    for batch in batches:
+        assert stored._recipe({"batch": batch}) == (type(batch) is int)
+
+
+def test_whole_numbers_of_a_domain_are_numbers_where_the_argument_takes_numbers():
+    elements.expression.cache_clear()
+    elements._realise.cache_clear()
+    rates = {"name": "s", "pattern": "INPUT -> DROPOUT -> FC", "where": {"DROPOUT.rate": [0, 1]}}
+    assert read_space(rates, "s.yaml").sample(0)  # asks whether the rate matters, with 1 for 1.0
+    one = nas.parse("INPUT -> DROPOUT(1) -> FC")
+    elements.expression.cache_clear()
+    elements._realise.cache_clear()
+    assert one.fingerprint == nas.parse("INPUT -> DROPOUT(1.0) -> FC").fingerprint
+
+
+def test_a_default_of_another_type_makes_no_second_fingerprint(monkeypatch):
+    def noisy(x: Shape, *, rate: Fraction = 1) -> Node:  # 1, not 1.0, as people write it
+        return Dropout(rate) >> RELU
+
+    monkeypatch.setitem(BLOCKS, "NOISY", noisy)
+    default, written = (nas.parse(f"INPUT -> {text} -> FC") for text in ("NOISY", "NOISY(1.0)"))
+    assert default == written
+    assert default.fingerprint == written.fingerprint
+
+
+def test_zero_has_one_sign_and_one_text():
+    loaded = read_space(
+        {"name": "s", "pattern": "INPUT -> LRN -> FC", "where": {"LRN.alpha": -0.0}}, "s.yaml"
+    )
+    drawn = loaded.sample(0)
+    assert nas.parse(str(drawn)) == drawn
+    assert drawn.fingerprint == nas.parse("INPUT -> LRN(alpha=0) -> FC").fingerprint
 
 
 def test_different_networks_have_different_fingerprints():

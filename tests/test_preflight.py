@@ -7,6 +7,7 @@ import math
 import pytest
 from patterns import INPUTS, SPACES
 
+import nas
 from nas.errors import SpaceError
 from nas.spaces.preflight import ENUMERATED, Preflight, check
 from nas.spaces.space import load_space, read_space
@@ -42,6 +43,17 @@ def test_settings_and_networks_are_told_apart_and_exact_where_small():
         "different networks in the whole space: 9, fewer than 20",
         "FLATTEN? never changes the network",
     )
+
+
+def test_settings_that_make_one_network_are_counted_as_one():
+    # A width of 8 over 5 to 64 is 1: gates of one channel, or none.
+    result = preflight(
+        {"RESIDUAL.se": {"choice": [0, 5, 6, 7, 8, 9, 10, 16, 20, 32, 64]},
+         "RESIDUAL.kernel": {"choice": [3, 5]}},
+        "INPUT -> CONV(8) -> RESIDUAL(width=8) -> GAP -> FC",
+    )  # fmt: skip
+    assert (result.settings.value, result.networks, result.seen) == (22, 4, 4)
+    assert result.warnings == ("different networks in the whole space: 4, fewer than 20",)
 
 
 def test_large_spaces_are_estimated_within_their_error():
@@ -104,3 +116,53 @@ def test_constraints_are_told_one_by_one():
 def test_a_domain_that_is_never_asked_is_told():
     result = preflight({"RESIDUAL.groups": {"choice": [3, 5]}}, "INPUT -> RESIDUAL(8) -> FC")
     assert result.unasked == ("RESIDUAL.groups",)
+
+
+def test_a_single_value_that_no_network_has_is_told():
+    shadowed = preflight(
+        {"N": {"int": [1, 2]}, "B": {"choice": ["PLAIN(4)", "PLAIN(8)"], "per": "N"},
+         "B.kernel": {"choice": [3, 5], "per": "N"}, "PLAIN.kernel": 7},
+        "INPUT -> B*N -> GAP -> FC",
+    )  # fmt: skip
+    assert shadowed.unasked == ("PLAIN.kernel",)
+    assert any("where.PLAIN.kernel was never asked for" in told for told in shadowed.warnings)
+    never_fits = preflight({"w": [4, 8], "POOL.pad": 2}, "INPUT -> CONV(w) -> POOL -> FC")
+    assert never_fits.unasked == ("POOL.pad",)
+    default = preflight({"w": [4, 8], "PLAIN.kernel": 3}, "INPUT -> PLAIN(w) -> FC")
+    assert default.unasked == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "pattern", "same"),
+    [
+        ("POOL.ceil", [True, False], "INPUT -> CONV(w) -> POOL -> FC",
+         "INPUT -> CONV(w) -> POOL -> FC"),
+        ("POOL.stride", [3, 5], "INPUT -> CONV(w) -> POOL(7) -> FC",
+         "INPUT -> CONV(w) -> POOL(7) -> FC"),
+        ("POOL.kind", ["avg", "max"], "INPUT -> CONV(w) -> POOL(1, stride=2) -> FC",
+         "INPUT -> CONV(w) -> POOL(1, stride=2) -> FC"),
+        ("PLAIN.stride", [2, 3], "INPUT -> POOL(8) -> PLAIN(w) -> FC",
+         "INPUT -> POOL(8) -> PLAIN(w) -> FC"),
+        ("INCEPTION.stride", [2, 1], "INPUT -> POOL(8) -> CONV(w) -> INCEPTION(width=16) -> FC",
+         "INPUT -> POOL(8) -> CONV(w) -> INCEPTION(width=16) -> FC"),
+        # Its default, no gates, is another network: it is not that, whatever is asked for.
+        ("RESIDUAL.se", [5, 8, 16], "INPUT -> CONV(w) -> RESIDUAL(8) -> FC",
+         "INPUT -> CONV(w) -> RESIDUAL(8, se=5) -> FC"),
+    ],
+)  # fmt: skip
+def test_an_argument_of_which_each_value_does_the_same_is_not_sampled(name, values, pattern, same):
+    where = {"w": {"choice": [4, 8]}, name: {"choice": values}}
+    result = preflight(where, pattern)
+    assert result.settings.value == result.networks == 2
+    assert result.asked == (1, 1)
+    space = read_space({"name": "t", "pattern": pattern, "where": where}, "t.yaml")
+    drawn = {space.sample(seed) for seed in range(20)}
+    assert drawn == {nas.parse(same.replace("(w)", f"({w})")) for w in (4, 8)}
+
+
+def test_an_argument_is_sampled_where_it_makes_a_difference_on_this_map():
+    where = {"w": {"choice": [4, 8]}, "POOL.ceil": {"choice": [True, False]}}
+    odd = "INPUT(1, 9, 9) -> CONV(w) -> POOL -> FC"
+    assert preflight(where, odd, input=[1, 9, 9]).networks == 4
+    strides = {"w": {"choice": [4, 8]}, "PLAIN.stride": {"choice": [1, 2]}}
+    assert preflight(strides, "INPUT -> CONV(w) -> PLAIN(4) -> FC").networks == 4

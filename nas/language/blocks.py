@@ -21,6 +21,7 @@ from nas.language.layers import (
     BatchNorm,
     Conv,
     Count,
+    Divides,
     Dropout,
     Fraction,
     Gap,
@@ -35,7 +36,8 @@ from nas.language.layers import (
     Width,
 )
 
-Ratio = Annotated[int, Range(0, 1_024)]
+Ratio = Annotated[int, Range(0, 1_024), Divides()]
+Times = Annotated[int, Range(0, 1_024)]
 Column = Annotated[Count, Narrows()]
 
 
@@ -91,7 +93,7 @@ def residual(
     return (body >> squeeze_excite(width, se)) + shortcut(x, width, stride) >> RELU
 
 
-def dense(x: Shape, *, growth: Width, kernel: Kernel = 3, bottleneck: Ratio = 4) -> Node:
+def dense(x: Shape, *, growth: Width, kernel: Kernel = 3, bottleneck: Times = 4) -> Node:
     """One dense layer (Huang et al. 2017, section 3): the input beside ``growth`` new channels.
 
     ``bottleneck`` b > 0 first narrows to b * growth channels (DenseNet-B).

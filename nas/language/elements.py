@@ -6,15 +6,16 @@ import dataclasses
 import inspect
 import types
 import typing
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
 from nas.errors import PatternError, ShapeError, nearest
 from nas.language.blocks import BLOCKS
 from nas.language.expression import Cost, Node, Seq, Shape
-from nas.language.layers import LAYERS, Narrows, Range
+from nas.language.layers import LAYERS, Divides, Narrows, Range
 from nas.language.pattern import Symbol
 
 Scalar = int | float | str
@@ -28,7 +29,7 @@ CLASSES = "classes"
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """An argument of a layer or a block, as its recipe's annotation has it. ``narrowest`` is the
-    least that pruning may make of it; 0: it is left as it is."""
+    least that pruning may make of it; 0: it is left as it is. ``divides``: see ``Divides``."""
 
     name: str
     kind: Literal["int", "float", "bool", "word"]
@@ -38,6 +39,7 @@ class Parameter:
     default: Any  # inspect.Parameter.empty where the argument must be given
     narrowest: int = 0
     open: bool = False  # of a float: above ``low`` alone
+    divides: bool = False
 
     @property
     def required(self) -> bool:
@@ -72,7 +74,7 @@ class Parameter:
                 if type(plain) is int or type(plain) is float:
                     above = self.low < plain if self.open else self.low <= plain
                     if above and plain <= self.high:
-                        return float(plain)
+                        return float(plain) + 0.0  # -0.0 is 0.0, and nothing else to a reader
         raise PatternError(f"{self.name} is {plain!r}: must be {self.rule}")
 
 
@@ -113,13 +115,15 @@ def _parameters(make: Callable[..., Node]) -> tuple[Parameter, ...]:
 def _parameter(name: str, hint: Any, default: Any) -> Parameter:
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         hint = next(h for h in typing.get_args(hint) if h is not types.NoneType)
-    low, high, narrowest, above = 0.0, 65_536.0, 0, False
+    low, high, narrowest, above, divides = 0.0, 65_536.0, 0, False, False
     for extra in getattr(hint, "__metadata__", ()):
         match extra:
             case Range():
                 low, high, above = extra
             case Narrows():
                 narrowest = extra.least
+            case Divides():
+                divides = True
     base = hint.__origin__ if hasattr(hint, "__metadata__") else hint
     if base is bool:
         return Parameter(name, "bool", 0, 0, tuple(WORDS), default)
@@ -130,7 +134,7 @@ def _parameter(name: str, hint: Any, default: Any) -> Parameter:
         raise PatternError(
             f"a block's argument {name} is annotated {hint!r}: must be int, float, bool or Literal"
         )
-    return Parameter(name, kinds[base], low, high, (), default, narrowest, above)
+    return Parameter(name, kinds[base], low, high, (), default, narrowest, above, divides)
 
 
 # --- a closed element ----------------------------------------------------------------------------
@@ -139,10 +143,10 @@ def _parameter(name: str, hint: Any, default: Any) -> Parameter:
 @dataclass(frozen=True, slots=True)
 class Step:
     """A closed element where it stands: its canonical name and arguments, its node, the shape that
-    reaches it and what it does to it."""
+    reaches it and what it does to it. Equality goes by the node, as fingerprints do."""
 
-    name: str
-    args: Args
+    name: str = field(compare=False)
+    args: Args = field(compare=False)
     node: Node
     x: Shape
     cost: Cost
@@ -192,26 +196,53 @@ def _realise(make: Callable[..., Node], name: str, args: Args, x: Shape) -> tupl
     at = x
     for item, known in zip(items, layers, strict=True):
         if known is None:
-            values = tuple(
-                (key, value)
-                for key, value in args
-                if key != CLASSES and not _says_nothing(make, key, args, x, node)
-            )
-            return (Step(name, values, node, x, cost),)
+            return (Step(name, _settled(make, args, x, node, cost), node, x, cost),)
         steps.append(Step(*known, item, at, item.cost(at)))
         at = steps[-1].cost.shape
     return tuple(steps)
 
 
-def _says_nothing(make: Callable[..., Node], key: str, args: Args, x: Shape, node: Node) -> bool:
-    """Whether leaving the argument to its default gives the same network."""
-    default = next(p.default for p in _parameters(make) if p.name == key)
-    if default in (dict(args)[key], inspect.Parameter.empty):
-        return default is not inspect.Parameter.empty
-    try:
-        return expression(make, tuple(arg for arg in args if arg[0] != key), x)[0] == node
-    except ShapeError:
-        return False
+def _settled(make: Callable[..., Node], args: Args, x: Shape, node: Node, cost: Cost) -> Args:
+    """A block's arguments in one form for one network: the width that leaves it instead of what
+    would follow from that, one divisor of those that make the same, and none that says nothing."""
+
+    def same(kept: Mapping[str, Scalar]) -> bool:
+        try:
+            return expression(make, tuple(kept.items()), x)[0] == node
+        except ShapeError:
+            return False
+
+    kept, width = dict(args), cost.shape[0]
+    takes = {p.name: p for p in _parameters(make)}
+    p = takes.get("width")
+    if p and p.name not in kept and p.low <= width <= p.high and same({**kept, p.name: width}):
+        kept[p.name] = width
+    for p in takes.values():
+        if p.name not in kept or p.name == CLASSES:
+            continue
+        rest = {key: value for key, value in kept.items() if key != p.name}
+        if not p.required and same(rest):
+            kept = rest
+        elif p.divides:
+            kept[p.name] = _divisor(p, kept, same)
+    return tuple((name, kept[name]) for name in takes if name in kept and name != CLASSES)
+
+
+def _divisor(
+    p: Parameter, args: Mapping[str, Scalar], same: Callable[[Mapping[str, Scalar]], bool]
+) -> int:
+    """The one of the divisors that make the same: a power of two as people write them, or else the
+    largest, which divides exactly where one does."""
+
+    def does(value: int) -> bool:
+        return same({**args, p.name: value})
+
+    value, most = int(args[p.name]), int(p.high)
+    least = bisect_left(range(value), True, int(p.low), key=does)
+    power = 1 << (least - 1).bit_length() if least > 1 else least
+    if power <= most and does(power):
+        return power
+    return bisect_left(range(most + 1), True, value + 1, key=lambda v: not does(v)) - 1
 
 
 def layer(node: Node) -> tuple[str, Args] | None:

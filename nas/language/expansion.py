@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NoReturn, Protocol
@@ -19,7 +19,7 @@ from nas.language.elements import (
     recipe,
     unknown,
 )
-from nas.language.expression import Shape, show
+from nas.language.expression import Node, Shape, show
 from nas.language.pattern import Call, Chain, Maybe, Repeat, Symbol, Tree, Value, place, write
 
 MAX_ELEMENTS = 4_096
@@ -162,8 +162,10 @@ class _Expansion:
                     raise PatternError(f"{call.name} needs {p.name}, {p.rule}")
             elif isinstance(value, Symbol) and value.name not in p.words:
                 value = self.symbol(value, p, scope)
-            if value is not None:
-                args[p.name] = p.check(value)
+            # At its default it is left out: a plug-in's may be of another type, as 2 for 2.0, which
+            # would be one text with two fingerprints.
+            if value is not None and (checked := p.check(value)) != p.default:
+                args[p.name] = checked
         return tuple((p.name, args[p.name]) for p in parameters(call.name) if p.name in args)
 
     def symbol(self, symbol: Symbol, p: Parameter, scope: Scope) -> Scalar:
@@ -202,27 +204,39 @@ class Argument:
     names: tuple[str, ...]
 
 
-@lru_cache(maxsize=1_024)
 def arguments(call: Call, alias: str = "") -> tuple[Argument, ...]:
     """The arguments of a layer or block; ``alias`` is the element symbol that it stands for.
 
     Required and written ones come first: whether an optional one matters, and fits, is seen with
     those known. Raises PatternError.
     """
-    takes = parameters(call.name)
+    keys = tuple(key for key, _ in call.args)
+    return _arguments(recipe(call.name), call.name, alias, keys, *(value for _, value in call.args))
+
+
+# The values one by one and typed: 16.0 equals 16, and would be answered with what that was.
+@lru_cache(maxsize=1_024, typed=True)
+def _arguments(
+    make: Callable[..., Node] | None,
+    name: str,
+    alias: str,
+    keys: tuple[str | None, ...],
+    *values: Value,
+) -> tuple[Argument, ...]:
+    takes = parameters(name)
     known = [p.name for p in takes if p.name != CLASSES]
-    if len(call.args) > len(known):
-        raise PatternError(f"{len(call.args)} arguments, but it takes {len(known)}")
+    if len(values) > len(known):
+        raise PatternError(f"{len(values)} arguments, but it takes {len(known)}")
     written: dict[str, Value] = {}
-    for i, (key, value) in enumerate(call.args):
-        name = known[i] if key is None else key
-        if name not in known:
-            raise PatternError(f"unknown argument {name}; {nearest(name, known)}")
-        if name in written:
-            raise PatternError(f"{name} is given twice")
-        written[name] = value
-    owners = (alias, call.name) if alias else (call.name,)
+    for i, (key, value) in enumerate(zip(keys, values, strict=True)):
+        argument = known[i] if key is None else key
+        if argument not in known:
+            raise PatternError(f"unknown argument {argument}; {nearest(argument, known)}")
+        if argument in written:
+            raise PatternError(f"{argument} is given twice")
+        written[argument] = value
+    owners = (alias, name) if alias else (name,)
     return tuple(
-        Argument(call.name, p, written.get(p.name), tuple(f"{o}.{p.name}" for o in owners))
+        Argument(name, p, written.get(p.name), tuple(f"{o}.{p.name}" for o in owners))
         for p in sorted(takes, key=lambda p: (not p.required, p.name not in written))
     )

@@ -105,6 +105,10 @@ class Leaf(Node):
         """What autograd keeps of the layer where ``x`` reaches it."""
         raise NotImplementedError
 
+    def acting(self, x: Shape) -> Leaf:
+        """One form for all of the class that do the same to ``x``, to be compared alone."""
+        return self
+
 
 def _defined(cls: type[Leaf]) -> set[str]:
     return {name for base in cls.__mro__[: cls.__mro__.index(Leaf)] for name in vars(base)}
@@ -205,6 +209,25 @@ def leaves(node: Node, x: Shape) -> Iterator[tuple[Leaf, Shape]]:
         case _:
             assert isinstance(node, Leaf)
             yield node, x
+
+
+def acting(node: Node, x: Shape) -> Node:
+    """What an expression does to ``x``: equal for two that do the same, as far as layers tell.
+    Fingerprints do not go by it, as records have them, and on other maps the two may differ."""
+    match node:
+        case Seq(items):
+            done: list[Node] = []
+            for item in items:
+                done.append(acting(item, x))
+                x = item.cost(x).shape
+            return Seq(tuple(done))
+        case Sum(items) | Concat(items):
+            return type(node)(tuple(acting(item, x) for item in items))
+        case Aux(head):
+            return Aux(acting(head, x))
+        case _:
+            assert isinstance(node, Leaf)
+            return node.acting(x)
 
 
 def kinds(node: Node) -> set[type[Leaf]]:

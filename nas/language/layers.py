@@ -38,6 +38,11 @@ class Narrows(NamedTuple):
     least: int = 1
 
 
+class Divides(NamedTuple):
+    """That an argument divides a number of channels, rounded down, as metadata: values side by side
+    may make one network, and its text has one of them."""
+
+
 Size = Annotated[int, Range(1, 65_536)]
 Width = Annotated[Size, Narrows()]
 Kernel = Annotated[int, Range(1, 1_024)]
@@ -132,6 +137,10 @@ class Conv(Leaf):
 
     def keeps(self, x: Shape) -> Kept:
         return Kept(input=True)
+
+    def acting(self, x: Shape) -> Leaf:
+        # A single window has no stride.
+        return dataclasses.replace(self, stride=0) if self.cost(x).shape[1:] == (1, 1) else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +320,15 @@ class Pool(Leaf):
         between = channels * height * x[2] if apart else 0  # a side after the other
         places = between + channels * height * width if self.kind == "max" else 0
         return Kept(input=True, numbers=between, bytes=INDEX * places)
+
+    def acting(self, x: Shape) -> Leaf:
+        # A single window has no stride, and one of a single number no kind.
+        return dataclasses.replace(
+            self,
+            stride=0 if self.cost(x).shape[1:] == (1, 1) else self.stride,
+            kind="max" if self.kernel == 1 else self.kind,
+            ceil=any(self._ceils(x)),
+        )
 
     def _ceils(self, x: Shape) -> tuple[bool, bool]:
         """Whether rounding up gives one more window, in height and in width."""

@@ -69,7 +69,7 @@ Tree = Call | Repeat | Maybe | Chain
 
 _TOKEN = re.compile(
     r"(?P<space>\s+)|(?P<arrow>->)|(?P<name>[A-Za-z_]\w*)"
-    r"|(?P<number>\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?)(?![\w.])|(?P<mark>[\[\](),=*?])",
+    r"|(?P<number>\d+(?:_\d+)*(?:\.\d+)?(?:[eE][+-]?\d+)?)(?![\w.])|(?P<mark>[\[\](),=*?])",
     re.ASCII,
 )
 

@@ -15,7 +15,7 @@ from nas.errors import NothingFound, ShapeError
 from nas.language.architecture import Architecture
 from nas.metrics import arithmetic, located, precise
 from nas.spaces.bounds import far
-from nas.spaces.space import Draw, Space
+from nas.spaces.space import Chosen, Draw, Space
 
 DRAWS = 2_000  # random ones that break a constraint each, before nothing is said to meet them
 ENUMERATED = 20_000  # up to so many settings are counted one by one
@@ -52,7 +52,7 @@ class Preflight:
     ``asked`` is the fewest and the most parameters of a draw. ``sizes`` spreads each metric that
     arithmetic knows. ``fits`` is the share of valid draws
     within all constraints of arithmetic, ``shares`` within each. ``idle`` are parameters whose
-    change never changed the network; ``unasked`` domains with a choice that no draw came to.
+    change never changed the network; ``unasked`` domains that gave no draw a value.
     """
 
     draws: int
@@ -73,12 +73,15 @@ def check(space: Space, draws: int = 1_000, seed: int = 0) -> Preflight:
     """Draws architectures of a space and takes stock. Raises SpaceError where none fits."""
     rng = random.Random(seed)
     valid: list[tuple[Draw, Architecture]] = []
+    used: set[str] = set()
     for _ in range(draws):
         draw = Draw(rng)
+        chooser = Chosen(space, draw)
         try:
-            valid.append((draw, space.suggest(draw)))
+            valid.append((draw, space.chosen(chooser)))
         except ShapeError:
             continue
+        used |= chooser.used
     if not valid:
         space.draw(rng)  # says what does not fit
     architectures = [architecture for _, architecture in valid]
@@ -91,7 +94,6 @@ def check(space: Space, draws: int = 1_000, seed: int = 0) -> Preflight:
     sizes = [arithmetic(architecture) for architecture in architectures]
     bounds = [metric for metric in space.constraints if metric in sizes[0]]
     asked = [len(draw.params) for draw, _ in valid]
-    drawn = {name for draw, _ in valid for name in draw.params}
     result = Preflight(
         draws=draws,
         valid=len(valid) / draws,
@@ -103,7 +105,7 @@ def check(space: Space, draws: int = 1_000, seed: int = 0) -> Preflight:
         fits=_share([not excess for excess in excesses]),
         shares={metric: _share([metric not in e for e in excesses]) for metric in bounds},
         idle=tuple(_idle(space, valid, rng)),
-        unasked=tuple(_unasked(space, drawn)),
+        unasked=tuple(name for name in space.domains if name not in used),
         warnings=(),
     )
     return dataclasses.replace(result, warnings=tuple(_warnings(result)))
@@ -146,7 +148,7 @@ def _warnings(result: Preflight) -> Iterator[str]:
     for name in result.idle:
         yield f"{name} never changes the network"
     for name in result.unasked:
-        yield f"where.{name} was never asked for"
+        yield f"where.{name} was never asked for: another has its place, or none of it matters"
 
 
 # --- how many ------------------------------------------------------------------------------------
@@ -268,10 +270,3 @@ def _changes(
         return space.suggest(Draw(rng, {**params, name: value})) != architecture
     except ShapeError:
         return True
-
-
-def _unasked(space: Space, drawn: set[str]) -> Iterator[str]:
-    asked = {name.partition("[")[0].removesuffix(".times") for name in drawn}
-    for name, domain in space.domains.items():
-        if name not in asked and len(domain.values.some()) > 1:
-            yield name

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nas.errors import NasError, ShapeError, SpaceError, brief, nearest
 from nas.job import Recipe
@@ -18,7 +18,7 @@ from nas.language.architecture import DEFAULT_CLASSES, DEFAULT_INPUT, Architectu
 from nas.language.domains import PRESENCE, Choice, Domain, Progression, Trial, read_domain
 from nas.language.elements import Args, Scalar, expression, recipe
 from nas.language.expansion import Argument, Scope, StillOpen
-from nas.language.expression import Node, Shape
+from nas.language.expression import Cost, Node, Shape, acting
 from nas.language.pattern import Chain, Tree, read
 from nas.language.symbols import alternatives, check, symbols
 from nas.metrics import OBJECTIVES, Direction, arithmetic
@@ -53,9 +53,13 @@ class Space:
     def suggest(self, trial: Trial) -> Architecture:
         """Asks the trial for every value that matters. Raises ShapeError for a draw that does not
         fit the data."""
+        return self.chosen(Chosen(self, trial))
+
+    def chosen(self, chooser: Chosen) -> Architecture:
+        """The architecture of what a chooser gives. Raises ShapeError as ``suggest``."""
         return close(
             read_cached(self.pattern),
-            _Chosen(self, trial),
+            chooser,
             input=self.input,
             classes=self.classes,
             text=self.pattern,
@@ -136,8 +140,10 @@ class Draw:
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
         given = self.given.get(name)
-        value = given if given in choices else choices[self.rng.randrange(len(choices))]
-        return self._told(name, value, len(choices))
+        # The choice itself, not what equals it: 1.0 and True equal 1.
+        known = given in choices
+        at = choices.index(given) if known else self.rng.randrange(len(choices))
+        return self._told(name, choices[at], len(choices))
 
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
@@ -172,16 +178,19 @@ def read_cached(pattern: str) -> Chain:
     return read(pattern)
 
 
-class _Chosen:
-    """The chooser of one draw: each open symbol's value, asked of the trial once."""
+class Chosen:
+    """The chooser of one draw: each open symbol's value, asked of the trial once. ``used`` are the
+    domains that gave a value."""
 
     def __init__(self, space: Space, trial: Trial) -> None:
         self.space = space
         self.trial = trial
         self.values: dict[tuple[str, tuple[int, ...]], Scalar] = {}
         self.last: dict[str, int] = {}
+        self.used: set[str] = set()
 
     def value(self, key: str, domain: Domain, scope: Scope) -> Scalar:
+        self.used.add(key)
         index = tuple([scope[name] for name in domain.per])
         known = self.values.get((key, index))
         if known is not None:
@@ -208,9 +217,20 @@ class _Chosen:
         domain = self.space.domains[key]
         if scope.get(domain.first, 1) != 1:
             return None
-        if argument.parameter.required or _offered(argument, domain, known, x):
+        p = argument.parameter
+        if p.required:
             return self.value(key, domain, scope)
-        return None
+        # Checked, so of the argument's own type: a cache takes 0 for 0.0.
+        values = tuple(p.check(value) for value in domain.values.some())
+        make = recipe(argument.owner)
+        assert make is not None
+        match _offered(make, p.name, values, known, x):
+            case "domain":
+                return self.value(key, domain, scope)
+            case "first":
+                return values[0]
+            case "default":
+                return None
 
     def present(self, name: str, scope: Scope) -> bool:
         domain = self.space.domains.get(name, PRESENCE)
@@ -224,26 +244,28 @@ class _Chosen:
         return alternatives[str(self.value(name, domain, scope))]
 
 
-def _offered(argument: Argument, domain: Domain, known: Args, x: Shape) -> bool:
-    """Whether an optional argument is asked for here: each of its values must fit the map, and they
-    must make a difference. The expansion of a block without a bottleneck, say, makes none."""
-    values = domain.values.some()
-    if values == (argument.parameter.default,):
-        return False
-    make = recipe(argument.owner)
-    assert make is not None
-    return _choosable(make, argument.parameter.name, values, known, x)
-
-
 @lru_cache(maxsize=65_536)
-def _choosable(
+def _offered(
     make: Callable[..., Node], name: str, values: tuple[Scalar, ...], known: Args, x: Shape
-) -> bool:
+) -> Literal["domain", "first", "default"]:
+    """Where an optional argument has its value from: its domain, where each value fits the map and
+    they make a difference, or there is one alone. The expansion of a block without a bottleneck,
+    say, makes none: then from its default where that makes the same, or else the first of them."""
+
+    def effect(args: Args) -> tuple[Node, Cost]:
+        node, cost = expression(make, args, x)
+        return acting(node, x), cost
+
     try:
-        nodes = [expression(make, (*known, (name, value)), x)[0] for value in values]
+        effects = [effect((*known, (name, value))) for value in values]
     except ShapeError:
-        return False
-    return len(nodes) == 1 or any(node != nodes[0] for node in nodes)
+        return "default"
+    if len({*values}) == 1 or any(each != effects[0] for each in effects):
+        return "domain"
+    try:
+        return "default" if effect(known) == effects[0] else "first"
+    except ShapeError:
+        return "first"
 
 
 # --- space files ---------------------------------------------------------------------------------

@@ -134,13 +134,13 @@ def _objectives(value: Any) -> bool:
 
 
 def _recipe(value: Any) -> bool:
-    return mapping(scalar)(value) and _known_recipe(tuple(value.items()))
+    return mapping(scalar)(value) and _known_recipe(tuple(value), *value.values())
 
 
-@functools.lru_cache(maxsize=1024)
-def _known_recipe(values: tuple[tuple[str, Any], ...]) -> bool:
+@functools.lru_cache(maxsize=1024, typed=True)  # 16.0 and True equal 16 and 1
+def _known_recipe(names: tuple[str, ...], *values: Any) -> bool:
     try:
-        Recipe.of(dict(values))
+        Recipe.of(dict(zip(names, values, strict=True)))
     except NasError:
         return False
     return True

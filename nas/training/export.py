@@ -91,12 +91,12 @@ def deployed(model: Model) -> Model:
 
 
 def compare(model: Model, run: Run) -> float:
-    """The largest difference of ``run`` from the model, of the model's largest logit. One image
-    alone and several at once, random ones and photographs."""
+    """The largest difference of ``run`` from the model, of the model's largest logit, or in logits
+    where all of those are 0. One image alone and several at once, random ones and photographs."""
     pixels = torch.cat([noise(model.input), photographs(model.input)])
     with torch.inference_mode():
         pairs = [(run(x), model(x)) for x in (pixels, pixels[-1:])]
-    scale = max(float(expected.abs().max()) for _, expected in pairs)
+    scale = max(float(expected.abs().max()) for _, expected in pairs) or 1.0
     if any(found.shape != expected.shape for found, expected in pairs):
         return float("inf")
     return max(float((found - expected).abs().max()) for found, expected in pairs) / scale
