@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nas.cli.models import tell_weights
 from nas.cli.options import identified
 from nas.cli.output import writable
 from nas.cli.record import data_of, is_of, opened, there
@@ -259,8 +260,11 @@ def export_cascade(file: str, format: str, output: Path | None) -> None:
         raise NasError(f"Python source reads its weights from disk, not from {file}")
     ending = ".py" if format == "python" else ".onnx"
     output = output or Path(Path(file).stem + ending)
-    difference = export(cascade.load_cascade(file), format, output, Path(file))
+    loaded = cascade.load_cascade(file)
+    difference = export(loaded, format, output, Path(file))
     told = "not checked: ONNX Runtime is not installed (pip install 'nas-patterns[onnx]')"
     if difference is not None:
         told = f"its probabilities differ by at most {difference:.1e}"
     print(f"nas: {output}, {output.stat().st_size / 1e6:.2f} MB, {told}", file=sys.stderr)
+    if format == "python":
+        tell_weights([Path(file).with_name(member.file) for member in loaded.members], output)

@@ -321,6 +321,18 @@ def export_model(
     if done.difference is not None:
         check = f"differs from torch by {done.difference:.1e} of the output's scale"
     print(f"nas: {done.file}, {done.file.stat().st_size / 1e6:.2f} MB, {check}", file=sys.stderr)
+    if format == "python":
+        tell_weights([weights], output)
+
+
+def tell_weights(files: Sequence[Path], output: Path) -> None:
+    """Says which files a source reads its weights from."""
+    names = ", ".join(str(file) for file in files)
+    print(
+        f"nas: {output.name} reads its weights from {names}: whoever gets it needs "
+        f"{'that' if len(files) == 1 else 'those'}, beside it",
+        file=sys.stderr,
+    )
 
 
 def refuse_exported(file: str) -> None:
