@@ -30,6 +30,7 @@ from nas.driver.finalists import Finalist, Mean, Report
 from nas.driver.tradeoffs import feasible, pareto
 from nas.job import DataRef
 from nas.report import html, insight, mistakes, reproduce
+from nas.report.evaluations import cut
 from nas.report.front import stairs
 from nas.report.page_data import embedded
 from nas.store import StudyRow, TrialRow
@@ -393,6 +394,13 @@ def test_a_model_without_mistakes_has_none_to_show() -> None:
     told = evaluated(3, count=30)
     right = dataclasses.replace(told, labels=told.predicted)
     assert "No mistakes." in mistakes.section(right)
+
+
+def test_a_caption_keeps_its_probability_whatever_the_class_is_called() -> None:
+    assert cut("taken for a long name", ", 55 %", lambda text: len(text) <= 18) == (
+        "taken for a…, 55 %"
+    )
+    assert cut("taken for it", ", 55 %", lambda text: len(text) <= 18) == "taken for it, 55 %"
 
 
 def test_mistakes_have_the_names_of_their_files(tmp_path: Path) -> None:
