@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,16 +53,25 @@ def opened(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data), formats=sorted(kinds.readable()))
 
 
-def reason(error: BaseException) -> str:
-    """Why an image cannot be read, without Pillow's words for our own buffer."""
+def reason(error: BaseException, data: bytes | None = None) -> str:
+    """Why an image, of these bytes where they are known, cannot be read, without Pillow's words for
+    our own buffer."""
+    from PIL import Image
+
     message = brief(str(error), 120)
-    return "it is no image" if "cannot identify" in message else message or type(error).__name__
+    if data is not None and not data:
+        return "it is empty"
+    if isinstance(error, Image.DecompressionBombError):
+        pixels, most = (int(number) for number in re.findall(r"\d+", message)[:2])
+        return f"it has {pixels:,} pixels: must be {most:,} at most; make it smaller"
+    if "cannot identify" not in message:
+        return message or type(error).__name__
+    kind = kinds.unreadable(data or b"")
+    return kinds.lacking(kind) if kind else "it is no image"
 
 
 def header(data: bytes) -> Header:
     """Raises DataError for what is no image. Reads no pixels, but of a turned PNG."""
-    if not data:
-        raise DataError("it is empty")
     if known := plain_jpeg(data):
         return Header(known[0], known[1], known[2] == "Gray", frames=False, own_range=False)
     # Pillow's readers raise nearly anything on a broken file: OSError, SyntaxError, struct.error.
@@ -77,7 +87,7 @@ def header(data: bytes) -> Header:
             own = image.mode in OWN_RANGE and not known_range(image)
             return Header(height, width, image.mode in GREY, frames, own)
     except Exception as error:
-        raise DataError(reason(error)) from error
+        raise DataError(reason(error, data)) from error
 
 
 def plain_jpeg(data: bytes) -> tuple[int, int, str] | None:
@@ -143,7 +153,7 @@ def decoded(data: bytes, shape: tuple[int, int, int]) -> Any:
             image.draft("L" if grey else "RGB", (max(shape[1:]),) * 2)
             return fitted(image, shape)
     except Exception as error:
-        raise DataError(reason(error)) from error
+        raise DataError(reason(error, data)) from error
 
 
 def fast(data: bytes, shape: tuple[int, int, int]) -> Any:
