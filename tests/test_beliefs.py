@@ -102,7 +102,7 @@ def test_the_page_names_who_is_believed_to_be_the_best_where_it_is_another(url: 
     by[other.id] = Belief(0.81, 0.8, 0.83)
     told = headline(study, best, Beliefs("accuracy", by))
     named = f"The best by such estimates is trial {other.number}: 81.00 % (80.00 to 83.00) at "
-    assert told.startswith(f"The most accurate is trial {top.number}: ")
+    assert told.startswith(f"The most accurate of the search is trial {top.number}: ")
     assert named in told
 
 

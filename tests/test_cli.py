@@ -604,7 +604,11 @@ WRONG = {
     ),
     "epochs": ((*SEARCH, "--epochs", "0"), "--epochs 0: must be 1 or more"),
     "seed": ((*SEARCH, "--seed", "-1"), "--seed -1: must be from 0 to 4294967295"),
-    "objective": ((*SEARCH, "--objective", "loss"), "must be NAME:max or NAME:min"),
+    "objective": ((*SEARCH, "--objective", "loss"), "its direction, NAME:max or NAME:min"),
+    "near objective": (
+        (*SEARCH, "--objective", "accuracy,latency"),
+        "--objective latency: there is no such metric; did you mean latency_ms?",
+    ),
     "direction": ((*SEARCH, "--objective", "accuracy:up"), "'up': must be max or min"),
     "constraint": ((*SEARCH, "--constraint", "params=5"), "must be like 'params<=1e6'"),
     "bound": ((*SEARCH, "--constraint", "params<=many"), "'<=many': must be a bound such as"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import itertools
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +23,7 @@ from torch import nn
 from typed import ran
 
 import nas
+from nas.cli.models import export_model
 from nas.data.batches import Normal
 from nas.data.picture import decode
 from nas.errors import NasError
@@ -194,6 +197,50 @@ def test_the_source_is_a_command_that_prepares_files_as_the_training_did(tmp_pat
     told = subprocess.run(run, capture_output=True, text=True, check=True, timeout=120).stdout
     for line, prediction in zip(told.splitlines(), made.predict(paths), strict=True):
         assert line.split("\t")[1:] == [prediction.label, f"{prediction.probability:.4f}"]
+
+
+def test_the_source_goes_on_after_files_that_cannot_be_read(tmp_path: Path) -> None:
+    made = model(nas.parse(NETWORKS[0]))
+    source = tmp_path / "network.py"
+    export(made, "python", source, saved(made, tmp_path))
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.png").write_text("none")
+    values = np.arange(900, dtype=np.uint16).reshape(30, 30) * 70
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    bad = [tmp_path / name for name in ("empty.jpg", "text.png", "absent.png")]
+    run = [sys.executable, source, *bad, tmp_path / "deep.png"]
+    told = subprocess.run(run, capture_output=True, text=True, timeout=120)
+    (prediction,) = made.predict([tmp_path / "deep.png"])
+    assert told.returncode == 1
+    assert told.stdout.split("\t")[1:] == [prediction.label, f"{prediction.probability:.4f}\n"]
+    *reasons, last = told.stderr.splitlines()
+    for path, reason in zip(bad, reasons, strict=True):
+        assert reason.startswith(f"{path} is not a readable image: ")
+    assert reasons[0].endswith("it is empty")
+    assert last == "3 of 4 files could not be read"
+
+
+def test_the_source_finds_its_weights_beside_it_and_says_what_it_needs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = model(nas.parse(NETWORKS[0]))
+    (tmp_path / "trained").mkdir()
+    weights = saved(made, tmp_path / "trained")
+    source = tmp_path / "network.py"
+    export_model(str(weights), "python", source, "")
+    assert f"network.py reads its weights from {weights}: " in capsys.readouterr().err
+    assert f"trained/{weights.name}" in ast.get_docstring(ast.parse(source.read_text()))
+    there = tmp_path / "there"
+    there.mkdir()
+    shutil.copy(source, there)
+    told = subprocess.run(
+        [sys.executable, there / source.name], capture_output=True, text=True, timeout=120
+    )
+    assert told.returncode == 1
+    assert told.stderr.startswith(f"{weights.name}, the weights, must travel with this file: ")
+    assert told.stderr.count("\n") == 1
+    shutil.copy(weights, there)
+    subprocess.run([sys.executable, there / source.name], check=True, timeout=120)
 
 
 def test_the_onnx_file_needs_onnxruntime_alone(tmp_path: Path) -> None:
@@ -393,5 +440,10 @@ def test_decoding_in_the_source_is_ours(tmp_path: Path) -> None:
         image.save(path)
         np.testing.assert_array_equal(names["decode"](path).numpy(), decode(path, made.input))
     Image.fromarray(values.astype(np.uint16) * 250).save(tmp_path / "deep.png")
-    with pytest.raises(ValueError, match=r"deep.png has pixels of mode I;16"):
-        names["decode"](tmp_path / "deep.png")
+    Image.fromarray(values.astype(np.float32) / 7).save(tmp_path / "float.tif")
+    Image.fromarray(values.astype(np.int32) * 999).save(tmp_path / "long.tif")
+    Image.fromarray(values.astype(np.uint16) * 16).save(tmp_path / "wide.pgm")
+    Image.merge("LAB", [Image.fromarray(values)] * 3).save(tmp_path / "lab.tif")
+    for name in ("deep.png", "float.tif", "long.tif", "wide.pgm", "lab.tif"):
+        path = tmp_path / name
+        np.testing.assert_array_equal(names["decode"](path).numpy(), decode(path, made.input))

@@ -311,6 +311,20 @@ def test_where_all_finalists_are_on_the_front_and_the_winner_is_the_smallest_not
     assert choice(finals((8, 0.76, 0.74, 36_915), (5, 0.7, 0.72, 30_000), images=9_000)) == []
 
 
+@pytest.mark.parametrize(("counts", "told"), [((3, 2), True), ((2, 2), False), ((2, 3), False)])
+def test_who_was_trained_more_often_is_told_where_it_is_so(
+    counts: tuple[int, int], told: bool
+) -> None:
+    found = finals((5, 0.9, 0.9, 100), (8, 0.8, 0.8, 90))
+    again = [
+        dataclasses.replace(f, trainings=(Training(0.9, 0.9),) * count)
+        for f, count in zip(found.finalists, counts, strict=True)
+    ]
+    text = report_markdown(dataclasses.replace(found, finalists=tuple(again)))
+    assert ("The better ones were trained more often." in text) is told
+    assert "The winner was chosen by validation" in text
+
+
 def test_why_the_most_accurate_of_the_search_was_not_trained_again() -> None:
     found = finals((8, 0.74, 0.74, 36_915), (5, 0.76, 0.5, 593_571))
     alone = dataclasses.replace(found, finalists=found.finalists[:1])

@@ -248,6 +248,43 @@ def test_what_is_not_read_is_counted_by_its_ending(tmp_path: Path) -> None:
         assert told == ".heic: Pillow cannot read it (install pillow-heif)"
 
 
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("empty.jpg", b"", "it is empty"),
+        ("empty.png", b"", "it is empty"),
+        ("text.png", b"none", "it is no image"),
+        ("photo.heic", HEIC, "Pillow cannot read it (install pillow-heif)"),
+        ("photo.jpg", HEIC, "Pillow cannot read it (install pillow-heif)"),
+        (
+            "huge.png",
+            14_000,
+            "it has 196,000,000 pixels: must be 178,956,970 at most; ",
+        ),
+        ("large.png", 20_000, "it has 400,000,000 pixels: must be 178,956,970 at most; "),
+    ],
+)
+def test_a_look_and_a_decoding_say_the_same_of_what_they_cannot_read(
+    name: str, content: bytes | int, reason: str, tmp_path: Path
+) -> None:
+    if content == HEIC and "HEIF" in kinds.readable():
+        pytest.skip("it is read here")
+    file = tmp_path / name
+    if isinstance(content, int):
+        Image.new("1", (content, content)).save(file)
+    else:
+        file.write_bytes(content)
+    with pytest.raises(DataError) as looked:
+        picture.header(file.read_bytes())
+    with pytest.raises(DataError) as decoded:
+        picture.decode(file, (3, 8, 8))
+    assert str(looked.value).startswith(reason)
+    assert str(decoded.value) == f"{file} is not a readable image: {looked.value}"
+
+
 # --- droppings -----------------------------------------------------------------------------------
 
 
@@ -522,8 +559,15 @@ def test_imbalance_copies_and_blanks_are_warned_of(tmp_path: Path) -> None:
     shutil.copy(root / "a" / "0000.png", tmp_path / "d/test/a/copy.png")
     shutil.copy(root / "a" / "0000.png", root / "b" / "torn.png")
     Image.new("RGB", (32, 32)).save(root / "a" / "black.png")
-    warnings = "\n".join(examine(ref(root.parent)).warnings)
+    found = examine(ref(root.parent))
+    warnings = "\n".join(found.warnings)
     assert "1 image of test is a copy of images of train" in warnings
     assert "1 image has copies in two classes or more" in warnings
     assert "1 image is of a single colour" in warnings
     assert "of the class a to train on and" in warnings
+    assert "images of train (test/a/copy.png)" in warnings
+    assert "two classes or more (train/a/0000.png, train/b/torn.png" in warnings
+    assert "of a single colour (train/a/black.png)" in warnings
+    assert found.named["single_colour"] == ("train/a/black.png",)
+    assert found.named["two_classes"][:2] == ("train/a/0000.png", "train/b/torn.png")
+    assert found.named["test_in_train"] == ("test/a/copy.png",)

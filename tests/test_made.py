@@ -108,7 +108,11 @@ def test_both_are_points_of_the_study(
     _, (_, _, taught, pruned) = record(line)
     assert Path(taught.model).parent == tmp_path / "e"
     assert Path(pruned.model).parent == tmp_path / "p"
+    capsys.readouterr()
     assert command(*line, "--trials", 3) == 0
+    told = capsys.readouterr()
+    assert "0 failed, 1 distilled, 1 pruned\n" in told.err
+    assert "baseline" not in told.err + told.out
     _, rows = record(line)
     assert [row.made for row in rows] == ["", "", "distilled", "pruned", ""]
     assert command("trials", "ls", "--state", "refused", *where[:2]) == 0

@@ -97,7 +97,7 @@ def test_a_few_networks_stand_for_all() -> None:
     ("told", "words"),
     [
         ({"trials": 7}, "about 4 min 14 s: 1 min 00 s to 1 min 00 s per training, 2 at once"),
-        ({"trials": None, "seconds": 600.0}, "about 19 trainings: 1 min 00 s to 1 min 00 s p"),
+        ({"trials": None, "seconds": 600.0}, "about 19 trainings after a start-up of about 12 s"),
         ({"trials": None}, "1 min 00 s to 1 min 00 s per training, 2 at once"),
         ({"trials": 7, "job": replace(JOB, evaluator="m:f")}, "unknown before the first"),
     ],

@@ -30,9 +30,10 @@ from nas.driver.finalists import Finalist, Mean, Report
 from nas.driver.tradeoffs import feasible, pareto
 from nas.job import DataRef
 from nas.report import html, insight, mistakes, reproduce
+from nas.report.evaluations import cut
 from nas.report.front import stairs
 from nas.report.page_data import embedded
-from nas.store import StudyRow, TrialRow
+from nas.store import ENDED, StudyRow, TrialRow
 from nas.training.evaluation import Evaluation
 
 Told = tuple[StudyRow, list[TrialRow], Any]
@@ -336,6 +337,50 @@ def test_no_table_runs_off_a_screen_of_700_pixels(page: Chrome) -> None:
 
 
 @needs_browser
+@pytest.mark.parametrize("width", [390, 1280])
+def test_all_of_the_winner_is_on_the_screen(page: Chrome, width: int) -> None:
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        page.refresh()
+        seen = page.execute_script(
+            "return [...document.querySelectorAll('tr.winner td')].map(e => {"
+            "const b = e.getBoundingClientRect();"
+            "return [e.dataset.title, b.left, b.right, b.height]})"
+        )
+        (title,) = page.execute_script(
+            "return [...document.querySelectorAll('.finalists')].map(e =>"
+            "getComputedStyle(e.querySelector('td[data-title=test]'), '::before').content)"
+        )
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert {"searched", "validation", "test", "pattern"} <= {name for name, *_ in seen}
+    for name, left, right, height in seen:
+        assert 0 <= left < right <= width, name
+        if name == "pattern":  # below the rest where that is narrow, not squeezed beside it
+            assert right - left > 0.2 * width
+            continue
+        assert height < (60 if width < 640 else 400), name
+    assert title == ('"test"' if width < 640 else "none")
+
+
+@needs_browser
+def test_what_stands_above_is_of_the_new_trainings_and_counts_agree(
+    page: Chrome, thousand: Told
+) -> None:
+    _, rows, _ = thousand
+    text = page.find_element(By.TAG_NAME, "main").text
+    assert "80.00 % (70.00 to 85.00) on validation, 79.00 % (70.00 to 84.00) on the test" in text
+    tile = page.find_element(By.CSS_SELECTOR, ".tile:nth-child(3)").text
+    assert tile == "79.00 %\nthe winner's accuracy, test"
+    ended = [row for row in rows if row.state in ENDED]
+    count = sum(not row.baseline for row in ended)
+    beside = len(ended) - count
+    assert page.find_element(By.CSS_SELECTOR, ".tile").text == f"{count:,}\ntrials ended"
+    assert f"All {count:,} trials, {beside} baseline{'s' * (beside > 1)}\n" in text
+
+
+@needs_browser
 def test_axes_points_and_differences_say_what_they_are(page: Chrome) -> None:
     page_text = page.find_element(By.TAG_NAME, "main").text
     assert "A bar with a hollow point: the mean validation accuracy of new trainings" in page_text
@@ -393,6 +438,13 @@ def test_a_model_without_mistakes_has_none_to_show() -> None:
     told = evaluated(3, count=30)
     right = dataclasses.replace(told, labels=told.predicted)
     assert "No mistakes." in mistakes.section(right)
+
+
+def test_a_caption_keeps_its_probability_whatever_the_class_is_called() -> None:
+    assert cut("taken for a long name", ", 55 %", lambda text: len(text) <= 18) == (
+        "taken for a…, 55 %"
+    )
+    assert cut("taken for it", ", 55 %", lambda text: len(text) <= 18) == "taken for it, 55 %"
 
 
 def test_mistakes_have_the_names_of_their_files(tmp_path: Path) -> None:

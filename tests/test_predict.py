@@ -22,6 +22,7 @@ from typed import ran
 
 import nas
 from nas import data
+from nas.data import kinds
 from nas.data.batches import Normal
 from nas.data.picture import decode
 from nas.errors import DataError, NasError
@@ -94,6 +95,8 @@ def test_a_class_less_likely_than_the_others_together_is_told(
         unsure = [line.endswith("  unsure") for line in out.splitlines()]
         assert sorted(unsure) == sorted(p.probability < 0.5 for p in found)
         assert any(unsure) is (file == model)
+        told = json.loads(ran(capsys, "predict", file, folder, "-f", "json")[1])
+        assert sorted(each["unsure"] for each in told) == sorted(unsure)
 
 
 def test_onnx_answers_as_the_model(model: Path, folder: Path, tmp_path: Path, capsys: Any) -> None:
@@ -133,6 +136,11 @@ def test_what_cannot_be_read_is_told_and_counted_and_costs_nothing_else(
     assert "1a.jpg is not a readable image" in err
     assert "2 of 5 images could not be read" in err
     assert "3 files skipped: hidden, pipes, or not images by their ending" in err
+    if "HEIF" not in kinds.readable():
+        (mixed / "photo.HEIC").write_bytes(b"x")
+        _, _, err = ran(capsys, "predict", model, mixed)
+        assert "1 file skipped: .heic: Pillow cannot read it (install pillow-heif)" in err
+        assert "3 files skipped: hidden, pipes, or not images by their ending" in err
     # A file that is named is wanted, whatever it is called.
     status, out, err = ran(capsys, "predict", model, mixed / "notes.txt", "-f", "json")
     assert (status, json.loads(out)) == (2, [])

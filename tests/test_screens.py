@@ -111,6 +111,17 @@ def test_baselines_are_told_beside_the_trials_and_awaited() -> None:
     assert "left" not in told
 
 
+def test_networks_that_were_made_are_told_as_what_they_are() -> None:
+    line = Progress("s", ("accuracy",)).line
+    made = {"distilled": 2, "pruned": 1}
+    told = line(status(finished=24, under_way=(), made=made))
+    assert "24 of 24 trials, 2 distilled, 1 pruned, front" in told
+    assert "baseline" not in told
+    assert "1 baseline, 2 distilled, 1 pruned" in line(
+        status(baselines=1, baselines_ended=1, made=made)
+    )
+
+
 def test_the_clock_ticks_between_two_things_that_happen() -> None:
     assert "1 min 40 s so far" in shown(80, 24)
     later = shown(80, 24, since=30)

@@ -142,7 +142,10 @@ def test_a_training_begins_with_the_weights_of_a_file_and_ends_with_a_test_score
     [
         (["resnet18", "--init=resnet18"], "put torchvision's file resnet18-f37072fd.pth into "),
         (["resnet18", "--init=resnet18:V3"], "known of resnet18: IMAGENET1K_V1, DEFAULT"),
-        (["resnet18", "--init=lenet5"], "there are no pretrained weights of lenet5"),
+        (
+            ["resnet18", "--init=lenet5"],
+            "no pretrained weights of lenet5; known: alexnet, ",
+        ),
         (["resnet18", "--init=nowhere.pth"], "nowhere.pth: No such file or directory"),
         (["resnet18", "--recipe=lr="], "--recipe lr=: must be of type float"),
         (["resnet18", "--freeze=20"], "recipe.freeze is 20: must be below the 20 epochs"),

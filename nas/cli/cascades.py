@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nas.cli.models import tell_weights
 from nas.cli.options import identified
 from nas.cli.output import writable
 from nas.cli.record import data_of, is_of, opened, there
 from nas.driver.tradeoffs import nothing_found, pareto
 from nas.errors import NasError, NothingFound, StudyError
 from nas.job import DataRef
-from nas.metrics import METRICS, arithmetic, shown
+from nas.metrics import METRICS, arithmetic, percent, shown
 from nas.report import screens
 from nas.report import smaller as pages
 from nas.training import cascade, classical, latency
@@ -81,7 +82,9 @@ def cascade_and_show(
     verdict = decide(candidates, seen[0].labels, demand, best_single=wanted is None)
     screens.out(pages.candidates_table(names, models, scores, costs, cost))
     if verdict.cascade is None:
-        raise NothingFound(_why_none(verdict, demand, names, cost))
+        raise NothingFound(
+            "; ".join([_why_none(verdict, demand, names, cost), instead(verdict, demand, scores)])
+        )
     chosen, single = verdict.cascade, verdict.single
     made = _made(verdict, models, chosen)
     beaten = models[single.members[0]] if single else None
@@ -141,7 +144,8 @@ def _fraction(text: str) -> float | None:
     except ValueError:
         value = math.nan
     if not 0 < value <= 1:
-        raise NasError(f"--accuracy {text}: must be best, or a fraction above 0 and up to 1")
+        meant = f": for {value:g} % give {value / 100:g}" if 1 < value <= 100 else ""
+        raise NasError(f"--accuracy {text}: must be best, or a fraction above 0 and up to 1{meant}")
     return value
 
 
@@ -230,20 +234,34 @@ def _made(verdict: Verdict, models: Sequence[Model], choice: Choice) -> Cascade:
     )
 
 
+def instead(verdict: Verdict, demand: Demand, scores: Sequence[float]) -> str:
+    """What to ask for where nothing has what was demanded."""
+    single, most = verdict.single, max(scores)
+    if demand.accuracy is None:
+        return "give a larger --budget, or --accuracy best"
+    if demand.accuracy > most:
+        return f"no network has that much: give --accuracy best, which is {percent(most)} here"
+    if demand.accuracy < most:
+        return f"give --accuracy best, which is {percent(most)} here"
+    if single is None:
+        return "train more networks, cheaper ones among them"
+    return f"give less, such as --accuracy {most - 0.01:.2f}, or --budget {single.cost:.6g}"
+
+
 def _why_none(verdict: Verdict, demand: Demand, names: Sequence[str], cost: str) -> str:
     what = (
-        f"accuracy {demand.accuracy:.4f} on validation at a lower {METRICS[cost].title}"
+        f"accuracy {percent(demand.accuracy)} on validation at a lower {METRICS[cost].title}"
         if demand.accuracy is not None
         else f"a higher accuracy at {demand.budget:g} {METRICS[cost].title}"
     )
     told = [f"no cascade of these networks has {what} than a single network"]
     if verdict.single:
         name, value = names[verdict.single.members[0]], shown(cost, verdict.single.cost)
-        told.append(f"{name} has {verdict.single.accuracy:.4f} at {value}")
+        told.append(f"{name} has {percent(verdict.single.accuracy)} at {value}")
     for size, validated in verdict.cross_validated.items():
         if size > 1 and validated:
             told.append(
-                f"the best of {size} members has, held out, {validated.held_out:.4f} at "
+                f"the best of {size} members has, held out, {percent(validated.held_out)} at "
                 f"{shown(cost, validated.cost)}"
             )
     return "; ".join(told)
@@ -259,8 +277,11 @@ def export_cascade(file: str, format: str, output: Path | None) -> None:
         raise NasError(f"Python source reads its weights from disk, not from {file}")
     ending = ".py" if format == "python" else ".onnx"
     output = output or Path(Path(file).stem + ending)
-    difference = export(cascade.load_cascade(file), format, output, Path(file))
+    loaded = cascade.load_cascade(file)
+    difference = export(loaded, format, output, Path(file))
     told = "not checked: ONNX Runtime is not installed (pip install 'nas-patterns[onnx]')"
     if difference is not None:
         told = f"its probabilities differ by at most {difference:.1e}"
     print(f"nas: {output}, {output.stat().st_size / 1e6:.2f} MB, {told}", file=sys.stderr)
+    if format == "python":
+        tell_weights([Path(file).with_name(member.file) for member in loaded.members], output)

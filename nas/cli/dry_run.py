@@ -120,7 +120,8 @@ def expected_time(
     if plan.seconds is None:
         return each
     count = max(0.0, (plan.seconds - START) * most - sum(beside)) / mean
-    return f"about {count:,.0f} trainings: {each}"
+    start = f"after a start-up of about {screens.span(START)}, longer on a busy machine"
+    return f"about {count:,.0f} trainings {start}: {each}"
 
 
 def _recorded(rows: Sequence[TrialRow]) -> TimeBudget | None:

@@ -174,7 +174,7 @@ def predict(
     ] = 1,
     plugin: Plugin = None,
 ) -> None:
-    """Predict the class of each image, with its probability."""
+    """Predict the class of each image, with its probability; unsure: it is below 50 %."""
     from nas.cli.models import predict_and_show
     from nas.cli.options import load_plugins
 

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +20,7 @@ from nas.cli.arguments import MODELS
 from nas.cli.options import called
 from nas.cli.output import begin_work, directory
 from nas.cli.record import check_there
+from nas.data import kinds
 from nas.errors import DataError, NasError, brief
 from nas.interrupts import deferred
 from nas.job import Job
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from nas.training.onnx import OnnxModel
     from nas.training.predict import Prediction
 
-UNSURE = 0.5  # below, the best class is less likely than all others together
+OTHERS = "hidden, pipes, or not images by their ending"
 TOLD = 10  # files that cannot be read, told one by one; the rest are counted
 
 
@@ -111,14 +113,15 @@ def predict_and_show(file: str, paths: Sequence[Path], format: str, top: int) ->
         raise NasError(f"{brief(models[0])} is a model, not an image: give one model, then images")
     found = files(paths)
     model = predictor(file)
-    others = 0
+    skipped: Counter[str] = Counter()
 
     def wanted() -> Iterator[Path]:
-        nonlocal others
         for path, image in found:
-            others += not image
             if image:
                 yield path
+                continue
+            known = path.suffix.lower() in kinds.ENDINGS and not kinds.is_dropping(path.name)
+            skipped[(known and kinds.unread(path.name)) or OTHERS] += 1
 
     failed = shown = 0
 
@@ -135,11 +138,8 @@ def predict_and_show(file: str, paths: Sequence[Path], format: str, top: int) ->
 
     WRITERS[format](predictions(), top)
     tell_stops(model)
-    if others:
-        print(
-            f"nas: {counted(others, 'file')} skipped: hidden, pipes, or not images by their ending",
-            file=sys.stderr,
-        )
+    for why, count in sorted(skipped.items()):
+        print(f"nas: {counted(count, 'file')} skipped: {why}", file=sys.stderr)
     if failed:
         raise DataError(f"{failed:,} of {counted(shown, 'image')} could not be read")
     if not shown:
@@ -176,6 +176,7 @@ def _json(predictions: Predictions, top: int) -> None:
                 "file": str(path),
                 "class": prediction.label,
                 "probability": round(prediction.probability, 6),
+                "unsure": prediction.unsure,
             }
             if top > 1:
                 best = prediction.top(top)
@@ -190,8 +191,7 @@ def _table(predictions: Predictions, top: int) -> None:
     """A line each, at once: no column waits for the longest name of a million."""
     for path, prediction in predictions:
         best = "  ".join(f"{brief(name)} {100 * p:.2f} %" for name, p in prediction.top(top))
-        unsure = "" if prediction.probability >= UNSURE else "  unsure"
-        print(f"{brief(str(path))}  {best}{unsure}")
+        print(f"{brief(str(path))}  {best}{'  unsure' * prediction.unsure}")
 
 
 WRITERS: Mapping[str, Callable[[Predictions, int], None]] = {
@@ -321,6 +321,18 @@ def export_model(
     if done.difference is not None:
         check = f"differs from torch by {done.difference:.1e} of the output's scale"
     print(f"nas: {done.file}, {done.file.stat().st_size / 1e6:.2f} MB, {check}", file=sys.stderr)
+    if format == "python":
+        tell_weights([weights], output)
+
+
+def tell_weights(files: Sequence[Path], output: Path) -> None:
+    """Says which files a source reads its weights from."""
+    names = ", ".join(str(file) for file in files)
+    print(
+        f"nas: {output.name} reads its weights from {names}: whoever gets it needs "
+        f"{'that' if len(files) == 1 else 'those'}, beside it",
+        file=sys.stderr,
+    )
 
 
 def refuse_exported(file: str) -> None:

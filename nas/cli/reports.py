@@ -114,7 +114,10 @@ def report_and_show(
 
 def tell_next(found: Report) -> None:
     model = shlex.quote(shown_file(found.winner.model))
-    print(f"\nnext, with the winning model, {model}:", file=sys.stderr)
+    print(f"\nnext, with the winning model, {model}", file=sys.stderr)
+    trained = len(found.winner.trainings)
+    best = f", of its {trained} the best on validation" if trained > 1 else ""
+    print(f"(trial {found.winner.row.number} as trained again{best}):", file=sys.stderr)
     print(f"  nas export {model} -f onnx -o model.onnx", file=sys.stderr)
     print(f"  nas predict {model} IMAGE_OR_DIR", file=sys.stderr)
     if (alike := found.cheaper) and alike.model:

@@ -26,8 +26,7 @@ from nas.language.architecture import Architecture
 from nas.metrics import metric, shown
 from nas.report import screens
 from nas.report.images import tell as tell_images
-from nas.report.progress import Progress
-from nas.report.progress import baselines as baselines_of
+from nas.report.progress import Progress, beside
 from nas.report.trials import REFUSED, rows_out
 from nas.store import ENDED, Store, StudyRow, TrialRow, open_store
 from nas.store.teachers import teacher_names
@@ -77,16 +76,21 @@ def search_and_show(
     begin_work()
 
     study, ended, status, ahead = run(plan, storage, opened, baselines, since=since)
-    beside = [row for row in ended if row.baseline]
     _tell_end(plan, status)
     if not status.front:
         raise nothing_found(study, ended)
     from nas.driver.beliefs import believed  # optuna is loaded by now
 
     rows_out(study, status.front, "table", ended, believed(study, ended))
-    if beaten := [row for row in beside if row.number not in {r.number for r in status.front}]:
-        print("\nbaselines not on the front:")
-        rows_out(study, beaten, "table")
+    front = {row.number for row in status.front}
+    beaten = [row for row in ended if row.baseline and row.number not in front]
+    for called, rows in {
+        "baselines": [row for row in beaten if not row.made],
+        "distilled and pruned networks": [row for row in beaten if row.made],
+    }.items():
+        if rows:
+            print(f"\n{called} not on the front:")
+            rows_out(study, rows, "table")
     _tell_next(plan, storage, status, ahead)
 
 
@@ -164,8 +168,7 @@ def _tell_end(plan: Plan, status: Status) -> None:
     counts = [f"{status.finished} evaluated", f"{status.reused} reused", f"{status.failed} failed"]
     if plan.rungs:
         counts.insert(1, f"{status.stopped} stopped at a rung")
-    if status.baselines:
-        counts.append(baselines_of(status))
+    counts += beside(status)
     if status.refused:
         counts.append(f"{status.refused} {REFUSED}")
     print(f"nas: study {plan.study}: {', '.join(counts)}", file=sys.stderr)

@@ -38,8 +38,13 @@ def split(texts: Sequence[str]) -> list[str]:
 
 def objective(text: str) -> tuple[str, Direction]:
     name, colon, direction = text.partition(":")
-    if not name or not (colon or name.partition("@")[0] in METRICS):
-        raise NasError(f"--objective {text!r}: must be NAME:max or NAME:min")
+    if not name:
+        raise NasError(f"--objective {text!r}: must be NAME, NAME:max or NAME:min")
+    if not (colon or name.partition("@")[0] in METRICS):
+        raise NasError(
+            f"--objective {text}: there is no such metric; {nearest(name, METRICS)} (one of an "
+            "evaluator's own needs its direction, NAME:max or NAME:min)"
+        )
     return name, read_direction(direction if colon else metric(name).direction,
                                 f"--objective {text}")  # fmt: skip
 

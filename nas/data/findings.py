@@ -24,13 +24,17 @@ from nas.text import counted
 IMBALANCE = 10  # images of the largest class for one of the smallest: from here on it is said
 
 
+Named = dict[str, tuple[str, ...]]  # files, by what is said of them
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
     """``classes`` and ``parts``: images of each, as they will be used; ``held_out``: the parts that
     are drawn from train. ``sizes``: height and width of the least, the median and the largest
     image. ``skipped``: how many for each reason, and examples. ``notes`` are decisions,
     ``warnings`` what spoils a result, ``problems`` what stops every training, each with what to do:
-    the rest is of the images without what they name."""
+    the rest is of the images without what they name. ``named``: of each kind that notes and
+    warnings count, as copies and blank images, the first few."""
 
     root: str
     classes: dict[str, int]
@@ -44,6 +48,7 @@ class Findings:
     warnings: tuple[str, ...]
     problems: tuple[str, ...]
     identity: str
+    named: Named
 
 
 def examine(ref: DataRef) -> Findings:
@@ -77,15 +82,15 @@ def _inspect(ref: DataRef, wrong: tuple[str, ...]) -> Findings:
     copies = numbered(looked.survey.rows["digest"])
     counts = np.bincount(images.labels[every], minlength=len(images.info.classes))
     loaded = {part: datasets.load(ref, part) for part in ORDER}
+    named: Named = {}
     skipped = dict(looked.listing.skipped)
     if looked.reasons:
         shown = [brief(f"{name} ({why})") for name, why in looked.reasons.items()]
         skipped["unreadable"] = len(shown), tuple(shown[:EXAMPLES])
     missing = tuple(part for part in ORDER if part not in images.info.parts)
-    trained, validated = (
-        np.bincount(loaded[part].labels[loaded[part].rows], minlength=len(counts))
-        for part in ORDER[:2]
-    )
+    by_part = {
+        part: np.bincount(of.labels[of.rows], minlength=len(counts)) for part, of in loaded.items()
+    }
     classes = images.info.classes
     return Findings(
         root=str(looked.listing.root),
@@ -96,19 +101,29 @@ def _inspect(ref: DataRef, wrong: tuple[str, ...]) -> Findings:
         shape=images.info.shape,
         sizes=sizes(looked, every),
         skipped=skipped,
-        notes=(*looked.listing.notes, *decided(ref, looked, images, every)),
+        notes=(*looked.listing.notes, *decided(ref, looked, images, every, named)),
         warnings=(
-            *doubtful(looked, images, every, copies),
-            *uneven(classes, trained),
+            *doubtful(looked, images, every, copies, named),
+            *uneven(classes, by_part["train"]),
             *(
-                f"there is no validation image of the class {name}"
-                for name, count in zip(classes, validated, strict=True)
+                f"there is no {part} image of the class {name}"
+                for part in ORDER[1:]
+                for name, count in zip(classes, by_part[part], strict=True)
                 if not count
             ),
         ),
         problems=(*wrong, *hopeless(looked, images, copies)),
         identity=images.identity,
+        named=named,
     )
+
+
+def tell(looked: Looked, named: Named, kind: str, rows: npt.NDArray[np.int64], text: str) -> str:
+    """The ``text``, with the names of the first of these images, which are ``named`` as well."""
+    paths = looked.listing.paths()
+    names = tuple(brief(paths[row]) for row in rows[:EXAMPLES].tolist())
+    named[kind] = names
+    return f"{text} ({', '.join(names)}{', ...' if len(rows) > len(names) else ''})"
 
 
 def hopeless(looked: Looked, images: Prepared, copies: npt.NDArray[np.int64]) -> list[str]:
@@ -135,33 +150,42 @@ def sizes(looked: Looked, every: npt.NDArray[np.int64]) -> tuple[tuple[int, int]
 
 
 def decided(
-    ref: DataRef, looked: Looked, images: Prepared, every: npt.NDArray[np.int64]
+    ref: DataRef,
+    looked: Looked,
+    images: Prepared,
+    every: npt.NDArray[np.int64],
+    named: Named,
 ) -> list[str]:
-    """What was done with images that are not simply read."""
+    """What was done with images that are not simply read; some of each are ``named``."""
     notes = []
-    if frames := int(looked.survey.has(survey.FRAMES)[every].sum()):
-        notes.append(
-            f"{counted(frames, 'image has', 'images have')} several frames: the first is taken"
+
+    def note(kind: str, rows: npt.NDArray[np.int64], text: str) -> None:
+        notes.append(tell(looked, named, kind, rows, text))
+
+    if len(rows := every[looked.survey.has(survey.FRAMES)[every]]):
+        images_have = counted(len(rows), "image has", "images have")
+        note("frames", rows, f"{images_have} several frames: the first is taken")
+    if len(rows := every[looked.survey.has(survey.OWN_RANGE)[every]]):
+        text = (
+            f"{counted(len(rows), 'image holds', 'images hold')} floats or 32-bit integers: each "
+            "is scaled from its least value (black) to its greatest (white)"
         )
-    if own := int(looked.survey.has(survey.OWN_RANGE)[every].sum()):
-        notes.append(
-            f"{counted(own, 'image holds', 'images hold')} floats or 32-bit integers: each "
-            "is scaled from its least value "
-            f"(black) to its greatest (white)"
+        note("own_range", rows, text)
+    if len(rows := every[looked.decoded.states[every] == CONVERTED]):
+        text = (
+            f"{counted(len(rows), 'image has', 'images have')} a colour profile other than "
+            "sRGB's: their colours are converted to sRGB"
         )
-    if turned := int((looked.decoded.states[every] == CONVERTED).sum()):
-        notes.append(
-            f"{counted(turned, 'image has', 'images have')} a colour profile other than "
-            "sRGB's: their colours are "
-            "converted to sRGB"
-        )
+        note("converted", rows, text)
     train = images.rows["train"]
     if groups := len(train) - len(distinct(images.groups[train])):
         group = " or of one group" if ref.group_by or looked.listing.groups else ""
-        notes.append(
+        text = (
             f"{counted(groups, 'image to train on is a copy', 'images to train on are copies')} of "
             f"others{group}: they stay in one split"
         )
+        _, first = np.unique(images.groups[train], return_index=True)
+        note("copies", np.delete(train, first), text)
     _, height, width = images.info.shape
     if not ref.size and height * width > 512 * 512:
         notes.append(f"all are {width}x{height} pixels and keep that size: --size 224 is faster")
@@ -173,24 +197,33 @@ def doubtful(
     images: Prepared,
     every: npt.NDArray[np.int64],
     copies: npt.NDArray[np.int64],
+    named: Named,
 ) -> list[str]:
-    """Copies where there should be none, and blank images."""
+    """Copies where there should be none, and blank images; some of each are ``named``."""
     warnings = []
+
+    def warn(kind: str, rows: npt.NDArray[np.int64], text: str) -> None:
+        warnings.append(tell(looked, named, kind, rows, text))
+
     for one, other in combinations(images.info.parts, 2):
-        copied = int(np.isin(copies[images.rows[other]], copies[images.rows[one]]).sum())
-        if copied:
-            warnings.append(
-                f"{counted(copied, 'image')} of {other} "
-                f"{'is a copy' if copied == 1 else 'are copies'} of images of {one}"
+        there = images.rows[other]
+        if len(rows := there[np.isin(copies[there], copies[images.rows[one]])]):
+            text = (
+                f"{counted(len(rows), 'image')} of {other} "
+                f"{'is a copy' if len(rows) == 1 else 'are copies'} of images of {one}"
             )
+            warn(f"{other}_in_{one}", rows, text)
     classes = len(images.info.classes)
     pairs = distinct(copies[every] * classes + images.labels[every])
-    if torn := int((np.bincount(pairs // classes) > 1).sum()):
-        warnings.append(
-            f"{counted(torn, 'image has', 'images have')} copies in two classes or more"
-        )
-    if blank := int((looked.decoded.states[every] == BLANK).sum()):
-        warnings.append(f"{counted(blank, 'image is', 'images are')} of a single colour")
+    torn = np.flatnonzero(np.bincount(pairs // classes) > 1)
+    if len(torn):
+        rows = every[np.isin(copies[every], torn)]
+        rows = rows[np.argsort(copies[rows], kind="stable")]  # copies of one side by side
+        images_have = counted(len(torn), "image has", "images have")
+        warn("two_classes", rows, f"{images_have} copies in two classes or more")
+    if len(rows := every[looked.decoded.states[every] == BLANK]):
+        images_are = counted(len(rows), "image is", "images are")
+        warn("single_colour", rows, f"{images_are} of a single colour")
     return warnings
 
 

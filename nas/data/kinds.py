@@ -38,6 +38,12 @@ ENDINGS: Mapping[str, str] = {
 # What Pillow reads only where it was built so, and only with a package that adds it.
 BUILT: Mapping[str, str] = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
 ADDED: Mapping[str, str] = {"HEIF": "pillow_heif", "JXL": "pillow_jxl"}
+# How these begin: the major brand of an ISO base media file (ISO/IEC 23008-12), and JPEG XL, bare
+# or in a container (ISO/IEC 18181-2).
+HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+AVIF = (b"avif", b"avis")
+BRANDS: Mapping[bytes, str] = {**dict.fromkeys(HEIF, "HEIF"), **dict.fromkeys(AVIF, "AVIF")}
+JXL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")
 
 # In order of preference: of two folders for one part the first is used, and the other named.
 # "eval" is the test part, and the validation part where there is a test part besides.
@@ -119,8 +125,24 @@ def _unread(ending: str) -> str:
         return f"{ending or 'no ending'}: no image"
     if kind in readable():
         return ""
+    return f"{ending}: {lacking(kind)}"
+
+
+def lacking(kind: str) -> str:
+    """What is missing to read a format."""
     need = f"install {ADDED[kind].replace('_', '-')}" if kind in ADDED else "built without it"
-    return f"{ending}: Pillow cannot read it ({need})"
+    return f"Pillow cannot read it ({need})"
+
+
+def unreadable(data: bytes) -> str:
+    """The format of an image that cannot be read here, by its content; else empty. A phone's HEIC
+    may be called .jpg."""
+    kind = ""
+    if data[4:8] == b"ftyp":
+        kind = BRANDS.get(data[8:12], "")
+    elif data.startswith(JXL):
+        kind = "JXL"
+    return "" if kind in readable() else kind
 
 
 def part_of(name: str) -> tuple[tuple[Part, ...], str]:

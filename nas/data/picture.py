@@ -1,10 +1,11 @@
 """One image file as the picture that a person sees: upright, in 8 bits, on one ground.
 
-Every mode of Pillow comes to grey or RGB. 16-bit values are scaled by the type's range, so that
-one scale holds for a whole set; floats and 32-bit integers have no range that a scan would fill,
-and are scaled each by its own least and greatest value. What is transparent shows a grey ground,
-on which drawings in black and in white are both seen. Of several frames the first is taken. Colours
-of another embedded profile than sRGB's are taken to sRGB (``nas.data.colours``).
+Every mode of Pillow comes to grey or RGB (``nas.data.modes``). 16-bit values are scaled by the
+type's range, so that one scale holds for a whole set; floats and 32-bit integers have no range that
+a scan would fill, and are scaled each by its own least and greatest value. What is transparent
+shows a grey ground, on which drawings in black and in white are both seen. Of several frames the
+first is taken. Colours of another embedded profile than sRGB's are taken to sRGB
+(``nas.data.colours``).
 
 A plain JPEG is read by simplejpeg (libjpeg-turbo, as Pillow's, to the same bytes): 6 times as fast
 at 32x32 pixels, where Pillow's own Python is what takes the time, and scaled by eighths (Pillow: by
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,14 +24,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.data import colours, kinds
+from nas.data.modes import DEEP, OWN_RANGE, known_range, picture
 from nas.errors import DataError, brief
 
 if TYPE_CHECKING:
     from PIL import Image
 
-GROUND = 128
-GREY = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
-OWN_RANGE = frozenset({"I", "F"})
+GREY = frozenset({"1", "L", "LA", "La", *DEEP})
 ORIENTATION = 0x0112
 SMALL = 4096  # bytes
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG"
@@ -52,16 +53,25 @@ def opened(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data), formats=sorted(kinds.readable()))
 
 
-def reason(error: BaseException) -> str:
-    """Why an image cannot be read, without Pillow's words for our own buffer."""
+def reason(error: BaseException, data: bytes | None = None) -> str:
+    """Why an image, of these bytes where they are known, cannot be read, without Pillow's words for
+    our own buffer."""
+    from PIL import Image
+
     message = brief(str(error), 120)
-    return "it is no image" if "cannot identify" in message else message or type(error).__name__
+    if data is not None and not data:
+        return "it is empty"
+    if isinstance(error, Image.DecompressionBombError):
+        pixels, most = (int(number) for number in re.findall(r"\d+", message)[:2])
+        return f"it has {pixels:,} pixels: must be {most:,} at most; make it smaller"
+    if "cannot identify" not in message:
+        return message or type(error).__name__
+    kind = kinds.unreadable(data or b"")
+    return kinds.lacking(kind) if kind else "it is no image"
 
 
 def header(data: bytes) -> Header:
     """Raises DataError for what is no image. Reads no pixels, but of a turned PNG."""
-    if not data:
-        raise DataError("it is empty")
     if known := plain_jpeg(data):
         return Header(known[0], known[1], known[2] == "Gray", frames=False, own_range=False)
     # Pillow's readers raise nearly anything on a broken file: OSError, SyntaxError, struct.error.
@@ -74,10 +84,10 @@ def header(data: bytes) -> Header:
             if image.format != "TIFF" and tags and image.getexif().get(ORIENTATION, 1) >= 5:
                 width, height = height, width
             frames = image.format != "MPO" and bool(getattr(image, "is_animated", False))
-            own = image.mode in OWN_RANGE and not _known_range(image)
+            own = image.mode in OWN_RANGE and not known_range(image)
             return Header(height, width, image.mode in GREY, frames, own)
     except Exception as error:
-        raise DataError(reason(error)) from error
+        raise DataError(reason(error, data)) from error
 
 
 def plain_jpeg(data: bytes) -> tuple[int, int, str] | None:
@@ -143,7 +153,7 @@ def decoded(data: bytes, shape: tuple[int, int, int]) -> Any:
             image.draft("L" if grey else "RGB", (max(shape[1:]),) * 2)
             return fitted(image, shape)
     except Exception as error:
-        raise DataError(reason(error)) from error
+        raise DataError(reason(error, data)) from error
 
 
 def fast(data: bytes, shape: tuple[int, int, int]) -> Any:
@@ -168,7 +178,7 @@ def fitted(image: Image.Image, shape: tuple[int, int, int]) -> Any:
     from PIL import Image, ImageOps
 
     channels, height, width = shape
-    known, turn = _known_range(image), colours.foreign(image)  # the turned copy does not tell
+    known, turn = known_range(image), colours.foreign(image)  # the turned copy does not tell
     if image.getexif().get(ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if turn:
@@ -177,58 +187,3 @@ def fitted(image: Image.Image, shape: tuple[int, int, int]) -> Any:
     if seen.size != (width, height):
         seen = ImageOps.fit(seen, (width, height), Image.Resampling.BILINEAR)
     return np.asarray(seen).reshape(height, width, channels).transpose(2, 0, 1)
-
-
-def picture(image: Image.Image, mode: str, known: tuple[float, float] | None = None) -> Image.Image:
-    """The image in ``mode``, L or RGB, as it is seen; ``known`` is the range of its type."""
-    from PIL import Image
-
-    if image.mode in GREY - {"1", "L", "LA", "La"}:
-        return _deep(image, known).convert(mode)
-    if image.mode == "LAB":
-        image = _from_lab(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, (GROUND, GROUND, GROUND, 255))
-        image = Image.alpha_composite(ground, image)
-    return image.convert(mode)
-
-
-def _deep(image: Image.Image, known: tuple[float, float] | None) -> Image.Image:
-    """More than 8 bits a pixel, as 8."""
-    from PIL import Image
-
-    values = np.asarray(image).astype(np.float64)
-    key = image.info.get("transparency")
-    hidden = values == key if isinstance(key, int) else np.zeros(values.shape, bool)
-    low, high = known or (_own_range(values) if image.mode in OWN_RANGE else (0.0, 65535.0))
-    scaled = np.nan_to_num((values - low) * (255 / (high - low) if high > low else 0))
-    seen = np.rint(scaled.clip(0, 255)).astype(np.uint8)
-    seen[hidden] = GROUND
-    return Image.fromarray(seen)
-
-
-def _known_range(image: Image.Image) -> tuple[float, float] | None:
-    """The range of a type that Pillow has widened to 16 or 32 bits, where that is told."""
-    if image.format == "PPM" and image.mode == "I":
-        return 0.0, 65535.0  # Pillow scales any greatest value to this one
-    tags = getattr(image, "tag_v2", {})
-    if image.mode == "I;16" and tags.get(258) == (12,):  # bits a sample
-        return 0.0, 4095.0
-    if image.mode == "I" and tags.get(258) == (16,):
-        return (-32768.0, 32767.0) if tags.get(339) == (2,) else (0.0, 65535.0)  # signed
-    return None
-
-
-def _own_range(values: Any) -> tuple[float, float]:
-    finite = values[np.isfinite(values)]
-    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-
-
-def _from_lab(image: Image.Image) -> Image.Image:
-    from PIL import ImageCms
-
-    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    turned = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-    assert turned is not None  # it is where not done in place
-    return turned

@@ -10,7 +10,7 @@ import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nas.driver.time_budget import TimeBudget
 from nas.driver.tradeoffs import network, pareto
@@ -52,7 +52,8 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The status of a search. Trials are candidates; baselines are counted apart."""
+    """The status of a search. Trials are candidates; baselines are counted apart, and so are
+    networks that were made of others."""
 
     budget: int | None  # trials asked for; None: no limit
     finished: int
@@ -78,6 +79,7 @@ class Status:
     baselines: int = 0
     baselines_ended: int = 0
     baselines_failed: int = 0  # of those that ended
+    made: Mapping[str, int] = field(default_factory=dict)  # "distilled", "pruned": how many
 
     @property
     def running(self) -> int:
@@ -103,6 +105,7 @@ class Tally:
         self._baselines: set[int] = set()
         self._counts: Counter[str] = Counter()
         self._beside: Counter[str] = Counter()  # of them the baselines
+        self._made: dict[int, str] = {}  # of the baselines, by number: all have ended
         self._failures: Counter[str] = Counter()
         self._ended = 0
         self._first = 0.0  # when the first of them did
@@ -145,6 +148,7 @@ class Tally:
         """Counts trials; returns those that are new and ended."""
         rows = list(rows)
         self._baselines.update(row.number for row in rows if row.baseline)
+        self._made |= {row.number: row.made for row in rows if row.made}
         new = {row.number: row for row in rows if row.state in ENDED and row not in self}
         for row in new.values():
             self._taken.add(row.number)
@@ -206,9 +210,10 @@ class Tally:
             time=time_budget.seconds if time_budget else None,
             time_left=time_budget.left if time_budget else None,
             out_of_time=time_budget is not None and time_budget.over,
-            baselines=len(self._baselines),
-            baselines_ended=self._beside.total(),
+            baselines=len(self._baselines) - len(self._made),
+            baselines_ended=self._beside.total() - len(self._made),
             baselines_failed=self._beside["failed"],
+            made=Counter(sorted(self._made.values())),
         )
 
     def _forecast(self, under_way: Iterable[UnderWay], slots: int) -> Forecast | None:

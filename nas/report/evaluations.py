@@ -6,7 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -157,7 +157,7 @@ def mistakes_png(evaluation: Evaluation) -> bytes:
     wrong = evaluation.mistakes(SHEET)
     columns = 8
     rows = max(1, -(-len(wrong) // columns))
-    wide, high, gap = TILE + 24, TILE + 58, 12
+    wide, high, gap = TILE + 48, TILE + 58, 12
     top = gap + (TITLE if wrong else 0)
     sheet = Image.new("RGB", (columns * wide + gap, rows * high + top), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
@@ -175,12 +175,12 @@ def mistakes_png(evaluation: Evaluation) -> bytes:
         taken = int(evaluation.predicted[number])
         certain = 100 * float(evaluation.probabilities[number, taken])
         lines = (
-            evaluation.classes[int(evaluation.labels[number])],
-            f"taken for {evaluation.classes[taken]}, {certain:.0f} %",
-            "/".join(evaluation.name(number).split("/")[-2:]),
+            (evaluation.classes[int(evaluation.labels[number])], "", "black"),
+            (f"taken for {evaluation.classes[taken]}", f", {certain:.0f} %", "#b00020"),
+            ("/".join(evaluation.name(number).split("/")[-2:]), "", "#606060"),
         )
-        for n, (line, ink) in enumerate(zip(lines, ("black", "#b00020", "#606060"), strict=True)):
-            text = _cut(brief(line), lambda text: font.getlength(text) <= wide - 6)
+        for n, (line, end, ink) in enumerate(lines):
+            text = cut(brief(line), end, lambda text: font.getlength(text) <= wide - 6)
             draw.text((x, y + TILE + 3 + 14 * n), text, ink, font)
     if not wrong:
         draw.text((gap, gap), "no mistakes", "black", font)
@@ -189,9 +189,10 @@ def mistakes_png(evaluation: Evaluation) -> bytes:
     return out.getvalue()
 
 
-def _cut(text: str, fits: Any) -> str:
-    if fits(text):
-        return text
-    while text and not fits(f"{text}…"):
+def cut(text: str, end: str, fits: Callable[[str], bool]) -> str:
+    """A text with its ``end``, which is never cut, shortened until it ``fits``."""
+    if fits(text + end):
+        return text + end
+    while text and not fits(f"{text}…{end}"):
         text = text[:-1]
-    return f"{text}…"
+    return f"{text}…{end}"

@@ -25,6 +25,7 @@ from nas.report.plot import style, tidy
 from nas.report.screens import span
 from nas.report.trials import taught
 from nas.store import ENDED, StudyRow, TrialRow
+from nas.text import counted
 from nas.training.evaluation import Evaluation
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -50,7 +51,7 @@ def page(
     dark = f"@media screen and (prefers-color-scheme:dark){{{style(dark=True)}}}"
     parts = [
         f"<h1>{escape(title)}</h1>",
-        _head(study, rows, best, beliefs),
+        _head(study, rows, best, beliefs, report),
         _front(report, beliefs),
         _finalists(report),
         mistakes.section(errors) if errors else "",
@@ -58,7 +59,7 @@ def page(
         _curves(study, rows, curves, best),
         _common(study, rows, best),
         _matters(study, rows),
-        _trials(len(rows)),
+        _trials(rows),
         _again(study, rows, report),
     ]
     return "\n".join(
@@ -88,16 +89,20 @@ def _head(
     rows: Sequence[TrialRow],
     best: Sequence[TrialRow],
     beliefs: Beliefs | None,
+    report: Report | None,
 ) -> str:
     searched = [row for row in rows if not row.baseline]
     states = Counter(row.state for row in searched)
     spent = sum(row.seconds or 0.0 for row in searched)
     name = study.objectives[0][0]
     title = f"best {metric(name).title}{', validation' * (name == ACCURACY)}"
+    found = shown(name, best[0].value(name)) if best else "none"
+    if report:  # the search's best is its luckiest, too
+        title, found = "the winner's accuracy, test", percent(report.winner.test.value)
     tiles = {
         "trials ended": f"{len(searched):,}",
         "networks on the front": f"{len(best)}",
-        title: shown(name, best[0].value(name)) if best else "none",
+        title: found,
         "device time": span(spent),
     }
     begun = datetime.fromtimestamp(study.created).strftime("%Y-%m-%d")
@@ -111,7 +116,7 @@ def _head(
         f'<div class="tile"><b>{escape(value)}</b><span>{escape(label)}</span></div>'
         for label, value in tiles.items()
     )
-    lead = headline(study, best, beliefs)
+    lead = " ".join(filter(None, [winner(report), headline(study, best, beliefs)]))
     return f'<p class="faint">{escape(" · ".join(about))}</p><div class="tiles">{listed}</div>' + (
         f'<p class="lead">{escape(lead)}</p>' if lead else ""
     )
@@ -120,6 +125,19 @@ def _head(
 def _bound(name: str, text: str) -> str:
     sign, _, limit = str(text).partition(" ")
     return f"{metric(name).title} {sign} {tidy(shown(name, float(limit)))}"
+
+
+def winner(report: Report | None) -> str:
+    """What the winner reaches in its new trainings; empty where nothing was trained again."""
+    if report is None:
+        return ""
+    found = report.winner
+    trained = f", {counted(len(found.trainings), 'training')}" if found.trainings else ""
+    return (
+        f"The winner, trained again with other seeds, is {found.row.called}: "
+        f"{pages.mean(found.validation)} on validation, {pages.mean(found.test)} on the test "
+        f"images (means and 95 % intervals{trained})."
+    )
 
 
 def headline(study: StudyRow, best: Sequence[TrialRow], beliefs: Beliefs | None = None) -> str:
@@ -132,7 +150,7 @@ def headline(study: StudyRow, best: Sequence[TrialRow], beliefs: Beliefs | None 
     title = metric(cost).title
 
     first = (
-        f"The most accurate is {top.called}: {percent(top.value(name))} at "
+        f"The most accurate of the search is {top.called}: {percent(top.value(name))} at "
         f"{shown(cost, top.value(cost))} {title}."
     )
     if beliefs and beliefs.name == name and (belief := beliefs.by.get(top.id)):
@@ -188,8 +206,8 @@ def _finalists(report: Report | None) -> str:
     lead = "".join(f'<p class="lead">{escape(sentence)}</p>' for sentence in pages.choice(report))
     return (
         f"<section><h2>The winner, honestly</h2>{lead}"
-        f'<div class="scroll"><table>{_heads(titles)}{"".join(cells)}</table></div>'
-        f'<p class="note">{escape(" ".join(pages.remarks(report)))}</p></section>'
+        f'<div class="scroll"><table class="finalists">{_heads(titles)}{"".join(cells)}</table>'
+        f'</div><p class="note">{escape(" ".join(pages.remarks(report)))}</p></section>'
     )
 
 
@@ -200,7 +218,7 @@ def _heads(columns: Sequence[str]) -> str:
 
 def _row(cells: Sequence[str], columns: Sequence[str], role: str) -> str:
     row_cells = "".join(
-        f"<td{_kind(column)}>{_two_lines(cell)}</td>"
+        f'<td{_kind(column)} data-title="{escape(column)}">{_two_lines(cell)}</td>'
         for cell, column in zip(cells, columns, strict=True)
     )
     return f'<tr class="{role}">{row_cells}</tr>'
@@ -314,8 +332,11 @@ shares of 1; parameters below 1 % are left out. With few trials this is only a
 hint.</p></section>"""
 
 
-def _trials(trials: int) -> str:
-    return f"""<section><h2>All {trials:,} trials</h2>
+def _trials(rows: Sequence[TrialRow]) -> str:
+    beside = Counter(row.made or "baseline" for row in rows if row.baseline)
+    kinds = [counted(len(rows) - beside.total(), "trial")]
+    kinds += [f"{n} {kind}{'s' * (kind == 'baseline' and n > 1)}" for kind, n in beside.items()]
+    return f"""<section><h2>All {", ".join(kinds)}</h2>
 <div class="bar-line"><input id="search" type="search" aria-label="search the trials"
  placeholder="search: number, state, RESIDUAL ...">
 <label><input id="only" type="checkbox"> front only</label>

@@ -181,9 +181,11 @@ def remarks(report: Report) -> list[str]:
     ]
     if "believed" in columns(report):
         sentences.append("Believed: estimated from all trials, without that luck; 80 % interval.")
+    if least < most == len(report.winner.trainings):
+        sentences.append("The better ones were trained more often.")
     sentences.append(
-        "The better ones were trained more often. The winner was chosen by validation and by its "
-        "earlier estimate; the test images chose nothing."
+        "The winner was chosen by validation and by its earlier estimate; the test images chose "
+        "nothing."
     )
     sentences += [f"Left out: trial {row.number}, {why}." for row, why in report.lost]
     return sentences

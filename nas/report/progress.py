@@ -145,14 +145,18 @@ def counts(status: Status) -> list[str]:
     """The nonzero counts, in words."""
     names = ("running", "paused", "stopped", "failed", "reused", "refused", "rejected")
     named = [f"{number} {name}" for name in names if (number := getattr(status, name))]
-    return [*named, baselines(status)] if status.baselines else named
+    return [*named, *beside(status)]
 
 
-def baselines(status: Status) -> str:
-    """How many baselines ended and failed, in words."""
+def beside(status: Status) -> list[str]:
+    """What is counted apart from the trials, in words: how many baselines ended and failed, how
+    many networks were distilled and pruned."""
+    made = [f"{count} {how}" for how, count in status.made.items()]
+    if not status.baselines:
+        return made
     failed = f" ({status.baselines_failed} failed)" if status.baselines_failed else ""
     of = f"{status.baselines_ended} of " if status.baselines_ended < status.baselines else ""
-    return f"{of}{counted(status.baselines, 'baseline')}{failed}"
+    return [f"{of}{counted(status.baselines, 'baseline')}{failed}", *made]
 
 
 def left(status: Status, since: float = 0.0) -> str:

@@ -25,7 +25,7 @@ from nas.training.cascade import Cascade
 from nas.training.export import TOLERANCE, deployed, noise, photographs
 from nas.training.onnx import OnnxModel, needs, to_onnx
 from nas.training.predict import Probabilities
-from nas.training.python_source import DECODE, FILLED, classes_in, listed, source_of
+from nas.training.python_source import DECODE, FILLED, FOUND, classes_in, listed, source_of, travels
 from nas.version import __version__
 
 FORMATS = ("python", "onnx")
@@ -81,21 +81,24 @@ def _runs(format: str, data: bytes, folder: Path) -> Callable[[torch.Tensor], Pr
 SOURCE = '''
 CLASSES = {classes}
 CHANNELS, HEIGHT, WIDTH = {input}
-# Of each member: its network, its weights from the folder of this file, mean and deviation of
-# pixels from 0 to 255, the temperature of its softmax, the least confidence that it answers at, and
-# the SHA-256 of its weights' file.
+# Of each member: its network, its weights from the folder of this file (or there by their name),
+# mean and deviation of pixels from 0 to 255, the temperature of its softmax, the least confidence
+# that it answers at, and the SHA-256 of its weights' file.
 MEMBERS = [
 {members}
 ]
 
 
-def load(folder=Path(__file__).parent):
-    """The members with their weights, ready to predict. Raises ValueError for weights that were
-    changed."""
-    for each in MEMBERS:
-        if hashlib.sha256((folder / each[1]).read_bytes()).hexdigest() != each[6]:
-            raise ValueError(f"{{folder / each[1]}} was changed since this was exported")
-    return [filled(each[0]().eval(), folder / each[1]) for each in MEMBERS]
+{found}
+
+def load(folder=None):
+    """The members with their weights, from a folder or this file's, ready to predict. Raises
+    ValueError for weights that were changed."""
+    files = [found(each[1], folder) for each in MEMBERS]
+    for each, file in zip(MEMBERS, files):
+        if hashlib.sha256(file.read_bytes()).hexdigest() != each[6]:
+            raise ValueError(f"{{file}} was changed since this was exported")
+    return [filled(each[0]().eval(), file) for each, file in zip(MEMBERS, files)]
 
 
 def filled(module, weights):
@@ -126,9 +129,12 @@ def predict(members, pixels):
 {decode}
 
 if __name__ == "__main__":
-    trained = load()
-    for path in sys.argv[1:]:
-        (probabilities,), (number,) = predict(trained, decode(path)[None])
+    try:
+        trained = load()
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
+    for path, pixels in decoded(sys.argv[1:]):
+        (probabilities,), (number,) = predict(trained, pixels[None])
         best = int(probabilities.argmax())
         print(path, CLASSES[best], f"{{float(probabilities[best]):.4f}}", int(number), sep="\\t")
 '''
@@ -136,7 +142,7 @@ if __name__ == "__main__":
 
 def python_source(cascade: Cascade, file: Path, folder: Path) -> str:
     """A module for ``folder`` that reads the members' files beside the cascade's own ``file``."""
-    bodies, members = [], []
+    bodies, members, beside = [], [], []
     for number, member in enumerate(cascade.members, 1):
         body = source_of(member.model.network)
         body = textwrap.indent(body, "    ").strip()
@@ -144,8 +150,9 @@ def python_source(cascade: Cascade, file: Path, folder: Path) -> str:
         weights = file.absolute().with_name(member.file)
         normal = member.model.card.normal
         least = member.threshold if math.isfinite(member.threshold) else -1.0
+        beside.append(os.path.relpath(weights, folder))
         told = [
-            repr(os.path.relpath(weights, folder)),
+            repr(beside[-1]),
             *(repr([255 * value for value in values]) for values in (normal.mean, normal.std)),
             repr(member.temperature),
             repr(least),
@@ -155,9 +162,10 @@ def python_source(cascade: Cascade, file: Path, folder: Path) -> str:
     head = (
         f'"""A cascade of {len(members)} networks. Made by nas {__version__}.\n\n'
         "    python THIS_FILE IMAGE...\n\nprints of each the class, its probability and the number "
-        'of the network that answered.\n"""\n\n'
+        f'of the network that answered.\n\n{travels(beside)}"""\n\n'
         "from __future__ import annotations\n\n"
-        "import functools\nimport hashlib\nimport io\nimport itertools\nimport json\nimport sys\n"
+        "import functools\nimport hashlib\nimport importlib\nimport io\nimport itertools\n"
+        "import json\nimport sys\n"
         "from pathlib import Path\n\n"
         "import torch\nfrom torch import nn\n"
     )
@@ -165,6 +173,7 @@ def python_source(cascade: Cascade, file: Path, folder: Path) -> str:
         classes=listed(cascade.classes),
         input=cascade.input,
         members="\n".join(members),
+        found=FOUND,
         filled=FILLED,
         decode=DECODE,
     )

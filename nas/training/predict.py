@@ -30,6 +30,7 @@ Shape = tuple[int, int, int]  # channels, height, width
 
 T = TypeVar("T")
 
+UNSURE = 0.5  # below, the best class is less likely than all others together
 BATCH = 256  # images decoded and predicted at once, fewer of large ones
 
 Probabilities = npt.NDArray[np.float32]
@@ -51,6 +52,11 @@ class Prediction:
     def probability(self) -> float:
         """That of the most probable class."""
         return float(self.probabilities.max())
+
+    @property
+    def unsure(self) -> bool:
+        """Whether the most probable class is less likely than all others together."""
+        return self.probability < UNSURE
 
     def top(self, count: int) -> list[tuple[str, float]]:
         """The ``count`` most probable classes with their probabilities, the first the most so."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 
-from nas.data import colours
+from nas.data import colours, kinds, modes
 from nas.errors import NasError
 from nas.language.architecture import Architecture
 from nas.language.gates import SqueezeExcitation
@@ -72,11 +72,14 @@ CLASSES = {classes}
 CHANNELS, HEIGHT, WIDTH = {input}
 MEAN = {mean}  # of pixels from 0 to 255
 STD = {std}
-WEIGHTS = {weights}  # from the folder of this file
+WEIGHTS = {weights}  # from the folder of this file, or there by its name
 
+{found}
 
-def load(weights=Path(__file__).parent / WEIGHTS):
-    """The network with the weights of a safetensors file, ready to predict."""
+def load(weights=None):
+    """The network with the weights of a safetensors file, by itself this file's own, ready to
+    predict."""
+    weights = weights or found(WEIGHTS)
     module = network().eval()
 {filled}
 
@@ -97,40 +100,86 @@ def predict(module, pixels):
 {decode}
 
 if __name__ == "__main__":
-    trained = load()
-    for path in sys.argv[1:]:
-        (probabilities,) = predict(trained, decode(path)[None])
+    try:
+        trained = load()
+    except OSError as error:
+        sys.exit(str(error))
+    for path, pixels in decoded(sys.argv[1:]):
+        (probabilities,) = predict(trained, pixels[None])
         best = int(probabilities.argmax())
         print(path, CLASSES[best], f"{{float(probabilities[best]):.4f}}", sep="\\t")
 '''
 
 DECODE = '''def decode(path):
     """An image file as pixels, (channels, height, width), prepared as for the training. Needs
-    Pillow."""
+    Pillow, for more than 8 bits a pixel NumPy, for HEIC pillow-heif."""
     from PIL import Image, ImageOps
 
+    if not Path(path).stat().st_size:
+        raise ValueError("it is empty")
+    added = ADDED.get(Path(path).suffix.lower())
+    if added:
+        try:
+            module = importlib.import_module(added)
+        except ImportError:
+            needed = added.replace("_", "-")
+            raise ValueError(f"Pillow cannot read it (install {needed})") from None
+        getattr(module, "register_heif_opener", lambda: None)()
     mode = "L" if CHANNELS == 1 else "RGB"
     with Image.open(path) as image:
-        if image.mode in ("I", "F", "LAB") or image.mode.startswith("I;"):
-            raise ValueError(f"{path} has pixels of mode {image.mode}: here 8 bits are read")
-        turn = foreign(image)
+        known, turn = known_range(image), foreign(image)
         image.draft("RGB" if turn else mode, (max(WIDTH, HEIGHT),) * 2)
         seen = ImageOps.exif_transpose(image)
         seen = turned(seen, turn) if turn else seen
-        if seen.has_transparency_data:
-            ground = Image.new("RGBA", seen.size, (128, 128, 128, 255))
-            seen = Image.alpha_composite(ground, seen.convert("RGBA"))
-        seen = seen.convert(mode)
+        seen = picture(seen, mode, known)
         if seen.size != (WIDTH, HEIGHT):
             seen = ImageOps.fit(seen, (WIDTH, HEIGHT), Image.Resampling.BILINEAR)
         pixels = torch.frombuffer(bytearray(seen.tobytes()), dtype=torch.uint8)
         return pixels.view(HEIGHT, WIDTH, CHANNELS).permute(2, 0, 1)
 
 
+def decoded(paths):
+    """Each file that can be read, with its pixels; stderr tells of the others, and once all are
+    told of, the command ends with 1."""
+    failed = 0
+    for path in paths:
+        try:
+            pixels = decode(path)
+        except Exception as error:  # Pillow raises nearly anything on a broken file
+            failed += 1
+            print(f"{path} is not a readable image: {error}", file=sys.stderr)
+        else:
+            yield path, pixels
+    if failed:
+        sys.exit(f"{failed} of {len(paths)} files could not be read")
+
+
 '''
+ADDED = {end: kinds.ADDED[kind] for end, kind in kinds.ENDINGS.items() if kind in kinds.ADDED}
+DECODE += f"ADDED = {ADDED}\n"
+DECODE += f"GROUND, OWN_RANGE, DEEP = {modes.GROUND}, {modes.OWN_RANGE}, {modes.DEEP}\n\n\n"
 DECODE += "\n\n".join(
-    inspect.getsource(function) for function in (colours.to_srgb, colours.foreign, colours.turned)
+    inspect.getsource(function)
+    for function in (
+        *(colours.to_srgb, colours.foreign, colours.turned),
+        *(modes.picture, modes.deep, modes.known_range, modes.own_range, modes.from_lab),
+    )
 )
+
+FOUND = '''
+def found(weights, folder=None):
+    """Where a file of weights is: where it was at the export, from this file's folder, or beside
+    this file."""
+    here = folder or Path(__file__).absolute().parent
+    places = (here / weights, here / Path(weights).name)
+    for place in places:
+        if place.is_file():
+            return place
+    raise FileNotFoundError(
+        f"{places[1].name}, the weights, must travel with this file: not at {places[0]}, "
+        "nor beside this file"
+    )
+'''
 
 
 def python_source(architecture: Architecture, card: Card | None = None, weights: str = "") -> str:
@@ -149,8 +198,11 @@ def python_source(architecture: Architecture, card: Card | None = None, weights:
         f" Made by nas {__version__}.\n"
     )
     if card:
-        head += "\n    python THIS_FILE IMAGE...\n\nprints the class and its probability of each.\n"
-    modules = ["functools", "io", "itertools", "json", "sys"]
+        head += (
+            "\n    python THIS_FILE IMAGE...\n\nprints the class and its probability of each.\n\n"
+            + travels([weights])
+        )
+    modules = ["functools", "importlib", "io", "itertools", "json", "sys"]
     future = "from __future__ import annotations\n"
     own = [future, *(f"import {name}" for name in modules), "from pathlib import Path", ""]
     imports = own if card else []
@@ -167,11 +219,21 @@ def python_source(architecture: Architecture, card: Card | None = None, weights:
             mean=[255 * value for value in card.normal.mean],
             std=[255 * value for value in card.normal.std],
             weights=repr(weights),
+            found=FOUND,
             filled=FILLED,
             decode=DECODE,
         )
         parts.append(source)
     return "\n".join(parts)
+
+
+def travels(weights: Sequence[str]) -> str:
+    """Which files must come along with a source, as a paragraph of its docstring."""
+    names = ", ".join(weights).replace("\\", "\\\\").replace('"', '\\"')
+    return (
+        f"Its weights are read from {names}, from this\nfile's folder, or beside this file: take "
+        "them along.\n"
+    )
 
 
 def classes_in(body: str) -> list[str]:

@@ -321,12 +321,18 @@ def identify(architecture: Architecture) -> str:
     return ""
 
 
+def with_weights(name: str) -> str:
+    """A clause for an error message: what has pretrained weights. Of a network that has none, no
+    other is meant, however alike their names."""
+    found = torchvision_names()
+    return f"known: {', '.join(found)}" if name in names() else nearest(name, found)
+
+
 def _weights(source: str) -> Any:
     """torchvision's weights that NAME (its default) or NAME:MEMBER names. Raises NasError."""
     name, colon, member = source.partition(":")
     if name not in torchvision_names():
-        known = nearest(name, torchvision_names())
-        raise NasError(f"there are no pretrained weights of {name}; {known}")
+        raise NasError(f"there are no pretrained weights of {name}; {with_weights(name)}")
     weights = models.get_model_weights(name)
     if not colon:
         return weights.DEFAULT
