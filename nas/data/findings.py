@@ -4,6 +4,7 @@ parts, what was skipped and why, and what cannot be learned."""
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -24,17 +25,14 @@ from nas.text import counted
 IMBALANCE = 10  # images of the largest class for one of the smallest: from here on it is said
 
 
-Named = dict[str, tuple[str, ...]]  # files, by what is said of them
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
     """``classes`` and ``parts``: images of each, as they will be used; ``held_out``: the parts that
     are drawn from train. ``sizes``: height and width of the least, the median and the largest
     image. ``skipped``: how many for each reason, and examples. ``notes`` are decisions,
     ``warnings`` what spoils a result, ``problems`` what stops every training, each with what to do:
-    the rest is of the images without what they name. ``named``: of each kind that notes and
-    warnings count, as copies and blank images, the first few."""
+    the rest is of the images without what they name. ``named``: of what notes and
+    warnings count, as copies and blank images, how many and examples."""
 
     root: str
     classes: dict[str, int]
@@ -48,7 +46,7 @@ class Findings:
     warnings: tuple[str, ...]
     problems: tuple[str, ...]
     identity: str
-    named: Named
+    named: Skipped
 
 
 def examine(ref: DataRef) -> Findings:
@@ -82,7 +80,7 @@ def _inspect(ref: DataRef, wrong: tuple[str, ...]) -> Findings:
     copies = numbered(looked.survey.rows["digest"])
     counts = np.bincount(images.labels[every], minlength=len(images.info.classes))
     loaded = {part: datasets.load(ref, part) for part in ORDER}
-    named: Named = {}
+    named: Skipped = {}
     skipped = dict(looked.listing.skipped)
     if looked.reasons:
         shown = [brief(f"{name} ({why})") for name, why in looked.reasons.items()]
@@ -118,12 +116,11 @@ def _inspect(ref: DataRef, wrong: tuple[str, ...]) -> Findings:
     )
 
 
-def tell(looked: Looked, named: Named, kind: str, rows: npt.NDArray[np.int64], text: str) -> str:
-    """The ``text``, with the names of the first of these images, which are ``named`` as well."""
+def tell(looked: Looked, named: Skipped, rows: npt.NDArray[np.int64], text: str) -> str:
+    """The ``text`` that is said of some images, of which the first are ``named``."""
     paths = looked.listing.paths()
-    names = tuple(brief(paths[row]) for row in rows[:EXAMPLES].tolist())
-    named[kind] = names
-    return f"{text} ({', '.join(names)}{', ...' if len(rows) > len(names) else ''})"
+    named[text] = len(rows), tuple(brief(paths[row]) for row in rows[:EXAMPLES].tolist())
+    return text
 
 
 def hopeless(looked: Looked, images: Prepared, copies: npt.NDArray[np.int64]) -> list[str]:
@@ -154,29 +151,29 @@ def decided(
     looked: Looked,
     images: Prepared,
     every: npt.NDArray[np.int64],
-    named: Named,
+    named: Skipped,
 ) -> list[str]:
     """What was done with images that are not simply read; some of each are ``named``."""
     notes = []
 
-    def note(kind: str, rows: npt.NDArray[np.int64], text: str) -> None:
-        notes.append(tell(looked, named, kind, rows, text))
+    def note(rows: npt.NDArray[np.int64], text: str) -> None:
+        notes.append(tell(looked, named, rows, text))
 
     if len(rows := every[looked.survey.has(survey.FRAMES)[every]]):
         images_have = counted(len(rows), "image has", "images have")
-        note("frames", rows, f"{images_have} several frames: the first is taken")
+        note(rows, f"{images_have} several frames: the first is taken")
     if len(rows := every[looked.survey.has(survey.OWN_RANGE)[every]]):
         text = (
             f"{counted(len(rows), 'image holds', 'images hold')} floats or 32-bit integers: each "
             "is scaled from its least value (black) to its greatest (white)"
         )
-        note("own_range", rows, text)
+        note(rows, text)
     if len(rows := every[looked.decoded.states[every] == CONVERTED]):
         text = (
             f"{counted(len(rows), 'image has', 'images have')} a colour profile other than "
             "sRGB's: their colours are converted to sRGB"
         )
-        note("converted", rows, text)
+        note(rows, text)
     train = images.rows["train"]
     if groups := len(train) - len(distinct(images.groups[train])):
         group = " or of one group" if ref.group_by or looked.listing.groups else ""
@@ -185,7 +182,7 @@ def decided(
             f"others{group}: they stay in one split"
         )
         _, first = np.unique(images.groups[train], return_index=True)
-        note("copies", np.delete(train, first), text)
+        note(np.delete(train, first), text)
     _, height, width = images.info.shape
     if not ref.size and height * width > 512 * 512:
         notes.append(f"all are {width}x{height} pixels and keep that size: --size 224 is faster")
@@ -197,13 +194,13 @@ def doubtful(
     images: Prepared,
     every: npt.NDArray[np.int64],
     copies: npt.NDArray[np.int64],
-    named: Named,
+    named: Skipped,
 ) -> list[str]:
     """Copies where there should be none, and blank images; some of each are ``named``."""
     warnings = []
 
-    def warn(kind: str, rows: npt.NDArray[np.int64], text: str) -> None:
-        warnings.append(tell(looked, named, kind, rows, text))
+    def warn(rows: npt.NDArray[np.int64], text: str) -> None:
+        warnings.append(tell(looked, named, rows, text))
 
     for one, other in combinations(images.info.parts, 2):
         there = images.rows[other]
@@ -212,7 +209,7 @@ def doubtful(
                 f"{counted(len(rows), 'image')} of {other} "
                 f"{'is a copy' if len(rows) == 1 else 'are copies'} of images of {one}"
             )
-            warn(f"{other}_in_{one}", rows, text)
+            warn(rows, text)
     classes = len(images.info.classes)
     pairs = distinct(copies[every] * classes + images.labels[every])
     torn = np.flatnonzero(np.bincount(pairs // classes) > 1)
@@ -220,10 +217,10 @@ def doubtful(
         rows = every[np.isin(copies[every], torn)]
         rows = rows[np.argsort(copies[rows], kind="stable")]  # copies of one side by side
         images_have = counted(len(torn), "image has", "images have")
-        warn("two_classes", rows, f"{images_have} copies in two classes or more")
+        warn(rows, f"{images_have} copies in two classes or more")
     if len(rows := every[looked.decoded.states[every] == BLANK]):
         images_are = counted(len(rows), "image is", "images are")
-        warn("single_colour", rows, f"{images_are} of a single colour")
+        warn(rows, f"{images_are} of a single colour")
     return warnings
 
 
@@ -267,8 +264,14 @@ def lines(found: Findings) -> list[str]:
     channels, height, width = found.shape
     made.append(f"{of}, read as {width}x{height} in {'grey' if channels == 1 else 'colour'}")
     for reason, (count, examples) in sorted(found.skipped.items()):
-        more = ", ..." if count > len(examples) else ""
-        names = ", ".join(name.removeprefix(f"{found.root}/") for name in examples)
-        made.append(f"skipped: {count:,} {reason} ({names}{more})")
-    made += [*found.notes, *(f"warning: {text}" for text in found.warnings)]
+        made.append(f"skipped: {count:,} {reason}{some(found, count, examples)}")
+    for kind, texts in (("", found.notes), ("warning: ", found.warnings)):
+        made += [f"{kind}{text}{some(found, *found.named.get(text, (0, ())))}" for text in texts]
     return [brief(line, 1000) for line in made]
+
+
+def some(found: Findings, count: int, examples: Sequence[str]) -> str:
+    """Examples of so many files, in parentheses; empty where there are none."""
+    more = ", ..." if count > len(examples) else ""
+    names = ", ".join(name.removeprefix(f"{found.root}/") for name in examples)
+    return f" ({names}{more})" if names else ""

@@ -40,6 +40,7 @@ def check(ref: DataRef, format: str, sheet: Path | None) -> None:
         page = dataclasses.asdict(found)
         page["skipped"] = {reason: count for reason, (count, _) in found.skipped.items()}
         page["examples"] = {reason: list(names) for reason, (_, names) in found.skipped.items()}
+        page["named"] = {text: list(names) for text, (_, names) in found.named.items()}
         print(json.dumps(page, indent=2))
     else:
         for problem in found.problems:
