@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from nas.report.front import Picture
 
 STORAGE = "sqlite:///nas.db"
+MOST_PIXELS = 16_384  # of a side, as --size has it
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -240,6 +241,7 @@ def search(
     Raises NasError for invalid arguments, before anything is trained.
     """
     since = time.monotonic()
+    _pixels(size)
     from nas.cli.searches import run
     from nas.workers import open_pool
 
@@ -308,6 +310,7 @@ def train(
     from nas.report.progress import epochs_told
     from nas.training import single
 
+    _pixels(size)
     settings = _settings(recipe)
     if isinstance(network, TrialRow):
         if not isinstance(recipe, str) or not recipe:
@@ -361,6 +364,12 @@ def evaluate(
     name = str(model) if isinstance(model, str | Path) else "the model"
     ref = data_for(found.card, dataset, folder, name)
     return evaluation.evaluate(found, ref, part or evaluation.usual_part(found.card, ref))
+
+
+def _pixels(size: int | None) -> None:
+    if size is not None and not 0 <= size <= MOST_PIXELS:
+        rule = f"must be from 0 (automatic) to {MOST_PIXELS} pixels"
+        raise NasError(f"size is {brief(str(size), 40)}: {rule}")
 
 
 def _settings(recipe: str | Mapping[str, Any]) -> list[str]:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nas
 from nas.blocks import BLOCKS
-from nas.errors import PatternError
+from nas.errors import NasError, PatternError, ShapeError
 from nas.language import elements, expansion
-from nas.language.pattern import MAX_NESTING, Call, Chain, Maybe, Repeat, Symbol, read, write
+from nas.language.pattern import (
+    MAX_NESTING,
+    MAX_TEXT,
+    Call,
+    Chain,
+    Maybe,
+    Repeat,
+    Symbol,
+    read,
+    write,
+)
 from nas.layers import RELU, Conv, Dropout, Fraction, Node, Shape
 from nas.spaces.space import read_space
 from nas.store import values as stored
@@ -139,6 +150,58 @@ def test_deep_and_long_texts_are_refused_at_once():
         read("[" * 10_000 + "A" + "]" * 10_000)
     with pytest.raises(PatternError, match="must be at most 100000"):
         read("A -> " * 30_000 + "A")
+
+
+def test_what_is_accepted_can_be_read_back_however_long():
+    text = "INPUT(1, 40, 40) -> {} -> GAP -> FC"
+    fits = text.format(" -> ".join(["BN -> RELU -> TANH -> CONV(8, 5)"] * 900))
+    assert nas.parse(str(nas.parse(fits))) == nas.parse(fits)
+    columns = (f"INCEPTION({i % 97 + 1},{i % 89 + 1},2,1,2,3,7)" for i in range(2_500))
+    refused = text.format("->".join(columns))
+    assert len(refused) < MAX_TEXT
+    with pytest.raises(ShapeError, match=r"has \d{6} characters .* must be at most 100000"):
+        nas.parse(refused)
+
+
+@pytest.mark.parametrize(
+    "given", [(3, 0, 1), (3.0, 4, 4), (3, 4), "344", (True, 4, 4), 5, (1, 2, 70_000)]
+)
+def test_an_input_of_another_form_is_refused(given):
+    rule = r"must be \(channels, height, width\), whole numbers from 1 to 65536"
+    for call in (
+        lambda: nas.parse("INPUT -> FC", input=given),
+        lambda: nas.load_space("linear", given),
+    ):
+        with pytest.raises(NasError, match=rule) as caught:
+            call()
+        assert f"input is {given!r}" in str(caught.value)
+
+
+def test_an_input_and_classes_of_numpy_are_pythons_own():
+    expected = nas.parse("INPUT(3, 4, 5) -> FC(7)")
+    for shape in ([3, 4, 5], tuple(np.array([3, 4, 5]))):
+        found = nas.parse("INPUT -> FC", input=shape, classes=np.int64(7))
+        assert found.fingerprint == expected.fingerprint
+
+
+@pytest.mark.parametrize("given", [0, -1, True, "3", 2.0, 70_000])
+def test_classes_of_another_form_are_refused(given):
+    for call in (
+        lambda: nas.parse("INPUT -> FC", classes=given),
+        lambda: nas.load_space("linear", classes=given),
+    ):
+        with pytest.raises(NasError, match="must be a whole number from 1 to 65536") as caught:
+            call()
+        assert f"classes is {given!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [None, 5, b"INPUT -> FC", ["INPUT"]])
+def test_what_is_no_pattern_space_or_network_is_refused(given):
+    for call in (nas.parse, nas.load_space, nas.build, lambda x: nas.load_torchvision(x, {})):
+        with pytest.raises(NasError):
+            call(given)
+    with pytest.raises(NasError, match="architecture is 'INPUT -> FC': must be an Architecture"):
+        nas.build("INPUT -> FC")
 
 
 @pytest.mark.parametrize(

@@ -455,3 +455,29 @@ def test_what_is_nearest_to_its_bounds_is_told_by_their_sizes() -> None:
     assert distance(0.45, 1000) == pytest.approx(0.5)
     assert distance(0.81, 1100) == pytest.approx(0.2)
     assert far({"score": 3.0}, {"score": read_bound("<=-2", "")}) == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "told"),
+    [
+        ("INPUT(c, 8, 8) -> CONV(w) -> FC", "sizes must be whole numbers from 1 to 65536"),
+        ("INPUT(3, 8) -> CONV(w) -> FC", "must be INPUT(channels, height, width)"),
+        ("INPUT(3, 9, 9) -> CONV(w) -> FC", "the data is 1x8x8"),
+        ("CONV(w) -> FC", "a pattern begins with INPUT"),
+        ("INPUT -> CONV(w) -> INPUT -> FC", "INPUT stands at the beginning alone"),
+        ("INPUT -> CONV(w) -> [RELU -> INPUT]? -> FC", "INPUT stands at the beginning alone"),
+        ("INPUT -> CONV(w) -> DROPOUT(2)? -> FC", "rate is 2: must be a number from 0 to 1"),
+        ("INPUT -> CONV(w, 3.0) -> FC", "kernel is 3.0: must be a whole number"),
+        ("INPUT -> CONV(w) -> RELU*5000 -> FC", "5000 repeats: must be a whole number from 0"),
+    ],
+)
+def test_all_that_is_written_is_checked_when_the_file_is_read(pattern: str, told: str) -> None:
+    with pytest.raises(SpaceError) as caught:
+        space({"w": {"choice": [4, 8]}}, pattern)
+    assert told in str(caught.value)
+    assert str(caught.value).startswith("test.yaml: ")
+
+
+def test_alternatives_are_checked_when_the_file_is_read() -> None:
+    with pytest.raises(SpaceError, match=r"CONV\(0\): width is 0"):
+        space({"B": {"choice": ["CONV(4)", "CONV(0)"]}}, "INPUT -> B -> FC")

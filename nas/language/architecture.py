@@ -7,19 +7,21 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from numbers import Integral
 
-from nas.errors import PatternError, ShapeError
+from nas.errors import NasError, PatternError, ShapeError, brief
 from nas.language.elements import Step, layer_args
 from nas.language.expansion import CLOSED, Chooser, expand
 from nas.language.expression import Aux, Node, Shape, kinds, seq, show
 from nas.language.layers import BatchNorm, Conv, Dropout, Flatten, Linear
-from nas.language.pattern import Call, Chain, fold, read, write
+from nas.language.pattern import MAX_TEXT, Call, Chain, fold, read, write
 from nas.sources import digest
 from nas.text import counted
 
 # The embedded data set, digits: what INPUT and the last FC take where nothing else is said.
 DEFAULT_INPUT: Shape = (1, 8, 8)
 DEFAULT_CLASSES = 10
+LARGEST = 65_536  # of an input's sizes and the number of classes
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ def parse(text: str, input: Shape | None = None, classes: int | None = None) -> 
     """The architecture of a closed pattern.
 
     ``INPUT`` takes ``input`` (channels, height, width) and the last ``FC`` ``classes``, unless
-    written; without either, those of the digits data set. Raises PatternError or ShapeError.
+    written; without either, those of the digits data set. Raises PatternError or ShapeError, or
+    NasError for an ``input`` or ``classes`` of another form.
     """
     return close(read(text), input=input, classes=classes, text=text)
 
@@ -128,12 +131,9 @@ def close(
 ) -> Architecture:
     """Expands a tree to an architecture; ``chooser`` gives what is open its values, in the order of
     the pattern, knowing the shape that has come so far."""
-    first, last = tree.items[0], tree.items[-1]
-    if not (isinstance(first, Call) and first.name == "INPUT"):
-        raise PatternError(f"column 1: a pattern begins with INPUT, not with {write(first)}")
-    if len(tree.items) < 2:
-        raise PatternError("a pattern has at least one element after INPUT")
-    shape = _input(first, input)
+    shape = opening(tree, None if input is None else image_shape(input))
+    classes = None if classes is None else class_count(classes)
+    last = tree.items[-1]
     head = last if isinstance(last, Call) and last.name == "FC" else None
     if classes is None:
         classes = _written_width(head) if head else None
@@ -145,11 +145,57 @@ def close(
     if len(out) != 1:
         raise ShapeError(f"the pattern ends in a map of {show(out)}, not in features (FC or GAP)")
     if classes is not None and out[0] != classes:
+<<<<<<< HEAD
         raise ShapeError(
             f"the pattern ends in {counted(out[0], 'feature')}, but there "
             f"{'is' if classes == 1 else 'are'} {counted(classes, 'class', 'classes')}"
         )
     return Architecture(shape, steps)
+=======
+        raise ShapeError(f"the pattern ends in {out[0]} features, but there are {classes} classes")
+    architecture = Architecture(shape, steps)
+    # What is accepted can be read back. Up to 100 elements are never so long.
+    named = sum(len(str(step)) + len(" -> ") for step in steps) if len(steps) > 100 else 0
+    if named > MAX_TEXT - 100 and (length := len(str(architecture))) > MAX_TEXT:
+        rule = f"must be at most {MAX_TEXT}"
+        raise ShapeError(f"the pattern has {length} characters with all arguments named: {rule}")
+    return architecture
+
+
+def image_shape(given: object) -> Shape:
+    """Channels, height and width as Python's own integers. Raises NasError for anything else."""
+    sizes = tuple(map(_whole, given)) if isinstance(given, tuple | list) else ()
+    shape = tuple(size for size in sizes if size is not None)
+    if len(sizes) != 3 or len(shape) != 3:
+        rule = f"must be (channels, height, width), whole numbers from 1 to {LARGEST}"
+        raise NasError(f"input is {brief(repr(given), 60)}: {rule}")
+    return shape
+
+
+def class_count(given: object) -> int:
+    """A number of classes. Raises NasError for anything else."""
+    count = _whole(given)
+    if count is None:
+        rule = f"must be a whole number from 1 to {LARGEST}"
+        raise NasError(f"classes is {brief(repr(given), 60)}: {rule}")
+    return count
+
+
+def _whole(given: object) -> int | None:
+    """numpy's integers count."""
+    whole = isinstance(given, Integral) and not isinstance(given, bool)
+    return int(given) if whole and 1 <= int(given) <= LARGEST else None  # type: ignore[call-overload]
+
+
+def opening(tree: Chain, given: Shape | None) -> Shape:
+    """The shape that INPUT takes or has. Raises PatternError where no pattern begins so."""
+    first = tree.items[0]
+    if not (isinstance(first, Call) and first.name == "INPUT"):
+        raise PatternError(f"column 1: a pattern begins with INPUT, not with {write(first)}")
+    if len(tree.items) < 2:
+        raise PatternError("a pattern has at least one element after INPUT")
+    return _input(first, given)
+>>>>>>> lang
 
 
 def _written_width(head: Call) -> int | None:
@@ -165,8 +211,8 @@ def _input(call: Call, given: Shape | None) -> Shape:
     if len(sizes) != 3 or named not in ([], ["channels", "height", "width"]):
         raise PatternError(f"{write(call)}: must be INPUT(channels, height, width)")
     for size in sizes:
-        if type(size) is not int or not 1 <= size <= 65_536:
-            raise PatternError(f"{write(call)}: sizes must be whole numbers from 1 to 65536")
+        if type(size) is not int or not 1 <= size <= LARGEST:
+            raise PatternError(f"{write(call)}: sizes must be whole numbers from 1 to {LARGEST}")
     shape = tuple(size for size in sizes if isinstance(size, int))
     if given is not None and shape != given:
         raise ShapeError(f"{write(call)}: the data is {show(given)}")

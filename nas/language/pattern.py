@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from nas.errors import PatternError
+from nas.errors import PatternError, brief
 
 MAX_TEXT = 100_000
 MAX_NESTING = 32
@@ -91,6 +91,8 @@ class _Reader:
     """Recursive descent over the tokens of one text."""
 
     def __init__(self, text: str) -> None:
+        if not isinstance(text, str):
+            raise PatternError(f"a pattern is text, not {brief(repr(text), 60)}")
         if len(text) > MAX_TEXT:
             raise PatternError(
                 f"the pattern has {len(text)} characters: must be at most {MAX_TEXT}"

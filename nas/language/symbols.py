@@ -123,6 +123,10 @@ def _symbols(
 def check(tree: Chain, elements: Elements, domains: Mapping[str, Domain]) -> None:
     """Every domain belongs to an open symbol and has fitting values; every symbol that nothing can
     stand in for has a domain. Raises SpaceError or PatternError that names the place."""
+    _check_written(Chain(tree.items[1:]))
+    for trees in elements.values():
+        for alternative in trees.values():
+            _check_written(alternative)
     found = list(symbols(tree, elements))
     known = {name for symbol in found for name in symbol.names}
     for name in domains:
@@ -138,6 +142,31 @@ def check(tree: Chain, elements: Elements, domains: Mapping[str, Domain]) -> Non
             name = symbol.names[-1]
             rule = f", {symbol.parameter.rule}" if symbol.parameter else ""
             raise SpaceError(f"{name} is open: it needs a domain under where{rule}")
+
+
+def _check_written(tree: Tree) -> None:
+    """What is written fits, whether or not a draw comes to it."""
+    match tree:
+        case Chain(items):
+            for item in items:
+                _check_written(item)
+        case Maybe(body):
+            _check_written(body)
+        case Repeat(body, count):
+            if isinstance(count, int) and not 0 <= count <= MAX_ELEMENTS:
+                rule = f"must be a whole number from 0 to {MAX_ELEMENTS}"
+                raise PatternError(f"{write(tree)}: {count} repeats: {rule}")
+            _check_written(body)
+        case Call("INPUT"):
+            raise PatternError(f"{write(tree)}: {unknown('INPUT')}")
+        case Call(name) if recipe(name) is not None:
+            try:
+                for argument in arguments(tree):
+                    p, value = argument.parameter, argument.value
+                    if value is not None and not isinstance(value, Symbol):
+                        p.check(value)
+            except PatternError as error:
+                raise PatternError(f"{write(tree)}: {error}") from None
 
 
 def _check_scope(symbol: OpenSymbol, domain: Domain, where: str) -> None:

@@ -9,12 +9,22 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
-from nas.errors import NasError, ShapeError, SpaceError, brief, nearest
+from nas.errors import NasError, PatternError, ShapeError, SpaceError, brief, nearest
 from nas.job import Recipe
-from nas.language.architecture import DEFAULT_CLASSES, DEFAULT_INPUT, Architecture, close
+from nas.language.architecture import (
+    DEFAULT_CLASSES,
+    DEFAULT_INPUT,
+    LARGEST,
+    Architecture,
+    class_count,
+    close,
+    image_shape,
+    opening,
+)
 from nas.language.domains import PRESENCE, Choice, Domain, Progression, Trial, read_domain
 from nas.language.elements import Args, Scalar, expression, recipe
 from nas.language.expansion import Argument, Scope, StillOpen
@@ -56,14 +66,18 @@ class Space:
         return self.chosen(Chosen(self, trial))
 
     def chosen(self, chooser: Chosen) -> Architecture:
-        """The architecture of what a chooser gives. Raises ShapeError as ``suggest``."""
-        return close(
-            read_cached(self.pattern),
-            chooser,
-            input=self.input,
-            classes=self.classes,
-            text=self.pattern,
-        )
+        """The architecture of what a chooser gives. Raises ShapeError as ``suggest``, and
+        SpaceError where a plug-in makes nothing of the values."""
+        try:
+            return close(
+                read_cached(self.pattern),
+                chooser,
+                input=self.input,
+                classes=self.classes,
+                text=self.pattern,
+            )
+        except PatternError as error:
+            raise SpaceError(f"{self.source or self.name}: {error}") from None
 
     def suggest_recipe(self, trial: Trial, base: Recipe | None = None) -> Recipe:
         """``base`` with the settings that the space fixes or searches."""
@@ -86,7 +100,9 @@ class Space:
     def sample(self, seed: int) -> Architecture:
         """A valid architecture drawn uniformly, one value after the other, the same for a ``seed``.
         Raises SpaceError where 100 draws do not fit."""
-        return self.draw(random.Random(seed))[1]
+        if not isinstance(seed, Integral):
+            raise NasError(f"seed is {brief(repr(seed), 60)}: must be a whole number")
+        return self.draw(random.Random(int(seed)))[1]
 
     def draw(self, rng: random.Random) -> tuple[dict[str, Scalar], Architecture]:
         """Parameters and architecture of a valid draw. Raises SpaceError as ``sample``."""
@@ -302,6 +318,12 @@ def load_space(
     ``size`` is then the side of their maps.
     Raises SpaceError that names the file, the place and the rule.
     """
+    if not isinstance(name_or_path, str | Path):
+        told = brief(repr(name_or_path), 60)
+        raise SpaceError(f"{told}: must be the name of a space, or its file as text or a Path")
+    if not isinstance(size, Integral) or isinstance(size, bool) or not 0 <= size <= LARGEST:
+        told = brief(repr(size), 60)
+        raise SpaceError(f"size is {told}: must be a whole number from 0 to {LARGEST}")
     known = shipped()
     path = known.get(str(name_or_path), Path(name_or_path))
     if not os.path.isfile(path):  # Path.is_file raises where the name is too long
@@ -311,7 +333,7 @@ def load_space(
         raise SpaceError(brief(f"unknown space {name_or_path}; {near}"))
     data = load_mapping(path)
     if size and input is None:
-        data = {**data, "input": [_own_input(data)[0], size, size]}
+        data = {**data, "input": [_own_input(data)[0], int(size), int(size)]}
     return read_space(data, str(path), input, classes)
 
 
@@ -342,10 +364,10 @@ def _read_space(data: Mapping[str, Any], input: Shape | None, classes: int | Non
             raise SpaceError(f"{key}: must be there, as text")
     if not data["name"].strip() or not data["name"].isprintable():
         raise SpaceError(f"name: {brief(repr(data['name']), 60)}: must be printable characters")
-    input = input or _own_input(data)
+    input = _own_input(data) if input is None else image_shape(input)
     own_classes = data.get("classes", DEFAULT_CLASSES)
-    if type(own_classes) is not int or not 1 <= own_classes <= 65_536:
-        raise SpaceError(f"classes: {own_classes!r}: must be a whole number from 1 to 65536")
+    if type(own_classes) is not int or not 1 <= own_classes <= LARGEST:
+        raise SpaceError(f"classes: {own_classes!r}: must be a whole number from 1 to {LARGEST}")
     where, bounds = dict(_section(data, "where")), dict(_section(data, "constraints"))
     large = _section(data, "large")
     for key in large:
@@ -373,7 +395,7 @@ def _read_space(data: Mapping[str, Any], input: Shape | None, classes: int | Non
         objectives={k: read_direction(v, f"objectives.{k}") for k, v in objectives.items()},
         recipe={k: read_domain(v, f"recipe.{k}") for k, v in recipe_section.items()},
         input=input,
-        classes=classes or own_classes,
+        classes=own_classes if classes is None else class_count(classes),
     )
     for key in space.recipe:
         if key not in kinds:
@@ -383,6 +405,7 @@ def _read_space(data: Mapping[str, Any], input: Shape | None, classes: int | Non
             raise SpaceError(f"recipe.{key}: a setting has one value for the whole network")
         for value in domain.values.some():
             Recipe.of({key: value})
+    opening(tree, space.input)
     check(tree, space.elements, domains)
     if space.closed:
         close(tree, input=space.input, classes=space.classes, text=pattern)

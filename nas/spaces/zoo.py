@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nas.errors import NasError, nearest
+from nas.errors import NasError, brief, nearest
 from nas.language.architecture import Architecture
 from nas.language.expression import Shape
 from nas.spaces.space import load_space, shipped
@@ -18,7 +18,9 @@ def network(name: str, input: Shape | None = None, classes: int | None = None) -
 
     Raises NasError for an unknown name, ShapeError where the network does not fit the input.
     """
-    if name not in names():
-        raise NasError(f"the zoo has no network {name}; {nearest(name, names())}")
+    if not isinstance(name, str) or name not in names():
+        raise NasError(brief(f"the zoo has no network {name}; {nearest(str(name), names())}"))
     own = load_space(name).sample(0)
-    return own.on(input or own.input, classes or own.classes)
+    return own.on(
+        own.input if input is None else input, own.classes if classes is None else classes
+    )

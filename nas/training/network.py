@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nas.errors import NasError, brief
 from nas.language.architecture import Architecture
 from nas.language.expression import Aux, Concat, Leaf, Node, Seq, Shape, Sum
 from nas.training.device import seeded
@@ -60,6 +62,12 @@ def build(architecture: Architecture, *, seed: int | None = None) -> nn.Module:
     Convolutions are He-initialised (He et al. 2015, fan out), biases zero, linear layers as torch
     has them.
     """
+    if not isinstance(architecture, Architecture):
+        told = brief(repr(architecture), 60)
+        raise NasError(f"architecture is {told}: must be an Architecture, as nas.parse gives it")
+    if not (seed is None or (isinstance(seed, Integral) and 0 <= seed < 2**63)):
+        raise NasError(f"seed is {brief(repr(seed), 60)}: must be None or from 0 to {2**63 - 1}")
+    seed = None if seed is None else int(seed)
     nodes = [step.node for step in architecture.steps]
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     # The default one for the layers that are left as they come, such as a plug-in's.
