@@ -145,14 +145,10 @@ def close(
     if len(out) != 1:
         raise ShapeError(f"the pattern ends in a map of {show(out)}, not in features (FC or GAP)")
     if classes is not None and out[0] != classes:
-<<<<<<< HEAD
         raise ShapeError(
             f"the pattern ends in {counted(out[0], 'feature')}, but there "
             f"{'is' if classes == 1 else 'are'} {counted(classes, 'class', 'classes')}"
         )
-    return Architecture(shape, steps)
-=======
-        raise ShapeError(f"the pattern ends in {out[0]} features, but there are {classes} classes")
     architecture = Architecture(shape, steps)
     # What is accepted can be read back. Up to 100 elements are never so long.
     named = sum(len(str(step)) + len(" -> ") for step in steps) if len(steps) > 100 else 0
@@ -195,7 +191,6 @@ def opening(tree: Chain, given: Shape | None) -> Shape:
     if len(tree.items) < 2:
         raise PatternError("a pattern has at least one element after INPUT")
     return _input(first, given)
->>>>>>> lang
 
 
 def _written_width(head: Call) -> int | None:
