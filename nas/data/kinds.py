@@ -37,7 +37,7 @@ ENDINGS: Mapping[str, str] = {
 }
 # What Pillow reads only where it was built so, and only with a package that adds it.
 BUILT: Mapping[str, str] = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
-ADDED: Mapping[str, str] = {"HEIF": "pillow_heif", "JXL": "pillow_jxl"}
+ADDED: Mapping[str, str] = {"HEIF": "pillow-heif", "JXL": "pillow-jxl-plugin"}
 # How these begin: the major brand of an ISO base media file (ISO/IEC 23008-12), and JPEG XL, bare
 # or in a container (ISO/IEC 18181-2).
 HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
@@ -87,7 +87,7 @@ def readable() -> frozenset[str]:
 
     for package in ADDED.values():
         try:
-            module = importlib.import_module(package)
+            module = importlib.import_module(package.removesuffix("-plugin").replace("-", "_"))
         except ImportError:
             continue
         getattr(module, "register_heif_opener", lambda: None)()
@@ -130,7 +130,7 @@ def _unread(ending: str) -> str:
 
 def lacking(kind: str) -> str:
     """What is missing to read a format."""
-    need = f"install {ADDED[kind].replace('_', '-')}" if kind in ADDED else "built without it"
+    need = f"install {ADDED[kind]}" if kind in ADDED else "built without it"
     return f"Pillow cannot read it ({need})"
 
 

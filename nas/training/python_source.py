@@ -120,10 +120,9 @@ DECODE = '''def decode(path):
     added = ADDED.get(Path(path).suffix.lower())
     if added:
         try:
-            module = importlib.import_module(added)
+            module = importlib.import_module(added.removesuffix("-plugin").replace("-", "_"))
         except ImportError:
-            needed = added.replace("_", "-")
-            raise ValueError(f"Pillow cannot read it (install {needed})") from None
+            raise ValueError(f"Pillow cannot read it (install {added})") from None
         getattr(module, "register_heif_opener", lambda: None)()
     mode = "L" if CHANNELS == 1 else "RGB"
     with Image.open(path) as image:
