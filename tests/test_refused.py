@@ -480,7 +480,7 @@ def test_a_model_takes_what_was_measured_of_each_and_nothing_else() -> None:
 
     def learn(some: Sequence[Any]) -> Model:
         return Model.of(
-            encoding, some, nobody, np.zeros((0, 2)), told, lambda name, x, s, y: fit(x, s, y)
+            encoding, some, nobody, np.zeros((0, 2)), told, lambda name, x, s, y, _: fit(x, s, y)
         )
 
     model = learn(finished)
