@@ -22,6 +22,7 @@ from nas.errors import DataError, brief
 from nas.job import DataRef
 from nas.text import counted
 
+Said = tuple[str, npt.NDArray[np.int64]]  # a sentence, and the rows of the images that it counts
 IMBALANCE = 10  # images of the largest class for one of the smallest: from here on it is said
 
 
@@ -31,8 +32,8 @@ class Findings:
     are drawn from train. ``sizes``: height and width of the least, the median and the largest
     image. ``skipped``: how many for each reason, and examples. ``notes`` are decisions,
     ``warnings`` what spoils a result, ``problems`` what stops every training, each with what to do:
-    the rest is of the images without what they name. ``named``: of what notes and
-    warnings count, as copies and blank images, how many and examples."""
+    the rest is of the images without what they name. ``named``: of the images that a note or a
+    warning counts, as copies and blank ones, how many, and examples."""
 
     root: str
     classes: dict[str, int]
@@ -80,7 +81,8 @@ def _inspect(ref: DataRef, wrong: tuple[str, ...]) -> Findings:
     copies = numbered(looked.survey.rows["digest"])
     counts = np.bincount(images.labels[every], minlength=len(images.info.classes))
     loaded = {part: datasets.load(ref, part) for part in ORDER}
-    named: Skipped = {}
+    noted = decided(ref, looked, images, every)
+    warned = doubtful(looked, images, every, copies)
     skipped = dict(looked.listing.skipped)
     if looked.reasons:
         shown = [brief(f"{name} ({why})") for name, why in looked.reasons.items()]
@@ -99,9 +101,9 @@ def _inspect(ref: DataRef, wrong: tuple[str, ...]) -> Findings:
         shape=images.info.shape,
         sizes=sizes(looked, every),
         skipped=skipped,
-        notes=(*looked.listing.notes, *decided(ref, looked, images, every, named)),
+        notes=(*looked.listing.notes, *(text for text, _ in noted)),
         warnings=(
-            *doubtful(looked, images, every, copies, named),
+            *(text for text, _ in warned),
             *uneven(classes, by_part["train"]),
             *(
                 f"there is no {part} image of the class {name}"
@@ -112,15 +114,18 @@ def _inspect(ref: DataRef, wrong: tuple[str, ...]) -> Findings:
         ),
         problems=(*wrong, *hopeless(looked, images, copies)),
         identity=images.identity,
-        named=named,
+        named=examples(looked, [*noted, *warned]),
     )
 
 
-def tell(looked: Looked, named: Skipped, rows: npt.NDArray[np.int64], text: str) -> str:
-    """The ``text`` that is said of some images, of which the first are ``named``."""
-    paths = looked.listing.paths()
-    named[text] = len(rows), tuple(brief(paths[row]) for row in rows[:EXAMPLES].tolist())
-    return text
+def examples(looked: Looked, said: Sequence[Said]) -> Skipped:
+    """How many images each sentence counts, and the first of them; of those that count any."""
+    counts = {text: rows for text, rows in said if len(rows)}
+    paths = looked.listing.paths() if counts else []  # of a million .2 s
+    return {
+        text: (len(rows), tuple(brief(paths[row]) for row in rows[:EXAMPLES].tolist()))
+        for text, rows in counts.items()
+    }
 
 
 def hopeless(looked: Looked, images: Prepared, copies: npt.NDArray[np.int64]) -> list[str]:
@@ -151,29 +156,24 @@ def decided(
     looked: Looked,
     images: Prepared,
     every: npt.NDArray[np.int64],
-    named: Skipped,
-) -> list[str]:
-    """What was done with images that are not simply read; some of each are ``named``."""
-    notes = []
-
-    def note(rows: npt.NDArray[np.int64], text: str) -> None:
-        notes.append(tell(looked, named, rows, text))
-
+) -> list[Said]:
+    """What was done with images that are not simply read."""
+    notes: list[Said] = []
     if len(rows := every[looked.survey.has(survey.FRAMES)[every]]):
         images_have = counted(len(rows), "image has", "images have")
-        note(rows, f"{images_have} several frames: the first is taken")
+        notes.append((f"{images_have} several frames: the first is taken", rows))
     if len(rows := every[looked.survey.has(survey.OWN_RANGE)[every]]):
         text = (
             f"{counted(len(rows), 'image holds', 'images hold')} floats or 32-bit integers: each "
             "is scaled from its least value (black) to its greatest (white)"
         )
-        note(rows, text)
+        notes.append((text, rows))
     if len(rows := every[looked.decoded.states[every] == CONVERTED]):
         text = (
             f"{counted(len(rows), 'image has', 'images have')} a colour profile other than "
             "sRGB's: their colours are converted to sRGB"
         )
-        note(rows, text)
+        notes.append((text, rows))
     train = images.rows["train"]
     if groups := len(train) - len(distinct(images.groups[train])):
         group = " or of one group" if ref.group_by or looked.listing.groups else ""
@@ -182,10 +182,11 @@ def decided(
             f"others{group}: they stay in one split"
         )
         _, first = np.unique(images.groups[train], return_index=True)
-        note(np.delete(train, first), text)
+        notes.append((text, np.delete(train, first)))
     _, height, width = images.info.shape
     if not ref.size and height * width > 512 * 512:
-        notes.append(f"all are {width}x{height} pixels and keep that size: --size 224 is faster")
+        text = f"all are {width}x{height} pixels and keep that size: --size 224 is faster"
+        notes.append((text, every[:0]))
     return notes
 
 
@@ -194,14 +195,9 @@ def doubtful(
     images: Prepared,
     every: npt.NDArray[np.int64],
     copies: npt.NDArray[np.int64],
-    named: Skipped,
-) -> list[str]:
-    """Copies where there should be none, and blank images; some of each are ``named``."""
-    warnings = []
-
-    def warn(rows: npt.NDArray[np.int64], text: str) -> None:
-        warnings.append(tell(looked, named, rows, text))
-
+) -> list[Said]:
+    """Copies where there should be none, and blank images."""
+    warnings: list[Said] = []
     for one, other in combinations(images.info.parts, 2):
         there = images.rows[other]
         if len(rows := there[np.isin(copies[there], copies[images.rows[one]])]):
@@ -209,7 +205,7 @@ def doubtful(
                 f"{counted(len(rows), 'image')} of {other} "
                 f"{'is a copy' if len(rows) == 1 else 'are copies'} of images of {one}"
             )
-            warn(rows, text)
+            warnings.append((text, rows))
     classes = len(images.info.classes)
     pairs = distinct(copies[every] * classes + images.labels[every])
     torn = np.flatnonzero(np.bincount(pairs // classes) > 1)
@@ -217,10 +213,10 @@ def doubtful(
         rows = every[np.isin(copies[every], torn)]
         rows = rows[np.argsort(copies[rows], kind="stable")]  # copies of one side by side
         images_have = counted(len(torn), "image has", "images have")
-        warn(rows, f"{images_have} copies in two classes or more")
+        warnings.append((f"{images_have} copies in two classes or more", rows))
     if len(rows := every[looked.decoded.states[every] == BLANK]):
         images_are = counted(len(rows), "image is", "images are")
-        warn(rows, f"{images_are} of a single colour")
+        warnings.append((f"{images_are} of a single colour", rows))
     return warnings
 
 
