@@ -37,7 +37,11 @@ ENDINGS: Mapping[str, str] = {
 }
 # What Pillow reads only where it was built so, and only with a package that adds it.
 BUILT: Mapping[str, str] = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
-ADDED: Mapping[str, str] = {"HEIF": "pillow-heif", "JXL": "pillow-jxl-plugin"}
+# Its module, and its name where it is installed from.
+ADDED: Mapping[str, tuple[str, str]] = {
+    "HEIF": ("pillow_heif", "pillow-heif"),
+    "JXL": ("pillow_jxl", "pillow-jxl-plugin"),
+}
 # How these begin: the major brand of an ISO base media file (ISO/IEC 23008-12), and JPEG XL, bare
 # or in a container (ISO/IEC 18181-2).
 HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
@@ -85,9 +89,9 @@ def readable() -> frozenset[str]:
     """The formats of FORMATS that Pillow reads here, with what is installed beside it."""
     from PIL import Image, features
 
-    for package in ADDED.values():
+    for name, _ in ADDED.values():
         try:
-            module = importlib.import_module(package.removesuffix("-plugin").replace("-", "_"))
+            module = importlib.import_module(name)
         except ImportError:
             continue
         getattr(module, "register_heif_opener", lambda: None)()
@@ -130,7 +134,7 @@ def _unread(ending: str) -> str:
 
 def lacking(kind: str) -> str:
     """What is missing to read a format."""
-    need = f"install {ADDED[kind]}" if kind in ADDED else "built without it"
+    need = f"install {ADDED[kind][1]}" if kind in ADDED else "built without it"
     return f"Pillow cannot read it ({need})"
 
 

@@ -120,9 +120,9 @@ DECODE = '''def decode(path):
     added = ADDED.get(Path(path).suffix.lower())
     if added:
         try:
-            module = importlib.import_module(added.removesuffix("-plugin").replace("-", "_"))
+            module = importlib.import_module(added[0])
         except ImportError:
-            raise ValueError(f"Pillow cannot read it (install {added})") from None
+            raise ValueError(f"Pillow cannot read it (install {added[1]})") from None
         getattr(module, "register_heif_opener", lambda: None)()
     mode = "L" if CHANNELS == 1 else "RGB"
     with Image.open(path) as image:
