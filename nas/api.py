@@ -24,6 +24,7 @@ from typing import (
 )
 
 from nas.cli import options, record
+from nas.cli.arguments import MOST_PIXELS
 from nas.cli.settings import starting
 from nas.driver.plan import Keep
 from nas.errors import NasError, RecipeError, StudyError, brief
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from nas.report.front import Picture
 
 STORAGE = "sqlite:///nas.db"
-MOST_PIXELS = 16_384  # of a side, as --size has it
 
 P = ParamSpec("P")
 R = TypeVar("R")

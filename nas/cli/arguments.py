@@ -122,12 +122,13 @@ Data = Annotated[
         rich_help_panel=ON,
     ),
 ]
+MOST_PIXELS = 16_384  # of a side
 Size = Annotated[
     int,
     typer.Option(
         "--size",
         min=0,
-        max=16_384,
+        max=MOST_PIXELS,
         help="Resize images to SIZE x SIZE pixels (0: automatic).",
         rich_help_panel=ON,
     ),

@@ -14,6 +14,7 @@ import typer
 from nas.cli.arguments import (
     HOW,
     MODELS,
+    MOST_PIXELS,
     ON,
     OUTPUT,
     STORAGE,
@@ -68,7 +69,7 @@ def train(
         typer.Option(
             "--size",
             min=0,
-            max=16_384,
+            max=MOST_PIXELS,
             help="Resize images to SIZE x SIZE pixels (0: automatic).  "
             "[default: as the --init weights require, otherwise 0]",
             rich_help_panel=ON,
