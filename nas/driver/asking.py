@@ -19,7 +19,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas.driver.jobs import ask_of, evaluation_key, seed_of, with_next_seed
-from nas.driver.noise import Noise, images, of_objectives
+from nas.driver.noise import images, of_objectives
 from nas.driver.plan import Plan
 from nas.driver.proposals import problem
 from nas.driver.tradeoffs import breaks, excess
@@ -30,7 +30,7 @@ from nas.metrics import metric, scaled
 from nas.samplers import SAMPLERS
 from nas.samplers.ehvi import EHVISampler
 from nas.samplers.evidence import DROPPED, LACKING
-from nas.samplers.problem import Params, unknown
+from nas.samplers.problem import Noise, Params, unknown
 from nas.samplers.related import Older
 from nas.spaces.preflight import nothing_meets
 from nas.store import Ask, StudyRow, TrialRow
@@ -103,15 +103,21 @@ class Asker:
         self.rejected = self.repeated = 0
         self._queued = 0  # enqueued proposals
         self._plan, self._space, self._row, self._hoped = plan, plan.space, study, hoped
-        self._driver, self._diverged, self._older, self._expected = driver, False, older, expected
+        self._driver, self._diverged = driver, False
         self._images = 1  # validation images, by the accuracies so far
-        self._noise = of_objectives(study, lambda: self._images)
+        self._sampler = functools.partial(
+            sampler,
+            plan,
+            older=older,
+            expected=expected,
+            noise=of_objectives(study, lambda: self._images),
+        )
         directions = plan.space.objectives.values()
         self._memory = Memory()
         self._study = optuna.create_study(
             storage=self._memory,
             directions=["maximize" if d == "max" else "minimize" for d in directions],
-            sampler=sampler(plan, plan.job.seed, begun, older, expected, self._noise),
+            sampler=self._sampler(plan.job.seed, begun),
         )
         self._study_id = self._memory.get_study_id_from_name(self._study.study_name)
         self._rng = Random(plan.job.seed + begun)  # does not repeat an earlier run's draws
@@ -222,7 +228,7 @@ class Asker:
             return
         self._diverged = True
         seed = seed_of(f"{self._plan.job.seed} {self._driver}")
-        self._study.sampler = sampler(self._plan, seed, 0, self._older, self._expected, self._noise)
+        self._study.sampler = self._sampler(seed)
         self._rng = Random(seed)
 
     def tell(self, row: TrialRow) -> None:

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.metrics import ACCURACY
+from nas.samplers.problem import Noise
 from nas.store import StudyRow, TrialRow
 
 Floats = NDArray[np.float64]
-Noise = Callable[[int, Floats], Floats | None]  # as Problem.noise
 
 MOST = 1_000_000  # validation images
 
@@ -28,8 +28,12 @@ def images(accuracies: Iterable[float], known: int = 1) -> int:
     """The smallest number of images, a multiple of ``known``, of which all ``accuracies`` are
     shares; 0 where there is none up to ``MOST``."""
     for accuracy in accuracies:
+        if not known:
+            return 0
+        if round(accuracy * known) / known == accuracy:
+            continue  # a share of these, which need no search: 20,000 took 0.2 s
         share = Fraction(accuracy).limit_denominator(MOST)
-        if not known or abs(float(share) - accuracy) > 1e-12:
+        if abs(float(share) - accuracy) > 1e-12:
             return 0
         known = math.lcm(known, share.denominator)
         if known > MOST:

@@ -15,7 +15,7 @@ from nas.samplers.acquisition import Marginal, improvement
 from nas.samplers.calibration import Believed, Calibration
 from nas.samplers.encoding import Encoding
 from nas.samplers.evidence import Finished
-from nas.samplers.surrogate import Fit, Noise, Scales, Surrogate, fitted_on, unknown
+from nas.samplers.surrogate import Fit, Scales, Surrogate, Variance, fitted_on, unknown
 from nas.samplers.warp import Warp
 
 Floats = NDArray[np.float64]
@@ -90,7 +90,7 @@ class Model:
         fit: Fit,
         predict: Callable[[Floats], Floats] | None = None,
         limit: Fit | None = None,
-        noise: Sequence[Noise] = (),
+        noise: Sequence[Variance] = (),
         starting: bool = False,
     ) -> Model:
         """Fits the model to ``finished`` trials, at least one with values, while ``pending`` run.

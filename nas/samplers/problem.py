@@ -17,6 +17,7 @@ from nas.samplers.related import Older
 
 Floats = NDArray[np.float64]
 Params = dict[str, Any]
+Noise = Callable[[int, Floats], Floats | None]  # see Problem.noise
 
 # Default number of parameter sets that an ask scores.
 PROPOSALS = 1500
@@ -61,7 +62,7 @@ class Problem:
     proposals: int = PROPOSALS
     older: tuple[Older, ...] = ()
     seconds: Callable[[Params], float] | None = None
-    noise: Callable[[int, Floats], Floats | None] = unknown
+    noise: Noise = unknown
 
     @cached_property
     def settled(self) -> Params:

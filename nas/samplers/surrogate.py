@@ -18,7 +18,7 @@ Scales = NDArray[np.intp]
 # and the expected variances of their noise (None: unknown).
 Fit = Callable[[str, Floats, Scales, Floats, Floats | None], Settings]
 # The expected variances (n,) of the noise of evaluations with these values (n,); None: unknown.
-Noise = Callable[[Floats], Floats | None]
+Variance = Callable[[Floats], Floats | None]
 
 
 def unknown(_: Floats) -> None:
@@ -40,11 +40,17 @@ class Surrogate:
     x: Floats
     values: Floats
     some: Scales
-    noise: Noise = unknown
+    noise: Variance = unknown
 
     @classmethod
     def of(
-        cls, name: str, x: Floats, scales: Scales, values: Floats, fit: Fit, noise: Noise = unknown
+        cls,
+        name: str,
+        x: Floats,
+        scales: Scales,
+        values: Floats,
+        fit: Fit,
+        noise: Variance = unknown,
     ) -> Surrogate:
         numbers = _numbered(x)
         first = max(fitted_on(len(values)), _told_apart(numbers))
@@ -91,7 +97,7 @@ class Surrogate:
         return Committee(tuple(members), Calibration.of(z))
 
 
-def warped(noise: Noise, warp: Warp, values: Floats) -> Floats | None:
+def warped(noise: Variance, warp: Warp, values: Floats) -> Floats | None:
     """The expected noise variances of evaluations with ``values`` (n,) on the scale of ``warp``."""
     variances = noise(values)
     if variances is None:
