@@ -84,7 +84,7 @@ def _database(storage: str) -> Iterator[Finding]:
             return
         yield Finding("database", False, str(error), _REMEDY["database"])
         return
-    found = f"{shown}: {len(store.studies())} studies"
+    found = f"{shown}: {counted(len(store.studies()), 'study', 'studies')}"
     file = store.engine.url.get_backend_name() == "sqlite" and make_url(storage).database
     if file and not os.access(file, os.W_OK):
         found = f"{found}; read-only: nothing can be written there"
