@@ -120,6 +120,23 @@ def another(store: Store, lease: float = 60.0, name: str = "elsewhere//1/2/a") -
     return dataclasses.replace(store, driver=name, lease=lease)
 
 
+def test_until_it_has_a_trial_a_study_takes_any_other_settings(
+    store: Store, study: StudyRow
+) -> None:
+    """Whoever opened it with the old ones learns of it before beginning a trial."""
+    settings = {**STUDY.settings, "epochs": 7}
+    other = dataclasses.replace(STUDY, recipe={"lr": 0.3}, seed=4, settings=settings)
+    now = store.open_study(other)
+    assert (now.id, now.folder) == (study.id, study.folder)
+    assert (now.recipe, now.seed, now.settings["epochs"]) == ({"lr": 0.3}, 4, 7)
+    with pytest.raises(StudyError, match="study 'digits' were changed meanwhile: recipe.lr is"):
+        store.begin(study.id, [ask(0)], of=study)
+    [claim] = store.begin(now.id, [ask(0)], of=now)
+    store.finish(claim.token, DIED)
+    with pytest.raises(StudyError, match=r"recipe\.lr is"):
+        store.open_study(STUDY)
+
+
 def test_until_something_is_evaluated_a_study_takes_other_objectives(
     store: Store, study: StudyRow
 ) -> None:
@@ -133,7 +150,7 @@ def test_until_something_is_evaluated_a_study_takes_other_objectives(
     store.release(begun.token, DIED)
     now = other.open_study(only)
     assert now.objectives == (("f1", "max"),)
-    changed = "objectives or constraints of study 'digits' were changed meanwhile"
+    changed = "settings of study 'digits' were changed meanwhile: objectives is f1:max"
     with pytest.raises(StudyError, match=changed):
         store.claim(study.id, 1, of=study)
     with pytest.raises(StudyError, match=changed):

@@ -25,7 +25,6 @@ from nas.language.architecture import Architecture
 from nas.metrics import METRICS, Metric
 from nas.spaces.bounds import read_bound
 from nas.store import Ask, open_store
-from nas.training.checkpoint import identity
 from nas.workers.in_process import InProcess
 
 SPACE = """
@@ -223,7 +222,8 @@ def test_a_metric_is_named_once(here: Path, told: dict[str, Any], message: str) 
 def test_checkpoints_know_their_images(here: Path) -> None:
     job, moved = planned().job, planned(data=copied(here, lambda _: None)).job
     changed = dataclasses.replace(job.data, identity="another")
-    assert identity(moved) == identity(job) != identity(dataclasses.replace(job, data=changed))
+    assert moved.training_key == job.training_key
+    assert job.training_key != dataclasses.replace(job, data=changed).training_key
 
 
 # --- studies -------------------------------------------------------------------------------------

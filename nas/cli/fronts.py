@@ -76,8 +76,6 @@ def front_out(
 
             optuna.logging.set_verbosity(optuna.logging.WARNING)
             beliefs = beliefs_of(study, rows)
-            if not beliefs.by:
-                print("nas: too few trials to estimate more than was measured", file=sys.stderr)
         listed = functools.partial(trials.rows_out, study, best, form, rows, beliefs)
         data = files.printed(listed) if output else b""
     if output:

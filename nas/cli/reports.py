@@ -69,6 +69,10 @@ def report_and_show(
         files.writable(output)
     if top < 0:
         raise NasError(f"--top {top}: must be 0 or more")
+    if seeds < 1:
+        raise NasError(f"--seeds {seeds}: must be 1 or more")
+    if workers is not None and not compare:
+        raise NasError(f"--workers {workers}: is for the search of --compare random")
     if not top and (compare or form != "html"):
         reason = f"--compare {compare}" if compare else "a report in Markdown"
         raise NasError(f"--top 0: {reason} needs retrained networks; -o FILE.html does not")

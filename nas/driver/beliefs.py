@@ -17,7 +17,7 @@ from nas.driver.asking import domains
 from nas.driver.noise import of_study
 from nas.metrics import METRICS, metric
 from nas.samplers.calibration import LEVELS
-from nas.samplers.ehvi import EHVISampler
+from nas.samplers.ehvi import STARTUP, EHVISampler
 from nas.samplers.encoding import union
 from nas.samplers.problem import Problem
 from nas.store import StudyRow, TrialRow
@@ -44,13 +44,15 @@ class Belief:
 class Beliefs:
     """The estimates of metric ``name``, ``by`` a trial's id; empty with too few trials. ``held`` is
     the coverage of the intervals on cross-validated values; they are ``sure`` where it is not
-    significantly below 80%. ``noise`` is the variance of a training about its estimate."""
+    significantly below 80%. ``noise`` is the variance of a training about its estimate.
+    ``lacking`` more finished trials are needed for estimates."""
 
     name: str
     by: Mapping[int, Belief] = field(default_factory=dict)
     held: float = math.nan
     sure: bool = True
     noise: float = math.nan
+    lacking: int = 0
 
 
 def uncertain(study: StudyRow) -> str:
@@ -66,8 +68,10 @@ def believed(study: StudyRow, rows: Iterable[TrialRow], name: str = "") -> Belie
     name = name or uncertain(study)
     rows = evaluated(study, rows)
     names = [objective for objective, _ in study.objectives]
-    if not rows or name not in names:
+    if name not in names:
         return Beliefs(name)
+    if len(rows) < STARTUP:
+        return Beliefs(name, lacking=STARTUP - len(rows))
     known = rebuilt(study, rows)
     trials = known.get_trials(deepcopy=False)
     # Objectives known by arithmetic are features, as in the search.

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from nas.job.outcome import Latency
 from nas.job.recipe import Recipe
@@ -19,6 +20,8 @@ APART = (
     *("pattern", "seed", "plugins", "latency", "known", "most_ms"),
     *("checkpoint", "model", "teachers"),
 )
+# Fields that do not affect a training itself.
+APART_FROM_TRAINING = ("evaluator", "latency", "plugins", "checkpoint", "model", "teachers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,12 +86,35 @@ class Job:
         """Identifies recipe, images, evaluator and fidelity, without architecture and seed: results
         of one architecture and seed with the same key are interchangeable. Images count by their
         identity; an evaluator has none."""
-        settings = dataclasses.asdict(self)
-        for name in APART:
-            settings.pop(name)
+        settings = self._settings(*APART)
         if self.evaluator:
             settings.pop("data")
-        elif self.data.identity:
-            settings["data"] = {k: v for k, v in settings["data"].items() if k not in PLACE}
+        return _digest(settings)[:16]
+
+    @property
+    def training_key(self) -> str:
+        """Identifies a training, architecture and seed included: one with the same key may resume
+        its checkpoint. The number of epochs counts only if the schedule depends on it from the
+        start; latencies and their bounds do not."""
+        # Emptied, not left out: so hash the checkpoints of older versions.
+        job = dataclasses.replace(self, known={}, most_ms={})
+        settings = job._settings(*APART_FROM_TRAINING)
+        settings["data"].pop("dir", None)
+        if self.recipe.schedule == "rungs":
+            settings.pop("epochs")
+        return _digest(settings)
+
+    def _settings(self, *apart: str) -> dict[str, Any]:
+        """The fields as plain data, without those ``apart`` and, where images have an identity,
+        without their place."""
+        settings = dataclasses.asdict(self)
+        for name in apart:
+            settings.pop(name)
         settings["recipe"] = self.recipe.plain()
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        if self.data.identity:
+            settings["data"] = {k: v for k, v in settings["data"].items() if k not in PLACE}
+        return settings
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

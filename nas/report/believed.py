@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nas.metrics import percent, shown
+from nas.metrics import metric, percent, shown
+from nas.text import counted
 
 if TYPE_CHECKING:
     from nas.driver.beliefs import Belief, Beliefs
@@ -30,15 +32,25 @@ def fields(beliefs: Beliefs | None, row: TrialRow) -> dict[str, float | None]:
     return dict(zip(names, ends, strict=True))
 
 
-def note(beliefs: Beliefs | None) -> str:
-    """The explanation of the column "believed"; empty without estimates."""
-    if beliefs is None or not beliefs.by:
+def note(beliefs: Beliefs | None, rows: Sequence[TrialRow] = ()) -> str:
+    """The explanation of the column "believed" of ``rows``, or why there is none; empty where
+    nothing is estimated in this study."""
+    if beliefs is None or not beliefs.name:
+        return ""
+    if beliefs.lacking:
+        return (
+            f"{metric(beliefs.name).title} as measured, luck included: it can be estimated without "
+            f"after {counted(beliefs.lacking, 'more finished trial')}"
+        )
+    if not beliefs.by:
         return ""
     sentence = (
         "believed: estimated from all trials on these validation images, without the luck of one "
-        "training; in brackets an 80 % interval, wider on the better side because the best "
-        "networks exceed what a model predicts"
+        "training, so compare networks by it; in brackets an 80 % interval, wider on the better "
+        "side because the best networks exceed what a model predicts"
     )
     if not beliefs.sure:
         sentence += f"; such intervals held only {percent(beliefs.held)} of values not seen before"
+    if any(row.id not in beliefs.by for row in rows):
+        sentence += "; networks that the search did not propose have no estimate"
     return sentence

@@ -193,7 +193,7 @@ def note(study: StudyRow, best: tuple[TrialRow, ...], beliefs: Beliefs | None = 
         cells = [cell(row) for _, cell in shown]
         name = f"{markdown(row.baseline)}: " if row.made else ""
         lines.append(f"| {' | '.join(cells)} | {name}`{row.pattern}` |")
-    if said := believed.note(beliefs):
+    if said := believed.note(beliefs, best):
         lines += ["", said]
     return "\n".join(lines)
 

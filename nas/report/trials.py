@@ -145,8 +145,8 @@ def rows_out(
         writer.writerows([cell(told.get(name)) for name in names] for told in dicts)
     elif format == "table":
         out(trials_table(study, rows, beliefs))
-        if told_of := believed.note(beliefs):
-            print(told_of)
+        if sentence := believed.note(beliefs, rows):
+            print(sentence)
         tell_devices(among or rows)
         tell_teachers(study, rows)
     else:

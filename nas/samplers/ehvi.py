@@ -38,6 +38,8 @@ Floats = NDArray[np.float64]
 LEARNED_FROM = 300
 # Up to this many rows an encoding is enumerated instead of sampled.
 WHOLE = 2048
+# The first trials of a study, before there is a model.
+STARTUP = 10
 # The first trials of a study with useful older ones: proposed by those.
 OPENING = 5
 # How many of the best rows are scored again for each further proposal of one ask: pending trials
@@ -65,7 +67,7 @@ class EHVISampler(BaseSampler):
     """
 
     def __init__(
-        self, seed: int | None = None, problem: Problem | None = None, startup: int = 10
+        self, seed: int | None = None, problem: Problem | None = None, startup: int = STARTUP
     ) -> None:
         self._seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         self._problem = problem or Problem()

@@ -14,8 +14,8 @@ from nas.job import Epoch, Latency
 from nas.job.outcome import OWN_BATCH, OWN_RUNTIME
 from nas.store.columns import attempt_of, curve_of, study_of, trial_of
 from nas.store.rows import Ask, AttemptRow, Study, StudyRow, TrialRow
-from nas.store.sameness import asks_anew, check_same, widens
-from nas.store.steps import has, nothing_came, select_trials
+from nas.store.sameness import check_same, widens
+from nas.store.steps import STUDY, has, redefinable, select_trials
 from nas.store.tables import TrialState, attempts, curves, latencies, studies, trials
 from nas.store.transactions import patiently
 from nas.store.values import checked
@@ -28,7 +28,6 @@ PENDING: tuple[TrialState, ...] = ("running", "waiting", "paused")
 
 _COUNTED = {"id": studies.c.id, "numbers": studies.c.numbers}
 _check_counted = checked(_COUNTED, "id")
-STUDY = tuple(studies.c[f.name] for f in fields(StudyRow))
 
 
 def named(name: str) -> Select[Any]:
@@ -37,15 +36,15 @@ def named(name: str) -> Select[Any]:
 
 
 def check(connection: Connection, study: Study) -> None:
-    """Raises StudyError where the study exists with other settings. Objectives and constraints may
-    differ while it has no results: they may have been mistyped. A changed space passes:
-    ``nas.driver.widening`` checks that it is wider."""
+    """Raises StudyError where the study exists with other settings and is not ``redefinable``: they
+    may have been mistyped. A changed space passes: ``nas.driver.widening`` checks that it is
+    wider."""
     row = connection.execute(named(study.name)).one_or_none()
     if row is not None:
         found = study_of(row)
         if widens(found, study):
             return  # the driver looks at the trials
-        if not (asks_anew(found, study) and nothing_came(connection, found.id)):
+        if not redefinable(connection, found, study):
             check_same(found, study)
 
 

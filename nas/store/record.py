@@ -20,14 +20,14 @@ from nas.store.columns import reused, study_of, trial_of
 from nas.store.connect import connect
 from nas.store.reading import Record, check, named
 from nas.store.rows import Ask, Claim, Sampled, Study, StudyRow, TrialRow
-from nas.store.sameness import asks_anew, check_same, first_difference, moved
+from nas.store.sameness import KEPT_SETTINGS, check_same, first_difference, moved
 from nas.store.steps import (
     RUNNING,
     add_trials,
     claims_of,
     end_attempt,
     ended_in,
-    nothing_came,
+    redefinable,
     refuse_changed,
     running_trial,
     select_trials,
@@ -87,9 +87,9 @@ class Store(Record):
     def open_study(self, study: Study) -> StudyRow:
         """The study of this name, created if there is none.
 
-        Raises StudyError where it exists with other settings, naming the first that differs. While
-        it has no results and none is on its way, objectives and constraints are updated; the places
-        of its images and teachers always are.
+        Raises StudyError where it exists with other settings, naming the first that differs. All
+        are updated while it has no trials, objectives and constraints while it has no results and
+        none is on its way, the places of its images and teachers always.
         """
         name = study.name
         if not 0 < len(name) <= 512 or not name.isprintable():
@@ -108,10 +108,10 @@ class Store(Record):
                 connection.execute(added)  # nothing, where another driver was just faster
                 row = connection.execute(query).one()
             found = study_of(row)
-            if asks_anew(found, study) and nothing_came(connection, found.id):
-                asked = {name: values[name] for name in ("objectives", "constraints")}
-                asked["settings"] = {**found.settings, **study.settings}
-                connection.execute(update(studies).where(studies.c.id == found.id).values(asked))
+            if redefinable(connection, found, study):
+                kept = {k: v for k, v in found.settings.items() if k in KEPT_SETTINGS}
+                columns = asdict(study) | {"settings": {**kept, **study.settings}}
+                connection.execute(update(studies).where(studies.c.id == found.id).values(columns))
                 found = study_of(connection.execute(query).one())
             if (places := moved(found, study)) and first_difference(found, study) is None:
                 connection.execute(update(studies).where(studies.c.id == found.id).values(places))

@@ -12,8 +12,9 @@ from nas.errors import SpaceError, StudyError
 from nas.spaces.yaml_mapping import parse_mapping
 from nas.store.rows import Study
 
-# What a study goes on with as the record has it, or where it is now.
+# Settings that may differ between runs of a study; of these the record's own are kept.
 PLACES = re.compile(r"settings\.(folder$|teachers$|taught\.|devices\.)")
+KEPT_SETTINGS = ("folder", "taught", "devices")
 
 
 def check_same(was: Study, now: Study) -> None:

@@ -24,9 +24,11 @@ from nas.store.columns import (
     latency_of,
     own_domains,
     point_of,
+    study_of,
     trial_of,
 )
-from nas.store.rows import Ask, Claim, StudyRow
+from nas.store.rows import Ask, Claim, Study, StudyRow
+from nas.store.sameness import asks_anew, first_difference
 from nas.store.tables import (
     AttemptState,
     TrialState,
@@ -53,30 +55,33 @@ _JOINED = {
     "latency_low": latencies.c.low.label("latency_low"),
     "latency_high": latencies.c.high.label("latency_high"),
 }
+STUDY = tuple(studies.c[f.name] for f in fields(StudyRow))
 TRIAL = (
     *(_JOINED[name] if name in _JOINED else trials.c[name] for name in STORED),
     studies.c.domains,
 )
 
 
-def nothing_came(connection: Connection, study_id: int) -> bool:
-    """Whether all trials of the study failed, were refused or still wait. A driver that has just
-    opened it is told of a change by ``refuse_changed`` when it begins a trial."""
-    query = select(trials.c.state).where(trials.c.study_id == study_id).distinct()
-    return {*connection.scalars(query)} <= {"failed", "refused", "waiting"}
+def redefinable(connection: Connection, was: StudyRow, now: Study) -> bool:
+    """Whether a study with other settings may take those of ``now``: any while it has no trials;
+    objectives and constraints while all its trials failed, were refused or wait. A driver that
+    opened it before learns of the change by ``refuse_changed`` when it begins a trial."""
+    query = select(trials.c.state).where(trials.c.study_id == was.id).distinct()
+    states = {*connection.scalars(query)}
+    if not states:
+        return first_difference(was, now) is not None
+    return asks_anew(was, now) and states <= {"failed", "refused", "waiting"}
 
 
 def refuse_changed(connection: Connection, of: StudyRow) -> None:
-    """Raises StudyError where the study's space, objectives or constraints are no longer those of
-    ``of``. Locks the study."""
-    held = (studies.c.space_text, studies.c.objectives, studies.c.constraints)
-    mine = select(*held).where(studies.c.id == of.id).with_for_update()
-    space, objectives, constraints = connection.execute(mine).one()
-    now = space, [*map(tuple, objectives)], constraints
-    if now != (of.space_text, [*of.objectives], of.constraints):
+    """Raises StudyError where the study's settings are no longer those of ``of``. Locks the
+    study."""
+    mine = select(*STUDY).where(studies.c.id == of.id).with_for_update()
+    held = study_of(connection.execute(mine).one())
+    if held != of and (difference := first_difference(held, of)):  # where it is equal, it is cheap
         raise StudyError(
-            f"the space, objectives or constraints of study {of.name!r} were changed meanwhile: "
-            "this search ends, and one with the new ones resumes the study"
+            f"the settings of study {of.name!r} were changed meanwhile: {difference}; "
+            "this search ends, and one with the new settings resumes the study"
         )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from torch.optim.swa_utils import AveragedModel
 from nas import artifacts
 from nas.errors import StudyError
 from nas.job import Epoch, Job
-from nas.job.job import PLACE
 from nas.job.schedule import shared
 
 log = logging.getLogger(__name__)
@@ -44,28 +42,11 @@ class Training:
     average: AveragedModel | None = None
 
 
-def identity(job: Job) -> str:
-    """A hash of the training that a checkpoint belongs to. The number of epochs is part of it only
-    if the schedule depends on it from the start; latencies and their bounds are not."""
-    # Emptied, not left out: so hash the checkpoints of older versions.
-    settings = dataclasses.asdict(dataclasses.replace(job, known={}, most_ms={}))
-    for name in ("evaluator", "latency", "plugins", "checkpoint", "model", "teachers"):
-        settings.pop(name)
-    settings["recipe"] = job.recipe.plain()
-    if job.data.identity:  # instead of the place
-        settings["data"] = {k: v for k, v in settings["data"].items() if k not in PLACE}
-    else:
-        settings["data"].pop("dir")
-    if job.recipe.schedule == "rungs":
-        settings.pop("epochs")
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
 def keep(training: Training, path: str | Path) -> None:
     """Saves the training; logs a warning where that fails."""
     cuda = training.device.type == "cuda"
     state = {
-        "identity": identity(training.job),
+        "identity": training.job.training_key,
         "module": training.module.state_dict(),
         "average": training.average.state_dict() if training.average else None,
         "optimizer": training.optimizer.state_dict(),
@@ -93,7 +74,7 @@ def resume(training: Training, path: str | Path) -> None:
     if state is None:
         return
     job = training.job
-    if state["identity"] != identity(job):
+    if state["identity"] != job.training_key:
         raise StudyError(f"{path} belongs to another training: name another file or remove it")
     epoch, most = len(state["curve"]), shared(job.recipe.schedule, job.recipe.freeze, job.epochs)
     if epoch > most:
