@@ -23,7 +23,6 @@ from nas.report.reproduce import search_command
 from nas.spaces.space import Draw, load_space
 from nas.store import Study, StudyRow, open_store
 from nas.store.sameness import first_difference
-from nas.training import checkpoint
 
 # As the first version wrote a recipe without settings.
 FIRST = {

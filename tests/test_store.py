@@ -129,7 +129,7 @@ def test_until_it_has_a_trial_a_study_takes_any_other_settings(
     now = store.open_study(other)
     assert (now.id, now.folder) == (study.id, study.folder)
     assert (now.recipe, now.seed, now.settings["epochs"]) == ({"lr": 0.3}, 4, 7)
-    with pytest.raises(StudyError, match="study 'digits' were changed meanwhile: recipe.lr is"):
+    with pytest.raises(StudyError, match=r"study 'digits' were changed meanwhile: recipe\.lr is"):
         store.begin(study.id, [ask(0)], of=study)
     [claim] = store.begin(now.id, [ask(0)], of=now)
     store.finish(claim.token, DIED)

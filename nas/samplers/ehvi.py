@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial
 from threadpoolctl import ThreadpoolController
 
 from nas.samplers.calibration import Believed
+from nas.samplers.candidates import BEST, Candidates
 from nas.samplers.encoding import Encoding, keys, learn_rules, union
 from nas.samplers.evidence import Evidence, Reading
 from nas.samplers.gp import Settings, fit
@@ -36,8 +37,6 @@ Floats = NDArray[np.float64]
 
 # The latest trials, from which the conditions of parameters are learned.
 LEARNED_FROM = 300
-# Up to this many rows an encoding is enumerated instead of sampled.
-WHOLE = 2048
 # The first trials of a study, before there is a model.
 STARTUP = 10
 # The first trials of a study with useful older ones: proposed by those.
@@ -47,11 +46,6 @@ OPENING = 5
 AGAIN = 64
 # How many futures are drawn, and among how many rows their evaluations are chosen.
 FUTURES, FORESEEN = 64, 512
-# Local search: the number of parents and of rounds.
-BEST, ROUNDS = 20, 3
-# Where time counts, an improvement is divided by this power of its cost in seconds: with 1 a
-# search stays at small networks and misses what only large ones reach.
-PAID = 0.5
 # Discounts the gain of evaluating a network again: looking one step ahead ignores what a new
 # network teaches for later steps.
 PAYS = 0.4
@@ -129,12 +123,13 @@ class EHVISampler(BaseSampler):
         (``nas.samplers.knowing``). None without a model yet, or without a new set."""
         evidence, number = self._next(study)
         rng = np.random.default_rng([self._seed, number])
+        candidates = self._candidates(evidence)
         with one_thread():
-            rows, costs = self._drawn(evidence, rng)
+            rows, costs = candidates.drawn(rng)
             model = self._model(evidence) if evidence.encoding.parameters else None
             if model is None or not len(rows):
                 return None
-            rows, costs, reference = self._best(evidence, model, rows, costs, rng, BEST)
+            rows, costs, reference = candidates.best(model, rows, costs, rng, BEST)
             # The knowledge gradient is about trials with all objectives.
             whole = tuple(f for f in evidence.finished if f.whole or f.values is None)
             if len(whole) < len(evidence.finished):
@@ -155,21 +150,22 @@ class EHVISampler(BaseSampler):
         if not encoding.parameters:
             return []
         rng = np.random.default_rng([self._seed, number])
-        rows, costs = self._drawn(evidence, rng)
+        candidates = self._candidates(evidence)
+        rows, costs = candidates.drawn(rng)
         if not len(rows):  # every set was tried: a repeat at least informs the noise
             fresh = replace(evidence, finished=(), pending=evidence.pending[:0], tried=frozenset())
             drawn = encoding.draw(rng, self._problem.proposals // 3)
-            rows, _ = self._admitted(fresh, drawn, rng)
+            rows, _ = self._candidates(fresh).admitted(drawn, rng)
             return [encoding.params(rows[rng.integers(len(rows))])] if len(rows) else []
         model = self._model(evidence) or self._opening(evidence)
         if model is None:
             first = rng.integers(len(rows))
             others = rng.permutation(np.delete(np.arange(len(rows)), first))
             return [encoding.params(rows[k]) for k in (first, *others[: count - 1])]
-        rows, costs, reference = self._best(evidence, model, rows, costs, rng, AGAIN)
+        rows, costs, reference = candidates.best(model, rows, costs, rng, AGAIN)
         chosen = [0]
         if count > 1:
-            chosen = model.choose(rows, costs, reference, count, self._price(evidence, rows))
+            chosen = model.choose(rows, costs, reference, count, candidates.price(rows))
         return [encoding.params(row) for row in rows[chosen]]
 
     def futures(self, study: Study, count: int) -> Floats | None:
@@ -180,60 +176,17 @@ class EHVISampler(BaseSampler):
         """
         evidence, number = self._next(study)
         rng = np.random.default_rng([self._seed, number])
+        candidates = self._candidates(evidence)
         with one_thread():
-            rows, costs = self._drawn(evidence, rng)
+            rows, costs = candidates.drawn(rng)
             model = self._model(evidence) if evidence.encoding.parameters else None
             if model is None or not len(rows):
                 return None
             most = max(count, FORESEEN)
-            rows, costs, reference = self._best(evidence, model, rows, costs, rng, most)
-            chosen = model.choose(rows, costs, reference, count, self._price(evidence, rows))
+            rows, costs, reference = candidates.best(model, rows, costs, rng, most)
+            chosen = model.choose(rows, costs, reference, count, candidates.price(rows))
             fit = partial(self._fit, evidence.encoding, related=self._older(evidence.signs))
             return evidence.signs * model.futures(rows[chosen], costs[chosen], fit, FUTURES, rng)
-
-    def _drawn(self, evidence: Evidence, rng: np.random.Generator) -> tuple[Floats, Floats]:
-        """Rows that may be proposed, all or a sample, and their known objectives."""
-        encoding = evidence.encoding
-        whole = encoding.size <= WHOLE
-        rows = encoding.every() if whole else encoding.draw(rng, self._problem.proposals // 3)
-        return self._admitted(evidence, rows, rng)
-
-    def _best(
-        self,
-        evidence: Evidence,
-        model: Model,
-        rows: Floats,
-        costs: Floats,
-        rng: np.random.Generator,
-        most: int,
-    ) -> tuple[Floats, Floats, Floats]:
-        """The up to ``most`` best rows, the best first, after a local search from the best of
-        ``rows``; their known objectives; and the reference point they were scored with."""
-        reference = model.reference(rows, costs)
-
-        def score(rows: Floats, costs: Floats) -> Floats:
-            return model.score(rows, costs, reference) / self._price(evidence, rows)
-
-        scores = score(rows, costs)
-        parents = np.vstack([model.best(BEST), rows[np.argsort(-scores)[:BEST]]])
-        for _ in range(ROUNDS):
-            times = self._problem.proposals * 2 // (3 * ROUNDS * len(parents)) + 1
-            copies = np.repeat(parents, times, axis=0)
-            more, known = self._admitted(evidence, evidence.encoding.mutate(rng, copies), rng)
-            rows, costs = np.vstack([rows, more]), np.vstack([costs, known])
-            scores = np.concatenate([scores, score(more, known)])
-            parents = rows[np.argsort(-scores)[:BEST]]
-        best = _distinct(rows, scores)[:most]
-        return rows[best], costs[best], reference
-
-    def _price(self, evidence: Evidence, rows: Floats) -> Floats:
-        """What each row's improvement is divided by, (m,). With one objective 1: the best network
-        is often expensive, and would be found later."""
-        seconds, chance = self._problem.seconds, random.Random(self._seed)
-        if seconds is None or len(evidence.signs) == 1:
-            return np.ones(len(rows))
-        whole = (self._problem.whole(evidence.encoding.params(row), chance) for row in rows)
-        return np.array([seconds(params) for params in whole]).reshape(len(rows)) ** PAID
 
     def posterior(self, study: Study, trials: Sequence[FrozenTrial]) -> tuple[Floats, Floats]:
         """The posterior mean and standard deviation of the noise-free objectives of finished
@@ -296,6 +249,9 @@ class EHVISampler(BaseSampler):
             read.tried,
         )
 
+    def _candidates(self, evidence: Evidence) -> Candidates:
+        return Candidates(self._problem, evidence, self._seed)
+
     def _model(self, evidence: Evidence) -> Model | None:
         """The fitted model; None while there are too few trials."""
         measured = [f.row for f in evidence.finished if f.values is not None]
@@ -304,8 +260,9 @@ class EHVISampler(BaseSampler):
         if len(evidence.finished) < startup or len(measured) < 2:
             return None
         chance = random.Random(self._seed)
-        pending, costs = self._pending(evidence, chance)
-        example = self._costs(evidence, measured[-1], chance)
+        candidates = self._candidates(evidence)
+        pending, costs = candidates.pending(chance)
+        example = candidates.costs(measured[-1], chance)
         told = np.zeros(len(evidence.signs), bool) if example is None else np.isfinite(example)
 
         def predict(rows: Floats) -> Floats:
@@ -325,26 +282,20 @@ class EHVISampler(BaseSampler):
             starting=sum(f.whole or f.values is None for f in evidence.finished) < startup,
         )
 
-    def _pending(self, evidence: Evidence, chance: random.Random) -> tuple[Floats, Floats]:
-        """The rows being evaluated, and their known objectives, minimised (or NaN)."""
-        known = [self._costs(evidence, row, chance) for row in evidence.pending]
-        possible = [k for k, costs in enumerate(known) if costs is not None]
-        costs = np.array([known[k] for k in possible]).reshape(-1, len(evidence.signs))
-        return evidence.pending[possible], costs
-
     def _opening(self, evidence: Evidence) -> Model | None:
         """The model of the first trials, which predicts by older studies; None without any."""
         related = self._older(evidence.signs)
         if related is None:
             return None
         chance = random.Random(self._seed)
-        rows, costs = self._pending(evidence, chance)
+        candidates = self._candidates(evidence)
+        rows, costs = candidates.pending(chance)
         for finished in evidence.finished:
-            known = self._costs(evidence, finished.row, chance)
+            known = candidates.costs(finished.row, chance)
             if known is not None:
                 rows, costs = np.vstack([rows, finished.row]), np.vstack([costs, known])
         drawn = evidence.encoding.draw(np.random.default_rng(self._seed), 1)[0]
-        example = self._costs(evidence, drawn, chance)
+        example = candidates.costs(drawn, chance)
         if example is None:
             return None
         place = partial(self._place, evidence, related)
@@ -392,30 +343,6 @@ class EHVISampler(BaseSampler):
         """As ``Problem.noise``, of minimised values."""
         return self._problem.noise(objective, sign * values)
 
-    def _costs(self, evidence: Evidence, row: Floats, chance: random.Random) -> Floats | None:
-        """A row's known objectives, minimised, NaN for the others; None if it is rejected."""
-        params = self._problem.whole(evidence.encoding.params(row), chance)
-        return self._problem.costs(params, evidence.signs)
-
-    def _admitted(
-        self, evidence: Evidence, rows: Floats, rng: np.random.Generator
-    ) -> tuple[Floats, Floats]:
-        """The distinct rows, completed by the problem, that it does not reject and that were not
-        tried before; and their known objectives, minimised (or NaN)."""
-        encoding, problem = evidence.encoding, self._problem
-        chance = random.Random(int(rng.integers(1 << 62)))
-        declared = problem.distributions is not None  # else nothing is known of a set
-        whole = [problem.whole(encoding.params(row), chance) for row in rows] if declared else []
-        if problem.complete:
-            rows = np.array([encoding.row(params) for params in whole]).reshape(rows.shape)
-        fresh = {key: k for k, key in enumerate(keys(rows)) if key not in evidence.taken}.values()
-        if not declared:
-            return rows[list(fresh)], np.full((len(fresh), len(evidence.signs)), np.nan)
-        known = {k: problem.costs(whole[k], evidence.signs) for k in fresh}
-        possible = {k: costs for k, costs in known.items() if costs is not None}
-        costs = np.array(list(possible.values())).reshape(len(possible), len(evidence.signs))
-        return rows[list(possible)], costs
-
 
 def one_thread() -> Any:
     """BLAS in one thread: matrices of a few hundred rows gain nothing from more, and on busy cores
@@ -427,15 +354,6 @@ def one_thread() -> Any:
 @functools.cache
 def _blas() -> Any:
     return ThreadpoolController().select(user_api="blas")
-
-
-def _distinct(rows: Floats, scores: Floats) -> list[int]:
-    """The indices of the distinct rows, the best first."""
-    order = np.argsort(-scores, kind="stable")  # of equal scores the first drawn
-    places: dict[bytes, int] = {}
-    for k, key in zip(order.tolist(), keys(rows[order]), strict=True):
-        places.setdefault(key, k)
-    return [*places.values()]
 
 
 def _source(study: Study, trials: Sequence[FrozenTrial]) -> Any:
