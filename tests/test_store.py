@@ -181,6 +181,7 @@ def test_a_study_notes_where_its_images_and_its_teachers_are_now(store: Store) -
         # Whoever does not tell changes nothing.
         store.open_study(dataclasses.replace(STUDY, name=name))
         assert store.find_study(name) == after
+    begin(store, after)
     # Nor does who is refused.
     with pytest.raises(StudyError, match="seed is 3 in the study and 4 now"):
         store.open_study(dataclasses.replace(at("far", "/far/m"), name=name, seed=4))

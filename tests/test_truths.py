@@ -24,7 +24,7 @@ from nas.errors import NasError, StudyError
 from nas.language.architecture import Architecture
 from nas.metrics import METRICS, Metric
 from nas.spaces.bounds import read_bound
-from nas.store import Ask, open_store
+from nas.store import Ask, Ask, open_store
 from nas.workers.in_process import InProcess
 
 SPACE = """
@@ -241,7 +241,8 @@ def test_the_default_name_tells_folders_apart(here: Path) -> None:
 
 def test_a_study_is_not_resumed_on_other_images(here: Path) -> None:
     store = open_store("sqlite:///nas.db")
-    store.open_study(planned(study="mine").row())
+    study = store.open_study(planned(study="mine").row())
+    store.begin(study.id, [Ask(pattern="x", fingerprint="f", params=1, macs=1)])
     other = planned(study="mine", data=copied(here, relabelled))
     with pytest.raises(StudyError, match=r"made on 20 images in 2 classes \(cat, dog\) of .*images,"
                        r" and now they are 20 images in 2 classes .*copy"):  # fmt: skip
