@@ -24,7 +24,7 @@ from nas.errors import NasError, StudyError
 from nas.language.architecture import Architecture
 from nas.metrics import METRICS, Metric
 from nas.spaces.bounds import read_bound
-from nas.store import Ask, Ask, open_store
+from nas.store import Ask, open_store
 from nas.workers.in_process import InProcess
 
 SPACE = """
