@@ -1,7 +1,7 @@
 """Distilled and pruned networks as points of a study.
 
-Like a baseline, such a network is a trial that the sampler neither proposed nor learns from and no
-budget counts; it can be on the front.
+Like a baseline, such a network is a trial that the sampler neither proposed nor learns from, and
+that counts towards no budget; it can be on the front.
 """
 
 from __future__ import annotations

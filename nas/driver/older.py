@@ -76,7 +76,7 @@ def offers(plan: Plan, record: Record) -> str:
         counts = record.counts(study.id)
         return sum(counts.get(state, 0) for state in EVALUATED)
 
-    # The order is by counts alone; trials are read of those that are named, and of few more.
+    # Ordered by counts alone: trials are read only for the studies named, and a few more.
     sizes = {study.name: ended(study) for study in studies}
     first = sorted(studies, key=lambda s: (s.space != plan.space.name, -sizes[s.name]))
     sized = ((s, len(_rows(plan, record, s, math.inf))) for s in first if sizes[s.name] >= FEWEST)
@@ -149,8 +149,8 @@ def _placed(plan: Plan, study: StudyRow, rows: Sequence[TrialRow]) -> Older:
 
 @functools.lru_cache(maxsize=4096)
 def _described(architecture: Architecture) -> Mapping[str, float]:
-    """What networks of all spaces have, by name, about normal. MACs are those of a pixel, as images
-    of another size are no other network."""
+    """Features that networks of all spaces have, by name, on a log scale. MACs are per pixel, so
+    that the image size does not matter."""
     _, height, width = architecture.input
     found = [leaf for step in architecture.steps for leaf in leaves(step.node, step.x)]
     counts = Counter(type(leaf).__name__ for leaf, _ in found)

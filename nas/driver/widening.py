@@ -1,7 +1,7 @@
-"""A study whose space is wider than it was goes on with its trials: each is one of the new space.
+"""Resumes a study whose space was widened, keeping its trials.
 
-A trial's domains are written with it, and Optuna takes no two domains of one choice in a study: so
-those of the old trials become what they are in the new space.
+A trial is recorded with its domains, and Optuna accepts only one domain of a categorical parameter
+in a study: so the old trials get the domains of the new space.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from nas.text import counted
 
 
 def open_study(plan: Plan, store: Store) -> tuple[StudyRow, str]:
-    """The plan's study, made if there is none; and a sentence where its space or its constraints
-    are others than they were, else an empty one.
+    """The plan's study, created if there is none; and a sentence if its space or its constraints
+    changed, else an empty string.
 
-    Raises StudyError where it exists with other settings, among them a space that not each of its
-    trials is of, or that holds less than it did; and NothingFound, having made none, where nothing
-    meets the constraints.
+    Raises StudyError where it exists with other settings, including a space that is narrower or
+    does not contain all of its trials; and NothingFound, with nothing created, where nothing meets
+    the constraints.
     """
     study, sentence = plan.row(), ""
     if store.study_named(study.name) is None:
@@ -47,8 +47,8 @@ def open_study(plan: Plan, store: Store) -> tuple[StudyRow, str]:
 
 
 def rehearsed(plan: Plan, store: Store) -> Mapping[int, Sampled]:
-    """What the study's trials are in the plan's space, by their ``id``, where that is wider than
-    the study's; empty where nothing is to be done. Raises as ``open_study``, and writes nothing."""
+    """The study's trials in the plan's wider space, by ``id``; empty where nothing is to be done.
+    Raises as ``open_study``, and writes nothing."""
     was = _changed(plan, store)
     if was is None:
         return {}
@@ -66,7 +66,7 @@ def rehearsed(plan: Plan, store: Store) -> Mapping[int, Sampled]:
 
 
 def _changed(plan: Plan, store: Store) -> StudyRow | None:
-    """The study in the record, where it differs from the plan in what may be widened alone."""
+    """The recorded study, if it differs from the plan only in what may be widened; else None."""
     study = plan.row()
     was = store.study_named(study.name)
     return was if was is not None and widens(was, study) else None
@@ -90,15 +90,15 @@ def _refuse_narrower(before: Space, now: Space) -> None:
 
 
 def _domains(space: Space) -> dict[str, Domain]:
-    """By name, with those of the recipe and of optional elements that the file says nothing of."""
+    """All domains by name, the recipe's and those of optional elements not in the file included."""
     optional = dict.fromkeys(filter(lambda key: key.endswith("?"), space.open_keys()), PRESENCE)
     recipe = {f"recipe.{key}": domain for key, domain in space.recipe.items()}
     return {**optional, **space.domains, **recipe}
 
 
 def _holds(new: Domain | None, old: Domain) -> bool:
-    """Whether the new domain has each value of the old one; one of a single value may be gone, as
-    the networks and their recipes say what came in its place."""
+    """Whether the new domain contains the old one. A domain of a single value may be gone: whether
+    networks and recipes stay the same is checked per trial."""
     if new is None:
         return _single(old.values) is not None
     if (new.per, new.first) != (old.per, old.first) and _single(old.values) is None:
@@ -125,7 +125,7 @@ def _single(values: Values) -> Scalar | None:
 
 
 def _placed_one(plan: Plan, before: Space, row: TrialRow) -> Sampled:
-    space, trial = plan.space, _Again(row, before)
+    space, trial = plan.space, _Replay(row, before)
     try:
         architecture = space.suggest(trial)
         recipe = space.suggest_recipe(trial, plan.job.recipe)
@@ -143,9 +143,9 @@ def _placed_one(plan: Plan, before: Space, row: TrialRow) -> Sampled:
     return Sampled(trial.params, trial.distributions())
 
 
-class _Again:
-    """A trial that answers as an earlier one did; what had one value in its space, and so was not
-    asked for, with that."""
+class _Replay:
+    """A trial that replays the values of an earlier one; a parameter that had a single value, and
+    so was not sampled, gets that value."""
 
     def __init__(self, row: TrialRow, before: Space) -> None:
         self._sampled, self._before = row.sampled, before

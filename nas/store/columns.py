@@ -1,4 +1,4 @@
-"""Rows as columns: how a database holds them, and how they are read and checked."""
+"""Converts rows to and from the columns of the database, and checks what is read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nas.store.values import Settings, checked, domain, read_json, refuse, texts
 
 
 def study_of(row: Any) -> StudyRow:
-    """A study as it was read. Raises StoreError where a column holds what it cannot."""
+    """A study from its columns. Raises StoreError for an invalid value."""
     values = row._asdict()
     _check_study(values)
     values["objectives"] = tuple(map(tuple, values["objectives"]))
@@ -24,8 +24,8 @@ def study_of(row: Any) -> StudyRow:
 
 
 def trial_of(row: Sequence[Any]) -> TrialRow:
-    """A trial as it was read, with its study's domains. Raises StoreError where a column holds what
-    it cannot, and a parameter what is not of its domain."""
+    """A trial from its columns and its study's domains. Raises StoreError for an invalid value, and
+    for a parameter outside its domain."""
     *values, text = row
     columns = dict(zip(STORED, values, strict=True))
     _check_trial(columns)
@@ -64,8 +64,8 @@ def curve_of(trial_id: int, points: Any) -> tuple[Epoch, ...]:
 
 
 def own_domains(ask: Ask | Sampled, domains: dict[str, str]) -> dict[str, str]:
-    """Where parameters are drawn from that the study's ``domains`` do not say, to which those are
-    added that it did not know."""
+    """The distributions of a trial that differ from the study's ``domains``. Adds the domains of
+    parameters that are new to the study to ``domains``."""
     for name in ask.sampled:
         if name != BASELINE and name in ask.distributions:
             domains.setdefault(name, ask.distributions[name])
@@ -77,7 +77,7 @@ def own_domains(ask: Ask | Sampled, domains: dict[str, str]) -> dict[str, str]:
 
 
 def _domains(text: str, study_id: int, sampled: Iterable[str]) -> dict[str, str]:
-    """What a study's domains say of the parameters of a trial; the same for all that have them."""
+    """The study's domains of a trial's parameters; one shared dict per set of parameters."""
     domains, made = _read(text, study_id)
     names = tuple(sampled)
     if names not in made:
@@ -91,7 +91,7 @@ def _read(text: str, study_id: int) -> tuple[dict[str, str], dict[tuple[str, ...
 
 
 def domains_of(text: str, study_id: int) -> dict[str, str]:
-    """Where a study's parameters are drawn from, by their names. Raises StoreError."""
+    """A study's domains by parameter name. Raises StoreError for an invalid value."""
     found = read_json(text)
     if not texts(found):
         rule = "names with distributions as text"
@@ -143,7 +143,7 @@ def reused(source: TrialRow) -> dict[str, Any]:
 
 
 def latency_of(fingerprint: str, latency: Latency) -> dict[str, Any]:
-    """A measurement as a row of its own."""
+    """A latency as a row of its table."""
     return {
         "fingerprint": fingerprint,
         "device": clean(latency.device),
@@ -172,12 +172,12 @@ def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def _number(value: float | None) -> float | None:
-    """A plain number for SQL and JSON, neither of which knows NaN or infinity on both databases."""
+    """A plain number; None for NaN and infinity, which not both databases can hold."""
     if value is None or not math.isfinite(value):
         return None
     return value if type(value) is int else float(value)
 
 
 def clean(text: str) -> str:
-    """Text as both databases take it: no NUL, no half of a surrogate pair, no megabytes."""
+    """Text that both databases accept: no NUL, no lone surrogates, at most 10,000 characters."""
     return text[:10_000].replace("\0", "\\0").encode(errors="backslashreplace").decode()

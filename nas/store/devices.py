@@ -1,4 +1,4 @@
-"""Devices, what was measured on them, and what was handed out to be: beside the trials."""
+"""Devices, latencies measured on them, packs to be measured elsewhere, and profiles."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from nas.store.values import checked
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """A device as people call it. ``device`` is its fingerprint, threads and versions included;
-    ``about`` what else is known of it: its ``cpu``, its ``clock``."""
+    """A named device. ``device`` is its fingerprint, which includes threads and versions; ``about``
+    holds its ``cpu`` and ``clock``."""
 
     device: str
     name: str
@@ -30,7 +30,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A latency of the record; ``name`` and ``threads`` are its device's, where that has a name."""
+    """A recorded latency; ``name`` and ``threads`` are those of its device, if that is named."""
 
     fingerprint: str
     latency: Latency
@@ -40,7 +40,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profiled:
-    """A profile of the record: see ``nas.driver.profiles``."""
+    """A recorded latency profile: see ``nas.driver.profiles``."""
 
     device: Device
     runtime: str
@@ -67,13 +67,13 @@ _check_profile = checked(_PROFILE, "device")
 
 
 def known_devices(record: Record) -> list[Device]:
-    """All that have a name, by it."""
+    """All named devices, ordered by name."""
     query = _devices().order_by(devices.c.name, devices.c.device)
     return [_device(row) for row in record.rows(query)]
 
 
 def measured(record: Record, fingerprints: Collection[str] | None = None) -> list[Measured]:
-    """What was measured of some architectures, or of all."""
+    """The latencies of the given architectures (None: all)."""
     query = select(*_MEASURED.values()).select_from(
         latencies.outerjoin(devices, devices.c.device == latencies.c.device)
     )
@@ -89,7 +89,7 @@ def measured(record: Record, fingerprints: Collection[str] | None = None) -> lis
 
 
 def patterns(record: Record, fingerprints: Collection[str]) -> dict[str, str]:
-    """The pattern of each of some fingerprints that a trial has."""
+    """The pattern of each fingerprint for which there is a trial."""
     query = select(trials.c.fingerprint, trials.c.pattern).distinct()
     rows = record.rows(query.where(trials.c.fingerprint.in_(select(latencies.c.fingerprint))))
     return {row[0]: row[1] for row in rows if row[0] in fingerprints}
@@ -102,9 +102,8 @@ def keep(
     *,
     again: bool = False,
 ) -> None:
-    """Keeps the latencies of some fingerprints, and what their device is called; what is known
-    stands, unless it was measured ``again``. Raises StudyError where that is the name of another
-    machine."""
+    """Records latencies by fingerprint, and their device. Known latencies are replaced only if
+    measured ``again``. Raises StudyError where the device's name belongs to another machine."""
     found = list(found)
 
     def work(connection: Connection, _: bool) -> None:
@@ -132,13 +131,13 @@ def _check_name(connection: Connection, device: Device) -> None:
 
 
 def add_pack(store: Store, pack: str, study_id: int, networks: Sequence[Mapping[str, Any]]) -> None:
-    """Remembers what was handed out; the same again is the same."""
+    """Records a pack; recording the same one again changes nothing."""
     row = {"pack": pack, "study_id": study_id, "networks": list(networks), "made": now()}
     store.write(lambda connection, _: put(connection, packs, row, replace=False))
 
 
 def find_pack(record: Record, pack: str) -> tuple[int, list[dict[str, Any]]] | None:
-    """The study's id and the networks of a pack; None for one that was not made of this record."""
+    """The study's id and the networks of a pack; None if it was not made from this record."""
     rows = record.rows(select(*_PACK.values()).where(packs.c.pack == pack))
     if not rows:
         return None
@@ -147,7 +146,7 @@ def find_pack(record: Record, pack: str) -> tuple[int, list[dict[str, Any]]] | N
 
 
 def keep_profile(store: Store, profiled: Profiled) -> None:
-    """Keeps a profile in place of the one that the device had."""
+    """Records a profile, replacing the device's previous one."""
     row = {
         "device": profiled.device.device,
         "runtime": profiled.runtime,

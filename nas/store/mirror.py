@@ -51,12 +51,12 @@ RACES = 20  # tries, while other drivers make the tables at once
 
 MARK = "nas_record"  # user attribute of the Optuna study: which study of the record it follows
 SPACE = "nas_space"  # another: a digest of its space, by which it knows the trials' domains
-TOLD = ("space", "dataset", "sampler")  # of the study, as user attributes
+SHOWN = ("space", "dataset", "sampler")  # of the study, as user attributes
 AT_ONCE = ("trial", "baseline", "pattern", "fingerprint", *by_arithmetic())  # known at the begin
 
 STUDIES: Table = models.StudyModel.__table__
 DIRECTIONS: Table = models.StudyDirectionModel.__table__
-STUDY_TOLD: Table = models.StudyUserAttributeModel.__table__
+STUDY_ATTRIBUTES: Table = models.StudyUserAttributeModel.__table__
 STUDY_SYSTEM: Table = models.StudySystemAttributeModel.__table__
 TRIALS: Table = models.TrialModel.__table__
 PARAMS: Table = models.TrialParamModel.__table__
@@ -221,7 +221,7 @@ class Mirror:
             # Made for what was asked before anything came of it, or of a space that was widened.
             storage.delete_study(copy)
         if MARK not in attributes and all(
-            attributes.get(name) == getattr(study, name) for name in TOLD
+            attributes.get(name) == getattr(study, name) for name in SHOWN
         ):
             # Its trials have other numbers than ours, so it cannot be gone on with.
             raise StudyError(
@@ -237,7 +237,7 @@ class Mirror:
     def _make_copy(self, storage: RDBStorage, directions: list[StudyDirection], mark: str) -> int:
         """In one transaction: there is no moment at which it could be taken for somebody else's."""
         study = self._study
-        attributes = {name: getattr(study, name) for name in TOLD}
+        attributes = {name: getattr(study, name) for name in SHOWN}
         attributes |= {MARK: mark, SPACE: _digest(study)}
         names = {_SYSTEM_ATTR_METRIC_NAMES: [name for name, _ in study.objectives]}
         made = insert(STUDIES).values(study_name=study.name).returning(STUDIES.c.study_id)
@@ -245,7 +245,7 @@ class Mirror:
             copy = int(connection.scalars(made).one())
             for table, rows in (
                 (DIRECTIONS, [{"objective": i, "direction": d} for i, d in enumerate(directions)]),
-                (STUDY_TOLD, _pairs(attributes)),
+                (STUDY_ATTRIBUTES, _pairs(attributes)),
                 (STUDY_SYSTEM, _pairs(names)),
             ):
                 connection.execute(insert(table), [row | {"study_id": copy} for row in rows])

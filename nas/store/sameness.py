@@ -1,4 +1,4 @@
-"""Whether two studies are the same, may become so, or in what they differ, told to a person."""
+"""Compares a recorded study with the one asked for: same, reconcilable, or how they differ."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from nas.errors import SpaceError, StudyError
 from nas.spaces.yaml_mapping import parse_mapping
 from nas.store.rows import Study
 
-# Settings that may differ between runs of a study; of these the record's own are kept.
+# Settings not compared: locations of files, and names resolved from the record.
 PLACES = re.compile(r"settings\.(folder$|teachers$|taught\.|devices\.)")
+# Of those, what the record keeps when a study is redefined.
 KEPT_SETTINGS = ("folder", "taught", "devices")
 
 
@@ -27,21 +28,21 @@ def check_same(was: Study, now: Study) -> None:
 
 
 def asks_anew(was: Study, now: Study) -> bool:
-    """Whether two studies differ in what is asked of the trials alone: objectives, constraints."""
+    """Whether two studies differ only in their objectives or constraints."""
     same = dataclasses.replace(was, objectives=now.objectives, constraints=now.constraints)
     return first_difference(was, now) is not None and first_difference(same, now) is None
 
 
 def widens(was: Study, now: Study) -> bool:
-    """Whether two studies differ in their spaces' text or their constraints alone, so that the
-    trials of the one may be of the other (``nas.driver.widening``)."""
+    """Whether two studies differ only in their spaces' text or their constraints, so that the old
+    trials may belong to the new space (``nas.driver.widening``)."""
     same = dataclasses.replace(was, space_text=now.space_text, constraints=now.constraints)
     return first_difference(was, now) is not None and first_difference(same, now) is None
 
 
 def moved(was: Study, now: Study) -> dict[str, Any]:
-    """Of two studies that are the same what lies elsewhere now, images and teachers, as the columns
-    of the record."""
+    """The columns to update for images and teachers whose location changed; the studies are
+    otherwise the same."""
     columns: dict[str, Any] = {}
     if now.directory and now.directory != was.directory:
         columns["directory"] = now.directory
@@ -50,13 +51,13 @@ def moved(was: Study, now: Study) -> dict[str, Any]:
         columns["settings"] = {**was.settings, "teachers": files}
         taught = was.settings.get("taught", {})
         known = {digest: names for digest, names in taught.items() if not {*names} & {*old}}
-        if taught:  # who is known by a file is so by where it is; who is by a trial stays
+        if taught:  # teachers named by file get the new path; those named by trial stay
             columns["settings"]["taught"] = now.settings.get("taught", {}) | known
     return columns
 
 
 def first_difference(was: Study, now: Study) -> str | None:
-    """A clause with the first setting in which two studies differ and both its values."""
+    """A clause naming the first setting that differs, with both values; None where none does."""
     if was.images != now.images:
         earlier = was.images_about or "images that nas did not yet identify"
         if earlier == now.images_about:
@@ -74,7 +75,7 @@ def first_difference(was: Study, now: Study) -> str | None:
 
 
 def _leaves(study: Study) -> Iterator[tuple[str, Any]]:
-    # The space last, as it may be wider: what else differs is the reason then.
+    # The space last, as it may be widened: any other difference is then the reason to refuse.
     for name in sorted(Study.__dataclass_fields__, key="space_text".__eq__):
         value = getattr(study, name)
         if name == "space_text":
@@ -84,10 +85,10 @@ def _leaves(study: Study) -> Iterator[tuple[str, Any]]:
 
 
 def _space_leaves(text: str) -> Iterator[tuple[str, Any]]:
-    """By the keys of the space's file: of a changed domain its name is told, no line."""
+    """The space by the keys of its file, so that a difference names the domain, not a line."""
     try:
         yield from _flat("space", parse_mapping(text, "the space"))
-    except SpaceError:  # one that nobody could have searched
+    except SpaceError:  # an invalid space: it was never searched
         yield "space_text", text
 
 
@@ -99,7 +100,7 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         sign, _, limit = str(value).partition(" ")
         yield name, f"{sign} {float(limit):.15g}"  # however many digits it was written with
     else:
-        # As the record gives it back: a tuple is a list there.
+        # As read back from the record, where a tuple is a list.
         yield name, json.loads(json.dumps(value))
 
 

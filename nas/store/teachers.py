@@ -1,4 +1,4 @@
-"""Who taught: a digest in a recipe is a model's, and a person knows it by its trial or its file."""
+"""Teachers of distillation: recipes hold a model's digest, people know its trial or file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nas.store.tables import studies, trials
 
 
 def teacher_names(record: Record, files: Sequence[str]) -> list[str]:
-    """Each model by the trial of this record whose weights it is, else by its file."""
+    """A name for each model: the trial of this record that has these weights, else the file."""
     if not files:
         return []
     query = select(studies.c.name, trials.c.number, trials.c.model).join(
@@ -31,7 +31,7 @@ def _real(file: str) -> str:
 
 
 def teacher_files(study: StudyRow) -> tuple[str, ...]:
-    """The models that the candidates of a study learn by. Raises StudyError where one is gone."""
+    """The files of a study's teachers. Raises StudyError where one is missing."""
     files = tuple(study.settings.get("teachers", ()))
     for file in files:
         if "://" not in file and not os.path.isfile(file):
@@ -44,7 +44,7 @@ def teacher_files(study: StudyRow) -> tuple[str, ...]:
 
 
 def note(store: Store, study_id: int, digest: str, names: Sequence[str]) -> None:
-    """Keeps in a study whose digest it is."""
+    """Records in a study the names of the teachers behind a digest."""
     mine = studies.c.id == study_id
 
     def work(connection: Connection, _: bool) -> None:
@@ -59,8 +59,8 @@ def note(store: Store, study_id: int, digest: str, names: Sequence[str]) -> None
 
 
 def teacher_of(study: StudyRow, row: TrialRow) -> str:
-    """Who taught a trial, as a person finds it; empty where nobody did. The digest alone where an
-    older nas did not keep more."""
+    """The names of a trial's teachers; empty without any. Only the digest where an older nas
+    recorded no names."""
     digest = str(row.recipe.get("teacher", ""))
     names = study.settings.get("taught", {}).get(digest)
     if not names and digest == study.recipe.get("teacher"):

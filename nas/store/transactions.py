@@ -1,4 +1,4 @@
-"""How a transaction on the record begins, and how long it is tried."""
+"""How a transaction on the record begins, and how long it is retried."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ WRITES: Mapping[str, str] = {"nas_begin": "BEGIN IMMEDIATE"}
 
 
 def patiently(work: Callable[[bool], T], seconds: float, url: URL) -> T:
-    """What ``work`` returns, tried again while the database is away or locked, up to ``seconds``.
+    """Returns ``work(retried)``, tried again for up to ``seconds`` while the database is away or
+    locked.
 
-    ``work`` is told whether it was tried before: then its commit may have arrived although the
-    answer got lost. Raises StoreError when the time is up and for any other database error. An
-    interrupt is heard between two tries: amid SQLAlchemy it leaves, at one place of twelve, a
-    statement that its traceback alone holds, and SQLite a lock that lasts as long as that.
+    With ``retried``, an earlier commit may have arrived although its answer was lost. Raises
+    StoreError when the time is up and for any other database error. Interrupts wait until between
+    two tries: inside SQLAlchemy, at one place of twelve, one leaves a statement that only its
+    traceback references, and with it a SQLite lock.
     """
     deadline = time.monotonic() + seconds
     pause, retried = 0.05, False

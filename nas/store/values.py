@@ -1,6 +1,5 @@
-"""What the columns of the record can hold. A row that holds anything else is refused where it is
-read: by a hand, a disk or another tool there may be any value in any column of SQLite, and any JSON
-in one of JSON.
+"""Validates values read from the record. SQLite accepts any value in any column, and a JSON column
+any JSON, so edits by hand, disk errors or other tools may have left invalid ones.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from nas.metrics import LARGEST
 from nas.spaces.bounds import read_bound
 from nas.store.tables import AttemptState, TrialState
 
-Check = tuple[Callable[[Any], object], str]  # whether a value may be there, and the rule in words
+Check = tuple[Callable[[Any], object], str]  # whether a value is valid, and the rule in words
 
 LEAST, MOST = -(1 << 63), (1 << 63) - 1  # of a whole number in SQL
 
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """What a column of JSON holds that is none."""
+    """The text of a JSON column that is not JSON."""
 
     text: str
 
@@ -39,8 +38,8 @@ class Settings(dict[str, Any]):
 
 
 def read_json(text: Any) -> Any:
-    """What a column of JSON holds; Broken where it does not parse, or has a number that is none. A
-    number alone is one to SQLite, and no text."""
+    """Parses a JSON column; Broken where it is not JSON, or holds NaN or infinity. SQLite returns a
+    lone number as a number, not text."""
     try:
         return _DECODER.decode(text.decode() if isinstance(text, bytes) else str(text))
     except (ValueError, RecursionError):
@@ -57,8 +56,8 @@ _DECODER = json.JSONDecoder(parse_constant=_no_number)  # NaN and Infinity are n
 def checked(
     columns: Mapping[str, Column[Any]], key: str, joined: Collection[str] = ()
 ) -> Callable[[Mapping[str, Any]], None]:
-    """A check of rows that have these columns by name, those that are ``joined`` perhaps NULL:
-    raises StoreError that tells the table, the row, by its ``key`` there, the column, the rule."""
+    """A check of rows with these columns; ``joined`` ones may be NULL. It raises StoreError naming
+    the table, the row (by its ``key``), the column and the rule."""
     checks = [
         (name, column, *_check(column, column.nullable or name in joined))
         for name, column in columns.items()
@@ -97,7 +96,7 @@ def _plain(column: Column[Any]) -> Check:
 
 
 def number(value: Any) -> bool:
-    """Whether this is a number, which is no truth value, no larger than a metric may be."""
+    """Whether this is a number (not a bool) of at most ``LARGEST``."""
     return type(value) in (int, float) and abs(value) <= LARGEST
 
 
@@ -199,7 +198,7 @@ def _network(value: Any) -> bool:
 
 
 def _profile(value: Any) -> bool:
-    """The milliseconds of pieces and of whole networks, and those that pieces alone are of."""
+    """Milliseconds of pieces and of whole networks, and the networks measured only in pieces."""
     return (
         isinstance(value, dict)
         and all(mapping(_positive)(value.get(name)) for name in ("pieces", "wholes"))
@@ -263,8 +262,7 @@ CHECKS: Mapping[str, Check] = {
 
 @functools.lru_cache(maxsize=4096)
 def domain(text: str) -> Callable[[Any], bool] | None:
-    """Whether a value is of a distribution, which is text as Optuna writes it; None where that is
-    none of those that are asked for."""
+    """A check of values against a distribution in Optuna's JSON; None for an unsupported one."""
     content = read_json(text)
     if not isinstance(content, dict) or not isinstance(held := content.get("attributes"), dict):
         return None

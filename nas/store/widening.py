@@ -1,4 +1,4 @@
-"""A study's trials as what they are in a wider space, within one transaction."""
+"""Moves a study and its trials to a wider space, in one transaction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def widen(
     trials_now: Mapping[int, Sampled],
     retried: bool,
 ) -> None:
-    """What ``Store.widen`` says; ``retried`` where it was tried before and its answer was lost."""
+    """See ``Store.widen``. ``retried``: an earlier commit may have arrived."""
     mine = studies.c.id == was.id
     query = select(studies.c.space_text, studies.c.constraints).where(mine).with_for_update()
     held = tuple(connection.execute(query).one())
