@@ -108,9 +108,9 @@ def unfinished(path: str | Path) -> str:
 
 
 def sweep(path: str | Path) -> None:
-    """Removes what writers of ``path`` that were killed had begun: those of this machine that run
-    no more, and what none has written to for ``ABANDONED``, wherever on a shared disk its writer
-    was (an older nas did not tell). What cannot be removed stays."""
+    """Removes unfinished files of killed writers of ``path``: those of this machine whose process
+    is gone, and those not written to for ``ABANDONED`` by writers on any machine (older versions
+    did not record theirs). What cannot be removed stays."""
     folder, name = os.path.split(path)
     begun = re.compile(rf"{re.escape(name)}\.(?:([0-9a-f]{{8}})-)?(\d{{1,10}})\.part")
     with contextlib.suppress(OSError), os.scandir(folder or ".") as entries:

@@ -1,4 +1,4 @@
-"""JSON of others, a field at a time: what is wrong is told by file, place, value and rule."""
+"""Reads untrusted JSON field by field; errors name the file, the place, the value and the rule."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar
 
 from nas.errors import NasError, brief
 
-MOST = 1e30  # of a number that is not told its own bound
+MOST = 1e30  # bound of numbers without one of their own
 KINDS: Mapping[type, str] = {
     bool: "true or false",
     int: "a whole number",

@@ -1,5 +1,5 @@
-"""Processes: which are ours is told by number and start time together, for a number is given out
-again. Linux; elsewhere a process has no descendants that could be seen."""
+"""Processes, identified by pid and start time together, as pids are reused. Linux; elsewhere no
+descendants are found."""
 
 from __future__ import annotations
 

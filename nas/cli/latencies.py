@@ -20,7 +20,7 @@ from nas.store import Store, StudyRow, TrialRow
 from nas.text import counted
 
 COLUMNS = ("trial", "latency", "interval", "busy", "peak")
-DOUBTFUL = 0.5  # the share of predictions within a tenth, below which it is told
+DOUBTFUL = 0.5  # a note is printed where a smaller share of predictions is within a tenth
 
 
 def _chosen(

@@ -23,12 +23,12 @@ from nas.text import counted
 
 
 def open_study(plan: Plan, store: Store) -> tuple[StudyRow, str]:
-    """The plan's study, made if there is none; and a sentence where its space or its constraints
-    are others than they were, else an empty one.
+    """The plan's study, created if missing; and a sentence if its space or constraints have
+    changed, else an empty one.
 
-    Raises StudyError where it exists with other settings, among them a space that not each of its
-    trials is of, or that holds less than it did; and NothingFound, having made none, where nothing
-    meets the constraints.
+    Raises StudyError where it exists with other settings, including a space that is smaller than
+    before or lacks one of its trials; and NothingFound, creating none, where nothing meets the
+    constraints.
     """
     study, sentence = plan.row(), ""
     if store.study_named(study.name) is None:
@@ -144,8 +144,8 @@ def _placed_one(plan: Plan, before: Space, row: TrialRow) -> Sampled:
 
 
 class _Again:
-    """A trial that answers as an earlier one did; what had one value in its space, and so was not
-    asked for, with that."""
+    """A trial that suggests an earlier trial's values; a parameter that had only one value then,
+    and so was not sampled, gets that value."""
 
     def __init__(self, row: TrialRow, before: Space) -> None:
         self._sampled, self._before = row.sampled, before

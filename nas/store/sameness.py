@@ -1,4 +1,4 @@
-"""Whether two studies are the same, may become so, or in what they differ, told to a person."""
+"""Whether two studies have the same settings, or could have; and the differences, in words."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _leaves(study: Study) -> Iterator[tuple[str, Any]]:
 
 
 def _space_leaves(text: str) -> Iterator[tuple[str, Any]]:
-    """By the keys of the space's file: of a changed domain its name is told, no line."""
+    """The space file's values by key, so that a difference names the domain, not a line."""
     try:
         yield from _flat("space", parse_mapping(text, "the space"))
     except SpaceError:  # one that nobody could have searched

@@ -59,8 +59,8 @@ def note(store: Store, study_id: int, digest: str, names: Sequence[str]) -> None
 
 
 def teacher_of(study: StudyRow, row: TrialRow) -> str:
-    """Who taught a trial, as a person finds it; empty where nobody did. The digest alone where an
-    older nas did not keep more."""
+    """The teacher of a trial, in words; empty where it had none. The digest alone where an older
+    nas stored no more."""
     digest = str(row.recipe.get("teacher", ""))
     names = study.settings.get("taught", {}).get(digest)
     if not names and digest == study.recipe.get("teacher"):

@@ -58,7 +58,7 @@ def checked(
     columns: Mapping[str, Column[Any]], key: str, joined: Collection[str] = ()
 ) -> Callable[[Mapping[str, Any]], None]:
     """A check of rows that have these columns by name, those that are ``joined`` perhaps NULL:
-    raises StoreError that tells the table, the row, by its ``key`` there, the column, the rule."""
+    raises StoreError that names the table, the row, by its ``key`` there, the column, the rule."""
     checks = [
         (name, column, *_check(column, column.nullable or name in joined))
         for name, column in columns.items()
@@ -263,8 +263,8 @@ CHECKS: Mapping[str, Check] = {
 
 @functools.lru_cache(maxsize=4096)
 def domain(text: str) -> Callable[[Any], bool] | None:
-    """Whether a value is of a distribution, which is text as Optuna writes it; None where that is
-    none of those that are asked for."""
+    """A check of whether a value is in a distribution, given as Optuna's JSON; None where that is
+    not a kind that spaces use."""
     content = read_json(text)
     if not isinstance(content, dict) or not isinstance(held := content.get("attributes"), dict):
         return None
