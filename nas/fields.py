@@ -35,13 +35,13 @@ class Field:
         if self.value is _MISSING:
             raise NasError(f"{self.file}: {self.place} is missing: must be {rule}")
         told = json.dumps(self.value, ensure_ascii=False)
-        # What cannot be shown is escaped, and not left out: it may be what is wrong.
+        # Unprintable characters are escaped, not removed: they may be what is wrong.
         told = brief(told if told.isprintable() else json.dumps(self.value), 60)
         where = f": {self.place} is" if self.place else " holds"
         raise NasError(f"{self.file}{where} {told}: must be {rule}")
 
     def __getitem__(self, key: str) -> Field:
-        """A member of an object; what it lacks is refused by who reads it."""
+        """A member of an object; a missing one is refused when it is read."""
         place = f"{self.place}.{key}" if self.place else key
         return Field(self.file, place, self.of(dict).get(key, _MISSING))
 

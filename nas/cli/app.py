@@ -112,7 +112,7 @@ def main() -> None:
         except OSError as error:
             try:
                 sys.stdout.flush()
-            except OSError:  # what is left in its buffer goes nowhere
+            except OSError:  # its buffer is discarded
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             if isinstance(error, BrokenPipeError):
                 sys.exit(1)

@@ -235,7 +235,7 @@ def _made(verdict: Verdict, models: Sequence[Model], choice: Choice) -> Cascade:
 
 
 def instead(verdict: Verdict, demand: Demand, scores: Sequence[float]) -> str:
-    """What to ask for where nothing has what was demanded."""
+    """What to relax where nothing meets the demand."""
     single, most = verdict.single, max(scores)
     if demand.accuracy is None:
         return "give a larger --budget, or --accuracy best"

@@ -119,7 +119,7 @@ def profile_and_show(
     again: bool,
     plugins: Iterable[Path],
 ) -> None:
-    """How far it is, and at the end what the predictions are to be trusted."""
+    """Prints the progress, and at the end how far the predictions can be trusted."""
     name = latencies.named(name, "--name")
     seed_within(seed)
     load_plugins(plugins)

@@ -68,7 +68,7 @@ def train_and_show(job: Job, output: Path) -> None:
     model goes to ``output``, or into that directory under a name of its own."""
     named = output.suffix.lower() == ".safetensors" and not output.is_dir()
     folder = output.parent if named else directory(output, "checkpoint and model")
-    with deferred():  # what is compiled may swallow an interrupt amid its import
+    with deferred():  # compiled code may swallow an interrupt during its import
         from nas.training.single import free_to_train, train
 
     begin_work()
@@ -168,7 +168,7 @@ def _csv(predictions: Predictions, top: int) -> None:
 
 
 def _json(predictions: Predictions, top: int) -> None:
-    """A list, an entry a line: what comes in the middle of it is not held."""
+    """A JSON list, written entry by entry, so that it is never held in memory."""
     before = "["
     try:
         for path, prediction in predictions:

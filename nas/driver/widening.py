@@ -1,7 +1,7 @@
-"""A study whose space is wider than it was goes on with its trials: each is one of the new space.
+"""A study whose space was widened keeps its trials: each is one of the new space.
 
-A trial's domains are written with it, and Optuna takes no two domains of one choice in a study: so
-those of the old trials become what they are in the new space.
+A trial's domains are stored with it, and Optuna allows one domain per categorical parameter in a
+study: so the old trials get the new space's domains.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def rank(found: Rank) -> str:
 
 
 def columns(report: Report) -> list[str]:
-    """The titles of the table; of what is believed only where anything is."""
+    """The table's column titles; estimates have columns only where there are any."""
     heads = ["", "trial", "searched", "trainings", "validation", "test"]
     if any(found.belief for found in report.finalists):
         heads.insert(3, "believed")
@@ -72,7 +72,7 @@ def columns(report: Report) -> list[str]:
 
 
 def report_page(report: Report) -> RenderableType:
-    """The finalists beside what they are compared with, and how to read it."""
+    """The finalists beside their baselines, and how to read it."""
     titles = columns(report)
     listed = table(*titles, numbers=titles[1:-1])
     for cells in lines(report):

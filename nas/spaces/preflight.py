@@ -1,4 +1,4 @@
-"""A look at a space before any training: how many networks, how large, what fits, what is idle."""
+"""Examines a space before any training: how many networks, their sizes, which fit, what is idle."""
 
 from __future__ import annotations
 
