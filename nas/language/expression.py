@@ -212,7 +212,7 @@ def leaves(node: Node, x: Shape) -> Iterator[tuple[Leaf, Shape]]:
 
 
 def acting(node: Node, x: Shape) -> Node:
-    """An expression's function on ``x``: equal for two that compute the same, as far as layers show;
+    """An expression's function on ``x``: equal for two that compute the same, as layers tell it;
     on other shapes they may differ. Fingerprints do not use it, as records have stored them."""
     match node:
         case Seq(items):
