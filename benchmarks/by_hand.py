@@ -180,8 +180,8 @@ def work(url: str, sampler: str, trials: int, seed: int) -> None:
 
 
 class Meter(threading.Thread):
-    """Processor seconds of all processes with a mark in their environment, looked at as they run:
-    of a search's some are nobody's to wait for, and not all are its descendants."""
+    """Processor seconds of all processes with a mark in their environment, sampled as they run:
+    some of a search's are waited for by no one, and not all are its descendants."""
 
     def __init__(self, mark: str) -> None:
         super().__init__(daemon=True)

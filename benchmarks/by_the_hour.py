@@ -1,4 +1,4 @@
-"""What a search finds in so many seconds, where an improvement counts by what it takes.
+"""What a search finds in a given time, where an improvement counts by what it takes.
 
     python benchmarks/by_the_hour.py --data ../shared/benchmarks --seeds 10
 

@@ -1,12 +1,11 @@
-"""What intervals are worth: how often they hold what the model has not seen.
+"""Calibration of the sampler's intervals: how often they contain values it has not seen.
 
     python benchmarks/calibration.py --data ../shared/benchmarks --seeds 2
 
-On tables of trained networks, after 50 and 100 trainings that were drawn at random, or by the
-search for the metric alone ("one"), or for the metric and its cost ("two"): the share of the
-networks that were not trained inside the 80% intervals of what is believed of them, over the whole
-table and among its best tenth, and the share of the cases where that is from 70 to 90%. The truth
-is the mean of all trainings of a network.
+On tables of trained networks, after 50 and 100 trainings drawn at random, or chosen by the search
+for the metric alone ("one") or for the metric and its cost ("two"): the share of untrained networks
+inside their 80% posterior intervals, over the whole table and among its best tenth, and the share
+of cases in which that is from 70 to 90%. The truth is the mean of all trainings of a network.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from nas.samplers.ehvi import EHVISampler
 from nas.samplers.encoding import Encoding
 
 COUNTS = (50, 100)
-UNSEEN = 1200  # networks that are asked about: 80% of so many is known to 1.2%
+UNSEEN = 1200  # networks whose intervals are checked: 80% of these is known to 1.2%
 TASKS = ("class_object", "room_layout", "jigsaw", "autoencoder", "normal", "segmentsemantic")
 
 

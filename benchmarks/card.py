@@ -1,14 +1,14 @@
-"""Several candidates on one GPU: how many of them it trains a minute.
+"""Several candidates on one GPU: how many it trains per minute.
 
     python benchmarks/card.py --data DIR [--seats 8] [--jobs 24] [--epochs 20] [--turns]
     python benchmarks/card.py --data DIR --search 45 [--epochs 20]
 
-So many seats of one process, as a node has them, without Ray and a search. Each trains one small
-network first, uncounted: what a process imports once, it imports there. ``--turns``: without CUDA's
-MPS, the card by turns. Prints one line: the seats, candidates a minute, images a second of all
-together, how much of its time the card was busy, as nvidia-smi has it, and how many processes were
-not fit for another job. ``--search``: a whole ``nas search`` of so many seconds instead, through
-Ray and as many workers as it takes by itself; candidates a minute are counted from its first end.
+The seats run in one process, as on a node, without Ray and a search. Each first trains one small
+network, uncounted, so that imports are done. ``--turns``: without CUDA's MPS, so that processes
+take turns on the GPU. Prints one line: the seats, candidates per minute, total images per second,
+the GPU's busy share of the time (nvidia-smi), and how many processes were not fit for another job.
+``--search``: a whole ``nas search`` of that many seconds instead, with Ray and its default number
+of workers; candidates per minute are counted from the first result.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def outcome_of(seat: Seat, ticket: int, job: Job) -> tuple[str, bool]:
 
 
 def busy(over: threading.Event) -> list[float]:
-    """Percent of the time in which a kernel ran, twice a second; nothing where none is told."""
+    """Percent of the time in which a kernel ran, sampled twice a second; empty where unknown."""
     query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
     found = []
     while not over.wait(0.5):

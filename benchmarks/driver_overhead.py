@@ -1,11 +1,11 @@
-"""What the driver costs a trial, from the ask to the committed result; a stub stands for training.
+"""What the driver costs a trial, from the ask to the committed result; trainings are stubs.
 
     python benchmarks/driver_overhead.py [--counts 100,1000,5000] [--last 50] [--pools local,ray]
 
-It must not grow with the trials but for the sampler's own model, whose time is told apart. Beside
-it, in the same run and on the same trials, a plain Optuna loop on its SQL storage. The record is
-filled up to the last trials by direct inserts. Takes 15 minutes on one core; prints a table in
-Markdown.
+It must not grow with the number of trials, except for the sampler's model, whose time is reported
+separately. For comparison, in the same run and on the same trials: a plain Optuna loop on its SQL
+storage. The record is filled up to the last trials by direct inserts. Takes 15 minutes on one core;
+prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def driver(url: str, searched: Plan, pool: Pool) -> str:
     finally:
         nas.driver.asking.sampler = made
         store.close()
-    return row(begun, ends[:-1])  # the last is told twice
+    return row(begun, ends[:-1])  # the last is repeated
 
 
 def plain(url: str, sampler: BaseSampler, space: Space, last: int) -> str:

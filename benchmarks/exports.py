@@ -1,13 +1,13 @@
-"""Every shipped space and every network of the zoo, exported, against torch.
+"""Every shipped space and every network of the zoo, exported and compared with torch.
 
     python benchmarks/exports.py [--samples 20] [NAME ...]
 
-For each the largest difference from torch's logits, of the largest logit, through every format
-here, and twice more as somebody else would run it: the plain source in an environment that has
-torch alone, the ONNX file in one that has ONNX Runtime alone. Of a space it is the worst of its
-samples. What fails is told below the table, and ends it with status 1. Weights are random, batch
-statistics and scales too. Spaces are on 32 pixels; networks of the zoo take the smallest square
-input of 32, 64, 128 or 224 pixels that they can.
+For each, the largest difference from torch's logits, relative to the largest logit, through every
+format here, and twice more as a user would run it: the plain source in an environment with torch
+alone, the ONNX file in one with ONNX Runtime alone. For a space it is the worst of its samples.
+Failures are listed below the table, and give exit status 1. Weights, batch statistics and scales
+are random. Spaces are tested at 32 pixels; networks of the zoo at the smallest square input of 32,
+64, 128 or 224 pixels that they can take.
 """
 
 from __future__ import annotations

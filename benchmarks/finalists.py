@@ -1,13 +1,13 @@
-"""What a pick of ``nas report`` is worth: the true accuracy of the winner, at equal trainings.
+"""The quality of ``nas report``'s pick: the true accuracy of the winner, at equal trainings.
 
     python benchmarks/finalists.py --data ../shared/benchmarks --seeds 20
 
-A search of 60 evaluations on a table of trained networks; then its finalists, the best of the front
-by what is believed, are trained again: each equally often, as often by sequential halving, and by
-sequential halving with what was believed as the prior, which is what ``nas report`` does. A
-training is one of the table's, drawn, and ``noise`` (in the metric's deviations) besides. Told is
-the regret: how much better the best network is that the search has evaluated, in the metric's
-units; the mean of 80 draws a seed, and the standard error over the seeds.
+A search of 60 evaluations on a table of trained networks; then its finalists, the best of the
+posterior front, are trained again: each equally often, by sequential halving with as many
+trainings, and by sequential halving with the posterior as the prior, which is what ``nas report``
+does. A training is a random one of the table's, with added ``noise`` (in standard deviations of the
+metric). Reports the regret: how much better the best network evaluated by the search is, in the
+metric's units; the mean of 80 draws per seed, and the standard error over seeds.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""How trainings share a GPU: graphs of one step each, on streams of one process, in processes that
-have the card by turns, and in processes that go through CUDA's MPS; and what the others lose when
-one of four ends badly.
+"""How trainings share a GPU: as graphs of one step on streams of one process, in processes that
+take turns, and in processes that go through CUDA's MPS; and what the others lose when one of four
+crashes.
 
     python benchmarks/gpu_together.py        three minutes, most of them imports of torch
 
-Each trains on one batch of 64 images that stands ready: nothing but kernels. Prints images a second
-of all together. ``card.py`` measures whole trainings, in seats.
+Each trains on one resident batch of 64 images: nothing but kernels. Prints total images per second.
+``card.py`` measures whole trainings, in seats.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def rate(trainings: list[Bare]) -> float:
 
 
 def alone(name: str, end: str) -> None:
-    """A process among others: it waits for the word, then trains, or ends badly amid it."""
+    """One process of several: it waits for the start signal, then trains, or crashes meanwhile."""
     training = Bare(name)
     print("ready", flush=True)
     sys.stdin.readline()

@@ -1,19 +1,19 @@
-"""What it takes to read a folder of images: decoded, listed, shared.
+"""The cost of reading a folder of images: decoding, listing, sharing.
 
     python benchmarks/images.py decode --data DIR
     python benchmarks/images.py list [--files 200000] [--data DIR]
     python benchmarks/images.py workers [--images 2000] [--side 224] [--workers 4]
 
 ``decode``: seconds of a first and a second start on DIR (class folders, with or without parts),
-each in a process of its own with a cache of its own; beside Pillow in one thread, and torchvision's
-ImageFolder with a DataLoader of a worker a core, over the same files, at the same size.
+each in a process and with a cache of its own; for comparison, Pillow in one thread, and
+torchvision's ImageFolder with a DataLoader of one worker per core, on the same files and size.
 A start is all that ``nas search`` does with the images before its first trial: the identity, and
-what is told of them.
+the summary.
 ``list``: seconds and memory (of the process itself) of a first and a second start, and of a trial,
-on as many JPEGs of 8x8 pixels in 1,000 classes, each another by its last bytes; on DIR instead
-where that is given. 1,280,000 take 5 GB of disk, and are removed.
-``workers``: the most private memory (/proc/PID/smaps_rollup) that processes take to read an epoch's
-batches of one set of random images, one and several of them, and of one of a quarter.
+on JPEGs of 8x8 pixels in 1,000 classes that differ in their last bytes, or on DIR if given.
+1,280,000 take 5 GB of disk, and are removed.
+``workers``: the peak private memory (/proc/PID/smaps_rollup) of processes that read an epoch's
+batches of one set of random images, one process and several, and of a set of a quarter the size.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ told = {"private MiB": most - before}
 
 
 def run(code: str, *arguments: str, **environment: str) -> dict[str, Any]:
-    """What a piece of code in a process of its own tells, with its seconds and greatest memory."""
+    """What a piece of code prints in a process of its own, with its seconds and peak memory."""
     return read(begin(code, *arguments, **environment))
 
 

@@ -5,11 +5,11 @@
     python benchmarks/killer.py --database sqlite --kills 100 --trials 100 --drivers 3
     python benchmarks/killer.py --database postgresql --only server --kills 20 --trials 200
 
-A search of stub trainings is started by the command line, and started again whenever it was killed.
-On PostgreSQL it runs on a Ray cluster of several raylets; on SQLite on a Ray of its own. Several
+A search of stub trainings is started by the command line, and restarted whenever it was killed. On
+PostgreSQL it runs on a Ray cluster of several raylets; on SQLite on a Ray of its own. Several
 drivers share the study, and on PostgreSQL the cluster. The seed gives the order of the kills and
-how they are spread over the search; what else the processes do at that moment, no seed can give.
-The end is exit status 0, or 1 with what was wrong.
+their spread over the search; what the processes do at that moment cannot be seeded. Exit status 0,
+or 1 with what was wrong.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Scene:
             self.joining.join()
 
     def over(self) -> bool:
-        """Whether all drivers ended; one that failed is told, and started again."""
+        """Whether all drivers ended; one that failed is reported, and restarted."""
         self.reap()
         codes = [driver.poll() for driver in self.drivers]
         for place, code in enumerate(codes):

@@ -1,18 +1,18 @@
-"""What a latency is worth: predicted before it is measured, and measured again and again.
+"""How good latencies are: predictions before measuring, and repeated measurements.
 
     python benchmarks/latency.py predicted --space resnet_like --runtime onnx --networks 200
     python benchmarks/latency.py again --times 20
 
-``predicted``: what `nas latency profile` measures of a space on 3x32x32 images (``--learn`` random
-networks and their pieces) predicts others (``--networks``, drawn by another seed), which are then
-measured in this process and once more in a new one: the share within 10 % with its exact binomial
-interval, of predictions and of the second measurement, which is what no prediction can beat.
-Kendall's tau of measured latency with the prediction, with MACs and with parameters. ``--seconds``
-ends the measuring of others early; as many as were measured twice are told.
+``predicted``: the profile that `nas latency profile` makes of a space on 3x32x32 images
+(``--learn`` random networks and their pieces) predicts others (``--networks``, drawn by another
+seed), which are then measured in this process and again in a new one. Prints the share within 10 %,
+with its exact binomial interval, of the predictions and of the second measurement, which no
+prediction can beat; and Kendall's tau of the measured latency with the prediction, with MACs and
+with parameters. ``--seconds`` ends the measuring early; only networks measured twice are counted.
 
-``again``: one network measured in new processes, the other cores idle and then one busy: how far
-the values lie apart (largest over smallest less one), and how many lie in the interval of another
-process (all pairs). One core, on a machine with nothing else to do: 3 to 6 minutes each.
+``again``: one network measured in new processes, with the other cores idle and then one busy: the
+spread of the values (largest over smallest, less one), and how many lie in the interval of another
+process (all pairs). One core, on an otherwise idle machine: 3 to 6 minutes each.
 """
 
 from __future__ import annotations

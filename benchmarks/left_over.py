@@ -2,11 +2,10 @@
 
     python benchmarks/left_over.py          # ten searches to their end, ten killed, seed 0
 
-Each search has two workers, and candidates that make processes nobody's children. Half of those
-that are killed are told to stop by SIGTERM, half die by SIGKILL, all of them in the middle. Of
-processes all count that a search has started, by a mark in their environment or by being our
-orphans; of files all in a temporary folder of their own, which is empty before. Exit status 0 where
-nothing is left, else 1.
+Each search has two workers, and candidates that leave orphaned processes. Of those killed, half are
+stopped by SIGTERM and half by SIGKILL, all in the middle. Counted are all processes that a search
+started, found by a mark in their environment or as orphans adopted here; and all files in its own
+temporary folder, which is empty before. Exit status 0 where nothing is left, else 1.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""All that docs/costs.md says of a GPU, and what it owes, by one command on a bare CUDA machine.
+"""All that docs/costs.md says of a GPU, by one command on a bare CUDA machine.
 
     python benchmarks/on_a_gpu.py [--data DIR] [--out on_a_gpu.txt] [--seconds 470] [PART ...]
 
-DIR: a folder of images with a folder for each class, such as CIFAR-10's, of which 1,000 a class are
-taken; without it images are made, whose accuracies tell nothing of others'. The parts, all or those
-that are named, run one after the other: what was never measured comes first. What they print is in
-``--out`` as it comes, so that a run that is cut off keeps what it has; each has a time limit, and
-one that fails stops no other. Takes 6 to 8 minutes on an H100; exit status 1 where a part failed.
+DIR: a folder of images with a folder per class, such as CIFAR-10's, of which 1,000 per class are
+used; without it images are generated, whose accuracies mean nothing for others. The parts, all or
+those named, run one after the other, those never measured first. Their output goes to ``--out`` as
+it comes, so that an interrupted run keeps what it has; each has a time limit, and one that fails
+stops no other. Takes 6 to 8 minutes on an H100; exit status 1 where a part failed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FAREWELL = 5.0  # seconds to end in, before it is killed
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A command of Python, and how many seconds it may take; IMAGES stands for the folder."""
+    """A command of Python, and its time limit in seconds; IMAGES is replaced by the folder."""
 
     name: str
     seconds: float

@@ -3,7 +3,7 @@
     pip install smac neural-pipeline-search syne-tune botorch
 
 All see the same parameters and the same observations, the metric maximised and, with two
-objectives, the cost minimised. What is said of each is what was chosen for it.
+objectives, the cost minimised. The comment on each gives the settings chosen for it.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def choices(distribution: BaseDistribution) -> list[Any]:
     return list(range(distribution.low, distribution.high + 1, distribution.step))
 
 
-# A space as these libraries are told of it: every parameter, and what a parameter needs to be
-# active: another one, at least so great.
+# A space as these libraries take it: every parameter, and the other that a parameter needs to be
+# active, with the least value of that.
 Space = tuple[Mapping[str, BaseDistribution], Mapping[str, tuple[str, int]]]
 
 
@@ -99,7 +99,7 @@ class Smac:
 
 class SyneTune:
     """Its EHVI with two objectives, BoTorch's Gaussian process with one. Its EHVI looks only for
-    metrics under -2, so they are told scaled: -2 is the worst seen in the first ten evaluations."""
+    metrics under -2, so values are scaled: -2 is the worst seen in the first ten evaluations."""
 
     def __init__(self, space: Space, objectives: int, seed: int) -> None:
         from syne_tune.config_space import choice
@@ -146,7 +146,7 @@ class SyneTune:
 
 class Neps:
     """Its Bayesian optimisation; with two objectives noisy expected hypervolume improvement, where
-    a failed trial stops it, so that the worst seen is told instead."""
+    a failed trial stops it, so that the worst value seen is passed instead."""
 
     def __init__(self, space: Space, objectives: int, seed: int) -> None:
         import neps
@@ -180,7 +180,7 @@ class Neps:
 
 class BoTorch:
     """qLogNEHVI with two objectives, qLogNEI with one, over its default Gaussian process, after ten
-    random draws. The cost is told (a deterministic model), and which codes are networks. Ranges are
+    random draws. It knows the cost (a deterministic model) and which codes are networks. Ranges are
     numbers, choices indicators. Candidates: 512 draws, and four rounds of changes to the best."""
 
     def __init__(

@@ -1,10 +1,10 @@
-"""`nas predict` beside the script that one would write, on a folder of images: seconds and memory.
+"""`nas predict` against the script that one would write, on a folder of images: time and memory.
 
     taskset -c 0 python benchmarks/predict.py DIR [--pattern PATTERN]
 
-Each runs in a process of its own, on the files of DIR and on a tenth of them, which tells whether
-the memory grows with their number. Weights are random. CPU seconds besides those of the clock: on a
-machine with others the clock tells little.
+Each runs in a process of its own, on the files of DIR and on a tenth of them, which shows whether
+memory grows with their number. Weights are random. CPU seconds are printed too: on a shared machine
+wall-clock time says little.
 """
 
 from __future__ import annotations

@@ -14,16 +14,15 @@ used), of which 2,000 each train, validate and test, at 16x16. The arms of a see
 
 All arms but off have a third of its epochs, and all with rungs go on from the same checkpoints.
 
-Printed: what each arm had after a third of the epochs of the arm off, over what that had in the
-end. It is told twice, as the more trainings the more of them are lucky: "found", by the validation
-accuracies that were seen, and "again", by the mean test accuracy of each network of the front when
-it is trained anew, --again times. --output is a JSON file, written after each arm, and what it has
-is not made again. It holds, by data set, arm and seed, "found", a pair for each candidate that was
-trained to the end: the epochs trained so far by the whole search (what a rung's tail repeats is
-counted), and the hypervolume of accuracy and log10 of the parameters, from accuracy 0.1 and the
-space's largest network; "again", that share; of off also "level", the hypervolume "again" of its
-end; and "seconds", of the search. --figure draws all that it holds. --keep is a folder for the
-records of the searches.
+Printed: what each arm had after a third of the epochs of the arm off, relative to what that had at
+the end. There are two figures, as more trainings mean more lucky ones: "found", by the validation
+accuracies seen, and "again", by the mean test accuracy of each network of the front when retrained
+--again times. --output is a JSON file, written after each arm; arms already in it are not repeated.
+It holds, by data set, arm and seed, "found", a pair for each fully trained candidate: the epochs
+trained so far by the whole search (including those repeated after a rung), and the hypervolume of
+accuracy and log10 of the parameters, from accuracy 0.1 and the space's largest network; "again",
+that share; for off also "level", the hypervolume "again" of its end; and "seconds", of the search.
+--figure draws all that it holds. --keep is a folder for the records of the searches.
 """
 
 from __future__ import annotations
@@ -195,7 +194,7 @@ class Arm:
         return self.trials[-1][0]
 
     def finished(self, epochs: float) -> list[TrialRow]:
-        """Those that were trained to the end within so many epochs."""
+        """Those that were fully trained within this many epochs."""
         return [row for spent, row in self.trials if spent <= epochs and row.state == "finished"]
 
     def found(self, epochs: float) -> float:
@@ -222,7 +221,7 @@ class Again:
         return self.scores[row.fingerprint]
 
     def volume(self, arm: Arm, epochs: float) -> float:
-        """The hypervolume of an arm's front after so many epochs."""
+        """The hypervolume of an arm's front after this many epochs."""
         front = tradeoffs.pareto(arm.study, arm.finished(epochs))
         return volume((self.score(arm.study, row), row.params) for row in front)
 
@@ -232,7 +231,7 @@ Results = dict[str, dict[str, dict[str, dict[str, Any]]]]  # by data set, arm an
 
 
 def after(lines: Sequence[Line], epochs: float) -> float:
-    """The hypervolume found within so many epochs."""
+    """The hypervolume found within this many epochs."""
     return max([volume for spent, volume in lines if spent <= epochs], default=0.0)
 
 

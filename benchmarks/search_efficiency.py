@@ -101,7 +101,7 @@ def run(
 ) -> dict[str, Any]:
     """One search: the scores at ``COUNTS``, the trials that failed, and the seconds it took.
 
-    ``noise`` is added to each observation: a normal of so many standard deviations of the metric.
+    ``noise`` is added to each observation: normal, in standard deviations of the metric.
     """
     rng = np.random.default_rng([seed, 7])
     whole = pareto.hypervolume(task.everything, task.worst, DIRECTIONS)
@@ -146,7 +146,7 @@ def run(
 def speed() -> dict[str, float]:
     """CPU seconds of an ask by finished trials: the first on a stored study, the median after it.
 
-    On 25 choices of three that stand in no condition, and on ``mixed`` with its costs told.
+    On 25 unconditional choices of three, and on ``mixed`` with its costs known.
     """
     choices = {f"x{k}": CategoricalDistribution([16, 32, 64]) for k in range(25)}
     plain = table(

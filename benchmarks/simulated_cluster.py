@@ -1,16 +1,16 @@
-"""How busy a search keeps a cluster whose trainings are only simulated, and what the driver costs.
+"""How busy a search keeps a cluster of simulated trainings, and what the driver costs.
 
     python benchmarks/simulated_cluster.py [--slots 64] [--seconds 10] [--trials 1000]
         [--samplers random,default] [--every 500] [--filled 0]
 
-The clock runs by the driver's processor time and leaps while it waits: an hour of a cluster takes
-as long as its driver computes, and what else the machine does is left out, its disk among it. A
+The clock advances with the driver's processor time and jumps while it waits: an hour of a cluster
+takes only as long as its driver computes, and the machine's other work and its disk are left out. A
 training takes a time drawn from its architecture's fingerprint, within a factor of two of
-``--seconds``, and its accuracy is a formula. Busy is the share of the slots' time in which they
-train, from the first ask until the last training begins; with the first fill, in which every slot
-waits its turn, and without. Prints a table in Markdown, a line for every so many trials; the first
-line holds the first fill. With ``--filled`` the study has so many finished trials to begin with,
-drawn at random: what a search costs late in a study is told in minutes.
+``--seconds``, and its accuracy is a formula. Busy is the share of the slots' time spent training,
+from the first ask until the last training begins; with the first fill, in which every slot waits
+for its first candidate, and without. Prints a table in Markdown, a row per ``--every`` trials; the
+first row includes the first fill. With ``--filled`` the study begins with that many random finished
+trials: what a search costs late in a study is then known in minutes.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def told_by(clock: Clock) -> Iterator[None]:
 
 
 class Simulated:
-    """A pool of so many slots, each busy with a training until the clock says otherwise."""
+    """A pool of simulated slots, each busy with a training until the clock says otherwise."""
 
     def __init__(self, slots: int, seconds: float, clock: Clock) -> None:
         self.slots, self.seconds, self.clock = slots, seconds, clock
@@ -110,7 +110,7 @@ def accuracy(job: Job) -> float:
 
 @dataclass(frozen=True)
 class Moment:
-    """After so many ``done``: the cluster's clock and the driver's processor seconds."""
+    """After ``done`` trials: the cluster's clock and the driver's processor seconds."""
 
     done: int
     clock: float

@@ -3,10 +3,10 @@
     python benchmarks/smaller.py --cifar CIFAR --mnist MNIST -o DIR
 
 CIFAR is a folder of CIFAR-10's images as files, train/CLASS/*.jpg and test/CLASS/*.jpg; MNIST one
-that holds MNIST/raw with the four files. Of either a part is taken that a CPU trains on in minutes.
-One line for each result, told and kept in DIR: the same command goes on after an end in the midst.
-``--only distill cifar`` runs what is named. On one busy thread digits take a minute, MNIST three
-and CIFAR-10 fifteen.
+that holds MNIST/raw with the four files. Of each a part is used that a CPU trains on in minutes.
+Prints one line per result, and keeps it in DIR: if interrupted, the same command resumes. ``--only
+distill cifar`` runs what is named. On one busy thread digits take a minute, MNIST three and
+CIFAR-10 fifteen.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ TASKS: Mapping[str, Task] = {
 
 
 def registered(name: str, folder: str, most: int) -> DataRef:
-    """The images of a task, ``most`` to train on where that is told."""
+    """The images of a task, at most ``most`` to train on where given."""
     counts = TASKS[name].counts
     if counts is None:
         return DataRef()

@@ -1,14 +1,13 @@
-"""A training whose images are read as it goes, beside the same with all of them in memory.
+"""Training on streamed images, compared with the same images in memory.
 
     python benchmarks/streaming.py [--images 600] [--size 224] [--shm-mib 64]
 
 JPEGs of 500x375 pixels are made (``benchmarks/decoders.py``), and a small network is trained on
 them for two epochs, each time in a process of its own on one thread: from the decoded array, from
-it by the reader that streams it, and decoded as it goes, of a folder's files and of tars (``nas
-data pack``). Printed: the images a second of processor time of the second epoch, beside those of
-the array, the most private memory, what was predicted, and whether the losses are the same to the
-last bit. With ``--shm-mib`` (as root) all is done in a mount namespace whose /dev/shm has so many
-MiB.
+the array through the streaming reader, and decoded on the fly, from a folder's files and from tars
+(``nas data pack``). Printed: images per second of processor time in the second epoch, also relative
+to the array's; the peak private memory, and its prediction; and whether the losses are bit-wise
+equal. With ``--shm-mib`` (as root) all runs in a mount namespace whose /dev/shm has that many MiB.
 """
 
 from __future__ import annotations

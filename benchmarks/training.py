@@ -99,9 +99,9 @@ def loaders(module: nn.Module) -> float:
 
 
 def best(module: nn.Module) -> float:
-    """What a good engineer makes of ``plain``: all images as one tensor, normalised once, a whole
+    """A well-engineered version of ``plain``: all images as one tensor, normalised once, a whole
     batch cropped at once (all by one shift, as torchvision's transforms do), channels last, the
-    fused optimizer, and no number read back in an epoch."""
+    fused optimizer, and no value read back within an epoch."""
     parts = [data.load(DataRef(), part) for part in ("train", "validation")]
     normal = statistics(parts[0])
     ready = v2.Compose(

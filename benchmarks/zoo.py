@@ -22,7 +22,7 @@ from nas.spaces import zoo
 from nas.spaces.space import load_space
 from nas.training import weights
 
-# Parameters and multiply-adds as the papers tell them: empty where they do not. ResNet's bottleneck
+# Parameters and multiply-adds as the papers give them: empty where they do not. ResNet's bottleneck
 # has its stride on the first 1x1 there, and on the 3x3 in torchvision and here, which takes more.
 PAPERS = {
     "lenet5": ("60 k", ""),  # section II.B

@@ -66,7 +66,7 @@ def _checked(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _taken(name: str, value: Any, hint: Any, rule: str) -> Any:
-    """The value converted to its hint's type. Raises NasError, with ``rule`` or what the hint means
+    """The value converted to its hint's type. Raises NasError, with ``rule`` or the hint's meaning
     in words."""
     if get_origin(hint) is Iterable and isinstance(value, Iterator):
         value = tuple(value)  # it is read twice

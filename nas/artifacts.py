@@ -1,4 +1,4 @@
-"""Files that outlive a process: written whole or not at all, checked when read, the last two kept.
+"""Files that outlive a process: written atomically, checked when read, the last two versions kept.
 
 They are on this machine's disk, or wherever fsspec reaches by a URL: ``s3://bucket/folder`` with
 s3fs installed, ``sftp://``, ``memory://``. No torch: the search removes what it no longer needs.
@@ -67,10 +67,10 @@ def study_folder(artifacts: str, name: str) -> str:
 
 
 def write(location: str | Path, data: bytes) -> None:
-    """Puts a file at ``location``; what was there becomes the one before.
+    """Puts a file at ``location``; the file there becomes the previous version.
 
-    Raises OSError, or what its file system raises, where it does not take it; the files that were
-    there stay.
+    Raises OSError, or the file system's own error, where it cannot; existing files are then
+    unchanged.
     """
     files, path = _find(location)
     part = unfinished(path)
@@ -108,9 +108,9 @@ def unfinished(path: str | Path) -> str:
 
 
 def sweep(path: str | Path) -> None:
-    """Removes what writers of ``path`` that were killed had begun: those of this machine that run
-    no more, and what none has written to for ``ABANDONED``, wherever on a shared disk its writer
-    was (an older nas did not tell). What cannot be removed stays."""
+    """Removes unfinished files of killed writers of ``path``: those of this machine whose process
+    is gone, and those not written to for ``ABANDONED`` by writers on any machine (older versions
+    did not record theirs). What cannot be removed stays."""
     folder, name = os.path.split(path)
     begun = re.compile(rf"{re.escape(name)}\.(?:([0-9a-f]{{8}})-)?(\d{{1,10}})\.part")
     with contextlib.suppress(OSError), os.scandir(folder or ".") as entries:
@@ -129,10 +129,11 @@ def _here() -> str:
 
 
 def newest(location: str | Path, parse: Callable[[bytes], T]) -> T | None:
-    """What ``parse`` makes of the file at ``location``, or of the one before; None without any.
+    """What ``parse`` returns for the file at ``location``, or for the previous version; None
+    without either.
 
-    One at which ``parse`` raises is set aside as ``location.torn``, with a warning. Raises what the
-    file system raises where it cannot be read.
+    A file at which ``parse`` raises is renamed to ``location.torn``, with a warning. Raises the
+    file system's error where it cannot be read.
     """
     files, path = _find(location)
     files.invalidate_cache()
@@ -208,9 +209,8 @@ def create(path: Path, data: bytes) -> bool:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Puts a file at ``path``, whole or not at all; a link stays, and what it leads to is replaced.
-    What is there and no file, a pipe or ``/dev/stdout``, is written to. Raises NasError; what was
-    there stays then."""
+    """Puts a file at ``path`` atomically; of a link, the target is replaced. A pipe or
+    ``/dev/stdout`` is written to. Raises NasError; an existing file is then unchanged."""
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):
             with path.open("wb") as stream:

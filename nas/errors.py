@@ -97,8 +97,8 @@ def no_room(error: object) -> bool:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A clause for an error message: the nearest known name, or all of them where none is near. Of
-    those that begin so, the first known."""
+    """A clause for an error message: the nearest known name, or all of them where none is near.
+    Among names with this prefix, the first known."""
     known = list(known)
     folded = {k.lower(): k for k in known}
     begun = [k for k in folded if len(name) > 1 and k.startswith(name.lower())]

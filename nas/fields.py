@@ -1,4 +1,4 @@
-"""JSON of others, a field at a time: what is wrong is told by file, place, value and rule."""
+"""Reads untrusted JSON field by field; errors name the file, the place, the value and the rule."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar
 
 from nas.errors import NasError, brief
 
-MOST = 1e30  # of a number that is not told its own bound
+MOST = 1e30  # bound of numbers without one of their own
 KINDS: Mapping[type, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -35,13 +35,13 @@ class Field:
         if self.value is _MISSING:
             raise NasError(f"{self.file}: {self.place} is missing: must be {rule}")
         told = json.dumps(self.value, ensure_ascii=False)
-        # What cannot be shown is escaped, and not left out: it may be what is wrong.
+        # Unprintable characters are escaped, not removed: they may be what is wrong.
         told = brief(told if told.isprintable() else json.dumps(self.value), 60)
         where = f": {self.place} is" if self.place else " holds"
         raise NasError(f"{self.file}{where} {told}: must be {rule}")
 
     def __getitem__(self, key: str) -> Field:
-        """A member of an object; what it lacks is refused by who reads it."""
+        """A member of an object; a missing one is refused when it is read."""
         place = f"{self.place}.{key}" if self.place else key
         return Field(self.file, place, self.of(dict).get(key, _MISSING))
 

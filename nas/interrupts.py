@@ -1,4 +1,4 @@
-"""What interrupts a command, and when it is heard: not amid what must not be left half done."""
+"""Interrupts of a command, and code in which they are deferred."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from types import FrameType
 
 
 class Interrupted(KeyboardInterrupt):
-    """One that Python does not take for its own: after a bare KeyboardInterrupt has passed an
-    ``exec``, such as a dataclass's, a process ends by SIGINT whoever has handled it."""
+    """Not KeyboardInterrupt itself: once one of those has passed an ``exec``, such as a
+    dataclass's, Python ends the process by SIGINT even if it was handled."""
 
 
 AGAIN = 0.1  # seconds until an interrupt that came to nothing comes again
@@ -20,12 +20,12 @@ AGAIN = 0.1  # seconds until an interrupt that came to nothing comes again
 
 @contextlib.contextmanager
 def ended_alike() -> Iterator[list[int]]:
-    """Within, SIGTERM (a batch job's end, ``docker stop``) does what Ctrl-C does. Gives the signals
-    that were heard so far, as what is compiled may make another error of a KeyboardInterrupt.
+    """Within, SIGTERM (end of a batch job, ``docker stop``) does what Ctrl-C does. Yields the list
+    of signals so far, as compiled code may turn a KeyboardInterrupt into another error.
 
-    One that comes amid a finaliser or a weak reference's callback, where Python drops it, comes
-    again. What is ignored, such as Ctrl-C by a job behind ``&``, stays so; other threads than the
-    main one hear none anyway.
+    An interrupt in a finaliser or a weak reference's callback, where Python drops it, is sent
+    again. Ignored signals, such as Ctrl-C in a job behind ``&``, stay ignored; threads other than
+    the main one receive none.
     """
     heard: list[int] = []
     main, told = threading.main_thread(), sys.unraisablehook

@@ -1,5 +1,5 @@
-"""Processes: which are ours is told by number and start time together, for a number is given out
-again. Linux; elsewhere a process has no descendants that could be seen."""
+"""Processes, identified by pid and start time together, as pids are reused. Linux; elsewhere no
+descendants are found."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Process:
         return cls(pid, started(pid))
 
     def send(self, number: signal.Signals) -> bool:
-        """Sends a signal to this very process; whether it was there.
+        """Sends a signal to this very process; returns whether it was there.
 
-        The number is held by a descriptor before it is looked at, so that what is looked at is what
-        the signal reaches.
+        A descriptor holds the pid before it is checked, so that the process checked is the one that
+        gets the signal.
         """
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if not hasattr(os, "pidfd_open"):
@@ -84,7 +84,7 @@ def place() -> str:
 
 
 def boot() -> str:
-    """This start of this machine's kernel; empty where the system does not tell."""
+    """An identifier of this boot of the kernel; empty where the system has none."""
     try:
         return BOOT.read_text().strip()
     except OSError:
@@ -120,10 +120,10 @@ def end(processes: Iterable[Process]) -> None:
 
 
 def own_folder() -> Path:
-    """A folder for what this user's processes on this machine tell each other: the same for all of
-    them, and nobody else's.
+    """A folder in which this user's processes on this machine exchange information, the same for
+    all of them and private to the user.
 
-    A name in the temporary folder is anybody's to take first, so what is not ours is passed by.
+    Anybody can take a name in the temporary folder first, so names that others own are skipped.
     Raises NasError where no name is left.
     """
     user, place = os.getuid(), Path(tempfile.gettempdir())
@@ -138,6 +138,6 @@ def own_folder() -> Path:
 
 
 def importing(module: str, name: str) -> str:
-    """The code by which a bare Python, in no environment, has a name of this package."""
+    """The code by which a Python outside any environment imports a name of this package."""
     ours = str(Path(__file__).parents[1])
     return f"import sys; sys.path.insert(0, {ours!r}); from {module} import {name}"

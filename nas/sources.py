@@ -19,9 +19,9 @@ FIXED = tuple(Path(place).resolve() for place in (sys.prefix, sys.base_prefix))
 @functools.cache
 def digest(*names: str) -> str:
     """16 hexadecimal digits for the files of these modules, which are imported, and of those that
-    they import, installed packages and this one left out; empty without any file.
+    they import, without installed packages and this one; empty without any file.
 
-    As they were when this process first asked: it goes on with what it has imported.
+    Cached at the first call, as the process goes on with the code that it has imported.
     """
     files: dict[str, tuple[str, bytes]] = {}
     for name in names:

@@ -93,8 +93,8 @@ def shown_url(url: str) -> str:
         secret = SECRET.search(unquote(name)) or unquote(name).lower() == "options"
         return f"{before}{name}{equals}{HIDDEN}" if secret else match[0]
 
-    # Of PostgreSQL's ``options`` nothing is shown: they set whatever a server or its extensions
-    # know, by names that tell nothing. What they are may have blanks.
+    # PostgreSQL's ``options`` are hidden altogether: they may set anything of a server or its
+    # extensions, under any name. Their values may contain blanks.
     rest = re.sub(r"(?i)((?:^|[?&;#\s])options\s*=\s*)(?:'[^']*'|[^&;]*)", rf"\1{HIDDEN}", rest)
     rest = re.sub(r"(^|[?&;#\s])([^=?&;#\s]*)(\s*=\s*)(?:'[^']*'|[^&;\s]*)", hide, rest)
     return printable(head + rest)
@@ -132,8 +132,8 @@ class _Cleaned:
 
 @contextlib.contextmanager
 def open_terminal() -> Iterator[None]:
-    """Has all that is printed to stdout and stderr pass ``printable``, whoever prints it, and what
-    their encoding does not have be escaped. A stream that was closed leads nowhere."""
+    """Passes everything printed to stdout and stderr through ``printable``, and escapes what their
+    encoding lacks. Writes to a closed stream are discarded."""
     before = sys.stdout, sys.stderr
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115 - until the end

@@ -22,7 +22,7 @@ REASON_LENGTH = 600  # characters; a reason is a line in a table, not a log
 POINTS = 100_000  # of one curve, and as many epochs as a training may have
 LONGEST = 1e9  # seconds; some thirty years
 
-# The others are the machinery's to tell.
+# The other kinds of failure are set by the machinery only.
 KINDS = tuple(k for k in get_args(FailureKind) if k not in ("worker_died", "cancelled"))
 
 

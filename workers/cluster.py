@@ -4,7 +4,7 @@ A job is one call of an actor's generator, which streams epochs and the outcome 
 there is no queue to lose or clean up, and an actor that dies fails its own stream. An empty job
 takes 1.9 ms; two slots finish 360 to 470 of them per second.
 
-Ray neither restarts actors nor retries calls: the search is told of a dead worker, and requeues.
+Ray neither restarts actors nor retries calls: the search learns of a dead worker, and requeues.
 ``max_calls``, Ray's way to release GPU memory, is for tasks; here the seat's child is replaced
 instead (see ``nas.workers.seat``). Actors belong to the driver and end with it.
 """
@@ -23,7 +23,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-# Before the import, which reads it: no report of use to Ray's makers that nobody asked for.
+# Before the import, which reads it: disables Ray's usage reports.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
@@ -42,12 +42,12 @@ from nas.workers.seat import CANCELLED, Seat, machine_memory
 log = logging.getLogger(__name__)
 
 ANSWER = 10.0  # seconds that a cluster's head may take to answer
-CENSUS = 2.0  # seconds between two looks at the cluster's nodes
-IDLE = 10.0  # seconds that a seat on a cluster is kept without a job: others may wait for its room
+CENSUS = 2.0  # seconds between two checks of the cluster's nodes
+IDLE = 10.0  # seconds that an idle seat on a cluster is kept: others may wait for its resources
 CONTROL = "control"  # the concurrency group of what must not wait for a job
 A_CARD = 8  # trainings at once on a card: more gain nothing (benchmarks/card.py)
 CONTEXT = 1 << 30  # bytes of a card that CUDA and its libraries take for a process
-FAREWELL = 10.0  # seconds that the seats have to end their children before Ray ends the seats
+FAREWELL = 10.0  # seconds for the seats to end their children, before Ray ends the seats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +111,7 @@ def open_ray(
         share=share,
         most=most,
         fixed=not address,
-        leave=ours or ExitStack(),  # a Ray that the caller has started is the caller's to end
+        leave=ours or ExitStack(),  # a Ray that the caller started is not ended here
         seat={
             "time_limit": time_limit,
             "memory_limit": memory_limit,
@@ -126,7 +126,7 @@ def open_ray(
 def _connect(address: str) -> ExitStack:
     """Joins a running cluster; returns what leaves it."""
     try:
-        # Ray waits more than ten minutes for a head that is gone; its port tells at once.
+        # Ray waits more than ten minutes for a head that is gone; connecting to its port does not.
         # Ray's own reading of "auto" and RAY_ADDRESS has no public name (2.60).
         resolved = canonicalize_bootstrap_address_or_die(address)
         host, _, port = resolved.rpartition(":")
@@ -222,7 +222,7 @@ def _environ(threads: int, gpus: float) -> dict[str, str]:
         ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)
     )
     if gpus == 0:
-        environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves them all visible to who asked for none
+        environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all visible to an actor without GPUs
         return environ
     environ[GIVEN_GPU] = "1"
     if gpus < 1:

@@ -24,16 +24,16 @@ from pathlib import Path
 
 from nas.processes import Process, end
 
-MARK = "NAS_DRIVER"  # in the environment of all that a search starts here, beside its own value
-PATIENCE = 30.0  # seconds that killed processes may take to be gone
+MARK = "NAS_DRIVER"  # an environment variable of all that a search starts here, with its own value
+PATIENCE = 30.0  # seconds for killed processes to disappear
 
 
 def main(mark: str, folder: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # it ends when the driver has
+        signal.signal(number, signal.SIG_IGN)  # it ends only after the driver
     group: list[Process] = []
     for line in sys.stdin:
-        if line.endswith("\n"):  # else the driver ended in the middle of it
+        if line.endswith("\n"):  # otherwise the driver ended while writing it
             group = [
                 Process(int(pid), start) for pid, start in map(str.split, line.split(",")[:-1])
             ]

@@ -16,16 +16,16 @@ from nas.workers.keeper import adopt_orphans
 from nas.workers.run import run
 from nas.workers.seat import CANCELLED, over_time
 
-# Where prints go, and who adopts orphans, is the process's: jobs of searches in other threads wait.
-# Its own lock, as an evaluator may train in threads (``nas.training.device.alone``).
+# The process has one stdout and one adopter of orphans: jobs of searches in other threads wait. Not
+# the lock of ``nas.training.device.alone``, as an evaluator may train in threads.
 _ONE_JOB = threading.RLock()
 
 
 class InProcess:
-    """The twin without Ray, for tests and for a debugger: ``wait`` runs the next job to its end,
-    unless it is given no time.
+    """The pool without Ray, for tests and debuggers: ``wait`` runs the next job to its end, unless
+    its timeout is 0.
 
-    The time limit is looked at when the job reports; a job that crashes takes this process along.
+    The time limit is checked when the job reports; a job that crashes takes this process with it.
     """
 
     slots = 1
@@ -72,13 +72,13 @@ class InProcess:
 
 
 class _OverTime(BaseException):
-    """Ends a job from within its report; no Exception, which an evaluator might catch."""
+    """Ends a job from within its report; not an Exception, which an evaluator might catch."""
 
 
 @contextlib.contextmanager
 def _forks_ended() -> Iterator[None]:
-    """Ends what was forked here, and what of that was left to nobody: not what other threads of
-    this process start meanwhile."""
+    """Ends processes forked within, and their orphans; but not what other threads of this process
+    start meanwhile."""
     if sys.platform != "linux":
         yield
         return

@@ -26,12 +26,12 @@ import sys
 
 from nas.processes import Process, children, descendants, end
 
-PRINTS = 1 << 20  # bytes that a child may print in its life
+PRINTS = 1 << 20  # bytes of a child's output that are copied, in total
 CUT = b"\nnas: no more of what this process prints is kept\n"
 
 
 def main(status: int, passed: int) -> None:
-    # Nobody's child: Ray kills the children of a worker that ends, and nothing could be ended then.
+    # Detached: Ray kills the children of a worker that ends, and then nothing could be cleaned up.
     if os.fork():
         os._exit(0)
     adopt_orphans(True)
@@ -81,13 +81,13 @@ def main(status: int, passed: int) -> None:
 def pass_on(text: bytes, left: int) -> int:
     """Copies output of a child, up to ``left`` bytes; returns how many remain."""
     if left > 0:
-        with contextlib.suppress(OSError):  # no reader or no room: nothing that could be mended
+        with contextlib.suppress(OSError):  # no reader or no space: cannot be helped
             os.write(2, text[:left] + CUT * (len(text) >= left))
     return left - len(text)
 
 
 def reap(command: subprocess.Popen[bytes]) -> None:
-    """Buries the orphans that were adopted; the command is left to its own ``wait``."""
+    """Reaps the adopted orphans; the command is left to its own ``wait``."""
     for _, child in [*children(os.getpid())]:
         if child != command.pid:
             with contextlib.suppress(ChildProcessError):
@@ -100,8 +100,8 @@ def tell(status: int, number: int) -> None:
 
 
 def adopt_orphans(adopt: bool) -> bool:
-    """Whether grandchildren whose parent is gone become this process's children, so that they are
-    found; returns whether they did before."""
+    """Sets whether grandchildren become this process's children when their parent ends, so that
+    they can be found; returns whether they did before."""
     if sys.platform != "linux":
         return False
     PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37

@@ -41,8 +41,8 @@ ROOM = 107 - len(BEHIND)
 
 @dataclass(slots=True)
 class _Shared:
-    """The one Ray that a process can have, while pools of ours use it: where it is (empty: here),
-    and what ends it with the last of them."""
+    """The one Ray that a process can have, shared by its pools: its address (empty: started here),
+    and what ends it with the last pool."""
 
     turn: threading.Lock = field(default_factory=threading.Lock)
     pools: int = 0
@@ -55,8 +55,8 @@ _shared = _Shared()
 
 def shared(address: str, begin: Callable[[], ExitStack]) -> ExitStack | None:
     """Ray for one more pool of this process, shared by searches in several threads; the first
-    starts it with ``begin``. Returns what releases it; None where the caller started Ray and is to
-    end it. Raises NasError, and what ``begin`` raises."""
+    starts it with ``begin``. Returns what releases it; None where the caller started Ray and also
+    ends it. Raises NasError, and what ``begin`` raises."""
     with _shared.turn:
         if not _shared.pools:
             if ray.is_initialized():
@@ -83,17 +83,18 @@ def _left() -> None:
 
 
 def start(slots: int) -> ExitStack:
-    """Starts Ray for so many slots; returns what ends it. Raises NasError where it does not start,
-    or there is no folder for it."""
+    """Starts Ray with this many slots; returns what ends it. Raises NasError where it does not
+    start, or no folder can be made for it."""
     return _lasting(lambda: _try(slots))
 
 
 def _lasting(begin: Callable[[], ExitStack]) -> ExitStack:
-    """What ``begin`` returns, called in a thread of its own that lives until that is closed.
+    """Calls ``begin`` in a thread that lives until the returned stack is closed.
 
-    Ray has its processes killed when their parent ends (PR_SET_PDEATHSIG), which to Linux is the
-    thread that has started them: a search's may end before another's who uses the same Ray. An
-    interrupt amid the start waits for it, and ends what has begun; a second one does not wait.
+    Ray's processes are killed when their parent ends (PR_SET_PDEATHSIG), and Linux takes the thread
+    that started them for the parent: a search's thread may end before another search that uses the
+    same Ray. An interrupt during the start waits for it, and ends what has begun; a second one does
+    not wait.
     """
     begun, over = Future[ExitStack](), threading.Event()
 
@@ -112,7 +113,7 @@ def _lasting(begin: Callable[[], ExitStack]) -> ExitStack:
 
     with ExitStack() as leave:
         with deferred():
-            # A daemon, or a pool that nobody closes would keep the interpreter from its end.
+            # A daemon, as a pool that nobody closes would keep the interpreter from exiting.
             threading.Thread(target=live, name="nas-ray", daemon=True).start()
             leave.callback(end)
         begun.result()
@@ -157,7 +158,7 @@ def _start(slots: int, folder: str) -> ExitStack:
 
 
 def _folder() -> str:
-    """A new folder that is this user's alone, with a short name."""
+    """A new folder with a short name that only this user can enter."""
     asked = os.environ.get("RAY_TMPDIR")
     places = [asked] if asked else ["/tmp", "/var/tmp", "/dev/shm"]
     if not asked:
@@ -217,19 +218,19 @@ def _told(watch: subprocess.Popen[bytes]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _environ(mark: str) -> Iterator[None]:
-    """What Ray's processes are told by the environment, this one's own among them."""
+    """Sets the environment variables that Ray's processes, and Ray in this one, read."""
     name, _, value = mark.partition("=")
     variables = {
         name: value,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        # Its metrics would be told without a token. Two of its three servers of them can be kept
-        # off only by a port that there is not.
+        # Its metrics would be served without a token. Two of its three metrics servers can only be
+        # prevented by an invalid port.
         "RAY_enable_metrics_collection": "0",
         "AUTOSCALER_METRIC_PORT": "65536",
         "DASHBOARD_METRIC_PORT": "65536",
-        # Where there is no cluster, Ray takes loopback for its node's address, and listens there
-        # alone. An address that it is given it replaces by one of the network's (2.60).
+        # Without a cluster, Ray uses loopback as its node's address, and listens only there. A
+        # given loopback address would be replaced by one of the network's (2.60).
         ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
     }
     before = {name: os.environ[name] for name in variables if name in os.environ}
@@ -246,6 +247,6 @@ def _environ(mark: str) -> Iterator[None]:
 
 
 def _read_again() -> None:
-    """Has Ray read the environment, which it had read; as it does by itself for its own token."""
+    """Makes Ray read the environment again, as it does by itself for its own token."""
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()

@@ -31,10 +31,10 @@ from nas.workers import guard
 log = logging.getLogger(__name__)
 
 CONTROL = "nvidia-cuda-mps-control"
-ANSWER = 10.0  # seconds that the daemon may take to start, and a process to see a card through it
-AGAIN = 600.0  # seconds until it is tried again where it did not start
-LOOK = 0.2  # seconds between two looks at whether a seat is left
-# A context on the first card, by the driver's own library: what a candidate does first.
+ANSWER = 10.0  # seconds for the daemon to start, and for a process to see a GPU through it
+AGAIN = 600.0  # seconds before a failed start is tried again
+LOOK = 0.2  # seconds between two checks for remaining seats
+# Creates a context on the first GPU with the driver's library, as a candidate does first.
 PROBE = """
 import ctypes
 cuda, context = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p()
@@ -44,10 +44,10 @@ raise SystemExit(cuda.cuInit(0) or cuda.cuDevicePrimaryCtxRetain(ctypes.byref(co
 
 @contextmanager
 def shared() -> Iterator[dict[str, str]]:
-    """What a process that shares a card has in its environment, while this is held; nothing, where
-    MPS does not work here."""
+    """Yields the environment variables for a process that shares a GPU, while held; none where MPS
+    does not work here."""
     if not shutil.which(CONTROL) or "CUDA_MPS_PIPE_DIRECTORY" in os.environ:
-        yield {}  # none here; or the machine's own, which every process has in its environment
+        yield {}  # not installed; or the machine's own MPS, whose variables are inherited
         return
     folder = processes.own_folder() / "mps"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -62,7 +62,7 @@ def shared() -> Iterator[dict[str, str]]:
 
 
 def broke(reason: str) -> bool:
-    """Whether a failure is MPS's own, no doing of the candidate: so CUDA's sentences say it."""
+    """Whether a failure was caused by MPS, not the candidate, going by CUDA's messages."""
     return "CUDA error" in reason and "MPS" in reason
 
 
@@ -89,8 +89,8 @@ def watch(folder: str) -> None:
 
 def _start(folder: Path) -> bool:
     code = processes.importing("nas.workers.mps", "watch")
-    # Nobody's child, and without the marks by which a search ends what it has started: other
-    # searches share it.
+    # Detached, and without the marks by which a search ends what it started: other searches share
+    # it.
     environ = {
         name: value
         for name, value in os.environ.items()
@@ -120,14 +120,14 @@ def _start(folder: Path) -> bool:
 
 
 def _failed(folder: Path) -> bool:
-    """Whether it was tried in vain a short while ago: the seats of a search come one by one."""
+    """Whether a start failed recently: a search's seats come one after another."""
     with contextlib.suppress(FileNotFoundError):
         return time.time() - (folder / "failed").stat().st_mtime < AGAIN
     return False
 
 
 def _told(folder: Path) -> dict[str, str]:
-    """The environment of what talks to the daemon."""
+    """The environment of processes that talk to the daemon."""
     return {**os.environ, **_environ(folder)}
 
 

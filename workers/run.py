@@ -56,8 +56,8 @@ def run(
     except passing:
         raise
     except BaseException as error:
-        # torch's OutOfMemoryError by name: an evaluator that never imports torch should not pay
-        # its import for being told apart
+        # torch's OutOfMemoryError by name: an evaluator without torch should not pay for its import
+        # to have it recognised
         no_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
         return Failure(
             kind="out_of_memory" if no_memory else "error",
@@ -67,7 +67,7 @@ def run(
         )
     finally:
         over = True
-        if os.getpid() != here:  # a fork of the candidate that came back: it is nobody's driver
+        if os.getpid() != here:  # a fork of the candidate that returned here: it has no driver
             os._exit(1)
 
 
@@ -128,20 +128,20 @@ def evaluator(name: str) -> Callable[..., Any]:
 
 
 def takes_recipe(name: str) -> bool:
-    """Whether an evaluator is given the recipe: where it has a parameter of that name. Raises
+    """Whether an evaluator takes the recipe: whether it has a parameter of that name. Raises
     NasError as ``evaluator``."""
     try:
         return "recipe" in inspect.signature(evaluator(name)).parameters
-    except (TypeError, ValueError):  # of what is compiled, nothing may tell
+    except (TypeError, ValueError):  # compiled functions may have no signature
         return False
 
 
 def _refuse_other_arguments(name: str, function: Callable[..., Any]) -> None:
-    """Raises NasError for a function that cannot be called as an evaluator is: known before the
-    first trial, where each would fail by it."""
+    """Raises NasError for a function that cannot be called as an evaluator: before the first trial,
+    as each would fail."""
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # of what is compiled, nothing may tell
+    except (TypeError, ValueError):  # compiled functions may have no signature
         return
     try:
         more = {"recipe": None} if "recipe" in signature.parameters else {}
@@ -154,8 +154,8 @@ def _refuse_other_arguments(name: str, function: Callable[..., Any]) -> None:
 
 
 def source(name: str, plugins: Sequence[str] = ()) -> str:
-    """A digest of what stands behind an evaluator ``module:function`` (none, if empty) and behind
-    plug-in files, which are loaded. Raises NasError as ``evaluator``."""
+    """A digest of the source of an evaluator ``module:function`` (empty: none) and of plug-in
+    files, which are loaded. Raises NasError as ``evaluator``."""
     modules = [module_name(path) for path in plugins]
     if name:
         function = inspect.unwrap(evaluator(name))
@@ -173,15 +173,15 @@ def _register(path: str) -> None:
 def _reason(error: BaseException) -> str:
     """The error on one line, with the place that raised it."""
     frames = list(traceback.extract_tb(error.__traceback__))
-    # What calls and what refuses is ours: the place to tell is the evaluator's.
+    # The innermost frames may be ours: the place to name is the evaluator's.
     frames = [f for f in frames if f.filename not in (__file__, answers.__file__)]
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     text = "".join(traceback.format_exception_only(error))
     return brief(text, answers.REASON_LENGTH) + place
 
 
-# Bytes of GPU memory that may stand between jobs: cuBLAS keeps a workspace of 8 to 32 MiB for each
-# thread and stream that it was used on, while the process lives. Another process costs seconds.
+# GPU memory, in bytes, that may remain between jobs: cuBLAS keeps a workspace of 8 to 32 MiB for
+# each thread and stream that used it, while the process lives. A new process costs seconds.
 WORKSPACES = 256 * 2**20
 
 
@@ -255,7 +255,7 @@ def _clean() -> bool:
     gc.collect()
     try:
         torch.cuda.empty_cache()
-        # Reserved, not allocated: a capture that failed leaves its pool with nobody.
+        # Reserved, not allocated: a failed capture leaves its pool without an owner.
         held = sum(map(torch.cuda.memory_reserved, range(torch.cuda.device_count())))
     except RuntimeError:  # a kernel of the job failed, and with it the process's whole context
         return False

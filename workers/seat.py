@@ -37,11 +37,11 @@ from nas.processes import Process, descendants, end, importing
 from nas.workers import mps
 from nas.workers.run import Ended, Imported, Message, Ready, Started
 
-TICK = 0.05  # seconds between two looks at limits and cancels; a look costs 0.06 ms
-IMPORTS = 300.0  # seconds that importing a job's modules may take before its own time begins
-LAST = 5.0  # seconds until a keeper has told the end of a child whose pipe is closed
-# What comes from outside: an operator, a batch system, the kernel when memory is short. Any other
-# end of a process is the doing of what ran in it.
+TICK = 0.05  # seconds between two checks of limits and cancels; a check costs 0.06 ms
+IMPORTS = 300.0  # seconds for importing a job's modules, before its own time begins
+LAST = 5.0  # seconds for a keeper to report the end of a child whose pipe is closed
+# Signals from outside: an operator, a batch system, the kernel when memory is short. Any other end
+# of a process is blamed on what ran in it.
 OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 CANCELLED = "stopped by the search"
 
@@ -55,7 +55,7 @@ class Seat:
 
     ``directory`` and ``path`` are the driver's working directory and ``sys.path``, so that a user's
     evaluator is found here as it is there; ``environ`` is added to the child's environment.
-    ``shares_gpu``: its GPU is that of other seats too, so that the child goes through MPS.
+    ``shares_gpu``: other seats use its GPU too, so that the child goes through MPS.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class Child:
         self._launcher.wait()
         self._status = open(status)  # noqa: SIM115 - closed by kill
         self._process = Process.of(int(self._status.readline() or -1))
-        self._end = "?"  # its exit status once that is told; empty where the keeper is gone
+        self._end = "?"  # its exit status once reported; empty where the keeper is gone
 
     def send(self, job: Job) -> None:
         """Sends the job. If the child has died, the next ``receive`` raises."""
@@ -193,14 +193,14 @@ class Child:
         Raises ChildProcessError when the child has ended and all that it sent has been read, or
         when it sent what is no message.
         """
-        ended = self._over(0)  # asked first, for what it sent is read below
+        ended = self._over(0)  # checked first, as what it sent is read below
         message: Any = None
         try:
             message = self._pipe.recv() if self._pipe.poll(0 if ended else timeout) else None
         except (EOFError, OSError):
             self._over(LAST)
             ended = True
-        except Exception:  # a pickle that is none may raise anything
+        except Exception:  # reading an invalid pickle may raise anything
             message = "no pickle"
         else:
             if isinstance(message, Message):
@@ -221,7 +221,7 @@ class Child:
         return True
 
     def own_fault(self) -> bool:
-        """Whether the child ended, or closed its pipe, through what ran in it."""
+        """Whether the child ended, or closed its pipe, because of what ran in it."""
         return self._end == "?" or bool(self._end and -int(self._end) not in OUTSIDE)
 
     def _exit(self) -> str:
@@ -239,7 +239,7 @@ class Child:
         return sum(map(private_memory, descendants(self._process.pid)))
 
     def exact_memory(self) -> int:
-        """As ``memory``, each shared page counted once; dearer: 30 ms a process with torch."""
+        """As ``memory``, with each shared page counted once; slower: 30 ms a process with torch."""
         kibibytes = 0
         for pid in descendants(self._process.pid):
             with contextlib.suppress(OSError):
@@ -253,7 +253,7 @@ class Child:
         assert self._launcher.stdin
         self._launcher.stdin.close()
         self._over(LAST)
-        end([self._process])  # where somebody has killed the keeper
+        end([self._process])  # in case the keeper was killed
         self._status.close()
         self._pipe.close()
 
@@ -267,7 +267,7 @@ def private_memory(pid: int) -> int:
 
 
 def machine_memory() -> int:
-    """Bytes of memory this process may hope for: the machine's, or its container's if less."""
+    """Bytes of memory available to this process: the machine's, or its container's if less."""
     sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):  # absent, or the word "max"

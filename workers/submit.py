@@ -31,10 +31,10 @@ STARTS = 10  # minutes of a job beside a search: Ray's start, and the trials tha
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:
-    """What Slurm is asked for: ``cpus`` and ``gpus`` of each node, ``minutes`` of wall-clock time.
+    """What is requested from Slurm: ``cpus`` and ``gpus`` per node, ``minutes`` of wall-clock time.
 
-    ``grace`` seconds before the end the search is interrupted, and the job put back in the queue.
-    Raises NasError for a value outside its domain.
+    ``grace`` seconds before the end the search is interrupted, and the job requeued. Raises
+    NasError for a value outside its domain.
     """
 
     nodes: int = 1
@@ -122,8 +122,8 @@ AGENT = 120.0  # seconds until a cluster's head takes jobs; 60 were too few at a
 
 
 def without_secret(arguments: Sequence[str]) -> tuple[list[str], str]:
-    """Arguments as everybody may read them, and the URL that was left out because of its password;
-    empty where none was."""
+    """Arguments that anyone may read, and the storage URL that was removed because of its password;
+    empty where there was none."""
     kept, secret, rest = list[str](), "", iter(arguments)
     for argument in rest:
         name, equals, value = argument.partition("=")
@@ -139,8 +139,8 @@ def without_secret(arguments: Sequence[str]) -> tuple[list[str], str]:
 
 
 def check_time(arguments: Sequence[str], allocation: Allocation) -> None:
-    """Raises NasError where a search's budget of time does not end before the job is put back in
-    the queue: it would have its time again each time, without end."""
+    """Raises NasError where a search's time budget does not end before the job is requeued: the
+    budget would start anew each time, without end."""
     following = dict(itertools.pairwise(arguments))
     joined = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     budget = joined.get("--budget", following.get("--budget"))
@@ -158,7 +158,7 @@ def check_time(arguments: Sequence[str], allocation: Allocation) -> None:
 def sbatch_script(arguments: Sequence[str], allocation: Allocation) -> str:
     """The script that runs ``nas ARGUMENTS`` on an allocation, and goes on where it was cut off.
 
-    A ``--storage`` with a password is no part of it: who submits has that in ``NAS_STORAGE``.
+    A ``--storage`` with a password is not part of it: set it in ``NAS_STORAGE`` when submitting.
     """
     check_time(arguments, allocation)
     arguments, secret = without_secret(arguments)

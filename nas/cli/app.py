@@ -112,7 +112,7 @@ def main() -> None:
         except OSError as error:
             try:
                 sys.stdout.flush()
-            except OSError:  # what is left in its buffer goes nowhere
+            except OSError:  # its buffer is discarded
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             if isinstance(error, BrokenPipeError):
                 sys.exit(1)
@@ -122,8 +122,8 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _whatever_became_of_it(heard: Sequence[int]) -> Iterator[None]:
-    """Raises KeyboardInterrupt for what a library made of one: once ``heard``, no other error is
-    told."""
+    """Raises KeyboardInterrupt for an error that a library made of one: once a signal was
+    ``heard``, no other error is reported."""
     try:
         yield
     except Exception:
@@ -135,7 +135,7 @@ def _whatever_became_of_it(heard: Sequence[int]) -> Iterator[None]:
 def fail(message: str, status: int) -> NoReturn:
     from nas.errors import brief
 
-    with contextlib.suppress(OSError):  # nobody is there to be told
+    with contextlib.suppress(OSError):  # nobody reads it
         print(f"nas: {brief(message, 2000)}", file=sys.stderr)
     sys.exit(status)
 

@@ -43,8 +43,8 @@ def cascade_and_show(
     baselines: Sequence[str],
     output: Path,
 ) -> None:
-    """Chooses a cascade on the validation images, tells what it does on the test images beside the
-    best single network, and writes it. Raises NothingFound where the networks allow none."""
+    """Chooses a cascade on the validation images, prints its test results beside the best single
+    network's, and writes it. Raises NothingFound where the networks allow none."""
     if cost not in COSTS:
         raise NasError(f"--cost {cost}: must be one of {', '.join(COSTS)}")
     if output.suffix.lower() != ".json":
@@ -235,7 +235,7 @@ def _made(verdict: Verdict, models: Sequence[Model], choice: Choice) -> Cascade:
 
 
 def instead(verdict: Verdict, demand: Demand, scores: Sequence[float]) -> str:
-    """What to ask for where nothing has what was demanded."""
+    """What to relax where nothing meets the demand."""
     single, most = verdict.single, max(scores)
     if demand.accuracy is None:
         return "give a larger --budget, or --accuracy best"
@@ -268,7 +268,7 @@ def _why_none(verdict: Verdict, demand: Demand, names: Sequence[str], cost: str)
 
 
 def export_cascade(file: str, format: str, output: Path | None) -> None:
-    """Writes a cascade as one file for elsewhere, and tells how near its answers are."""
+    """Exports a cascade as one file, and prints how closely its answers match."""
     from nas.training.cascade_export import FORMATS, export
 
     if format not in FORMATS:

@@ -122,9 +122,9 @@ def _about(file: Path, made: Cascade) -> Field:
 def by_cost(
     study: StudyRow, rows: Sequence[TrialRow], cascades: Mapping[Path, Cascade]
 ) -> StudyRow:
-    """The study with what its cascades were chosen by as what its front is drawn over: at any other
-    cost a cascade stands where nobody meant it to. Says so where that is another than its own.
-    Raises NasError where they were chosen by several."""
+    """The study with the cost by which its cascades were chosen as the front's second axis: against
+    any other cost they would be misplaced. Prints a note where the axis changes. Raises NasError
+    where they were chosen by different costs."""
     costs = {file: chosen_by(file, made) for file, made in cascades.items()}
     if len({*costs.values()}) > 1:
         chosen = ", ".join(f"{file} by {cost}" for file, cost in costs.items())

@@ -20,7 +20,7 @@ from nas.store import Store, StudyRow, TrialRow
 from nas.text import counted
 
 COLUMNS = ("trial", "latency", "interval", "busy", "peak")
-DOUBTFUL = 0.5  # the share of predictions within a tenth, below which it is told
+DOUBTFUL = 0.5  # a note is printed where a smaller share of predictions is within a tenth
 
 
 def _chosen(
@@ -119,7 +119,7 @@ def profile_and_show(
     again: bool,
     plugins: Iterable[Path],
 ) -> None:
-    """How far it is, and at the end what the predictions are to be trusted."""
+    """Prints the progress, and at the end how far the predictions can be trusted."""
     name = latencies.named(name, "--name")
     seed_within(seed)
     load_plugins(plugins)

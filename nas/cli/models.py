@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from nas.training.predict import Prediction
 
 OTHERS = "hidden, pipes, or not images by their ending"
-TOLD = 10  # files that cannot be read, told one by one; the rest are counted
+TOLD = 10  # unreadable files that are named; the rest are counted
 
 
 def predictor(file: str | Path) -> Model | OnnxModel | Cascade:
@@ -68,7 +68,7 @@ def train_and_show(job: Job, output: Path) -> None:
     model goes to ``output``, or into that directory under a name of its own."""
     named = output.suffix.lower() == ".safetensors" and not output.is_dir()
     folder = output.parent if named else directory(output, "checkpoint and model")
-    with deferred():  # what is compiled may swallow an interrupt amid its import
+    with deferred():  # compiled code may swallow an interrupt during its import
         from nas.training.single import free_to_train, train
 
     begin_work()
@@ -161,14 +161,14 @@ def _csv(predictions: Predictions, top: int) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["file", "class", "probability"])
     for path, prediction in predictions:
-        # A name that is not UTF-8 is told by its bytes: it is one among others that differ in them.
+        # A name that is not UTF-8 is escaped bytewise, so that names differing only there differ.
         file = cell(str(path).encode(errors="backslashreplace").decode())
         best = prediction.top(top)
         writer.writerows([file, cell(name), f"{value:.6f}"] for name, value in best)
 
 
 def _json(predictions: Predictions, top: int) -> None:
-    """A list, an entry a line: what comes in the middle of it is not held."""
+    """A JSON list, written entry by entry, so that it is never held in memory."""
     before = "["
     try:
         for path, prediction in predictions:
@@ -183,7 +183,7 @@ def _json(predictions: Predictions, top: int) -> None:
                 page["top"] = [{"class": name, "probability": round(p, 6)} for name, p in best]
             print(before, json.dumps(page), sep="\n", end="")
             before = ","
-    finally:  # what was told before a model has no answer is a whole list, too
+    finally:  # also where a model fails: the rows so far are a complete list
         print("[]" if before == "[" else "\n]")
 
 
@@ -278,8 +278,8 @@ def evaluate_and_show(
 def export_model(
     file: str, format: str, output: Path | None, name: str, *, kept: bool = False
 ) -> None:
-    """Writes a model in a format of ``nas.training.export``, and tells how near it is to torch;
-    unless told where to, under ``name``. Weights that the record has ``kept`` may go with their
+    """Writes a model in a format of ``nas.training.export``, and prints how closely it matches
+    torch; by default under ``name``. Weights that the record has ``kept`` may be deleted with their
     study: a source that needs them gets a copy beside it."""
     from nas import artifacts
     from nas.training.export import FORMATS, export, made
@@ -345,7 +345,7 @@ def refuse_exported(file: str) -> None:
 
 
 def export_lowered(file: str, precision: str, output: Path, dataset: str, data: str) -> None:
-    """Writes a model as ONNX in a lower precision, and tells what that costs and gains."""
+    """Writes a model as ONNX in a lower precision, and prints what that costs and gains."""
     from nas import artifacts
     from nas.training.evaluation import data_for
     from nas.training.export import deployed

@@ -35,7 +35,7 @@ from nas.workers import open_pool
 
 
 def audit_and_show(space: Space, job: Job, levels: Sequence[int], count: int) -> None:
-    """Trains what the audit needs, a line each on stderr; at the end its page."""
+    """Runs the audit's trainings, a line each on stderr, and prints its page."""
 
     def tell(number: int, subject: Subject) -> None:
         scores = ", ".join(f"{metrics.percent(a)} at {e}" for e, a in subject.scores.items())

@@ -127,7 +127,7 @@ def beside(space: Space, settings: Sequence[str], base: Recipe | None = None) ->
 
 
 def recipe_in(space: Space, settings: Sequence[str], base: Recipe | None = None) -> Recipe:
-    """The recipe of --recipe and of what the space fixes. Raises RecipeError, as ``beside``."""
+    """The recipe of --recipe and the space's fixed settings. Raises RecipeError, as ``beside``."""
     return Recipe.of(beside(space, settings, base).fixed, read_recipe(settings, base))
 
 

@@ -1,6 +1,6 @@
-"""Arrays in one file, mapped: all processes of a machine read one copy of them.
+"""Arrays in one memory-mapped file: all processes of a machine share one copy.
 
-The file is safetensors' format, which says its types and places in JSON at the beginning.
+The format is safetensors, whose JSON header gives each array's type and offsets.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 def save(path: Path, arrays: Mapping[str, npt.NDArray[Any]], facts: Any) -> None:
-    """Writes arrays of ``TYPES`` and what JSON can tell beside them. Raises OSError."""
+    """Writes arrays of ``TYPES``, with ``facts`` as JSON. Raises OSError."""
     from safetensors.numpy import save_file
 
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with cache.whole(path) as part:
         try:
             save_file(whole, part, {"told": json.dumps(facts)})
-        except Exception as error:  # safetensors has an error of its own for a full disk
+        except Exception as error:  # safetensors raises its own error for a full disk
             raise error if isinstance(error, OSError) else OSError(0, str(error)) from error
 
 
 def load(path: Path) -> tuple[Arrays, Any]:
-    """The arrays, mapped, and what was told. Raises OSError, ValueError, KeyError where that is not
-    there, not whole, or of another form."""
+    """The arrays, mapped, and the ``facts`` saved with them. Raises OSError, ValueError or KeyError
+    where the file is missing, truncated or of another format."""
     data = np.memmap(path, np.uint8, "r")
     begin = 8 + int.from_bytes(data[:8].tobytes(), "little")
     if len(data) < begin:

@@ -1,9 +1,9 @@
 """Augmentation, a batch at a time on the device.
 
-Everything random is drawn from one CPU generator, a few numbers an image, and carried to the
-device: the same seed gives the same images on every device, and a checkpoint keeps that generator's
-state alone. What works on pixels takes and gives bytes, as torchvision's transforms do; what comes
-after normalisation has 0 for the mean.
+All random numbers are drawn on the CPU from one generator, a few per image, and copied to the
+device: a seed gives the same images on every device, and a checkpoint stores only that generator's
+state. Operations on pixels map bytes to bytes, as torchvision's transforms do; after normalisation
+the mean is 0.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch import Tensor
 from nas.job import Recipe
 
 RATIO = (3 / 4, 4 / 3)  # width over height of a resized crop (Szegedy et al. 2014)
-TRIES = 10  # draws of a rectangle until one fits into the image, as torchvision has it
-ERASED = (0.02, 0.33)  # part of the area that is erased, and width over height
+TRIES = 10  # draws of a rectangle until one fits into the image, as in torchvision
+ERASED = (0.02, 0.33)  # share of the area that is erased
 ERASED_RATIO = (0.3, 1 / 0.3)
 LEVELS = 31  # of an operation's strength (Müller and Hutter 2021, section 3)
 
@@ -28,8 +28,8 @@ LEVELS = 31  # of an operation's strength (Müller and Hutter 2021, section 3)
 def augmented(
     pixels: Tensor, size: tuple[int, int], recipe: Recipe, generator: torch.Generator
 ) -> Tensor:
-    """The recipe's augmentation of images of any size before normalisation: N x channels x height x
-    width, bytes or floats from 0 to 255, of ``size``."""
+    """Augments images of any size, before normalisation: N x channels x height x width, bytes or
+    floats from 0 to 255. Returns images of ``size``."""
     if recipe.resized_crop:
         pixels = resized_crop(pixels, size, recipe.resized_crop, generator)
     else:
@@ -52,25 +52,25 @@ def as_bytes(pixels: Tensor) -> Tensor:
 
 
 def carried(numbers: Tensor, device: torch.device) -> Tensor:
-    """Numbers of the CPU on the device, which nobody waits for: a plain copy to a GPU holds the
-    program back until the GPU has done all that it was told before."""
+    """A CPU tensor on the device, copied asynchronously: a plain copy to a GPU blocks until the GPU
+    has finished all earlier work."""
     if device.type != "cuda":
         return numbers.to(device)
     return numbers.pin_memory().to(device, non_blocking=True)
 
 
-# --- where the image is seen ---------------------------------------------------------------------
+# --- geometry ------------------------------------------------------------------------------------
 
 
 def resized_crop(
     pixels: Tensor, size: tuple[int, int], least: float, generator: torch.Generator
 ) -> Tensor:
     """A random box of each image, of ``least`` to 1 of its area, resized to ``size`` (Szegedy et
-    al. 2014, section 6; boxes as torchvision's RandomResizedCrop draws them).
+    al. 2014, section 6; boxes drawn as in torchvision's RandomResizedCrop).
 
-    On the CPU an image at a time, as torch resizes bytes in 0.15 ms an image of 224 pixels on one
-    core; the products of ``resized`` take 2.5 ms there, and of 32 pixels both 0.03 ms. Elsewhere
-    the launches of a kernel an image would be what takes the time.
+    One image at a time on the CPU, where torch resizes an image of 224 pixels in 0.15 ms on one
+    core and the matrix products of ``resized`` take 2.5 ms (at 32 pixels both 0.03 ms). Elsewhere,
+    launching kernels for each image would dominate.
     """
     height, width = pixels.shape[-2:]
     drawn = boxes(len(pixels), (height, width), least, generator)
@@ -84,8 +84,8 @@ def resized_crop(
 def resized(
     pixels: Tensor, size: tuple[int, int], top: Tensor, left: Tensor, high: Tensor, wide: Tensor
 ) -> Tensor:
-    """A box of each image, resized to ``size`` all at once: the filter is separable, so that two
-    products with matrices apply it."""
+    """A box of each image, resized to ``size``, as one batch: the filter is separable, so two
+    matrix products apply it."""
     rows = taps(top, high, size[0], pixels.shape[2])
     columns = taps(left, wide, size[1], pixels.shape[3])
     return as_bytes(rows[:, None] @ (pixels.float() @ columns.mT[:, None]))
@@ -95,7 +95,7 @@ def boxes(
     count: int, size: tuple[int, int], least: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Top, left, height and width of ``count`` random boxes in images of ``size``; where no draw
-    fits, the greatest box of an allowed ratio, in the middle."""
+    fits, the largest centred box of an allowed ratio."""
     height, width = size
     high, wide, fits = rectangles(count, size, size, (least, 1.0), RATIO, generator)
     high = torch.where(fits, high, min(height, round(width / RATIO[0])))
@@ -113,8 +113,8 @@ def rectangles(
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Heights and widths of ``count`` random rectangles of at most ``most``, and whether one of
-    ``TRIES`` draws is: parts of the area of ``size`` uniform over ``area``, width over height
-    uniform in its logarithm over ``ratio``."""
+    ``TRIES`` draws fits. The area is uniform over ``area``, as a share of that of ``size``; the
+    width over the height is log-uniform over ``ratio``."""
     u, v = torch.rand(2, TRIES, count, generator=generator)
     pixels = size[0] * size[1] * (area[0] + (area[1] - area[0]) * u)
     shape = torch.exp(math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * v)
@@ -126,7 +126,7 @@ def rectangles(
 
 def taps(start: Tensor, length: Tensor, to: int, of: int) -> Tensor:
     """Matrices, N x ``to`` x ``of``, that resize ``length`` pixels from ``start`` on to ``to``
-    pixels by a triangle filter: bilinear where that enlarges, antialiased where it shrinks."""
+    pixels with a triangle filter: bilinear when enlarging, antialiased when shrinking."""
     device = start.device
     scale = (length / to)[:, None, None]
     centre = start[:, None, None] + scale * (torch.arange(to, device=device)[:, None] + 0.5)
@@ -140,8 +140,8 @@ def taps(start: Tensor, length: Tensor, to: int, of: int) -> Tensor:
 def crop(
     images: Tensor, most: int, generator: torch.Generator, padding: str = "constant"
 ) -> Tensor:
-    """Shifts each image by up to ``most`` pixels each way; what comes in is 0 (black), or the image
-    itself mirrored at its edge."""
+    """Shifts each image by up to ``most`` pixels each way; the border is filled with 0 (black), or
+    with the image mirrored at its edge."""
     count, _, height, width = images.shape
     shift = torch.randint(0, 2 * most + 1, (2, count), generator=generator)
     shift = carried(shift, images.device)
@@ -152,15 +152,15 @@ def crop(
     else:
         images = F.pad(images, (most,) * 4)
     each = torch.arange(count, device=images.device)[:, None, None]
-    # Channels move last under this indexing, and back by a view.
+    # This indexing moves channels last; permute returns a view with them second.
     return images.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]].permute(
         0, 3, 1, 2
     )
 
 
 def mirrored(places: Tensor, length: int) -> Tensor:
-    """Places on an endless line, as those of an image that goes back and forth on it without
-    showing its edges twice."""
+    """Maps coordinates outside an image to those of its mirror image, without repeating the edge:
+    ``reflect`` padding."""
     period = max(1, 2 * length - 2)
     places = places % period
     return torch.minimum(places, period - places)
@@ -177,7 +177,7 @@ def flip(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def photometric(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """One of ``PHOTOMETRIC``'s operations on each image (bytes), at one of 31 strengths: the part
-    of TrivialAugment (Müller and Hutter 2021, "wide") that leaves every pixel at its place."""
+    of TrivialAugment (Müller and Hutter 2021, "wide") that moves no pixel."""
     count = len(pixels)
     operations = list(PHOTOMETRIC.values())
     chosen = torch.randint(len(operations), (count,), generator=generator)
@@ -185,7 +185,7 @@ def photometric(pixels: Tensor, generator: torch.Generator) -> Tensor:
     strength *= 2 * torch.randint(2, (count,), generator=generator) - 1
     result = pixels.clone()
     for number, operation in enumerate(operations):
-        (rows,) = torch.nonzero(chosen == number, as_tuple=True)  # on the CPU: no device waits
+        (rows,) = torch.nonzero(chosen == number, as_tuple=True)  # on the CPU: no device sync
         if len(rows):
             at, by = carried(rows, pixels.device), carried(strength[rows], pixels.device)
             result[at] = operation(pixels[at], by.view(-1, 1, 1, 1))
@@ -209,7 +209,7 @@ def contrast(pixels: Tensor, strength: Tensor) -> Tensor:
 
 
 def sharpness(pixels: Tensor, strength: Tensor) -> Tensor:
-    """As Pillow has it, the outermost pixels stay as they are."""
+    """As in Pillow, the border pixels do not change."""
     if min(pixels.shape[-2:]) < 3:
         return pixels
     floats = pixels.float()
@@ -221,12 +221,12 @@ def sharpness(pixels: Tensor, strength: Tensor) -> Tensor:
 
 
 def posterize(pixels: Tensor, strength: Tensor) -> Tensor:
-    """Keeps the upper 8 to 2 bits."""
+    """Keeps the upper 8 to 2 bits of each byte."""
     return pixels & (255 << (6 * strength.abs()).round().int()).byte()
 
 
 def solarize(pixels: Tensor, strength: Tensor) -> Tensor:
-    """Inverts what is as bright as a threshold from 255 down to 0, or brighter."""
+    """Inverts pixels at or above a threshold, which goes from 255 down to 0."""
     threshold = (255 * (1 - strength.abs()) - 0.25).ceil().byte()  # of multiples of a half
     return torch.where(pixels >= threshold, 255 - pixels, pixels)
 
@@ -239,7 +239,7 @@ def autocontrast(pixels: Tensor, strength: Tensor) -> Tensor:
 
 
 def equalize(pixels: Tensor, strength: Tensor) -> Tensor:
-    """Makes all values of a channel about as frequent: torchvision's, which takes batches."""
+    """Equalises the histogram of each channel: torchvision's, which takes batches."""
     from torchvision.transforms.v2.functional import equalize as torchvisions
 
     equalized: Tensor = torchvisions(pixels)
@@ -254,8 +254,8 @@ PHOTOMETRIC: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def blend(pixels: Tensor, other: Tensor, strength: Tensor) -> Tensor:
-    """Away from ``other`` by ``strength``, or towards it where that is negative: by 0.99 at most,
-    so that an image never becomes ``other`` itself."""
+    """Moves away from ``other`` by ``strength``, or towards it where negative: by at most 0.99, so
+    that an image never becomes ``other`` itself."""
     return as_bytes(torch.lerp(other, pixels.float(), 1 + 0.99 * strength))
 
 
@@ -278,8 +278,8 @@ def cleared(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tenso
 
 
 def inside(images: Tensor, top: Tensor, left: Tensor, high: Tensor, wide: Tensor) -> Tensor:
-    """Whether each pixel lies in its image's box, which may reach over the edge: N x 1 x height x
-    width on the images' device, of numbers on the CPU."""
+    """Whether each pixel lies in its image's box, which may cross the edge: N x 1 x height x width
+    on the images' device, from boxes on the CPU."""
     top, left, high, wide = (
         carried(side, images.device)[:, None] for side in (top, left, high, wide)
     )
@@ -292,7 +292,7 @@ def inside(images: Tensor, top: Tensor, left: Tensor, high: Tensor, wide: Tensor
 
 def cutout(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
     """Sets a square of ``side`` pixels about a random centre to 0, the mean of normalised images;
-    it may reach over the edge (DeVries and Taylor 2017)."""
+    it may cross the edge (DeVries and Taylor 2017)."""
     count, _, height, width = images.shape
     draw = torch.rand(2, count, generator=generator)
     top = (draw[0] * height).long() - side // 2

@@ -1,7 +1,7 @@
 """From bytes to batches on the device: resident or streamed, augmented, normalised.
 
-Everything random here draws from one CPU generator, so that the same seed gives the same batches on
-every device, resident or streamed, and a checkpoint needs to keep only that generator's state.
+All random numbers come from one CPU generator: a seed gives the same batches on every device,
+resident or streamed, and a checkpoint stores only that generator's state.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from nas.data.footprint import AHEAD, CHUNK, READERS, RESIDENT, chunk
 from nas.data.images import Images
 from nas.job import Recipe
 
-COUNTED = 1 << 22  # bytes whose values are counted in one go
+COUNTED = 1 << 22  # bytes whose values are counted at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,9 @@ class Normal:
 def statistics(images: Images) -> Normal:
     """Each channel's mean and standard deviation, over at most 10,000 images drawn at random.
 
-    From counts of the 256 values: exact, whatever the order of the sum. Not every sixth image, say:
-    MNIST alternates between two sources, and the mean comes out at 0.123 instead of 0.131. Of
-    images in the cache they are kept beside these, so that they are counted once a machine.
+    Computed from counts of the 256 values: exact, whatever the order of summation. Every sixth
+    image would not do: MNIST alternates between two sources, and the mean comes out at 0.123
+    instead of 0.131. For images in the cache the result is stored with them.
     """
     kept = beside(images)
     with contextlib.suppress(OSError, ValueError):
@@ -54,7 +54,7 @@ def statistics(images: Images) -> Normal:
     rows = np.random.RandomState(0).permutation(images.rows)[:10_000]
     channels = images.pixels.shape[1]
     counts = np.zeros((channels, 256), np.int64)
-    # A few at a time: counting widens each byte to eight.
+    # In pieces: counting widens each byte to eight.
     for few in np.array_split(rows, 1 + images.pixels[0].size * len(rows) // COUNTED):
         pixels = images.pixels[few]
         for channel in range(channels):
@@ -65,7 +65,7 @@ def statistics(images: Images) -> Normal:
         float(np.average((values - m) ** 2, weights=each))
         for m, each in zip(mean, counts, strict=True)
     ]
-    std = [max(each**0.5, 1 / 255) for each in variance]  # a blank channel stays finite
+    std = [max(each**0.5, 1 / 255) for each in variance]  # no division by 0 for a constant channel
     if kept:
         with contextlib.suppress(OSError), cache.whole(kept) as part:
             part.write_text(json.dumps([mean, std]))
@@ -73,7 +73,7 @@ def statistics(images: Images) -> Normal:
 
 
 def beside(images: Images, what: str = "statistics", ending: str = "json") -> Path | None:
-    """The file for what is known of these rows of an array in the cache; None of any other."""
+    """The file, beside a cached array, that caches a result on these rows; None if not cached."""
     name = getattr(images.pixels, "filename", None)
     if name is None or not Path(name).is_relative_to(cache.folder()):
         return None
@@ -82,12 +82,12 @@ def beside(images: Images, what: str = "statistics", ending: str = "json") -> Pa
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Images that the device can take from: held there whole, or streamed.
+    """Images from which batches are taken: resident on the device, or streamed.
 
-    On the CPU nothing is copied, resident or not: all processes read the one map of a set. Encoded
-    images are streamed, and decoded by as many threads as torch may use. ``rows`` are those of
-    ``pixels`` and ``labels`` that are meant, all on one device; of streamed ones on the CPU, whence
-    threads read ahead.
+    On the CPU nothing is copied, resident or not: all processes read one map of a set. Encoded
+    images are streamed, and decoded by as many threads as torch may use. ``rows`` selects from
+    ``pixels`` and ``labels``; all are on one device, when streaming the CPU, where threads read
+    ahead.
     """
 
     pixels: Tensor | Encoded
@@ -106,7 +106,7 @@ class Source:
         streamed = images.nbytes > budget
         if device.type == "cpu" or streamed:
             return cls(pixels, labels, rows, device, streamed)
-        # Copied a part at a time: the host holds no second copy meanwhile.
+        # Copied in parts, so that the host never holds a second copy.
         held = torch.empty((len(rows), *pixels.shape[1:]), dtype=torch.uint8, device=device)
         for positions in torch.arange(len(rows)).split(CHUNK):
             held[positions[0] : positions[-1] + 1] = pixels[rows[positions]].to(device)
@@ -128,8 +128,8 @@ class Source:
             pixels, labels = self.take(positions)
             return (pixels.pin_memory(), labels.pin_memory()) if cuda else (pixels, labels)
 
-        # Threads, not processes: what takes time is the disk and the copy, both outside Python's
-        # lock, and batches cross no shared memory, of which a container has 64 MiB.
+        # Threads, not processes: disk and copies, which take the time, release the GIL, and batches
+        # need no shared memory, of which a container has 64 MiB.
         pieces = iter(order.split(size))
         readers, chunks = READERS, AHEAD
         if isinstance(self.pixels, Encoded):
@@ -154,16 +154,16 @@ class Source:
 
 
 def tensor(array: npt.NDArray[Any]) -> Tensor:
-    """The array itself as a tensor, without a copy."""
+    """The array as a tensor that shares its memory."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # read only: nobody writes
+        warnings.simplefilter("ignore", UserWarning)  # read-only memory: nobody writes to it
         return torch.from_numpy(array)
 
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
     """Turns bytes into normalised floats of ``size``, (height, width); ``mix`` then mixes images,
-    and their labels into probabilities of the classes."""
+    and turns their labels into class probabilities."""
 
     size: tuple[int, int]
     images: Callable[[Tensor], Tensor]
@@ -176,8 +176,8 @@ class Prepare:
 def batches(
     source: Source, order: Tensor, batch: int, prepare: Prepare
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(images, labels), ``batch`` at a time in that order; labels are class numbers, or where
-    images are mixed the probabilities of the classes."""
+    """(images, labels), ``batch`` at a time, in the given order; labels are class indices, or class
+    probabilities where images are mixed."""
     for pixels, labels in source.chunks(order, chunk(prepare.size, batch)):
         images = prepare(pixels)
         if prepare.mix:
@@ -186,7 +186,7 @@ def batches(
 
 
 def preparation(normal: Normal, size: tuple[int, int]) -> Prepare:
-    """Resizes to (height, width) where needed, and normalises: floats, channels last."""
+    """Resizes to (height, width) where needed, and normalises: float32, channels last."""
 
     def images(pixels: Tensor) -> Tensor:
         return normalise(augment.resize(pixels, size), normal)
@@ -201,7 +201,7 @@ def augmentation(
     generator: torch.Generator,
     classes: int,
 ) -> Prepare:
-    """``preparation`` with the recipe's augmentation, each image by its own draw."""
+    """``preparation`` with the recipe's augmentation, drawn for each image separately."""
 
     def images(pixels: Tensor) -> Tensor:
         seen = augment.augmented(pixels, size, recipe, generator)

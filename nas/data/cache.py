@@ -1,7 +1,7 @@
-"""The directory that keeps what is dear to make of images: digests, listings, decoded arrays.
+"""The cache of what is costly to compute about images: digests, listings, decoded arrays.
 
-Decoded arrays are what takes room. Each is a folder below ``images``: what uses one holds a lock on
-its file ``used``, whose time is that of the last use; the longest unused go when room is needed.
+Decoded arrays take most of the space. Each has a folder below ``images``; its users hold a lock on
+the folder's file ``used``, whose mtime is the last use. The least recently used are evicted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import IO, Any
 from nas import artifacts
 from nas.errors import DataError
 
-# What numpy raises for an archive that is not there, not whole, or of another version.
+# What numpy raises for an archive that is missing, truncated or of another version.
 LOST = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 ROOM = "NAS_CACHE_GB"
 
@@ -34,7 +34,7 @@ def folder() -> Path:
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A file to write beside ``path`` that takes its place at the end: whole or not at all."""
+    """A temporary file beside ``path`` that replaces it at the end: complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     artifacts.sweep(path)
     part = Path(artifacts.unfinished(path))
@@ -54,8 +54,9 @@ def unwritable(error: OSError, need: str = "what is known of the images") -> Dat
 
 @contextlib.contextmanager
 def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
-    """Alone in a folder, which is made where it is not there, or was removed while we waited; where
-    we do not ``wait``, whether so. The lock is gone with the process. Raises OSError."""
+    """Holds a lock on a folder, creating it where it is missing or was removed meanwhile. Yields
+    whether the lock was obtained: always, if ``wait``. A process that dies releases it. Raises
+    OSError."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -79,8 +80,8 @@ def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A folder of decoded images: what it takes, when it was used last (seconds since 1970), of
-    which place the images were read first, and how many of which shape."""
+    """A folder of decoded images: bytes on disk, last use (seconds since 1970), the directory from
+    which the images were first read, and the array's shape."""
 
     folder: Path
     bytes: int
@@ -94,7 +95,7 @@ class Kept:
 
 
 def kept() -> list[Kept]:
-    """All of them, the longest unused first."""
+    """All of them, least recently used first."""
     found = []
     for path in (folder() / "images").glob("*"):
         with contextlib.suppress(OSError):
@@ -111,17 +112,19 @@ def kept() -> list[Kept]:
 
 
 def use(path: Path) -> IO[str]:
-    """Holds a folder of decoded images: it stays as long as what is returned. Raises OSError."""
-    # Opened to be written to: a lock over NFS asks for it.
+    """Keeps a folder of decoded images from removal while the returned file is open. Raises
+    OSError."""
+    # Opened for writing: locks over NFS require it.
     file = (path / "used").open("a")
     fcntl.flock(file, fcntl.LOCK_SH)
-    os.utime(path / "used")  # fails where it was removed meanwhile
+    os.utime(path / "used")  # fails where the folder was removed meanwhile
     return file
 
 
 @contextlib.contextmanager
 def unused(path: Path) -> Iterator[None]:
-    """Holds a folder of decoded images alone. Raises OSError where a process fills or maps it."""
+    """Locks a folder of decoded images exclusively. Raises OSError where a process fills or maps
+    it."""
     with (path / "lock").open("a") as filling, (path / "used").open("a") as used:
         for file in (filling, used):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -129,7 +132,7 @@ def unused(path: Path) -> Iterator[None]:
 
 
 def remove(path: Path) -> bool:
-    """Whether a folder of decoded images could be removed."""
+    """Removes a folder of decoded images; returns whether it could."""
     try:
         with unused(path):
             shutil.rmtree(path)
@@ -147,8 +150,8 @@ def in_use(path: Path) -> bool:
 
 
 def limit() -> int:
-    """Bytes that all decoded images may take: NAS_CACHE_GB (in 10^9), or half of what the disk has
-    free with those that are there. Raises DataError."""
+    """The most bytes that all decoded images may take: NAS_CACHE_GB (in 10^9 bytes), or half of the
+    sum of the free disk space and what they take now. Raises DataError."""
     setting = os.environ.get(ROOM)
     if setting is None:
         place = next(path for path in (folder(), *folder().parents) if path.exists())
@@ -160,8 +163,8 @@ def limit() -> int:
 
 
 def make_room(need: int) -> None:
-    """Removes decoded images, the longest unused first, until ``need`` bytes more are within the
-    limit; those that a process uses stay."""
+    """Removes decoded images, least recently used first, until ``need`` more bytes are within the
+    limit; those in use by a process stay."""
     there = kept()
     excess = sum(each.bytes for each in there) + need - limit()
     for each in there:
@@ -172,5 +175,5 @@ def make_room(need: int) -> None:
 
 
 def older(days: float) -> list[Kept]:
-    """Those that were not used for so long."""
+    """Those not used for more than ``days``."""
     return [each for each in kept() if time.time() - each.used > days * 86400]

@@ -1,7 +1,7 @@
-"""The colours of an image whose embedded profile (ICC) is another than sRGB's, as Display P3 of
-phones, Adobe RGB of cameras, CMYK of print: taken to sRGB, as every viewer shows them.
+"""Converts images to sRGB, as viewers do, where they embed another colour profile (ICC): Display P3
+from phones, Adobe RGB from cameras, CMYK for print.
 
-What is here is in exported Python too (``nas.training.python_source``), by its source.
+Exported Python code contains this module's source (``nas.training.python_source``).
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 @functools.lru_cache(maxsize=64)
 def to_srgb(profile: bytes, mode: str) -> Any:
-    """What takes pixels of a profile to sRGB; None where they are of sRGB, by what it does to them
-    and not by its name, and for a profile that is broken or of other pixels: viewers ignore it."""
+    """The transform from a profile to sRGB. None where it changes no pixel by more than 4, whatever
+    the profile is called, and for a profile that is broken or of another mode: viewers ignore
+    it."""
     from PIL import Image, ImageChops, ImageCms
 
     try:
@@ -35,7 +36,7 @@ def to_srgb(profile: bytes, mode: str) -> Any:
 
 
 def foreign(image: Image.Image) -> Any:
-    """What takes an open image to sRGB, or None where nothing is to be done."""
+    """The transform that takes an open image to sRGB, or None where none is needed."""
     profile = image.info.get("icc_profile")
     if not profile or (image.mode == "L" and image.has_transparency_data):
         return None
@@ -44,14 +45,14 @@ def foreign(image: Image.Image) -> Any:
 
 
 def turned(image: Image.Image, turn: Any) -> Image.Image:
-    """The image in sRGB, by what is ``foreign`` in it; what is transparent stays so."""
+    """The image in sRGB, by the transform that ``foreign`` returned; transparency is kept."""
     from PIL import ImageCms
 
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     if image.mode in ("P", "PA", "RGBA"):
         image = image.convert("RGB")
     seen = ImageCms.applyTransform(image, turn)
-    assert seen is not None  # it is where not done in place
+    assert seen is not None  # None only when in place
     if alpha:
         seen.putalpha(alpha)
     return seen

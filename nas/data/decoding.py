@@ -1,8 +1,8 @@
 """The images of a listing, decoded once into one array that every process of a machine maps.
 
-The array lies in the cache directory under a digest of the images' content: a copy of a folder is
-not decoded again, and of a folder that changed only what changed is. It is filled by processes,
-one a core; interrupted, it goes on from there.
+The array is cached under a digest of the images' content: a copy of a folder is not decoded again,
+and of a changed folder only what changed. It is filled by one process per core; if interrupted, it
+resumes.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from nas.data.listing import Listing
 from nas.data.survey import CRASHED, Piece, Survey
 from nas.errors import DataError
 
-# What a row of the array is: not yet there, an image, one of a single colour, not readable, one
-# whose colours were taken to sRGB.
+# The state of a row of the array: not yet decoded, an image, an image of a single colour,
+# unreadable, an image whose colours were converted to sRGB.
 MISSING, DECODED, BLANK, FAILED, CONVERTED = range(5)
 ENCODED = "encoded.safetensors"
-SAVED = 5.0  # seconds between notes of how far it has come
-FORM = 4  # of the pictures: another where the same file comes to other pixels
+SAVED = 5.0  # seconds between saves of the progress
+FORM = 4  # version of the decoding: increased whenever a file decodes to other pixels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decoded:
-    """N x channels x height x width bytes, mapped, or decoded when they are asked for; the state of
-    each, and why some have failed."""
+    """N x channels x height x width bytes, mapped, or decoded on access; the state of each image,
+    and why some failed."""
 
     folder: Path
-    pixels: Pixels  # or an Encoded, which is read as one
+    pixels: Pixels  # or an Encoded, which is indexed alike
     states: npt.NDArray[np.uint8]
     errors: dict[int, str]
 
 
 def decoded(listing: Listing, seen: Survey, shape: tuple[int, int, int]) -> Decoded:
-    """All images of a listing: those that are kept already, or decoded now, or where an array of
-    them is over the cache's limit, each checked now and decoded when it is asked for.
+    """All images of a listing: from the cache, or decoded now; where the array would exceed the
+    cache's limit, each is checked now and decoded on access.
 
     Raises DataError where the cache cannot be written, or a file changes meanwhile.
     """
@@ -56,12 +56,12 @@ def decoded(listing: Listing, seen: Survey, shape: tuple[int, int, int]) -> Deco
     need = f"the decoded images ({size / 1e6:.0f} MB)"
     try:
         folder = folder_of(seen, shape, len(listing))
-        # Encoded images are of a place: a copy of the folder is no use when this one is gone.
+        # Encoded images refer to files of one place: to a copy of the folder they are no use.
         if large := size > cache.limit() and not (folder / "errors.json").exists():
             folder = folder_of(seen, shape, len(listing), str(listing.root))
         elif not folder.exists():
             cache.make_room(size)
-        # One process decodes; the others on this machine wait for it instead of doing the same.
+        # One process decodes; the others on this machine wait for it.
         with cache.locked(folder):
             if not complete(folder):
                 fill(folder, listing, seen, shape, large)
@@ -76,7 +76,7 @@ def folder_of(seen: Survey, shape: tuple[int, int, int], count: int, root: str =
 
 
 def complete(folder: Path) -> bool:
-    """A process that was killed says nothing of an image: what crashed is tried again."""
+    """Whether all is decoded. A crash may have been a killed process: those images are retried."""
     try:
         return CRASHED not in opened(folder).errors.values()
     except cache.LOST:
@@ -84,7 +84,7 @@ def complete(folder: Path) -> bool:
 
 
 def opened(folder: Path) -> Decoded:
-    """What was decoded. Raises OSError, ValueError, KeyError."""
+    """The decoded images in a folder. Raises OSError, ValueError, KeyError."""
     errors = json.loads((folder / "errors.json").read_text())
     shape = json.loads((folder / "about.json").read_text())["shape"]
     states = np.load(folder / "states.npy")
@@ -92,16 +92,16 @@ def opened(folder: Path) -> Decoded:
     if (folder / ENCODED).exists():
         pixels = encoded.opened(folder / ENCODED, shape[1:])
     else:
-        # Copy on write: torch takes a map without a copy only where it may be written. Nobody does.
+        # Copy on write, as torch shares only writable memory without a copy. Nobody writes to it.
         pixels = np.load(folder / "pixels.npy", mmap_mode="c")
-        pixels.used = cache.use(folder)  # as long as the map is there
+        pixels.used = cache.use(folder)  # locked for as long as the map exists
     return Decoded(folder, pixels, states, {int(n): why for n, why in errors.items()})
 
 
 def fill(
     folder: Path, listing: Listing, seen: Survey, shape: tuple[int, int, int], large: bool
 ) -> None:
-    """Decodes what is not yet there; of a ``large`` set nothing is kept but which can be read."""
+    """Decodes what is missing; of a ``large`` set only whether each image can be read is kept."""
     digests = seen.rows["digest"]
     path = folder / "pixels.npy"
     about = {"root": str(listing.root), "shape": [len(listing), *shape]}
@@ -151,8 +151,8 @@ def fill(
 def decode(
     array: str, shape: tuple[int, int, int], piece: Piece
 ) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
-    """Decodes a piece's images, and writes them to the array's file, if any; their states, and why
-    some have failed."""
+    """Decodes a piece's images, and writes them to the array's file, if any. Returns their states,
+    and why some failed."""
     pixels = np.load(array, mmap_mode="r+") if array else None
     states = np.full(len(piece), DECODED, np.uint8)
     errors = {}
@@ -169,7 +169,7 @@ def decode(
             pixels[number] = image
         if picture.converted(data):
             states[n] = CONVERTED
-        # Two corners first: to compare all takes a sixth of the time to decode 32x32 pixels.
+        # Two corners first: comparing all pixels takes 1/6 of the time to decode 32x32 pixels.
         corner = image[:, :1, :1]
         if (corner == image[:, -1:, -1:]).all() and (corner == image).all():
             states[n] = BLANK
@@ -177,7 +177,7 @@ def decode(
 
 
 def started(folder: Path, count: int) -> npt.NDArray[np.uint8]:
-    """How far an earlier run has come."""
+    """The states that an earlier run saved, with failed images to be retried."""
     try:
         states: npt.NDArray[np.uint8] = np.load(folder / "states.npy")
         return np.where(states == FAILED, MISSING, states)
@@ -193,8 +193,8 @@ def keep(folder: Path, states: npt.NDArray[np.uint8]) -> None:
 def reuse(
     latest: Path, digests: npt.NDArray[np.uint8], pixels: Pixels | None, states: Pixels
 ) -> None:
-    """Takes what a folder's array before this one has of the same images; of a large set, where
-    there are no ``pixels``, that they can be read."""
+    """Copies images that this folder's previous array has already; for a large set, which has no
+    ``pixels``, only their states."""
     try:
         before = opened(cache.folder() / "images" / latest.read_text())
         old = keys(np.load(before.folder / "digests.npy"))
@@ -213,5 +213,5 @@ def reuse(
 
 
 def keys(digests: npt.NDArray[np.uint8]) -> npt.NDArray[np.bytes_]:
-    """Digests that can be sorted and searched."""
+    """Digests as strings of bytes, which numpy can sort and search."""
     return np.ascontiguousarray(digests).view(f"S{digests.shape[1]}").ravel()

@@ -1,7 +1,7 @@
-"""Images that stay as they are in their files, decoded when a batch asks for them: for a set that
-is too large to be kept decoded.
+"""Images that stay encoded in their files and are decoded when a batch needs them: for sets too
+large to be cached decoded.
 
-The same pixels come out as from a decoded array, so that a training has the same results.
+The pixels are the same as from a decoded array, and so are a training's results.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from nas.errors import DataError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
-    """Read as an array of N x channels x height x width bytes.
+    """Indexed like an array of N x channels x height x width bytes.
 
-    ``arrays``, mapped: ``paths`` below ``root`` with a NUL behind each, the ``starts`` of these,
-    and for each image the number of its ``file``, its ``offsets`` and ``sizes`` there, and the
-    digest of its bytes, by which each is checked when it is read.
+    ``arrays``, mapped: ``paths`` below ``root``, each ending in NUL, and the ``starts`` of these;
+    for each image its file's number (``file``), its ``offsets`` and ``sizes`` there, and the digest
+    of its bytes, which is checked on each read.
     """
 
     filename: Path
     root: str
     shape: tuple[int, ...]
     arrays: arrays.Arrays
-    used: IO[str]  # keeps the map's folder
+    used: IO[str]  # while open, the cached folder is not evicted
 
     @property
     def dtype(self) -> np.dtype[np.uint8]:
@@ -44,8 +44,8 @@ class Encoded:
         return self.shape[0]
 
     def __getitem__(self, rows: Any) -> npt.NDArray[np.uint8]:
-        """The image of a row, or those of an array of rows. Raises DataError for what is not there
-        any more, or is another than it was."""
+        """The image of a row, or those of an array of rows. Raises DataError where an image is
+        missing or has changed."""
         if isinstance(rows, int | np.integer):
             return self._image(int(rows))
         numbers = np.arange(len(self))[rows]
@@ -73,7 +73,7 @@ class Encoded:
 
 
 def keep(path: Path, found: Listing, digests: npt.NDArray[np.uint8]) -> None:
-    """Writes what ``opened`` maps. Raises OSError."""
+    """Writes the arrays that ``opened`` maps. Raises OSError."""
     packed = found.packed
     paths = b"\0".join(map(os.fsencode, packed.files)) if packed else found.names
     blob = np.frombuffer(paths + b"\0", np.uint8)
@@ -91,6 +91,6 @@ def keep(path: Path, found: Listing, digests: npt.NDArray[np.uint8]) -> None:
 
 
 def opened(path: Path, shape: Sequence[int]) -> Encoded:
-    """Raises OSError, ValueError, KeyError."""
+    """Maps what ``keep`` wrote. Raises OSError, ValueError, KeyError."""
     kept, root = arrays.load(path)
     return Encoded(path, root, (len(kept["sizes"]), *shape), kept, cache.use(path.parent))

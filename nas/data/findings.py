@@ -1,5 +1,5 @@
-"""What a first look at a folder of images finds, before anything trains: how many of what, in which
-parts, what was skipped and why, and what cannot be learned."""
+"""What inspecting a folder of images finds, before any training: how many images of each class and
+part, what was skipped and why, and what would prevent learning."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from nas.job import DataRef
 from nas.text import counted
 
 Said = tuple[str, npt.NDArray[np.int64]]  # a sentence, and the rows of the images that it counts
-IMBALANCE = 10  # images of the largest class for one of the smallest: from here on it is said
+IMBALANCE = 10  # largest over smallest class, from which on a warning says so
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """``classes`` and ``parts``: images of each, as they will be used; ``held_out``: the parts that
-    are drawn from train. ``sizes``: height and width of the least, the median and the largest
-    image. ``skipped``: how many for each reason, and examples. ``notes`` are decisions,
-    ``warnings`` what spoils a result, ``problems`` what stops every training, each with what to do:
-    the rest is of the images without what they name. ``named``: of the images that a note or a
-    warning counts, as copies and blank ones, how many, and examples."""
+    """``classes`` and ``parts``: images of each, as they will be used; ``held_out``: the parts
+    drawn from train. ``sizes``: height and width of the smallest, the median and the largest image.
+    ``skipped``: the count of each reason, and examples. ``notes`` are decisions, ``warnings`` spoil
+    a result, ``problems`` stop every training, each with what to do; the other fields leave out the
+    images that a problem names. ``named``: the count and examples of the images that a note or a
+    warning is about."""
 
     root: str
     classes: dict[str, int]
@@ -51,7 +51,7 @@ class Findings:
 
 
 def examine(ref: DataRef) -> Findings:
-    """What ``inspect`` finds. Raises DataError for its problems too, all of them in one."""
+    """As ``inspect``, but raises DataError where there are problems, with all of them."""
     found = inspect(ref)
     if found.problems:
         raise DataError("; ".join(found.problems))
@@ -59,11 +59,10 @@ def examine(ref: DataRef) -> Findings:
 
 
 def inspect(ref: DataRef) -> Findings:
-    """Looks at all images of a folder or a table. Its problems are classes without images, images
-    that cannot be read, and that nothing can be learned: images that are all of a single colour or
-    copies of one.
+    """Inspects all images of a folder or a table. Problems are classes without images, unreadable
+    images, and train images that are all of a single colour or copies of one.
 
-    Raises DataError where without these there are no images of two classes.
+    Raises DataError where fewer than two classes are left without the unreadable images.
     """
     wrong: tuple[str, ...] = ()
     if not ref.skip_unreadable:
@@ -119,9 +118,9 @@ def _inspect(ref: DataRef, wrong: tuple[str, ...]) -> Findings:
 
 
 def examples(looked: Looked, said: Sequence[Said]) -> Skipped:
-    """How many images each sentence counts, and the first of them; of those that count any."""
+    """How many images each sentence counts, and the first few; only sentences that count any."""
     counts = {text: rows for text, rows in said if len(rows)}
-    paths = looked.listing.paths() if counts else []  # of a million .2 s
+    paths = looked.listing.paths() if counts else []  # takes .2 s for a million
     return {
         text: (len(rows), tuple(brief(paths[row]) for row in rows[:EXAMPLES].tolist()))
         for text, rows in counts.items()
@@ -157,7 +156,7 @@ def decided(
     images: Prepared,
     every: npt.NDArray[np.int64],
 ) -> list[Said]:
-    """What was done with images that are not simply read."""
+    """What was decided about unusual images."""
     notes: list[Said] = []
     if len(rows := every[looked.survey.has(survey.FRAMES)[every]]):
         images_have = counted(len(rows), "image has", "images have")
@@ -221,14 +220,14 @@ def doubtful(
 
 
 def distinct(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """As np.unique, which hashes: a million that all differ take it a second, sorted a tenth."""
+    """np.unique hashes, which takes a second for a million distinct numbers; this takes a tenth."""
     ranked = np.sort(numbers)
     firsts: npt.NDArray[np.int64] = ranked[np.concatenate([[True], ranked[1:] != ranked[:-1]])]
     return firsts
 
 
 def uneven(classes: tuple[str, ...], trained: npt.NDArray[np.int64]) -> list[str]:
-    """Classes of which there are far fewer images to train on."""
+    """A warning where one class has far fewer images to train on than another."""
     most, least = int(trained.argmax()), int(trained.argmin())
     if trained[most] < IMBALANCE * trained[least]:
         return []
@@ -267,7 +266,7 @@ def lines(found: Findings) -> list[str]:
 
 
 def some(found: Findings, count: int, examples: Sequence[str]) -> str:
-    """Examples of so many files, in parentheses; empty where there are none."""
+    """Up to a few examples of ``count`` files, in parentheses; empty where there are none."""
     more = ", ..." if count > len(examples) else ""
     names = ", ".join(name.removeprefix(f"{found.root}/") for name in examples)
     return f" ({names}{more})" if names else ""

@@ -1,8 +1,8 @@
-"""The files of the well-known data sets, read without torch.
+"""Readers of the well-known data sets' files, without torch.
 
-torchvision downloads them (``nas.data.download``), but does not read them here: its classes take
-only files of a known MD5, and tell what is wrong with any other by a traceback. Here a file that
-is missing, cut short or of another kind is a DataError that names it.
+torchvision downloads them (``nas.data.download``), but its classes read only files of a known MD5,
+and raise a traceback for any other. Here a file that is missing, truncated or of another kind is a
+DataError that names it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def directory(ref: DataRef) -> Path:
 def identity(
     files: Callable[[DataRef], Sequence[Path]], classes: Sequence[str]
 ) -> Callable[[DataRef], str]:
-    """A digest of a set that is a few files: of their bytes, in that order, and of the classes."""
+    """A function that digests a set of a few files: their bytes, in order, and the classes."""
 
     def told(ref: DataRef) -> str:
         paths = files(ref)
@@ -60,7 +60,7 @@ def identity(
 
 
 def present(ref: DataRef, files: Iterable[Path]) -> None:
-    """Raises DataError for the first of ``files`` that is not there."""
+    """Raises DataError for the first of ``files`` that is missing."""
     for path in files:
         if not path.is_file():
             raise DataError(f"{path} is missing: the data set {ref.name} needs it")
@@ -78,7 +78,7 @@ def digits_info(ref: DataRef) -> Info:
 
 
 def digits(ref: DataRef, part: Part) -> Images:
-    """From scikit-learn's file, without scikit-learn: its import takes a second in each process."""
+    """Reads scikit-learn's file without importing it, which takes a second in each process."""
     rows = np.loadtxt(digits_file(), delimiter=",")
     pixels = np.rint(rows[:, :-1].reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
     return Images.of(pixels, rows[:, -1])
@@ -91,8 +91,8 @@ def digits_file() -> Path:
     return Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
 
 
-# MNIST and its kin: IDX files. A header of big-endian 32-bit integers (0x800 + dimensions, then the
-# length of each) before the bytes.
+# MNIST and its relatives: IDX files. A header of big-endian 32-bit integers (0x800 + dimensions,
+# then the length of each), then the bytes.
 
 IDX: Mapping[Part, tuple[str, str]] = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -131,7 +131,7 @@ def idx(folder: str) -> Callable[[DataRef, Part], Images]:
 
 
 def idx_files(ref: DataRef, folder: str, part: Part) -> list[Path]:
-    """The images' and the labels' file: in torchvision's layout or in the directory itself."""
+    """The image and label files, in torchvision's layout or in the directory itself."""
     root = directory(ref)
     every = [name for pair in IDX.values() for name in pair]
     for place in (root / folder / "raw", root / "raw", root):
@@ -147,12 +147,12 @@ def idx_files(ref: DataRef, folder: str, part: Part) -> list[Path]:
 
 
 def idx_shape(path: Path, dimensions: int) -> tuple[int, ...]:
-    """The shape that the header tells, checked against the file's length without reading it."""
+    """The shape in the header, checked against the file's length without reading the rest."""
     length = 4 * (1 + dimensions)
     try:
         with path.open("rb") as file:
             size = file.seek(-4, io.SEEK_END) + 4
-            if path.suffix == ".gz":  # its last four bytes: the length of what is inside
+            if path.suffix == ".gz":  # the last four bytes are the uncompressed length
                 size = int.from_bytes(file.read(4), "little")
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             magic, *shape = np.frombuffer(file.read(length), ">i4").tolist()
@@ -177,7 +177,7 @@ def idx_array(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8, math.prod(shape), 4 * (1 + dimensions)).reshape(shape)
 
 
-# CIFAR: pickled dictionaries of rows of 3,072 bytes (channel, row, column) and of labels.
+# CIFAR: pickled dictionaries of labels and of rows of 3,072 bytes (channel, row, column).
 
 Files = Mapping[Part, tuple[str, ...]]
 
@@ -234,8 +234,8 @@ def cifar_root(ref: DataRef, folder: str) -> Path:
 
 
 class _Arrays(pickle.Unpickler):
-    """Unpickles arrays and plain data: a pickle can name any function to be called, and a file
-    from elsewhere is not to be trusted with that."""
+    """Unpickles only arrays and plain data: a pickle can call any function, and a file from
+    elsewhere is not trusted to."""
 
     ALLOWED = frozenset(
         {("_codecs", "encode"), ("numpy", "ndarray"), ("numpy", "dtype")}
@@ -255,7 +255,7 @@ def unpickle(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             content = _Arrays(file, encoding="latin1").load()
         return {k.decode() if isinstance(k, bytes) else k: v for k, v in content.items()}
-    # A pickle that is none can make the unpickler raise nearly anything.
+    # On anything but a pickle, the unpickler may raise nearly any error.
     except Exception as error:
         raise DataError(f"{path} is not a pickle of arrays: {error}") from error
 
@@ -291,8 +291,8 @@ def svhn(ref: DataRef, part: Part) -> Images:
 
 
 def mat_elements(path: Path) -> None:
-    """Walks the elements' tags (kind and length, from byte 128 on): a file that was cut short
-    shows without being read. Raises DataError."""
+    """Walks the elements' tags (type and length, from byte 128 on), which shows a truncated file
+    without reading it all. Raises DataError."""
     size = path.stat().st_size
     with path.open("rb") as file:
         if not file.read(128).startswith(b"MATLAB 5.0"):

@@ -1,4 +1,4 @@
-"""What a data set says of itself (Info), and the images of one of its parts (Images). No torch."""
+"""The description of a data set (Info), and the images of one of its parts (Images). No torch."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ class Info:
 class Images:
     """Some rows of an array of images.
 
-    ``pixels``: N x channels x height x width; it may be memory-mapped, so parts share it and name
-    their ``rows`` instead of copying; or a ``nas.data.encoded.Encoded``, which is read as an array
-    by rows and decodes them. ``labels``: N class numbers.
+    ``pixels``: N x channels x height x width, possibly memory-mapped, so that parts share it and
+    differ in their ``rows``; or a ``nas.data.encoded.Encoded``, which is indexed alike and decodes
+    them. ``labels``: N class indices. ``groups``: N numbers, equal for images that splits keep
+    together.
     """
 
     pixels: Pixels

@@ -1,4 +1,4 @@
-"""The index of images in tars: what lies where, kept in a file, so that no tar is read again."""
+"""The index of images in tars: where each lies, in a file, so that tars are read only once."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from nas.data.images import Part
 from nas.data.listing import Listing, Packed
 from nas.errors import DataError
 
-INDEX = "index.safetensors"  # beside the tars where ``nas data pack`` has made them
+INDEX = "index.safetensors"  # beside the tars that ``nas data pack`` made
 FORM = 1
 
 
 def keep(
     path: Path, found: Listing, names: Sequence[str], lengths: Sequence[int], rows: Any = None
 ) -> None:
-    """Writes what ``restored`` reads; ``rows`` of a survey, if any, spare its own. Raises
-    DataError."""
+    """Writes what ``restored`` reads, with the ``rows`` of a survey, if any, which save a later
+    one. Raises DataError."""
     assert found.packed
     kept: arrays.Arrays = {
         "names": np.frombuffer(found.names, np.uint8),
@@ -56,8 +56,8 @@ def keep(
 def restored(
     path: Path, root: Path, names: Sequence[str], lengths: Sequence[int], times: Any
 ) -> Listing:
-    """A listing by its index. Raises OSError, ValueError, KeyError where that is none, and
-    DataError where it is of other tars."""
+    """The listing stored in an index. Raises OSError, ValueError or KeyError where the file is not
+    an index, and DataError where it belongs to other tars."""
     kept, facts = arrays.load(path)
     if facts["form"] != FORM:
         raise ValueError("an index of another version")

@@ -1,4 +1,4 @@
-"""What a name in a folder of images stands for: an image, a part of the set, or a dropping."""
+"""What a name in a folder of images means: an image, a part of the set, or a dropping."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections.abc import Mapping
 
 from nas.data.images import Part
 
-# Pillow's formats and the endings that people give them. A file's format is told by its content:
-# a JPEG called .png is read. Formats that are none here are not opened (EPS runs Ghostscript).
+# Pillow's formats and their usual endings. The content decides a file's format: a JPEG called .png
+# is read. Formats not listed here are not opened (EPS runs Ghostscript).
 FORMATS: Mapping[str, str] = {
-    # Many phones write two pictures in one file (MPO), most often as .jpg: Pillow tells by content.
+    # Many phones write two pictures to one file (MPO), usually called .jpg.
     "JPEG": ".jpg .jpeg .jpe .jfif .jif .jfi .pjpeg .pjp .mpo",
     "PNG": ".png .apng",
     "GIF": ".gif",
@@ -35,22 +35,22 @@ FORMATS: Mapping[str, str] = {
 ENDINGS: Mapping[str, str] = {
     ending: kind for kind, endings in FORMATS.items() for ending in endings.split()
 }
-# What Pillow reads only where it was built so, and only with a package that adds it.
+# Formats that Pillow reads only if built with a feature, and those that need another package.
 BUILT: Mapping[str, str] = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
-# Its module, and its name where it is installed from.
+# The package's module, and its name on PyPI.
 ADDED: Mapping[str, tuple[str, str]] = {
     "HEIF": ("pillow_heif", "pillow-heif"),
     "JXL": ("pillow_jxl", "pillow-jxl-plugin"),
 }
-# How these begin: the major brand of an ISO base media file (ISO/IEC 23008-12), and JPEG XL, bare
-# or in a container (ISO/IEC 18181-2).
+# How these files begin: the major brand of an ISO base media file (ISO/IEC 23008-12), and JPEG XL,
+# bare or in a container (ISO/IEC 18181-2).
 HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 AVIF = (b"avif", b"avis")
 BRANDS: Mapping[bytes, str] = {**dict.fromkeys(HEIF, "HEIF"), **dict.fromkeys(AVIF, "AVIF")}
 JXL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")
 
-# In order of preference: of two folders for one part the first is used, and the other named.
-# "eval" is the test part, and the validation part where there is a test part besides.
+# In order of preference: of two folders for one part the first is used, and the other reported.
+# "eval" is the test part, or the validation part where there is another test part.
 PARTS: Mapping[Part, tuple[str, ...]] = {
     "train": ("train", "training", "trainset", "trn", "tr"),
     "validation": (
@@ -59,7 +59,7 @@ PARTS: Mapping[Part, tuple[str, ...]] = {
     ),
     "test": ("test", "testing", "testset", "tst", "te", "eval", "evaluation"),
 }
-# What may stand beside those words: train_images, test-set, Training Data.
+# Words allowed beside those: train_images, test-set, Training Data.
 BESIDE = frozenset(
     {"set", "data", "dataset", "images", "image", "imgs", "img", "split", "folder", "dir"}
 )
@@ -76,17 +76,17 @@ DROPPINGS = frozenset(
 
 
 def is_dropping(name: str) -> bool:
-    """Whether a system, a tool or a share left it: anything hidden, and names known for that.
+    """Whether a file is left by a system, tool or network share: any hidden file, and known names.
 
-    ``._x.jpg`` is a Mac's, ``.ipynb_checkpoints`` a notebook's, ``@eaDir`` a Synology's,
-    ``~$x.png`` that of a program which has x.png open.
+    ``._x.jpg`` is from macOS, ``.ipynb_checkpoints`` from Jupyter, ``@eaDir`` from Synology,
+    ``~$x.png`` from an Office program that has x.png open.
     """
     return name.startswith((".", "~$")) or name.lower() in DROPPINGS
 
 
 @functools.cache
 def readable() -> frozenset[str]:
-    """The formats of FORMATS that Pillow reads here, with what is installed beside it."""
+    """The FORMATS that Pillow reads here, with the installed plug-ins."""
     from PIL import Image, features
 
     for name, _ in ADDED.values():
@@ -104,7 +104,7 @@ def readable() -> frozenset[str]:
 
 
 def unread(name: str) -> str:
-    """Why a file of this name is not read; empty for an image that is."""
+    """Why a file of this name is not read as an image; empty where it is."""
     return _unread(os.path.splitext(name)[1])
 
 
@@ -112,8 +112,8 @@ DROPPING = "droppings"
 
 
 def unused(name: str) -> str:
-    """The same of a name in a folder, or ``DROPPING``. No dropping has an image's ending but for
-    what is hidden, so that a million images are looked up by their ending alone."""
+    """As ``unread``, or ``DROPPING``. Only hidden droppings have an image's ending, so that for
+    images a look-up of the ending is enough."""
     if name.startswith((".", "~$")):
         return DROPPING
     dot = name.rfind(".")
@@ -139,8 +139,8 @@ def lacking(kind: str) -> str:
 
 
 def unreadable(data: bytes) -> str:
-    """The format of an image that cannot be read here, by its content; else empty. A phone's HEIC
-    may be called .jpg."""
+    """The format of an image that cannot be read here, by its content; empty otherwise. A phone's
+    HEIC may be called .jpg."""
     kind = ""
     if data[4:8] == b"ftyp":
         kind = BRANDS.get(data[8:12], "")
@@ -150,10 +150,10 @@ def unreadable(data: bytes) -> str:
 
 
 def part_of(name: str) -> tuple[tuple[Part, ...], str]:
-    """The parts that a folder of this name may be, and what else its name says.
+    """The parts that a folder of this name may be, and the remaining words of its name.
 
-    ``Train`` and ``train_images``: (("train",), ""). ``seg_test``: (("test",), "seg"), which is a
-    part only beside a ``seg_train``. ``test tube`` is that too, but has no other beside it.
+    ``Train`` and ``train_images``: (("train",), ""). ``seg_test``: (("test",), "seg"), a part only
+    beside a ``seg_train``. ``test tube`` is alike, but has no such neighbour.
     """
     words = re.findall(r"[a-z]+", name.lower())
     for n, word in enumerate(words):
@@ -165,8 +165,8 @@ def part_of(name: str) -> tuple[tuple[Part, ...], str]:
 
 
 def rank(name: str) -> tuple[int, str]:
-    """What puts preferred names of a part first: ``val`` before ``valid``, ``test`` before
-    ``eval``."""
+    """A sort key that puts preferred names of a part first: ``val`` before ``valid``, ``test``
+    before ``eval``."""
     words = re.findall(r"[a-z]+", name.lower())
     places = [names.index(word) for names in PARTS.values() for word in words if word in names]
     return max(places, default=0), name

@@ -1,6 +1,6 @@
-"""Which images a directory or a table (CSV) names, of which part and class; no image is opened.
+"""Which images a directory or a table (CSV) names, with their parts and classes; opens no image.
 
-In arrays, not objects: 1.28 million files take 60 MB.
+Stored in arrays, not objects: 1.28 million files take 60 MB.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from nas.errors import DataError, brief, nearest
 from nas.fields import encodable
 from nas.text import counted, twins
 
-Spot = tuple[str, int, int]  # a file below the root, the first byte, and how many (-1: all)
+Spot = tuple[str, int, int]  # a file below the root, first byte, byte count (-1: all)
 ORDER: tuple[Part, ...] = ("train", "validation", "test")
 BARE = "class folders without images"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Packed:
-    """Where images are that lie in a few large files: these, below the root, and of each image the
-    number of its file and its first byte there. ``rows``: what a survey knows of them, if any."""
+    """Where images lie that are packed into a few large files: the files, below the root, and for
+    each image its file's number and first byte. ``rows``: their survey, where known."""
 
     files: tuple[str, ...]
     file: npt.NDArray[np.int64]
@@ -51,10 +51,10 @@ class Listing:
     """The classes, and the files in reading order: by part, class and name.
 
     ``names``: the files' paths below ``root``, joined by NUL; ``parts``: where each part's files
-    begin and end; ``places``: the folder that each comes from; ``groups``: the numbers of what a
-    table says belongs together (none: empty). ``notes`` say what was decided about folders.
-    ``packed``: where they are, if not each in a file of its own. ``empty``: the folders to train on
-    that would be classes but hold no images, in words; they are no classes here.
+    begin and end; ``places``: the folder that each comes from; ``groups``: the name of each image's
+    group, or empty where there are none. ``notes`` are decisions about folders. ``packed``: where
+    images lie that have no file each. ``empty``: messages about class folders of train without
+    images, which are not in ``classes``.
     """
 
     root: Path
@@ -78,7 +78,7 @@ class Listing:
         return len(self.sizes)
 
     def spots(self, numbers: npt.NDArray[np.int64]) -> list[Spot]:
-        """Where the bytes of some images are."""
+        """The file and bytes of each of these images."""
         if self.packed is None:
             names = self.paths() if len(numbers) else []
             return [(names[n], 0, -1) for n in numbers]
@@ -106,7 +106,7 @@ def build(
         np.frombuffer(each, np.int64) if each else np.empty(0, np.int64)
         for each in (found.sizes, found.changes, found.labels)
     )
-    for name in classes:  # a model, a record and a report are text
+    for name in classes:  # models, records and reports are text
         if not encodable(name):
             raise DataError(f"the class {name!a} of {root} has a name that is not UTF-8: rename it")
     details = (tuple(notes), tuple(groups), packed, tuple(empty))
@@ -117,7 +117,7 @@ def build(
 
 
 def told_apart(where: str | Path, names: Iterable[str]) -> None:
-    """Raises DataError where two names of classes look the same."""
+    """Raises DataError where two class names look the same."""
     if same := twins(names):
         raise DataError(
             f"{where} has two classes that look the same, {same[0]!a} and {same[1]!a}: they are "
@@ -126,8 +126,8 @@ def told_apart(where: str | Path, names: Iterable[str]) -> None:
 
 
 def unknown_label(where: str, part: Part, label: str, classes: Sequence[str]) -> DataError:
-    """The refusal of an image whose class no image to train on has. Raises DataError where that
-    looks as one that has."""
+    """The error for a label that no train image has. Raises DataError itself where the label looks
+    the same as a known one."""
     told_apart(where, [label, *classes])
     return DataError(
         f"{where} of the {part} part has the label {brief(label, 60)!r}, which no image to train "
@@ -202,8 +202,8 @@ def listing(root: Path) -> Listing:
 
 
 def unwrapped(root: Path) -> Path:
-    """The root, or the folder in it that holds the parts or the classes: archives often unpack to
-    DIR/NAME/..., or DIR/data/NAME/..."""
+    """The root, or the folder below it that holds the parts or the classes: archives often unpack
+    to DIR/NAME/..., or DIR/data/NAME/..."""
     below = root
     for _ in range(4):
         inner = [entry for entry in scan(below) if not kinds.is_dropping(entry.name)]
@@ -221,8 +221,8 @@ def unwrapped(root: Path) -> Path:
 def arrange(root: Path, found: Gathered, notes: list[str]) -> dict[Part, Path]:
     """The folder of each part; the root itself is train where its folders are classes.
 
-    A folder is a part by its name (``kinds.PARTS``) and by the class folders in it: ``train`` that
-    holds images beside ``tram`` is a class. What looks like a part and is none is noted.
+    A folder is a part by its name (``kinds.PARTS``) and by the class folders in it: a ``train``
+    with images, beside ``tram``, is a class. What is named like a part but is none is noted.
     """
     names = [name for name in folders(root) if holds_images(root / name)]
     like = {name: kinds.part_of(name) for name in names}
@@ -246,7 +246,7 @@ def arrange(root: Path, found: Gathered, notes: list[str]) -> dict[Part, Path]:
         raise DataError(
             f"{parts_text} in {root} hold images without class folders: no labels there"
         )
-    # Turkish, "tr", is a class beside "de" and "fr": only a plain name makes parts of a few.
+    # "tr", for Turkish, is a class beside "de" and "fr": with other folders, only "train" counts.
     if aside and "train" not in trains[0].lower():
         return {"train": root}
     places: dict[Part, Path] = {}
@@ -272,8 +272,8 @@ def arrange(root: Path, found: Gathered, notes: list[str]) -> dict[Part, Path]:
 
 
 def shared(root: Path, classes: Sequence[str]) -> tuple[str, ...]:
-    """The folders in class folders, where all have the same ones and no images beside them: as
-    ``fold1/cat`` and ``fold2/cat`` have, whatever language parts are named in."""
+    """The folders common to all class folders, where these hold nothing else, as in ``fold1/cat``
+    and ``fold2/cat``, whatever the language of the parts' names."""
     first = folders(root / classes[0])
     same = len(first) > 1 and all(
         folders(root / name) == first and not images_in(root / name) for name in classes
@@ -282,8 +282,8 @@ def shared(root: Path, classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def inside(root: Path, name: str) -> Path:
-    """The folder of a part: that of the same name in it where that is all there is, or of one that
-    is called images, data, ..."""
+    """The folder of a part, without a lone folder within it of the same name, or called images,
+    data, ..."""
     inner = folders(root / name)
     same = len(inner) == 1 and kinds.part_of(inner[0]) == kinds.part_of(name)
     if same or (len(inner) == 1 and inner[0].lower() in kinds.BESIDE):

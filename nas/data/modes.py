@@ -1,8 +1,8 @@
-"""Every mode of Pillow as a picture of 8 bits, grey or RGB, on one ground: more bits scaled by
-their type's range, what is transparent over a grey.
+"""Converts every Pillow mode to 8 bits, grey or RGB, on an opaque background: deeper values are
+scaled by their type's range, transparency shows a grey background.
 
-What is here is in exported Python too (``nas.training.python_source``), by its source, which
-imports NumPy only where an image needs it.
+Exported Python code contains this module's source (``nas.training.python_source``), so NumPy is
+imported only where an image needs it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DEEP = (*OWN_RANGE, "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def picture(image: Image.Image, mode: str, known: tuple[float, float] | None = None) -> Image.Image:
-    """The image in ``mode``, L or RGB, as it is seen; ``known`` is the range of its type."""
+    """The image in ``mode``, L or RGB; ``known`` is its type's range, where known."""
     from PIL import Image
 
     if image.mode in DEEP:
@@ -33,7 +33,7 @@ def picture(image: Image.Image, mode: str, known: tuple[float, float] | None = N
 
 
 def deep(image: Image.Image, known: tuple[float, float] | None) -> Image.Image:
-    """More than 8 bits a pixel, as 8."""
+    """An image of more than 8 bits per pixel, scaled to 8."""
     import numpy as np
     from PIL import Image
 
@@ -48,9 +48,9 @@ def deep(image: Image.Image, known: tuple[float, float] | None) -> Image.Image:
 
 
 def known_range(image: Image.Image) -> tuple[float, float] | None:
-    """The range of a type that Pillow has widened to 16 or 32 bits, where that is told."""
+    """The range of the file's type, where Pillow widened it to 16 or 32 bits and it is known."""
     if image.format == "PPM" and image.mode == "I":
-        return 0.0, 65535.0  # Pillow scales any greatest value to this one
+        return 0.0, 65535.0  # Pillow scales any maximum value to this
     tags = getattr(image, "tag_v2", {})
     if image.mode == "I;16" and tags.get(258) == (12,):  # bits a sample
         return 0.0, 4095.0
@@ -71,5 +71,5 @@ def from_lab(image: Image.Image) -> Image.Image:
 
     lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
     turned = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-    assert turned is not None  # it is where not done in place
+    assert turned is not None  # None only when in place
     return turned

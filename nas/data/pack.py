@@ -1,7 +1,8 @@
-"""A folder of images as a few tar files with an index: WebDataset's format, read by ``shards``.
+"""Packs a folder of images into a few tar files with an index, in WebDataset's format, which
+``shards`` reads.
 
-The images' bytes and their order stay as they are, and so does their identity: what was found out
-about a folder holds for its tars.
+The images' bytes and order stay the same, and so does their identity: results on the folder hold
+for its tars.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ class Written:
 
 def pack(ref: DataRef, out: Path, size: int = SIZE) -> Written:
     """Writes the images of a folder or a table as ``out``/PART-NNNNNN.tar, with ``classes.txt`` and
-    an index beside them; the groups of a table go with them. Until all is whole it lies in a hidden
-    folder beside ``out``: what a run that was killed left there is removed.
+    an index beside them; a table's groups go with them. Until complete, they are in a hidden folder
+    beside ``out``; what a killed run left there is removed.
 
-    Raises DataError where ``out`` holds something already or is no new folder, an image is no image
-    or changes meanwhile, another process packs to ``out``, or the disk is full.
+    Raises DataError where ``out`` is not a new or empty folder, a file is not an image or changes
+    meanwhile, another process packs to ``out``, or the disk is full.
     """
     root = imagefolder.location(ref)
     if tars.files(ref.dir):
@@ -83,8 +84,8 @@ def pack(ref: DataRef, out: Path, size: int = SIZE) -> Written:
 
 @contextlib.contextmanager
 def alone(out: Path) -> Iterator[Path]:
-    """A new folder, to become ``out``, in a hidden one that this process alone holds and removes in
-    the end. A lock tells one that lives from what a dead one left. Raises DataError."""
+    """A new folder, to be renamed to ``out``, in a hidden one that this process locks, and removes
+    at the end. The lock shows whether the process that made it still runs. Raises DataError."""
     own = out.parent / f".nas-pack-{digest(os.fsencode(out.name)).hex()[:8]}"
     with cache.locked(own, wait=False) as held:
         if not held:
@@ -100,7 +101,7 @@ def alone(out: Path) -> Iterator[Path]:
 
 
 def refuse(out: Path, root: Path) -> None:
-    """Raises DataError where ``out`` cannot become a new folder of tars, before any work."""
+    """Raises DataError, before any work, where ``out`` cannot become a new folder of tars."""
     if out.name in ("", ".."):
         raise DataError(f"{out} has no name of its own: the tars go into a new folder")
     if out.is_symlink():
@@ -117,7 +118,7 @@ def refuse(out: Path, root: Path) -> None:
 
 
 def is_line(name: str) -> bool:
-    """Whether ``classes.txt`` gives a name back as it is."""
+    """Whether ``name`` survives being written to ``classes.txt`` and read back."""
     text = name.encode(errors="ignore").decode("utf-8-sig")
     return text == name and bool(name.strip()) and not {"\n", "\r"} & set(name)
 
@@ -130,7 +131,7 @@ def keep(
     where: list[tuple[int, int]],
     lengths: list[int],
 ) -> None:
-    """Writes the index, with what is known of each image."""
+    """Writes the index, with the survey's row of each image."""
     file, offsets = np.array(where, np.int64).reshape(-1, 2).T
     packed = Packed(tuple(files), file.copy(), offsets.copy())
     every = Listing(
@@ -143,7 +144,7 @@ def keep(
 def written(
     found: Listing, seen: survey.Survey, out: Path, size: int
 ) -> tuple[list[str], list[tuple[int, int]]]:
-    """The names of the tars, and of each image its tar's number and its place there."""
+    """Writes the tars; returns their names and, for each image, its tar's number and its offset."""
     files: list[str] = []
     where: list[tuple[int, int]] = []
     names = found.paths()
@@ -184,12 +185,12 @@ def written(
 
 
 def unique(names: list[str]) -> list[tuple[str, str]]:
-    """A key and an ending for each path: WebDataset takes what is before the first dot of a name
-    as the key, and two images of one key as one sample."""
+    """A key and an ending for each path. WebDataset's key is a name up to its first dot, and files
+    with one key are one sample."""
     keys: list[tuple[str, str]] = []
     taken = set()
     for name in names:
-        # Of a table, which may name files anywhere: no tar reaches out of where it is unpacked.
+        # A table may name files anywhere: a tar must not unpack outside its folder.
         inside = "/".join(step for step in name.split("/") if step not in ("", ".", ".."))
         stem, ending = os.path.splitext(inside)
         folder, base = os.path.split(stem)

@@ -1,15 +1,14 @@
-"""One image file as the picture that a person sees: upright, in 8 bits, on one ground.
+"""Decodes one image file as a viewer shows it: upright, 8 bits, on an opaque background.
 
-Every mode of Pillow comes to grey or RGB (``nas.data.modes``). 16-bit values are scaled by the
-type's range, so that one scale holds for a whole set; floats and 32-bit integers have no range that
-a scan would fill, and are scaled each by its own least and greatest value. What is transparent
-shows a grey ground, on which drawings in black and in white are both seen. Of several frames the
-first is taken. Colours of another embedded profile than sRGB's are taken to sRGB
-(``nas.data.colours``).
+Every Pillow mode becomes grey or RGB (``nas.data.modes``). 16-bit values are scaled by the type's
+range, so one scale serves a whole set; floats and 32-bit integers rarely fill their range and are
+scaled per image, from its minimum to its maximum. Transparent pixels get a grey background, on
+which both black and white drawings show. Of several frames the first is used. Colours with an
+embedded profile other than sRGB's are converted to sRGB (``nas.data.colours``).
 
-A plain JPEG is read by simplejpeg (libjpeg-turbo, as Pillow's, to the same bytes): 6 times as fast
-at 32x32 pixels, where Pillow's own Python is what takes the time, and scaled by eighths (Pillow: by
-halves), which is 1.2 times as fast from 500x375 to 224 (``benchmarks/decoders.py``).
+Plain JPEGs are read with simplejpeg (libjpeg-turbo, as in Pillow, giving the same bytes): 6 times
+as fast at 32x32 pixels, where Pillow's Python code dominates, and 1.2 times as fast from 500x375 to
+224, because it scales by eighths where Pillow scales by halves (``benchmarks/decoders.py``).
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG"
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What an image says of itself: its upright size, and how it is read."""
+    """What an image's header says: its upright size, and how to read it."""
 
     height: int
     width: int
     grey: bool
-    frames: bool  # there are more after the first
+    frames: bool  # more than one
     own_range: bool
 
 
@@ -54,8 +53,8 @@ def opened(data: bytes) -> Image.Image:
 
 
 def reason(error: BaseException, data: bytes | None = None) -> str:
-    """Why an image, of these bytes where they are known, cannot be read, without Pillow's words for
-    our own buffer."""
+    """Why an image cannot be read; ``data`` are its bytes, where known. Pillow's message is left
+    out where it describes our own buffer."""
     from PIL import Image
 
     message = brief(str(error), 120)
@@ -71,15 +70,15 @@ def reason(error: BaseException, data: bytes | None = None) -> str:
 
 
 def header(data: bytes) -> Header:
-    """Raises DataError for what is no image. Reads no pixels, but of a turned PNG."""
+    """An image's header. Reads no pixels, except of a PNG with tags. Raises DataError."""
     if known := plain_jpeg(data):
         return Header(known[0], known[1], known[2] == "Gray", frames=False, own_range=False)
     # Pillow's readers raise nearly anything on a broken file: OSError, SyntaxError, struct.error.
     try:
         with opened(data) as image:
             width, height = image.size
-            # A PNG may have its tags at the end, and Pillow decodes all to look for them. TIFF's
-            # reader has turned the size already.
+            # A PNG may have its tags at the end, and Pillow decodes it all to find them. For TIFF,
+            # ``image.size`` is upright already.
             tags = image.format != "PNG" or b"eXIf" in data or b"rientation" in data
             if image.format != "TIFF" and tags and image.getexif().get(ORIENTATION, 1) >= 5:
                 width, height = height, width
@@ -91,9 +90,9 @@ def header(data: bytes) -> Header:
 
 
 def plain_jpeg(data: bytes) -> tuple[int, int, str] | None:
-    """Height, width and colours of a JPEG that needs nothing of Pillow: its tags turn nothing, and
-    it has no colours of print, nor of another profile than sRGB's. None of all else, what is broken
-    included: Pillow tells why."""
+    """Height, width and colour space of a JPEG that needs no Pillow: no rotation, neither CMYK nor
+    a profile other than sRGB's. None for everything else, broken files included: Pillow says what
+    is wrong with them."""
     first = head(data)
     if not data.startswith(JPEG) or b"Exif" in first or b"rientation" in first:
         return None
@@ -109,9 +108,9 @@ def plain_jpeg(data: bytes) -> tuple[int, int, str] | None:
 
 
 def head(data: bytes) -> bytes:
-    """What stands before a JPEG's pixels, where its tags and its profile are: to search 100 kB for
-    a word takes 77 us, and a thumbnail less than to find that place. All of what is none, or not
-    quite right."""
+    """The bytes before a JPEG's pixels, which hold its tags and profile: searching 100 kB for a
+    word takes 77 us, and a small file less than finding that place. All bytes of a small file, of
+    another format, or where the markers are broken."""
     if len(data) < SMALL:
         return data
     at = 2 if data.startswith(JPEG) else len(data)
@@ -121,8 +120,8 @@ def head(data: bytes) -> bytes:
 
 
 def converted(data: bytes) -> bool:
-    """Whether the colours of an image are taken to sRGB; not so where it cannot be read."""
-    mark = b"iCCP" if data.startswith(PNG) else b"acsp"  # that of a PNG is packed
+    """Whether decoding converts the image's colours to sRGB; False for an unreadable image."""
+    mark = b"iCCP" if data.startswith(PNG) else b"acsp"  # a PNG's profile is compressed
     if mark not in head(data):
         return False
     try:
@@ -133,7 +132,7 @@ def converted(data: bytes) -> bool:
 
 
 def decode(path: str | Path, shape: tuple[int, int, int]) -> Any:
-    """The image of a file as ``decoded`` makes it. Raises DataError, which names the file."""
+    """The image of a file as ``decoded`` returns it. Raises DataError, which names the file."""
     try:
         return decoded(Path(path).read_bytes(), shape)
     except (OSError, DataError) as error:
@@ -141,14 +140,14 @@ def decode(path: str | Path, shape: tuple[int, int, int]) -> Any:
 
 
 def decoded(data: bytes, shape: tuple[int, int, int]) -> Any:
-    """The image as channels x height x width bytes: turned upright, scaled to cover the size, and
-    cut to it about the centre. Raises DataError."""
+    """The image as uint8 channels x height x width: turned upright, scaled to cover ``shape``, and
+    cropped to it about the centre. Raises DataError."""
     if plain_jpeg(data):
         with contextlib.suppress(ValueError):
             return fast(data, shape)
     try:
         with opened(data) as image:
-            # A JPEG is decoded at 1/2 to 1/8 where that covers, whichever way it is turned.
+            # Decodes a JPEG at 1/2 to 1/8 where that covers the size, however it is rotated.
             grey = shape[0] == 1 and not colours.foreign(image)
             image.draft("L" if grey else "RGB", (max(shape[1:]),) * 2)
             return fitted(image, shape)
@@ -157,8 +156,8 @@ def decoded(data: bytes, shape: tuple[int, int, int]) -> Any:
 
 
 def fast(data: bytes, shape: tuple[int, int, int]) -> Any:
-    """A plain JPEG, decoded at the least of 1/8 to 8/8 that covers. Raises ValueError for one that
-    is not whole, or not quite right."""
+    """A plain JPEG, decoded at the smallest of 1/8 to 8/8 that covers ``shape``. Raises ValueError
+    for one that is truncated or otherwise broken."""
     import simplejpeg
 
     channels, height, width = shape
@@ -174,11 +173,11 @@ def fast(data: bytes, shape: tuple[int, int, int]) -> Any:
 
 
 def fitted(image: Image.Image, shape: tuple[int, int, int]) -> Any:
-    """The same of an open image, which stays as it is."""
+    """An open image, which is not modified, as ``decoded`` returns it."""
     from PIL import Image, ImageOps
 
     channels, height, width = shape
-    known, turn = known_range(image), colours.foreign(image)  # the turned copy does not tell
+    known, turn = known_range(image), colours.foreign(image)  # lost in the rotated copy
     if image.getexif().get(ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if turn:

@@ -1,8 +1,8 @@
-"""A function over many pieces of work, in as many processes as there are cores.
+"""Applies a function to many pieces of work, in as many processes as there are cores.
 
-Processes of their own, not a fork: a fork inherits the threads' locks of whatever a program has
-loaded, and multiprocessing's other ways run the user's script again. They take no shared memory,
-end when their parent does (their input ends), and one that dies names its piece of work.
+Subprocesses, not forks: a fork inherits locks that other threads hold, and multiprocessing's other
+start methods run the user's script again. They use no shared memory, end when their parent does
+(their stdin closes), and a crash is attributed to its piece of work.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def cores() -> int:
 
 
 def spread(function: Callable[[W], R], work: Sequence[W]) -> Iterator[tuple[W, R | None]]:
-    """(piece, result) in the order in which they are done; None for a piece that ended its
-    process, as a decoder's crash does. ``function`` is one of a module's."""
+    """Yields (piece, result) in order of completion; the result is None for a piece that crashed
+    its process, as a decoder may. ``function`` must be importable from a module."""
     todo: queue.SimpleQueue[W] = queue.SimpleQueue()
     done: queue.SimpleQueue[tuple[W, R | None] | BaseException] = queue.SimpleQueue()
     for piece in work:
@@ -91,7 +91,7 @@ def start() -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # libtiff warns of every unusual tag
         env={**os.environ, "PYTHONPATH": paths},
-        start_new_session=True,  # Ctrl-C is the parent's, who ends them
+        start_new_session=True,  # Ctrl-C reaches only the parent, which ends them
     )
 
 
@@ -100,14 +100,14 @@ def close(process: subprocess.Popen[bytes]) -> None:
     process.wait()
     for pipe in (process.stdin, process.stdout):
         if pipe:
-            with contextlib.suppress(OSError):  # what it had not read yet
+            with contextlib.suppress(OSError):  # unread data
                 pipe.close()
 
 
 def serve() -> None:
-    """A process's loop: a function and its piece from stdin, the result to stdout."""
+    """A process's loop: reads a function and its piece from stdin, writes the result to stdout."""
     inlet, outlet = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a decoder prints is no result
+    os.dup2(2, 1)  # keeps what a decoder prints out of the results
     while True:
         try:
             function, piece = pickle.load(inlet)

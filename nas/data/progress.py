@@ -1,4 +1,4 @@
-"""How far a long look at images has come, on stderr: nothing for what takes two seconds."""
+"""Progress of a long pass over images, on stderr; silent for the first two seconds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ SECONDS = (0.2, 10.0)  # between lines: on a terminal, and in a log
 
 
 def shown(pieces: Iterable[tuple[int, T]], total: int, doing: str) -> Iterator[T]:
-    """What comes second of each (count, piece), while the counts are told as of ``total``."""
+    """Yields the second of each (count, piece), and shows the sum of the counts so far of
+    ``total``."""
     began = last = time.monotonic()
     done = 0
     terminal = sys.stderr.isatty()

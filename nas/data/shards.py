@@ -1,11 +1,11 @@
-"""Images in tar files, as WebDataset has them: ``x.jpg`` and its label, ``x.cls``, beside it.
+"""Images in tar files, in WebDataset's format: ``x.jpg``, and beside it its label, ``x.cls``.
 
 A label is a number or a name in ``x.cls`` or ``x.txt``, or a field of ``x.json`` (``cls``,
-``label``, ...); where nothing tells one, the folder of the image in the tar is its class. Numbers
-have the names of ``classes.txt`` beside the tars, a line each from 0: with it a whole number is
-always a line's, even where classes are called by numbers. Nothing is unpacked: an index says
-where in its tar an image lies. It is beside the tars where ``nas data pack`` has made them
-(``nas.data.index``), and otherwise made once and kept in the cache directory.
+``label``, ...); where no image has one, its folder in the tar is its class. A ``classes.txt``
+beside the tars names the numbers, one per line from 0; with it a whole number always means a line,
+even where class names are numbers. Nothing is unpacked: an index says where in its tar an image
+lies (``nas.data.index``). It is beside the tars that ``nas data pack`` made; for others it is made
+once, and cached.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from nas.files import regular
 from nas.text import counted
 
 CLASSES = "classes.txt"
-LABELS = ("cls", "txt", "json")  # in the order in which they are asked
+LABELS = ("cls", "txt", "json")  # in order of precedence
 FIELDS = ("cls", *NAMES["label"])
-GROUP = "group"  # the field of x.json that names what no split may part
-# What reading an index raises where it is none: any text may stand where it is looked for.
+GROUP = "group"  # the field of x.json that names a group, which splits keep together
+# What reading a file that is not an index raises: it may hold anything.
 NONE = (*cache.LOST, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An image in a tar, with its label and its group, empty where none is told."""
+    """An image in a tar, with its label and its group, each empty where there is none."""
 
     name: str
     offset: int
@@ -63,9 +63,9 @@ class Entry(NamedTuple):
 
 
 def listing(root: Path, names: Sequence[str], every: bool = False) -> Listing:
-    """The images of tars, in the order of part, class, tar and place in it; where they are all of
-    the folder, by the index beside them. Raises DataError for
-    one that is cut off, for a label that no image to train on has, and as a folder's listing."""
+    """The images of tars, by part, class, tar and place in it. Where ``every`` says that these are
+    all tars of the folder, the index beside them is used. Raises DataError for a truncated tar, for
+    a label that no train image has, and as a folder's listing does."""
     try:
         states = [(root / name).stat() for name in names]
     except OSError as error:
@@ -104,8 +104,8 @@ def listing(root: Path, names: Sequence[str], every: bool = False) -> Listing:
 
 
 def gathered(root: Path, names: Sequence[str], times: Any, classes: Sequence[str]) -> Listing:
-    """A listing of tars that are read now; ``times`` of each, and ``classes`` by their numbers,
-    where a file beside the tars names them."""
+    """A listing made by reading the tars. ``times`` has the ``mark`` of each; ``classes`` are the
+    names in ``classes.txt``, if any."""
     found = Gathered()
     part_of = parts_of(names, found)
     read = read_tars(root, names, part_of, found)
@@ -143,7 +143,7 @@ def gathered(root: Path, names: Sequence[str], times: Any, classes: Sequence[str
 def read_tars(
     root: Path, names: Sequence[str], part_of: Mapping[str, Part], found: Gathered
 ) -> dict[int, list[Sample]]:
-    """The samples of the tars that are of a part, by the numbers of these, read by processes; what
+    """The samples of each tar that belongs to a part, by the tar's number, read in processes; what
     is left out is counted in ``found``."""
     read: dict[int, list[Sample]] = {}
     work = [(str(root), name, number) for number, name in enumerate(names) if name in part_of]
@@ -165,8 +165,8 @@ def entries(
     classes: Sequence[str],
     found: Gathered,
 ) -> Iterator[Entry]:
-    """The samples with their classes, tar by tar: by their labels, or where none has one by their
-    folders. Those without are counted in ``found``."""
+    """The samples with their classes, tar by tar: the labels, or the folders where no image has a
+    label. Samples without a class are counted in ``found``."""
     any_label = any(sample.label for each in read.values() for sample in each)
     for tar in sorted(read):
         for sample in read[tar]:
@@ -185,8 +185,8 @@ def entries(
 
 
 def classes_of(root: Path, classes: Sequence[str], train: Collection[str]) -> Sequence[str]:
-    """All classes in the order of their numbers: ``classes``, or those of the images to ``train``
-    on. Raises DataError where one has no such image, or there are not two."""
+    """All classes in the order of their numbers: ``classes``, or else those of the ``train``
+    images. Raises DataError where a class has no train image, or there are fewer than two."""
     every = classes or sorted(train, key=lambda label: (len(label) * label.isdigit(), label))
     if len(every) < 2 or len(train) < 2:
         raise DataError(
@@ -200,19 +200,19 @@ def classes_of(root: Path, classes: Sequence[str], train: Collection[str]) -> Se
 
 
 def class_of(label: str, classes: Sequence[str], any_label: bool) -> str:
-    """The class that a label means, empty for none: a number is a line of ``classes.txt``. Where no
-    image has a label (``any_label``), it is the name of a folder, and so a class by its name."""
+    """The class that a label means, empty for none. A number is a line of ``classes.txt``. Without
+    ``any_label`` the labels are names of folders, and match by name first."""
     number = re.fullmatch("[+-]?[0-9]+", label)
     if not (number and any_label) and label in classes:
         return label
-    # int() takes no text of over 4,300 digits.
+    # int() refuses text of over 4,300 digits.
     place = int(label) if number and len(label) < 20 else -1
     return classes[place] if 0 <= place < len(classes) else ""
 
 
 def names_of(root: Path, names: Sequence[str]) -> list[str]:
-    """The classes' names by their numbers, where the folder of all tars or one of theirs tells.
-    Raises DataError where two differ, and for what is no list of names."""
+    """The lines of ``classes.txt`` beside the tars or in their folders; empty where there is none.
+    Raises DataError where two differ, and for a file that is not a list of names."""
     every: list[str] = []
     for folder in sorted({"", *map(os.path.dirname, names)}):
         path = root / folder / CLASSES
@@ -239,7 +239,7 @@ def names_of(root: Path, names: Sequence[str]) -> list[str]:
 
 
 def parts_of(names: Sequence[str], found: Gathered) -> dict[str, Part]:
-    """The part of each tar, by its own name or its folder's; train for all where none tells."""
+    """The part of each tar, by its name or its folder's; train for all where no name says one."""
     like: dict[str, tuple[Part, ...]] = {}
     for name in names:
         for text in (os.path.basename(name).removesuffix(ENDING), os.path.dirname(name)):
@@ -262,7 +262,7 @@ def parts_of(names: Sequence[str], found: Gathered) -> dict[str, Part]:
 
 
 def samples(piece: tuple[str, str, int]) -> tuple[list[Sample], dict[str, list[str]]]:
-    """The images of a tar in their order, and by its reason what is not used. Raises DataError."""
+    """The images of a tar, in order, and what is not used, by reason. Raises DataError."""
     root, name, _ = piece
     path = os.path.join(root, name)
     found: dict[str, dict[str, tuple[str, int, int]]] = {}
@@ -289,7 +289,7 @@ def samples(piece: tuple[str, str, int]) -> tuple[list[Sample], dict[str, list[s
                     if ending.lower() in of:
                         raise DataError(f"{path} holds {member.name} twice")
                     of[ending.lower()] = entry
-            # Two blocks of zeros end a tar: one that was cut between two members has none.
+            # Two blocks of zeros end a tar: one truncated between two members has none.
             zeros = bytes(tarfile.BLOCKSIZE)
             if os.pread(file.fileno(), len(zeros), tar.offset) != zeros:
                 raise DataError(f"{path} is cut off: it has no end")
@@ -312,8 +312,8 @@ def samples(piece: tuple[str, str, int]) -> tuple[list[Sample], dict[str, list[s
 
 
 def unused(member: tarfile.TarInfo, places: Mapping[str, Any]) -> str:
-    """Why a member is not read; empty for a file, a folder, and a hard link to a file before it,
-    as tar writes a second name of one."""
+    """Why a member is not read; empty for a file, a folder, and a hard link to an earlier member,
+    which is how tar stores a file's second name."""
     if member.issym() or (member.islnk() and member.linkname not in places):
         return "a link in a tar"
     if member.issparse():
@@ -328,7 +328,7 @@ def sampled(
     of: dict[str, tuple[str, int, int]],
     skipped: dict[str, list[str]],
 ) -> Sample | None:
-    """What a tar has under one key, as one image; None where it has none."""
+    """The members with one key as a sample; None where there is no image among them."""
     images, labels = [], {}
     for ending, entry in of.items():
         if ending in LABELS:
@@ -364,7 +364,7 @@ def sampled(
 
 
 def labelled(ending: str, data: bytes, where: str) -> str:
-    """The label that a member tells; empty for JSON without one."""
+    """The label in a member; empty for JSON without one."""
     if ending == "json":
         return told_in(data, where, FIELDS)
     try:
@@ -374,7 +374,7 @@ def labelled(ending: str, data: bytes, where: str) -> str:
 
 
 def told_in(data: bytes, where: str, fields: Sequence[str]) -> str:
-    """What the first of some fields of JSON says, where it has one of them."""
+    """The value of the first of these fields in a JSON object; empty where there is none."""
     try:
         value = json.loads(data.decode().strip())
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Which images are held out of a part: each class in proportion, what belongs together together."""
+"""Held-out splits: stratified by class, with groups kept whole."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Numbers = npt.NDArray[np.int64]
 def holdout(
     labels: Numbers, count: int, seed: int, groups: Numbers | None = None
 ) -> tuple[Numbers, Numbers]:
-    """Splits positions into (rest, ``count`` of them), each class in proportion.
+    """Splits positions into (rest, ``count`` held out), stratified by class.
 
-    Each image has a place among those of its class, in an order drawn from ``seed``; the lowest
-    places, as fractions of the class, are held out. So every class keeps an image in the rest.
-    Images of one of ``groups`` go together: the place of a group is that of its first image after
-    the class's groups are put one behind the other, and groups are taken until there are ``count``
-    images, those left out that would bring more than a tenth too many.
+    The images of each class are ranked in an order drawn from ``seed``; the lowest ranks, as
+    fractions of the class, are held out, so every class keeps an image in the rest. ``groups`` are
+    kept whole: a group is ranked in the class of its first image, by the middle of its images.
+    Groups are taken until there are ``count`` images, skipping any that would exceed ``count`` by
+    more than a tenth.
     """
     # RandomState, not Generator: numpy promises that its stream never changes.
     order = np.random.RandomState(seed).permutation(len(labels))
@@ -26,7 +26,7 @@ def holdout(
         if (ranked[1:] == ranked[:-1]).any():
             return _grouped(labels, count, order, groups)
     place = np.empty(len(labels))
-    # All classes at once: a look at all labels for each takes 6 s for ImageNet's 1,000.
+    # All classes at once: scanning all labels for each takes 6 s for ImageNet's 1,000.
     by_class = order[np.argsort(labels[order], kind="stable")]
     _, counts = np.unique(labels, return_counts=True)
     first, each = np.repeat([counts.cumsum() - counts, counts], counts, axis=1)
@@ -41,7 +41,7 @@ def _grouped(
     names, first, group, sizes = np.unique(
         groups[order], return_index=True, return_inverse=True, return_counts=True
     )
-    label = labels[order][first]  # a group counts for the class of its first image
+    label = labels[order][first]  # a group belongs to the class of its first image
     turn = np.argsort(first)  # the groups in the drawn order
     by_class = turn[np.argsort(label[turn], kind="stable")]
     taken = sizes[by_class]
@@ -50,7 +50,7 @@ def _grouped(
     last = counts.cumsum() - 1
     before = ends[last - counts + 1] - taken[last - counts + 1]
     before, whole = np.repeat([before, ends[last] - before], counts, axis=1)
-    # The middle of the group's own images: one that is most of its class stays in the rest.
+    # The middle of the group's images: a group that is most of its class stays in the rest.
     place = np.empty(len(names))
     place[by_class] = (ends - before - taken / 2) / whole
     held = np.zeros(len(names), bool)
@@ -66,8 +66,8 @@ def _grouped(
 
 
 def together(*kinds: Numbers) -> Numbers:
-    """One number for all images that any of several groupings puts together, through others if
-    need be: copies of one image, and what a person says is of one source."""
+    """Merges groupings: a number for each image, equal for images connected through groups of any
+    of them, such as copies of an image and a user's groups."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 

@@ -1,8 +1,7 @@
-"""A first look at every image: a digest of its bytes, and its size and kind from its header.
+"""The survey: a digest of each image's bytes, and its size and kind from its header.
 
-Remembered in the cache directory for each root, by path, length and change of state
-(``walking.mark``): a later look costs a stat a file, and sees each that was written, moved or
-renamed.
+Cached for each root, by path, size and change time (``walking.mark``): a later survey costs a stat
+per file, and notices each that was written, moved or renamed.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ R = TypeVar("R")
 
 ROW = np.dtype([("digest", "u1", (LENGTH,)), ("height", "i4"), ("width", "i4"), ("flags", "u1")])
 SEEN, GREY, FRAMES, OWN_RANGE = 1, 2, 4, 8
-INLINE = 300  # so many files take less time than processes take to start
+INLINE = 300  # up to so many files, starting processes costs more than it saves
 CRASHED = "its decoder crashed"
 SAVED = 15.0  # seconds between saves of a long survey
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Survey:
-    """A row of ROW for each file of a listing, and why some cannot be read, by their number."""
+    """A row of ROW for each file of a listing, and why some cannot be read, by file number."""
 
     rows: npt.NDArray[np.void]
     errors: dict[int, str]
@@ -46,8 +45,8 @@ class Survey:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Piece:
-    """Some images of a listing, by number and place, with the digests that are known: what one
-    process looks at in one go."""
+    """A chunk of a listing for one process: the images' numbers, where their bytes are, and the
+    digests known so far."""
 
     root: str
     numbers: npt.NDArray[np.int64]
@@ -58,7 +57,7 @@ class Piece:
         return len(self.spots)
 
     def read(self, n: int) -> bytes:
-        """Raises DataError."""
+        """The bytes of the ``n``-th image. Raises DataError."""
         name, offset, size = self.spots[n]
         return read(os.path.join(self.root, name), offset, size)  # a table's name may be absolute
 
@@ -71,7 +70,7 @@ class Piece:
 
 
 def survey(listing: Listing) -> Survey:
-    """Looks at what is new or changed since the last time. Interrupted, it goes on from there."""
+    """Reads what is new or changed since the last survey. If interrupted, it resumes."""
     memory = record(listing.root)
     rows = known(memory, listing)
     errors: dict[int, str] = {}
@@ -108,7 +107,7 @@ def look(piece: Piece) -> tuple[npt.NDArray[np.void], dict[int, str]]:
 
 
 def read(path: str, offset: int = 0, size: int = -1) -> bytes:
-    """A file, or a part of it. Raises DataError, without the path, where it cannot be read."""
+    """A file, or a range of its bytes. Raises DataError, without the path."""
     try:
         with open(path, "rb", buffering=0, opener=regular) as file:
             if size < 0:
@@ -127,7 +126,7 @@ def read(path: str, offset: int = 0, size: int = -1) -> bytes:
 def pieces(
     listing: Listing, rows: npt.NDArray[np.void], numbers: npt.NDArray[np.int64]
 ) -> list[Piece]:
-    """The files of these numbers in pieces: small enough that all cores end at about one time."""
+    """These files in pieces, small enough that all cores finish at about the same time."""
     size = int(np.clip(len(numbers) // (processes.cores() * 16), 8, 256))
     parts = np.split(numbers, range(size, len(numbers), size)) if len(numbers) else []
     spots = listing.spots(numbers)
@@ -140,8 +139,9 @@ def pieces(
 def worked(
     function: Callable[[Piece], R], work: Sequence[Piece], total: int, doing: str
 ) -> Iterator[tuple[Piece, R | None]]:
-    """``function`` of each piece, with progress on stderr; in processes where that pays. A piece
-    that ended its process is tried again file by file: None is the result of one alone."""
+    """Applies ``function`` to each piece, with progress on stderr; in processes where that pays. A
+    piece that crashed its process is retried file by file; a file that crashes it has result
+    None."""
     if total <= INLINE:
         yield from ((piece, function(piece)) for piece in work)
         return
@@ -156,7 +156,7 @@ def worked(
     yield from progress.shown(counted(work), total, doing)
 
 
-# What is remembered: for each root the names, lengths, times, and a row for each.
+# What is cached: for each root the names, sizes, change times, and a row for each file.
 
 
 def record(root: Path) -> Path:
@@ -165,7 +165,7 @@ def record(root: Path) -> Path:
 
 
 def known(memory: Path, listing: Listing) -> npt.NDArray[np.void]:
-    """The remembered rows of the listed files; without the flag SEEN where there is none."""
+    """The cached rows of the listed files; without the flag SEEN where there is none."""
     if listing.packed and listing.packed.rows is not None:
         return listing.packed.rows.copy()
     rows = np.zeros(len(listing), ROW)
@@ -203,5 +203,5 @@ def remember(memory: Path, listing: Listing, rows: npt.NDArray[np.void]) -> None
 
 
 def unpacked(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:
-    """Rows as they were before they were kept as bytes. Raises ValueError."""
+    """Rows from the bytes that ``remember`` stored. Raises ValueError."""
     return np.ascontiguousarray(rows).view(ROW).reshape(-1)

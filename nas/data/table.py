@@ -1,7 +1,7 @@
-"""A table that names images: a CSV of ``file,label[,part][,group]``, one image a row.
+"""A table that names images: a CSV of ``file,label[,part][,group]``, one image per row.
 
-In UTF-8 or, with its mark, UTF-16, which is what spreadsheets write; what stands between the
-columns is what makes columns of the first line.
+In UTF-8 or, with a byte order mark, UTF-16, which spreadsheets write. The separator is the one with
+which the first line names the most known columns.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 
 
 class Named(NamedTuple):
-    """An image that a table names. They sort by class, then by name."""
+    """A row of a table. Rows sort by class, then by name."""
 
     label: str
     file: str
@@ -39,11 +39,11 @@ class Named(NamedTuple):
 
 
 def listing(path: Path, group_by: str = "") -> Listing:
-    """The images that a table names; a file is meant from the table's directory.
+    """The images that a table names, relative to the table's directory.
 
-    ``part`` takes the names that a folder of a part may have (``kinds.PARTS``), and is train where
-    it is empty; ``group`` says what no split may part, and ``group_by`` may name another column. A
-    row without a label is counted and left out. Raises DataError, with the line.
+    ``part`` takes the names of part folders (``kinds.PARTS``); empty is train. ``group`` names
+    groups that splits keep whole; ``group_by`` names another column for it. Rows without a label
+    are counted and left out. Raises DataError, with the line.
     """
     found = Gathered()
     named = read(path, group_by, found)
@@ -71,10 +71,10 @@ def listing(path: Path, group_by: str = "") -> Listing:
 
 
 def read(path: Path, group_by: str, found: Gathered) -> dict[Part, list[Named]]:
-    """What a table names of each part; what is left out is counted in ``found``. Raises DataError,
-    with the line."""
+    """The rows of each part; what is left out is counted in ``found``. Raises DataError, with the
+    line."""
     named: dict[Part, list[Named]] = {part: [] for part in ORDER}
-    at = 0  # the line that was read last
+    at = 0  # the last line read
     try:
         with path.open(newline="", encoding=encoding(path)) as file:
             above = separated(path, file)
@@ -84,7 +84,7 @@ def read(path: Path, group_by: str, found: Gathered) -> dict[Part, list[Named]]:
             for row in rows:
                 began, at = at + 1, rows.line_num + bool(above)
                 where = f"{path}, line {at}"
-                # A comma in a name, without quotes: what is behind it would be taken for the label.
+                # An unquoted comma in a name: the text behind it would be taken for the label.
                 if None in row:
                     raise DataError(
                         f"{where} has {len(row) - 1 + len(row[None])} fields, and the first line "
@@ -122,15 +122,15 @@ def read(path: Path, group_by: str, found: Gathered) -> dict[Part, list[Named]]:
 
 
 def encoding(path: Path) -> str:
-    """By the mark that a file begins with; UTF-8 without one. Raises OSError."""
+    """By the byte order mark; UTF-8 without one. Raises OSError."""
     with path.open("rb") as file:
         begin = file.read(2)
     return "utf-16" if begin in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def separated(path: Path, file: IO[str]) -> str:
-    """What stands between the columns where a line ``sep=;`` above them says so, which Excel writes
-    and shows to nobody; else empty. The file is left where its columns are named."""
+    """The separator that a line ``sep=;`` above the header sets, which Excel writes but does not
+    show; empty without one. Leaves the file at the header."""
     line = file.readline().strip("\r\n ").strip('"')
     if not line.lower().startswith("sep="):
         file.seek(0)
@@ -142,7 +142,7 @@ def separated(path: Path, file: IO[str]) -> str:
 
 
 def on_disk(name: str, where: str) -> str:
-    """A file as a table names it, out of its URL where it has one of this machine's."""
+    """The path of a file in a table, converted from a file: URL of this machine where it is one."""
     scheme, colon, rest = name.partition(":")
     if not colon or (scheme.lower() != "file" and not rest.startswith("//")):
         return name
@@ -161,8 +161,8 @@ def on_disk(name: str, where: str) -> str:
 
 
 def between(file: IO[str]) -> str:
-    """What stands between the columns: that of ``BETWEEN`` by which the first line names most of
-    those that are known, the comma where none does."""
+    """The separator: the one of ``BETWEEN`` with which the first line names the most known columns,
+    or the comma."""
     line = file.readline()
     file.seek(0)
 
@@ -174,7 +174,7 @@ def between(file: IO[str]) -> str:
 
 
 def found_columns(path: Path, names: Sequence[str], group_by: str) -> dict[str, str]:
-    """What each column means, by its name in the first line."""
+    """The name in the header of each column in NAMES. Raises DataError."""
     lower = {name.strip().lower(): name for name in names}
     if len(lower) < len(names):
         raise DataError(f"{path} has two columns of one name in its first line: {', '.join(names)}")
@@ -210,7 +210,7 @@ def part_named(name: str, where: str) -> Part:
 
 
 def add(root: Path, name: str, label: int, found: Gathered) -> None:
-    """A file as the table names it; with the backslashes of Windows where there is none so."""
+    """Adds a file as the table names it; with Windows' backslashes replaced where it is missing."""
     for each in dict.fromkeys((name, name.replace("\\", "/"))):
         try:
             state = (root / each).stat()

@@ -1,4 +1,4 @@
-"""Which tar files a directory, a path or a pattern names."""
+"""Finds the tar files that a directory, a path or a pattern names."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from nas.data.walking import folders, holds_images, scan
 from nas.errors import DataError
 
 ENDING = ".tar"
-MOST = 1_000_000  # names that braces may make
+MOST = 1_000_000  # names that a brace pattern may expand to
 BRACES = re.compile(r"\{([^{}]*)\}")
 
 
 def is_pattern(text: str) -> bool:
-    """Whether it may name several files: ``train-*.tar``, ``train-{000..146}.tar``."""
+    """Whether a path is a pattern for several files: ``train-*.tar``, ``train-{000..146}.tar``."""
     return bool(set("*?[{") & set(text)) and not os.path.exists(text)
 
 
 def files(text: str) -> tuple[Path, list[str], bool] | None:
-    """The tars that a directory, a pattern or a path names: the folder of all, their paths below
-    it, and whether these are all there. None for what names none; a folder of images with a tar
-    beside them is one of images.
+    """The tars that a directory, a pattern or a path names: their common folder, their paths below
+    it, and whether these are all tars there. None where it names no tar; a folder of images with a
+    tar beside them is a folder of images.
 
-    Raises DataError for a pattern without a file.
+    Raises DataError for a pattern that matches no file.
     """
     path = Path(text)
     if is_pattern(text):
@@ -47,8 +47,8 @@ def files(text: str) -> tuple[Path, list[str], bool] | None:
 
 
 def expanded(text: str) -> Iterator[str]:
-    """All names that braces make, as a shell has them: ``{000..146}``, ``{a,b}``. Raises DataError
-    for more than ``MOST``, before the first where that can be told."""
+    """Expands braces as a shell does: ``{000..146}``, ``{a,b}``. Raises DataError for more than
+    ``MOST`` names, before the first name where the count is known."""
     first, count = text, 1
     while (pair := BRACES.search(first)) and count <= MOST:
         count *= len(choices(pair[1]))
@@ -76,7 +76,7 @@ def choices(inside: str) -> list[str]:
     if not numbers:
         return inside.split(",")
     first, last = map(int, numbers.groups())
-    # As wide as the wider one, where one begins with 0.
+    # Zero-padded to the wider bound where either begins with 0.
     padded = any(len(text) > 1 and text[0] == "0" for text in numbers.groups())
     width = max(map(len, numbers.groups())) if padded else 0
     step = 1 if first <= last else -1

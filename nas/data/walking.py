@@ -1,4 +1,4 @@
-"""A walk through folders of images: names, lengths and times; no image is opened."""
+"""Walks folders of images for names, sizes and times; opens no image."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pathlib import Path
 from nas.data import kinds, processes
 from nas.errors import DataError, brief
 
-Skipped = dict[str, tuple[int, tuple[str, ...]]]  # reason: how many, and three of them
-ABSENT = -1, 0  # size and time of a file that is not there
+Skipped = dict[str, tuple[int, tuple[str, ...]]]  # reason: count, and up to EXAMPLES files
+ABSENT = -1, 0  # size and time of a missing file
 EXAMPLES = 3
-INLINE = 50_000  # so many files are listed in less time than processes take to start
+INLINE = 50_000  # up to so many files, starting processes costs more than it saves
 
 
 @dataclass(slots=True, eq=False)
 class Gathered:
-    """What a walk has found so far: names relative to the root, lengths, times, class numbers."""
+    """What a walk has found so far: names relative to the root, sizes, times, class numbers."""
 
-    names: bytearray = field(default_factory=bytearray)  # each with a NUL behind
+    names: bytearray = field(default_factory=bytearray)  # each ends in NUL
     sizes: array[int] = field(default_factory=lambda: array("q"))
     changes: array[int] = field(default_factory=lambda: array("q"))
     labels: array[int] = field(default_factory=lambda: array("q"))
@@ -38,7 +38,7 @@ class Gathered:
         return len(self.sizes)
 
     def take(self, other: Gathered) -> None:
-        """All of another behind what is here."""
+        """Appends all of another."""
         self.names += other.names
         self.sizes += other.sizes
         self.changes += other.changes
@@ -50,13 +50,13 @@ class Gathered:
             self.skipped[reason] = number + count - len(examples), shown
 
     def add(self, name: str, size: int, changed: int, label: int) -> None:
-        """``size`` 0 is an empty file, -1 one that is not there."""
+        """``size`` is 0 for an empty file, -1 for a missing one."""
         self.add_all("", [name], [(size, changed)], label)
 
     def add_all(
         self, folder: str, names: list[str], states: list[tuple[int, int]], label: int
     ) -> None:
-        """Files of a folder ("" or with a slash behind), each with its size and time."""
+        """Files of a folder ("" or ending in a slash), each with its size and time."""
         self.names += os.fsencode("".join(f"{folder}{name}\0" for name in names))
         self.sizes.extend(size for size, _ in states)
         self.changes.extend(changed for _, changed in states)
@@ -64,8 +64,8 @@ class Gathered:
 
 
 def scan(path: Path, number: int | None = None) -> list[os.DirEntry[str]]:
-    """What a folder holds, by name; ``number`` is that of the open folder, if any. Raises DataError
-    where that cannot be read."""
+    """A folder's entries, sorted by name; ``number`` is its file descriptor, if open. Raises
+    DataError where it cannot be read."""
     try:
         with os.scandir(path if number is None else number) as entries:
             return sorted(entries, key=attrgetter("name"))
@@ -74,7 +74,7 @@ def scan(path: Path, number: int | None = None) -> list[os.DirEntry[str]]:
 
 
 def folders(path: Path, found: Gathered | None = None) -> tuple[str, ...]:
-    """The folders in a folder, droppings left out, and counted where ``found`` is given."""
+    """The folders in a folder, without droppings; ``found``, if given, counts what is skipped."""
     names = []
     for entry in scan(path):
         if kinds.is_dropping(entry.name):
@@ -90,24 +90,24 @@ def folders(path: Path, found: Gathered | None = None) -> tuple[str, ...]:
 
 
 def mark(state: os.stat_result) -> int:
-    """What tells a file from any that was in its place, unread: when its state last changed (ctime,
-    which nobody sets back) and its number, as a folder that is renamed changes no file in it."""
+    """A number that changes with a file, without reading it: its ctime, which nobody sets back,
+    and its inode, as renaming a folder changes no file in it."""
     return (state.st_ctime_ns + 1_000_000_007 * state.st_ino) % (1 << 63)
 
 
 def images_in(path: Path) -> int:
-    """How many images lie in a folder itself."""
+    """How many images are directly in a folder."""
     return sum(
         not (kinds.is_dropping(e.name) or kinds.unread(e.name) or e.is_dir()) for e in scan(path)
     )
 
 
-Above = tuple[tuple[int, int], ...]  # the folders over this one, by device and number
+Above = tuple[tuple[int, int], ...]  # the folders above this one, by device and inode
 
 
 def below(path: Path, above: Above = ()) -> Iterator[str]:
-    """The images in a folder and its folders, its own first. Of those of a large folder the first
-    is there before the others are looked at."""
+    """The images in a folder, then those in its subfolders. Lazy: the first image of a large folder
+    comes before the others are looked at."""
     here, inner = within(path, above), []
     try:
         with os.scandir(path) as entries:
@@ -127,7 +127,7 @@ def holds_images(path: Path) -> bool:
 
 
 def within(path: Path, above: Above) -> Above:
-    """A folder behind those above it. Raises DataError where it is one of these."""
+    """``above`` with this folder added. Raises DataError where it is one of those already."""
     try:
         here = path.stat()
     except OSError as error:
@@ -138,9 +138,9 @@ def within(path: Path, above: Above) -> Above:
 
 
 def walked(root: Path, place: Path, classes: Sequence[str], began: int) -> Iterator[Gathered]:
-    """What each class folder of a part holds. Beyond ``INLINE`` files the rest is spread over
-    processes. A file takes 3 microseconds of processor time: 1.6 of the kernel's for its state,
-    which nothing may stand for (one overwritten in place changes no folder's time), 0.5 to list it.
+    """The contents of each class folder of a part. Beyond ``INLINE`` files the rest is spread over
+    processes. A file takes 3 us of CPU time: 1.6 for its stat, which cannot be saved (overwriting a
+    file in place does not change its folder's time), and 0.5 for listing it.
     """
     count, work = began, list(enumerate(classes))
     while work and count < INLINE:
@@ -170,8 +170,8 @@ def walk_all(piece: tuple[Path, Path, list[tuple[int, str]]]) -> list[Gathered]:
 
 
 def walk(root: Path, path: Path, label: int, found: Gathered, above: Above = ()) -> None:
-    """Adds the images in a class's folder and in its folders, by name. Each file is asked for its
-    state, by its folder's number: by its path takes half as long again."""
+    """Adds the images in a class folder and its subfolders, by name. Files are statted relative to
+    their folder's descriptor: by path it takes half as long again."""
     if not path.is_dir():
         return
     here = within(path, above)
@@ -209,7 +209,7 @@ def walk(root: Path, path: Path, label: int, found: Gathered, above: Above = ())
 
 
 def others(path: Path) -> str:
-    """What a class folder without images holds instead."""
+    """What a class folder without images holds instead, in parentheses."""
     aside = Gathered()
     walk(path, path, 0, aside)
     counts = ", ".join(f"{count} {reason}" for reason, (count, _) in aside.skipped.items())

@@ -169,7 +169,7 @@ class Asker:
         return None
 
     def _consult(self, sampler: EHVISampler, wanted: int, late: bool) -> None:
-        """Enqueues what the sampler values most; where several are wanted, new ones only."""
+        """Enqueues the sampler's best proposals; where several are wanted, only new networks."""
         candidates: list[tuple[Params, bool]] = []
         if wanted > 1:
             proposed = sampler.propose(self._study, min(wanted, AT_ONCE))

@@ -34,7 +34,7 @@ from nas.training.indicators import INDICATORS
 
 RESAMPLES = 1000
 LEVEL = 0.95
-TRUSTED = 0.5  # Kendall's tau: of two networks the better one is told in three cases of four
+TRUSTED = 0.5  # Kendall's tau: three of four pairs are ranked correctly
 BATCH = 64  # images that a training-free score sees
 DRAWS = 1000  # random draws in a row without a new feasible architecture, before giving up
 
@@ -65,7 +65,7 @@ class Rank:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """A number that may tell of the final accuracy: ``rung`` in epochs (0: it is free), the
+    """A number that may predict the final accuracy: ``rung`` in epochs (0: needs no training), the
     ``epochs`` of training up to it, and how well it ranks."""
 
     name: str
@@ -165,7 +165,7 @@ def free_scores(architecture: Architecture, job: Job) -> tuple[dict[str, float],
 
 
 def judge(subjects: Sequence[Subject]) -> Audit:
-    """What the subjects tell of every signal. Pure."""
+    """How well each signal ranks the subjects. Pure."""
     final = np.array([subject.final for subject in subjects])
     columns = {name: [s.free[name] for s in subjects] for name in subjects[0].free}
     levels = sorted(subjects[0].scores)[:-1]

@@ -204,7 +204,7 @@ class _Driver:
             self.tell_watch()
 
     def look_around(self) -> None:
-        """Every ``POLL`` seconds: takes in what other drivers did, and cancels what they took."""
+        """Every ``POLL`` seconds: reads what other drivers did, and cancels trials they took."""
         if time.monotonic() - self.looked < POLL:
             return
         self.looked = time.monotonic()
@@ -235,7 +235,7 @@ class _Driver:
         return max(0, self.pool.slots - len(self.running))
 
     def fill(self) -> bool:
-        """Starts what is next within the budget; whether there may be more to start."""
+        """Starts trials within the budget; returns whether there may be more to start."""
         return self.supply.fill(self.room(), self.count(), self.pool.slots)
 
     def reused(self, trial: int, row: TrialRow) -> None:

@@ -42,8 +42,8 @@ def images(accuracies: Iterable[float], known: int = 1) -> int:
 
 
 def variance(accuracy: Floats, images: int) -> Floats:
-    """Of accuracies measured on so many images, about their means over trainings; an error is
-    counted more, as no error of few images shows none of many."""
+    """The sampling variance of accuracies measured on ``images`` images, about their means over
+    trainings. Counts one error more (and two images), as no error in few images proves little."""
     wrong = (1.0 - accuracy) * images + 1.0
     return wrong / (images + 2.0) / (2.0 * images)
 

@@ -29,7 +29,7 @@ from nas.job.schedule import shared
 ETA = 3
 LEAST = 2  # epochs of the first rung: within one, the learning rate hardly rises and falls
 LEARNERS = 5  # early promotions, one of two candidates, to learn gains from
-FLOOR = 1e-3  # added to errors, so that none is 0: one image in 1,000
+FLOOR = 1e-3  # added to errors so that none is 0: one image in 1,000
 
 Floats = NDArray[np.float64]
 Scores = Mapping[int, float]  # accuracy by rung, in epochs

@@ -88,7 +88,7 @@ class Supply:
         if self.time_budget.left is None:
             return self.store.claim(self.study.id, most, of=self.study)
         waiting = self.store.trials(self.study.id, states=["waiting"])
-        # What a baseline takes is told by candidates: it may be many times as large as they are.
+        # A baseline's time is estimated from candidates': it may be many times as large.
         known = self.tally.done > 0
         rows = [row for row in waiting if (known or not row.baseline) and self.timely(row)]
         numbers = [row.number for row in rows]

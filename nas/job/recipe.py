@@ -134,12 +134,12 @@ class Recipe:
                 raise RecipeError(f"recipe.{name} is {brief(repr(value), 60)}: must be {rule}")
 
     def _taught(self, name: str, usual: float) -> bool:
-        """Whether a setting of distillation is not told in vain."""
+        """Whether a distillation setting has its default, or a teacher that it applies to."""
         return bool(self.teacher) or getattr(self, name) == usual
 
     @property
     def augments(self) -> bool:
-        """Whether an image is seen otherwise each time."""
+        """Whether images differ from epoch to epoch."""
         return any(
             (self.resized_crop, self.crop, self.flip, self.photometric, self.cutout, self.erase,
              self.mixup, self.cutmix)
@@ -147,8 +147,8 @@ class Recipe:
 
     @classmethod
     def of(cls, values: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
-        """A recipe from plain data (a space file, a stored row), names and types checked; what it
-        does not tell is as in ``base``, or at its default."""
+        """A recipe from plain data (a space file, a stored row), with names and types checked;
+        missing settings are those of ``base``, or the defaults."""
         kinds: dict[str, Any] = {f.name: type(f.default) for f in dataclasses.fields(cls)}
         for name, value in values.items():
             if name not in kinds:
@@ -167,9 +167,9 @@ class Recipe:
         return dataclasses.replace(self, **{"lr": lr, **changes})
 
     def plain(self) -> dict[str, Any]:
-        """As plain data, for the record and for what is derived from it (``Job.key``, a
-        checkpoint's identity). Settings of which the first version knew nothing are left out at
-        their default: what was recorded without them stands for the same training."""
+        """As plain data, for the record and for what derives from it (``Job.key``, a checkpoint's
+        identity). Settings added since the first version are left out at their default, so that
+        older records still describe the same training."""
         default = Recipe()
         return {
             name: value

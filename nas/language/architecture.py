@@ -129,8 +129,8 @@ def close(
     classes: int | None = None,
     text: str = "",
 ) -> Architecture:
-    """Expands a tree to an architecture; ``chooser`` gives what is open its values, in the order of
-    the pattern, knowing the shape that has come so far."""
+    """Expands a tree to an architecture; ``chooser`` chooses values for open symbols, in pattern
+    order, given the shape so far."""
     shape = opening(tree, None if input is None else image_shape(input))
     classes = None if classes is None else class_count(classes)
     last = tree.items[-1]

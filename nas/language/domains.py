@@ -1,4 +1,4 @@
-"""Domains of open symbols: what a value may be, how it is asked for, and in which repetitions."""
+"""Domains of open symbols: their possible values, how they are sampled, in which repetitions."""
 
 from __future__ import annotations
 
@@ -107,14 +107,14 @@ class Domain:
     first: str = ""
 
 
-# Of an element that may be there, unless a space file tells other.
+# Default of an optional element, unless a space file gives another.
 PRESENCE = Domain(Choice(("present", "absent")))
 
 
 # --- from a space file ---------------------------------------------------------------------------
 
 _TEXT = "is text to YAML, not a number: write it out, or as 2.0e+6"
-MOST = 10**12  # of any number in a domain; what it stands for has its own, smaller bounds
+MOST = 10**12  # of any number in a domain; arguments have smaller bounds of their own
 
 
 def _number(value: Any, where: str, kind: type = float) -> Any:

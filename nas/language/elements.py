@@ -57,7 +57,7 @@ class Parameter:
                 return f"a number {begin} to {self.high:g}"
 
     def check(self, value: object) -> Scalar:
-        """The value in the parameter's own type. Raises PatternError that tells the rule."""
+        """The value in the parameter's own type. Raises PatternError, which names the rule."""
         plain = value.name if isinstance(value, Symbol) else value
         match self.kind:
             case "int":
@@ -142,8 +142,8 @@ def _parameter(name: str, hint: Any, default: Any) -> Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A closed element where it stands: its canonical name and arguments, its node, the shape that
-    reaches it and what it does to it. Equality goes by the node, as fingerprints do."""
+    """A closed element in its place: its canonical name and arguments, its node, its input shape
+    and its cost. Equality compares the node, as fingerprints do."""
 
     name: str = field(compare=False)
     args: Args = field(compare=False)
@@ -168,8 +168,8 @@ _cached = lru_cache(maxsize=65_536)
 
 @_cached
 def expression(make: Callable[..., Node], args: Args, x: Shape) -> tuple[Node, Cost]:
-    """The node that a recipe makes for ``x``, and what it does to it. Raises ShapeError, and
-    PatternError where a plug-in's makes none."""
+    """The node that a recipe makes for ``x``, and its cost. Raises ShapeError, and PatternError
+    where a plug-in's recipe returns no node."""
     node = make(**dict(args)) if make in LAYERS.values() else make(x, **dict(args))
     if not isinstance(node, Node):
         raise PatternError(f"it makes {node!r}: must be a layer or an expression of layers")
@@ -180,8 +180,8 @@ def expression(make: Callable[..., Node], args: Args, x: Shape) -> tuple[Node, C
 
 
 def realise(name: str, args: Args, x: Shape) -> tuple[Step, ...]:
-    """The steps that a layer or block with checked arguments stands for. A block that is a mere
-    sequence of layers reads as those layers, so one network has one text. Raises ShapeError."""
+    """The steps that a layer or block with checked arguments becomes. A block that is a plain
+    sequence of layers becomes those layers, so one network has one text. Raises ShapeError."""
     make = recipe(name)
     assert make is not None
     return _realise(make, name, args, x)

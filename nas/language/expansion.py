@@ -1,4 +1,4 @@
-"""The walk over a pattern's tree that gives what is open its values, and turns it into steps."""
+"""Walks a pattern's tree, chooses values for open symbols, and turns it into steps."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ CLOSED = _Closed()
 def expand(
     items: Sequence[Tree], chooser: Chooser, x: Shape, classes: int, head: Call | None, text: str
 ) -> list[Step]:
-    """The elements behind INPUT, each with what it does to the shape that reaches it, ``x`` at
-    first. ``chooser`` gives what is open its values, in the order of the pattern; an open width of
-    ``head``, the last FC, is ``classes``. Raises PatternError and ShapeError, which name the place
-    in ``text``, where that is known."""
+    """The elements after INPUT, each with its output shape and cost; ``x`` is the first input
+    shape. ``chooser`` chooses values for open symbols, in pattern order; an open width of ``head``,
+    the last FC, is ``classes``. Raises PatternError and ShapeError, which name the place in
+    ``text``, where that is known."""
     expansion = _Expansion(chooser, x, classes, head, text)
     for item in items:
         expansion.add(item, {})
@@ -110,8 +110,8 @@ class _Expansion:
                 self.call(tree, scope)
 
     def fits(self, body: Tree) -> bool:
-        """Whether an optional element can stand here, as far as that is known before its open parts
-        are chosen: what cannot be present is not asked for."""
+        """Whether an optional element can be present, as far as is known before its open parts are
+        chosen: where it cannot, its presence is not sampled."""
         trial = _Expansion(CLOSED, self.x, self.classes, None, self.text)
         try:
             trial.add(body, {})
@@ -139,7 +139,7 @@ class _Expansion:
         self.x = steps[-1].cost.shape if steps else self.x
 
     def substitute(self, call: Call, scope: Scope) -> None:
-        """An element symbol: what was chosen for it, with the arguments written here added."""
+        """An element symbol: its chosen element, with the arguments written here added."""
         chosen = self.chooser.element(call.name, scope)
         if chosen is None:
             raise PatternError(f"{self.where(call, scope)}: {unknown(call.name)}")
@@ -183,8 +183,8 @@ class _Expansion:
 
 
 def filled(chosen: Tree, symbol: Call) -> Tree:
-    """What stands for an element symbol: the choice, with the arguments that are written at the
-    symbol added where the choice takes them and does not have them."""
+    """An element symbol's replacement: the choice, plus the arguments written at the symbol that
+    the choice takes and does not have."""
     if not isinstance(chosen, Call) or not symbol.args:
         return chosen
     takes = parameters(chosen.name)
@@ -205,10 +205,10 @@ class Argument:
 
 
 def arguments(call: Call, alias: str = "") -> tuple[Argument, ...]:
-    """The arguments of a layer or block; ``alias`` is the element symbol that it stands for.
+    """The arguments of a layer or block; ``alias`` is the element symbol that it replaces.
 
-    Required and written ones come first: whether an optional one matters, and fits, is seen with
-    those known. Raises PatternError.
+    Required and written ones come first: whether an optional one matters, and fits, depends on
+    them. Raises PatternError.
     """
     keys = tuple(key for key, _ in call.args)
     return _arguments(recipe(call.name), call.name, alias, keys, *(value for _, value in call.args))

@@ -26,7 +26,7 @@ Shape = tuple[int, ...]
 
 
 class Cost(NamedTuple):
-    """What a node does to the shape that reaches it, and what that takes."""
+    """A node's output shape, and its costs."""
 
     shape: Shape
     params: int
@@ -98,7 +98,7 @@ class Leaf(Node):
 
     def module(self, x: Shape, fresh: bool) -> nn.Module:
         """The module for maps of shape ``x``, without the batch. Where ``fresh``, it may overwrite
-        what reaches it: nobody else reads that."""
+        its input, which nothing else reads."""
         raise NotImplementedError
 
     def keeps(self, x: Shape) -> Kept:
@@ -119,7 +119,7 @@ def _defined(cls: type[Leaf]) -> set[str]:
 
 @dataclass(frozen=True, slots=True)
 class Seq(Node):
-    """One after the other, each on what the one before it gives."""
+    """A sequence: each item's input is the output of the one before."""
 
     items: tuple[Node, ...]
 
@@ -212,8 +212,8 @@ def leaves(node: Node, x: Shape) -> Iterator[tuple[Leaf, Shape]]:
 
 
 def acting(node: Node, x: Shape) -> Node:
-    """What an expression does to ``x``: equal for two that do the same, as far as layers tell.
-    Fingerprints do not go by it, as records have them, and on other maps the two may differ."""
+    """An expression's function on ``x``: equal for two that compute the same, as layers tell it;
+    on other shapes they may differ. Fingerprints do not use it, as records have stored them."""
     match node:
         case Seq(items):
             done: list[Node] = []

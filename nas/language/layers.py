@@ -1,6 +1,6 @@
-"""The leaf layers: each class is all that there is to know of its layer.
+"""The leaf layers: each class holds everything about its layer.
 
-Shapes, parameters and MACs are arithmetic, and so is what autograd keeps; their units are told in
+Shapes, parameters and MACs are arithmetic, and so is what autograd saves; their units are given in
 ``nas.language.expression``. A layer raises ShapeError for a shape that it cannot take. A new layer
 is a class and its name in ``LAYERS``, here or in a plug-in.
 """

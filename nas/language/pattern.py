@@ -26,7 +26,7 @@ MAX_NESTING = 32
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """A name that stands for a value: a number, a word such as ``max``, or something open."""
+    """A name in the place of a value: a number, a word such as ``max``, or an open symbol."""
 
     name: str
     at: int = field(default=0, compare=False)
@@ -81,7 +81,7 @@ def place(text: str, at: int) -> str:
 
 
 def _number(text: str) -> int | float:
-    """A number; infinite where it is one that nobody means, and Python would not read."""
+    """A number; infinite beyond a float's range, where Python may refuse to parse an integer."""
     value = float(text)
     whole = re.fullmatch(r"[\d_]+", text) and math.isfinite(value)
     return int(text) if whole else value
@@ -251,8 +251,8 @@ def repeats(texts: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def fold(texts: Sequence[str]) -> list[tuple[str, int]]:
-    """Repeats as repeats: the outermost parts of a chain whose elements have these texts, each with
-    the number of elements it stands for."""
+    """Folds repeats: the outermost parts of a chain whose elements have these texts, each with the
+    number of elements in it."""
     parts: list[tuple[str, int]] = []
     at = 0
     for period, count in repeats(texts):

@@ -12,7 +12,7 @@ from nas.language.elements import CLASSES, Parameter, parameters, recipe, unknow
 from nas.language.expansion import MAX_ELEMENTS, arguments, filled
 from nas.language.pattern import Call, Chain, Maybe, Repeat, Symbol, Tree, read, write
 
-# What each element symbol may stand for: the pattern of each of its values.
+# The values of each element symbol: the pattern of each.
 Elements = Mapping[str, Mapping[str, Tree]]
 
 
@@ -34,7 +34,7 @@ class OpenSymbol:
 
 
 def alternatives(tree: Chain, domains: Mapping[str, Domain]) -> Elements:
-    """What each element symbol may stand for. Raises SpaceError or PatternError."""
+    """The values of each element symbol. Raises SpaceError or PatternError."""
     found: dict[str, Mapping[str, Tree]] = {}
     for call in _calls(tree):
         if call.name == "INPUT" or recipe(call.name) is not None:

@@ -13,7 +13,7 @@ from nas.report.insight import Growth
 from nas.report.plot import Axis, Box, line, n, steps, text, tidy
 from nas.store import StudyRow, TrialRow
 
-WIDTH, HEIGHT = 460, 270  # at the width of a phone its letters are as large as they are told
+WIDTH, HEIGHT = 460, 270  # the width of a phone, on which font sizes are therefore true
 BOX = Box(left=52, top=12, right=WIDTH - 24, bottom=HEIGHT - 46)
 
 SHARES = tuple((fifth / 5, f"{20 * fifth} %") for fifth in range(6))

@@ -82,8 +82,8 @@ Read = list[tuple[StudyRow, list[TrialRow]]]
 
 
 def copied(store: Store, artifacts: Path) -> tuple[Read, RDBStorage, FileSystemArtifactStore]:
-    """The copies of all studies, with their fronts and drawings: what the dashboard reads; and the
-    studies that are shown, as they were read."""
+    """The copies of all studies, with their fronts and drawings, which the dashboard reads; and the
+    studies shown, as they were read."""
     read = [(study, list(store.trials(study.id))) for study in store.studies()]
     storage = optuna_storage(store)
     files = FileSystemArtifactStore(artifacts)
@@ -101,7 +101,7 @@ def copied(store: Store, artifacts: Path) -> tuple[Read, RDBStorage, FileSystemA
 
 
 def believe(read: Read, storage: RDBStorage) -> None:
-    """Adds to each study's front what is believed of it, the newest study first."""
+    """Adds the sampler's estimates to each study's front, the newest study first."""
     from nas.driver.beliefs import believed as beliefs_of  # a second of imports
 
     for study, rows in reversed(read):
@@ -184,7 +184,7 @@ def decorate(
 
 
 def note(study: StudyRow, best: tuple[TrialRow, ...], beliefs: Beliefs | None = None) -> str:
-    """The front as a Markdown table, with what is believed of it."""
+    """The front as a Markdown table, with the sampler's estimates."""
     shown = columns(study, best, beliefs)
     lines = [f"## The front of {markdown(study.name)}", ""]
     lines.append(f"| {' | '.join(markdown(title) for title, _ in shown)} | pattern |")

@@ -34,7 +34,7 @@ def with_interval(of: Evaluation) -> str:
 
 
 def evaluation_page(evaluation: Evaluation) -> RenderableType:
-    """The scores, each class's, and the confusion matrix or what is confused most."""
+    """The scores, each class's, and the confusion matrix or the most confused classes."""
     rows = table("", "")
     rows.show_header = False
     for name, text in {
@@ -151,7 +151,7 @@ def confusion_png(evaluation: Evaluation) -> bytes:
 
 
 def mistakes_png(evaluation: Evaluation) -> bytes:
-    """The worst mistakes, the worst first, each with its class and what it was taken for."""
+    """The worst mistakes first, each with its class and the predicted one."""
     from PIL import Image, ImageDraw, ImageFont
 
     wrong = evaluation.mistakes(SHEET)
@@ -167,7 +167,7 @@ def mistakes_png(evaluation: Evaluation) -> bytes:
         pixels = evaluation.pixels(number)
         shown = pixels.transpose(1, 2, 0)
         image = Image.fromarray(shown[..., 0] if shown.shape[2] == 1 else shown).convert("RGB")
-        # Enlarged without a blur: what the network saw.
+        # Enlarged without interpolation: the pixels that the network saw.
         scale = TILE / max(image.size)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         x, y = gap + place % columns * wide, top + place // columns * high

@@ -57,7 +57,7 @@ class Picture:
 
 
 def axes(study: StudyRow) -> tuple[str, str]:
-    """The metrics across and upwards: what is gained is drawn over what it costs."""
+    """The metrics of the x and y axes: the gain is drawn over its cost."""
     names = [name for name, _ in study.objectives]
     if not names:
         raise StudyError(f"study {study.name!r} has no objectives: there is no front to draw")

@@ -42,8 +42,8 @@ def page(
     beliefs: Beliefs | None = None,
     errors: Evaluation | None = None,
 ) -> str:
-    """The whole page. ``report`` has what was trained again, where anything was, ``errors`` how the
-    winner did on the test images; ``beliefs`` what is believed of the trials."""
+    """The whole page. ``report`` has the retrained finalists, if any, ``errors`` the winner's
+    results on the test images; ``beliefs`` the sampler's estimates of the trials."""
     rows = [row for row in rows if row.state in ENDED]
     best = pareto(study, rows)
     title = f"{study.name}: {study.space} on {study.shown_data}"
@@ -141,8 +141,8 @@ def winner(report: Report | None) -> str:
 
 
 def headline(study: StudyRow, best: Sequence[TrialRow], beliefs: Beliefs | None = None) -> str:
-    """In a few sentences: what the most accurate network reaches, who is believed to be the best
-    where that is another, and what little less would save."""
+    """In a few sentences: the most accurate network's result, which one is estimated to be the best
+    if another, and what a slightly lower accuracy would save."""
     name, cost = axes(study)[1], axes(study)[0]
     if not best or name != ACCURACY or directions(study, cost) != ["min"]:
         return ""

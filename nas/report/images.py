@@ -23,8 +23,8 @@ SIDE = 72  # pixels of an image on a sheet, at least
 
 
 def tell(job: Job, aloud: bool = True) -> None:
-    """Prints what a first look at a job's images finds to stderr, where they are files of a
-    person's own. Raises DataError where they cannot be trained on."""
+    """Prints what inspecting a job's images finds to stderr, where they are the user's own files.
+    Raises DataError where they cannot be trained on."""
     if job.data.name == "imagefolder" and not job.evaluator:
         for line in findings.lines(findings.examine(job.data)) if aloud else ():
             print(f"nas: {line}", file=sys.stderr)

@@ -79,7 +79,7 @@ def _worst(evaluation: Evaluation, wrong: int) -> str:
         certain = 100 * float(evaluation.probabilities[number, taken])
         truth = escape(brief(evaluation.classes[int(evaluation.labels[number])], 2 * NAME))
         other = escape(brief(evaluation.classes[taken], 2 * NAME))
-        # A name that is not UTF-8 is told by its bytes.
+        # A name that is not UTF-8 is escaped bytewise.
         file = evaluation.name(number).encode(errors="backslashreplace").decode()
         tiles.append(
             f'<figure><img src="{_thumbnail(evaluation, number)}" alt="{truth}">'

@@ -20,7 +20,7 @@ from nas.report.plot import Axis
 from nas.report.trials import body_of, state_of
 from nas.store import StudyRow, TrialRow
 
-DRAWN = 1_500_000  # characters of drawings: where there is no room left, stages are told
+DRAWN = 1_500_000  # characters of drawings in a page; beyond it stages are listed as text
 
 
 def script(

@@ -64,7 +64,7 @@ def rank(found: Rank) -> str:
 
 
 def columns(report: Report) -> list[str]:
-    """The titles of the table; of what is believed only where anything is."""
+    """The table's column titles; estimates have columns only where there are any."""
     heads = ["", "trial", "searched", "trainings", "validation", "test"]
     if any(found.belief for found in report.finalists):
         heads.insert(3, "believed")
@@ -72,7 +72,7 @@ def columns(report: Report) -> list[str]:
 
 
 def report_page(report: Report) -> RenderableType:
-    """The finalists beside what they are compared with, and how to read it."""
+    """The finalists beside their baselines, and how to read it."""
     titles = columns(report)
     listed = table(*titles, numbers=titles[1:-1])
     for cells in lines(report):
@@ -132,7 +132,7 @@ def choice(report: Report) -> list[str]:
             f"Not on the front as measured by the search: {', '.join(off)}. Finalists are "
             "chosen by their estimates from all trials, without the luck of one training."
         )
-    lost = {row.id for row, _ in report.lost}  # of which it is told why
+    lost = {row.id for row, _ in report.lost}  # these have their own explanation
     searched = [row for row in report.front if not row.baseline and row.id not in lost]
     top = max(searched, key=lambda row: row.value(ACCURACY), default=report.winner.row)
     if (top.fingerprint, top.job_key) != (report.winner.row.fingerprint, report.winner.row.job_key):

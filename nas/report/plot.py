@@ -47,8 +47,8 @@ def style(dark: bool) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A metric's values as places from 0 to 1, by their logarithm where they are weighed so.
-    ``low`` and ``high`` are the ends as they are weighed."""
+    """A metric's values as positions from 0 to 1, on a log scale where the metric has one. ``low``
+    and ``high`` are the ends on that scale."""
 
     name: str
     low: float

@@ -74,7 +74,7 @@ def verdict(gain: Gain) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cascaded:
-    """A chosen cascade with what it does on the test images, beside the best single network."""
+    """A chosen cascade and its test results, beside the best single network."""
 
     names: Sequence[str]
     cost: str

@@ -58,7 +58,7 @@ def space_list() -> RenderableType:
 
 
 def preflight_page(space: Space, result: Preflight) -> RenderableType:
-    """What a preflight found: how many networks, how large they are, what fits, what is idle."""
+    """A preflight's findings: how many networks, their sizes, which fit, what is idle."""
     facts = table("", "")
     facts.show_header = False
     settings, error = result.settings.value, result.settings.error

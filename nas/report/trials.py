@@ -76,9 +76,9 @@ def in_states(rows: Sequence[TrialRow], states: Sequence[str]) -> list[TrialRow]
 
 
 def ordered(study: StudyRow, rows: Sequence[TrialRow], name: str) -> list[TrialRow]:
-    """The best by a metric first, as the study's objective or the metric's usual direction has it;
-    by "seconds", "epochs" or "trial" the least first; without a name as they are. Raises NasError
-    for a metric that no trial has."""
+    """Sorts by a metric, best first, in the study's or the metric's usual direction; by "seconds",
+    "epochs" or "trial" ascending; without a name not at all. Raises NasError for a metric that no
+    trial has."""
     own = {"trial": "number", "epochs": "epochs", "seconds": "seconds"}
     if not name:
         return list(rows)
@@ -219,7 +219,7 @@ def body_of(row: TrialRow) -> str:
 
 
 def trial_page(store: Store, study: StudyRow, row: TrialRow) -> RenderableType:
-    """One trial: what was sampled, the architecture, the recipe, the curve, the attempts."""
+    """One trial: its parameters, the architecture, the recipe, the curve, the attempts."""
     from nas.driver.tradeoffs import network  # numpy
 
     rows = table("", "")

@@ -2,7 +2,7 @@
 
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=SAMPLERS["default"](0))
 
-``default`` is ``ehvi``, ours. It does more where it is told what is known before an evaluation:
+``default`` is ``ehvi``, ours. It does more when given what is known before an evaluation:
 ``nas.samplers.ehvi.EHVISampler(seed, nas.samplers.problem.Problem(...))``.
 """
 

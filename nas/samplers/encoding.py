@@ -176,9 +176,9 @@ class Encoding:
         return np.unique(self.masked(np.array(list(itertools.product(*values)))), axis=0)
 
     def mutate(self, rng: np.random.Generator, rows: Floats) -> Floats:
-        """Each row with one active parameter changed, at times more: 1.5 are picked on average.
+        """Each row with one active parameter changed, sometimes more: 1.5 on average.
 
-        What a change makes active is drawn; what it makes inactive is dropped.
+        Parameters that become active are drawn; those that become inactive are dropped.
         """
         n = len(rows)
         active = ~np.isnan(rows)
@@ -256,7 +256,7 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Rule:
-    """When a parameter is active, told by the value of one asked before it.
+    """When a parameter is active, as a function of the value of one sampled before it.
 
     ``seen`` maps values of the parent (NaN for inactive, written as None) to activity.
     """

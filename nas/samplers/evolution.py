@@ -20,9 +20,9 @@ from nas.samplers.encoding import Encoding, union
 
 
 class EvolutionSampler(BaseSampler):
-    """The last ``population`` finished trials live; a parent is the best of ``sample`` of them, and
-    its child has a parameter or two changed (``Encoding.mutate``). Until so many have finished,
-    draws are uniform."""
+    """The last ``population`` finished trials are alive; a parent is the best of ``sample`` of
+    them, and its child has a parameter or two changed (``Encoding.mutate``). Until the population
+    is complete, draws are uniform."""
 
     def __init__(self, seed: int | None = None, population: int = 50, sample: int = 10) -> None:
         self._rng = np.random.default_rng(seed)

@@ -35,8 +35,8 @@ CLOSER = 32
 # The reference point: this quantile of the evaluated means. Far beyond it, where the warp draws in
 # outliers, a little noise is a large volume.
 WORST = 0.75
-# With fewer repeated evaluations, noise of which nothing is known cannot be told from the rough
-# part, which then counts as noise: so it pays to find out.
+# With fewer repeated evaluations, unknown noise cannot be separated from the rough component, which
+# is then counted as noise: so repeating pays.
 DOUBTED = 3
 
 

@@ -1,4 +1,4 @@
-"""What the sampler can be told about a problem before any evaluation."""
+"""What the sampler may know about a problem before any evaluation."""
 
 from __future__ import annotations
 

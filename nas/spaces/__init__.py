@@ -1,4 +1,4 @@
-"""Search spaces: a pattern and the domains of what is open in it, from a file.
+"""Search spaces: a pattern and the domains of its open symbols, from a file.
 
-Stands on the language alone; no torch.
+Depends on the language alone; no torch.
 """

@@ -1,4 +1,4 @@
-"""A look at a space before any training: how many networks, how large, what fits, what is idle."""
+"""Examines a space before any training: how many networks, their sizes, which fit, what is idle."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from nas.spaces.bounds import far
 from nas.spaces.space import Chosen, Draw, Space
 
 DRAWS = 2_000  # random ones that break a constraint each, before nothing is said to meet them
-ENUMERATED = 20_000  # up to so many settings are counted one by one
-FLIPS = 40  # so many changes of a parameter without effect, and it is called idle
+ENUMERATED = 20_000  # up to so many settings are counted by enumeration
+FLIPS = 40  # changes of a parameter without effect, after which it is called idle
 LEVELS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
@@ -124,8 +124,8 @@ def refuse_empty(space: Space) -> None:
 
 
 def nothing_meets(space: Space, missed: Sequence[Mapping[str, float]]) -> NothingFound:
-    """Of draws that are each told by what they break, and by how much: the nearest, and where to
-    look for more, which for what a profile predicts is nowhere."""
+    """The error where all draws break a constraint; ``missed`` has each draw's excess by metric.
+    Names the nearest draw, and where to look further, unless a latency profile predicts it."""
     bounds = space.constraints
     nearest = min(missed, key=lambda over: far(over, bounds))
     values = {n: bounds[n].limit + (by if bounds[n].upper else -by) for n, by in nearest.items()}
@@ -171,7 +171,7 @@ class _Path:
     def __init__(self, branches: Sequence[int]) -> None:
         self.branches = branches
         self.taken: list[tuple[int, int]] = []
-        self.real = False  # a real number was asked for: there is no end of branches
+        self.real = False  # a real parameter was sampled: the branches cannot be counted
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
         return choices[self._branch(len(choices))]

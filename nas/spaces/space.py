@@ -91,7 +91,7 @@ class Space:
         return {key: next(iter(values)) for key, values in some.items() if len(values) == 1}
 
     def fixing(self, key: str, value: Scalar) -> Space:
-        """The space with a setting of the recipe at one value, as if its file told that."""
+        """The space with a setting of the recipe at one value, as if its file said so."""
         data = parse_mapping(self.text, self.source)
         data["recipe"] = {**(data.get("recipe") or {}), key: value}
         own = {**self.recipe, key: Domain(Choice((value,)))}

@@ -110,9 +110,9 @@ def _reading(url: URL) -> URL:
             probe.execute("SELECT count(*) FROM sqlite_master")
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
-            return lasting  # a lock, or what else is told when it is used
+            return lasting  # locked, or an error that its first use will raise
         # In WAL mode SQLite reads by two files beside, which here it can neither find nor make. It
-        # does without where it is told that nobody writes, as nobody can: but not what is in one.
+        # does without where the file is declared immutable, but then ignores the log's content.
         log_ahead = file.with_name(f"{file.name}-wal")
         with contextlib.suppress(OSError):
             if log_ahead.stat().st_size:
@@ -203,7 +203,7 @@ def _check_head(file: Path) -> None:
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
             raise StoreError(f"storage {str(file)!r} is not a SQLite database") from None
-        # Whatever else is the matter, a lock or a right, is told where it is connected to.
+        # Any other error, such as a lock or a missing permission, is raised on connecting.
 
 
 def filesystem(folder: Path, mounts: str = "/proc/mounts") -> str:

@@ -71,7 +71,7 @@ studies = Table(
     Column("sampler", Text, nullable=False),
     Column("seed", BigInteger, nullable=False),
     Column("settings", JSON, nullable=False),
-    # What the images are (nas.data.identity), how people are told of them, and where they were.
+    # The images' identity (nas.data.identity), a description for people, and their directory.
     Column("images", Text, nullable=False, server_default=text("''")),
     Column("images_about", Text, nullable=False, server_default=text("''")),
     Column("directory", Text, nullable=False, server_default=text("''")),
@@ -161,7 +161,7 @@ latencies = Table(
     Column("peak_bytes", BigInteger),  # the most that one inference held
 )
 
-# What people call a device, its fingerprint being what told it apart.
+# The names that people give devices, which the fingerprint identifies.
 devices = Table(
     "nas_devices",
     metadata,

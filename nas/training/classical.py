@@ -121,7 +121,7 @@ class Fitted:
 
     @property
     def result(self) -> Result:
-        """As the evaluation of a network is told."""
+        """The same type as a network's evaluation."""
         return Result(metrics={ACCURACY: self.accuracy}, seconds=self.seconds, device="cpu")
 
 

@@ -1,9 +1,8 @@
-"""The memory that a trial takes, in bytes, from the same tree that counts its parameters.
+"""A trial's memory in bytes, from the same tree that counts its parameters.
 
-A training step holds most when its forward pass ends: the weights, their last gradients, the
-optimizer's moments, the average of the weights, and of each image what autograd keeps for the way
-back. That last is most of it, and a forward pass of sizes instead of numbers finds it. No torch
-here.
+A training step's peak is the end of its forward pass: the weights, their gradients, the optimizer's
+moments, the weight average, and the activations that autograd saves for the backward pass. The
+activations are most of it; a forward pass over shapes alone finds them. No torch here.
 """
 
 from __future__ import annotations
@@ -21,23 +20,23 @@ from nas.language.expression import Aux, Concat, Kept, Leaf, Node, Seq, Shape, S
 from nas.spaces.space import Draw, Space
 
 FLOAT, HALF = 4, 2  # bytes of a number
-PROCESS = 350 << 20  # of a worker with torch 2.14 by itself: 325 to 327 MiB with the least networks
-LARGE = 16 << 20  # bytes from which on a tensor is given back to the machine when it is freed
-DRAWS = 200  # feasible ones, among at most:
+PROCESS = 350 << 20  # a worker with torch 2.14: 325 to 327 MiB with the smallest networks
+LARGE = 16 << 20  # bytes from which on a freed tensor is returned to the operating system
+DRAWS = 200  # feasible draws, among at most:
 TRIES = 1_000
 
 
 def greatest(
     space: Space, recipe: Recipe, others: Iterable[Architecture] = (), streamed: bool = False
 ) -> int:
-    """``trial`` at its most over 200 random feasible draws of a space, and ``others``; 0 without
-    any. No bound: a sampler may find larger ones. Takes 0.1 to 0.6 s, 1.6 s at 224 pixels."""
+    """The largest ``trial`` over 200 random feasible draws of a space, and ``others``; 0 without
+    any. Not a bound: a sampler may find larger ones. Takes 0.1 to 0.6 s, 1.6 s at 224 pixels."""
     found = [trial(architecture, recipe, streamed) for architecture in others]
     return max((*found, *(trial(*draw, streamed) for draw in feasible(space, recipe))), default=0)
 
 
 def feasible(space: Space, base: Recipe) -> Iterator[tuple[Architecture, Recipe]]:
-    """Random draws of a space that meet its constraints: ``DRAWS``, or as many as are found."""
+    """Random draws of a space that meet its constraints: up to ``DRAWS``."""
     rng, found = random.Random(0), 0
     for _ in range(TRIES):
         draw = Draw(rng)
@@ -53,16 +52,15 @@ def feasible(space: Space, base: Recipe) -> Iterator[tuple[Architecture, Recipe]
 
 
 def trial(architecture: Architecture, recipe: Recipe, streamed: bool = False) -> int:
-    """Bytes that the process of a trial holds on the CPU at its peak. The images themselves are
-    mapped, and take none of their own: what is read of them does, more where they are ``streamed``.
+    """Peak bytes of a trial's process on the CPU, without the images, which are a shared map, but
+    with the batches read from them, which are more where they are ``streamed``.
 
-    Of 19 networks (draws of the shipped spaces and the zoo) it is 1.06 to 1.22 at 32 pixels, 0.87
-    to 1.15 at 64 and, in batches of 16 and 32, 1.01 to 1.15 at 224 times the private memory that
-    was measured (``benchmarks/memory.py``), in float32: which node a trial goes to, and whether
-    bf16 pays there, is not known before. The heap gives back a part only of what a step has freed,
-    hence the half; the validation comes on top of that, with more images. Not so of the ``LARGE``
-    tensors, most of what there is at 224 pixels: these are mapped one by one, and are gone when the
-    validation comes.
+    Divided by the measured private memory (``benchmarks/memory.py``), over 19 networks (draws of
+    the shipped spaces and the zoo), it is 1.06 to 1.22 at 32 pixels, 0.87 to 1.15 at 64 and, in
+    batches of 16 and 32, 1.01 to 1.15 at 224. It assumes float32: which node a trial runs on, and
+    whether bf16 pays there, is not known yet. The heap returns only part of what a step has freed,
+    hence the factor 3/2, and validation, with more images at once, comes on top. ``LARGE`` tensors,
+    most of the memory at 224 pixels, are mapped one by one, and are freed before validation.
     """
     large = recipe.batch * _taped(architecture, FLOAT, LARGE / recipe.batch).large
     heap = training(architecture, recipe) - large
@@ -71,7 +69,7 @@ def trial(architecture: Architecture, recipe: Recipe, streamed: bool = False) ->
 
 
 def read(architecture: Architecture, recipe: Recipe, streamed: bool) -> int:
-    """Bytes of the images on their way from their files."""
+    """Bytes of the images being read from files."""
     channels, height, width = architecture.input
     if recipe.resized_crop:  # from larger ones
         height, width = math.ceil(ROOM * height), math.ceil(ROOM * width)
@@ -79,7 +77,7 @@ def read(architecture: Architecture, recipe: Recipe, streamed: bool) -> int:
 
 
 def scoring(architecture: Architecture) -> int:
-    """Bytes that a network takes which only answers, as a teacher does: weights and a pass."""
+    """Bytes of a network that only infers, as a teacher does: its weights and a forward pass."""
     return FLOAT * architecture.params + _evaluating(architecture)
 
 
@@ -89,9 +87,9 @@ def _evaluating(architecture: Architecture) -> int:
 
 
 def ready(architecture: Architecture, recipe: Recipe) -> int:
-    """Bytes of the images that are made ready for training at once, with what is there on the way:
-    of 32 and of 224 pixels (batches of 64), 3.2 and 2.3 times the images themselves, up to 4.6 and
-    3.6 with what works on pixels or erases, and up to 6.2 and 4.2 with mixed ones.
+    """Bytes of the images prepared at once for training, with their temporary copies: at 32 and 224
+    pixels (batches of 64) 3.2 and 2.3 times the images themselves, up to 4.6 and 3.6 with
+    photometric augmentation or erasing, and up to 6.2 and 4.2 with mixup or cutmix.
     """
     images = chunk(architecture.input[1:], recipe.batch)
     mixed = recipe.mixup or recipe.cutmix
@@ -100,8 +98,8 @@ def ready(architecture: Architecture, recipe: Recipe) -> int:
 
 
 def _passing(node: Node, x: Shape) -> int:
-    """The most numbers an image that are there at once while it passes a node, nothing being kept
-    for a way back: what reaches a layer, what leaves it, and what earlier branches have made."""
+    """The peak count of numbers per image during inference of a node: a layer's input and output,
+    and the outputs of earlier branches."""
     here = math.prod(x) + math.prod(node.cost(x).shape)
     match node:
         case Seq(items):
@@ -118,23 +116,23 @@ def _passing(node: Node, x: Shape) -> int:
 
 
 def training(architecture: Architecture, recipe: Recipe, *, bf16: bool = False) -> int:
-    """Bytes of the tensors that live when a step's forward pass ends: less is not possible.
+    """Bytes of the tensors alive when a step's forward pass ends: a lower bound.
 
-    What autograd keeps is 0.99 to 1.01 times torch's own count (``saved_tensors_hooks``, each
-    storage once, from a batch of 4 on), in float32 and under bf16 autocast, for the draws of the
-    shipped spaces and the zoo.
+    The activations are 0.99 to 1.01 times torch's own count (``saved_tensors_hooks``, each storage
+    once, from batch size 4 on), in float32 and under bf16 autocast, for draws of the shipped spaces
+    and the zoo.
     """
     moments = 2 if recipe.optimizer == "adamw" else int(recipe.momentum > 0)
-    copies = 2 + moments + (recipe.ema > 0)  # the weights themselves, their gradients, an average
+    copies = 2 + moments + (recipe.ema > 0)  # weights, gradients; moments; average
     weight = FLOAT * copies + (HALF if bf16 else 0)  # autocast's copy
     params = architecture.params + architecture.aux_params
     return weight * params + recipe.batch * kept(architecture, bf16=bf16)
 
 
 def kept(architecture: Architecture, *, bf16: bool = False) -> int:
-    """Bytes an image that autograd keeps from the forward to the backward pass.
+    """Bytes per image that autograd saves from the forward to the backward pass.
 
-    Left out is what does not grow with the map: BN's statistics, squeeze-excitation's gates.
+    Leaves out what does not grow with the map: BN's statistics, squeeze-excitation's gates.
     """
     return _taped(architecture, HALF if bf16 else FLOAT).bytes
 
@@ -147,7 +145,7 @@ def _taped(architecture: Architecture, width: int, least: float = math.inf) -> _
 
 @dataclass(eq=False, slots=True)
 class _Tensor:
-    """Passes from layer to layer: whoever keeps it, it is kept once."""
+    """A tensor passed between layers; counted once, however many layers save it."""
 
     shape: Shape
     kept: bool = False
@@ -155,8 +153,8 @@ class _Tensor:
 
 @dataclass(eq=False, slots=True)
 class _Tape:
-    """What is kept, in bytes, where a number of a map has ``width`` bytes; of that, ``large`` in
-    maps of ``least`` bytes and more."""
+    """The bytes saved, with ``width`` bytes per number; ``large`` counts those in tensors of
+    ``least`` bytes or more."""
 
     width: int
     least: float
@@ -172,14 +170,13 @@ class _Tape:
 
 
 def _classify(node: Node, x: _Tensor, tape: _Tape) -> None:
-    """The network or an auxiliary classifier: its loss keeps the log-softmax, in float32."""
+    """The network or an auxiliary classifier: its loss saves the log-softmax, in float32."""
     logits = _forward(node, x, tape)
     tape.bytes += FLOAT * math.prod(logits.shape)
 
 
 def _forward(node: Node, x: _Tensor, tape: _Tape) -> _Tensor:
-    """The tensor that leaves a node that ``x`` reaches; what the backward pass reads of the node
-    goes to the tape."""
+    """The output of a node for input ``x``; records on the tape what its backward pass reads."""
     match node:
         case Seq(items):
             for item in items:

@@ -13,9 +13,9 @@ measurements each, largest over smallest less one, for a network of 0.2 ms and o
 
 The median of a quiet machine lies 2 to 5 % above the least call.
 
-**The state.** Eval mode, inference mode, float32, channels last, one thread on the CPU unless told,
-whatever the process trains with; one measurement at a time per device and user, and no training of
-that user beside it (``nas.training.turns``). What others do is told as ``busy``.
+**The state.** Eval mode, inference mode, float32, channels last, by default one CPU thread,
+whatever the training uses; one measurement at a time per device and user, and no training of
+that user beside it (``nas.training.turns``). Other processes' load is recorded as ``busy``.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def measure(
 
     Takes about 0.3 s for a call under 10 ms, up to 2 s on a machine too busy to agree, and some
     twenty calls for a network beyond. The module is moved to ``device`` (a runtime of the CPU alone
-    takes it there); its mode is kept. With ``memory`` also the peak bytes, where they are told.
+    takes it there); its mode is kept. With ``memory`` also the peak bytes, where known.
     Raises NasError for a runtime that does not work here, and for more threads than cores.
     """
     device = device_of(runtime, device, threads)

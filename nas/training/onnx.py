@@ -31,7 +31,7 @@ INSTALL = "pip install 'nas-patterns[onnx]'"
 
 
 def needs(*packages: str) -> None:
-    """Raises NasError that tells what to install where one is missing."""
+    """Raises NasError that says what to install where a package is missing."""
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise NasError(f"ONNX needs {' and '.join(missing)}, not installed here: {INSTALL}")
@@ -62,7 +62,7 @@ def to_onnx(model: Model) -> bytes:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter tells its own developers much: of optional packages, of decompositions."""
+    """Silences the exporter's messages for its developers, on optional packages and the like."""
     logger = logging.getLogger("torch.onnx")
     was = logger.level
     logger.setLevel(logging.ERROR)

@@ -21,7 +21,7 @@ from nas.training.train import begin, set_up
 NETWORKS = 5  # of a space: at the middles of as many equal shares of its draws, by MACs
 WARM, STEPS = 3, 8  # steps that are not timed, and those that are
 SECONDS = 0.5  # of timed steps are enough, and so is a single one that takes as long
-IN_ALL = 4.0  # seconds after which no further network is timed: the others' MACs tell
+IN_ALL = 4.0  # seconds after which no further network is timed: the rest are estimated by MACs
 # MACs of a forward pass that are enough for a step on a CPU, and the least images of it: a
 # mobilenet_like network of 316 million MACs took 0.87 times as long an image by 12 as by 64.
 WORK, IMAGES = 4e9, 2
@@ -30,8 +30,8 @@ FORWARD = 1 / 3  # of a step's time, which also goes back twice: an image that i
 
 
 def spread(draws: Sequence[tuple[Architecture, Recipe]]) -> list[tuple[Architecture, Recipe]]:
-    """``NETWORKS`` of the draws whose mean time stands for that of all: one from the middle of each
-    equal share, by MACs."""
+    """``NETWORKS`` of the draws, whose mean time represents all: the middle one of each equal
+    share, by MACs."""
     ordered = sorted(draws, key=lambda draw: draw[0].macs)
     few = min(NETWORKS, len(ordered))
     return [ordered[(2 * n + 1) * len(ordered) // (2 * few)] for n in range(few)]
@@ -56,8 +56,8 @@ def timed(
 
 
 def epoch_seconds(job: Job, threads: int) -> float:
-    """Seconds that an epoch of the job will take on this machine, by its first steps on its own
-    images, with so many threads. Nothing is kept. Raises NasError."""
+    """Seconds that an epoch of the job will take on this machine with ``threads`` threads, from its
+    first steps on its own images. Nothing is kept. Raises NasError."""
     device = available()
     job = dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, freeze=0))
     with with_threads(threads), seeded(job.seed, device):

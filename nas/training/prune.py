@@ -1,9 +1,9 @@
-"""From a trained network to a narrower one of the same pattern, with the weights of the channels
-that matter most.
+"""Pruning: a trained network becomes a narrower one of the same pattern, which keeps the weights of
+the most important channels.
 
-``narrowed`` changes the widths of the pattern, so that what comes of it is an expression like any
-other; ``carried`` walks both trees at once and finds which channels of the wide one go where.
-Channels that are added to one another are kept or dropped together.
+``narrowed`` changes the widths in the pattern, so the result is an ordinary architecture;
+``carried`` walks both trees in parallel and finds which channels are kept. Channels that are added
+to one another are kept or dropped together.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from nas.training.models import Model, state_of
 from nas.training.network import build
 
 By = Literal["scale", "norm"]
-IMAGES, BATCH = 10_000, 250  # images that statistics are taken of, and how many at once
+IMAGES, BATCH = 10_000, 250  # images to compute statistics on, and how many at once
 
 
 # --- a narrower pattern --------------------------------------------------------------------------
 
 
 def narrowed(architecture: Architecture, factor: float) -> Architecture:
-    """The same pattern with its widths times ``factor``, the classes as they are.
+    """The same pattern with its widths times ``factor``; the number of classes stays.
 
-    Equal widths stay equal and unequal ones unequal, so that what was added to its input still is;
-    widths stay multiples of their groups. Raises NasError where it is no narrower network.
+    Equal widths stay equal and different ones different, so that residual sums remain possible;
+    widths stay multiples of their groups. Raises NasError where the network gets no narrower.
     """
     if not 0 < factor < 1:
         raise NasError(f"--width {factor:g}: must be above 0 and below 1")
@@ -77,7 +77,7 @@ def _depthwise(step: Step) -> bool:
 
 
 def _widths(step: Step) -> Iterator[tuple[Parameter, int]]:
-    """The written arguments of a step that may become smaller, and their values."""
+    """The arguments written in a step that may become smaller, and their values."""
     args = dict(step.args)
     for parameter in parameters(step.name):
         value = args.get(parameter.name)
@@ -86,14 +86,14 @@ def _widths(step: Step) -> Iterator[tuple[Parameter, int]]:
 
 
 def _rounded(steps: Sequence[Step], factor: float) -> dict[int, int]:
-    """The new width for each that occurs: a multiple of all groups that it is split into, larger
-    than that of every smaller one, and no narrower than its block can be."""
+    """The new width for each that occurs: a multiple of all groups that split it, larger than that
+    of every smaller width, and at least the least width of its block."""
     multiples: dict[int, int] = {}
     floors: dict[int, int] = {}
     for step in steps:
         numbers: dict[str, int] = {k: v for k, v in step.args if isinstance(v, int)}
         split = 1 if _depthwise(step) else numbers.get("groups", 1)
-        if split > 1:  # the inner channels, or those that come, are split
+        if split > 1:  # groups split the inner channels, or the input's
             split *= numbers.get("bottleneck", 0) or 1
             multiples[step.x[0]] = math.lcm(multiples.get(step.x[0], 1), numbers["groups"])
         for parameter, width in _widths(step):
@@ -114,8 +114,8 @@ def _rounded(steps: Sequence[Step], factor: float) -> dict[int, int]:
 
 @dataclass(eq=False, slots=True)
 class Segment:
-    """Channels that lie side by side: ``wide`` of them, of which ``narrow`` are kept. One that is
-    added to others becomes these, its ``parts``."""
+    """Adjacent channels: ``wide`` of them, of which ``narrow`` are kept. One that is added to other
+    segments is replaced by them, its ``parts``."""
 
     wide: int
     narrow: int
@@ -124,8 +124,8 @@ class Segment:
     score: Tensor | None = None
 
     def kept(self) -> Tensor:
-        """The channels that stay, in their order: as many of each block (a group of a
-        convolution), those of the highest score."""
+        """Indices of the channels that are kept, in order: equally many of each block (a group of a
+        convolution), with the highest scores."""
         if self.wide == self.narrow or self.score is None:
             return torch.arange(self.wide)[: self.narrow]
         each = self.score.view(self.blocks, -1)
@@ -136,8 +136,8 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """The channels of a map, or the features that flattening made of it: each channel ``repeat``
-    times."""
+    """The channels of a map, or the features of a flattened one, in which each channel has
+    ``repeat`` places."""
 
     segments: tuple[Segment, ...]
     repeat: int = 1
@@ -146,7 +146,7 @@ class Axis:
         return tuple(found for segment in self.segments for found in _flat(segment))
 
     def kept(self) -> Tensor:
-        """The places along the axis that stay."""
+        """The indices along the axis that are kept."""
         places, start = [], 0
         for segment in self.flat():
             places.append(segment.kept() + start)
@@ -165,8 +165,8 @@ def _flat(segment: Segment) -> Iterator[Segment]:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A tensor of the state: the axes of its first two dimensions, as far as it has them, and into
-    how many groups the second is split along the first."""
+    """A tensor of the state dict: the axes of its first two dimensions (``into``: None without a
+    second), and the number of groups that split the second along the first."""
 
     name: str
     out: Axis
@@ -193,8 +193,8 @@ class _Walk:
         return axis
 
     def node(self, a: Node, b: Node, x: Shape, y: Shape, at: str, axis: Axis) -> Axis:
-        """The channels that leave a node of the wide tree, ``a``, and its like in the narrow one;
-        ``at`` is its module's name and a dot."""
+        """The output channels of node ``a`` of the wide tree; ``b`` is its counterpart in the
+        narrow tree, ``at`` the module's name with a dot."""
         match a, b:
             case Seq(items), Seq(others):
                 return self.sequence(items, others, x, y, at, axis)
@@ -277,8 +277,8 @@ class _Other(NasError):
 
 
 def _together(first: Axis, other: Axis) -> None:
-    """Makes the channels that are added be kept together. Raises NasError where they are parted
-    otherwise on both sides."""
+    """Ties two axes that are added, so that the same channels are kept. Raises NasError where they
+    are segmented differently."""
     mine, theirs = first.flat(), other.flat()
     if mine == theirs:
         return
@@ -298,11 +298,11 @@ def _together(first: Axis, other: Axis) -> None:
 
 
 def carried(model: Model, narrow: Architecture, by: By = "scale", seed: int = 0) -> torch.nn.Module:
-    """The network ``narrow``, which ``narrowed`` has made of the model's, with the model's weights
-    of the channels that count most: by the sum of BN's scales that they have (Liu et al. 2017,
-    "Network slimming"), where there are any, or by the L2 norm of their filters.
+    """The network ``narrow`` (from ``narrowed``) with the model's weights of the most important
+    channels: by the sum of the BN scales on them (Liu et al. 2017, "Network slimming"), or, where
+    there are none, by the L2 norm of their filters; ``by`` "norm" always takes the latter.
 
-    Raises NasError where the two are not alike.
+    Raises NasError where the two architectures do not correspond.
     """
     wide, state = model.architecture, state_of(model.network)
     walk = _Walk(state)
@@ -351,7 +351,7 @@ def _taken(tensor: Tensor, held: Held) -> Tensor:
     columns = held.into.kept()
     if held.groups == 1:
         return found[:, columns]
-    # Each group's filters see the channels of that group, counted from its first.
+    # A group's filters index its input channels from the group's first.
     width, kept = tensor.shape[1], len(columns) // held.groups
     own = columns.view(held.groups, kept) - torch.arange(held.groups)[:, None] * width
     per_group = found.view(held.groups, -1, *found.shape[1:])
@@ -359,20 +359,20 @@ def _taken(tensor: Tensor, held: Held) -> Tensor:
 
 
 def pruned(model: Model, factor: float, by: By = "scale", seed: int = 0) -> Model:
-    """The model at ``factor`` of its widths, not yet trained on. Raises NasError."""
+    """The model at ``factor`` of its widths, not yet fine-tuned. Raises NasError."""
     narrow = narrowed(model.architecture, factor)
     card = dataclasses.replace(model.card, architecture=narrow, metrics={})
     return Model(carried(model, narrow, by, seed), card).eval()
 
 
 def renormalised(model: Model, ref: DataRef, seed: int = 0) -> Model:
-    """The model with the statistics of its batch normalisations as they are on the training images
-    (``IMAGES`` drawn by ``seed``, or all): those that it kept are of sums over channels that it no
-    longer has. Changes ``model``. Raises DataError."""
+    """The model with its BN statistics recomputed on the training images (``IMAGES`` drawn by
+    ``seed``, or all): the old ones are of sums over channels that are gone. Changes ``model``.
+    Raises DataError."""
     images = data.load(ref, "train")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:IMAGES]
     batch = min(BATCH, len(order))
-    whole = order[: len(order) // batch * batch]  # a batch counts as much as any other
+    whole = order[: len(order) // batch * batch]  # full batches, as each counts equally
     device = next(model.parameters()).device
     prepare = preparation(model.card.normal, data.describe(ref).shape[1:])
     with seeded(seed, device):  # dropout draws

@@ -27,8 +27,8 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A network that can be timed: ``instance`` makes one in memory of its own, ``peak`` gives the
-    most bytes that one inference held, None where nothing tells."""
+    """A network that can be timed: ``instance`` creates a copy with memory of its own, ``peak``
+    returns the peak bytes of one inference, None where unknown."""
 
     instance: Callable[[], Call]
     peak: Callable[[], int | None]
@@ -36,8 +36,8 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """``prepare`` takes a module in evaluation on its device, the shape of its input with the
-    batch, and the threads. ``lacks`` tells why it does not work on a device; empty: it does."""
+    """``prepare`` takes a module in eval mode on its device, its input shape with the batch, and
+    the number of threads. ``lacks`` says why it does not work on a device; empty: it does."""
 
     about: str
     version: Callable[[], str]
@@ -88,7 +88,7 @@ def on_cuda(run: Callable[[], object]) -> Call:
 
 
 def _cuda_peak(module: nn.Module, shape: tuple[int, ...], device: torch.device) -> int | None:
-    """Weights included; what a CPU's allocator held it does not tell."""
+    """Peak bytes on CUDA, weights included; None on the CPU, whose allocator keeps no count."""
     if device.type != "cuda":
         return None
     torch.cuda.reset_peak_memory_stats(device)

@@ -1,7 +1,7 @@
-"""Weights in the files that people have, whoever wrote them. No code in a file is run.
+"""Reads weights from files of any common kind. No code in a file is run.
 
-A file is one of safetensors (a model of ours among them), of ``torch.save``, or a checkpoint of
-ours; the state dict is all of it or an entry, its keys behind the prefixes of wrappers or not.
+A file is in safetensors' format (our models, or others), saved by ``torch.save``, or one of our
+checkpoints; the state dict is the whole file or an entry, with or without wrappers' key prefixes.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from nas.training.network import AuxHead
 State = Mapping[str, Tensor]
 Pairs = Mapping[str, str]  # our entry -> the entry of a state dict
 
-# Where training scripts keep a state dict, the likeliest first (the average of weights scores
-# better than the last of them, but is kept beside those in few files).
+# Where training scripts keep a state dict, likeliest first (an average of the weights scores better
+# than the last ones, but few files hold both).
 ENTRIES = ("state_dict", "model", "model_state_dict", "net", "network", "module", "weights",
            "params", "model_ema", "state_dict_ema", "ema")  # fmt: skip
-# What torch's and others' wrappers put before each key.
+# Prefixes that wrappers (torch's and others) add to each key.
 WRAPPERS = re.compile(r"^(module|_orig_mod|model|net|network)\.")
 
 
 def read(path: Path) -> tuple[State, Card | None]:
-    """The state dict in a file, and the card where it is a model of ours. Raises NasError."""
+    """The state dict in a file, and the card if it is a model of ours. Raises NasError."""
     try:
         data = content(path)
     except OSError as error:
@@ -54,7 +54,7 @@ def read(path: Path) -> tuple[State, Card | None]:
             saved = {key: loaded[key] for key in sorted(loaded, key=_natural)}
         else:
             saved = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    # The readers raise nearly anything on what they cannot read or do not allow.
+    # On invalid or disallowed content, the readers raise nearly anything.
     except Exception as error:
         raise NasError(
             f"{path} is not a whole file of nothing but tensors ({type(error).__name__}): "
@@ -65,7 +65,7 @@ def read(path: Path) -> tuple[State, Card | None]:
 
 
 def card_in(path: Path) -> Card | None:
-    """The card of a model of ours; None where the file is none, or cannot be read."""
+    """The card of a model of ours; None for other files, and unreadable ones."""
     try:
         metadata = metadata_of(header(path), str(path))
     except OSError:
@@ -74,8 +74,8 @@ def card_in(path: Path) -> Card | None:
 
 
 def unwrapped(saved: object, where: str) -> State:
-    """The state dict in what a training script saved, its keys without the prefixes of wrappers.
-    Raises NasError where there is none, or more than one."""
+    """The state dict in what a training script saved, without wrappers' key prefixes. Raises
+    NasError where there is none, or more than one."""
     for _ in range(3):  # {"model": {"state_dict": ...}}
         if not isinstance(saved, Mapping) or _tensors(saved):
             break
@@ -94,7 +94,7 @@ def unwrapped(saved: object, where: str) -> State:
 
 
 def checked(saved: object, where: str) -> State:
-    """What maps names to tensors. Raises NasError for anything else."""
+    """``saved``, if it maps names to tensors. Raises NasError otherwise."""
     if not isinstance(saved, Mapping):
         raise NasError(f"{where} is a {type(saved).__name__}: must map names to tensors")
     for key, value in saved.items():
@@ -115,7 +115,7 @@ def _wraps(value: object) -> bool:
 
 
 def _natural(key: str) -> list[tuple[int, int, str]]:
-    """Numbers in their order: safetensors sorts by text, and layer 10 comes before layer 2."""
+    """A sort key by numeric value: safetensors sorts as text, with layer 10 before layer 2."""
     parts = re.split(r"(\d+)", key)
     return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts]
 
@@ -124,8 +124,9 @@ def _natural(key: str) -> list[tuple[int, int, str]]:
 
 
 def by_structure(module: nn.Module, state: State, where: str) -> Pairs:
-    """Our entries with those of a state dict in other names: layers of one shape pair up in their
-    order. The last layer, the head, may be for other classes. Raises NasError where they do not."""
+    """Maps our entries to those of a state dict with other names: layers of equal shapes are paired
+    in order. The last layer, the head, may have other classes. Raises NasError where layers do not
+    match."""
     aux = [f"{name}." for name, part in module.named_modules() if isinstance(part, AuxHead)]
     ours = _layers({k: v for k, v in module.state_dict().items() if not k.startswith(tuple(aux))})
     waiting: dict[Any, deque[str]] = defaultdict(deque)
@@ -161,12 +162,12 @@ def _layers(state: State) -> dict[str, dict[str, Tensor]]:
 
 
 def _shapes(entries: Mapping[str, Tensor]) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """What tells a layer from another; files from before torch counted batches lack that entry."""
+    """What identifies a layer; files of old torch versions lack ``num_batches_tracked``."""
     return tuple(
         sorted((e, tuple(t.shape)) for e, t in entries.items() if e != "num_batches_tracked")
     )
 
 
 def _inputs(entries: Mapping[str, Tensor]) -> tuple[Any, ...]:
-    """A head apart from its classes."""
+    """A head's shapes without the classes."""
     return tuple((entry, shape[1:]) for entry, shape in _shapes(entries))

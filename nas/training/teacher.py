@@ -1,8 +1,7 @@
-"""Distillation: a training that learns the outputs of trained models beside the labels.
+"""Distillation: training on the outputs of trained models as well as the labels.
 
-A teacher is one model or several, whose softened probabilities are averaged. Where no augmentation
-changes the images its outputs are computed once, and kept beside the images in the cache; otherwise
-for each batch.
+The teacher is one model or several, whose softened probabilities are averaged. Without augmentation
+its outputs are computed once, and cached with the images; otherwise for each batch.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ from nas.training.card import class_numbers
 from nas.training.models import Model, load_model
 from nas.training.outputs import outputs
 
-LEAST = 1e-30  # of a probability: float32 holds its logarithm
+LEAST = 1e-30  # smallest probability: its logarithm is finite in float32
 
 
 def digest_of(models: Sequence[Model]) -> str:
-    """16 hexadecimal digits for models whose outputs are averaged, in whatever order."""
+    """16 hexadecimal digits for models whose outputs are averaged; their order does not count."""
     each = sorted(model.digest for model in models)
     return each[0] if len(each) == 1 else hashlib.sha256(" ".join(each).encode()).hexdigest()[:16]
 
@@ -60,7 +59,7 @@ def check(model: Model, info: Info, where: str) -> None:
 
 @functools.lru_cache(maxsize=2)
 def loaded(files: tuple[str, ...], digest: str) -> tuple[Model, ...]:
-    """The models in these files. Raises NasError where they are not those of ``digest``."""
+    """The models in these files. Raises NasError where their digest is not ``digest``."""
     if not files:
         raise RecipeError(f"recipe.teacher is {digest!r}: the models are given by --teacher")
     models = tuple(load_model(file) for file in files)
@@ -74,8 +73,8 @@ def loaded(files: tuple[str, ...], digest: str) -> tuple[Model, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Where maps of equal height and width are compared: after the student's element of this
-    number, and after that of each teacher."""
+    """A place where feature maps of equal height and width are compared: the output of the
+    student's element of this number, and of that of each teacher."""
 
     student: int
     teachers: tuple[int, ...]
@@ -83,10 +82,10 @@ class Stage:
 
 @dataclass(eq=False, slots=True)
 class Teacher:
-    """What a training learns from. ``held`` are the soft targets (images, classes) of its images in
-    their order, None where they are computed a batch at a time; ``columns`` are the data's classes
-    among each model's. ``seen`` are the student's maps of the step under way by the numbers of
-    their elements, and ``at`` the positions of its images among all."""
+    """The teacher of one training. ``held`` are the soft targets (images, classes) of its images,
+    in order, or None where they are computed per batch; ``columns`` select the data's classes from
+    each model's. ``seen`` are the student's maps in the current step, by element number, and ``at``
+    the positions of the batch among all images."""
 
     recipe: Recipe
     models: tuple[Model, ...]
@@ -108,8 +107,8 @@ class Teacher:
         device: torch.device,
         images: Images,
     ) -> Teacher:
-        """The teacher of a job, for the ``images`` of its training, in the ``normal`` of the
-        student. Raises NasError where it cannot teach there."""
+        """The teacher of a job, on its training ``images``; ``normal`` is the student's
+        normalisation. Raises NasError where a model cannot teach there."""
         recipe, info = job.recipe, data.describe(job.data)
         models = tuple(m.to(device).eval() for m in loaded(job.teachers, recipe.teacher))
         for model, file in zip(models, job.teachers, strict=True):
@@ -140,21 +139,21 @@ class Teacher:
     def following(
         self, epoch: Iterable[tuple[Tensor, Tensor]], positions: Iterable[Tensor]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of an epoch, whose images are at these ``positions``: ``loss`` is then that
-        of the batch last given."""
+        """Yields the batches of an epoch, whose images are at these ``positions``: ``loss`` is for
+        the batch yielded last."""
         for batch, self.at in zip(epoch, positions, strict=True):
             yield batch
 
     def loss(self, loss: Tensor, output: Tensor | tuple[Tensor, list[Tensor]], x: Tensor) -> Tensor:
-        """The student's ``loss`` on the labels, and what it differs from the teacher in: (1 - w) of
-        the one and w T² KL(teacher, student) of the other, both softmaxes at the temperature T
-        (Hinton et al. 2015, section 2: T² keeps the gradients' scale).
+        """(1 - w) times the student's ``loss`` on the labels plus w T² KL(teacher, student), with
+        both softmaxes at temperature T (Hinton et al. 2015, section 2: T² keeps the scale of the
+        gradients), plus the attention loss at each stage.
 
-        ``output``: of the student, for the images ``x`` as it takes them.
+        ``output``: the student's for the images ``x``, which are normalised for it.
         """
         recipe = self.recipe
         logits = output[0] if isinstance(output, tuple) else output
-        watched = dict(self.seen)  # the student's maps: a teacher's own pass may add others
+        watched = dict(self.seen)  # copied, as a teacher's forward pass may add maps
         targets = None
         if self.held is not None and self.at is not None:
             targets = self.held[carried(self.at, self.held.device)]
@@ -174,8 +173,8 @@ class Teacher:
 
     @torch.no_grad()
     def _answers(self, x: Tensor) -> list[tuple[Tensor, dict[int, Tensor]]]:
-        """Each model's probabilities for images as the student takes them, in float32, and its maps
-        at the ends of the stages."""
+        """Each model's probabilities for images normalised for the student, in float32, and its
+        maps at the stages."""
         with torch.autocast(x.device.type, enabled=False):
             pixels = x.float() * self.std + self.mean
             return [self._answer(pixels, k) for k in range(len(self.models))]
@@ -188,14 +187,14 @@ class Teacher:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """While it lasts, the student's maps are there for ``loss``."""
+        """Within it, the student's maps are recorded for ``loss``."""
         with noting(self.student, [stage.student for stage in self.stages], self.seen):
             yield
         self.seen.clear()
 
 
 def softened(each: Sequence[Tensor], columns: Sequence[Tensor], temperature: float) -> Tensor:
-    """The mean of several models' probabilities (images, classes), each softened to the
+    """The mean of several models' probabilities (images, classes), each softened by the
     temperature, in the order of the data's classes."""
     soft = [
         (p[:, own].float().clamp_min(LEAST).log() / temperature).softmax(1)
@@ -204,18 +203,19 @@ def softened(each: Sequence[Tensor], columns: Sequence[Tensor], temperature: flo
     return torch.stack(soft).mean(0)
 
 
-# --- where the stages look -----------------------------------------------------------------------
+# --- attention transfer --------------------------------------------------------------------------
 
 
 def attention(maps: Tensor) -> Tensor:
-    """Where a map (images, channels, height, width) is active: the mean square over its channels,
-    scaled to length 1 (Zagoruyko and Komodakis 2017, section 3.1, F² and equation 2)."""
+    """The attention of a map (images, channels, height, width): the mean square over its channels,
+    flattened and normalised to length 1 (Zagoruyko and Komodakis 2017, section 3.1, F² and equation
+    2)."""
     return nn.functional.normalize(maps.float().square().mean(1).flatten(1))
 
 
 def shared_stages(student: Architecture, teachers: Sequence[Architecture]) -> tuple[Stage, ...]:
-    """For each size of map that all of them have, the last element of the student with it and those
-    of the teachers. Widths may differ. Raises RecipeError where there is none."""
+    """For each map size that all networks have, the last element of each with that size. Widths may
+    differ. Raises RecipeError where no size is shared."""
     own, *theirs = [_ends(each) for each in (student, *teachers)]
     sizes = [size for size in own if all(size in each for each in theirs)]
     if not sizes:
@@ -227,14 +227,14 @@ def shared_stages(student: Architecture, teachers: Sequence[Architecture]) -> tu
 
 
 def _ends(architecture: Architecture) -> dict[tuple[int, ...], int]:
-    """The last element that leaves maps of each height and width over 1."""
+    """The last element for each output size (height, width) over 1."""
     shapes = [step.cost.shape for step in architecture.steps]
     return {s[1:]: k for k, s in enumerate(shapes) if len(s) == 3 and max(s[1:]) > 1}
 
 
 @contextlib.contextmanager
 def noting(network: nn.Module, elements: Sequence[int], into: dict[int, Tensor]) -> Iterator[None]:
-    """While it lasts, what leaves these elements of a network is put ``into`` by their numbers."""
+    """Within it, the outputs of these elements of a network are put ``into``, by number."""
 
     def note(number: int, module: nn.Module, inputs: object, output: Tensor) -> None:
         into[number] = output

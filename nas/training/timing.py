@@ -47,7 +47,7 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # of a device
 class Times:
     """``ms`` is the median over the instances of their least calls; ``low`` and ``high`` its
     interval. ``busy`` is the share of the machine's processors that others used meanwhile, None
-    where the kernel does not tell. ``reference`` is the reference's least call, in seconds."""
+    where the kernel does not say. ``reference`` is the reference's least call, in seconds."""
 
     ms: float
     low: float
@@ -128,7 +128,7 @@ class Usage:
 
 
 def cpu_name() -> str:
-    """As the kernel tells it: the processor's name, a board's model, or the architecture."""
+    """The processor's name from the kernel, a board's model, or the architecture."""
     for path, key in (("/proc/cpuinfo", "model name"), ("/proc/device-tree/model", "")):
         try:
             text = Path(path).read_text().replace("\0", "")
@@ -141,7 +141,7 @@ def cpu_name() -> str:
 
 
 def governor() -> str:
-    """How the processors' clock is led, and up to how many MHz; "clock not told" elsewhere."""
+    """The CPU's frequency governor and maximum MHz; "clock not told" elsewhere."""
     folder = Path("/sys/devices/system/cpu/cpu0/cpufreq")
     try:
         most = int((folder / "scaling_max_freq").read_text()) // 1000
@@ -166,7 +166,7 @@ def threads_text(threads: int) -> str:
 
 
 def session(graph: bytes, threads: int) -> Any:
-    """A session on the CPU with so many threads for the operators."""
+    """A session on the CPU with ``threads`` threads for the operators."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -195,9 +195,9 @@ def onnx_call(graph: bytes, threads: int, batch: int) -> Call:
 
 
 def onnx_peak(graph: bytes, threads: int, batch: int) -> int | None:
-    """By how many bytes a process that has loaded onnxruntime grows at its peak, to hold the graph
-    and run it once; in a process of its own, as this one would take memory that was freed before.
-    None where the kernel does not tell."""
+    """The bytes by which the peak memory of a process with onnxruntime loaded grows to hold the
+    graph and run it once; in a process of its own, as this one could reuse memory freed before.
+    None where the kernel does not say."""
     command = [sys.executable, __file__, "--peak", str(threads), str(batch)]
     done = subprocess.run(command, input=graph, capture_output=True)
     return int(done.stdout) if done.returncode == 0 and done.stdout.strip() else None

@@ -1,9 +1,8 @@
-"""The networks of the literature with their weights: torchvision's state dicts, and what a training
-starts from.
+"""Pretrained weights: torchvision's state dicts, and the weights that a training starts from.
 
-The networks themselves are the closed patterns in ``search_spaces/zoo``. How torchvision's entries
-map to ours is written down nowhere: both modules run once, without data, and their layers with
-weights pair up in the order in which they ran.
+The networks themselves are the closed patterns in ``search_spaces/zoo``. No table maps
+torchvision's entries to ours: both modules run once, on the meta device, and their layers with
+weights are paired in the order in which they ran.
 """
 
 from __future__ import annotations
@@ -42,20 +41,19 @@ from nas.training.states import Pairs, State
 
 log = logging.getLogger(__name__)
 
-# torchvision's module makes inputs from -1 to 1 out of ImageNet's normalisation (transform_input)
-# where it has pretrained weights; ours takes such inputs as they are.
+# With pretrained weights, torchvision's module maps inputs from ImageNet's normalisation to -1..1
+# (transform_input); ours expects -1..1.
 NORMALS: Mapping[str, Normal] = {"googlenet": Normal((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))}
 
-PATIENCE = 5.0  # seconds for a server's first answer: torch's own download waits without an end
+PATIENCE = 5.0  # seconds to wait for a server's answer: torch's own download has no timeout
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """What pretrained weights ask for: images of ``size`` x ``size`` pixels, normalised.
+    """What pretrained weights expect: images of ``size`` x ``size`` pixels, normalised.
 
-    To score, torchvision scales the shorter side to a little more than that (256 or 232 for 224)
-    and cuts the middle out; here the whole image is scaled to the size, for training and scoring
-    alike.
+    For evaluation torchvision scales the shorter side a little larger (256 or 232 for 224) and
+    crops the centre; here the whole image is scaled to the size, in training and evaluation alike.
     """
 
     size: int
@@ -64,9 +62,9 @@ class Preprocessing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Initial:
-    """Weights to start from (``recipe.init``), and the normalisation that they were trained with.
+    """Weights to start from (``recipe.init``), and the normalisation of their training.
 
-    Entries of the heads may be absent; the others are all there.
+    Entries of the heads may be absent; all others are present.
     """
 
     state: Mapping[str, Tensor]
@@ -74,7 +72,7 @@ class Initial:
 
 
 def torchvision_names() -> list[str]:
-    """Those that torchvision has, with pretrained weights."""
+    """The zoo's networks that torchvision has, with pretrained weights."""
     known = set(models.list_models())
     return [name for name in names() if name in known]
 
@@ -83,11 +81,11 @@ def torchvision_names() -> list[str]:
 
 
 def load_torchvision(name: str, state_dict: State) -> nn.Module:
-    """The zoo's network ``name`` with the state dict of torchvision's, as many classes as that has.
+    """The zoo's network ``name`` with torchvision's state dict, and as many classes as that has.
 
-    Entries of auxiliary classifiers may be absent altogether, as in torchvision's deployed
-    networks: ours are then fresh. It takes what torchvision's takes and answers its logits. Raises
-    NasError that names the entries that do not fit.
+    Auxiliary classifiers may be absent, as in torchvision's deployed networks: ours are then newly
+    initialised. Takes torchvision's inputs and returns its logits. Raises NasError, which names the
+    entries that do not fit.
     """
     where = f"the state dict for {name}"
     found = _modern(states.checked(state_dict, where))
@@ -98,16 +96,16 @@ def load_torchvision(name: str, state_dict: State) -> nn.Module:
 
 
 def correspondence(name: str, architecture: Architecture) -> Pairs:
-    """Our entries, in the order in which their layers run, with torchvision's names for them.
+    """Maps our entries, in the order in which their layers run, to torchvision's.
 
-    Raises NasError where the architecture's layers are not of the kinds of torchvision's ``name``.
+    Raises NasError where the architecture's layers are of other kinds than torchvision's ``name``.
     """
     if name not in torchvision_names():
         raise NasError(f"torchvision has no {name}; {nearest(name, torchvision_names())}")
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", FutureWarning
-        )  # of GoogLeNet, about weights never made here
+        )  # from GoogLeNet, about weights that are not created here
         ours = _as_run(build(architecture), architecture.input)
         theirs = _as_run(models.get_model(name, weights=None), (3, 224, 224))
     kinds = [[type(layer).__name__ for _, layer in layers] for layers in (ours, theirs)]
@@ -124,7 +122,8 @@ def correspondence(name: str, architecture: Architecture) -> Pairs:
 
 
 def _as_run(module: nn.Module, x: Shape) -> list[tuple[str, nn.Module]]:
-    """The layers with weights of a module on the meta device, as one training pass runs them."""
+    """The layers with weights, in the order of a training pass; the module is on the meta device,
+    and keeps the hooks."""
     ran: list[tuple[str, nn.Module]] = []
 
     def note(name: str, layer: nn.Module, _: Any) -> None:
@@ -133,7 +132,7 @@ def _as_run(module: nn.Module, x: Shape) -> list[tuple[str, nn.Module]]:
     for name, layer in module.named_modules():
         if next(layer.parameters(recurse=False), None) is not None:
             layer.register_forward_pre_hook(partial(note, name))
-    module.train()(torch.empty(2, *x))  # two images: BN refuses to train on one value a channel
+    module.train()(torch.empty(2, *x))  # two images: BN refuses to train on one value per channel
     return ran
 
 
@@ -145,14 +144,14 @@ def _difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
 
 
 def _modern(state: State) -> State:
-    """With the names that DenseNet's layers have had since module names may hold no dots (norm1 for
-    norm.1): torchvision's own files still have the old ones."""
+    """Renames DenseNet's layers (norm.1 to norm1), which changed when module names could no longer
+    hold dots: torchvision's own files have the old names."""
     old = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
     return {old.sub(r"\1", key): tensor for key, tensor in state.items()}
 
 
 def _classes(state: State, pairs: Pairs) -> int | None:
-    """The number of classes of a state dict, where its last bias tells it."""
+    """The number of classes of a state dict, from its last bias; None where it has none."""
     bias = state.get(list(pairs.values())[-1])
     return len(bias) if bias is not None and bias.ndim == 1 and len(bias) else None
 
@@ -160,8 +159,8 @@ def _classes(state: State, pairs: Pairs) -> int | None:
 def _fitted(
     module: nn.Module, given: State, pairs: Pairs, where: str, fresh: tuple[str, ...] = ()
 ) -> dict[str, Tensor]:
-    """The entries for ``module`` out of those ``given``: all, but those that begin with
-    ``fresh`` and those of an auxiliary classifier that ``given`` lacks whole. Raises NasError."""
+    """The entries of ``given`` under our names, except those that begin with ``fresh`` and those of
+    auxiliary classifiers that ``given`` lacks altogether. Raises NasError."""
     expected = module.state_dict()
     for name, part in module.named_modules():
         if isinstance(part, AuxHead):
@@ -176,12 +175,12 @@ def _fitted(
             continue
         shape = tuple(expected[ours].shape)
         if theirs in given and given[theirs].shape == shape:
-            if not given[theirs].isfinite().all():  # the heads of torchvision's features alone
+            if not given[theirs].isfinite().all():  # as heads in IMAGENET1K_FEATURES
                 wrong.append(f"{theirs} holds values that are not finite")
             state[ours] = given[theirs]
         elif theirs in given:
             wrong.append(f"{theirs} has the shape {tuple(given[theirs].shape)}, expected {shape}")
-        elif ours.endswith(".num_batches_tracked"):  # files from before torch counted them
+        elif ours.endswith(".num_batches_tracked"):  # absent from files of old torch versions
             state[ours] = torch.tensor(0)
         else:
             wrong.append(f"{theirs} is missing, expected with the shape {shape}")
@@ -191,19 +190,19 @@ def _fitted(
     return state
 
 
-# --- where a training starts ---------------------------------------------------------------------
+# --- initial weights -----------------------------------------------------------------------------
 
 
 def initial_state(source: str, architecture: Architecture) -> Initial:
-    """Weights for ``architecture``, and the normalisation that they were trained with.
+    """Weights for ``architecture``, and the normalisation of their training.
 
-    ``source`` is a network of the zoo (torchvision's pretrained weights, as NAME or NAME:MEMBER of
-    its weights' enumeration), or a file of any kind that ``nas.training.states`` reads, in our
-    names, torchvision's, or others for layers of the same shapes (told by a warning). For another
-    number of classes the head and the auxiliary classifiers are absent from the result. For grey
-    images a stem's weights are summed over its input channels, as if the grey channel were given to
-    each; the normalisation is then the channels' mean. Raises NasError where the weights are not
-    there, cannot be read or do not fit.
+    ``source`` is a network of the zoo (torchvision's pretrained weights, NAME or NAME:MEMBER of its
+    weights enumeration), or a file of any kind that ``nas.training.states`` reads, with our names,
+    torchvision's, or others, which are matched by the layers' shapes, with a warning. For another
+    number of classes the head and the auxiliary classifiers are left out. For grey images the
+    stem's weights are summed over its input channels, as if each got the grey channel; the
+    normalisation is then the mean over channels. Raises NasError where the weights are missing,
+    unreadable or do not fit.
     """
     with torch.device("meta"):
         module = build(architecture)
@@ -236,8 +235,8 @@ def initial_state(source: str, architecture: Architecture) -> Initial:
 
 
 def zoo_model(name: str, source: str, info: Info) -> tuple[nn.Module, Card]:
-    """The zoo's network ``name`` on these images with all its weights from ``source``, as for
-    ``initial_state``. Raises NasError where its head is for other classes."""
+    """The zoo's network ``name`` for these images, with all its weights from ``source`` (as for
+    ``initial_state``). Raises NasError where its head is for other classes."""
     architecture = network(name, info.shape, len(info.classes))
     start = initial_state(source, architecture)
     module = build(architecture, seed=0)
@@ -261,7 +260,7 @@ def zoo_model(name: str, source: str, info: Info) -> tuple[nn.Module, Card]:
 def _names(
     module: nn.Module, architecture: Architecture, state: State, where: str
 ) -> tuple[Pairs, str]:
-    """Our entries with those of a file, and the network where they are torchvision's names."""
+    """Maps our entries to a file's; and the zoo's name where the file's are torchvision's."""
     ours = {key: key for key in module.state_dict()}
     if state.keys() <= ours.keys() and list(ours)[-1] in state:
         return ours, ""
@@ -275,13 +274,13 @@ def _names(
 
 
 def pretrained_name(source: str) -> str:
-    """The network of the zoo whose weights ``source`` names; empty where it is a file."""
+    """The zoo's network whose pretrained weights ``source`` names; empty for a file."""
     name = source.partition(":")[0]
     return name if name in names() else ""
 
 
 def preprocessing(source: str) -> Preprocessing:
-    """What torchvision's pretrained weights of a network ask for. Raises NasError for none."""
+    """What torchvision's pretrained weights expect. Raises NasError where there are none."""
     preset = _weights(source).transforms()
     normal = NORMALS.get(pretrained_name(source)) or Normal(tuple(preset.mean), tuple(preset.std))
     return Preprocessing(preset.crop_size[0], normal)
@@ -311,7 +310,7 @@ def pretrained(source: str) -> State:
 
 
 def identify(architecture: Architecture) -> str:
-    """The name of a network that torchvision has; empty where it is none."""
+    """The torchvision network that an architecture is; empty where there is none."""
     for name in torchvision_names():
         try:
             if network(name, architecture.input, architecture.classes) == architecture:
@@ -322,14 +321,14 @@ def identify(architecture: Architecture) -> str:
 
 
 def with_weights(name: str) -> str:
-    """A clause for an error message: what has pretrained weights. Of a network that has none, no
-    other is meant, however alike their names."""
+    """A clause for an error message that suggests networks with pretrained weights: all of them if
+    ``name`` is in the zoo, as it is then no misspelling."""
     found = torchvision_names()
     return f"known: {', '.join(found)}" if name in names() else nearest(name, found)
 
 
 def _weights(source: str) -> Any:
-    """torchvision's weights that NAME (its default) or NAME:MEMBER names. Raises NasError."""
+    """torchvision's weights for NAME (its default) or NAME:MEMBER. Raises NasError."""
     name, colon, member = source.partition(":")
     if name not in torchvision_names():
         raise NasError(f"there are no pretrained weights of {name}; {with_weights(name)}")

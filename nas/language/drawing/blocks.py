@@ -1,4 +1,4 @@
-"""The inside of a block: layers from top to bottom, branches side by side, skips beside them."""
+"""Draws the inside of a block: layers from top to bottom, branches and skips side by side."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from nas.language.drawing.canvas import Canvas, breadth
 from nas.language.drawing.labels import follows, label, span
 from nas.language.expression import Aux, Concat, Leaf, Node, Seq, Shape, Sum
 
-LINE = 14  # from one baseline to the next
-GAP = 14  # an arrow between two boxes
+LINE = 14  # line height, in px as all lengths here
+GAP = 14  # between two boxes: the length of an arrow
 BESIDE = 12  # between two branches
 JOIN = 16  # the height of a sum's circle and a concatenation's bar
 
-# Blocks of one form with the shapes that reach them: they are drawn once.
+# Blocks of one form with their input shapes: they share one drawing.
 Alike = Sequence[tuple[Node, Shape]]
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Something drawn around an upright axis, along which the map comes and goes."""
+    """A part of a figure around a vertical axis, along which the feature map enters and leaves."""
 
     left: float
     right: float
     height: float
-    draw: Callable[[Canvas, float, float], None]  # with the axis, and the top
-    forks: bool = False  # whether it begins where branches part, not in a box
+    draw: Callable[[Canvas, float, float], None]  # takes the x of the axis and the y of the top
+    forks: bool = False  # whether it begins with a fork instead of a box
 
 
 def inside(node: Node, x: Shape) -> list[tuple[Node, Shape]]:
-    """What a combinator is made of, each with the shape that reaches it."""
+    """A combinator's items, each with its input shape."""
     match node:
         case Seq(items):
             found = []
@@ -46,7 +46,7 @@ def inside(node: Node, x: Shape) -> list[tuple[Node, Shape]]:
 
 
 def form(node: Node, x: Shape) -> object:
-    """Equal for what one figure can show: all but the widths."""
+    """A key that is equal for blocks that can share one figure: all but the widths."""
     if isinstance(node, Leaf):
         title, _, rest = label(node, x)
         return title, rest
@@ -54,7 +54,7 @@ def form(node: Node, x: Shape) -> object:
 
 
 def figure(alike: Alike) -> Part | None:
-    """None for the identity."""
+    """The figure of blocks of one form; None for the identity."""
     first, x = alike[0]
     if isinstance(first, Leaf):
         return _box([(_line(alike), True)], _ink(first, x))
@@ -68,7 +68,7 @@ def figure(alike: Alike) -> Part | None:
 
 
 def _sequence(items: Sequence[Alike]) -> Part | None:
-    """Layers that follow another stand in its box."""
+    """A layer that follows another (``labels.follows``) is written into its box."""
     parts: list[Part] = []
     lines: list[tuple[str, bool]] = []
     ink = ""
@@ -93,7 +93,7 @@ def _sequence(items: Sequence[Alike]) -> Part | None:
 
 
 def _line(alike: Alike) -> str:
-    """A layer on one line: conv 3x3, 64-128, /2."""
+    """A layer's label on one line: conv 3x3, 64-128, /2."""
     labels = [label(node, x) for node, x in alike if isinstance(node, Leaf)]
     amounts = [each.amount for each in labels if each.amount is not None]
     return ", ".join([labels[0].title, *([span(amounts)] if amounts else []), *labels[0].rest])
@@ -105,7 +105,7 @@ def _ink(node: Leaf, x: Shape) -> str:
 
 
 def ink_of(x: Shape, y: Shape, macs: int) -> str:
-    """The ink of a layer, by what it does."""
+    """A layer's colour, by its kind."""
     if len(y) == 1 and macs:
         return "features"
     if macs:
@@ -144,7 +144,7 @@ def _stack(parts: Sequence[Part]) -> Part:
 
 
 def _axes(branches: Sequence[Part | None]) -> list[float]:
-    """Where the branches stand, from the first one's axis on."""
+    """The x of each branch's axis, from the first one's."""
     axes, edge = [0.0], branches[0].right if branches[0] else 0.0
     for branch in branches[1:]:
         axes.append(edge + BESIDE + (branch.left if branch else 4))
@@ -160,7 +160,8 @@ def _branches(
     top: float,
     bottom: float,
 ) -> list[tuple[float, float]]:
-    """The fork and the branches, which end at the returned points: the identity at its fork."""
+    """Draws the fork and the branches; returns the point where each ends. The identity is a
+    line."""
     ends = []
     for branch, at in zip(branches, axes, strict=True):
         fork = [(axis, top), (axis, top + GAP / 2), (at, top + GAP / 2), (at, top + GAP)]
@@ -177,7 +178,7 @@ def _branches(
 
 
 def _sum(branches: Sequence[Part | None]) -> Part:
-    """The first branch stands on the axis, the others to its right."""
+    """The first branch is on the axis, the others to its right."""
     offsets = _axes(branches)
     inside = max(branch.height if branch else 0 for branch in branches)
     height = GAP + inside + GAP + JOIN
@@ -201,7 +202,7 @@ def _sum(branches: Sequence[Part | None]) -> Part:
 
 
 def _concatenation(branches: Sequence[Part | None]) -> Part:
-    """The branches stand around the axis, above a bar that joins them."""
+    """The branches are centred on the axis, above a bar that joins them."""
     offsets = _axes(branches)
     middle = offsets[-1] / 2
     offsets = [offset - middle for offset in offsets]

@@ -1,7 +1,7 @@
-"""An SVG under construction: shapes and text in a few inks, for light and dark pages.
+"""An SVG under construction: shapes and text in a few colours, for light and dark pages.
 
-Every element carries its light colour as an attribute, which any reader of SVG takes; a browser on
-a dark page takes the dark ones from the style sheet. There are no fonts, scripts or links.
+Each element has its light colour as an attribute, which every SVG reader supports; browsers on dark
+pages take the dark ones from the style sheet. There are no fonts, scripts or links.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Point = tuple[float, float]
 
 FONT = "Helvetica, Arial, sans-serif"
 
-# On a light page and on a dark one. Hues are Okabe and Ito's, which the colour-blind tell apart.
+# Colours on a light and a dark page: Okabe and Ito's hues, which the colour-blind distinguish.
 INKS: Mapping[str, tuple[str, str]] = {
     "paper": ("#ffffff", "#0d1117"),
     "ink": ("#1f2328", "#e6edf3"),
@@ -29,7 +29,7 @@ INKS: Mapping[str, tuple[str, str]] = {
     "auxiliary": ("#ffffff", "#0d1117"),
 }
 
-# Of an em, as in DejaVu Sans, the widest font that a browser falls back to.
+# Character widths in em, as in DejaVu Sans, the widest font that browsers fall back to.
 _WIDTHS: Mapping[str, float] = {
     letter: width
     for width, letters in (
@@ -44,7 +44,7 @@ _WIDTHS: Mapping[str, float] = {
 
 
 def breadth(text: str, size: float, bold: bool = False) -> float:
-    """How wide a text is at most."""
+    """An upper bound on a text's width."""
     return size * sum(_WIDTHS.get(c, 0.64) for c in text) * (1.1 if bold else 1.0)
 
 
@@ -71,7 +71,7 @@ class Canvas:
         thin: bool = False,
         bend: float = 5,
     ) -> None:
-        """Along the points, its corners rounded; ``arrow`` puts a head at its end."""
+        """A path through the points with rounded corners; ``arrow`` adds a head at its end."""
         path = [f"M{_n(points[0][0])} {_n(points[0][1])}"]
         for before, corner, after in zip(points, points[1:], points[2:], strict=False):
             for near, sign in ((before, "L"), (after, "Q")):
@@ -95,7 +95,7 @@ class Canvas:
             self.elements.append(f'<polygon points="{corners_text}" {_fill("line")}/>')
 
     def badge(self, x: float, y: float, letter: str) -> None:
-        """A letter that stands out, whatever is behind it."""
+        """A bold letter on a disc, legible on any background."""
         self.circle(x, y, 8, "paper")
         self.text(x, y + 3.5, letter, size=10, bold=True)
 
@@ -110,7 +110,7 @@ class Canvas:
         anchor: str = "middle",
         bold: bool = False,
     ) -> None:
-        """One line; ``y`` is that of its baseline."""
+        """One line of text; ``y`` is its baseline."""
         weight = ' font-weight="bold"' if bold else ""
         style = f'font-size="{_n(size)}" text-anchor="{anchor}"{weight}'
         escaped = escape(text, quote=False)
@@ -144,7 +144,7 @@ def _fill(ink: str) -> str:
 
 
 def _paint(ink: str = "", dashed: bool = False) -> str:
-    """Outlined, and filled where an ink is given."""
+    """The attributes of an outline, filled where ``ink`` is given."""
     dash = ' stroke-dasharray="3 2"' if dashed else ""
     fill = INKS[ink][0] if ink else "none"
     names = f"nas-{ink} nas-stroke" if ink else "nas-stroke"
@@ -152,8 +152,8 @@ def _paint(ink: str = "", dashed: bool = False) -> str:
 
 
 def _towards(start: Point, goal: Point, step: float) -> Point:
-    """The point ``step`` from ``start`` on the way to ``goal``, at most half way."""
+    """The point ``step`` from ``start`` towards ``goal``, at most half way."""
     dx, dy = goal[0] - start[0], goal[1] - start[1]
-    length = max(abs(dx), abs(dy))  # all lines are upright or level
+    length = max(abs(dx), abs(dy))  # all lines are vertical or horizontal
     part = min(step / length, 0.5) if length else 0.0
     return start[0] + dx * part, start[1] + dy * part

@@ -1,4 +1,4 @@
-"""A network as columns: one for each element that one would name, repeats as repeats."""
+"""A network as columns: one for each named element, with repeats kept as repeats."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from nas.language.elements import Step
 from nas.language.expression import Aux, Concat, Leaf, Node, Seq, Shape, Sum, identity
 from nas.language.pattern import repeats
 
-LONG = 64  # where a name goes on in the next line
+LONG = 64  # a longer name is broken into two lines
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What stands side by side in a drawing. ``blocks`` are those that it stands for, each with
-    the shape that reaches it; ``shares`` the channels of the branches that a concatenation joins;
-    ``skip`` the kind of shortcut around a sum."""
+    """A column of a drawing: an element, or several as one. ``blocks``: the blocks in it, each with
+    its input shape; ``shares``: the channels of each branch that a concatenation joins; ``skip``:
+    the kind of shortcut around a sum."""
 
-    lines: tuple[tuple[str, bool], ...]  # each with whether it is the name's
+    lines: tuple[tuple[str, bool], ...]  # each with whether it is the name
     shape: Shape
     ink: str
     params: int = 0
@@ -34,7 +34,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """Columns that come ``count`` times, on one size of map."""
+    """Columns repeated ``count`` times, at one map size."""
 
     items: tuple[Column | Repeated, ...]
     count: int
@@ -60,8 +60,8 @@ def columns(steps: Sequence[Step]) -> tuple[Item, ...]:
 
 
 def _alike(number: int, steps: Sequence[Step]) -> object:
-    """Equal for rounds of a repetition that can be drawn as one: on one size of map, and of one
-    form, which the text does not tell: the first of ResNet-50's RESIDUAL*3 has a projection."""
+    """A key that is equal for rounds of a repeat that can be drawn as one: of one map size and one
+    form. The text is not enough: the first of ResNet-50's RESIDUAL*3 has a projection."""
     maps = {step.cost.shape[1:] for step in steps}
     if len(maps) > 1:
         return number
@@ -69,12 +69,12 @@ def _alike(number: int, steps: Sequence[Step]) -> object:
 
 
 def _add(items: list[Item], step: Step) -> None:
-    """A column of its own, or with that before it."""
+    """Adds a step as a column of its own, or to the one before it."""
     last = items[-1] if items else None
     node, x = step.node, step.x
     column = _column(step)
     if isinstance(last, Column) and last.ink != "auxiliary" and isinstance(node, Leaf):
-        lone = not any(head for _, head in last.lines)  # BN, relu: they lead what comes
+        lone = not any(head for _, head in last.lines)  # leading BN and relu join what follows
         if follows(node, x) or lone:
             ink = column.ink if lone else last.ink
             items[-1] = replace(
@@ -124,7 +124,7 @@ def _lines(node: Leaf, x: Shape) -> tuple[tuple[str, bool], ...]:
 
 
 def _together(rounds: Sequence[tuple[Item, ...]]) -> tuple[Item, ...]:
-    """The rounds of a repetition as one: the last one's maps, and the costs of all."""
+    """The rounds of a repeat as one: the last one's shapes, and the summed costs."""
     return tuple(_same(list(alike)) for alike in zip(*rounds, strict=True))
 
 
@@ -136,7 +136,7 @@ def _same(alike: Sequence[Item]) -> Item:
     own = [each for each in alike if isinstance(each, Column)]
     shares = last.shares
     if shares and all(after.shares[0] == sum(before.shares) for before, after in pairwise(own)):
-        # Dense layers: each adds its channels to all that came.
+        # Dense layers: each adds its channels to all those before it.
         shares = own[0].shares + tuple(share for each in own[1:] for share in each.shares[1:])
     return replace(
         last,

@@ -1,4 +1,4 @@
-"""What a drawing says of a layer: its name, its window, its width, and what else is no default."""
+"""A layer's label in a drawing: its name, window, width, and arguments that are not defaults."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from nas.language.elements import layer
 from nas.language.expression import Leaf, Shape
 from nas.language.layers import LAYERS
 
-# What changes no picture: the map and the channels tell the padding.
+# Left out: the map's size and the channels already show the padding.
 HIDDEN = frozenset({"bias", "eps", "pad", "ceil", "alpha", "beta", "k"})
 
 
 class Label(NamedTuple):
-    """``amount`` is the argument that a layer must be given, such as its width: two layers that
-    differ in that alone are drawn as one form."""
+    """``amount`` is the layer's required argument, such as its width: layers that differ only in it
+    are drawn as one form."""
 
     title: str
     amount: int | None
@@ -26,13 +26,13 @@ class Label(NamedTuple):
 
 
 def readable(name: str) -> str:
-    """A name of the language as prose has it: CONV is conv, BN and AUX stay."""
+    """A name of the language for a drawing: CONV becomes conv; BN and AUX stay."""
     return name if len(name) <= 3 else name.lower()
 
 
 def label(node: Leaf, x: Shape) -> Label:
     name, _ = layer(node) or ("", ())
-    if name and not inspect.isclass(LAYERS[name]):  # the name says all
+    if name and not inspect.isclass(LAYERS[name]):  # no arguments
         return Label(readable(name), None, ())
     words = [readable(name) or re.sub(r"(?<!^)(?=[A-Z])", " ", type(node).__name__).lower()]
     amount: int | None = None
@@ -62,12 +62,12 @@ def label(node: Leaf, x: Shape) -> Label:
 
 
 def span(amounts: Iterable[int]) -> str:
-    """One number, or the least and the greatest."""
+    """One number, or the range from the smallest to the largest."""
     low, *rest = sorted(set(amounts))
     return f"{low}–{rest[-1]}" if rest else str(low)
 
 
 def follows(node: Leaf, x: Shape) -> bool:
-    """Whether a layer is drawn with the one before it: it does not look around, nor multiply."""
+    """Whether a layer is drawn with the one before it: it has no window and no MACs."""
     shape, _, macs = node.cost(x)
     return shape == x and macs == 0 and not hasattr(node, "kernel")

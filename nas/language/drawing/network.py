@@ -1,9 +1,9 @@
-"""An architecture as an SVG that a paper would take.
+"""An architecture as an SVG of publication quality.
 
-Above, the network from left to right: a column for each element, its height the map's side and its
-width the channels', both by doublings; under each stage (what has one size of map) its params and
-MACs. Below, the inside of each form of block: branches side by side, the skips of sums beside
-them. Needs nothing but the architecture, and gives the same text for the same network.
+Above, the network from left to right: a column per element, its height for the map's side and its
+width for the channels, both on log2 scales; under each stage (elements of one map size) its params
+and MACs. Below, the inside of each form of block: branches side by side, and the skips of sums.
+Depends on the architecture alone, and is deterministic.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from nas.language.expression import Node, Shape, show
 if TYPE_CHECKING:
     from nas.language.elements import Step
 
-PAGE = 840  # what a row may take: at the width of a page, 7 inches, its letters are of 6.6 points
+PAGE = 840  # a row's width, in px: printed 7 inches wide, its letters are of 6.6 points
 MARGIN = 14
-HEADINGS = 46  # for map, params, MACs, at the left of a row
+HEADINGS = 46  # left of a row, for map, params, MACs
 ROOM = PAGE - HEADINGS - 2 * MARGIN
-TALL, LOW = 124, 9  # the columns of the largest map, and of a map of one
-BESIDE, APART = 24, 10  # between two columns, and between what is written under them, at least
-NARROW = 47  # where 224×224 can be written
+TALL, LOW = 124, 9  # the height of columns of the largest map, and of a 1x1 map
+BESIDE, APART = 24, 10  # least gap between two columns, and between the texts under them
+NARROW = 47  # the width of 224×224
 LINE = 13
-REPEAT = 18  # the height of the bracket over what is repeated
+REPEAT = 18  # the height of the bracket over a repeat
 
 
 class Drawn(Protocol):
-    """What is read of an architecture, which draws itself by this module."""
+    """What is read of an architecture, whose own drawing calls this module."""
 
     @property
     def input(self) -> Shape: ...
@@ -53,7 +53,7 @@ class Drawn(Protocol):
 
 
 def svg(architecture: Drawn, title: str = "") -> str:
-    """The drawing as the text of a file; ``title`` stands above it."""
+    """The text of an SVG file; ``title`` is written above the drawing."""
     channels = architecture.input[0]
     items = (
         Column((("input", True), (str(channels), False)), architecture.input, "input"),
@@ -110,7 +110,7 @@ def _room(column: Column) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Columns of one stage, all of them or those that fit a row, and what is told under them."""
+    """The columns of a stage, or those that fit a row, and the text under them (``told``)."""
 
     columns: list[Column]
     told: tuple[str, ...]
@@ -118,7 +118,7 @@ class _Piece:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """Pieces side by side, and the repeats in them: from, to, times, and how deep they nest."""
+    """Pieces side by side, and their repeats: (first, last, count, nesting depth)."""
 
     pieces: list[_Piece]
     repeats: list[tuple[int, int, int, int]]
@@ -129,7 +129,7 @@ class _Row:
 
 
 def _rows(items: Sequence[Item]) -> Iterator[_Row]:
-    """Rows no wider than the page, as even as may be, broken between stages where that fits."""
+    """Rows within the page's width, as even as possible, broken between stages where they fit."""
     stages = _stages(items)
     atoms: list[tuple[int, list[Item]]] = []
     for n, stage in enumerate(stages):
@@ -150,10 +150,10 @@ def _rows(items: Sequence[Item]) -> Iterator[_Row]:
 
 
 def _even(atoms: Sequence[tuple[int, list[Item]]]) -> list[Sequence[tuple[int, list[Item]]]]:
-    """Breaks what must not be broken itself into rows, with the least squares of what they leave
-    free; what is wider than the page has a row of its own."""
+    """Breaks unbreakable pieces into rows with the least sum of squared free space; a piece wider
+    than the page has a row of its own."""
     widths = [_breadth(own) for _, own in atoms]
-    best: list[tuple[float, int]] = [(0.0, 0)]  # up to each atom: the squares, the row's first
+    best: list[tuple[float, int]] = [(0.0, 0)]  # up to each atom: least sum, first of its row
     for end in range(1, len(atoms) + 1):
         free = ROOM - widths[end - 1]
         found = [(best[end - 1][0] + free**2, end - 1)]
