@@ -263,7 +263,7 @@ class EHVISampler(BaseSampler):
         candidates = self._candidates(evidence)
         pending, costs = candidates.pending(chance)
         example = candidates.costs(measured[-1], chance)
-        told = np.zeros(len(evidence.signs), bool) if example is None else np.isfinite(example)
+        known = np.zeros(len(evidence.signs), bool) if example is None else np.isfinite(example)
 
         def predict(rows: Floats) -> Floats:
             assert related is not None
@@ -274,7 +274,7 @@ class EHVISampler(BaseSampler):
             evidence.finished,
             pending,
             costs,
-            told,
+            known,
             fit=partial(self._fit, evidence.encoding, related=related),
             predict=predict if related else None,
             limit=partial(self._fit, evidence.encoding),

@@ -57,8 +57,8 @@ def gains(model: Model, rows: Floats, costs: Floats, reference: Floats) -> tuple
     corner, learned = reference.copy(), []
     for k, surrogate in surrogates.items():
         corner[k] = min(corner[k], np.quantile(model.means[:, k], WORST))
-        told = surrogate.noise(surrogate.values) is not None
-        process = surrogate.process.doubting() if doubt and not told else surrogate.process
+        noise_known = surrogate.noise(surrogate.values) is not None
+        process = surrogate.process.doubting() if doubt and not noise_known else surrogate.process
         learned.append(_Learned.of(k, process, surrogate.warp, x))
     beliefs = _Beliefs(values, tuple(learned))
 

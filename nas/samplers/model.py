@@ -42,7 +42,7 @@ class Features:
     """
 
     encoding: Encoding
-    told: tuple[tuple[int, Warp], ...]
+    known: tuple[tuple[int, Warp], ...]
     predict: Callable[[Floats], Floats] | None = None
     middle: Floats = field(default_factory=lambda: np.zeros(0))
     spread: Floats = field(default_factory=lambda: np.zeros(0))
@@ -50,12 +50,12 @@ class Features:
     @property
     def extra(self) -> int:
         """How many columns follow those of the parameters."""
-        return len(self.told) + len(self.middle)
+        return len(self.known) + len(self.middle)
 
     def __call__(self, rows: Floats, costs: Floats) -> tuple[Floats, Scales]:
         """As ``Encoding.embed``, of rows and their known objectives (n, objectives), minimised."""
         x, scales = self.encoding.embed(rows)
-        extra = [SPREAD * warp(costs[:, k]) for k, warp in self.told]
+        extra = [SPREAD * warp(costs[:, k]) for k, warp in self.known]
         if self.predict:
             extra += [*((self.predict(rows) - self.middle) / self.spread).T]
         more = np.arange(len(extra)) + scales[-1] + 1
@@ -86,7 +86,7 @@ class Model:
         finished: Sequence[Finished],
         pending: Floats,
         costs: Floats,
-        told: NDArray[np.bool_],
+        known: NDArray[np.bool_],
         fit: Fit,
         predict: Callable[[Floats], Floats] | None = None,
         limit: Fit | None = None,
@@ -95,7 +95,7 @@ class Model:
     ) -> Model:
         """Fits the model to ``finished`` trials, at least one with values, while ``pending`` run.
 
-        ``told`` (objectives,) marks the objectives known before an evaluation; ``costs`` (pending,
+        ``known`` (objectives,) marks the objectives known before an evaluation; ``costs`` (pending,
         objectives) holds them for the pending rows, minimised, its other columns are unused.
         ``predict`` gives what older studies predict of rows, (n, columns); ``limit`` fits what is
         not an objective (None: as ``fit``). While ``starting``, rows that succeed with probability
@@ -108,7 +108,7 @@ class Model:
         feasible = np.array([measured[k].feasible for k in kept])
         early = values[: fitted_on(len(values))]
         features = Features(
-            encoding, tuple((k, Warp.of(early[:, k])) for k, known in enumerate(told) if known)
+            encoding, tuple((int(k), Warp.of(early[:, k])) for k in np.flatnonzero(known))
         )
         if predict:
             column = predict(rows[: len(early)])
@@ -120,7 +120,7 @@ class Model:
         seen = np.isfinite(values)
         surrogates = [
             None
-            if known or not seen[:, k].any()  # as long as no trial meets the constraints
+            if known[k] or not seen[:, k].any()  # as long as no trial meets the constraints
             else Surrogate.of(
                 f"objective {k}",
                 x[seen[:, k]],
@@ -129,7 +129,7 @@ class Model:
                 fit,
                 noise[k] if noise else unknown,
             ).believing(x_pending)
-            for k, known in enumerate(told)
+            for k in range(len(known))
         ]
         means = np.vstack([values, costs])
         for k, surrogate in enumerate(surrogates):
@@ -312,10 +312,10 @@ def _limits(
         labels = np.where(failed, 1.0, -1.0)
         yield learned("failure", ended, labels), 0.0
     for name in sorted({name for f in recent for name in f.constraints}):
-        told = [f for f in recent if name in f.constraints]
-        values = np.array([f.constraints[name] for f in told])
+        bound = [f for f in recent if name in f.constraints]
+        values = np.array([f.constraints[name] for f in bound])
         if (values > 0).any() and np.isfinite(values).all():
-            yield learned(f"constraint {name}", told, values), 0.0
+            yield learned(f"constraint {name}", bound, values), 0.0
 
 
 def _representative(values: Floats) -> NDArray[np.intp]:

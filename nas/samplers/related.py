@@ -174,20 +174,20 @@ def opening(
     place: Callable[[Floats], Floats],
     rows: Floats,
     costs: Floats,
-    told: NDArray[np.bool_],
+    known: NDArray[np.bool_],
 ) -> Model | None:
     """The model of a study without results: what older studies predict, given that its trials so
     far, ``rows`` (n, parameters), come out as predicted. None where an objective that is not known
     beforehand is not predicted.
 
-    ``told`` (objectives,) marks the objectives that are known, ``costs`` (n, objectives) holds
+    ``known`` (objectives,) marks the objectives that are known, ``costs`` (n, objectives) holds
     them, minimised; ``place`` gives the features of rows.
     """
-    learned = np.flatnonzero(~told).tolist()
+    learned = np.flatnonzero(~known).tolist()
     if not {*learned} <= related.predicted.keys():
         return None
     x, means = place(rows), costs.copy()
-    surrogates: list[Surrogate | None] = [None] * len(told)
+    surrogates: list[Surrogate | None] = [None] * len(known)
     for k in learned:
         process, warp = related.predicted[k]
         means[:, k] = warp.inverse(process.mean(x))
