@@ -1,4 +1,4 @@
-"""What ``nas latency`` does, from options to the screen."""
+"""``nas latency``, from options to output."""
 
 from __future__ import annotations
 
