@@ -1,4 +1,4 @@
-"""Latency before it is measured: pieces, what is learned of them, and a search under a bound."""
+"""Predicted latency: pieces, the predictor fitted to them, and a search under a bound."""
 
 from __future__ import annotations
 
