@@ -104,7 +104,7 @@ def profiled(record: str) -> Told:
     began, store = time.monotonic(), open_store(record)
     _, predict = profile(
         store, load_space(SPACE, INPUT, CLASSES), name=NAME, runtime="eager", threads=1, batch=1,
-        networks=80, seed=0, told=lambda *_: None,
+        networks=80, seed=0, on_progress=lambda *_: None,
     )  # fmt: skip
     store.close()
     return {"seconds": time.monotonic() - began, "trust": predict.trust}

@@ -82,12 +82,12 @@ def measured(patterns: list[str], runtime: str, seconds: float) -> list[tuple[fl
 
 
 def predicted(space: str, runtime: str, networks: int, learn: int, seconds: float) -> None:
-    began, told = time.monotonic(), load_space(space, INPUT, CLASSES)
+    began, loaded = time.monotonic(), load_space(space, INPUT, CLASSES)
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(f"sqlite:///{folder}/nas.db")
         made, predict = profile(
-            store, told, name="here", runtime=runtime, threads=1, batch=1, networks=learn, seed=0,
-            told=lambda *_: None,
+            store, loaded, name="here", runtime=runtime, threads=1, batch=1, networks=learn, seed=0,
+            on_progress=lambda *_: None,
         )  # fmt: skip
         store.close()
     learned = {parse(text).fingerprint for text in made.profile["wholes"]}

@@ -12,7 +12,7 @@
     model.predict("new.jpg")
     nas.evaluate(model, data="photos").accuracy
 
-Each name is imported when it is asked for.
+Each name is imported on first use.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nas.training.network import build
     from nas.training.weights import load_torchvision
 
-# Imported when asked for: `nas --help` needs none of it, and only some need torch.
+# Imported on first use: `nas --help` needs none of them, and only some need torch.
 _HOME = {
     "Architecture": "nas.language.architecture",
     "Model": "nas.training.models",
@@ -69,12 +69,12 @@ def __getattr__(name: str) -> Any:
     try:
         return import_module(f"nas.{name}")
     except ModuleNotFoundError as error:
-        if error.name != f"nas.{name}":  # the module is there, and lacks a package
+        if error.name != f"nas.{name}":  # the module exists, but a package that it imports does not
             raise
         raise AttributeError(f"module 'nas' has no attribute {name!r}") from None
 
 
 def __dir__() -> list[str]:
-    """What there is: the names above, and the modules that plug-ins import."""
+    """The names above, and the modules that plug-ins import."""
     modules = ("blocks", "data", "errors", "layers", "samplers")
     return sorted({*__all__, *modules, *(name for name in globals() if name.startswith("__"))})

@@ -1,4 +1,4 @@
-"""What the command line does, as functions: ``nas.search``, ``nas.train``, ``nas.evaluate``."""
+"""The command line's work as functions: ``nas.search``, ``nas.train``, ``nas.evaluate``."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _checked(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        hints = get_type_hints(function)  # here: what it names is imported by now
+        hints = get_type_hints(function)  # at call time, when all modules are imported
         bound = signature.bind(*args, **kwargs)
         for name, value in bound.arguments.items():
             rule = str(signature.parameters[name].annotation)
@@ -69,7 +69,7 @@ def _taken(name: str, value: Any, hint: Any, rule: str) -> Any:
     """The value converted to its hint's type. Raises NasError, with ``rule`` or the hint's meaning
     in words."""
     if get_origin(hint) is Iterable and isinstance(value, Iterator):
-        value = tuple(value)  # it is read twice
+        value = tuple(value)  # an iterator, iterated twice
     try:
         return _own(value, hint)
     except TypeError:
@@ -102,7 +102,7 @@ def _own(value: Any, hint: Any) -> Any:
     elif kind is Mapping:
         if isinstance(value, Mapping):
             return {_own(k, inner[0]): _own(v, inner[1]) for k, v in value.items()}
-    elif kind is Iterable:  # the letters of a string, or a mapping's keys, are not meant
+    elif kind is Iterable:  # but not a string's letters or a mapping's keys
         if isinstance(value, Iterable) and not isinstance(value, str | bytes | Path | Mapping):
             return tuple(_own(each, inner[0]) for each in value)
     elif isinstance(value, kind or hint):
@@ -307,7 +307,7 @@ def train(
     ``progress`` prints a line per epoch on stderr. Raises NasError.
     """
     from nas.report.images import tell
-    from nas.report.progress import epochs_told
+    from nas.report.progress import epoch_printer
     from nas.training import single
 
     _pixels(size)
@@ -336,7 +336,7 @@ def train(
         teachers=[str(file) for file in teachers],
     )
     tell(job, progress)
-    shown = epochs_told(job.epochs) if progress else lambda _: None
+    shown = epoch_printer(job.epochs) if progress else lambda _: None
 
     def told(point: Epoch) -> None:
         shown(point)

@@ -1,7 +1,7 @@
 """Files that outlive a process: written atomically, checked when read, the last two versions kept.
 
-They are on this machine's disk, or wherever fsspec reaches by a URL: ``s3://bucket/folder`` with
-s3fs installed, ``sftp://``, ``memory://``. No torch: the search removes what it no longer needs.
+They are on this machine's disk, or at any URL that fsspec knows: ``s3://bucket/folder`` with s3fs
+installed, ``sftp://``, ``memory://``. Imports no torch, as the search removes files.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ABANDONED = 86_400.0  # seconds; writing a file takes seconds, and clocks may di
 
 
 def absolute(folder: str) -> str:
-    """A folder as every process may name it: the full path, or the URL as it is.
+    """A folder's absolute path, or the URL unchanged: valid in every process.
 
     Raises NasError for a URL whose file system is unknown or not installed, or that is a pattern.
     """
@@ -52,8 +52,8 @@ def absolute(folder: str) -> str:
 
 
 def path_part(name: str) -> str:
-    """Any name as one part of a path: never ``.`` or ``..``, and no longer than a file system
-    takes."""
+    """Any name as one component of a path: never ``.`` or ``..``, and no longer than file systems
+    allow."""
     quoted = quote(name, safe="")
     if not quoted.strip("."):
         return quoted.replace(".", "%2E")
@@ -62,7 +62,7 @@ def path_part(name: str) -> str:
 
 
 def study_folder(artifacts: str, name: str) -> str:
-    """Where among the ``artifacts`` (a directory, or a URL) a study's are, by its folder's name."""
+    """A study's folder, called ``name``, in ``artifacts`` (a directory or a URL)."""
     return f"{artifacts.rstrip('/')}/{path_part(name)}"
 
 
@@ -86,7 +86,7 @@ def write(location: str | Path, data: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         reach("checkpoint_whole")
-        # Between these two the previous one is all there is; newest() looks for both.
+        # Between the two renames only the previous version exists; newest() looks for both.
         if files.exists(path):
             files.mv(path, path + PREVIOUS)
         reach("checkpoint_between")
@@ -103,14 +103,14 @@ def write(location: str | Path, data: bytes) -> None:
 
 
 def unfinished(path: str | Path) -> str:
-    """The file that this process writes before it is at ``path``."""
+    """The temporary file that this process writes before renaming it to ``path``."""
     return f"{path}.{_here()}-{os.getpid()}.part"
 
 
 def sweep(path: str | Path) -> None:
-    """Removes unfinished files of killed writers of ``path``: those of this machine whose process
-    is gone, and those not written to for ``ABANDONED`` by writers on any machine (older versions
-    did not record theirs). What cannot be removed stays."""
+    """Removes temporary files that killed writers of ``path`` left behind: those of this machine
+    whose process is gone, and those of any machine (older versions did not record it) unmodified
+    for ``ABANDONED`` seconds. Errors are ignored."""
     folder, name = os.path.split(path)
     begun = re.compile(rf"{re.escape(name)}\.(?:([0-9a-f]{{8}})-)?(\d{{1,10}})\.part")
     with contextlib.suppress(OSError), os.scandir(folder or ".") as entries:
@@ -151,7 +151,7 @@ def newest(location: str | Path, parse: Callable[[bytes], T]) -> T | None:
 
 
 def remove(location: str | Path) -> None:
-    """Removes the file, the one before, and what else was left beside it."""
+    """Removes the file, its previous version, and temporary files beside it."""
     files, path = _find(location)
     files.invalidate_cache()
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -161,19 +161,19 @@ def remove(location: str | Path) -> None:
 
 
 def _find(location: str | Path) -> tuple[AbstractFileSystem, str]:
-    """The file system of a location, and the path there, which has no password in it."""
+    """The file system of a location, and the path in it, which contains no password."""
     if "://" not in str(location):
         return LocalFileSystem(), str(Path(location).absolute())
     files, path = url_to_fs(str(location))
     return files, str(path)
 
 
-# --- files for a person: no version before is kept ------------------------------------------------
+# --- files for users: no previous version is kept ------------------------------------------------
 
 
 def reserve(path: Path, room: int) -> None:
-    """Asked before long work: raises NasError where ``room`` bytes could not be written to ``path``
-    now. Makes its directory."""
+    """Checks, before long work, that ``room`` bytes can be written to ``path``, and creates its
+    directory. Raises NasError."""
     if path.is_dir():
         raise NasError(f"{path} is a directory: must be a file to write")
     part = _part(path)
@@ -188,13 +188,13 @@ def reserve(path: Path, room: int) -> None:
 
 
 def create(path: Path, data: bytes) -> bool:
-    """Puts a file at ``path``, whole or not at all, unless there is something: whether it did.
-    Raises NasError as ``replace``."""
+    """Creates a file at ``path`` atomically; returns False where something exists there. Raises
+    NasError as ``replace``."""
     part = _part(path)
     try:
         _write(part, data)
         try:
-            os.link(part, path)  # alone of all that moves a file, it replaces none
+            os.link(part, path)  # unlike a rename, never replaces a file
         except FileExistsError:
             return False
         except OSError:  # a file system without links

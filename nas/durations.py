@@ -1,4 +1,4 @@
-"""Times as people write them: ``90s``, ``45min``, ``2h``, ``1h30m``."""
+"""Reads and formats durations: ``90s``, ``45min``, ``2h``, ``1h30m``."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 
 from nas.errors import NasError, brief
 
-MOST = 10_000 * 3600  # seconds; beyond it is a slip, and no search
+MOST = 10_000 * 3600  # seconds; more is taken for a mistake
 
 
 def read(text: str, option: str) -> float:
-    """The seconds that a text means. Raises NasError, which names the ``option``, unless it is
-    hours, minutes and seconds, each with its unit, and more than nothing."""
+    """Parses a duration to seconds. Raises NasError, which names the ``option``, unless it consists
+    of hours, minutes and seconds, each with its unit, and is positive."""
     number = r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*"
     parts = rf"(?:{number}h)?(?:{number}(?:min|m))?(?:{number}s)?\s*"
     match = re.fullmatch(parts, text.lower())
@@ -28,7 +28,7 @@ def read(text: str, option: str) -> float:
 
 
 def show(seconds: float) -> str:
-    """As short as it is exact to the second: "2 h", "1 h 30 min", "90 s"."""
+    """The shortest form that is exact to the second: "2 h", "1 h 30 min", "90 s"."""
     whole = round(seconds)
     if whole < 120 and whole % 60:
         return f"{whole} s"

@@ -1,15 +1,15 @@
-"""What bad input raises.
+"""The errors raised for bad input.
 
 NasError                    the root; the command line prints it as one sentence and exits with 2
-├── PatternError            text that is no pattern: the place, what was expected, the nearest name
+├── PatternError            text that is not a pattern: the place, the expectation, the nearest name
 ├── ShapeError              a feature map that does not fit: the element, its place, the shape
 ├── SpaceError              a space file: the file, the key, the rule
 ├── DataError               a data set that is missing, half there, or of the wrong form
 ├── RecipeError             a training setting outside its domain
-├── StoreError              a database that is none, is newer than the code, or does not answer
-│   └── NoRecord            one that has no record yet
+├── StoreError              a database that is invalid, newer than the code, or does not answer
+│   └── NoRecord            a database without a record
 ├── StudyError              a study that exists with other settings, or does not exist
-├── MachineError            what no input is the reason of, as a full disk: exit status 1
+├── MachineError            an error that input does not cause, such as a full disk: exit status 1
 └── NothingFound            a search that ends with nothing to show: exit status 3
 """
 
@@ -21,7 +21,7 @@ from collections.abc import Iterable
 
 
 class NasError(Exception):
-    """The root of what bad input raises. The message is one sentence a person can act on."""
+    """The root of the errors raised for bad input. The message is one actionable sentence."""
 
 
 class PatternError(NasError):
@@ -57,7 +57,7 @@ class StudyError(NasError):
 
 
 class MachineError(NasError):
-    """It went wrong, and no other input would help: a disk is full, a file was made meanwhile."""
+    """An error that input does not cause: a disk is full, a file was created meanwhile."""
 
 
 class NothingFound(NasError):
@@ -65,19 +65,19 @@ class NothingFound(NasError):
 
 
 def brief(message: str, most: int = 400) -> str:
-    """A message that may quote anything as one printable line of bounded length."""
+    """A message, which may quote anything, as one printable line of at most ``most`` characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in message).split())
     return line if len(line) <= most else f"{line[: most - 4]} ..."
 
 
-# Of an operating system: no room, by disk, quota or limit, or a disk that fails.
+# The operating system's errors for a full disk, an exceeded quota or limit, or a failing disk.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-SQLITE_NO_ROOM = (10, 13)  # SQLITE_IOERR, SQLITE_FULL: a log ahead that cannot grow is the former
+SQLITE_NO_ROOM = (10, 13)  # SQLITE_IOERR (a write-ahead log cannot grow), SQLITE_FULL
 
 
 def status(error: NasError) -> int:
-    """The exit status of a command that ends with it: what came of a disk, wherever on its way that
-    became a sentence, is no wrong input."""
+    """The exit status of a command that ends with this error. Disk errors are not wrong input,
+    even where they were converted to another error."""
     if isinstance(error, NothingFound):
         return 3
     cause: BaseException | None = error
@@ -89,7 +89,7 @@ def status(error: NasError) -> int:
 
 
 def no_room(error: object) -> bool:
-    """Whether a disk, or a database on one, has no room or fails."""
+    """Whether a disk, or a database's disk, is full or failing."""
     if isinstance(error, OSError):
         return error.errno in NO_ROOM
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the kind
@@ -97,8 +97,8 @@ def no_room(error: object) -> bool:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A clause for an error message: the nearest known name, or all of them where none is near.
-    Among names with this prefix, the first known."""
+    """A clause for an error message: the nearest known name, or all known names where none is near.
+    If ``name`` is a prefix of some, the first of them."""
     known = list(known)
     folded = {k.lower(): k for k in known}
     begun = [k for k in folded if len(name) > 1 and k.startswith(name.lower())]

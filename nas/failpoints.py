@@ -1,7 +1,7 @@
-"""Places where a test kills a search, to see that nothing is lost: ``NAS_FAILPOINT=told:3`` ends
-the process the third time that it comes to ``reach("told")``, by SIGKILL.
+"""Points at which tests kill a search, to check that nothing is lost: ``NAS_FAILPOINT=told:3``
+kills the process with SIGKILL on the third call of ``reach("told")``.
 
-Without the variable a place costs one look into a dictionary.
+Without the variable a point costs one dictionary lookup.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ FAILPOINTS: tuple[str, ...] = (
     "copy_made",
     "copying",
     "copied",
-    # nas.training.checkpoint: half of a file, a whole one, the one before set aside and the new
-    # not yet in
+    # nas.training.checkpoint: half a file is written, all of it, the previous version is set aside
+    # and the new one not yet in place
     "checkpoint_half",
     "checkpoint_whole",
     "checkpoint_between",
-    # workers, in the process of the job and in the one of its seat
+    # workers, in the job's process and in its seat's
     "job_taken",
     "job_done",
     "seat_taken",
@@ -43,7 +43,7 @@ FAILPOINTS: tuple[str, ...] = (
 
 
 def reach(name: str) -> None:
-    """Ends the process with SIGKILL where ``NAS_FAILPOINT`` names this place and this time."""
+    """Kills the process with SIGKILL if ``NAS_FAILPOINT`` names this point and this call."""
     wish = os.environ.get("NAS_FAILPOINT")
     if wish is None:
         return
@@ -53,4 +53,4 @@ def reach(name: str) -> None:
     left = int(turn or 1) - 1
     if not left:
         os.kill(os.getpid(), signal.SIGKILL)
-    os.environ["NAS_FAILPOINT"] = f"{name}:{left}"  # the countdown needs no state of ours
+    os.environ["NAS_FAILPOINT"] = f"{name}:{left}"  # the countdown is kept in the environment

@@ -24,8 +24,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A value in a file and its ``place`` there, as ``answers[2].ms``. What asks for another kind
-    than it is raises NasError."""
+    """A value in a file and its ``place`` there, such as ``answers[2].ms``. Reading it as another
+    type raises NasError."""
 
     file: str
     place: str
@@ -35,13 +35,13 @@ class Field:
         if self.value is _MISSING:
             raise NasError(f"{self.file}: {self.place} is missing: must be {rule}")
         told = json.dumps(self.value, ensure_ascii=False)
-        # Unprintable characters are escaped, not removed: they may be what is wrong.
+        # Unprintable characters are escaped, not removed: they may be the error.
         told = brief(told if told.isprintable() else json.dumps(self.value), 60)
         where = f": {self.place} is" if self.place else " holds"
         raise NasError(f"{self.file}{where} {told}: must be {rule}")
 
     def __getitem__(self, key: str) -> Field:
-        """A member of an object; a missing one is refused when it is read."""
+        """A member of an object; a missing one raises when it is read."""
         place = f"{self.place}.{key}" if self.place else key
         return Field(self.file, place, self.of(dict).get(key, _MISSING))
 
@@ -62,7 +62,7 @@ class Field:
         return [Field(self.file, f"{self.place}[{n}]", each) for n, each in enumerate(listed)]
 
     def text(self) -> str:
-        """Printable, and not blank."""
+        """The value as text, printable and not blank."""
         value = self.value
         if not isinstance(value, str) or not value.strip() or not value.isprintable():
             self.refuse("text of one line")
@@ -86,11 +86,12 @@ class Field:
 
 
 class Twice(Exception):
-    """A key that one object has twice."""
+    """An object has a key twice."""
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object: of two values of one key Python would take the last, and others the first."""
+    """An object without duplicate keys, of which Python would take the last, and others the first.
+    Raises Twice."""
     made: dict[str, Any] = {}
     for key, value in pairs:
         if key in made:
@@ -105,8 +106,8 @@ def encodable(text: str) -> bool:
 
 
 def read(file: str, data: bytes | str, what: str) -> Field:
-    """What ``data``, the content of ``file``, holds as JSON. Raises NasError where it is none,
-    which says ``what`` it is to be."""
+    """Parses ``data``, the content of ``file``, as JSON. Raises NasError where it is invalid, which
+    says ``what`` was expected."""
     try:
         text = data if isinstance(data, str) else data.decode()
         return Field(file, "", json.loads(text, object_pairs_hook=once))

@@ -1,4 +1,4 @@
-"""Files that a person names, where another kind than a regular one may stand."""
+"""Files named by the user, which may not be regular files."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 
 def content(path: str | Path) -> bytes:
-    """All that a regular file holds. Raises OSError."""
+    """The content of a regular file. Raises OSError."""
     with open(path, "rb", opener=regular) as file:
         return file.read()
 
 
 def regular(path: str, flags: int) -> int:
-    """For ``open``: raises OSError for a pipe or a device, which might be waited for without an
-    end. A directory is refused by ``open`` itself."""
+    """An opener for ``open``: raises OSError for a pipe or a device, reading which may never end.
+    ``open`` itself refuses a directory."""
     number = os.open(path, flags | os.O_NONBLOCK)
     mode = os.fstat(number).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):

@@ -11,24 +11,24 @@ from types import FrameType
 
 
 class Interrupted(KeyboardInterrupt):
-    """Not KeyboardInterrupt itself: once one of those has passed an ``exec``, such as a
-    dataclass's, Python ends the process by SIGINT even if it was handled."""
+    """A subclass, because once a KeyboardInterrupt has left an ``exec``, such as a dataclass's,
+    Python ends the process by SIGINT even if it was handled."""
 
 
-AGAIN = 0.1  # seconds until an interrupt that came to nothing comes again
+AGAIN = 0.1  # seconds until a dropped interrupt is sent again
 
 
 @contextlib.contextmanager
 def ended_alike() -> Iterator[list[int]]:
-    """Within, SIGTERM (end of a batch job, ``docker stop``) does what Ctrl-C does. Yields the list
+    """While entered, SIGTERM (end of a batch job, ``docker stop``) acts as Ctrl-C. Yields the list
     of signals so far, as compiled code may turn a KeyboardInterrupt into another error.
 
     An interrupt in a finaliser or a weak reference's callback, where Python drops it, is sent
-    again. Ignored signals, such as Ctrl-C in a job behind ``&``, stay ignored; threads other than
-    the main one receive none.
+    again. Ignored signals, such as Ctrl-C in a background job (``&``), stay ignored; only the main
+    thread receives any.
     """
     heard: list[int] = []
-    main, told = threading.main_thread(), sys.unraisablehook
+    main, hook = threading.main_thread(), sys.unraisablehook
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         heard.append(number)
@@ -36,7 +36,7 @@ def ended_alike() -> Iterator[list[int]]:
 
     def dropped(what: sys.UnraisableHookArgs) -> None:
         if not issubclass(what.exc_type, Interrupted):
-            told(what)
+            hook(what)
             return
         again = threading.Timer(AGAIN, signal.pthread_kill, (main.ident, heard[-1]))
         again.daemon = True
@@ -46,33 +46,33 @@ def ended_alike() -> Iterator[list[int]]:
     before = {number: signal.getsignal(number) for number in numbers}
     before = {n: handler for n, handler in before.items() if handler not in (signal.SIG_IGN, None)}
     try:
-        sys.unraisablehook = dropped if before else told
+        sys.unraisablehook = dropped if before else hook
         for number in before:
             signal.signal(number, interrupt)
         yield heard
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        sys.unraisablehook = told
+        sys.unraisablehook = hook
 
 
 @contextlib.contextmanager
 def handled_as_before() -> Iterator[None]:
-    """What handles SIGTERM before this does so after it, whoever sets another handler within."""
+    """Restores the handler of SIGTERM on exit, if the code within replaced it."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
         here = threading.current_thread() is threading.main_thread()
-        if here and before is not None:  # None: not Python's to put back
+        if here and before is not None:  # None: not set by Python, which cannot restore it
             signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Ctrl-C, and SIGTERM where it is handled, are heard at the end of this; a second one at once.
+    """Defers Ctrl-C, and SIGTERM where it is handled, until exit; a second one acts at once.
 
-    Other threads than the main one hear none anyway.
+    Does nothing outside the main thread, which alone receives signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -85,7 +85,7 @@ def deferred() -> Iterator[None]:
     over = False
 
     def note(number: int, frame: FrameType | None) -> None:
-        if over or heard:  # also where an interrupt came between two of the handlers put back
+        if over or heard:  # also while the handlers are being restored
             handlers[signal.Signals(number)](number, frame)
         heard.append(number)
 

@@ -22,7 +22,7 @@ from nas.language.architecture import Architecture, parse
 Direction = Literal["max", "min"]
 
 LEAST = 1e-6  # what 0 counts as, in a logarithmic metric
-# The bound of any metric, whose squares and volumes then do not overflow.
+# The bound of any metric, so that squares and volumes do not overflow.
 LARGEST = 1e30
 
 
@@ -66,7 +66,7 @@ def count(value: float) -> str:
 
 
 def precise(value: float) -> str:
-    """A value compared with its bound, in full: 1,234,567."""
+    """A value in full, to be compared with its bound: 1,234,567."""
     return f"{value:,.0f}" if value.is_integer() else f"{value:.4g}"
 
 
@@ -128,7 +128,7 @@ _table: dict[str, Metric] = {
 }
 METRICS: Mapping[str, Metric] = MappingProxyType(_table)  # only ``added`` writes
 
-OBJECTIVES: Mapping[str, Direction] = {ACCURACY: "max", "params": "min"}  # unless a space says
+OBJECTIVES: Mapping[str, Direction] = {ACCURACY: "max", "params": "min"}  # the default
 
 
 HERE = "here"  # as a device: this machine
@@ -247,10 +247,10 @@ def on_device(names: Iterable[str]) -> list[str]:
     return [name for name in names if metric(name).device]
 
 
-@functools.lru_cache(maxsize=100_000)  # a resumed study asks for each of its trials
+@functools.lru_cache(maxsize=100_000)  # a resumed study calls it for each of its trials
 def of_pattern(name: str, pattern: str) -> float:
-    """An arithmetic metric of a canonical pattern; NaN for a measured metric, and for a pattern of
-    no network or of a plug-in that is not loaded."""
+    """An arithmetic metric of a canonical pattern; NaN for a measured metric, and for a pattern
+    that is not a network or needs a plug-in that is not loaded."""
     known = metric(name).arithmetic
     try:
         return math.nan if known is None else known(parse(pattern))

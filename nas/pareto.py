@@ -1,6 +1,6 @@
 """Fronts and hypervolumes: pure functions over arrays of objective values.
 
-A point is a row with one value an objective; a direction is ``"max"`` or ``"min"``.
+A point is a row with one value per objective; a direction is ``"max"`` or ``"min"``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def front(points: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.intp
 
     Of equal rows the first counts; rows with a value that is not finite are left out.
     """
-    import moocore  # 0.2 s, which a reader of this module's types should not pay
+    import moocore  # takes 0.2 s to import
 
     minimised = _minimised(points, directions)
     finite = np.flatnonzero(np.isfinite(minimised).all(axis=1))

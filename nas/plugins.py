@@ -26,13 +26,13 @@ from nas.errors import NasError
 
 
 def module_name(path: str | Path) -> str:
-    """The module that a plug-in file is run as, the same in every process."""
+    """The module name of a plug-in file, the same in every process."""
     file = Path(path).resolve()
     return f"nas_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
 
 
 def load(path: str | Path) -> None:
-    """Runs a plug-in file, once a process. Raises NasError where it is missing or fails."""
+    """Runs a plug-in file, once per process. Raises NasError where it is missing or fails."""
     file, name = Path(path).resolve(), module_name(path)
     if name in sys.modules:
         return

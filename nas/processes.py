@@ -1,5 +1,5 @@
-"""Processes, identified by pid and start time together, as pids are reused. Linux; elsewhere no
-descendants are found."""
+"""Processes, identified by pid and start time, as pids are reused. Descendants are found only on
+Linux."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNSEEN = "running"  # for a start time where there is no /proc, or it hides the 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process for all time: its number, and its start as the kernel counts it."""
+    """A process, uniquely identified: its pid, and its start time in the kernel's units."""
 
     pid: int
     started: str
@@ -31,10 +31,10 @@ class Process:
         return cls(pid, started(pid))
 
     def send(self, number: signal.Signals) -> bool:
-        """Sends a signal to this very process; returns whether it was there.
+        """Sends a signal to exactly this process; returns whether it was running.
 
-        A descriptor holds the pid before it is checked, so that the process checked is the one that
-        gets the signal.
+        A pidfd is opened before the start time is checked, so that the process checked is the one
+        that gets the signal.
         """
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if not hasattr(os, "pidfd_open"):
@@ -51,13 +51,13 @@ class Process:
 
 
 def started(pid: int) -> str:
-    """The process's start time as the kernel counts it; empty where it runs no more."""
+    """The process's start time in the kernel's units; empty where it has ended."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return UNSEEN if _answers(pid) else ""
-    # proc_pid_stat(5): the second field, the command in brackets, may itself hold blanks and
-    # brackets; state is the third field, starttime the 22nd.
+    # proc_pid_stat(5): the second field, the command in parentheses, may itself contain blanks and
+    # parentheses; state is the third field, starttime the 22nd.
     fields = status.rsplit(")", 1)[1].split()
     return "" if fields[0] in "ZX" else fields[19]
 
@@ -73,9 +73,9 @@ def _answers(pid: int) -> bool:
 
 
 def place() -> str:
-    """Where a process number counts: the host, its boot and its namespace of processes."""
-    # Machines may share a name, two containers that of one machine; a pid namespace has the same
-    # number on every machine. None of the three tells by itself where a process number counts.
+    """The scope in which a pid is unique: the host, its boot and its pid namespace."""
+    # All three are needed: machines, or two containers on one, may share a host name, and the
+    # initial pid namespace has the same number on every machine.
     try:
         namespace = os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -93,7 +93,7 @@ def boot() -> str:
 
 def children(pid: int) -> Iterator[tuple[int, int]]:
     """The threads of a process and the children of each: (thread, child)."""
-    with contextlib.suppress(OSError):  # it may end while it is looked at, so may its threads
+    with contextlib.suppress(OSError):  # the process or a thread may end meanwhile
         for task in Path(f"/proc/{pid}/task").iterdir():
             with contextlib.suppress(OSError):
                 for child in (task / "children").read_text().split():
@@ -101,7 +101,7 @@ def children(pid: int) -> Iterator[tuple[int, int]]:
 
 
 def descendants(pid: int) -> list[int]:
-    """The process, its children, their children and so on, as the kernel lists them."""
+    """The process and all its descendants, breadth first."""
     found = [pid]
     for parent in found:
         found += [child for _, child in children(parent)]
@@ -109,7 +109,8 @@ def descendants(pid: int) -> list[int]:
 
 
 def end(processes: Iterable[Process]) -> None:
-    """Kills these and all their descendants; stopped first, they have no new children."""
+    """Kills these processes and all their descendants. They are stopped first, so that they start
+    no new children."""
     todo, stopped = list(processes), set[Process]()
     for process in todo:
         if process not in stopped and process.send(signal.SIGSTOP):
@@ -120,11 +121,11 @@ def end(processes: Iterable[Process]) -> None:
 
 
 def own_folder() -> Path:
-    """A folder in which this user's processes on this machine exchange information, the same for
-    all of them and private to the user.
+    """A folder through which this user's processes on this machine exchange information, private to
+    the user.
 
-    Anybody can take a name in the temporary folder first, so names that others own are skipped.
-    Raises NasError where no name is left.
+    Other users may own a name in the temporary folder, so theirs are skipped. Raises NasError where
+    no name is left.
     """
     user, place = os.getuid(), Path(tempfile.gettempdir())
     for number in range(100):
@@ -138,6 +139,6 @@ def own_folder() -> Path:
 
 
 def importing(module: str, name: str) -> str:
-    """The code by which a Python outside any environment imports a name of this package."""
+    """Code that imports a name of this package in a Python without the package installed."""
     ours = str(Path(__file__).parents[1])
     return f"import sys; sys.path.insert(0, {ours!r}); from {module} import {name}"

@@ -1,6 +1,6 @@
-"""What stands behind a user's code: a digest of its module and of those of theirs it imports.
+"""Digests of a user's code: of a module and the user's own modules that it imports.
 
-Two results by one name are of one evaluator or plug-in only while nothing of that has changed.
+Results of an evaluator or a plug-in are comparable only while its digest stays the same.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ FIXED = tuple(Path(place).resolve() for place in (sys.prefix, sys.base_prefix))
 
 @functools.cache
 def digest(*names: str) -> str:
-    """16 hexadecimal digits for the files of these modules, which are imported, and of those that
+    """16 hexadecimal digits that identify the files of these imported modules and of those that
     they import, without installed packages and this one; empty without any file.
 
-    Cached at the first call, as the process goes on with the code that it has imported.
+    Cached, as the process keeps running the code that it has imported.
     """
     files: dict[str, tuple[str, bytes]] = {}
     for name in names:
@@ -33,7 +33,7 @@ def digest(*names: str) -> str:
 
 
 def _collect(name: str, files: dict[str, tuple[str, bytes]], root: bool = False) -> None:
-    """Adds a module's file and contents, by the module's name, and those that it imports."""
+    """Adds a module's file name and content to ``files``, and those of the modules it imports."""
     module = sys.modules.get(name)
     file = getattr(module, "__file__", None)
     if module is None or not file or name in files or not (root or _theirs(Path(file))):
@@ -51,7 +51,7 @@ def _theirs(file: Path) -> bool:
 
 
 def _imports(source: bytes, package: str) -> Iterator[str]:
-    """The names that may be modules, of every import in a file, with the packages around them."""
+    """Every imported name in a file that may be a module, and the packages that contain it."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):  # a compiled module

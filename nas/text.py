@@ -1,8 +1,8 @@
-"""Text of others: names, errors, paths, URLs, on their way to a terminal, a CSV or a page.
+"""Sanitises untrusted text (names, errors, paths, URLs) for a terminal, a CSV or a page.
 
-A terminal obeys escape sequences, a spreadsheet runs formulas, a page runs markup, and a URL may
-hold a password. ``open_terminal`` has all that is printed pass ``printable``; ``cell``,
-``markdown`` and ``shown_url`` are what the other ways out pass.
+A terminal obeys escape sequences, a spreadsheet runs formulas, a page renders markup, and a URL may
+contain a password. ``open_terminal`` passes everything printed through ``printable``; other outputs
+use ``cell``, ``markdown`` and ``shown_url``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SECRET = re.compile(
 
 
 def printable(text: str) -> str:
-    """Without what a terminal would obey and what it cannot show; lines and tabs stay."""
+    """Removes unprintable characters, such as escape sequences; newlines and tabs stay."""
     if text.isprintable():
         return text
     return "".join(c for c in text if c.isprintable() or c in "\n\t")
@@ -38,8 +38,8 @@ def counted(number: int, noun: str, several: str = "") -> str:
 
 
 def twins(names: Iterable[str]) -> list[str]:
-    """Those that look as another does and are none: "é" is one character or two, which Unicode's
-    normal form C makes one."""
+    """Names that differ but look the same, by Unicode's normal form C: "é" may be one character or
+    two."""
     alike: dict[str, list[str]] = {}
     for name in sorted({*names}):
         alike.setdefault(unicodedata.normalize("NFC", name), []).append(name)
@@ -47,22 +47,22 @@ def twins(names: Iterable[str]) -> list[str]:
 
 
 def cell(value: Any) -> Any:
-    """A value for a CSV: numbers as they are, text as no spreadsheet runs it."""
+    """A value for a CSV: numbers unchanged, text so that no spreadsheet runs it."""
     if not isinstance(value, str):
         return value
     shown = printable(value)
-    # What begins so is a formula to spreadsheets, leading blanks or not (OWASP, "CSV Injection").
+    # Spreadsheets take these for formulas, leading blanks or not (OWASP, "CSV Injection").
     return f"'{shown}" if shown.lstrip().startswith(("=", "+", "-", "@")) else shown
 
 
 def markdown(text: str) -> str:
-    """Text on one line of a Markdown page, as text: no markup of its own, and no HTML."""
+    """Text escaped for one line of a Markdown page: no markup, and no HTML."""
     line = " ".join(printable(text).split())
     return re.sub(r"([\\`*_{}\[\]()<>#+!|~&$])", r"\\\1", line)
 
 
 def shown_url(url: str) -> str:
-    """A URL, or what was meant for one, without passwords wherever they stand.
+    """A URL, even a malformed one, with passwords hidden wherever they occur.
 
     >>> shown_url("postgresql://me:secret@host/db?sslpassword=other")
     'postgresql://me:***@host/db?sslpassword=***'
@@ -70,22 +70,22 @@ def shown_url(url: str) -> str:
     scheme = re.match(r"(?i)[a-z][\w+.-]*:/*", url)
     head = scheme[0] if scheme else ""
     rest = url[len(head) :]
-    if not re.match(r"(?i)sqlite[\w+]*:///", head):  # behind that is a path
+    if not re.match(r"(?i)sqlite[\w+]*:///", head):  # what follows is a path
         place, mark, query = rest.partition("?")
         early, more, _ = query.partition("@")
         if "@" not in place or (more and "=" not in early):
             place, mark, query = rest, "", ""
-        # SQLAlchemy takes a "?" before the last @ for a part of who is named, and so do people.
+        # To SQLAlchemy, as to people, a "?" before the last @ is part of the credentials.
         query = re.sub(r":[^@]*@", f":{HIDDEN}@", query)
         rest = f"{place}{mark}{query}"
         before, at, host = place.rpartition("@")
         user, colon, _ = before.partition(":")
-        if at and not colon and head.endswith(":"):  # what was read as the scheme is the user
+        if at and not colon and head.endswith(":"):  # what looked like the scheme is the user
             rest = f"{HIDDEN}@{host}{mark}{query}"
         elif colon:
             rest = f"{user}:{HIDDEN}{at}{host}{mark}{query}"
         elif not at:
-            # A colon with no port behind it, and no @: a URL that is cut off.
+            # A colon without a port, and no @: a URL that was cut off.
             rest = re.sub(r"^([^/?@\[:]*):(?!\d+(?:[/?,]|$))[^?]+", rf"\1:{HIDDEN}", rest)
 
     def hide(match: re.Match[str]) -> str:
@@ -93,27 +93,27 @@ def shown_url(url: str) -> str:
         secret = SECRET.search(unquote(name)) or unquote(name).lower() == "options"
         return f"{before}{name}{equals}{HIDDEN}" if secret else match[0]
 
-    # PostgreSQL's ``options`` are hidden altogether: they may set anything of a server or its
-    # extensions, under any name. Their values may contain blanks.
+    # PostgreSQL's ``options`` are hidden altogether: they may set any parameter of the server or
+    # its extensions. Their values may contain blanks.
     rest = re.sub(r"(?i)((?:^|[?&;#\s])options\s*=\s*)(?:'[^']*'|[^&;]*)", rf"\1{HIDDEN}", rest)
     rest = re.sub(r"(^|[?&;#\s])([^=?&;#\s]*)(\s*=\s*)(?:'[^']*'|[^&;\s]*)", hide, rest)
     return printable(head + rest)
 
 
 def shown_file(file: str) -> str:
-    """A file as it would be typed here: what lies below the working directory relative to it."""
+    """A file as one would type it here: relative if below the working directory."""
     if not os.path.isabs(file):
         return file
     with contextlib.suppress(OSError):  # the working directory may be gone
         below = os.path.relpath(file, os.getcwd())
-        # One that begins with a dash would be read as an option.
+        # A leading dash would be read as an option.
         if below.split(os.sep)[0] != os.pardir and not below.startswith("-"):
             return below
     return file
 
 
 class _Cleaned:
-    """A stream to which nothing but printable text is written."""
+    """A stream that writes only printable text."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -147,6 +147,6 @@ def open_terminal() -> Iterator[None]:
 
 
 def uncleaned(stream: TextIO) -> TextIO:
-    """The stream behind ``open_terminal``, for who cleans the text itself and then adds the escape
-    sequences of its styles."""
+    """The stream below ``open_terminal``, for callers that clean the text themselves and then add
+    escape sequences for its style."""
     return cast(_Cleaned, stream).stream if isinstance(stream, _Cleaned) else stream

@@ -1,3 +1,3 @@
-"""Which nas this is: what it writes tells of it, and so does the package."""
+"""The version of nas, recorded in the files it writes; also the package's version."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""A search may train a network of the front again: several trials, counted as one network."""
+"""A search may retrain a network of the front: several trials, shown as one network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an evaluator may answer, and what becomes of all else: a Failure with a sentence."""
+"""What an evaluator may return, and that anything else becomes a Failure with a reason."""
 
 from __future__ import annotations
 

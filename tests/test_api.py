@@ -1,4 +1,4 @@
-"""From Python, and from a row in a table to a model in use."""
+"""The Python functions, and the way from a row of a table to a model in use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints on a disk and behind a URL: torn, set aside, resumed from, removed."""
+"""Checkpoints on disk and behind a URL: torn, set aside, resumed from, removed."""
 
 from __future__ import annotations
 

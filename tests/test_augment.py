@@ -1,4 +1,4 @@
-"""Augmentation, a batch at a time, against torchvision's and torch's own, an image at a time."""
+"""Batched augmentation, against torchvision's and torch's own, image by image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is believed stands beside what was measured; an infeasible study says what it lacks."""
+"""Estimates are shown beside measurements; an infeasible study says what it lacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cascades: chosen exactly and honestly, kept in a file, predicted with, exported, drawn."""
+"""Cascades: chosen exactly and without bias, saved, predicted with, exported, drawn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told of images before anything trains, tables of images, and what no split may part."""
+"""Inspection of images before training, tables of images, and groups that no split separates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: what it prints where, how it ends, what it leaves; run as a user runs it."""
+"""The command line, run as a user runs it: its output, exit status and files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Colours of another profile than sRGB's come to those that a person sees; sRGB's stay."""
+"""Images with another colour profile are converted to sRGB; sRGB images stay as they are."""
 
 from __future__ import annotations
 

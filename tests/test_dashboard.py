@@ -1,4 +1,4 @@
-"""The Optuna dashboard on the record, as a person sees it in a real browser."""
+"""The Optuna dashboard on the record, in a real browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distillation: what a student learns from, what it is compared with, and what is refused."""
+"""Distillation: the student's targets, its control, and what is refused."""
 
 from __future__ import annotations
 

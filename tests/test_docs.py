@@ -1,4 +1,4 @@
-"""The reference of the command line, docs/cli.md, is what the commands say of themselves.
+"""docs/cli.md, the reference of the command line, equals the commands' help.
 
     python tests/test_docs.py > docs/cli.md
 

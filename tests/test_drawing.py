@@ -1,4 +1,4 @@
-"""The drawing of an architecture: what it says is true, and it can be read."""
+"""The drawing of an architecture is correct and legible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The driver stays alive while it thinks, and several of one study go on side by side."""
+"""A driver keeps its leases while an ask is slow; several drivers share a study."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worked examples under docs run as they are written, on pieces of two real photographs."""
+"""The worked examples under docs run as written, on pieces of two real photographs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is exported stands alone and answers what the model answers."""
+"""Exported models are self-contained and give the model's outputs."""
 
 from __future__ import annotations
 

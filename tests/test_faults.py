@@ -1,4 +1,4 @@
-"""A search is killed wherever it may be, and nothing is lost, repeated or counted twice."""
+"""A search killed at any point loses nothing, repeats nothing and counts nothing twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report: chosen without luck, trained again, compared at equal cost, tested once."""
+"""The report: chosen without selection bias, retrained, compared at equal cost, tested once."""
 
 from __future__ import annotations
 

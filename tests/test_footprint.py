@@ -1,4 +1,4 @@
-"""Predicted memory, against what torch says that it keeps and what a real worker holds."""
+"""Predicted memory, against what autograd saves and what a real worker uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The front as a picture: what stands where, and that a PNG has what the SVG has."""
+"""The front as a picture: positions of its parts, and that PNG and SVG agree."""
 
 from __future__ import annotations
 

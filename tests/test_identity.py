@@ -1,4 +1,4 @@
-"""The identity of images: the same wherever they lie, another after any change of one of them."""
+"""The identity of images: independent of their place, changed by any change of an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of images as people have them: each comes to the picture that a person sees."""
+"""Folders of images as people have them: each decodes to the picture that a viewer shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rooms of the house: who may enter whom, and what each may load."""
+"""The rooms' imports: which room may import which, and what each may load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A record that a hand, a disk or another tool has put junk into: one sentence, and no change."""
+"""A record with corrupted values: one sentence as the error, and no change."""
 
 from __future__ import annotations
 

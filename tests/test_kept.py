@@ -1,4 +1,4 @@
-"""A search keeps the weights of its front, and of no others."""
+"""A search keeps the weights of its front, and no others."""
 
 from __future__ import annotations
 

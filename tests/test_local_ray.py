@@ -1,4 +1,4 @@
-"""A Ray of this machine: who gets in, what it leaves, and what is told where it cannot start."""
+"""A local Ray: its access control, its cleanup, and its errors where it cannot start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was distilled or pruned is a point of its study, and none of the search's."""
+"""A distilled or pruned network is a point of its study, but not a trial of the search."""
 
 from __future__ import annotations
 

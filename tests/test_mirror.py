@@ -1,4 +1,4 @@
-"""The dashboard's copy: what Optuna reads there is what the record holds, each trial once."""
+"""The dashboard's copy equals the record, with each trial once."""
 
 from __future__ import annotations
 

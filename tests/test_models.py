@@ -1,4 +1,4 @@
-"""A model is one file: what it holds, what it answers, and what is refused."""
+"""A model is one file: its content, its predictions, and what is refused."""
 
 from __future__ import annotations
 

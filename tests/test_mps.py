@@ -1,4 +1,4 @@
-"""The daemon by which seats share a GPU: one for all of them, gone when the last is.
+"""The MPS daemon through which seats share a GPU: one for all, stopped with the last.
 
 There is no card here: the control program is a stand-in that starts, answers and ends as NVIDIA's
 does. That candidates then run at once, and lose nothing by each other, was seen on a card

@@ -1,4 +1,4 @@
-"""The noise of an accuracy is known before any network is trained twice."""
+"""The noise of an accuracy is estimated before any network is trained twice."""
 
 from __future__ import annotations
 

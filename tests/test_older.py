@@ -1,4 +1,4 @@
-"""What older studies tell a new one: used where it is related, and left alone where it is not."""
+"""Transfer from older studies: used where they are related, ignored where not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What going on is expected to bring is what it brings, within what it says of itself."""
+"""The forecast of further trials' gain is right within its stated uncertainty."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""--output: a path that ends as a file does is that file, or is refused; of all commands alike."""
+"""--output: a path that ends like a file is that file, or is refused, in all commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a search will take, told before it begins."""
+"""The predicted duration of a search, before it begins."""
 
 from __future__ import annotations
 

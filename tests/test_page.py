@@ -1,4 +1,4 @@
-"""The report as a page, as a person sees it in a real browser; and what is counted for it."""
+"""The report as a page, in a real browser, and the numbers computed for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pattern language: text, tree, canonical form, and errors that a person can act on."""
+"""The pattern language: text, tree, canonical form, and actionable errors."""
 
 from __future__ import annotations
 

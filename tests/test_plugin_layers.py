@@ -1,4 +1,4 @@
-"""A leaf layer of a plug-in: one class and its name, and everything there is takes it."""
+"""A leaf layer of a plug-in: a class and its name suffice for every feature."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``nas predict`` and ``nas evaluate`` as a person meets them, on files."""
+"""``nas predict`` and ``nas evaluate`` on files, as users run them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Latency before it is measured: pieces, what is learned of them, and a search under a bound."""
+"""Predicted latency: pieces, the predictor fitted to them, and a search under a bound."""
 
 from __future__ import annotations
 
@@ -418,22 +418,22 @@ def test_an_interrupted_profile_keeps_its_pieces_and_again_measures_them_anew(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        profile(store, space, **asked, told=interrupted)
+        profile(store, space, **asked, on_progress=interrupted)
     [kept] = all_profiles(store)
     assert len(kept.profile["pieces"]) == 3
     measured: list[tuple[str, int]] = []
     made, _ = profile(
         store, space, **{**asked, "name": "pi"},
-        told=lambda what, done, of: measured.append((what, of)),
+        on_progress=lambda what, done, of: measured.append((what, of)),
     )  # fmt: skip
     pieces = len(made.profile["pieces"])
     assert measured[0] == ("pieces", pieces - 3)
     measured.clear()
     made, _ = profile(
         store, space, **asked, again=True,
-        told=lambda what, done, of: measured.append((what, of)),
+        on_progress=lambda what, done, of: measured.append((what, of)),
     )  # fmt: skip
     assert measured[0] == ("pieces", pieces)
     assert made.device.name == "pi"  # the name that it was given
     with pytest.raises(NasError, match="4096 threads: this machine has"):
-        profile(store, space, **{**asked, "threads": 4096}, told=lambda *told: None)
+        profile(store, space, **{**asked, "threads": 4096}, on_progress=lambda *_: None)

@@ -1,4 +1,4 @@
-"""Pruning: to another point of the pattern language, with the channels that count."""
+"""Pruning: to another point of the pattern language, keeping the most important channels."""
 
 from __future__ import annotations
 

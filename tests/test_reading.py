@@ -1,4 +1,4 @@
-"""Commands that only look: they need no right to write, and leave the record as it is."""
+"""Read-only commands need no write permission, and leave the record unchanged."""
 
 from __future__ import annotations
 

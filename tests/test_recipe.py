@@ -1,4 +1,4 @@
-"""The recipe: its rules, its names, and what was recorded before a setting came."""
+"""The recipe: its rules, its names, and records from before a setting existed."""
 
 from __future__ import annotations
 

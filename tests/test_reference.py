@@ -1,4 +1,4 @@
-"""docs/reference.md is what the registries hold: layers, blocks, recipe fields, metrics, data sets.
+"""docs/reference.md equals the registries: layers, blocks, recipe fields, metrics, data sets.
 
     python tests/test_reference.py > docs/reference.md
 

@@ -1,4 +1,4 @@
-"""A bounded latency is measured before the training: what breaks the bound is not trained.
+"""A bounded latency is measured before training: a network that breaks the bound is refused.
 
 The trainings are real. What a network takes is a law here instead of a clock, as a machine's load
 would decide otherwise who keeps a bound; that a measurement does not touch a training is asked of

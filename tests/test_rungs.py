@@ -1,4 +1,4 @@
-"""Early stopping: what a rung decides, and a search in which nothing is trained twice or lost."""
+"""Early stopping: the decisions at rungs, and a search that repeats and loses nothing."""
 
 from __future__ import annotations
 

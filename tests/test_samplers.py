@@ -1,4 +1,4 @@
-"""The samplers in ordinary Optuna studies, and the mathematics of ours derived in other ways."""
+"""The samplers in ordinary Optuna studies, and our mathematics against other derivations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many images: decoded once a machine, in processes, resumably; mapped, not copied."""
+"""Many images: decoded once per machine, in parallel, resumably; memory-mapped, not copied."""
 
 from __future__ import annotations
 

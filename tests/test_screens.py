@@ -1,4 +1,4 @@
-"""What a terminal shows while a search runs, and the tables of a record."""
+"""The terminal's output during a search, and the tables of a record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop: nothing lost, nothing twice, to the trial; whatever ends it, the next run goes on."""
+"""The loop: no trial is lost or repeated; however it ends, the next run continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A seat without Ray, and this process as one: what a candidate leaves behind, and breaks."""
+"""A seat without Ray, and this process as one: the side effects of a candidate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tar files of images (WebDataset), read where they are; and sets too large to be decoded."""
+"""Tar files of images (WebDataset), read in place; and sets too large to be decoded."""
 
 from __future__ import annotations
 

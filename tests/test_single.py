@@ -1,4 +1,4 @@
-"""``nas train`` as a person meets it: interrupted and resumed, and from weights of others."""
+"""``nas train`` as users run it: interrupted and resumed, and from others' weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``--init`` takes weights in the files that people have."""
+"""``--init`` reads weights from the file formats that people have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The record: what is written is read again, once, by whoever may, on both databases."""
+"""The record: writes are read back, exactly once, by every driver, on both databases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text of others on its way to a terminal, a CSV, a page; URLs without passwords; odd terminals."""
+"""Sanitised text on a terminal, in a CSV, on a page; URLs without passwords; odd terminals."""
 
 from __future__ import annotations
 

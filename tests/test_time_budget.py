@@ -1,4 +1,4 @@
-"""A search by the hour, on a simulated cluster with a clock of its own: no test here waits."""
+"""A search with a time budget, on a simulated cluster and clock: no test waits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop: against a plain PyTorch loop, exact in repetition and resumption."""
+"""The training loop: against a plain PyTorch loop; repetition and resumption are exact."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may stand for what: two evaluations that differ in one thing are two, wherever one looks."""
+"""Which evaluations are interchangeable: two that differ in any one thing are not."""
 
 from __future__ import annotations
 

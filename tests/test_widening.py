@@ -1,4 +1,4 @@
-"""A study whose space is widened goes on with its trials; any other change is refused."""
+"""A study whose space is widened continues with its trials; other changes are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The networks of the literature are torchvision's, weight by weight, and start trainings."""
+"""The networks of the zoo equal torchvision's, weight by weight, and can be fine-tuned."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ from nas.cli.arguments import (
 
 
 class Interruptible(TyperGroup):
-    """Says that it was interrupted, where a command does not say so itself."""
+    """Reports an interrupt, unless the command does."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -91,9 +91,8 @@ def options(
 
 
 def main() -> None:
-    """The entry point: bad input becomes one sentence and an exit status, and so does a full disk,
-    wherever it shows. Who closes the pipe that is written to wants no more. SIGTERM ends a command
-    as Ctrl-C does."""
+    """The entry point: reports bad input, or a full disk, as one sentence and an exit status; exits
+    quietly when the reader of a pipe closes it. SIGTERM ends a command as Ctrl-C does."""
     from nas.errors import NasError, status
     from nas.interrupts import ended_alike
     from nas.text import open_terminal
@@ -101,7 +100,7 @@ def main() -> None:
     with open_terminal(), ended_alike() as heard:
         try:
             try:
-                with _whatever_became_of_it(heard):
+                with _as_interrupt(heard):
                     app()
             finally:
                 sys.stdout.flush()
@@ -121,9 +120,9 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def _whatever_became_of_it(heard: Sequence[int]) -> Iterator[None]:
-    """Raises KeyboardInterrupt for an error that a library made of one: once a signal was
-    ``heard``, no other error is reported."""
+def _as_interrupt(heard: Sequence[int]) -> Iterator[None]:
+    """Replaces any error after a signal was ``heard`` by KeyboardInterrupt: a library may have
+    turned the interrupt into another error."""
     try:
         yield
     except Exception:
@@ -135,7 +134,7 @@ def _whatever_became_of_it(heard: Sequence[int]) -> Iterator[None]:
 def fail(message: str, status: int) -> NoReturn:
     from nas.errors import brief
 
-    with contextlib.suppress(OSError):  # nobody reads it
+    with contextlib.suppress(OSError):  # stderr is closed
         print(f"nas: {brief(message, 2000)}", file=sys.stderr)
     sys.exit(status)
 

@@ -20,13 +20,13 @@ RECORD = "The record"
 OUTPUT = "Output"
 
 
-# What a model's file might end in.
+# Possible endings of a model's file.
 MODELS = (".safetensors", ".onnx", ".pt2", ".pt", ".pth", ".json")
 
 
 def a_file(path: str | Path) -> Path:
-    """The parser of an --output that is a file. Raises NasError for a name that ends as a
-    directory's: as a path it would lose its end, and be one."""
+    """Parses an --output that is a file. Raises NasError for a name that ends like a directory's:
+    a Path would drop the final slash and take it for a file."""
     if str(path).endswith(os.sep):
         raise NasError(f"--output {path}: ends like a directory, but must name a file")
     if not Path(path).name:  # "" and "."
@@ -35,12 +35,12 @@ def a_file(path: str | Path) -> Path:
 
 
 def a_file_or_directory(path: str | Path) -> Path:
-    """The same for an --output that is a file where its name has an ending."""
+    """Parses an --output that is a file if its name has an ending, else a directory."""
     return a_file(path) if Path(path).suffix else Path(path)
 
 
 def formats(names: str, help: str = "Output format.") -> Any:
-    """The --format of a command that writes any of ``names``, "table|json"."""
+    """The --format of a command that writes any of ``names``, such as "table|json"."""
     return typer.Option("--format", "-f", metavar=names, help=help, rich_help_panel=OUTPUT)
 
 
@@ -52,8 +52,8 @@ def output_to(metavar: str, help: str, parser: Callable[[str], Path] | None = No
 
 
 class Grouped(TyperCommand):
-    """Its help shows the options by their groups, in the order of the first of each, as plain
-    text: typer does so in boxes alone, which take rich 0.1 s to load."""
+    """Its help lists the options by group, in the order of each group's first option, as plain
+    text: typer groups them only in rich's boxes, which take 0.1 s to load."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}

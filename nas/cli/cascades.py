@@ -1,4 +1,4 @@
-"""``nas cascade``: its candidates, the choice, and what is shown and written."""
+"""``nas cascade``: its candidates, the choice, and the output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas.cli.models import tell_weights
+from nas.cli.models import note_weights
 from nas.cli.options import identified
 from nas.cli.output import writable
 from nas.cli.record import data_of, is_of, opened, there
@@ -43,8 +43,8 @@ def cascade_and_show(
     baselines: Sequence[str],
     output: Path,
 ) -> None:
-    """Chooses a cascade on the validation images, prints its test results beside the best single
-    network's, and writes it. Raises NothingFound where the networks allow none."""
+    """Chooses a cascade on the validation images, prints its test results and those of the best
+    single network, and writes it. Raises NothingFound where no cascade meets the demand."""
     if cost not in COSTS:
         raise NasError(f"--cost {cost}: must be one of {', '.join(COSTS)}")
     if output.suffix.lower() != ".json":
@@ -68,7 +68,7 @@ def cascade_and_show(
         )
     cascade.alike(models, "a cascade")
     for model in models:
-        cascade.beside(output, model)  # whoever is chosen: before the work
+        cascade.beside(output, model)  # any of them may be chosen: checked before the work
     device = available()
     costs = [costs_of(model.to(device), device) for model in models]
     seen = [evaluate(model, ref, "validation") for model in models]
@@ -117,7 +117,7 @@ def cascade_and_show(
 def _about(
     told: pages.Cascaded, demand: Demand, costs: Sequence[Mapping[str, float]], device: str
 ) -> dict[str, Any]:
-    """What a cascade's file says of the choice."""
+    """The description of the choice in a cascade's file."""
     chosen, single, test = told.choice, told.single, told.test
     expected = {name: chosen.mean_cost([own[name] for own in costs]) for name in COSTS}
     about: dict[str, Any] = {
@@ -136,7 +136,7 @@ def _about(
 
 
 def _fraction(text: str) -> float | None:
-    """None for "best"."""
+    """Parses a fraction; None for "best"."""
     if text == "best":
         return None
     try:
@@ -194,7 +194,7 @@ def _of_study(
 
 
 def _once(models: dict[str, Model]) -> dict[str, Model]:
-    """Each network once, whatever the names of its files."""
+    """Removes duplicates of a network under other file names."""
     known: dict[str, str] = {}
     for name, model in models.items():
         first = known.setdefault(model.digest, name)
@@ -217,7 +217,7 @@ def _classical(name: str, ref: DataRef) -> dict[str, Model]:
 
 
 def costs_of(model: Model, device: Any) -> dict[str, float]:
-    """Of one image."""
+    """A model's costs per image."""
     told = arithmetic(model.architecture)
     measured = latency.measure(model.network, model.input, device)
     return {"latency_ms": measured.ms, **{name: float(told[name]) for name in ("macs", "params")}}
@@ -284,4 +284,4 @@ def export_cascade(file: str, format: str, output: Path | None) -> None:
         told = f"its probabilities differ by at most {difference:.1e}"
     print(f"nas: {output}, {output.stat().st_size / 1e6:.2f} MB, {told}", file=sys.stderr)
     if format == "python":
-        tell_weights([Path(file).with_name(member.file) for member in loaded.members], output)
+        note_weights([Path(file).with_name(member.file) for member in loaded.members], output)

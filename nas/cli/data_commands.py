@@ -1,4 +1,4 @@
-"""``nas data``: what a folder of images is, before anything trains on it."""
+"""``nas data``: inspects, packs and caches images before training."""
 
 from __future__ import annotations
 

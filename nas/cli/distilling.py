@@ -1,4 +1,4 @@
-"""``nas distill``: what its options mean, and what it shows."""
+"""``nas distill``: resolves its options, trains, and shows the results."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from nas.training.models import Model, card_of, save_once
 from nas.training.teacher import shared_stages
 from nas.training.weights import zoo_model
 
-EPOCHS = 20  # of a student that belongs to no study
+EPOCHS = 20  # of a student without a study
 
 
 def distill_and_show(teachers: Sequence[str], student: str, init: str, options: Options) -> None:
-    """Trains a student with its teachers, and without them as the control."""
+    """Trains a student with its teachers and, as the control, without them."""
     options.begin()
     study, storage, data = options.study, options.storage, options.data
     base, ref, epochs, entered = Recipe(), None, EPOCHS, None
@@ -68,7 +68,7 @@ def _tell_sizes(files: Sequence[str], pattern: str) -> None:
 
 
 def _zoo(name: str, init: str, ref: DataRef, folder: Path) -> str:
-    """Writes a network of the zoo with its weights as a model, and says where."""
+    """Writes a network of the zoo with its weights as a model; returns the file."""
     if not init:
         raise NasError(f"--teacher {name}: needs weights: --init {name}, or a file")
     network, card = zoo_model(name, init, describe(ref))
@@ -78,7 +78,7 @@ def _zoo(name: str, init: str, ref: DataRef, folder: Path) -> str:
 
 
 def _pattern(text: str, storage: str, study: str | None, ref: DataRef) -> tuple[str, Space | None]:
-    """A student's pattern, and its space where it is a closed space's file or name."""
+    """A student's pattern, and its space if given as a closed space's file or name."""
     if is_number(text):
         return trial_network(storage, study, int(text)), None
     architecture, space = closed_or_space(text, ref)

@@ -77,9 +77,9 @@ def expected_time(
     baselines: Sequence[Architecture],
     rows: Sequence[TrialRow] = (),
 ) -> str:
-    """How long the ``left`` trainings of a plan (None: no limit) and those of ``baselines`` will
-    take on this machine, in words: by the study's trials here, or before there are any by timing a
-    few steps of a few networks, which is less accurate on a busy machine."""
+    """The predicted time of the ``left`` trainings of a plan (None: no limit) and those of
+    ``baselines`` on this machine, in words: from the study's trials here, or if there are none by
+    timing a few steps of a few networks, which is less accurate on a busy machine."""
     job = plan.job
     if left == 0 and not baselines:
         return "none: nothing left to train"
@@ -125,7 +125,7 @@ def expected_time(
 
 
 def _recorded(rows: Sequence[TrialRow]) -> TimeBudget | None:
-    """What trainings took on this machine; None where none of the trials was trained on it."""
+    """The times of trainings on this machine; None where no trial was trained on it."""
     if not rows:
         return None
     from nas.driver.time_budget import TimeBudget  # scipy

@@ -41,10 +41,10 @@ def front_out(
     cascades: Sequence[Path] = (),
     asked: bool = False,
 ) -> None:
-    """Writes the front to ``output``, or to stdout: a PNG only where that is no terminal. With what
-    is ``believed`` of it, which at 300 trials takes 4 s of processor time; a picture has
-    ``cascades``, by their files, beside it, and is by what these cost, unless the objectives were
-    ``asked`` for. Raises NothingFound where there is none."""
+    """Writes the front to ``output``, or to stdout (a PNG only if that is not a terminal), with
+    estimates if ``believed``, which takes 4 s of processor time at 300 trials. A picture also shows
+    ``cascades``, given as files, and has their cost as its axis, unless the objectives were
+    ``asked`` for. Raises NothingFound where there is no front."""
     rows, notes = with_latencies(store, study, list(store.trials(study.id)))
     for note in notes:
         print(f"nas: {note}", file=sys.stderr)
@@ -98,8 +98,8 @@ def load(file: Path) -> Cascade:
 
 
 def expected(file: Path, made: Cascade) -> dict[str, float]:
-    """What a cascade does: its accuracy, its mean costs an image, and as its params those that it
-    holds, which are of all members as a network's are of all layers. Raises NasError."""
+    """A cascade's metrics: its accuracy, its mean costs per image, and as params those of all its
+    members. Raises NasError."""
     about = _about(file, made)
     values = {name: about["expected"][name].number() for name in about["expected"].of(dict)}
     return values | {"params": float(sum(m.model.architecture.params for m in made.members))}
@@ -122,9 +122,9 @@ def _about(file: Path, made: Cascade) -> Field:
 def by_cost(
     study: StudyRow, rows: Sequence[TrialRow], cascades: Mapping[Path, Cascade]
 ) -> StudyRow:
-    """The study with the cost by which its cascades were chosen as the front's second axis: against
-    any other cost they would be misplaced. Prints a note where the axis changes. Raises NasError
-    where they were chosen by different costs."""
+    """The study with the cost by which its cascades were chosen as the front's second objective:
+    they are optimal only for that cost. Prints a note where the axis changes. Raises NasError where
+    they were chosen by different costs."""
     costs = {file: chosen_by(file, made) for file, made in cascades.items()}
     if len({*costs.values()}) > 1:
         chosen = ", ".join(f"{file} by {cost}" for file, cost in costs.items())

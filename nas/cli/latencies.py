@@ -1,4 +1,4 @@
-"""What ``nas latency`` does, from options to the screen."""
+"""``nas latency``, from options to output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nas.store import Store, StudyRow, TrialRow
 from nas.text import counted
 
 COLUMNS = ("trial", "latency", "interval", "busy", "peak")
-DOUBTFUL = 0.5  # a note is printed where a smaller share of predictions is within a tenth
+DOUBTFUL = 0.5  # a note is printed where a smaller fraction of predictions is within 10 %
 
 
 def _chosen(
@@ -44,12 +44,12 @@ def measure_and_show(
     again: bool,
     plugins: Iterable[Path],
 ) -> None:
-    """A line for each network, and at the end how to name the device."""
+    """Prints a line for each network, and at the end how to name the device."""
     name = latencies.named(name, "--name")
     store, row, rows = _chosen(storage, study, trials, plugins)
     listed = screens.table(*COLUMNS, "", "pattern", numbers=COLUMNS)
 
-    def told(row: TrialRow, found: Latency, new: bool) -> None:
+    def show(row: TrialRow, found: Latency, new: bool) -> None:
         print(f"nas: trial {row.number}: {found.ms:.3f} ms", file=sys.stderr)
         listed.add_row(
             str(row.number),
@@ -63,10 +63,10 @@ def measure_and_show(
 
     here = latencies.measure(
         store, rows, name=name, runtime=runtime, threads=threads, batch=batch, again=again,
-        told=told,
+        on_measured=show,
     )  # fmt: skip
     screens.out(listed)
-    _tell_front(row, Located("latency_ms", here.name, runtime, threads, batch))
+    _suggest_front(row, Located("latency_ms", here.name, runtime, threads, batch))
 
 
 def pack_and_show(
@@ -95,10 +95,10 @@ def read_and_show(storage: str, study: str | None, answers: Path) -> None:
         file=sys.stderr,
     )
     at = Located("latency_ms", device.name, "onnx", device.threads, found[-1][1].batch)
-    _tell_front(row, at)
+    _suggest_front(row, at)
 
 
-def _tell_front(row: StudyRow, at: Located) -> None:
+def _suggest_front(row: StudyRow, at: Located) -> None:
     named = shlex.quote(row.name)
     print(f"next: nas pareto --study {named} --objective accuracy:max,{at}:min", file=sys.stderr)
 
@@ -119,7 +119,7 @@ def profile_and_show(
     again: bool,
     plugins: Iterable[Path],
 ) -> None:
-    """Prints the progress, and at the end how far the predictions can be trusted."""
+    """Prints progress, and at the end how far the predictions can be trusted."""
     name = latencies.named(name, "--name")
     seed_within(seed)
     load_plugins(plugins)
@@ -128,14 +128,14 @@ def profile_and_show(
 
     now = dict.fromkeys(("pieces", "networks"), 0)
 
-    def told(what: str, done: int, of: int) -> None:
+    def progress(what: str, done: int, of: int) -> None:
         now[what] = done
         if done == of or done % max(1, of // 10) == 0:
             print(f"nas: {done} of {of} {what} measured", file=sys.stderr)
 
     made, predictor = profiles.profile(
         store, loaded, name=name, runtime=runtime, threads=threads, batch=batch,
-        networks=networks, seed=seed, again=again, told=told,
+        networks=networks, seed=seed, again=again, on_progress=progress,
     )  # fmt: skip
     at = Located("latency_ms", made.device.name, runtime, threads, batch)
     listed, whole = screens.table("", ""), len(made.profile["wholes"])
@@ -150,5 +150,5 @@ def profile_and_show(
         listed.add_row(key, text)
     screens.out(listed)
     if predictor.errors and predictor.within < DOUBTFUL:
-        told_again = "other work may have disturbed this: --again repeats all measurements"
-        print(f"nas: {told_again}", file=sys.stderr)
+        note = "other work may have disturbed this: --again repeats all measurements"
+        print(f"nas: {note}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""``nas latency``: what networks of a study cost on a device."""
+"""``nas latency``: the latencies of a study's networks on a device."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""``nas train``, ``predict``, ``evaluate`` and ``export``: from a pattern or a trial to a model in
-use."""
+"""``nas train``, ``predict``, ``evaluate`` and ``export``: from a pattern or a trial to a deployed
+model."""
 
 from __future__ import annotations
 

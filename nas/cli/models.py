@@ -28,7 +28,7 @@ from nas.language.architecture import parse
 from nas.metrics import percent
 from nas.report import screens
 from nas.report.images import tell as tell_images
-from nas.report.progress import epochs_told
+from nas.report.progress import epoch_printer
 from nas.text import cell, counted, shown_file
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from nas.training.predict import Prediction
 
 OTHERS = "hidden, pipes, or not images by their ending"
-TOLD = 10  # unreadable files that are named; the rest are counted
+NAMED = 10  # most unreadable files that are named; the rest are counted
 
 
 def predictor(file: str | Path) -> Model | OnnxModel | Cascade:
-    """The model in a file of ours (or at a URL that fsspec knows), of ours as ONNX, or a cascade.
-    Raises NasError."""
+    """Loads a model, its ONNX export, or a cascade, from a file or a URL that fsspec knows. Raises
+    NasError."""
     check_there(str(file))
     if str(file).lower().endswith(".json"):
         from nas.training.cascade import load_cascade
@@ -64,8 +64,8 @@ def predictor(file: str | Path) -> Model | OnnxModel | Cascade:
 
 
 def train_and_show(job: Job, output: Path) -> None:
-    """Trains one architecture with a line an epoch on stderr; at the end the scores on stdout. The
-    model goes to ``output``, or into that directory under a name of its own."""
+    """Trains one architecture, with a line per epoch on stderr and the scores on stdout. The model
+    is written to ``output``, or under a default name in that directory."""
     named = output.suffix.lower() == ".safetensors" and not output.is_dir()
     folder = output.parent if named else directory(output, "checkpoint and model")
     with deferred():  # compiled code may swallow an interrupt during its import
@@ -80,7 +80,7 @@ def train_and_show(job: Job, output: Path) -> None:
     free_to_train(job, file)
     if checkpoint.exists():
         print(f"nas: resumes from {checkpoint}, whose epochs are repeated first", file=sys.stderr)
-    done = train(job, epochs_told(job.epochs), checkpoint=checkpoint, file=file, over=False)
+    done = train(job, epoch_printer(job.epochs), checkpoint=checkpoint, file=file, over=False)
     screens.out(screens.trained_page(done))
     shown = shlex.quote(shown_file(str(file)))
     data = f" --data {shlex.quote(shown_file(job.data.dir))}" if job.data.dir else ""
@@ -91,7 +91,7 @@ def train_and_show(job: Job, output: Path) -> None:
 
 
 def file_name(job: Job) -> str:
-    """For a training's files, without their ending: other weights have another."""
+    """The base name of a training's files, different for each training."""
     from nas.training.single import training_id
 
     return f"{called(job.data)}-{training_id(job)}"
@@ -101,8 +101,8 @@ def file_name(job: Job) -> str:
 
 
 def predict_and_show(file: str, paths: Sequence[Path], format: str, top: int) -> None:
-    """Prints a prediction for each image as it comes. Raises DataError at the end where some could
-    not be read."""
+    """Prints each image's prediction at once. Raises DataError at the end if images could not be
+    read."""
     from nas.training.predict import files, stream
 
     if format not in WRITERS:
@@ -131,13 +131,13 @@ def predict_and_show(file: str, paths: Sequence[Path], format: str, top: int) ->
             shown += 1
             if isinstance(answer, NasError):
                 failed += 1
-                if failed <= TOLD:
+                if failed <= NAMED:
                     print(f"nas: {brief(str(answer))}", file=sys.stderr)
             else:
                 yield path, answer
 
     WRITERS[format](predictions(), top)
-    tell_stops(model)
+    note_stops(model)
     for why, count in sorted(skipped.items()):
         print(f"nas: {counted(count, 'file')} skipped: {why}", file=sys.stderr)
     if failed:
@@ -146,8 +146,9 @@ def predict_and_show(file: str, paths: Sequence[Path], format: str, top: int) ->
         raise DataError(f"{', '.join(map(str, paths))}: no images found")
 
 
-def tell_stops(model: Model | OnnxModel | Cascade, ms: float | None = None) -> None:
-    """Says how many of the images stopped at each member of a cascade, and how long one took."""
+def note_stops(model: Model | OnnxModel | Cascade, ms: float | None = None) -> None:
+    """Prints the fraction of images that stopped at each member of a cascade, and the ``ms`` that
+    one took."""
     if shares := getattr(model, "shares", None):
         shares_text = ", ".join(f"{100 * share:.1f} %" for share in shares)
         took = f"; {ms:.3f} ms per image, one at a time" if ms is not None else ""
@@ -161,14 +162,14 @@ def _csv(predictions: Predictions, top: int) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["file", "class", "probability"])
     for path, prediction in predictions:
-        # A name that is not UTF-8 is escaped bytewise, so that names differing only there differ.
+        # A name that is not UTF-8 is escaped bytewise, so that different names stay different.
         file = cell(str(path).encode(errors="backslashreplace").decode())
         best = prediction.top(top)
         writer.writerows([file, cell(name), f"{value:.6f}"] for name, value in best)
 
 
 def _json(predictions: Predictions, top: int) -> None:
-    """A JSON list, written entry by entry, so that it is never held in memory."""
+    """Prints a JSON list entry by entry, so that it is never held in memory."""
     before = "["
     try:
         for path, prediction in predictions:
@@ -183,12 +184,12 @@ def _json(predictions: Predictions, top: int) -> None:
                 page["top"] = [{"class": name, "probability": round(p, 6)} for name, p in best]
             print(before, json.dumps(page), sep="\n", end="")
             before = ","
-    finally:  # also where a model fails: the rows so far are a complete list
+    finally:  # even on an error, close the list
         print("[]" if before == "[" else "\n]")
 
 
 def _table(predictions: Predictions, top: int) -> None:
-    """A line each, at once: no column waits for the longest name of a million."""
+    """Prints a line per image at once, so columns are not aligned to the longest name."""
     for path, prediction in predictions:
         best = "  ".join(f"{brief(name)} {100 * p:.2f} %" for name, p in prediction.top(top))
         print(f"{brief(str(path))}  {best}{'  unsure' * prediction.unsure}")
@@ -215,7 +216,7 @@ def evaluate_and_show(
     format: str,
     output: Path | None,
 ) -> None:
-    """Scores a model, and one ``beside`` it on the same images; pictures go into ``output``."""
+    """Scores a model, and one ``beside`` it on the same images; writes pictures to ``output``."""
     from nas import artifacts
     from nas.report import evaluations as pages
     from nas.training.cascade import TIMED, Cascade, timed
@@ -242,7 +243,7 @@ def evaluate_and_show(
     for model, of in zip(models.values(), evaluations.values(), strict=True):
         if isinstance(model, Cascade):
             images = of.images[0]
-            tell_stops(model, timed(model, sized(images, images.rows[:TIMED], model.input)))
+            note_stops(model, timed(model, sized(images, images.rows[:TIMED], model.input)))
     comparison = compare(*evaluations.values()) if len(evaluations) == 2 else None
     if format == "json":
         page: dict[str, Any] = {n: pages.evaluation_dict(e) for n, e in evaluations.items()}
@@ -278,9 +279,9 @@ def evaluate_and_show(
 def export_model(
     file: str, format: str, output: Path | None, name: str, *, kept: bool = False
 ) -> None:
-    """Writes a model in a format of ``nas.training.export``, and prints how closely it matches
-    torch; by default under ``name``. Weights that the record has ``kept`` may be deleted with their
-    study: a source that needs them gets a copy beside it."""
+    """Writes a model in a format of ``nas.training.export``, by default as ``name``, and prints how
+    closely it matches torch. Weights ``kept`` by the record may be deleted with their study, so
+    Python source that reads them gets a copy beside it."""
     from nas import artifacts
     from nas.training.export import FORMATS, export, made
     from nas.training.models import load_model, read
@@ -306,7 +307,7 @@ def export_model(
     with contextlib.ExitStack() as undone:
         if kept and format == "python":
             weights, data = output.with_suffix(".safetensors"), read(file)
-            if not weights.exists():  # they go again where their source does not come
+            if not weights.exists():  # removed again if writing the source fails
                 undone.callback(weights.unlink, missing_ok=True)
             elif weights.read_bytes() != data:
                 raise NasError(
@@ -322,11 +323,11 @@ def export_model(
         check = f"differs from torch by {done.difference:.1e} of the output's scale"
     print(f"nas: {done.file}, {done.file.stat().st_size / 1e6:.2f} MB, {check}", file=sys.stderr)
     if format == "python":
-        tell_weights([weights], output)
+        note_weights([weights], output)
 
 
-def tell_weights(files: Sequence[Path], output: Path) -> None:
-    """Says which files a source reads its weights from."""
+def note_weights(files: Sequence[Path], output: Path) -> None:
+    """Prints which files Python source reads its weights from."""
     names = ", ".join(str(file) for file in files)
     print(
         f"nas: {output.name} reads its weights from {names}: whoever gets it needs "
@@ -336,7 +337,7 @@ def tell_weights(files: Sequence[Path], output: Path) -> None:
 
 
 def refuse_exported(file: str) -> None:
-    """Raises NasError for a file that was itself exported: no other is made of it."""
+    """Raises NasError for a file that was itself exported, which cannot be exported again."""
     if Path(file).suffix.lower() in (".onnx", ".pt2", ".py"):
         raise NasError(
             f"{file} is an export and cannot be converted further: give the model that it was made "
@@ -345,7 +346,7 @@ def refuse_exported(file: str) -> None:
 
 
 def export_lowered(file: str, precision: str, output: Path, dataset: str, data: str) -> None:
-    """Writes a model as ONNX in a lower precision, and prints what that costs and gains."""
+    """Writes a model as ONNX in a lower precision, and prints the change in accuracy and speed."""
     from nas import artifacts
     from nas.training.evaluation import data_for
     from nas.training.export import deployed

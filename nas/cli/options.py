@@ -85,7 +85,7 @@ def identified(ref: DataRef) -> tuple[DataRef, str]:
     from nas.data import describe, identity, summary
 
     place = f" of {ref.dir}" if ref.dir else ""
-    # First, as it looks at every file, and the rest reuses what it finds.
+    # First, as it reads every file, and later steps reuse its findings.
     ref = dataclasses.replace(ref, identity=identity(ref))
     own = dataclasses.replace(ref, size=0)
     if ref.size and describe(own).shape == describe(ref).shape:
@@ -123,7 +123,7 @@ def closed_or_space(
 
 
 def _whole(tree: Chain) -> Chain:
-    """Completes a pattern as tables print it: without INPUT and the last FC."""
+    """Completes a pattern that lacks INPUT and the last FC, as printed in tables."""
     ends = [each.name if isinstance(each, Call) else "" for each in (tree.items[0], tree.items[-1])]
     if ends[0] == "INPUT" or ends[1] == "FC":
         return tree
@@ -295,7 +295,7 @@ def audited(
     """The space, the job and the rungs of ``nas audit``."""
     within("--epochs", epochs, POINTS)
     seed_within(seed)
-    levels = read(rungs, epochs, geometric)  # all rungs: the audit tells which to trust
+    levels = read(rungs, epochs, geometric)  # all rungs: the audit decides which to trust
     if not levels:
         raise NasError(
             f"--rungs {rungs}: an audit of {counted(epochs, 'epoch')} needs a rung below them"

@@ -16,7 +16,7 @@ from nas.artifacts import replace
 from nas.cli.arguments import MODELS
 from nas.errors import NasError
 
-# Endings of files: a directory with such a name is a mistake.
+# Endings of files: a directory with such a name would be a mistake.
 FILES = frozenset(
     {*MODELS, ".py", ".checkpoint", ".svg", ".png", ".jpg", ".pdf", ".csv", ".html", ".md", ".txt"}
     | {".tar", ".zip", ".gz"}
@@ -25,7 +25,8 @@ FILES = frozenset(
 
 def form_of(asked: str, output: Path | None, known: Mapping[str, str], usual: str) -> str:
     """The ``asked`` format, or that of ``output``'s ending, or ``usual``; ``known`` maps formats to
-    endings, which may be empty. Raises NasError for an unknown one, and where the two differ."""
+    endings, which may be empty. Raises NasError for an unknown format, and where format and ending
+    differ."""
     ending = output.suffix.lower() if output else ""
     by_ending = {ends: name for name, ends in known.items() if ends}
     form = asked or (by_ending.get(ending, "") if ending else usual)
@@ -64,8 +65,8 @@ def directory(path: Path, files: str) -> Path:
 
 
 def writable(path: Path) -> None:
-    """Raises NasError where no file can be written at ``path``; to be called before long work.
-    Missing folders are fine: writing creates them."""
+    """Raises NasError where no file can be written at ``path``; call it before long work. Missing
+    folders are fine: writing creates them."""
     try:
         if path.is_dir():
             raise NasError(f"--output {path}: is a directory")
@@ -79,18 +80,18 @@ def writable(path: Path) -> None:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Writes a file atomically and says so on stderr. Raises NasError."""
+    """Writes a file atomically, with a note on stderr. Raises NasError."""
     replace(path, data)
     print(f"nas: written to {path}", file=sys.stderr)
 
 
 def printed(print_it: Callable[[], None]) -> bytes:
-    """What ``print_it`` prints to stdout."""
+    """Captures what ``print_it`` prints to stdout."""
     with contextlib.redirect_stdout(io.StringIO()) as caught:
         print_it()
     return caught.getvalue().encode()
 
 
 def begin_work() -> None:
-    """Called before long work: warnings go to stderr."""
+    """Sends warnings to stderr; call it before long work."""
     logging.basicConfig(format="nas: %(message)s", level=logging.WARNING, stream=sys.stderr)

@@ -1,4 +1,4 @@
-"""What ``nas distill`` and ``nas prune`` share: options, and the comparison with a control."""
+"""Shared by ``nas distill`` and ``nas prune``: options, and the comparison with a control."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from nas.workers.run import source
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The options that both commands take, as they were given; ``plugins`` are loaded."""
+    """The options that both commands take, as given; ``plugins`` are loaded."""
 
     study: str | None
     storage: str
@@ -100,8 +100,8 @@ def compare_and_show(
     of: str,
 ) -> None:
     """Trains both with each seed, a line per epoch on stderr, and prints them side by side;
-    ``title`` is the control's. With a study, ``entered``, the first seed's training becomes one of
-    its points, ``made`` from the network called ``of``, and its place on the front is told."""
+    ``title`` is the control's. With a study, ``entered``, the first seed's training becomes a trial
+    of it, ``made`` from the network called ``of``, and its place on the front is printed."""
     jobs = {made: treatment, "control": control}
     tell = tell_epochs(jobs, options.seeds, entered)
     found = train_paired(jobs, options.seeds, options.folder, file_name, tell)
@@ -114,7 +114,7 @@ def compare_and_show(
         rows, _ = with_latencies(store, study, list(store.trials(study.id)))
         there = any(best.id == row.id for best in pareto(study, rows))
         place = "on the front" if there else "not on the front"
-    except StudyError as error:  # it is entered, whatever that front is
+    except StudyError as error:  # it has been added; only its place is unknown
         place = f"but no front: {error}"
     print(f"nas: {pages.entered(study.name, row, place, found.test)}", file=sys.stderr)
 
@@ -136,7 +136,7 @@ def tell_epochs(
 
     def tell(arm: str, job: Job, point: Epoch) -> None:
         place = (job.seed - jobs[arm].seed) * len(arms) + arms.index(arm)
-        rest = left.told(place, point.epoch / job.epochs, point.seconds)
+        rest = left.clause(place, point.epoch / job.epochs, point.seconds)
         scored = f"validation accuracy {percent(point.accuracy)}"
         where = f"{arm}, seed {job.seed}, epoch {point.epoch} of {job.epochs}"
         print(f"nas: {where}: {scored}{rest}", file=sys.stderr, flush=True)
@@ -149,12 +149,12 @@ def is_number(text: str) -> bool:
 
 
 def model_files(text: str, storage: str, study: str | None, option: str = "--teacher") -> list[str]:
-    """The files of the models that an option names; none of a zoo network. Raises NasError."""
+    """The files of the models that an option names; none for a zoo network. Raises NasError."""
     if text in zoo_names():
         return []
     if text == "front":
         store, row = opened(storage, study)
-        # Without what was distilled: the same command has the same teachers again.
+        # Without distilled networks, so that the same command finds the same teachers again.
         rows = [each for each in store.trials(row.id) if not each.made]
         if not (front := pareto(row, rows)):
             raise nothing_found(row, rows)
@@ -173,7 +173,7 @@ def model_files(text: str, storage: str, study: str | None, option: str = "--tea
 
 
 def images_of(files: Sequence[str], dataset: str | None, data: str, init: str = "") -> DataRef:
-    """The images that a model was trained on, or others as it takes them."""
+    """The images that a model was trained on, or others of its input shape."""
     if not files:
         size = initial_size(init) if init else 0
         return identified(data_ref(dataset, data, size))[0]

@@ -1,4 +1,4 @@
-"""From options to what the record has: a database, a study, a trial, its images and weights."""
+"""Resolves options in the record: a database, a study, a trial, its images and weights."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def there(file: str) -> bool:
 
 def check_there(file: str) -> None:
     """Raises NasError for a missing model file; if the default record (SQLite only, as a server may
-    keep one waiting) knows whose weights it held, the message says so, and how to recreate it."""
+    be slow to answer) knows which trial's weights it held, the message says how to recreate it."""
     path = Path(file).expanduser()
     if "://" in file or path.exists():
         return

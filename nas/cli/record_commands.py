@@ -1,4 +1,4 @@
-"""``nas status``, ``pareto``, ``dashboard``, ``report`` and ``db``: what the record has."""
+"""``nas status``, ``pareto``, ``dashboard``, ``report`` and ``db``: commands on the record."""
 
 from __future__ import annotations
 
@@ -135,11 +135,11 @@ def dashboard(
     """Open the Optuna dashboard on the record, with each study's front drawn."""
     import warnings
 
-    warnings.simplefilter("ignore")  # what torch and Optuna tell developers, for every page
+    warnings.simplefilter("ignore")  # torch's and Optuna's, meant for developers, on every page
     from nas.cli.record import artifacts_dir, open_record
     from nas.report.dashboard import serve
 
-    # A server's record may begin here; a file that is not there is more likely a mistake.
+    # On a server the record may be created here; a missing file is more likely a mistake.
     store = open_record(storage, create=not storage.startswith("sqlite:"), write=True)
     drawings = artifacts or Path(artifacts_dir("", storage), "dashboard")
     names = allow_host or ()

@@ -35,7 +35,7 @@ from nas.workers import open_pool
 
 
 def audit_and_show(space: Space, job: Job, levels: Sequence[int], count: int) -> None:
-    """Runs the audit's trainings, a line each on stderr, and prints its page."""
+    """Runs the audit's trainings, with a line each on stderr, and prints its page."""
 
     def tell(number: int, subject: Subject) -> None:
         scores = ", ".join(f"{metrics.percent(a)} at {e}" for e, a in subject.scores.items())
@@ -58,10 +58,10 @@ def report_and_show(
     plugins: tuple[str, ...],
     folder: str,
 ) -> None:
-    """Trains the finalists again, and with ``compare`` "random" first searches at random for as
-    many epochs as the study; shows the report, and writes it to ``output`` as its name ends. With a
-    ``top`` of 0 nothing is trained: the page has what the record has. What is trained is kept in
-    ``folder``, and is not trained again."""
+    """Retrains the finalists, and with ``compare`` "random" first runs a random search for as many
+    epochs as the study; shows the report, and writes it to ``output`` in the format of its ending.
+    With a ``top`` of 0 nothing is trained: the page shows the record. Trainings are kept in
+    ``folder`` and not repeated."""
     if compare not in ("", "random"):
         raise NasError(f"--compare {compare}: must be random")
     form = files.form_of("", output, {"html": ".html", "md": ".md"}, "md")
@@ -132,7 +132,8 @@ def tell_next(found: Report) -> None:
 
 
 def judged(found: Report, data: DataRef) -> Evaluation | None:
-    """The winner's model on the test images, which its training was scored by already."""
+    """The evaluation of the winner's model on the test images, on which its training was already
+    scored."""
     if not found.winner.model:
         return None
     return evaluate(load_model(found.winner.model).to(available()), data)

@@ -212,7 +212,7 @@ def search(
     ] = False,
 ) -> None:
     """Search a space for the best trade-offs, or resume a search."""
-    since = time.monotonic()  # what a budget of time begins with
+    since = time.monotonic()  # the start of a time budget
     from nas.cli import searches
     from nas.cli.dry_run import rehearse
     from nas.cli.options import data_ref, plan

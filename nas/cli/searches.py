@@ -39,14 +39,14 @@ if TYPE_CHECKING:
     from nas.driver.tally import Status
     from nas.samplers.related import Older
 
-Opener = Callable[[int], Pool]  # of the bytes that a trial is predicted to need (0: unknown)
+Opener = Callable[[int], Pool]  # takes the predicted bytes per trial (0: unknown)
 
 NOTHING = ", but does not use them: they do not even predict one another"
 REASONS = 3  # commonest reasons of failure that are printed
 
 
 def predicted(record: Store | None, plan: Plan) -> AbstractContextManager[dict[str, str]]:
-    """While entered, predicts the plan's latencies on named devices; gives a sentence on each."""
+    """While entered, predicts the plan's latencies on named devices; yields their descriptions."""
     return predicting(record, plan.asked, plan.space, plan.devices)
 
 
@@ -122,7 +122,7 @@ def run(
         begun_with = older_studies(plan, store)
         if progress:
             tell_older(begun_with, offers(plan, store))
-        # Other settings are refused before Ray starts.
+        # Refuses other settings before Ray starts.
         _, changed = widening.open_study(plan, store)
         if changed and progress:
             print(f"nas: {changed}", file=sys.stderr)
@@ -201,8 +201,8 @@ def _why(seconds: float, status: Status) -> str:
 
 
 def _more(plan: Plan, status: Status) -> int:
-    """How many more trials to suggest: as many as this run had in its time budget, or as many as
-    there are."""
+    """How many more trials to suggest: as many as this run had within its time budget, or as the
+    study has."""
     if status.out_of_time:
         return status.ended
     return max(plan.trials or 0, status.done)

@@ -31,27 +31,27 @@ JobName = Annotated[
 
 
 def _runs(command: Sequence[str], here: typer.Context) -> None:
-    """Raises NasError for what could not run as a job: the command line is read here as it will be
-    there, and the cluster's --address is added to it."""
+    """Raises NasError for a command that could not run as a job: parses the command line as the job
+    will, with the cluster's --address added."""
     from nas.errors import NasError, brief
 
     name, *arguments = command
-    told = f"-- {shlex.join(command)}"
+    text = f"-- {shlex.join(command)}"
     commands = here.find_root().command.commands  # type: ignore[attr-defined]
     able = [key for key, each in commands.items() if any(RAYS in p.opts for p in each.params)]
     if name not in able:
-        raise NasError(f"{brief(told)}: no job: those on a cluster are {', '.join(able)}")
+        raise NasError(f"{brief(text)}: no job: those on a cluster are {', '.join(able)}")
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             parsed = commands[name].make_context(name, [*arguments, RAYS, "auto"])
     except typer.Exit:
-        raise NasError(f"{brief(told)}: only tells something: type it here") from None
+        raise NasError(f"{brief(text)}: only tells something: type it here") from None
     except Exception as error:
-        if reason := getattr(error, "format_message", None):  # of whichever click typer has
-            raise NasError(f"{brief(told)}: {reason()}") from None
+        if reason := getattr(error, "format_message", None):  # whichever click typer bundles
+            raise NasError(f"{brief(text)}: {reason()}") from None
         raise
     if not parsed.params["space"]:
-        raise NasError(f"{brief(told)}: --space is needed")
+        raise NasError(f"{brief(text)}: --space is needed")
 
 
 @app.command()

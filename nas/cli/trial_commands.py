@@ -1,4 +1,4 @@
-"""``nas trials``: what the record has of each."""
+"""``nas trials``: lists trials, and shows one."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def ls(
 
     store, row = opened(storage, study)
     rows = trials.in_states(list(store.trials(row.id)), state or [])
-    with contextlib.suppress(StudyError):  # of a device that has several: as the search had them
+    with contextlib.suppress(StudyError):  # an ambiguous device: as the search measured them
         rows, _ = with_latencies(store, row, rows)
     rows = trials.ordered(row, rows, sort)[: limit or None]
     trials.rows_out(row, rows, format)

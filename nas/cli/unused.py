@@ -1,6 +1,6 @@
-"""Options of a search that would do nothing beside others: refused, as who gives one relies on it.
+"""Refuses options of a search that other options make ineffective, as the user relies on them.
 
-Those that Python's ``nas.search`` has too are refused where they are read: ``nas.cli.options``.
+Options that ``nas.search`` also has are refused in ``nas.cli.options``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def refuse_unused(
     memory_per_trial: float,
     time_limit: float,
 ) -> None:
-    """Raises NasError, with the option, its value and what leaves it nothing to do."""
+    """Raises NasError, with the option, its value and the reason why it has no effect."""
     if workers == 0:
         here = "--workers 0 runs the trials in this process"
         _refuse("--address", address, here)

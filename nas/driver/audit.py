@@ -1,8 +1,8 @@
-"""``nas audit``: what can be trusted before a training ends, on this space and this data.
+"""``nas audit``: which early signals predict the final ranking, on this space and this data.
 
-A few architectures are drawn and trained whole, by way of the rungs. Then every rung's accuracy,
-and every number that is free (params, MACs, training-free scores), is held against the accuracies
-at the end by rank correlation.
+A few architectures are drawn and trained in full, pausing at the rungs. Then every rung's accuracy,
+and every number known without training (params, MACs, training-free scores), is compared with the
+final accuracies by rank correlation.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ DRAWS = 1000  # random draws in a row without a new feasible architecture, befor
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """An audited architecture: its accuracy at each rung, the last the final one, and what is free.
-    ``seconds`` are those that each training-free score took."""
+    """An audited architecture: its accuracy at each rung, the last being the final one, and its
+    ``free`` scores, known without training, with the ``seconds`` that each took."""
 
     architecture: Architecture
     scores: rungs.Scores
@@ -77,8 +77,8 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """``trusted`` is the cheapest rung to trust (None: none but a whole training); ``better`` are
-    the training-free scores that beat both params and MACs, beyond doubt at 95%."""
+    """``trusted`` is the cheapest rung that predicts the ranking (None: only a full training does);
+    ``better`` are the training-free scores that beat both params and MACs, at 95% confidence."""
 
     subjects: tuple[Subject, ...]
     signals: tuple[Signal, ...]
@@ -91,12 +91,12 @@ def audit(
     job: Job,
     levels: Sequence[int],
     count: int,
-    tell: Callable[[int, Subject], None] = lambda *_: None,
+    on_trained: Callable[[int, Subject], None] = lambda *_: None,
 ) -> Audit:
     """Trains ``count`` architectures of the space under ``job`` to each of ``levels``, in epochs.
 
-    ``tell`` is called with each as it is done. Raises StudyError where the space has too few that
-    meet its constraints, and NasError where the trainings fail.
+    ``on_trained`` is called with the index and result of each. Raises StudyError where too few
+    architectures meet the space's constraints, and NasError where a training fails.
     """
     if count < 4:
         raise StudyError(f"count is {count}: a rank correlation needs 4 architectures or more")
@@ -106,12 +106,12 @@ def audit(
     subjects = []
     for number, architecture in enumerate(drawn(space, count, job.seed)):
         subjects.append(examine(architecture, job, levels))
-        tell(number, subjects[-1])
+        on_trained(number, subjects[-1])
     return judge(subjects)
 
 
 def drawn(space: Space, count: int, seed: int) -> list[Architecture]:
-    """Different feasible architectures, by uniform draws."""
+    """Distinct feasible architectures, drawn uniformly."""
     rng = random.Random(seed)
     found: dict[str, Architecture] = {}
     for _ in range(count * DRAWS):
@@ -127,7 +127,7 @@ def drawn(space: Space, count: int, seed: int) -> list[Architecture]:
 
 
 def examine(architecture: Architecture, job: Job, levels: Sequence[int]) -> Subject:
-    """Trains one architecture to each rung, each time on from the rung before."""
+    """Trains one architecture to each rung, continuing from the one before."""
     job = dataclasses.replace(job, pattern=str(architecture))
     free, seconds = free_scores(architecture, job)
     scores = {}
@@ -144,7 +144,7 @@ def examine(architecture: Architecture, job: Job, levels: Sequence[int]) -> Subj
 
 
 def free_scores(architecture: Architecture, job: Job) -> tuple[dict[str, float], dict[str, float]]:
-    """What is known of an architecture without training, and the seconds that it took."""
+    """Scores of an architecture that need no training, and the seconds that each took."""
     device = available()
     _, module, normal = train.begin(job, device)
     module.to(device)
@@ -161,11 +161,11 @@ def free_scores(architecture: Architecture, job: Job) -> tuple[dict[str, float],
     return scores, seconds
 
 
-# --- what the numbers say ------------------------------------------------------------------------
+# --- rank correlations ---------------------------------------------------------------------------
 
 
 def judge(subjects: Sequence[Subject]) -> Audit:
-    """How well each signal ranks the subjects. Pure."""
+    """How well each signal ranks the subjects. A pure function."""
     final = np.array([subject.final for subject in subjects])
     columns = {name: [s.free[name] for s in subjects] for name in subjects[0].free}
     levels = sorted(subjects[0].scores)[:-1]
@@ -209,8 +209,8 @@ def _differences(values: Numbers) -> Numbers:
 
 
 def _correlation(a: Numbers, b: Numbers) -> Numbers:
-    """Daniels' coefficient, of which tau-b and rho are two cases (Kendall 1948, section 2.2); for
-    many resamples at once, which scipy's own do not take. A constant ranks nothing: 0."""
+    """Daniels' coefficient, which generalises tau-b and rho (Kendall 1948, section 2.2), for many
+    resamples at once, unlike scipy's functions. 0 for a constant."""
     pairs = (-2, -1)
     size = np.sqrt((a * a).sum(pairs) * (b * b).sum(pairs))
     return np.asarray((a * b).sum(pairs) / np.where(size, size, 1.0))
@@ -226,8 +226,8 @@ def beats(values: Numbers, other: Numbers, final: Numbers) -> bool:
 
 
 def interval(statistic: Callable[..., Numbers], *columns: Numbers) -> Rank:
-    """The statistic with its interval over resampled subjects, by percentiles: with few subjects,
-    many of the corrections that scipy knows have no value."""
+    """The statistic with its percentile bootstrap interval over the subjects: with few subjects,
+    scipy's corrected intervals are often undefined."""
     resamples = np.random.default_rng(0).integers(
         len(columns[0]), size=(RESAMPLES, len(columns[0]))
     )

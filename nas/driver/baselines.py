@@ -22,8 +22,8 @@ from nas.training.classical import METHODS, fit
 
 
 def architectures(plan: Plan, names: Sequence[str]) -> dict[str, Architecture]:
-    """The named networks of the zoo on the plan's data. Raises NasError for an unknown one, and one
-    that does not fit the data."""
+    """The named networks of the zoo on the plan's data. Raises NasError for an unknown network, and
+    for one that does not fit the data."""
     found: dict[str, Architecture] = {}
     for name in names:
         if name in METHODS:
@@ -74,4 +74,4 @@ def _classical(name: str, job: Job, study_id: int, store: Store) -> None:
         macs=fitted.macs,
         job_key=job.key,
     )
-    store.enter(study_id, found, fitted.result)  # or another driver was faster
+    store.enter(study_id, found, fitted.result)  # no-op if another driver was faster

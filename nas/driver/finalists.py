@@ -1,9 +1,9 @@
-"""The winner, honestly: a study's best networks, trained again with other seeds.
+"""An unbiased choice of the winner: a study's best networks, retrained with other seeds.
 
 Of many candidates trained once, the best score is also the luckiest. So the finalists are chosen by
-the model's estimates and trained again with seeds that the search has not used, those near the best
+the model's estimates and retrained with seeds that the search has not used, those near the best
 more often. The winner is chosen on the validation images; every training is scored once on the test
-images, by which nothing is chosen.
+images, which decide nothing.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ class Finalist:
 @dataclass(frozen=True, slots=True)
 class Report:
     """``finalists`` are in the order of the halving, the best first; ``beside`` are trials to
-    compare with; ``lost`` are those of which a training diverged, with the reason. ``front`` is by
-    the search's own measurements, and need not contain all finalists."""
+    compare with; ``lost`` are those with a diverged training, with the reason. ``front`` is based
+    on the search's own measurements, and need not contain all finalists."""
 
     study: StudyRow
     seeds: int
@@ -124,7 +124,7 @@ class Report:
 
     @property
     def cost(self) -> str:
-        """The first objective to minimise, or else params."""
+        """The first objective to be minimised, or else params."""
         others = (name for name, to in self.study.objectives if name != ACCURACY and to == "min")
         return next(others, "params")
 
@@ -177,13 +177,13 @@ def report(
     begin: Callable[[Sequence[TrialRow]], None] = lambda _: None,
     tell: Tell = lambda *_: None,
 ) -> Report:
-    """Trains the ``top`` finalists of a study again, with ``seeds`` each on average, more of likely
+    """Retrains the ``top`` finalists of a study, with ``seeds`` each on average, more for likely
     winners; and with ``seeds`` each its baselines and the best of a ``random`` search. ``begin`` is
-    called first with the trial of each training, as many as there are at most.
+    called first, with the trial of each training that there may be.
 
     ``folder``, a directory or a URL that fsspec knows, keeps models and checkpoints: interrupted,
-    the next call resumes. Raises StudyError where nothing can be trained again, NothingFound where
-    nothing has finished within the constraints, and NasError where every finalist diverges.
+    the next call resumes. Raises StudyError where nothing can be retrained, NothingFound where no
+    trial has finished within the constraints, and NasError where every finalist diverges.
     """
     if seeds < 1 or top < 1:
         raise StudyError(f"seeds is {seeds} and top is {top}: each must be 1 or more")
@@ -290,8 +290,8 @@ def train_again(
     folder: str = "",
     plugins: tuple[str, ...] = (),
 ) -> Training:
-    """Trains a trial's architecture by its recipe with a new seed, resuming or reusing what
-    ``folder`` has of it. Raises NotTrained where the training diverges."""
+    """Trains a trial's architecture by its recipe with a new seed, resuming or reusing a training
+    in ``folder``. Raises NotTrained where the training diverges."""
     job = Job(
         pattern=row.pattern,
         recipe=Recipe.of(row.recipe),

@@ -1,6 +1,6 @@
 """Decides which candidates continue, pause or stop at the rungs.
 
-It decides and remembers; the loop writes to the record and runs jobs. What decisions depend on is
+It keeps state and decides; the loop writes to the record and runs jobs. What decisions depend on is
 cached until it changes, so that 600 paused candidates cost little.
 """
 
@@ -60,7 +60,8 @@ class Ladder:
         self._counts: Counter[int] = Counter()  # of the values of _reached
         self._running: dict[int, TrialRow] = {}
         self._waiting: dict[int, TrialRow] = {}
-        # Caches: functions of _trained, by rung, and by number and rung; the last of the front too.
+        # Caches of functions of _trained, by rung, and by number and rung; the last also of the
+        # front.
         self._seen: dict[int, _Gains] = {}
         self._hoped: dict[tuple[int, int], TrialRow] = {}
         self._promises: dict[tuple[int, int], float] = {}
@@ -71,7 +72,7 @@ class Ladder:
         """The paused candidates by number."""
         return MappingProxyType(self._waiting)
 
-    # -- what happens -----------------------------------------------------------------------------
+    # -- events -----------------------------------------------------------------------------------
 
     def send(self, row: TrialRow, epochs: int) -> None:
         """A candidate is being trained up to ``epochs``."""
@@ -91,7 +92,7 @@ class Ladder:
         self._waiting.pop(row.number, None)
 
     def take(self, row: TrialRow) -> None:
-        """A trial ended, whoever ran it."""
+        """A trial of any driver ended."""
         self.leave(row)
         if row.state == "refused" and row.number in self._reached:
             self._counts[self._reached.pop(row.number)] -= 1  # it was never trained
@@ -111,7 +112,7 @@ class Ladder:
         self._reached[number] = epochs
         self._counts[epochs] += 1
 
-    # -- what is decided --------------------------------------------------------------------------
+    # -- decisions --------------------------------------------------------------------------------
 
     def verdict(self, row: TrialRow, front: Front) -> Verdict:
         """Decides on a candidate that just reached a rung: it continues if it is next, stops if it
@@ -143,7 +144,7 @@ class Ladder:
     def next_up(self, rung: int, front: Front, *arriving: TrialRow) -> TrialRow | None:
         """The candidate to continue from a rung, of those paused there or just ``arriving``: that
         with the highest expected hypervolume improvement over the front and over all candidates
-        past the rung, extrapolated. None where the rung has promoted as many as it may, or none has
+        past the rung, extrapolated. None where the rung has promoted its share, or none has
         promise."""
         if not rungs.room(self._counts, self._rungs, rung):
             return None

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 
 class Several(StudyError):
-    """A device has latencies in several runtimes or numbers of threads: the name is ambiguous."""
+    """An ambiguous name: the device has latencies in several runtimes or numbers of threads."""
 
 
 def networks(study: StudyRow, rows: Sequence[TrialRow], which: str) -> list[TrialRow]:
-    """The trials that ``which`` selects, "front", "all" or numbers, the first of each architecture.
-    Raises NasError for anything else and for a trial that is no network, and NothingFound where
-    there is none."""
+    """The trials selected by ``which``, "front", "all" or numbers such as "9,12"; of each
+    architecture the first. Raises NasError for anything else and for a trial that is not a network,
+    and NothingFound where there is none."""
     if which in ("front", "all"):
         ended = [row for row in rows if row.evaluated or row.state == "stopped"]
         chosen = pareto(study, rows) if which == "front" else ended
@@ -97,10 +97,11 @@ def measure(
     threads: int,
     batch: int,
     again: bool,
-    told: Callable[[TrialRow, Latency, bool], None],
+    on_measured: Callable[[TrialRow, Latency, bool], None],
 ) -> Device:
-    """Measures networks here, recording each at once, and returns this device. Calls ``told`` with
-    each trial, its latency, and whether it is new: known ones are only measured ``again``."""
+    """Measures networks here, recording each at once, and returns this device. Calls
+    ``on_measured`` with each trial, its latency, and whether it is new: networks with a known
+    latency are measured only if ``again``."""
     from nas.training import latency
     from nas.training.device import available
     from nas.training.network import build
@@ -115,7 +116,7 @@ def measure(
     }
     for row, architecture in taken:
         if row.fingerprint in known and not again:
-            told(row, known[row.fingerprint], False)
+            on_measured(row, known[row.fingerprint], False)
             continue
         found = latency.measure(
             build(architecture, seed=0),
@@ -127,7 +128,7 @@ def measure(
             memory=True,
         )
         keep(store, None, [(row.fingerprint, found)], again=True)
-        told(row, found, True)
+        on_measured(row, found, True)
     return here
 
 
@@ -137,11 +138,12 @@ def measure(
 def with_latencies(
     record: Record, study: StudyRow, rows: Sequence[TrialRow]
 ) -> tuple[list[TrialRow], list[str]]:
-    """Trials with their recorded latencies on the devices that the study's objectives and
-    constraints name, and per name a sentence on how many have a value, and on what.
+    """Adds to trials, as metrics, the recorded latencies on the devices named by the study's
+    objectives and constraints; and per name a note on how many trials have a value, and from which
+    device.
 
-    A name without a runtime or threads means those by which the search predicted it, or else the
-    only ones recorded, or else those in which the search itself measured ``latency_ms``. Raises
+    A name without a runtime or threads means those with which the search predicted it, or else the
+    only ones recorded, or else those with which the search measured ``latency_ms``. Raises
     StudyError where several remain, or none."""
     names = dict.fromkeys([*dict(study.objectives), *study.constraints])
     places = {name: at for name in names if (at := located(name))}
@@ -156,7 +158,12 @@ def with_latencies(
         predicted = sum(name in row.metrics for row in rows)  # by a profile, in a search
         try:
             at = _searched(record, study, name, at, predicted > 0)
-            values[name], where = _values(everything, at, devices, searched)
+            on_it = _measured_on(everything, at, devices)
+            fits, others = _in_one_setting(at, on_it, searched)
+            if not fits:
+                raise _nothing_measured(at, on_it, devices)
+            values[name], where = _of_one_device(fits)
+            where += others
         except StudyError as error:
             if not predicted or isinstance(error, Several):
                 raise
@@ -174,8 +181,8 @@ def with_latencies(
 
 
 def _searched(record: Record, study: StudyRow, name: str, at: Located, predicted: bool) -> Located:
-    """The full name of what a search predicted by ``name``; in a study of an older nas, which does
-    not say, that of the record's only profile of the device."""
+    """The full name of the latency that a search predicted as ``name``; in a study of an older nas,
+    which did not record it, that of the record's only profile of the device."""
     full = study.settings.get("devices", {}).get(name)
     if full or not predicted:
         return located(full or name) or at
@@ -186,8 +193,10 @@ def _searched(record: Record, study: StudyRow, name: str, at: Located, predicted
         and at.admits(each.runtime, each.device.threads, each.batch)
     }
     if len(known) > 1:
-        told = " or ".join(sorted(map(str, known)))
-        raise Several(f"{at}: the record does not say which profile predicted it; name one: {told}")
+        names = " or ".join(sorted(map(str, known)))
+        raise Several(
+            f"{at}: the record does not say which profile predicted it; name one: {names}"
+        )
     return known.pop() if known else at
 
 
@@ -203,15 +212,11 @@ def is_here(device: str, about: Mapping[str, Any]) -> bool:
     return about.get("cpu") == cpu or (not about and device.startswith(f"{cpu} "))
 
 
-def _values(
-    everything: Sequence[Measured],
-    at: Located,
-    devices: Sequence[Device],
-    searched: Collection[str],
-) -> tuple[dict[str, float], str]:
-    """Latencies by fingerprint, of the device with the most of them, and that device. Of several
-    runtimes or numbers of threads, those of the devices on which trials were ``searched``. Raises
-    StudyError for an unknown name, and where several remain."""
+def _measured_on(
+    everything: Sequence[Measured], at: Located, devices: Sequence[Device]
+) -> list[Measured]:
+    """The measurements on the device that ``at`` names, in any setting. Raises StudyError for an
+    unknown device."""
     about = {device.device: device.about for device in devices}
     on_it = [
         row
@@ -223,34 +228,52 @@ def _values(
     if not on_it and at.device not in (*names, HERE):
         known = nearest(at.device, names) if names else "the record names no device yet"
         raise StudyError(f"{at}: there is no device {at.device}; {known}")
-    fits = [row for row in on_it if at.admits(*_how(row), row.latency.batch)]
-    settings = {_how(row) for row in fits}
-    others = ""
-    if len(settings) > 1:
-        named = {
-            (runtime, threads): str(dataclasses.replace(at, runtime=runtime, threads=threads))
-            for runtime, threads in sorted(settings, key=str)
-        }
-        here = [row for row in fits if row.latency.device in searched]
-        own = next((_how(row) for row in here if row.latency.runtime == OWN_RUNTIME), None)
-        if own is None:
-            raise Several(f"{at}: the record has several; name one: {' or '.join(named.values())}")
-        rest = ", ".join(name for how, name in named.items() if how != own)
-        others = f" as {named[own]}, as the study was searched (not {rest})"
-        fits = [row for row in fits if _how(row) == own]
-    if not fits:
-        how = ((*_how(row), row.latency.batch) for row in on_it)
-        had = sorted({f"{runtime}/t{threads}/b{batch}" for runtime, threads, batch in how})
-        told = f"; it has {', '.join(had)}" if had else ""
-        step = _step(at, devices)
-        raise StudyError(f"{at}: no such latency of these trials was measured{told}; {step}")
+    return on_it
+
+
+def _in_one_setting(
+    at: Located, on_it: Sequence[Measured], searched: Collection[str]
+) -> tuple[list[Measured], str]:
+    """The measurements that ``at`` admits, and a note on those left out. Of several runtimes or
+    numbers of threads, the setting of the devices on which the trials were ``searched``. Raises
+    Several where that does not decide."""
+    fits = [row for row in on_it if at.admits(*_setting(row), row.latency.batch)]
+    settings = {_setting(row) for row in fits}
+    if len(settings) < 2:
+        return fits, ""
+    names = {
+        (runtime, threads): str(dataclasses.replace(at, runtime=runtime, threads=threads))
+        for runtime, threads in sorted(settings, key=str)
+    }
+    here = [row for row in fits if row.latency.device in searched]
+    own = next((_setting(row) for row in here if row.latency.runtime == OWN_RUNTIME), None)
+    if own is None:
+        raise Several(f"{at}: the record has several; name one: {' or '.join(names.values())}")
+    rest = ", ".join(name for setting, name in names.items() if setting != own)
+    note = f" as {names[own]}, as the study was searched (not {rest})"
+    return [row for row in fits if _setting(row) == own], note
+
+
+def _of_one_device(fits: Sequence[Measured]) -> tuple[dict[str, float], str]:
+    """Latencies by fingerprint on the device with the most of them, and the name of that device:
+    after an upgrade, say of PyTorch, a machine counts as another device."""
     (most, _), *versions = Counter(row.latency.device for row in fits).most_common()
-    told = f"{most}" + (f" (not on {len(versions)} other versions of it)" if versions else "")
-    told += others
-    return {r.fingerprint: r.latency.ms for r in fits if r.latency.device == most}, told
+    name = f"{most} (not on {len(versions)} other versions of it)" if versions else most
+    return {row.fingerprint: row.latency.ms for row in fits if row.latency.device == most}, name
 
 
-def _step(at: Located, devices: Sequence[Device]) -> str:
+def _nothing_measured(
+    at: Located, on_it: Sequence[Measured], devices: Sequence[Device]
+) -> StudyError:
+    """The error for a latency that no trial has: the settings measured, and the next step."""
+    settings = ((*_setting(row), row.latency.batch) for row in on_it)
+    had = sorted({f"{runtime}/t{threads}/b{batch}" for runtime, threads, batch in settings})
+    known = f"; it has {', '.join(had)}" if had else ""
+    step = _next_step(at, devices)
+    return StudyError(f"{at}: no such latency of these trials was measured{known}; {step}")
+
+
+def _next_step(at: Located, devices: Sequence[Device]) -> str:
     """The command that would record a missing latency."""
     own = [device for device in devices if device.name == at.device]
     if at.device != HERE and not any(is_here(device.device, device.about) for device in own):
@@ -261,12 +284,13 @@ def _step(at: Located, devices: Sequence[Device]) -> str:
         "threads": at.threads,
         "batch": at.batch if at.batch != 1 else None,
     }
-    told = "".join(f" --{name} {value}" for name, value in options.items() if value)
-    return f"`nas latency{told}` measures the front here"
+    given = "".join(f" --{name} {value}" for name, value in options.items() if value)
+    return f"`nas latency{given}` measures the front here"
 
 
-def _how(row: Measured) -> tuple[str, int | None]:
-    """Runtime and threads of a measurement; of an unnamed device from its fingerprint."""
+def _setting(row: Measured) -> tuple[str, int | None]:
+    """The runtime and threads of a measurement; an unnamed device has its threads in its
+    fingerprint."""
     if row.threads is not None:
         return row.latency.runtime, row.threads
     match = re.search(r"(\d+) threads?,", row.latency.device)

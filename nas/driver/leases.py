@@ -30,7 +30,7 @@ class Leases:
     """While entered, renews the leases of all attempts of ``store``'s driver every quarter of a
     lease, in a thread.
 
-    An ask takes seconds with a large model, and 64 of them a minute: without the thread the leases
+    With a large model one ask takes seconds, and 64 take a minute: without the thread the leases
     would expire, and another driver would take over live trials. The price: a driver whose ask
     never returns keeps its trials until its process ends.
     """
@@ -60,5 +60,5 @@ class Leases:
             since = time.monotonic()
             try:
                 self._last = Beat(since, self._store.beat())
-            except StoreError as error:  # the loop meets it too, and ends by it or goes on
+            except StoreError as error:  # the loop sees it too, and handles it
                 log.warning("the leases of this driver are not renewed: %s", error)

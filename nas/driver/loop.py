@@ -1,4 +1,4 @@
-"""The loop: ask, run, tell. Knows neither torch nor ray; the driver alone speaks to the record.
+"""The search loop: ask, run, tell. Imports neither torch nor ray; only the driver writes records.
 
 The sampler works on an Optuna study in memory, rebuilt from the record on start. A result is
 committed to the record first and told to the sampler second, so a crash between the two loses
@@ -178,8 +178,8 @@ class _Driver:
                     if not self.running and (over or not self.ladder.waiting):
                         return self.tell_watch()
                 if not self.running:
-                    time.sleep(POLL)  # another driver has the rest of the budget,
-                    self.adopt()  # or one that died has paused it
+                    time.sleep(POLL)  # other drivers run the rest of the budget,
+                    self.adopt()  # or it is paused by one that died
             self.listen(0.0 if more else 1.0)
             self.look_around()
 
@@ -187,7 +187,7 @@ class _Driver:
         """Releases all running trials, whatever ended the search."""
         stop = Failure(kind="worker_died", reason="the driver was stopped")
         with contextlib.suppress(StoreError):  # then the leases expire
-            # Those in the record: an interrupt may come between a commit and its answer.
+            # As recorded: an interrupt may come between a commit and its answer.
             for token in self.store.beat():
                 self.store.release(token, stop)
         self.mirror.close()
@@ -219,10 +219,10 @@ class _Driver:
         self.hear(rows)
 
     def hear(self, rows: list[TrialRow]) -> None:
-        """Takes in trials that are new to this driver: at the start all, later those of others."""
+        """Processes trials that are new to this driver: at the start all, later those of others."""
         rows = [row for row in rows if row not in self.tally]
         self.take(rows)
-        for row in rows:  # after all were taken, so that stopped ones can be extrapolated
+        for row in rows:  # only now, as extrapolating stopped trials needs the others
             self.asker.tell(row)
 
     # -- ask --------------------------------------------------------------------------------------
@@ -298,9 +298,9 @@ class _Driver:
             self.tell_watch()
 
     def settle(self, last: bool = False) -> None:
-        """Of the candidates paused at rungs, stops those without promise, or with too little to
-        keep, and promotes the next ones while slots are free. The ``last`` time it stops all, if
-        none can continue."""
+        """Of the candidates paused at rungs, stops those without promise and those beyond the limit
+        per rung, and promotes the next ones while slots are free. The ``last`` time it stops all,
+        if none can continue."""
         ladder = self.ladder
         if not ladder.waiting:
             return
@@ -318,7 +318,8 @@ class _Driver:
         return row if row and self.supply.timely(row) else None
 
     def accompanied(self) -> bool:
-        """Whether only this driver is out of time: the others then take the paused candidates."""
+        """Whether this driver is out of time while others run trials: they then take over the
+        paused candidates."""
         return self.time_budget.over and any(self.store.trials(self.study.id, states=["running"]))
 
     def promote(self, row: TrialRow) -> None:

@@ -1,4 +1,4 @@
-"""Packs: ONNX networks to be timed on another machine, and reading its answers."""
+"""Packs: exports networks as ONNX to be timed on another machine, and reads its answers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nas import artifacts, fields
 from nas.driver.latencies import named, own_name
@@ -29,8 +31,8 @@ COUNT = (1 << 20) - 1  # most threads, and most images per batch
 def pack(store: Store, study: StudyRow, rows: Sequence[TrialRow], folder: Path) -> str:
     """Writes ONNX files, the script and the manifest, records the pack and returns its name.
 
-    Weights are drawn with a fixed seed: the same networks give the same pack. Raises NasError for a
-    folder that is not empty.
+    Weights are drawn with a fixed seed, so that the same networks give the same pack. Raises
+    NasError for a folder that is not empty.
     """
     from nas.training.network import build
     from nas.training.runtimes import to_graph
@@ -43,7 +45,7 @@ def pack(store: Store, study: StudyRow, rows: Sequence[TrialRow], folder: Path) 
     except OSError as error:
         raise NasError(f"--output {folder}: {error.strerror}") from None
     listed = []
-    with contextlib.ExitStack() as undone:  # half a pack would be in the way of a whole one
+    with contextlib.ExitStack() as undone:  # on an error, no partial pack is left behind
 
         def put(file: str, data: bytes) -> str:
             undone.callback((folder / file).unlink, missing_ok=True)
@@ -64,24 +66,62 @@ def pack(store: Store, study: StudyRow, rows: Sequence[TrialRow], folder: Path) 
     return name
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """The latency of a network of a pack, with the ``sha256`` of the file that was timed."""
+
+    fingerprint: str
+    sha256: str
+    threads: int
+    latency: Latency
+
+
 def read_answers(
     store: Store, file: Path, study: StudyRow | None = None
 ) -> tuple[StudyRow, Device, list[tuple[str, Latency]]]:
-    """Records the answers of a pack; returns its study, the device, and the latencies by
+    """Records the answers to a pack; returns its study, the device, and the latencies by
     fingerprint. Raises NasError, with nothing recorded, for a file of another form, a pack that the
-    record does not know or of another ``study``, networks that are not in it, changed files, and a
-    device name that belongs to another machine."""
+    record does not know or that is of another ``study``, networks that are not in it, changed
+    files, and a device name that belongs to another machine."""
     try:
-        told = fields.read(str(file), content(file), WHAT)
+        written = fields.read(str(file), content(file), WHAT)
     except OSError as error:
         raise NasError(f"{file}: {error.strerror}: must be {WHAT}") from None
-    told.of(dict, WHAT)
-    answers, pack = told["answers"].items("a list of answers"), told["pack"].text()
-    if told["runtime"].text() != "onnx":
-        told["runtime"].refuse(f"onnx, in which {SCRIPT} times")
-    cpu, clock = told["cpu"].text(), told["clock"].text()
-    version, device_name = told["versions"]["onnxruntime"].text(), told["device"].text()
+    written.of(dict, WHAT)
+    entries, pack = written["answers"].items("a list of answers"), written["pack"].text()
+    if written["runtime"].text() != "onnx":
+        written["runtime"].refuse(f"onnx, in which {SCRIPT} times")
+    about = {"cpu": written["cpu"].text(), "clock": written["clock"].text()}
+    version, device_name = written["versions"]["onnxruntime"].text(), written["device"].text()
     name = named(device_name, f"{file}: device") or own_name()
+    of, networks = _known_pack(store, file, pack, study)
+    answers: dict[tuple[str, int, int], _Answer] = {}  # by network, threads and batch
+    for entry in entries:
+        answer = _answer(entry, name, about["cpu"], version)
+        if answer.fingerprint not in networks:
+            entry["fingerprint"].refuse(f"that of a network of pack {pack}")
+        network = networks[answer.fingerprint]
+        if answer.sha256 != network["sha256"]:
+            changed = network["file"]
+            raise NasError(f"{file}: {changed} was changed after it was packed: pack it again")
+        key = (answer.fingerprint, answer.threads, answer.latency.batch)
+        first = answers.setdefault(key, answer)
+        if first.latency != answer.latency:
+            raise NasError(
+                f"{file}: network {answer.fingerprint} has two answers of "
+                f"{timing.threads_text(answer.threads)} and batch {answer.latency.batch}: "
+                f"{first.latency.ms:g} and {answer.latency.ms:g} ms"
+            )
+    if not answers:
+        raise NasError(f"{file}: has no answers")
+    device = _record(store, name, about, [*answers.values()])
+    return of, device, [(answer.fingerprint, answer.latency) for answer in answers.values()]
+
+
+def _known_pack(
+    store: Store, file: Path, pack: str, study: StudyRow | None
+) -> tuple[StudyRow, dict[str, Any]]:
+    """The study of a recorded pack, and its networks by fingerprint."""
     known = find_pack(store, pack)
     if known is None:
         raise NasError(
@@ -91,32 +131,27 @@ def read_answers(
     of = next(each for each in store.studies() if each.id == known[0])
     if study and study.id != of.id:
         raise StudyError(f"--study {study.name}: pack {pack} of {file} is of study {of.name}")
-    files = {network["fingerprint"]: network for network in known[1]}
-    found: dict[tuple[int, int, str], Latency] = {}  # by threads, batch and network
-    for answer in answers:
-        threads = answer["threads"].whole(1, COUNT)
-        where = f"{name}: {cpu}, {timing.threads_text(threads)}, onnxruntime {version}"
-        taken = _latency(answer, where)
-        fingerprint, sha256 = answer["fingerprint"].text(), answer["sha256"].text()
-        if fingerprint not in files:
-            answer["fingerprint"].refuse(f"that of a network of pack {pack}")
-        if sha256 != files[fingerprint]["sha256"]:
-            changed = files[fingerprint]["file"]
-            raise NasError(f"{file}: {changed} was changed after it was packed: pack it again")
-        setting = (threads, taken.batch, fingerprint)
-        if found.setdefault(setting, taken) != taken:
-            raise NasError(
-                f"{file}: network {fingerprint} has two answers of {timing.threads_text(threads)} "
-                f"and batch {taken.batch}: {found[setting].ms:g} and {taken.ms:g} ms"
-            )
-    if not found:
-        raise NasError(f"{file}: has no answers")
-    for threads in sorted({threads for threads, _, _ in found}):
-        each = [(key[2], taken) for key, taken in found.items() if key[0] == threads]
-        about = {"cpu": cpu, "clock": clock}
-        device = Device(device=each[0][1].device, name=name, threads=threads, about=about)
-        keep(store, device, each, again=True)
-    return of, device, [(fingerprint, taken) for (_, _, fingerprint), taken in found.items()]
+    return of, {network["fingerprint"]: network for network in known[1]}
+
+
+def _answer(entry: Field, name: str, cpu: str, version: str) -> _Answer:
+    """Parses an answer. Raises NasError for a field of another form."""
+    threads = entry["threads"].whole(1, COUNT)
+    where = f"{name}: {cpu}, {timing.threads_text(threads)}, onnxruntime {version}"
+    latency = _latency(entry, where)
+    return _Answer(entry["fingerprint"].text(), entry["sha256"].text(), threads, latency)
+
+
+def _record(
+    store: Store, name: str, about: Mapping[str, str], answers: Sequence[_Answer]
+) -> Device:
+    """Records answers, each number of threads as a device of its own; returns that with the most
+    threads."""
+    for threads in sorted({answer.threads for answer in answers}):
+        here = [(each.fingerprint, each.latency) for each in answers if each.threads == threads]
+        device = Device(device=here[0][1].device, name=name, threads=threads, about=about)
+        keep(store, device, here, again=True)
+    return device
 
 
 def _latency(answer: Field, device: str) -> Latency:

@@ -1,5 +1,5 @@
-"""Profiles: latencies of the pieces of a space's networks on a device, by which the latency of any
-of its networks is predicted, as an arithmetic metric."""
+"""Profiles: latencies of the pieces of a space's networks on a device, from which the latency of
+any of its networks is predicted, as an arithmetic metric."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ DRAWS = 50  # draws per network wanted, before the space counts as exhausted
 # networks, 20 of them measured whole, predict 97 % of others within 10 %; those of the 20 alone,
 # 71 % (vgg_like).
 APART = 3
-SHOWN = 50  # networks of a space that are drawn to see whether a profile covers it
+COVERAGE_DRAWS = 50  # networks drawn from a space to check whether a profile covers it
 RARE = 0.1  # fraction of them that may have a kind of piece that the profile lacks
 HALF = 0.5  # fraction of known pieces below which a larger profile is suggested
-PIECES = 600  # timed at most, the commonest first; the rest is interpolated
+PIECES = 600  # pieces timed at most, the commonest first; the rest is interpolated
 
-Told = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 
 
 def profile(
@@ -49,12 +49,12 @@ def profile(
     networks: int,
     seed: int,
     again: bool = False,
-    told: Told,
+    on_progress: OnProgress,
 ) -> tuple[Profiled, LatencyPredictor]:
     """Measures pieces of random networks of the space here, and the first ``networks`` of those
-    whole, and adds them to this device's profile, which may cover other spaces. Known ones are only
-    measured ``again``; measurements are kept however this ends. Calls ``told`` with "pieces" or
-    "networks", how many are measured, and of how many."""
+    whole, and adds them to this device's profile, which may cover other spaces. What the profile
+    has is measured only if ``again``; measurements are kept even if interrupted. Calls
+    ``on_progress`` with "pieces" or "networks", the number measured, and their total."""
     import torch
 
     from nas.training import latency
@@ -82,7 +82,7 @@ def profile(
         for n, piece in enumerate(new):
             with with_threads(threads), measurement(where), torch.inference_mode():
                 times[piece.key] = time_piece(piece, runtime, where, threads, batch)
-            told("pieces", n + 1, len(new))
+            on_progress("pieces", n + 1, len(new))
         for n, architecture in enumerate(unseen):
             found = latency.measure(
                 build(architecture, seed=0),
@@ -94,7 +94,7 @@ def profile(
             )
             wholes[str(architecture)] = found.ms
             keep(store, None, [(architecture.fingerprint, found)], again=again)
-            told("networks", n + 1, len(unseen))
+            on_progress("networks", n + 1, len(unseen))
     finally:
         all_known = {"pieces": times, "wholes": wholes, "apart": sorted(apart)}
         made = Profiled(device=device, runtime=runtime, batch=batch, profile=all_known)
@@ -118,8 +118,8 @@ def _drawn(space: Space, count: int, seed: int) -> list[Architecture]:
 
 
 def predictor(record: Record, profiled: Profiled) -> LatencyPredictor:
-    """The predictor of a profile, corrected by all measurements of whole networks on its device,
-    of any study."""
+    """The predictor of a profile, corrected by all measurements of whole networks on its device, in
+    any study."""
     wholes: dict[str, float] = dict(profiled.profile["wholes"])
     since = _measured(record, profiled)
     wholes |= {text: since[key] for key, text in patterns(record, since).items()}
@@ -139,8 +139,7 @@ def predictor(record: Record, profiled: Profiled) -> LatencyPredictor:
 
 
 def _measured(record: Record, profiled: Profiled) -> dict[str, float]:
-    """Latencies by fingerprint, measured on the device, in the runtime and at the batch of a
-    profile."""
+    """Latencies by fingerprint, measured on a profile's device, in its runtime and at its batch."""
     place = profiled.place
     return {r.fingerprint: r.latency.ms for r in measured(record) if r.latency.place == place}
 
@@ -148,7 +147,7 @@ def _measured(record: Record, profiled: Profiled) -> dict[str, float]:
 def _parsed(text: str) -> Architecture | None:
     try:
         return parse(text)
-    except NasError:  # of a plug-in that is not loaded
+    except NasError:  # its plug-in is not loaded
         return None
 
 
@@ -196,8 +195,8 @@ def predicting(
     devices: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[dict[str, str]]:
     """While entered, makes the latencies on named devices among ``names`` arithmetic metrics: a
-    network's measurement, or else the prediction of the device's profile. Gives a sentence on each.
-    Raises StudyError for a device without a profile, with the nearest that has one, and for a
+    network's measurement, or else the prediction of the device's profile. Yields a description of
+    each. Raises StudyError for a device without a profile, with the nearest that has one, and for a
     profile that lacks a kind of piece of the space's networks. ``devices`` maps abbreviated names
     to full ones."""
     places = {name: at for name in names if (at := located(devices.get(name, name)))}
@@ -225,8 +224,8 @@ def predicting(
 
 
 def in_full(record: Record | None, plan: Plan) -> Plan:
-    """The plan with the full name of each latency on a named device: that with which the study
-    began, or else that of the only profile that fits. Raises StudyError as ``predicting``."""
+    """The plan with the full name of each latency on a named device: the one recorded when the
+    study began, or else that of the only matching profile. Raises StudyError as ``predicting``."""
     places = {name: at for name in plan.asked if (at := located(name))}
     if not places:
         return plan
@@ -237,10 +236,10 @@ def in_full(record: Record | None, plan: Plan) -> Plan:
 
 
 def _fits(predict: LatencyPredictor, space: Space, at: Located) -> str:
-    """How well a profile covers the networks of a space. Raises StudyError where it lacks a kind of
-    piece, whose cost would be that of any layer."""
+    """Describes how well a profile covers a space. Raises StudyError where it lacks a kind of
+    piece, whose latency it could only estimate from other kinds."""
     rng = random.Random(0)
-    each = [set(parts(space.draw(rng)[1]).pieces) for _ in range(SHOWN)]
+    each = [set(parts(space.draw(rng)[1]).pieces) for _ in range(COVERAGE_DRAWS)]
     lacking = Counter(kind for some in each for kind in {piece.kind for piece in some})
     lacking = Counter({k: n for k, n in lacking.items() if k not in predict.kinds})
     makes = f"`nas latency profile --space {space.name} --name {at.device}` adds what is missing"
@@ -260,8 +259,8 @@ def _fits(predict: LatencyPredictor, space: Space, at: Located) -> str:
 
 
 def offer(record: Record | None, bounded: Iterable[str]) -> str:
-    """A hint where a bound is on a measured latency that a profile of this machine predicts; else
-    empty."""
+    """A hint where a bound is on a measured latency that a profile of this machine could predict;
+    else empty."""
     for name in on_device(bounded):
         at = Located(name, HERE, OWN_RUNTIME, OWN_THREADS)
         with contextlib.suppress(StudyError):

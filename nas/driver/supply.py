@@ -1,4 +1,4 @@
-"""Where a search's next trials come from: those waiting in the record, or else the sampler."""
+"""Supplies a search with trials: those waiting in the record, or else the sampler's proposals."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from nas.job.job import allowed
 from nas.metrics import on_device
 from nas.store import Ask, Claim, Store, StudyRow, TrialRow
 
-# Candidates are proposed ahead of need, one per so many slots (one with 2 to 8 slots): an ask takes
-# 160 ms, and 64 slots with trainings of 10 s need one every 156. With half of them ready, asks are
-# single; below that for several at once, none of which knows of the others' results.
+# Slots per candidate proposed in advance (one candidate with 2 to 8 slots): an ask takes 160 ms,
+# and 64 slots with trainings of 10 s need one every 156 ms. While at least half of them are ready,
+# candidates are asked for one at a time; below that several at once, without each other's results.
 AHEAD = 8
 LATE = 0.25  # the final fraction of a budget, in which a network may be trained again
 LEARNED = 50  # trials before that is considered
@@ -59,8 +59,8 @@ class Supply:
         return self.exhausted or self.vain >= VAIN
 
     def heard(self, row: TrialRow) -> None:
-        """A trial of this driver ended. Refused ones do not count towards the budget, so their
-        number needs a bound of its own."""
+        """A trial of this driver ended. Refused ones do not count towards the budget, so they are
+        bounded separately, by ``VAIN``."""
         self.vain = self.vain + 1 if row.state == "refused" else 0
 
     def fill(self, room: int, count: int, slots: int) -> bool:
@@ -101,13 +101,13 @@ class Supply:
         )
 
     def ask(self, ahead: int, count: int) -> bool:
-        """Asks for a candidate, where fewer than ``ahead`` are ready; whether there was one. Trials
-        of other drivers count towards the budget, so that no proposal is wasted."""
+        """Asks for a candidate if fewer than ``ahead`` are ready; returns whether there was one.
+        Trials of other drivers count towards the budget, so that no proposal is wasted."""
         ready = len(self.ready)
         begun = max(count, self.store.begun(self.study.id))
         if self.ended or not self.tally.room(begun + ready):
             return False
-        # Evaluations that take no time go on until the time is over.
+        # Instant evaluations always fit, until the time is over.
         if self.unfit >= UNFIT or not self.time_budget.fits(0, 0, first=not self.tally.done):
             return False
         short = ahead - ready if ready < ahead / 2 else 1
@@ -164,16 +164,16 @@ class Supply:
                 self.give_up(trial, ask)
 
     def give_up(self, trial: int, ask: Ask) -> None:
-        """The record did not take a proposal: another driver has it, or the rest of the budget."""
+        """The record rejected a proposal: another driver has it, or took the rest of the budget."""
         if self.store.has(self.study.id, ask):
             self.asker.miss(trial)
         else:
             self.asker.drop(trial)
 
     def reusable(self, ask: Ask) -> tuple[TrialRow | None, str | None]:
-        """An earlier evaluation, of any study, to reuse, and the device whose known latency to
-        use: "" if none is known; None if a job must still run, to measure it here or because what
-        is known breaks a bound."""
+        """An earlier evaluation, in any study, to reuse, and the device whose known latency to
+        use: "" if none is known; None if a job must still run, to measure it here or because the
+        known one breaks a bound."""
         measured, evaluator = self.plan.measured, self.plan.job.evaluator
         devices = [] if evaluator else on_device(measured)
         source = self.store.find_result(ask, [n for n in measured if n not in devices])
@@ -186,7 +186,7 @@ class Supply:
         if more := predicted_metrics(self.plan, ask.pattern, latency):
             source = dataclasses.replace(source, metrics={**source.metrics, **more})
         if not (devices or bounds):
-            return source, source.latency_device or ""  # shown, though nothing asks for it
+            return source, source.latency_device or ""  # shown, though no objective needs it
         if latency and latency.ms > allowed(bounds, latency.device):
             return source, None
         return source, here

@@ -24,8 +24,8 @@ MARGIN = 0.1  # of an objective's range
 
 
 def excess(study: StudyRow, row: TrialRow) -> dict[str, float]:
-    """By how much a finished trial exceeds each constraint; 0 or less: it is met. Metrics that were
-    not measured are left out."""
+    """By how much a finished trial exceeds each constraint, at most 0 where it is met. Metrics that
+    were not measured are left out."""
     over = {name: bound.excess(row.value(name)) for name, bound in bounds_of(study).items()}
     return {name: by for name, by in over.items() if by == by}
 
@@ -41,13 +41,13 @@ def _bounds(constraints: tuple[tuple[str, str], ...]) -> Mapping[str, Bound]:
 
 
 def breaks(study: StudyRow, row: TrialRow) -> bool:
-    """Whether a trial breaks a constraint, as far as was measured."""
+    """Whether a trial breaks a constraint on a metric that was measured."""
     return any(by > 0 for by in excess(study, row).values())
 
 
 def feasible(study: StudyRow, row: TrialRow) -> bool:
-    """Whether a trial has a full evaluation that meets every constraint; one whose metric was not
-    measured is not met."""
+    """Whether a trial has a full evaluation that meets every constraint; a constraint on a metric
+    that was not measured is not met."""
     if not row.evaluated:
         return False
     over = excess(study, row)
@@ -55,8 +55,8 @@ def feasible(study: StudyRow, row: TrialRow) -> bool:
 
 
 def nothing_found(study: StudyRow, rows: Sequence[TrialRow]) -> NothingFound:
-    """Why a study has no front: the commonest failure, or the constraints that none meets and the
-    trial that comes nearest."""
+    """The error for a study without a front: the commonest failure, or the unmet constraints and
+    the nearest trial."""
     whole = [row for row in rows if row.evaluated or row.state == "refused"]
     if not whole:
         ended = [row for row in rows if row.state in ENDED]

@@ -1,4 +1,4 @@
-"""Text <-> tree: patterns, layers, blocks, and the architecture that they make.
+"""Text <-> tree: patterns, layers, blocks, and the architectures they form.
 
-Knows no other room, and no torch but where a layer makes its module.
+Imports no other room, and torch only where a layer makes its module.
 """

@@ -1,4 +1,4 @@
-"""A pattern with nothing left open: one network, with its shapes, parameters and MACs."""
+"""An architecture: a closed pattern, with its shapes, parameters and MACs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nas.language.pattern import MAX_TEXT, Call, Chain, fold, read, write
 from nas.sources import digest
 from nas.text import counted
 
-# The embedded data set, digits: what INPUT and the last FC take where nothing else is said.
+# Of the built-in digits: defaults of INPUT and the last FC.
 DEFAULT_INPUT: Shape = (1, 8, 8)
 DEFAULT_CLASSES = 10
 LARGEST = 65_536  # of an input's sizes and the number of classes
@@ -68,7 +68,7 @@ class Architecture:
         text = repr((self.input, [step.node for step in self.steps]))
         layers = {kind.__module__ for step in self.steps for kind in kinds(step.node)}
         if theirs := sorted(name for name in layers if not name.startswith("nas.language")):
-            text += digest(*theirs)  # a plug-in's layer is what its source says
+            text += digest(*theirs)  # a plug-in's layer is identified by its source
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def svg(self, title: str = "") -> str:
@@ -92,7 +92,7 @@ class Architecture:
         return " -> ".join(text for text, _ in fold([str(step) for step in self.steps]))
 
     def stages(self) -> Iterator[tuple[str, Sequence[Step]]]:
-        """The canonical text in its outermost parts, each with the steps it stands for."""
+        """The outermost parts of the canonical text, each with its steps."""
         at = 0
         for text, length in fold([str(step) for step in self.steps]):
             yield text, self.steps[at : at + length]
@@ -129,7 +129,7 @@ def close(
     classes: int | None = None,
     text: str = "",
 ) -> Architecture:
-    """Expands a tree to an architecture; ``chooser`` chooses values for open symbols, in pattern
+    """Expands a tree to an architecture; ``chooser`` chooses the values of open symbols, in pattern
     order, given the shape so far."""
     shape = opening(tree, None if input is None else image_shape(input))
     classes = None if classes is None else class_count(classes)
@@ -150,7 +150,7 @@ def close(
             f"{'is' if classes == 1 else 'are'} {counted(classes, 'class', 'classes')}"
         )
     architecture = Architecture(shape, steps)
-    # What is accepted can be read back. Up to 100 elements are never so long.
+    # The printed text must be readable again. Up to 100 elements are always short enough.
     named = sum(len(str(step)) + len(" -> ") for step in steps) if len(steps) > 100 else 0
     if named > MAX_TEXT - 100 and (length := len(str(architecture))) > MAX_TEXT:
         rule = f"must be at most {MAX_TEXT}"
@@ -178,13 +178,14 @@ def class_count(given: object) -> int:
 
 
 def _whole(given: object) -> int | None:
-    """numpy's integers count."""
+    """The value as an int if it is an integer, numpy's included, in range; else None."""
     whole = isinstance(given, Integral) and not isinstance(given, bool)
     return int(given) if whole and 1 <= int(given) <= LARGEST else None  # type: ignore[call-overload]
 
 
 def opening(tree: Chain, given: Shape | None) -> Shape:
-    """The shape that INPUT takes or has. Raises PatternError where no pattern begins so."""
+    """The input shape: ``given``, or INPUT's own. Raises PatternError unless the pattern begins
+    with INPUT."""
     first = tree.items[0]
     if not (isinstance(first, Call) and first.name == "INPUT"):
         raise PatternError(f"column 1: a pattern begins with INPUT, not with {write(first)}")
@@ -215,8 +216,8 @@ def _input(call: Call, given: Shape | None) -> Shape:
 
 
 def _settle(steps: Sequence[Step]) -> tuple[Step, ...]:
-    """One form for one network: what does nothing is left out, and a convolution's bias is said
-    only where it is not the rule (none straight before BN)."""
+    """Normalises the steps, so that equal networks have one text: drops layers without effect, and
+    writes a convolution's bias only where it is not the default (none directly before BN)."""
     kept: list[Step] = []
     for step in steps:
         match step.node:

@@ -1,9 +1,8 @@
 """The blocks of the literature as recipes over layers.
 
-A block is a function of the shape that reaches it and of its arguments, and returns an expression.
-The annotations and defaults of its arguments tell the pattern language, the search spaces, pruning
-and the help all that they need; ``BLOCKS`` gives it its name. There is nothing else to add. Where a
-map does not fit, its layers raise ShapeError; a block raises it for arguments that do not fit.
+A block is a function from its input shape and its arguments to an expression. Its signature is all
+that the pattern language, the search spaces, pruning and the help need; its name is its entry in
+``BLOCKS``. Layers raise ShapeError for a map that does not fit, blocks for arguments that do not.
 """
 
 from __future__ import annotations
@@ -47,7 +46,8 @@ def conv(width: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> Node:
 
 
 def shortcut(x: Shape, width: int, stride: int) -> Node:
-    """The identity where the shape stays, else a 1x1 projection (He et al. 2015, option B)."""
+    """The identity where the shape does not change, else a 1x1 projection (He et al. 2015, option
+    B)."""
     return identity if x[0] == width and stride == 1 else conv(width, 1, stride) >> BN
 
 
@@ -73,7 +73,7 @@ def residual(
 ) -> Node:
     """A residual unit (He et al. 2015, figures 2 and 5).
 
-    ``width`` is what leaves it. ``bottleneck`` 0 is the basic unit of two convolutions; b > 0
+    ``width`` counts output channels. ``bottleneck`` 0 is the basic unit of two convolutions; b > 0
     narrows to width / b between 1x1 convolutions, with the stride on the middle one. ``groups``
     splits the middle (or, in a basic unit, both) convolutions (ResNeXt). ``se`` r > 0 gates the
     channels through width / r.
@@ -94,7 +94,8 @@ def residual(
 
 
 def dense(x: Shape, *, growth: Width, kernel: Kernel = 3, bottleneck: Times = 4) -> Node:
-    """One dense layer (Huang et al. 2017, section 3): the input beside ``growth`` new channels.
+    """One dense layer (Huang et al. 2017, section 3): concatenates the input and ``growth`` new
+    channels.
 
     ``bottleneck`` b > 0 first narrows to b * growth channels (DenseNet-B).
     """
@@ -103,12 +104,12 @@ def dense(x: Shape, *, growth: Width, kernel: Kernel = 3, bottleneck: Times = 4)
 
 
 def transition(x: Shape, *, compression: Fraction = 0.5) -> Node:
-    """Compress the channels, halve the map (Huang et al. 2017, section 3: DenseNet-C)."""
+    """Compresses the channels and halves the map (Huang et al. 2017, section 3: DenseNet-C)."""
     return BN >> RELU >> conv(max(1, int(x[0] * compression)), 1) >> Pool(kind="avg")
 
 
 def inception_unit(width: int, kernel: int, stride: int, bn: bool) -> Node:
-    """The convolution of GoogLeNet: as published, or with the normalisation of its later form."""
+    """The convolution of GoogLeNet, as published or with the later form's normalisation."""
     return Conv(width, kernel, stride) >> (BatchNorm(1e-3) if bn else identity) >> RELU
 
 
@@ -128,9 +129,9 @@ def inception(
 ) -> Node:
     """Parallel scales (Szegedy et al. 2014, figure 2b), with BN unless ``bn`` is no.
 
-    The first six arguments are the columns of the paper's table 1; or give ``width``, the channels
-    that leave, and they follow in the proportions of its inception (3a). ``kernel`` is that of the
-    largest scale (torchvision's GoogLeNet has 3 there).
+    The first six arguments are the columns of the paper's table 1; given ``width``, the output
+    channels, instead, they follow the proportions of its inception (3a). ``kernel`` is that of the
+    largest scale (3 in torchvision's GoogLeNet).
     """
     if width:
         one, reduce3, three, reduce5 = width // 4, 3 * width // 8, width // 2, width // 16

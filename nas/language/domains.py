@@ -13,7 +13,7 @@ from nas.language.elements import Scalar
 
 
 class Trial(Protocol):
-    """What is asked of a trial: Optuna's, or one of ours."""
+    """The interface of a trial, Optuna's or ours."""
 
     def suggest_categorical(self, name: str, choices: Any) -> Any: ...
     def suggest_int(
@@ -70,7 +70,7 @@ class Floats:
 
 @dataclass(frozen=True, slots=True)
 class Progression:
-    """A first value, then each the one before it times a factor, rounded, ``most`` at most."""
+    """A start value, then each value the previous one times a factor, rounded, at most ``most``."""
 
     start: tuple[int, ...]
     times: tuple[float, ...]
@@ -99,15 +99,15 @@ Values = Choice | Ints | Floats | Progression
 @dataclass(frozen=True, slots=True)
 class Domain:
     """The values of an open symbol. ``per`` names the repetitions (by the symbol of their count)
-    in which each turn has a value of its own; with ``first``, only the first turn of that
-    repetition asks and the others keep the default."""
+    in which each iteration has a value of its own; with ``first``, only the first iteration of that
+    repetition samples one, and the others keep the default."""
 
     values: Values
     per: tuple[str, ...] = ()
     first: str = ""
 
 
-# Default of an optional element, unless a space file gives another.
+# The default domain of optional elements.
 PRESENCE = Domain(Choice(("present", "absent")))
 
 
@@ -127,7 +127,7 @@ def _number(value: Any, where: str, kind: type = float) -> Any:
 
 
 def _numeric(value: Any, where: str) -> None:
-    """Refuses text that was meant as a number."""
+    """Refuses text that was probably meant as a number."""
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             float(value)
@@ -211,7 +211,8 @@ KINDS: Mapping[str, tuple[Callable[[Mapping[str, Any], str], Values], frozenset[
 
 
 def read_domain(spec: Any, where: str) -> Domain:
-    """The domain at ``where`` of a space file; a bare list is a choice, a bare value one of one."""
+    """The domain at ``where`` of a space file; a bare list is a choice, a bare value a choice of
+    one."""
     if not isinstance(spec, dict):
         return Domain(_choice({"choice": spec if isinstance(spec, list) else [spec]}, where))
     kinds = [kind for kind in KINDS if kind in spec]

@@ -1,4 +1,4 @@
-"""What a name in a pattern means: its recipe, the arguments it takes, the node it stands for."""
+"""Resolves names in a pattern: a layer's or block's recipe, its arguments, the node it makes."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ CLASSES = "classes"
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """An argument of a layer or a block, as its recipe's annotation has it. ``narrowest`` is the
-    least that pruning may make of it; 0: it is left as it is. ``divides``: see ``Divides``."""
+    """An argument of a layer or a block, as annotated in its recipe. ``narrowest`` is the least
+    value that pruning may set; 0: pruning leaves it unchanged. ``divides``: see ``Divides``."""
 
     name: str
     kind: Literal["int", "float", "bool", "word"]
@@ -38,7 +38,7 @@ class Parameter:
     words: tuple[str, ...]
     default: Any  # inspect.Parameter.empty where the argument must be given
     narrowest: int = 0
-    open: bool = False  # of a float: above ``low`` alone
+    open: bool = False  # of a float: excludes ``low``
     divides: bool = False
 
     @property
@@ -57,7 +57,7 @@ class Parameter:
                 return f"a number {begin} to {self.high:g}"
 
     def check(self, value: object) -> Scalar:
-        """The value in the parameter's own type. Raises PatternError, which names the rule."""
+        """The value in the parameter's type. Raises PatternError, which names the rule."""
         plain = value.name if isinstance(value, Symbol) else value
         match self.kind:
             case "int":
@@ -74,7 +74,7 @@ class Parameter:
                 if type(plain) is int or type(plain) is float:
                     above = self.low < plain if self.open else self.low <= plain
                     if above and plain <= self.high:
-                        return float(plain) + 0.0  # -0.0 is 0.0, and nothing else to a reader
+                        return float(plain) + 0.0  # -0.0 becomes 0.0
         raise PatternError(f"{self.name} is {plain!r}: must be {self.rule}")
 
 
@@ -88,7 +88,7 @@ def names() -> list[str]:
 
 
 def unknown(name: str) -> str:
-    """The clause of an error about a name that is no layer, block or symbol."""
+    """A clause for an error about an unknown name."""
     if name == "INPUT":
         return "INPUT stands at the beginning alone"
     return f"unknown layer or block {name}, unless a --plugin adds it; {nearest(name, names())}"
@@ -142,7 +142,7 @@ def _parameter(name: str, hint: Any, default: Any) -> Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A closed element in its place: its canonical name and arguments, its node, its input shape
+    """A closed element in its network: its canonical name and arguments, its node, its input shape
     and its cost. Equality compares the node, as fingerprints do."""
 
     name: str = field(compare=False)
@@ -162,7 +162,7 @@ def _text(value: Scalar) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-# Stages repeat and draws resemble one another: the caches make a draw of 40 elements 4x faster.
+# Stages repeat and draws are alike: the caches make a draw of 40 elements 4x faster.
 _cached = lru_cache(maxsize=65_536)
 
 
@@ -180,8 +180,8 @@ def expression(make: Callable[..., Node], args: Args, x: Shape) -> tuple[Node, C
 
 
 def realise(name: str, args: Args, x: Shape) -> tuple[Step, ...]:
-    """The steps that a layer or block with checked arguments becomes. A block that is a plain
-    sequence of layers becomes those layers, so one network has one text. Raises ShapeError."""
+    """The steps of a layer or block with checked arguments. A block that is a plain sequence of
+    layers becomes those layers, so that equal networks have one text. Raises ShapeError."""
     make = recipe(name)
     assert make is not None
     return _realise(make, name, args, x)
@@ -203,8 +203,8 @@ def _realise(make: Callable[..., Node], name: str, args: Args, x: Shape) -> tupl
 
 
 def _settled(make: Callable[..., Node], args: Args, x: Shape, node: Node, cost: Cost) -> Args:
-    """A block's arguments in one form for one network: the width that leaves it instead of what
-    would follow from that, one divisor of those that make the same, and none that says nothing."""
+    """A block's canonical arguments, the same for equal networks: its output width instead of
+    arguments that follow from it, one of equivalent divisors, and no redundant argument."""
 
     def same(kept: Mapping[str, Scalar]) -> bool:
         try:
@@ -231,8 +231,8 @@ def _settled(make: Callable[..., Node], args: Args, x: Shape, node: Node, cost: 
 def _divisor(
     p: Parameter, args: Mapping[str, Scalar], same: Callable[[Mapping[str, Scalar]], bool]
 ) -> int:
-    """The one of the divisors that make the same: a power of two as people write them, or else the
-    largest, which divides exactly where one does."""
+    """The canonical one of equivalent divisors: a power of two, as people write them, or else the
+    largest, which divides exactly if any does."""
 
     def does(value: int) -> bool:
         return same({**args, p.name: value})
@@ -246,7 +246,7 @@ def _divisor(
 
 
 def layer(node: Node) -> tuple[str, Args] | None:
-    """Name and written arguments of a leaf layer; None for what has no name in the language."""
+    """Name and written arguments of a leaf layer; None if it has no name in the language."""
     for name, make in LAYERS.items():
         if make is type(node):
             return name, layer_args(node)

@@ -23,11 +23,11 @@ from nas.language.expression import Node, Shape, show
 from nas.language.pattern import Call, Chain, Maybe, Repeat, Symbol, Tree, Value, place, write
 
 MAX_ELEMENTS = 4_096
-Scope = Mapping[str, int]  # the repetition one is in, by the symbol of its count; the first is 1
+Scope = Mapping[str, int]  # each repetition's current iteration, from 1, by its count's symbol
 
 
 class Chooser(Protocol):
-    """Gives the open parts of a pattern their values; see ``nas.spaces.space``."""
+    """Chooses the values of a pattern's open parts; see ``nas.spaces.space``."""
 
     def symbol(self, name: str, scope: Scope) -> Scalar: ...
     def argument(
@@ -38,7 +38,7 @@ class Chooser(Protocol):
 
 
 class StillOpen(PatternError):
-    """Something is open where a closed pattern was expected."""
+    """A pattern has open parts where a closed one was expected."""
 
 
 class _Closed:
@@ -74,7 +74,7 @@ def expand(
 
 
 class _Expansion:
-    """The walk over a tree that a chooser closes."""
+    """Walks a tree, closing it with a chooser."""
 
     def __init__(
         self, chooser: Chooser, x: Shape, classes: int, head: Call | None, text: str
@@ -111,7 +111,7 @@ class _Expansion:
 
     def fits(self, body: Tree) -> bool:
         """Whether an optional element can be present, as far as is known before its open parts are
-        chosen: where it cannot, its presence is not sampled."""
+        chosen; if not, its presence is not sampled."""
         trial = _Expansion(CLOSED, self.x, self.classes, None, self.text)
         try:
             trial.add(body, {})
@@ -122,7 +122,7 @@ class _Expansion:
         return True
 
     def call(self, call: Call, scope: Scope, alias: str = "") -> None:
-        """Adds one element; ``alias`` is the element symbol that stood in the pattern for it."""
+        """Adds one element; ``alias`` is the element symbol that it replaces."""
         if recipe(call.name) is None:
             self.substitute(call, scope)
             return
@@ -139,7 +139,7 @@ class _Expansion:
         self.x = steps[-1].cost.shape if steps else self.x
 
     def substitute(self, call: Call, scope: Scope) -> None:
-        """An element symbol: its chosen element, with the arguments written here added."""
+        """Expands an element symbol to its chosen element, with the arguments written here."""
         chosen = self.chooser.element(call.name, scope)
         if chosen is None:
             raise PatternError(f"{self.where(call, scope)}: {unknown(call.name)}")
@@ -162,8 +162,8 @@ class _Expansion:
                     raise PatternError(f"{call.name} needs {p.name}, {p.rule}")
             elif isinstance(value, Symbol) and value.name not in p.words:
                 value = self.symbol(value, p, scope)
-            # At its default it is left out: a plug-in's may be of another type, as 2 for 2.0, which
-            # would be one text with two fingerprints.
+            # A default is left out: a plug-in's may be of another type, such as 2 for 2.0, and give
+            # one text two fingerprints.
             if value is not None and (checked := p.check(value)) != p.default:
                 args[p.name] = checked
         return tuple((p.name, args[p.name]) for p in parameters(call.name) if p.name in args)
@@ -183,8 +183,8 @@ class _Expansion:
 
 
 def filled(chosen: Tree, symbol: Call) -> Tree:
-    """An element symbol's replacement: the choice, plus the arguments written at the symbol that
-    the choice takes and does not have."""
+    """An element symbol's replacement: the chosen element, plus the arguments written at the symbol
+    that it accepts and does not have."""
     if not isinstance(chosen, Call) or not symbol.args:
         return chosen
     takes = parameters(chosen.name)
@@ -196,7 +196,7 @@ def filled(chosen: Tree, symbol: Call) -> Tree:
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """An argument of a call: its written value, or None, and the names that its domain may have."""
+    """An argument of a call: its written value, or None, and the possible names of its domain."""
 
     owner: str
     parameter: Parameter
@@ -214,7 +214,7 @@ def arguments(call: Call, alias: str = "") -> tuple[Argument, ...]:
     return _arguments(recipe(call.name), call.name, alias, keys, *(value for _, value in call.args))
 
 
-# The values one by one and typed: 16.0 equals 16, and would be answered with what that was.
+# ``typed``, and values as separate arguments: otherwise 16.0 would hit the entry of 16.
 @lru_cache(maxsize=1_024, typed=True)
 def _arguments(
     make: Callable[..., Node] | None,

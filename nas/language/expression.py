@@ -1,14 +1,14 @@
-"""Expressions: the tree that an architecture is, of leaf layers and a few combinators.
+"""Expressions: trees of leaf layers and a few combinators, which represent architectures.
 
-A node knows its ``cost``: given the shape that reaches it, the shape that leaves it, its parameters
-and its multiply-adds. All else that there is to know of a leaf layer is in its class too (see
-``Leaf``; the layers are in ``nas.language.layers``), so that who needs it, ``nas.training.network``
-and ``nas.training.footprint``, walks the combinators only.
+A node knows its ``cost``: for an input shape, its output shape, parameters and multiply-adds. A
+leaf layer's class holds everything else about it (see ``Leaf``; the layers are in
+``nas.language.layers``), so that code over the tree, such as ``nas.training.network`` and
+``nas.training.footprint``, handles only the combinators.
 
 Shapes are ``(channels, height, width)`` for a map and ``(features,)`` after GAP, FLATTEN or FC.
-Parameters and MACs are those of the network as deployed: an auxiliary classifier counts nothing
-here (see ``Aux``). One multiply-add is one MAC; activations, pooling and normalisation count none,
-as in torch's FlopCounterMode.
+Parameters and MACs are those of the network as deployed, without auxiliary classifiers (see
+``Aux``). One multiply-add is one MAC; activations, pooling and normalisation count none, as in
+torch's FlopCounterMode.
 """
 
 from __future__ import annotations
@@ -34,11 +34,10 @@ class Cost(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What autograd keeps of a layer, of each image, from the forward to the backward pass.
+    """What autograd saves of a layer, per image, from the forward to the backward pass.
 
-    The tensor that reaches it and the one that leaves it are kept once, however many layers read
-    them. ``numbers`` counts those that the layer makes for itself, as wide as the map's; ``bytes``
-    what has a width of its own, such as places.
+    Its input and output are saved once, however many layers read them. ``numbers`` counts further
+    values of the map's element size; ``bytes`` is the size of other data, such as indices.
     """
 
     input: bool = False
@@ -57,14 +56,14 @@ class Node:
     ``a + b`` is sum."""
 
     __slots__ = ()
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # as a dataclass, which each is
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # all nodes are dataclasses
 
     def __init_subclass__(cls) -> None:
-        if cls.__module__ != __name__:  # what walks the tree knows those alone
+        if cls.__module__ != __name__:  # code over the tree handles only these
             raise TypeError(f"{cls.__name__}: a layer is a subclass of Leaf")
 
-    # Whether what leaves it is a new tensor that its own gradient does not need, so that an
-    # activation may overwrite it.
+    # Whether its output is a new tensor that its own gradient does not need, so that an activation
+    # may overwrite it.
     spare: ClassVar[bool] = False
 
     def cost(self, x: Shape) -> Cost:
@@ -72,7 +71,7 @@ class Node:
         raise NotImplementedError
 
     def before(self, following: Node) -> Node:
-        """The node as it is where ``following`` comes straight after."""
+        """The node to use directly before ``following``: a convolution drops its bias before BN."""
         return self
 
     def __rshift__(self, other: Node) -> Node:
@@ -83,10 +82,10 @@ class Node:
 
 
 class Leaf(Node):
-    """A layer: shape, params and MACs (``cost``), the torch module, and what autograd keeps of it.
+    """A layer: shape, params and MACs (``cost``), the torch module, and what autograd saves of it.
 
-    A subclass is a frozen dataclass whose fields are the arguments that a pattern may give it; an
-    entry in ``LAYERS`` gives it its name. Torch is imported where a module is made, not before.
+    A subclass is a frozen dataclass whose fields are its arguments in a pattern; its name is its
+    entry in ``LAYERS``. Torch is imported only where a module is made.
     """
 
     __slots__ = ()
@@ -97,16 +96,16 @@ class Leaf(Node):
             raise TypeError(f"the layer {cls.__name__} has no {' and no '.join(untold)}")
 
     def module(self, x: Shape, fresh: bool) -> nn.Module:
-        """The module for maps of shape ``x``, without the batch. Where ``fresh``, it may overwrite
+        """The module for inputs of shape ``x`` (without the batch). If ``fresh``, it may overwrite
         its input, which nothing else reads."""
         raise NotImplementedError
 
     def keeps(self, x: Shape) -> Kept:
-        """What autograd keeps of the layer where ``x`` reaches it."""
+        """What autograd saves of the layer for an input of shape ``x``."""
         raise NotImplementedError
 
     def acting(self, x: Shape) -> Leaf:
-        """One form for all of the class that do the same to ``x``, to be compared alone."""
+        """A canonical layer with the same function on inputs of shape ``x``, to compare by."""
         return self
 
 
@@ -165,8 +164,8 @@ class Concat(Node):
 
 @dataclass(frozen=True, slots=True)
 class Aux(Node):
-    """An auxiliary classifier on the map that passes (GoogLeNet, section 5). Its loss helps the
-    gradient in training; afterwards it is gone, so it counts no parameters and no MACs here."""
+    """An auxiliary classifier on a map that passes through (GoogLeNet, section 5). Its loss helps
+    the gradient in training; it is not deployed, so it counts no parameters and no MACs here."""
 
     head: Node
 
@@ -176,7 +175,7 @@ class Aux(Node):
 
 
 def seq(*items: Node) -> Node:
-    """A sequence, those within it flattened; of a single item the item itself."""
+    """A sequence, with nested sequences flattened; a single item is returned as such."""
     flat: list[Node] = []
     for item in items:
         parts = item.items if isinstance(item, Seq) else (item,)
@@ -195,7 +194,7 @@ identity = Seq(())
 
 
 def leaves(node: Node, x: Shape) -> Iterator[tuple[Leaf, Shape]]:
-    """Every leaf of an expression with the shape that reaches it, in the order of computation."""
+    """Every leaf of an expression with its input shape, in the order of computation."""
     match node:
         case Seq(items):
             for item in items:
@@ -212,8 +211,9 @@ def leaves(node: Node, x: Shape) -> Iterator[tuple[Leaf, Shape]]:
 
 
 def acting(node: Node, x: Shape) -> Node:
-    """An expression's function on ``x``: equal for two that compute the same, as layers tell it;
-    on other shapes they may differ. Fingerprints do not use it, as records have stored them."""
+    """A canonical form of an expression on inputs of shape ``x``: equal for expressions that
+    compute the same, according to their layers. Fingerprints do not use it, since records have
+    stored them."""
     match node:
         case Seq(items):
             done: list[Node] = []
@@ -231,7 +231,7 @@ def acting(node: Node, x: Shape) -> Node:
 
 
 def kinds(node: Node) -> set[type[Leaf]]:
-    """The classes of an expression's leaves; without their shapes, as every fingerprint asks."""
+    """The classes of an expression's leaves. Computes no shapes, as every fingerprint calls it."""
     match node:
         case Seq(items) | Sum(items) | Concat(items):
             return set().union(*map(kinds, items))

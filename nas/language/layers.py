@@ -19,12 +19,11 @@ from nas.language.expression import Cost, Kept, Leaf, Node, Shape, show
 if TYPE_CHECKING:
     from torch import nn
 
-INDEX = 8  # bytes of a place: max pooling keeps them as int64
+INDEX = 8  # bytes of an index: max pooling saves them as int64
 
 
 class Range(NamedTuple):
-    """The values an argument may take, as metadata of its annotation; of numbers ``open``, those
-    above ``low`` alone."""
+    """The values an argument may take, as metadata of its annotation; ``open`` excludes ``low``."""
 
     low: float
     high: float
@@ -32,15 +31,14 @@ class Range(NamedTuple):
 
 
 class Narrows(NamedTuple):
-    """That an argument counts channels, as metadata of its annotation: pruning may lower it, though
-    not below ``least``."""
+    """Metadata of an argument that counts channels: pruning may lower it to ``least``."""
 
     least: int = 1
 
 
 class Divides(NamedTuple):
-    """That an argument divides a number of channels, rounded down, as metadata: values side by side
-    may make one network, and its text has one of them."""
+    """Metadata of an argument by which a number of channels is divided, rounded down: several
+    values may give equal networks, whose canonical text has one of them."""
 
 
 Size = Annotated[int, Range(1, 65_536)]
@@ -63,7 +61,7 @@ def feature_map(x: Shape) -> tuple[int, int, int]:
 
 def _slide(size: int, kernel: int, stride: int, pad: int, ceil: bool = False) -> int:
     """One side of ``window``. With ``ceil``, the last window must begin inside the map or its left
-    padding, as torch has it."""
+    padding, as in torch."""
     span = size - kernel + 2 * pad
     if not ceil:
         return span // stride + 1
@@ -72,8 +70,8 @@ def _slide(size: int, kernel: int, stride: int, pad: int, ceil: bool = False) ->
 
 
 def window(x: Shape, kernel: int, stride: int, pad: int, ceil: bool = False) -> tuple[int, int]:
-    """Height and width of the map that sliding a window leaves: floor((W - F + 2P) / S) + 1, as
-    CS231n has it, or with ``ceil`` rounded up. Raises ShapeError for none."""
+    """Output height and width of a sliding window: floor((W - F + 2P) / S) + 1, as in CS231n, or
+    with ``ceil`` rounded up. Raises ShapeError where the map would be empty."""
     height, width = (_slide(size, kernel, stride, pad, ceil) for size in x[1:])
     if height < 1 or width < 1 or min(x[1:]) + 2 * pad < kernel:
         raise ShapeError(
@@ -86,8 +84,8 @@ def window(x: Shape, kernel: int, stride: int, pad: int, ceil: bool = False) -> 
 class Conv(Leaf):
     """Convolution: CxHxW -> ``width`` x H'xW', each side floor((W - F + 2P) / S) + 1.
 
-    ``pad`` keeps the map's size for odd kernels at stride 1 unless written; ``bias``: yes, but not
-    straight before BN, unless written."""
+    The default ``pad`` keeps the map's size for odd kernels at stride 1; the default ``bias`` is
+    yes, except directly before BN."""
 
     spare = True
     width: Width
@@ -98,7 +96,7 @@ class Conv(Leaf):
     bias: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.pad == (self.kernel - 1) // 2:  # one form for one layer: equality means something
+        if self.pad == (self.kernel - 1) // 2:  # canonical: equal layers compare equal
             object.__setattr__(self, "pad", None)
 
     @property
@@ -139,7 +137,7 @@ class Conv(Leaf):
         return Kept(input=True)
 
     def acting(self, x: Shape) -> Leaf:
-        # A single window has no stride.
+        # With a single window the stride has no effect.
         return dataclasses.replace(self, stride=0) if self.cost(x).shape[1:] == (1, 1) else self
 
 
@@ -162,14 +160,14 @@ class Linear(Leaf):
         return linear if len(x) == 1 else nn.Sequential(nn.Flatten(), linear)
 
     def keeps(self, x: Shape) -> Kept:
-        # Maps lie channels last: flattening copies them.
+        # Maps are channels-last in memory: flattening copies them.
         return Kept(input=True) if len(x) == 1 else Kept(numbers=math.prod(x))
 
 
 @dataclass(frozen=True, slots=True)
 class BatchNorm(Leaf):
-    """Batch normalisation (Ioffe and Szegedy 2015, algorithm 1) of a map or of features: a scale
-    and a shift a channel."""
+    """Batch normalisation (Ioffe and Szegedy 2015, algorithm 1) of a map or of features, with a
+    scale and a shift per channel."""
 
     spare = True
     eps: Positive = 1e-5
@@ -189,7 +187,7 @@ class BatchNorm(Leaf):
 @dataclass(frozen=True, slots=True)
 class LocalResponseNorm(Leaf):
     """Local response normalisation of a map over ``size`` channels (Krizhevsky et al. 2012, section
-    3.3); ``alpha`` is divided by ``size``, as torch has it."""
+    3.3); ``alpha`` is divided by ``size``, as in torch."""
 
     size: Kernel = 5
     alpha: Number = 1e-4
@@ -206,7 +204,7 @@ class LocalResponseNorm(Leaf):
         return nn.LocalResponseNorm(self.size, self.alpha, self.beta, self.k)
 
     def keeps(self, x: Shape) -> Kept:
-        # Besides what came: the squares, padded; their sums; the power of these.
+        # Besides the input: the squares, padded; their sums; the power of these.
         channels, height, width = feature_map(x)
         squares = (channels + self.size - 1) * height * width
         return Kept(input=True, numbers=squares + 2 * math.prod(x))
@@ -218,7 +216,7 @@ ActivationKind = Literal[
 
 
 def activation_class(kind: ActivationKind) -> type[nn.Module]:
-    """torch's, by our name."""
+    """The torch class of an activation."""
     from torch import nn
 
     return {
@@ -236,7 +234,7 @@ def activation_class(kind: ActivationKind) -> type[nn.Module]:
 
 @dataclass(frozen=True, slots=True)
 class Activation(Leaf):
-    """A function of each number, as torch's class has it, of a map or of features."""
+    """An elementwise activation, computed by torch's class, of a map or of features."""
 
     kind: ActivationKind = "relu"
 
@@ -244,13 +242,13 @@ class Activation(Leaf):
         return Cost(x, 0, 0)
 
     def module(self, x: Shape, fresh: bool) -> nn.Module:
-        # ReLU's gradient needs its output alone; of ReLU6's input autograd keeps a copy, yet in
-        # place it is the faster (0.30 to 0.36 s for 60 steps of a 32 x 64 x 64 map).
+        # ReLU's gradient needs only its output; of ReLU6's input autograd saves a copy, but it is
+        # still faster in place (0.30 to 0.36 s for 60 steps of a 32 x 64 x 64 map).
         in_place = {"inplace": True} if fresh and self.kind in ("relu", "relu6") else {}
         return activation_class(self.kind)(**in_place)
 
     def keeps(self, x: Shape) -> Kept:
-        output = self.kind in ("relu", "tanh", "sigmoid")  # their gradient needs that alone
+        output = self.kind in ("relu", "tanh", "sigmoid")  # their gradients need only the output
         return Kept(input=not output, output=output)
 
 
@@ -274,9 +272,8 @@ class Dropout(Leaf):
 
 @dataclass(frozen=True, slots=True)
 class Pool(Leaf):
-    """The largest or the mean of each window: CxHxW -> CxH'xW', each side
-    floor((W - F + 2P) / S) + 1, or with ``ceil`` rounded up. ``stride`` is the kernel unless
-    written; ``pad`` is half of the kernel at most."""
+    """Max or mean pooling: CxHxW -> CxH'xW', each side floor((W - F + 2P) / S) + 1, or with
+    ``ceil`` rounded up. The default ``stride`` is the kernel; ``pad`` is at most half of it."""
 
     kernel: Kernel = 2
     stride: Stride | None = None
@@ -305,7 +302,7 @@ class Pool(Leaf):
         pool = nn.MaxPool2d if self.kind == "max" else nn.AvgPool2d
         rows, columns = self._ceils(x)
         if not (self._drops(x) and (rows or columns)):
-            # As it is asked for, where nothing is dropped: the module serves other sizes, too.
+            # ceil_mode as written where no window is dropped: the module may get other sizes too.
             return pool(
                 self.kernel, self.step, self.pad, ceil_mode=self.ceil and not self._drops(x)
             )
@@ -317,12 +314,12 @@ class Pool(Leaf):
     def keeps(self, x: Shape) -> Kept:
         channels, height, width = self.cost(x).shape
         apart = self._drops(x) and any(self._ceils(x))
-        between = channels * height * x[2] if apart else 0  # a side after the other
+        between = channels * height * x[2] if apart else 0  # the map between two poolings
         places = between + channels * height * width if self.kind == "max" else 0
         return Kept(input=True, numbers=between, bytes=INDEX * places)
 
     def acting(self, x: Shape) -> Leaf:
-        # A single window has no stride, and one of a single number no kind.
+        # With a single window the stride has no effect, and with a single number the kind neither.
         return dataclasses.replace(
             self,
             stride=0 if self.cost(x).shape[1:] == (1, 1) else self.stride,
@@ -337,9 +334,9 @@ class Pool(Leaf):
         return height, width
 
     def _drops(self, x: Shape) -> bool:
-        """Whether torch drops a last window that would begin outside of the map. ONNX's shape
-        inference counts it (1.23), so such a side is rounded down; where the other side is rounded
-        up, they are pooled one after the other, which gives the same maxima and means."""
+        """Whether torch drops a last window that would begin outside the map. ONNX's shape
+        inference (1.23) counts it, so such a side is rounded down; if the other side is rounded up,
+        the two are pooled in sequence, which gives the same maxima and means."""
         return self.ceil and any(
             -(-(side - self.kernel + 2 * self.pad) // self.step) + 1
             > _slide(side, self.kernel, self.step, self.pad, True)
@@ -350,7 +347,7 @@ class Pool(Leaf):
 @dataclass(frozen=True, slots=True)
 class Gap(Leaf):
     """Global average pooling to ``size`` x ``size`` (Lin et al. 2013; GoogLeNet, section 5): with
-    size 1, one number a channel."""
+    size 1, one number per channel."""
 
     size: Kernel = 1
 
@@ -365,7 +362,7 @@ class Gap(Leaf):
         return nn.Sequential(pool, nn.Flatten()) if self.size == 1 else pool
 
     def keeps(self, x: Shape) -> Kept:
-        return Kept(input=self.size > 1)  # a mean needs nothing of its input
+        return Kept(input=self.size > 1)  # a mean's gradient does not need its input
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,7 +399,7 @@ class SqueezeExcite(Leaf):
         return SqueezeExcitation(x[0], self.squeeze, activation_class(self.kind)())
 
     def keeps(self, x: Shape) -> Kept:
-        return Kept(input=True)  # the gates, a number a channel, left out
+        return Kept(input=True)  # the gates, one number per channel, are neglected
 
 
 # --- names ---------------------------------------------------------------------------------------

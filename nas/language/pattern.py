@@ -6,8 +6,8 @@
     argument = [ NAME "=" ] ( number | NAME )
     count    = integer | NAME
 
-``read`` and ``write`` are inverse: ``read(write(tree)) == tree``. What a name means (a layer, a
-block, a symbol of a space) is not this module's business.
+``read`` and ``write`` are inverse: ``read(write(tree)) == tree``. Names (layers, blocks, symbols of
+a space) are resolved elsewhere.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_NESTING = 32
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """A name in the place of a value: a number, a word such as ``max``, or an open symbol."""
+    """A name in place of a value: a word such as ``max``, or an open symbol."""
 
     name: str
     at: int = field(default=0, compare=False)
@@ -230,9 +230,9 @@ def _value(value: Value) -> str:
 
 
 def repeats(texts: Sequence[str]) -> list[tuple[int, int]]:
-    """Where a chain whose elements have these texts repeats itself: its outermost parts in order,
-    each as the number of elements of its body and how often that comes. From left to right, the
-    repetition that saves most is taken, the shortest body first."""
+    """The repetitions in a chain whose elements have these texts: its outermost parts in order,
+    each as (elements of its body, repetitions). Greedy from left to right: at each element, takes
+    the repetition that saves most elements, of equal ones that with the shortest body."""
     parts: list[tuple[int, int]] = []
     n, i = len(texts), 0
     while i < n:

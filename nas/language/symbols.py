@@ -1,4 +1,4 @@
-"""The open symbols of a pattern: which there are, where they stand, what their domains must be."""
+"""The open symbols of a pattern: their places, and the requirements on their domains."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Elements = Mapping[str, Mapping[str, Tree]]
 
 @dataclass(frozen=True, slots=True)
 class OpenSymbol:
-    """An open symbol where it stands: the names that its domain may have, the first one that has
-    a domain counting, what its values must be, and the repetitions around it."""
+    """An occurrence of an open symbol: the possible names of its domain, of which the first with a
+    domain counts, the requirement on its values, and the repetitions around it."""
 
     names: tuple[str, ...]
     kind: Literal["count", "present", "element", "value", "argument"]
@@ -28,7 +28,7 @@ class OpenSymbol:
 
     @property
     def needed(self) -> bool:
-        """Whether nothing can stand in for a missing domain."""
+        """Whether it must have a domain, as it has no default."""
         required = self.parameter is not None and self.parameter.required
         return self.kind in ("count", "value") or (self.kind == "argument" and required)
 
@@ -81,7 +81,7 @@ def _calls(tree: Tree) -> Iterator[Call]:
 
 
 def symbols(tree: Chain, elements: Elements) -> Iterator[OpenSymbol]:
-    """Every open symbol of a pattern, arguments that are left to their defaults included."""
+    """Every open symbol of a pattern, including arguments left at their defaults."""
     last = tree.items[-1]
     head = last if isinstance(last, Call) and last.name == "FC" else None
     for item in tree.items:
@@ -121,8 +121,8 @@ def _symbols(
 
 
 def check(tree: Chain, elements: Elements, domains: Mapping[str, Domain]) -> None:
-    """Every domain belongs to an open symbol and has fitting values; every symbol that nothing can
-    stand in for has a domain. Raises SpaceError or PatternError that names the place."""
+    """Checks that every domain belongs to an open symbol and has valid values, and that every
+    symbol without a default has a domain. Raises SpaceError or PatternError, with the place."""
     _check_written(Chain(tree.items[1:]))
     for trees in elements.values():
         for alternative in trees.values():
@@ -145,7 +145,7 @@ def check(tree: Chain, elements: Elements, domains: Mapping[str, Domain]) -> Non
 
 
 def _check_written(tree: Tree) -> None:
-    """What is written fits, whether or not a draw comes to it."""
+    """Checks written arguments, whether or not a draw reaches them."""
     match tree:
         case Chain(items):
             for item in items:

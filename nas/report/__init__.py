@@ -1,1 +1,1 @@
-"""What a person sees: tables, pages, progress, and the Optuna dashboard."""
+"""Output for people: tables, pages, progress, and the Optuna dashboard."""

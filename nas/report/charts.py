@@ -1,4 +1,4 @@
-"""The plots of the report's page that stand still: lines over trials, seconds and epochs."""
+"""The static plots of the report's page: lines over trials, seconds and epochs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from nas.report.insight import Growth
 from nas.report.plot import Axis, Box, line, n, steps, text, tidy
 from nas.store import StudyRow, TrialRow
 
-WIDTH, HEIGHT = 460, 270  # the width of a phone, on which font sizes are therefore true
+WIDTH, HEIGHT = 460, 270  # about a phone's width, so that fonts there have their size
 BOX = Box(left=52, top=12, right=WIDTH - 24, bottom=HEIGHT - 46)
 
 SHARES = tuple((fifth / 5, f"{20 * fifth} %") for fifth in range(6))
 
 
 def grown(growth: Growth, *, seconds: bool) -> str:
-    """The hypervolume over trials, or over the seconds that devices were at work."""
+    """The hypervolume over trials, or over device-seconds."""
     unit, size = "s", 1.0
     across: Sequence[float] = range(1, len(growth.seconds) + 1)
     if seconds:
@@ -53,8 +53,8 @@ def curves(
     found: Mapping[int, Sequence[Epoch]],
     best: Sequence[TrialRow],
 ) -> str:
-    """The validation accuracy by epoch of every trial that was trained here, those of the front on
-    top; dashed lines where the rungs are. ``found`` has the curves by a trial's id."""
+    """The validation accuracy by epoch of every trial with a curve, those of the front on top;
+    dashed lines mark the rungs. ``found`` has the curves by a trial's id."""
     drawn = [row for row in rows if found.get(row.id)]
     values = [epoch.accuracy for row in drawn for epoch in found[row.id]]
     up = Axis.of(ACCURACY, values)

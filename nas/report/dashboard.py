@@ -1,7 +1,7 @@
 """``nas dashboard``: the Optuna dashboard on the studies of a record, with the front drawn.
 
-It reads the copy that the search keeps for it (``nas.store.mirror``) and waits for nobody: SQLite's
-WAL and PostgreSQL let it read while a search writes.
+It reads the copy that the search keeps for it (``nas.store.mirror``) and never blocks: SQLite's WAL
+and PostgreSQL let it read while a search writes.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ class Quiet(WSGIRequestHandler):
 
 
 def known_hosts(app: WSGIApplication, names: Collection[str]) -> WSGIApplication:
-    """The dashboard, refusing requests whose Host is not an address, ``localhost`` or one of
-    ``names``, or whose Origin is another: against DNS rebinding and cross-site requests."""
+    """Wraps the dashboard to refuse requests whose Host is not an address, ``localhost`` or one of
+    ``names``, or whose Origin differs from it: against DNS rebinding and cross-site requests."""
     known = {"localhost", *(name.lower() for name in names)}
 
     def checked(environ: WSGIEnvironment, respond: StartResponse) -> Iterable[bytes]:
@@ -139,12 +139,12 @@ def known_hosts(app: WSGIApplication, names: Collection[str]) -> WSGIApplication
 
 
 def _name(host: str) -> str:
-    """Without the port: of ``name:8080`` and of ``[::1]:8080``."""
+    """The host without the port: of ``name:8080`` and of ``[::1]:8080``."""
     return re.sub(r":\d*$", "", host).strip("[]")
 
 
 def _is_address(name: str) -> bool:
-    """A browser has gone to the address itself then; by no name that could be rebound."""
+    """Whether a Host is an IP address, which unlike a name cannot be rebound."""
     try:
         ipaddress.ip_address(name)
     except ValueError:
@@ -158,7 +158,7 @@ def decorate(
     storage: RDBStorage,
     files: FileSystemArtifactStore,
 ) -> None:
-    """The front as the study's note, and a drawing with each trial of the front."""
+    """Adds the front as the study's note, and a drawing to each trial of the front."""
     best = pareto(study, trials)
     copy = optuna.load_study(study_name=study.name, storage=storage)
     save_note(copy, note(study, best))
@@ -168,9 +168,9 @@ def decorate(
         if drawn is None:
             continue
         artifact = f"{study.id}-{row.number}-{row.fingerprint}"
-        # Not by ``get_trials``, in which Optuna reads all: 3 s for 5,000 trials.
+        # Not by ``get_trials``, which reads all trials: 3 s for 5,000.
         trial = storage.get_trial_id_from_study_id_trial_number(copy._study_id, row.number)
-        # Where the dashboard looks for what belongs to a trial that has ended.
+        # The key under which the dashboard looks for the artifacts of ended trials.
         key = f"dashboard:artifacts:{trial}:{artifact}"
         files.write(artifact, io.BytesIO(drawn.encode()))
         if key not in known:
@@ -199,8 +199,8 @@ def note(study: StudyRow, best: tuple[TrialRow, ...], beliefs: Beliefs | None = 
 
 
 def svg(row: TrialRow) -> str | None:
-    """The drawing of a trial; None, and why on stderr, where it has blocks of a plug-in, which is
-    not loaded here."""
+    """The drawing of a trial; None, with the reason on stderr, where it needs a plug-in that is not
+    loaded."""
     try:
         return row.architecture.svg(f"trial {row.number}")
     except NasError as error:

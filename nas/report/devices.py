@@ -13,21 +13,21 @@ from nas.report.front import BOX, HEIGHT, WIDTH, around, directions, labels, sta
 from nas.report.plot import Axis, Point, circle, fill, line, n, picture, text
 from nas.store import StudyRow, TrialRow
 
-# An ink each, a line's width and a point's radius, so that of devices alike each is seen beneath
-# the next; of more devices there is no picture.
+# Each device's ink, line width and point radius: where fronts coincide, each is visible beneath the
+# next. More devices are not drawn.
 LINES = (("front", 3.4, 6.0), ("beside", 2.4, 4.6), ("ink", 1.5, 3.2), ("faint", 0.8, 2.0))
 
 
 def of_devices(study: StudyRow) -> list[str]:
-    """The objectives that are one metric on several devices; empty where there are no two."""
+    """The objectives that are one metric on several devices; empty if there are fewer than two."""
     places = {name: at for name, _ in study.objectives if (at := located(name))}
     same = {at.metric for at in places.values()}
     return list(places) if len(places) > 1 and len(same) == 1 else []
 
 
 def svg(study: StudyRow, rows: Sequence[TrialRow]) -> str:
-    """For each device a line of steps through the trials that no other dominates there, in the
-    first objective and its own. Raises StudyError where a device has no value to draw."""
+    """For each device the front, as a step line, in the first objective and the metric on that
+    device. Raises StudyError where a device has no value to draw."""
     names, y = of_devices(study), study.objectives[0][0]
     if y in names:
         raise StudyError(

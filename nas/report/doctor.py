@@ -1,4 +1,4 @@
-"""``nas doctor``: what works on this machine, and what to do about what does not."""
+"""``nas doctor``: checks this installation, with a remedy for each problem."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGES = ("torch", "torchvision", "optuna", "ray", "sqlalchemy", "optuna-dashb
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A part of the installation: what was found, and the remedy where it does not work."""
+    """A part of the installation: its state, and the remedy if it does not work."""
 
     part: str
     works: bool
@@ -28,12 +28,12 @@ class Finding:
 
 
 def examine(storage: str) -> list[Finding]:
-    """Looks at everything that a search needs; takes a few seconds, as it starts Ray."""
+    """Checks everything that a search needs; takes a few seconds, as it starts Ray."""
     findings = [Finding("python", True, f"{platform.python_version()} at {sys.executable}")]
     for part, look in _LOOKS.items():
         try:
             findings += look(storage)
-        except Exception as error:  # a doctor reports whatever is broken
+        except Exception as error:  # any error is a finding
             failure = f"{type(error).__name__}: {brief(str(error), 300)}"
             findings.append(Finding(part, False, failure, _REMEDY[part]))
     return findings

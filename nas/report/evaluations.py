@@ -1,5 +1,5 @@
-"""What ``nas evaluate`` shows: a page, the confusion matrix as CSV and as a picture, the sheet of
-the worst mistakes."""
+"""The output of ``nas evaluate``: a page, the confusion matrix as CSV and as a picture, and a sheet
+of the worst mistakes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nas.text import cell
 if TYPE_CHECKING:
     from nas.training.evaluation import Comparison, Evaluation
 
-WIDEST = 20  # classes whose confusion matrix fits a terminal
+WIDEST = 20  # most classes whose confusion matrix fits a terminal
 SHEET = 40  # mistakes on a sheet
 ORDER, TITLE = "Lowest probability of the true class first.", 22  # and pixels of it on a sheet
 TILE = 96  # pixels: the side of an image there
@@ -47,7 +47,7 @@ def evaluation_page(evaluation: Evaluation) -> RenderableType:
     numbers = ("images", "precision", "recall")
     each = table("class", *numbers, numbers=numbers)
     for score in evaluation.by_class:
-        # Of a class that is never answered, or has no image, there is no such share.
+        # Precision is undefined for a class never predicted, recall for one without images.
         shares = ("" if math.isnan(s) else percent(s) for s in (score.precision, score.recall))
         shown = (f"{score.images:,}", *shares)
         each.add_row(Text(brief(score.name)), *shown)
@@ -68,14 +68,14 @@ def _confused(evaluation: Evaluation) -> Table:
 
 
 def confused_most(evaluation: Evaluation) -> list[tuple[int, int, int]]:
-    """How many images, the class they are of and the one they are taken for; the most first."""
+    """(images, true class, predicted class) of each kind of mistake, the most frequent first."""
     counts = enumerate(evaluation.confusion.tolist())
     pairs = [(n, a, b) for a, row in counts for b, n in enumerate(row) if n and a != b]
     return sorted(pairs, key=lambda pair: -pair[0])[:WIDEST]
 
 
 def comparison_page(names: Sequence[str], comparison: Comparison) -> RenderableType:
-    """What McNemar's test says of two models."""
+    """The result of McNemar's test on two models."""
     first, second = (brief(name) for name in names)
     verdict = "they differ" if comparison.p < 0.05 else "no significant difference"
     return Group(
@@ -86,7 +86,7 @@ def comparison_page(names: Sequence[str], comparison: Comparison) -> RenderableT
 
 
 def evaluation_dict(evaluation: Evaluation) -> dict[str, Any]:
-    """The same as plain data; what cannot be divided is None."""
+    """The evaluation as plain data; undefined ratios are None."""
 
     def number(value: float) -> float | None:
         return None if value != value else value

@@ -23,9 +23,9 @@ from nas.text import counted
 WIDTH, HEIGHT = 820, 470
 BOX = Box(left=74, top=64, right=WIDTH - 40, bottom=HEIGHT - 56)
 FAMILIES = ("DejaVu Sans", "Liberation Sans", "Noto Sans", "Roboto", "Ubuntu", "Arial", "Helvetica")
-LETTER = 5.9  # pixels of a label's letter, at size 11
+LETTER = 5.9  # mean width of a label's letter in pixels, at size 11
 
-# The corners of the marks, from their middle.
+# The corners of the marks, relative to their centres.
 DIAMOND: Sequence[Point] = ((0, -6), (6, 0), (0, 6), (-6, 0))
 TRIANGLE: Sequence[Point] = ((0, -6), (6, 5), (-6, 5))
 
@@ -39,7 +39,7 @@ class Picture:
     svg: str
 
     def save(self, file: str | Path) -> None:
-        """Writes it as an SVG, or as a PNG where the name ends so. Raises NasError."""
+        """Writes an SVG, or a PNG if the name ends in .png. Raises NasError."""
         ending = Path(file).suffix.lower()
         if ending not in (".svg", ".png"):
             raise NasError(f"{file}: a picture's name must end in .svg or .png")
@@ -71,8 +71,8 @@ def directions(study: StudyRow, *names: str) -> list[Direction]:
 
 
 def stairs(study: StudyRow, rows: Sequence[TrialRow], x: str, y: str) -> list[TrialRow]:
-    """The feasible trials that no other dominates in these two metrics alone, the cheapest first:
-    where a study has more objectives, its front has others besides."""
+    """The nondominated feasible trials in these two metrics alone, the cheapest first; with more
+    objectives, the front of the study has further trials."""
     rows = [row for row in rows if feasible(study, row)]
     both = directions(study, x, y)
     kept = [rows[i] for i in front([[row.value(x), row.value(y)] for row in rows], both)]
@@ -82,12 +82,11 @@ def stairs(study: StudyRow, rows: Sequence[TrialRow], x: str, y: str) -> list[Tr
 def svg(
     study: StudyRow, rows: Sequence[TrialRow], cascades: Sequence[Mapping[str, float]] = ()
 ) -> str:
-    """All trials that have a result as faint points, hollow where they break a constraint; the
-    front as a line of steps with its points labelled; baselines with their names, those
-    made from another network as triangles; ``cascades``, each by its accuracy and costs, as
-    squares.
+    """All trials with a result as faint points, hollow where they break a constraint; the front as
+    a step line with labelled points; baselines with their names, distilled and pruned networks as
+    triangles; ``cascades``, each by its accuracy and costs, as squares.
 
-    Raises StudyError where no trial, or a cascade, has not a value of both metrics.
+    Raises StudyError where no trial has both metrics, or a cascade lacks one.
     """
     x, y = axes(study)
     rows = [row for row in rows if row.evaluated]
@@ -204,8 +203,8 @@ def _legend(study: StudyRow, rows: Sequence[TrialRow], cascades: bool) -> list[s
 def labels(
     wanted: Sequence[tuple[Point, str, str]], taken: Sequence[Area], lesser: Sequence[Area]
 ) -> list[str]:
-    """Labels beside their points where nothing else stands, and if there is such a place nothing of
-    ``lesser`` importance; one without a place is left out."""
+    """Labels beside their points where there is free space, avoiding also areas of ``lesser``
+    importance if possible; a label without space is left out."""
     taken = list(taken)
     drawn = []
     for (x, y), caption, ink in wanted:
@@ -234,8 +233,8 @@ def _meets(a: Area, others: Sequence[Area]) -> bool:
 
 
 def png(drawn: str, zoom: int = 2) -> bytes:
-    """An SVG as PNG, light, at so many pixels for each of its own. Raises NasError where the
-    package that does it is missing, or a font."""
+    """Renders an SVG as a light PNG, with ``zoom`` pixels per unit. Raises NasError where the
+    package for it, or a font, is missing."""
     try:
         import resvg_py
     except ImportError:
@@ -246,7 +245,7 @@ def png(drawn: str, zoom: int = 2) -> bytes:
     letter = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9">{}</svg>'
     written = letter.format('<text y="9" font-family="sans-serif">M</text>')
     empty = resvg_py.svg_to_bytes(svg_string=letter.format(""))
-    for family in FAMILIES:  # resvg asks no font configuration, and leaves out what it has none for
+    for family in FAMILIES:  # resvg ignores fontconfig, and omits text without a font
         if resvg_py.svg_to_bytes(svg_string=written, sans_serif_family=family) != empty:
             return bytes(
                 resvg_py.svg_to_bytes(svg_string=drawn, zoom=zoom, sans_serif_family=family)

@@ -1,7 +1,7 @@
-"""``nas report -o FILE.html``: a study as one page that needs no network and no other file.
+"""``nas report -o FILE.html``: a study as one self-contained page.
 
-Text of others passes ``escape`` or, for the script, ``embedded``; the page's own policy lets the
-browser fetch nothing.
+Untrusted text passes ``escape`` or, for the script, ``embedded``; the page's content security
+policy lets the browser fetch nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from nas.text import counted
 from nas.training.evaluation import Evaluation
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-NEAR = 0.01  # of accuracy that one would give for a smaller network
+NEAR = 0.01  # accuracy that one might give up for a smaller network
 
 Curves = Mapping[int, Sequence[Epoch]]  # by a trial's id
 
@@ -97,7 +97,7 @@ def _head(
     name = study.objectives[0][0]
     title = f"best {metric(name).title}{', validation' * (name == ACCURACY)}"
     found = shown(name, best[0].value(name)) if best else "none"
-    if report:  # the search's best is its luckiest, too
+    if report:  # the retrained winner: the search's best score is also its luckiest
         title, found = "the winner's accuracy, test", percent(report.winner.test.value)
     tiles = {
         "trials ended": f"{len(searched):,}",
@@ -128,7 +128,7 @@ def _bound(name: str, text: str) -> str:
 
 
 def winner(report: Report | None) -> str:
-    """What the winner reaches in its new trainings; empty where nothing was trained again."""
+    """The winner's results in its new trainings; empty where nothing was retrained."""
     if report is None:
         return ""
     found = report.winner
@@ -141,8 +141,8 @@ def winner(report: Report | None) -> str:
 
 
 def headline(study: StudyRow, best: Sequence[TrialRow], beliefs: Beliefs | None = None) -> str:
-    """In a few sentences: the most accurate network's result, which one is estimated to be the best
-    if another, and what a slightly lower accuracy would save."""
+    """A summary: the most accurate network's result, the network estimated to be the best if that
+    is another, and what a slightly lower accuracy would save."""
     name, cost = axes(study)[1], axes(study)[0]
     if not best or name != ACCURACY or directions(study, cost) != ["min"]:
         return ""
@@ -225,7 +225,7 @@ def _row(cells: Sequence[str], columns: Sequence[str], role: str) -> str:
 
 
 def _two_lines(cell: str) -> str:
-    """A value with its interval, if it has one, below it: side by side they are half a page."""
+    """A value with its interval, if any, below it, to keep the table narrow."""
     value, apart, interval = cell.removesuffix(")").partition(" % (")
     if not apart:
         return escape(cell)

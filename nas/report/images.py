@@ -1,4 +1,4 @@
-"""What a person sees of the images that a network will learn from: lines of text, and a sheet."""
+"""Shows the images that a network will be trained on: findings as text, and a sheet."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from nas.data.findings import Findings
 from nas.errors import DataError, NasError, brief, nearest
 from nas.job import DataRef, Job
 
-SHOWN, CLASSES = 8, 24  # images of a class on a sheet, and classes
-SIDE = 72  # pixels of an image on a sheet, at least
+SHOWN, CLASSES = 8, 24  # images per class on a sheet, and classes
+SIDE = 72  # least pixels of an image's side on a sheet
 
 
 def tell(job: Job, aloud: bool = True) -> None:
-    """Prints what inspecting a job's images finds to stderr, where they are the user's own files.
-    Raises DataError where they cannot be trained on."""
+    """Prints the findings on a job's images to stderr, if they are the user's own files. Raises
+    DataError where they cannot be trained on."""
     if job.data.name == "imagefolder" and not job.evaluator:
         for line in findings.lines(findings.examine(job.data)) if aloud else ():
             print(f"nas: {line}", file=sys.stderr)
 
 
 def check(ref: DataRef, format: str, sheet: Path | None) -> None:
-    """Prints the findings to stdout as text or json, and draws the sheet. Raises NasError, for
-    problems of the images after that."""
+    """Prints the findings to stdout as text or json, and draws the sheet. Raises NasError; for
+    problems of the images only after that."""
     if format not in ("text", "json"):
         raise NasError(f"--format {format}: must be text or json")
     found = findings.inspect(ref)
@@ -57,7 +57,7 @@ def check(ref: DataRef, format: str, sheet: Path | None) -> None:
 
 
 def draw(ref: DataRef, found: Findings, path: Path) -> None:
-    """A PNG with a few images to train on of each class, as the network will see them."""
+    """A PNG with a few training images of each class, as the network will see them."""
     from PIL import Image, ImageDraw
 
     images = datasets.load(ref, "train")
@@ -88,8 +88,8 @@ def draw(ref: DataRef, found: Findings, path: Path) -> None:
 
 
 def kept(remove: Sequence[str], days: float | None) -> None:
-    """Prints what decoded images are kept, and removes those of these names (or "all"), and those
-    unused for ``days``. Raises NasError for a name that is none."""
+    """Prints the cached decoded images, and removes those of these names (or "all"), and those
+    unused for ``days``. Raises NasError for an unknown name."""
     there = cache.kept()
     names = [each.name for each in there]
     for name in remove:

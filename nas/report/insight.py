@@ -1,4 +1,5 @@
-"""Insights from a study: how its front grew, what the best share, which parameters matter."""
+"""Insights from a study: how its front grew, what the best have in common, which parameters
+matter."""
 
 from __future__ import annotations
 
@@ -20,9 +21,9 @@ from nas.metrics import scaled
 from nas.pareto import front, hypervolume, reference_point
 from nas.store import ENDED, StudyRow, TrialRow
 
-ENOUGH = 20  # trials, before anything is said of parameters
-TENTH, FEWEST = 0.1, 5  # the best that PED-ANOVA looks at: a share, and so many at least
-BINS = 4  # of a parameter with more values than a table has room for
+ENOUGH = 20  # least trials for importances
+TENTH, FEWEST = 0.1, 5  # the best trials, for PED-ANOVA: a fraction, and a least number
+BINS = 4  # for a parameter with more values than a table has room for
 VALUES = 8
 
 
@@ -73,7 +74,7 @@ def growth(study: StudyRow, rows: Sequence[TrialRow]) -> Growth:
     return Growth(spent, tuple(levels))
 
 
-# --- what the best have in common ----------------------------------------------------------------
+# --- values in common ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ def _labels(values: Sequence[Any]) -> Callable[[Any], str]:
     return label
 
 
-# --- what matters --------------------------------------------------------------------------------
+# --- importances ---------------------------------------------------------------------------------
 
 
 def importances(study: StudyRow, rows: Sequence[TrialRow]) -> dict[str, dict[str, float]]:
@@ -174,7 +175,7 @@ def importances(study: StudyRow, rows: Sequence[TrialRow]) -> dict[str, dict[str
             return sign * float(trial.values[place])
 
         with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")  # that the target is to be low: it is
+            warnings.simplefilter("ignore")  # that lower targets are taken as better: they are
             shares = get_param_importances(known, evaluator=evaluator, target=low)
         by_parameter[name] = dict(sorted(shares.items(), key=lambda item: -item[1]))
     return by_parameter

@@ -1,4 +1,4 @@
-"""What the winner gets wrong, for the report's page: its confusion matrix and worst mistakes."""
+"""The winner's confusion matrix and worst mistakes, for the report's page."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from nas.training.evaluation import Evaluation
 
 SHOWN = 24  # mistakes
-SIDE = 96  # pixels of a thumbnail, at most: 24 as PNG or JPEG are 20 to 300 kB of the page
-SMALL = 64  # pixels up to which an image is left as the network saw it
+SIDE = 96  # most pixels of a thumbnail: 24 as PNG or JPEG take 20 to 300 kB of the page
+SMALL = 64  # most pixels of an image that is shown as the network saw it
 NAME = 24  # characters of a class
 
 

@@ -1,4 +1,4 @@
-"""What the script of the report's page draws: every place and text of it, as JSON."""
+"""The data for the script of the report's page: all positions and texts, as JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nas.report.plot import Axis
 from nas.report.trials import body_of, state_of
 from nas.store import StudyRow, TrialRow
 
-DRAWN = 1_500_000  # characters of drawings in a page; beyond it stages are listed as text
+DRAWN = 1_500_000  # most characters of drawings in a page; further stages are listed as text
 
 
 def script(
@@ -134,8 +134,8 @@ def _network(row: TrialRow) -> Architecture | None:
 
 
 def _stages(architecture: Architecture, words: dict[str, int]) -> list[list[Any]]:
-    """The stages as the drawing in a terminal has them; the texts as numbers of ``words``, as most
-    are those of other networks, too."""
+    """The stages as in a terminal's drawing; texts are indices into ``words``, as networks share
+    most of them."""
 
     def word(text: str) -> int:
         return words.setdefault(text, len(words))
@@ -166,6 +166,6 @@ def _more(row: TrialRow, again: Finalist | None) -> dict[str, str]:
 
 
 def embedded(value: Any) -> str:
-    """JSON that cannot end the script it stands in."""
+    """JSON that cannot close the script element around it."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,4 +1,4 @@
-"""What ``nas audit`` and ``nas report`` show: pages for a terminal, and the report as Markdown."""
+"""The output of ``nas audit`` and ``nas report``: terminal pages, and the report as Markdown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def audit_page(audit: Audit) -> RenderableType:
-    """Every signal with its cost and its rank correlations, and what follows."""
+    """Every signal with its cost and its rank correlations, and the conclusions."""
     numbers = ("epochs", "Kendall", "of pairs right", "Spearman")
     listed = table("signal", *numbers, numbers=numbers)
     for signal in audit.signals:
@@ -64,7 +64,7 @@ def rank(found: Rank) -> str:
 
 
 def columns(report: Report) -> list[str]:
-    """The table's column titles; estimates have columns only where there are any."""
+    """The table's column titles; estimates have columns only if there are any."""
     heads = ["", "trial", "searched", "trainings", "validation", "test"]
     if any(found.belief for found in report.finalists):
         heads.insert(3, "believed")
@@ -72,7 +72,7 @@ def columns(report: Report) -> list[str]:
 
 
 def report_page(report: Report) -> RenderableType:
-    """The finalists beside their baselines, and how to read it."""
+    """The finalists and their baselines, and how to read the table."""
     titles = columns(report)
     listed = table(*titles, numbers=titles[1:-1])
     for cells in lines(report):
@@ -81,7 +81,7 @@ def report_page(report: Report) -> RenderableType:
 
 
 def report_markdown(report: Report) -> str:
-    """The same as Markdown."""
+    """The report as Markdown."""
     document = [f"# {report.study.name}: {report.study.space} on {report.study.shown_data}", ""]
     titles = columns(report)
     document += [" | ".join(["", *titles, ""]).strip(), "|" + "---|" * len(titles)]
@@ -120,8 +120,9 @@ def mean(found: Mean) -> str:
 
 
 def choice(report: Report) -> list[str]:
-    """Why a finalist is none of the front that is shown, why the most accurate of the search is not
-    the winner, and who may be as good as the winner at less cost; empty where nothing is so."""
+    """Sentences on the choice: why a finalist is not on the front shown, why the search's most
+    accurate network is not the winner, and which cheaper one may be as good; empty if none apply.
+    """
     sentences = []
     off = [
         f"trial {row.number}" + (f" ({there.called} is no worse in anything)" if there else "")
@@ -160,7 +161,7 @@ def choice(report: Report) -> list[str]:
 
 
 def saved(report: Report, found: Finalist) -> str:
-    """What a finalist costs, and how much less that is than the winner does."""
+    """A finalist's cost, and how much it saves compared with the winner."""
     cost = report.cost
     own, most = found.row.value(cost), report.winner.row.value(cost)
     times = f": {most / own:.1f} times less" if own > 0 else ""

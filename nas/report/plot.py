@@ -1,7 +1,7 @@
-"""What every plot of ours is made of: axes that know their metric, and SVG as text in a few inks.
+"""Building blocks of plots: axes that know their metric, and SVG as text in a few inks.
 
-A plot is plain text, the same for the same trials. Each shape carries its light colour, which any
-reader of SVG takes; on a dark page a browser takes the dark one from the style sheet.
+A plot is plain text, deterministic in its trials. Each shape has its light colour as an attribute,
+for any SVG viewer; on a dark page a browser uses the dark one of the style sheet.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Point = tuple[float, float]
 
 FONT = "system-ui, 'Segoe UI', Roboto, Helvetica, Arial, 'DejaVu Sans', sans-serif"
 
-# On a light page and on a dark one.
+# Colours on a light page and on a dark one.
 INKS: Mapping[str, tuple[str, str]] = {
     "paper": ("#ffffff", "#14181d"),
     "ink": ("#1f2933", "#e6edf3"),
@@ -30,7 +30,7 @@ INKS: Mapping[str, tuple[str, str]] = {
 }
 
 MARGIN = 0.04  # of an axis, so that no point lies on the frame
-FEWEST = 4  # ticks, where rounder numbers would leave less
+FEWEST = 4  # ticks at least, even if less round
 
 
 def style(dark: bool) -> str:
@@ -56,7 +56,7 @@ class Axis:
 
     @classmethod
     def of(cls, name: str, values: Iterable[float]) -> Axis:
-        """The axis that spans all finite ``values``, and a little more."""
+        """The axis that spans all finite ``values``, with a margin."""
         known = [scaled(name, value) for value in values if math.isfinite(value)] or [0.0, 1.0]
         low, high = min(known), max(known)
         margin = MARGIN * (high - low) or 0.5 * (abs(low) or 1.0)
@@ -67,8 +67,8 @@ class Axis:
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        """Round values with their places, as people read them, or with all their digits where
-        people would read the same twice."""
+        """The positions and labels of round values, with more digits where rounded labels would
+        coincide."""
         values = self._round()
         labels = [tidy(metric(self.name).shown(value)) for value in values]
         if len(set(labels)) < len(labels):
@@ -88,7 +88,7 @@ class Axis:
 
 
 def steps(low: float, high: float, most: int = 6) -> list[float]:
-    """At most so many round values from ``low`` to ``high``."""
+    """At most ``most`` round values from ``low`` to ``high``."""
     rough = (high - low) / most
     size = 10.0 ** math.floor(math.log10(rough))
     step = next(n * size for n in (1, 2, 2.5, 5, 10) if n * size >= rough)
@@ -138,7 +138,7 @@ def circle(x: float, y: float, radius: float, paint: str, title: str = "") -> st
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """Where the plane of a plot lies in its picture, in pixels."""
+    """The plotting area in a picture, in pixels."""
 
     left: float
     top: float
@@ -146,7 +146,7 @@ class Box:
     bottom: float
 
     def place(self, x: float, y: float) -> Point:
-        """The pixels of a point of the unit square, whose origin is below at the left."""
+        """The pixel coordinates of a point of the unit square, whose origin is the lower left."""
         return (
             self.left + x * (self.right - self.left),
             self.bottom - y * (self.bottom - self.top),
@@ -155,7 +155,7 @@ class Box:
     def frame(
         self, x: Iterable[tuple[float, str]], y: Iterable[tuple[float, str]], size: float = 12
     ) -> list[str]:
-        """Grid lines with the labels of the ticks, each a place from 0 to 1 and its text."""
+        """Grid lines and labels of the ticks, each a position from 0 to 1 and its text."""
         drawn = []
         for at, label in x:
             across = self.place(at, 0)[0]

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from nas.job import Epoch, Report
     from nas.store import TrialRow
 
-FEW = 8  # trials below which a forecast says what it is based on
-EVERY = 2.0  # seconds between two plain progress lines, at least
+FEW = 8  # trials below which a forecast names its basis
+EVERY = 2.0  # least seconds between two plain progress lines
 
 
 class Progress:
@@ -39,7 +39,7 @@ class Progress:
         self.console = console(sys.stderr)
         self.live: Live | None = None
         self.status: Status | None = None
-        self.told = 0.0  # when the status came, or the last plain line was written
+        self.updated = 0.0  # time of the status, or of the last plain line
         self.done = -1
         self.forecasted = False
 
@@ -57,13 +57,13 @@ class Progress:
 
     def update(self, status: Status) -> None:
         if self.live:
-            self.status, self.told = status, time.monotonic()
+            self.status, self.updated = status, time.monotonic()
             return
         first = self.done < 0 or (status.forecast is not None and not self.forecasted)
         last = full(status) or (status.out_of_time and not status.under_way)
         done = status.done + status.baselines_ended
-        if first or (done != self.done and (last or time.monotonic() - self.told >= EVERY)):
-            self.told, self.done = time.monotonic(), done
+        if first or (done != self.done and (last or time.monotonic() - self.updated >= EVERY)):
+            self.updated, self.done = time.monotonic(), done
             self.forecasted = status.forecast is not None
             print(f"nas: {self.line(status)}", file=sys.stderr, flush=True)
 
@@ -71,7 +71,7 @@ class Progress:
         """The current page: its clock ticks between events."""
         if self.status is None:
             return Text("")
-        since = time.monotonic() - self.told
+        since = time.monotonic() - self.updated
         return Plain(self.page(self.status, since))
 
     def line(self, status: Status) -> str:
@@ -113,8 +113,8 @@ class Progress:
                 front.add_row(str(row.number), *values, _one_line(body_of(row)))
             some = f", the first {len(best)}" if len(best) < len(status.front) else ""
             lines += [_one_line(f"front ({len(status.front)}{some})", "dim"), front]
-        # A terminal echoes ^C at the cursor: after a full line that would start another, which
-        # would not be removed with the page.
+        # A terminal echoes ^C at the cursor: after a full line it would start another, which would
+        # not be removed with the page.
         return Group(*lines, Text(""))
 
 
@@ -149,8 +149,8 @@ def counts(status: Status) -> list[str]:
 
 
 def beside(status: Status) -> list[str]:
-    """What is counted apart from the trials, in words: how many baselines ended and failed, how
-    many networks were distilled and pruned."""
+    """The counts besides trials, in words: baselines that ended and failed, networks that were
+    distilled and pruned."""
     made = [f"{count} {how}" for how, count in status.made.items()]
     if not status.baselines:
         return made
@@ -190,8 +190,8 @@ def _one_line(line: str, style: str = "") -> Text:
     return Text(line, style=style, no_wrap=True, overflow="ellipsis")
 
 
-def epochs_told(epochs: int) -> Report:
-    """Prints a line per epoch of a training of ``epochs``."""
+def epoch_printer(epochs: int) -> Report:
+    """Returns a function that prints a line per epoch of a training of ``epochs``."""
 
     def report(point: Epoch) -> None:
         loss = f"epoch {point.epoch} of {epochs}, loss {point.train_loss:.4f}"
@@ -214,14 +214,17 @@ class Left:
         """Seconds left, after the fraction ``share`` of training ``place`` took ``seconds``."""
         done = share * self.works[place]
         now = time.monotonic()
-        self.took[place] = max(seconds, now - self.ended), done  # less by the clock: resumed
+        self.took[place] = (
+            max(seconds, now - self.ended),
+            done,
+        )  # longer than the clock's if resumed
         if share >= 1:
             self.ended = now
         pace = sum(took for took, _ in self.took.values()) / sum(d for _, d in self.took.values())
         return pace * (sum(self.works[place:]) - done)
 
-    def told(self, place: int, share: float, seconds: float) -> str:
-        """The same as the end of a line; empty under a second."""
+    def clause(self, place: int, share: float, seconds: float) -> str:
+        """``after`` as the end of a sentence; empty for less than a second."""
         left = self.after(place, share, seconds)
         return f", about {span(left)} left" if left >= 1 else ""
 
@@ -236,7 +239,7 @@ class Trainings:
         self.count = 0
         self.console = console(sys.stderr)
         self.status = self.console.status("") if self.console.is_terminal else None
-        self.told = 0.0
+        self.updated = 0.0
 
     def __enter__(self) -> Trainings:
         if self.status:
@@ -267,10 +270,10 @@ class Trainings:
             sentence += ": reused from an earlier training"
         else:
             sentence += f", epoch {epoch.epoch} of {self.epochs}: {percent(epoch.accuracy)}"
-            sentence += self.left.told(self.count, epoch.epoch / self.epochs, epoch.seconds)
+            sentence += self.left.clause(self.count, epoch.epoch / self.epochs, epoch.seconds)
         self.count += last
         if self.status and not last:
             self.status.update(Text(sentence))
-        elif last or time.monotonic() - self.told >= EVERY:
-            self.told = time.monotonic()
+        elif last or time.monotonic() - self.updated >= EVERY:
+            self.updated = time.monotonic()
             print(f"nas: {sentence}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The command that would make a study again."""
+"""The commands that reproduce a study and its report."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from nas.store import StudyRow, TrialRow
 
 
 def search_command(study: StudyRow, rows: Sequence[TrialRow]) -> str:
-    """The search as it would be typed. A space that does not ship is a file of its name; the
-    plug-ins of a search are not in the record."""
+    """The search command. A space that does not ship is taken to be a file of its name; plug-ins
+    are missing, as the record does not contain them."""
     settings = study.settings
     same = study.space in shipped() and load_space(study.space).text == study.space_text
     command = ["nas", "search", "--space", study.space if same else f"{study.space}.yaml"]
@@ -59,7 +59,7 @@ def search_command(study: StudyRow, rows: Sequence[TrialRow]) -> str:
 
 
 def report_command(study: StudyRow, report: Report | None) -> str:
-    """The report as it would be typed."""
+    """The report command."""
     command = ["nas", "report", "--study", study.name]
     command += (
         ["--seeds", str(report.seeds), "--top", str(report.top)] if report else ["--top", "0"]
@@ -70,7 +70,7 @@ def report_command(study: StudyRow, report: Report | None) -> str:
 def _in_space(text: str) -> Mapping[str, Any]:
     try:
         return parse_mapping(text, "the space").get("recipe") or {}
-    except SpaceError:  # one that nobody could have searched
+    except SpaceError:  # an invalid space, never searched
         return {}
 
 

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from nas.report.doctor import Finding
     from nas.training.single import Trained
 
-UNFOLDED = 100_000  # columns where stdout is no terminal: each row of a table is then one line
+UNFOLDED = 100_000  # columns if stdout is not a terminal, so that each row of a table is one line
 
 
 def out(renderable: RenderableType) -> None:
-    """Prints data to stdout; except on a terminal with lines of any length, without trailing
-    blanks, for grep, diff and awk."""
+    """Prints data to stdout; if that is not a terminal, with lines of any length and without
+    trailing blanks, for grep, diff and awk."""
     if sys.stdout.isatty():
         console(sys.stdout).print(Plain(renderable))
         return
@@ -60,7 +60,7 @@ class Plain:
 
 
 def table(*columns: str, numbers: Iterable[str] = (), title: str | None = None) -> Table:
-    """A table without borders; the columns named in ``numbers`` are aligned to the right."""
+    """A table without borders; the columns in ``numbers`` are right-aligned."""
     made = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
     for column in columns:
         right = column in set(numbers)
@@ -113,8 +113,8 @@ def drawing(architecture: Architecture, space: Space | None = None) -> Renderabl
 
 
 def studies_table(store: Store) -> RenderableType:
-    """The studies, oldest first, with the time of their trainings and their best feasible value;
-    with a column for each state that any trial is in."""
+    """The studies, oldest first, with their training time and best feasible value, and a column for
+    each state that any trial is in."""
     from nas.driver.tradeoffs import feasible  # numpy
 
     studies = [(study, store.counts(study.id)) for study in store.studies()]

@@ -1,5 +1,5 @@
-"""What ``nas distill``, ``nas prune`` and ``nas cascade`` show: a treatment beside its control, a
-cascade beside the best single network."""
+"""The output of ``nas distill``, ``nas prune`` and ``nas cascade``: a treatment compared with its
+control, a cascade with the best single network."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def paired_page(names: Sequence[str], found: Paired) -> RenderableType:
-    """Each seed's accuracies, the mean of either arm, and the gain with its interval."""
+    """Each seed's accuracies, the mean of each arm, and the gain with its interval."""
     arms = (found.treatment, found.control)
     numbers = [f"{name}, {part}" for part in ("validation", "test") for name in names]
     listed = table("seed", *numbers, numbers=numbers)
@@ -47,7 +47,7 @@ def paired_page(names: Sequence[str], found: Paired) -> RenderableType:
 
 
 def gain_text(gain: Gain) -> str:
-    """In points of percent."""
+    """A gain in percentage points, with its interval."""
     points = f"{100 * gain.value:+.2f} points"
     if math.isnan(gain.low):
         return f"{points}, without an interval, as one seed gives none"
@@ -55,12 +55,15 @@ def gain_text(gain: Gain) -> str:
 
 
 def entered(study: str, row: TrialRow, place: str, gain: Gain) -> str:
-    """What is said of the training that became a trial of a study: ``place`` is where it stands."""
-    told = (
+    """A sentence on the training that was added to a study; ``place`` describes its place on the
+    front."""
+    sentence = (
         f"added to study {study} as trial {row.number}, {place}, {row.model}: this is the training "
         "with the first seed, as a trial is one training; the model to use is the one above"
     )
-    return told if gain.sure and gain.value > 0 else f"{told}; on test it has {verdict(gain)}"
+    if gain.sure and gain.value > 0:
+        return sentence
+    return f"{sentence}; on test it has {verdict(gain)}"
 
 
 def verdict(gain: Gain) -> str:
@@ -101,7 +104,7 @@ def candidates_table(
     costs: Sequence[Mapping[str, float]],
     cost: str,
 ) -> RenderableType:
-    """What a cascade is chosen from, the cheapest first."""
+    """The candidates for a cascade's members, the cheapest first."""
     titles = [metric(name).title for name in costs[0]]
     listed = table("network", "validation", *titles, numbers=("validation", *titles))
     for i in sorted(range(len(names)), key=lambda i: costs[i][cost]):
@@ -110,37 +113,42 @@ def candidates_table(
     return listed
 
 
-def cascade_page(told: Cascaded, comparison: Comparison | None) -> RenderableType:
-    """The members with their thresholds, and cascade and single network on the test images."""
-    choice, title = told.choice, metric(told.cost).title
+def cascade_page(cascaded: Cascaded, comparison: Comparison | None) -> RenderableType:
+    """The members with their thresholds, and the test results of the cascade and the best single
+    network."""
+    choice, title = cascaded.choice, metric(cascaded.cost).title
     members = table("member", "answers from", "of validation", "of test",
                     numbers=("answers from", "of validation", "of test"))  # fmt: skip
     least = [*(f"{100 * t:.2f} %" for t in choice.thresholds), "all the rest"]
-    for i, at, share, tested in zip(choice.members, least, choice.shares, told.shares, strict=True):
-        members.add_row(Text(told.names[i]), at, percent(share), percent(tested))
+    for i, at, share, tested in zip(
+        choice.members, least, choice.shares, cascaded.shares, strict=True
+    ):
+        members.add_row(Text(cascaded.names[i]), at, percent(share), percent(tested))
     scores = table("", "validation", "test", f"{title} an image", "ms, measured",
                    numbers=("validation", "test", f"{title} an image", "ms, measured"))  # fmt: skip
     scores.add_row(
-        "cascade", percent(choice.accuracy), with_interval(told.test),
-        shown(told.cost, told.test_cost), f"{told.ms:.3f}",
+        "cascade", percent(choice.accuracy), with_interval(cascaded.test),
+        shown(cascaded.cost, cascaded.test_cost), f"{cascaded.ms:.3f}",
     )  # fmt: skip
     lines: list[RenderableType] = [Text(""), members, Text(""), scores, Text("")]
-    if told.single and told.single_test and told.single_ms is not None:
+    if cascaded.single and cascaded.single_test and cascaded.single_ms is not None:
         scores.add_row(
-            Text(told.names[told.single.members[0]]), percent(told.single.accuracy),
-            with_interval(told.single_test), shown(told.cost, told.single.cost),
-            f"{told.single_ms:.3f}",
+            Text(cascaded.names[cascaded.single.members[0]]), percent(cascaded.single.accuracy),
+            with_interval(cascaded.single_test), shown(cascaded.cost, cascaded.single.cost),
+            f"{cascaded.single_ms:.3f}",
         )  # fmt: skip
-        part = told.test_cost / told.single.cost
-        told_ms = f", {told.ms / told.single_ms:.2g} times its measured time"
-        of = metric(told.cost).title
+        part = cascaded.test_cost / cascaded.single.cost
+        time_text = f", {cascaded.ms / cascaded.single_ms:.2g} times its measured time"
+        of = metric(cascaded.cost).title
         lines.append(
-            Text(f"the cascade costs {100 * part:.0f} % of the {of} of the single network{told_ms}")
+            Text(
+                f"the cascade costs {100 * part:.0f} % of the {of} of the single network{time_text}"
+            )
         )
-    if told.validated:
-        chosen, held = percent(told.validated.chosen), percent(told.validated.held_out)
+    if cascaded.validated:
+        chosen, held = percent(cascaded.validated.chosen), percent(cascaded.validated.held_out)
         sentence = f"cross-validated: {chosen} on the four folds that chose it, {held} on the fifth"
-        if alone := told.single_validated:
+        if alone := cascaded.single_validated:
             chosen, held = percent(alone.chosen), percent(alone.held_out)
             sentence += f"; the best single network {chosen} and {held}"
         lines.append(Text(sentence))

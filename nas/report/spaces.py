@@ -1,4 +1,4 @@
-"""What a person sees on stdout of search spaces."""
+"""The output of ``nas space``: spaces and their preflights."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def preflight_page(space: Space, result: Preflight) -> RenderableType:
 
 
 def spread_table(name: str, spread: Spread) -> RenderableType:
-    """A histogram of a metric by half decades, and the quantiles under it."""
+    """A metric's histogram by half decades, and its quantiles below."""
     title, print = metric(name).title, metric(name).shown
     bars = table("", "", "")
     bars.show_header = False

@@ -25,7 +25,7 @@ from nas.text import cell
 if TYPE_CHECKING:
     from nas.driver.beliefs import Beliefs
 
-NARROW = 100  # columns of a terminal below which an estimate is its interval only
+NARROW = 100  # on terminals with fewer columns, only the interval of an estimate is shown
 REFUSED = "refused: latency over the bound, measured before training"
 
 
@@ -100,22 +100,22 @@ def ordered(study: StudyRow, rows: Sequence[TrialRow], name: str) -> list[TrialR
     return sorted(rows, key=key)
 
 
-def tell_devices(rows: Iterable[TrialRow]) -> None:
-    """Says so where the latencies of some trials are of several devices."""
+def note_devices(rows: Iterable[TrialRow]) -> None:
+    """Prints a note if trials have latencies on different devices."""
     devices = sorted({row.latency_device for row in rows if row.latency_device})
     if len(devices) > 1:
         print(f"latencies are of {len(devices)} devices, not to be compared: {'; '.join(devices)}")
 
 
-def tell_teachers(study: StudyRow, rows: Iterable[TrialRow]) -> None:
-    """Says which trials were trained by a teacher's outputs: they are compared with others as what
-    they are."""
+def note_teachers(study: StudyRow, rows: Iterable[TrialRow]) -> None:
+    """Prints which trials learned from which teachers' outputs, so that they are not taken for
+    ordinary ones."""
     for teacher, numbers in taught(study, rows).items():
         print(f"taught by {teacher}: {', '.join(map(str, numbers))}")
 
 
 def taught(study: StudyRow, rows: Iterable[TrialRow]) -> dict[str, list[int]]:
-    """The numbers of the trials that each teacher taught."""
+    """The numbers of the trials of each teacher."""
     found: dict[str, list[int]] = {}
     for row in rows:
         if teacher := teacher_of(study, row):
@@ -132,23 +132,23 @@ def rows_out(
 ) -> None:
     """Prints trials to stdout as a table, JSON (a list) or CSV, with their estimates if given."""
     if format == "json":
-        told = [
+        dicts = [
             trial_dict(study, row) | believed.fields(beliefs, row) | {"sampled": dict(row.sampled)}
             for row in rows
         ]
-        print(json.dumps(told, indent=1, allow_nan=False))
+        print(json.dumps(dicts, indent=1, allow_nan=False))
     elif format == "csv":
         dicts = [trial_dict(study, row) | believed.fields(beliefs, row) for row in rows]
-        names = list(dict.fromkeys(name for told in dicts for name in told))
+        names = list(dict.fromkeys(name for each in dicts for name in each))
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(map(cell, names or ["study", "trial"]))
-        writer.writerows([cell(told.get(name)) for name in names] for told in dicts)
+        writer.writerows([cell(each.get(name)) for name in names] for each in dicts)
     elif format == "table":
         out(trials_table(study, rows, beliefs))
         if sentence := believed.note(beliefs, rows):
             print(sentence)
-        tell_devices(among or rows)
-        tell_teachers(study, rows)
+        note_devices(among or rows)
+        note_teachers(study, rows)
     else:
         raise NasError(f"--format {format}: must be table, json or csv")
 
@@ -158,7 +158,7 @@ def trials_table(
 ) -> Table:
     """Trials with the usual metrics and the study's own, estimates, sampled recipe settings and
     pattern."""
-    # On a terminal a line each; in a file nothing is cut off.
+    # On a terminal each trial takes one line; in a file nothing is truncated.
     terminal = sys.stdout.isatty()
     short = terminal and console(sys.stdout).width < NARROW
     heads = columns(study, rows, beliefs, short=short)
@@ -211,8 +211,8 @@ def state_of(row: TrialRow) -> str:
 
 
 def body_of(row: TrialRow) -> str:
-    """A trial's network in a line: its pattern without INPUT and the last FC, which all of a study
-    share; or a baseline's name; or both for a distilled or pruned network."""
+    """A trial's network in one line: its pattern without INPUT and the last FC, which all trials of
+    a study share; or a baseline's name; or both for a distilled or pruned network."""
     parts = row.pattern.split(" -> ")
     body = " -> ".join(parts[1:-1]) if len(parts) > 2 else row.pattern
     return f"{row.baseline}: {body}" if row.made else row.baseline or body

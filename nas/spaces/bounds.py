@@ -1,4 +1,4 @@
-"""What is asked of networks: bounds on metrics, directions of objectives, as people write them."""
+"""Constraints and objectives as written in space files: bounds on metrics, and directions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Bound:
     limit: float
 
     def excess(self, value: float) -> float:
-        """How far the value is on the wrong side; 0 or less where the constraint holds."""
+        """By how much the value breaks the constraint; at most 0 where it holds."""
         return value - self.limit if self.upper else self.limit - value
 
     def __str__(self) -> str:
@@ -40,12 +40,13 @@ def read_bound(text: object, where: str) -> Bound:
 
 
 def far(over: Mapping[str, float], bounds: Mapping[str, Bound]) -> float:
-    """How far from its bounds something is that is so much ``over`` each, by the size of each."""
+    """The total distance from the bounds: the sum of the excesses ``over``, each relative to its
+    bound."""
     return sum(max(0.0, by) / (abs(bounds[name].limit) or 1.0) for name, by in over.items())
 
 
 def refuse_unmet(name: str, bound: Bound, where: str) -> None:
-    """Raises SpaceError for a bound that no value of the metric keeps."""
+    """Raises SpaceError for a bound that no value of the metric can meet."""
     known = metric(name)
     over = bound.excess(known.least if bound.upper else known.most)
     if over < 0 or (over == 0 and not (bound.upper and known.positive)):

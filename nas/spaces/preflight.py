@@ -1,4 +1,5 @@
-"""Examines a space before any training: how many networks, their sizes, which fit, what is idle."""
+"""Examines a space before any training: how many networks, their sizes, how many meet the
+constraints, which parameters have no effect."""
 
 from __future__ import annotations
 
@@ -17,15 +18,15 @@ from nas.metrics import arithmetic, located, precise
 from nas.spaces.bounds import far
 from nas.spaces.space import Chosen, Draw, Space
 
-DRAWS = 2_000  # random ones that break a constraint each, before nothing is said to meet them
-ENUMERATED = 20_000  # up to so many settings are counted by enumeration
-FLIPS = 40  # changes of a parameter without effect, after which it is called idle
+DRAWS = 2_000  # random draws that all break a constraint, before a space counts as infeasible
+ENUMERATED = 20_000  # most settings that are counted by enumeration
+FLIPS = 40  # changes of a parameter without effect, before it counts as idle
 LEVELS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number with its standard error, which is 0 where the number is exact."""
+    """A number with its standard error; 0: exact."""
 
     value: float
     error: float = 0.0
@@ -33,8 +34,8 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How a size is spread over the draws: its quantiles at ``LEVELS``, and how many draws lie in
-    each half decade, by the exponent of ten at which that begins."""
+    """The distribution of a metric over the draws: its quantiles at ``LEVELS``, and a histogram by
+    half decades, keyed by the exponent of ten at which each begins."""
 
     quantiles: tuple[float, ...]
     histogram: Mapping[float, int]
@@ -42,17 +43,17 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """What a number of random draws tell of a space.
+    """Statistics of a space over random draws.
 
-    ``valid`` is the share of draws that fit the data. ``settings`` counts the valid settings of
+    ``valid`` is the fraction of draws that fit the data. ``settings`` counts the valid settings of
     the parameters, exactly or by Knuth's estimate. Different settings may give one network:
-    ``networks`` is the exact number of networks where all settings were tried, else None, and then
-    it lies between ``seen``, the different networks among the draws, and ``settings``.
+    ``networks`` is the exact number of networks if all settings were enumerated, else None, and it
+    lies between ``seen``, the different networks among the draws, and ``settings``.
 
-    ``asked`` is the fewest and the most parameters of a draw. ``sizes`` spreads each metric that
-    arithmetic knows. ``fits`` is the share of valid draws
-    within all constraints of arithmetic, ``shares`` within each. ``idle`` are parameters whose
-    change never changed the network; ``unasked`` domains that gave no draw a value.
+    ``asked`` are the fewest and the most parameters of a draw. ``sizes`` has the distribution of
+    each arithmetic metric. ``fits`` is the fraction of valid draws that meet all arithmetic
+    constraints, ``shares`` that for each constraint. ``idle`` are parameters whose change never
+    changed the network; ``unasked`` are domains that no draw used.
     """
 
     draws: int
@@ -70,7 +71,7 @@ class Preflight:
 
 
 def check(space: Space, draws: int = 1_000, seed: int = 0) -> Preflight:
-    """Draws architectures of a space and takes stock. Raises SpaceError where none fits."""
+    """Computes the statistics of a space. Raises SpaceError where no draw fits the data."""
     rng = random.Random(seed)
     valid: list[tuple[Draw, Architecture]] = []
     used: set[str] = set()
@@ -83,7 +84,7 @@ def check(space: Space, draws: int = 1_000, seed: int = 0) -> Preflight:
             continue
         used |= chooser.used
     if not valid:
-        space.draw(rng)  # says what does not fit
+        space.draw(rng)  # raises, with the reason
     architectures = [architecture for _, architecture in valid]
     settings = _knuth([draw.odds for draw, _ in valid], draws)
     networks = None
@@ -112,7 +113,7 @@ def check(space: Space, draws: int = 1_000, seed: int = 0) -> Preflight:
 
 
 def refuse_empty(space: Space) -> None:
-    """Raises NothingFound where no draw of a space meets what bounds it before any training."""
+    """Raises NothingFound where no draw of a space meets its arithmetic constraints."""
     rng = random.Random(0)
     missed = []
     for _ in range(DRAWS):
@@ -124,8 +125,9 @@ def refuse_empty(space: Space) -> None:
 
 
 def nothing_meets(space: Space, missed: Sequence[Mapping[str, float]]) -> NothingFound:
-    """The error where all draws break a constraint; ``missed`` has each draw's excess by metric.
-    Names the nearest draw, and where to look further, unless a latency profile predicts it."""
+    """The error where all draws break a constraint; ``missed`` has each draw's excess by metric. It
+    names the nearest draw and, unless a latency profile predicts the metric, the command that
+    examines the space."""
     bounds = space.constraints
     nearest = min(missed, key=lambda over: far(over, bounds))
     values = {n: bounds[n].limit + (by if bounds[n].upper else -by) for n, by in nearest.items()}
@@ -151,13 +153,13 @@ def _warnings(result: Preflight) -> Iterator[str]:
         yield f"where.{name} was never asked for: another has its place, or none of it matters"
 
 
-# --- how many ------------------------------------------------------------------------------------
+# --- counting ------------------------------------------------------------------------------------
 
 
 def _knuth(odds: Sequence[float], draws: int) -> Estimate:
-    """The number of leaves of the tree of choices (Knuth 1975, "Estimating the efficiency of
-    backtrack programs", theorem 1): one over the probability of a random path is right on average.
-    Draws that do not fit count as none."""
+    """The estimated number of leaves of the tree of choices (Knuth 1975, "Estimating the efficiency
+    of backtrack programs", theorem 1): one over the probability of a random path is an unbiased
+    estimate. Draws that do not fit the data count 0."""
     if math.inf in odds:
         return Estimate(math.inf, math.inf)
     mean = sum(odds) / draws
@@ -166,12 +168,13 @@ def _knuth(odds: Sequence[float], draws: int) -> Estimate:
 
 
 class _Path:
-    """A trial that takes given branches, then the first ones, and remembers how many there were."""
+    """A trial that takes the given branches, then always the first, and records the number of
+    branches at each choice."""
 
     def __init__(self, branches: Sequence[int]) -> None:
         self.branches = branches
         self.taken: list[tuple[int, int]] = []
-        self.real = False  # a real parameter was sampled: the branches cannot be counted
+        self.real = False  # whether a float was sampled, so that branches cannot be counted
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
         return choices[self._branch(len(choices))]
@@ -193,7 +196,7 @@ class _Path:
         return branch
 
     def next(self) -> list[int] | None:
-        """The branches of the path after this one, or None after the last."""
+        """The branches of the next path; None after the last."""
         taken = list(self.taken)
         while taken and taken[-1][0] == taken[-1][1] - 1:
             taken.pop()
@@ -220,7 +223,7 @@ def _enumerate(space: Space) -> tuple[int, int] | None:
     return None
 
 
-# --- what it takes -------------------------------------------------------------------------------
+# --- sizes ---------------------------------------------------------------------------------------
 
 
 def _spread(sizes: Sequence[float]) -> Spread:
@@ -236,14 +239,14 @@ def _share(flags: Sequence[bool]) -> float:
     return sum(flags) / len(flags)
 
 
-# --- what does not matter ------------------------------------------------------------------------
+# --- idle parameters -----------------------------------------------------------------------------
 
 
 def _idle(
     space: Space, valid: Sequence[tuple[Draw, Architecture]], rng: random.Random
 ) -> Iterator[str]:
-    """The parameters that change nothing, in ``FLIPS`` draws that have them, to a value that
-    another draw has."""
+    """The parameters without effect: in none of ``FLIPS`` draws that have it does setting it to
+    another draw's value change the network."""
     values: dict[str, set[Any]] = {}
     for draw, _ in valid:
         for name, value in draw.params.items():

@@ -37,12 +37,12 @@ from nas.spaces.yaml_mapping import load_mapping, parse_mapping, write_mapping
 
 KEYS = ("name", "about", "pattern", "where", "constraints", "objectives", "recipe", "input",
         "classes", "large")  # fmt: skip
-LARGE = 96  # pixels of the smaller side from which the domains under large hold
+LARGE = 96  # pixels of the smaller side from which the section "large" applies
 
 
 @dataclass(frozen=True)
 class Space:
-    """A search space on data of one shape. Closed (nothing left to choose), it is one network."""
+    """A search space on data of one shape. A closed space, without open symbols, is one network."""
 
     name: str
     pattern: str
@@ -55,19 +55,19 @@ class Space:
     input: Shape = DEFAULT_INPUT
     classes: int = DEFAULT_CLASSES
     source: str = ""
-    text: str = ""  # the file's content, as the record keeps it
+    text: str = ""  # the file's content, as recorded
 
     def __repr__(self) -> str:
         return f"Space({self.name!r}: {brief(self.pattern, 150)})"
 
     def suggest(self, trial: Trial) -> Architecture:
-        """Asks the trial for every value that matters. Raises ShapeError for a draw that does not
-        fit the data."""
+        """The architecture of the values that the trial suggests; parameters without effect are not
+        sampled. Raises ShapeError where it does not fit the data."""
         return self.chosen(Chosen(self, trial))
 
     def chosen(self, chooser: Chosen) -> Architecture:
-        """The architecture of what a chooser gives. Raises ShapeError as ``suggest``, and
-        SpaceError where a plug-in makes nothing of the values."""
+        """The architecture of a chooser's values. Raises ShapeError as ``suggest``, and SpaceError
+        where a plug-in rejects the values."""
         try:
             return close(
                 read_cached(self.pattern),
@@ -86,20 +86,20 @@ class Space:
 
     @property
     def fixed(self) -> dict[str, Scalar]:
-        """The settings of the recipe that are not searched."""
+        """The recipe's fixed settings."""
         some = {key: {*domain.values.some()} for key, domain in self.recipe.items()}
         return {key: next(iter(values)) for key, values in some.items() if len(values) == 1}
 
     def fixing(self, key: str, value: Scalar) -> Space:
-        """The space with a setting of the recipe at one value, as if its file said so."""
+        """The space with a setting of the recipe fixed, as if by its file."""
         data = parse_mapping(self.text, self.source)
         data["recipe"] = {**(data.get("recipe") or {}), key: value}
         own = {**self.recipe, key: Domain(Choice((value,)))}
         return dataclasses.replace(self, recipe=own, text=write_mapping(data))
 
     def sample(self, seed: int) -> Architecture:
-        """A valid architecture drawn uniformly, one value after the other, the same for a ``seed``.
-        Raises SpaceError where 100 draws do not fit."""
+        """A valid architecture, each value drawn uniformly in turn, deterministic in ``seed``.
+        Raises SpaceError where 100 draws in a row do not fit the data."""
         if not isinstance(seed, Integral):
             raise NasError(f"seed is {brief(repr(seed), 60)}: must be a whole number")
         return self.draw(random.Random(int(seed)))[1]
@@ -111,8 +111,8 @@ class Space:
     def complete(
         self, params: Mapping[str, Scalar], rng: random.Random
     ) -> tuple[dict[str, Scalar], Architecture]:
-        """The draw nearest to some given parameters: those that apply are kept, what is missing is
-        drawn, what does not matter is left out. Raises SpaceError where 100 draws do not fit."""
+        """Completes given parameters to a valid draw: applicable ones are kept, missing ones drawn,
+        those without effect dropped. Raises SpaceError where 100 draws do not fit the data."""
         for _ in range(100):
             trial = Draw(rng, params)
             try:
@@ -123,7 +123,7 @@ class Space:
         raise SpaceError(f"{self.source or self.name}: no draw in 100 fits; the last: {reason}")
 
     def excess(self, architecture: Architecture) -> dict[str, float]:
-        """The constraints of arithmetic that the architecture breaks, each with by how much."""
+        """The arithmetic constraints that the architecture breaks, each with its excess."""
         known = arithmetic(architecture, self.constraints)
         over = {m: self.constraints[m].excess(value) for m, value in known.items()}
         return {metric: by for metric, by in over.items() if by > 0}
@@ -133,7 +133,7 @@ class Space:
         return not self.open_keys()
 
     def open_keys(self) -> frozenset[str]:
-        """The names of all that is open in the pattern; optional elements may have no domain."""
+        """The names of the pattern's open parts; optional elements may have no domain."""
         found = symbols(read_cached(self.pattern), self.elements)
         return frozenset(
             name
@@ -144,9 +144,9 @@ class Space:
 
 
 class Draw:
-    """A trial that draws uniformly with ``rng``, except for the parameters that are given. It
-    remembers what was asked, in ``params``, and how unlikely the values were to be drawn one after
-    the other: ``odds`` is one over that probability, infinite where a real number was drawn."""
+    """A trial that draws uniformly with ``rng``, except for given parameters. ``params`` records
+    the sampled values; ``odds`` is one over the probability of drawing all of them in turn,
+    infinite where a float was drawn."""
 
     def __init__(self, rng: random.Random, given: Mapping[str, Scalar] | None = None) -> None:
         self.rng = rng
@@ -156,7 +156,7 @@ class Draw:
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
         given = self.given.get(name)
-        # The choice itself, not what equals it: 1.0 and True equal 1.
+        # The choice itself, not an equal value: 1.0 and True equal 1.
         known = given in choices
         at = choices.index(given) if known else self.rng.randrange(len(choices))
         return self._told(name, choices[at], len(choices))
@@ -195,8 +195,8 @@ def read_cached(pattern: str) -> Chain:
 
 
 class Chosen:
-    """The chooser of one draw: each open symbol's value, asked of the trial once. ``used`` are the
-    domains that gave a value."""
+    """The chooser of one draw: gets each open symbol's value from the trial, once. ``used`` are the
+    domains that were sampled."""
 
     def __init__(self, space: Space, trial: Trial) -> None:
         self.space = space
@@ -236,7 +236,7 @@ class Chosen:
         p = argument.parameter
         if p.required:
             return self.value(key, domain, scope)
-        # Checked, so of the argument's own type: a cache takes 0 for 0.0.
+        # Converted to the argument's type: to a cache, 0 and 0.0 are equal.
         values = tuple(p.check(value) for value in domain.values.some())
         make = recipe(argument.owner)
         assert make is not None
@@ -264,9 +264,10 @@ class Chosen:
 def _offered(
     make: Callable[..., Node], name: str, values: tuple[Scalar, ...], known: Args, x: Shape
 ) -> Literal["domain", "first", "default"]:
-    """Where an optional argument has its value from: its domain, where each value fits the map and
-    they make a difference, or there is one alone. The expansion of a block without a bottleneck,
-    say, makes none: then from its default where that makes the same, or else the first of them."""
+    """The source of an optional argument's value: its domain, if all values fit the map and they
+    differ in effect, or there is only one value. Without a difference, as for the expansion of a
+    block without a bottleneck, the argument is not sampled: it takes its default where that has the
+    same effect, else the first value."""
 
     def effect(args: Args) -> tuple[Node, Cost]:
         node, cost = expression(make, args, x)
@@ -288,7 +289,7 @@ def _offered(
 
 
 def spaces_dir() -> Path:
-    """Where the shipped spaces are, in a checkout and in an installed wheel alike."""
+    """The directory of the shipped spaces, in a checkout as in an installed wheel."""
     import nas.search_spaces
 
     return Path(nas.search_spaces.__path__[0])
@@ -312,18 +313,18 @@ def load_space(
     classes: int | None = None,
     size: int = 0,
 ) -> Space:
-    """A shipped space by its name, or a space file, on data of a shape and a number of classes.
+    """A shipped space by its name, or a space file, for data of the shape ``input`` (channels,
+    height, width) and a number of classes.
 
-    Where those are not given, the file's own are taken, or else those of the digits data set;
-    ``size`` is then the side of their maps.
-    Raises SpaceError that names the file, the place and the rule.
+    They default to the file's own, or else to those of the digits data set; ``size`` then replaces
+    height and width. Raises SpaceError, which names the file, the place and the rule.
     """
     if not isinstance(name_or_path, str | Path):
-        told = brief(repr(name_or_path), 60)
-        raise SpaceError(f"{told}: must be the name of a space, or its file as text or a Path")
+        value = brief(repr(name_or_path), 60)
+        raise SpaceError(f"{value}: must be the name of a space, or its file as text or a Path")
     if not isinstance(size, Integral) or isinstance(size, bool) or not 0 <= size <= LARGEST:
-        told = brief(repr(size), 60)
-        raise SpaceError(f"size is {told}: must be a whole number from 0 to {LARGEST}")
+        value = brief(repr(size), 60)
+        raise SpaceError(f"size is {value}: must be a whole number from 0 to {LARGEST}")
     known = shipped()
     path = known.get(str(name_or_path), Path(name_or_path))
     if not os.path.isfile(path):  # Path.is_file raises where the name is too long
@@ -340,7 +341,7 @@ def load_space(
 def read_space(
     data: Mapping[str, Any], source: str, input: Shape | None = None, classes: int | None = None
 ) -> Space:
-    """The space that a file's data describes; everything is checked here, before any trial."""
+    """The space described by a file's data. Checks all that can be checked before a trial."""
     try:
         space = _read_space(data, input, classes)
         return dataclasses.replace(space, source=source, text=write_mapping(data))

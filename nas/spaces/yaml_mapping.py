@@ -14,12 +14,12 @@ from nas.errors import SpaceError, brief
 MAX_BYTES = 64_000  # PyYAML reads 200 KB a second
 MAX_DEPTH = 20
 NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
-# YAML 1.1 has octal numbers by a leading 0, and others to the base of 60; 1.2 has neither.
+# YAML 1.1 reads a leading 0 as octal and colons as base 60; YAML 1.2 does neither.
 OTHERWISE = re.compile(r"[-+]?0[0-7_]+|.*:.*")
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses what a declarative file has no use for."""
+    """A SafeLoader that refuses features that a declarative file does not need."""
 
     depth = 0
 
@@ -44,7 +44,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _mapping(loader: _Loader, node: Any) -> dict[str, Any]:
-    """Keys are names, whatever else YAML would make of ``no`` or ``1``."""
+    """A mapping whose keys are text, even ``no`` and ``1``, which YAML would convert."""
     data: dict[str, Any] = {}
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
@@ -96,5 +96,5 @@ def parse_mapping(text: str, source: str) -> dict[str, Any]:
 
 
 def write_mapping(data: Mapping[str, Any]) -> str:
-    """The mapping as YAML again, in one form whatever its comments and spacing were."""
+    """The mapping as canonical YAML, independent of the file's comments and spacing."""
     return yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True, width=100)

@@ -1,4 +1,4 @@
-"""From a URL to an engine on a database whose schema is the code's."""
+"""Opens the record's database: from a URL to an engine whose schema is the code's."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from nas.store.values import read_json
 
 log = logging.getLogger(__name__)
 
-# PostgreSQL's client by itself waits two hours for a server whose machine vanished. In seconds,
-# but tcp_user_timeout in milliseconds; the URL's query overrides each.
+# By default PostgreSQL's client waits two hours for a server whose machine vanished. Values are in
+# seconds, tcp_user_timeout in milliseconds; the URL's query overrides each.
 LIBPQ: Mapping[str, int | str] = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
-    "client_encoding": "utf8",  # or a database in SQL_ASCII would answer with bytes
+    "client_encoding": "utf8",  # otherwise a database in SQL_ASCII returns bytes
 }
 
-BUSY_SECONDS = 10.0  # one wait for SQLite's lock; Ctrl-C is heard only between two waits
-RESTART_SECONDS = 4.0  # of a server that does not answer when it is first asked
+BUSY_SECONDS = 10.0  # per wait for SQLite's lock; Ctrl-C takes effect only between waits
+RESTART_SECONDS = 4.0  # to wait for a server that does not answer the first connection
 
 # File systems on which SQLite's locks or its shared memory do not hold between machines.
 NETWORK = frozenset(
@@ -54,11 +54,11 @@ def connect(
 ) -> Engine:
     """An engine on the record at ``url``, its schema created or brought up to date.
 
-    ``create=False`` refuses where there is no record yet; ``write=False`` besides writes nothing,
-    needs no right to, and refuses an older schema. ``accept`` sees an older schema's record as it
-    will be, and may raise: then it stays as it was. Raises StoreError, with the database unchanged,
-    for a URL that is none, a file that is no SQLite database, a server that does not answer, and a
-    schema newer than the code.
+    ``create=False`` refuses a database without a record; ``write=False`` also writes nothing, needs
+    no write permission, and refuses an older schema. ``accept`` is called with a record as migrated
+    from an older schema; if it raises, the migration is rolled back. Raises StoreError, with the
+    database unchanged, for an invalid URL, a file that is no SQLite database, a server that does
+    not answer, and a schema newer than the code.
     """
     parsed = parse(url)
     sqlite = parsed.drivername == "sqlite"
@@ -82,11 +82,11 @@ def connect(
     except (TypeError, ValueError, SAWarning) as error:
         raise StoreError(f"{shown(parsed)}: {brief(str(error))}") from error
     try:
-        # A lock is worth waiting for, a server only while it restarts: who mistyped a host hears
-        # it at once by the warning, and for good soon after.
+        # A lock may be held for long; an unreachable server is more likely a mistyped host, so wait
+        # only for a restart.
         patience = 60.0 if sqlite else RESTART_SECONDS
         patiently(ready, patience, parsed)
-    except (TypeError, ValueError) as error:  # of a setting in the URL's query
+    except (TypeError, ValueError) as error:  # an invalid setting in the URL's query
         engine.dispose()
         raise StoreError(f"{shown(parsed)}: {brief(str(error))}") from error
     except BaseException:
@@ -96,8 +96,8 @@ def connect(
 
 
 def _reading(url: URL) -> URL:
-    """The URL of a connection that cannot write. Raises StoreError for a file that cannot be read
-    without."""
+    """The URL of a read-only connection. Raises StoreError for a file that cannot be read without
+    writing."""
     if url.drivername != "sqlite":
         asked = url.query.get("options", "")
         words = f"{asked if isinstance(asked, str) else ' '.join(asked)} {READ_ONLY}".strip()
@@ -111,8 +111,8 @@ def _reading(url: URL) -> URL:
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
             return lasting  # locked, or an error that its first use will raise
-        # In WAL mode SQLite reads by two files beside, which here it can neither find nor make. It
-        # does without where the file is declared immutable, but then ignores the log's content.
+        # In WAL mode SQLite needs the files -wal and -shm to read, and can create neither here. It
+        # reads an immutable file without them, but then ignores what the log holds.
         log_ahead = file.with_name(f"{file.name}-wal")
         with contextlib.suppress(OSError):
             if log_ahead.stat().st_size:
@@ -144,13 +144,13 @@ def _engine(url: URL) -> Engine:
     def _settings(connection: sqlite3.Connection, _: object) -> None:
         connection.isolation_level = None  # BEGIN is ours, below
         connection.execute("PRAGMA foreign_keys=ON")
-        # With a write-ahead log NORMAL loses no commit when a process dies, and spares each
-        # commit its wait for the disk; a power cut may take the last commits, never the database.
+        # With a write-ahead log, NORMAL loses no commit when a process dies and does not wait for
+        # the disk; a power cut may lose the last commits but does not corrupt the database.
         connection.execute("PRAGMA synchronous=NORMAL")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        # "" for what SQLite does only outside of a transaction.
+        # "" for statements that SQLite accepts only outside a transaction.
         if begin := connection.get_execution_options().get("nas_begin", "BEGIN"):
             connection.exec_driver_sql(begin)
 
@@ -162,7 +162,7 @@ def _compact(value: Any) -> str:
 
 
 def _check_file(file: Path, create: bool, write: bool) -> None:
-    """Refuses what is no SQLite database before anything is written."""
+    """Refuses a file that is not a SQLite database before anything is written."""
     folder = file.absolute().parent
     if not folder.is_dir():
         raise StoreError(f"storage {str(file)!r}: there is no directory {str(folder)!r}")
@@ -170,10 +170,10 @@ def _check_file(file: Path, create: bool, write: bool) -> None:
         raise StoreError(f"storage {str(file)!r} is not a file")
     try:
         size = file.stat().st_size if file.exists() else 0
-        if 0 < size < 512:  # of its least page; a single byte is an empty one to SQLite
+        if 0 < size < 512:  # the smallest page of a database
             raise StoreError(f"storage {str(file)!r} is not a SQLite database")
         if size:
-            _check_head(file)
+            _check_header(file)
     except OSError as error:
         raise StoreError(f"storage {str(file)!r} cannot be read: {error.strerror}") from error
     if not size and not create:
@@ -192,10 +192,10 @@ def _check_file(file: Path, create: bool, write: bool) -> None:
         )
 
 
-def _check_head(file: Path) -> None:
-    """By SQLite itself, never by opening the file: where any descriptor of a file is closed, POSIX
-    drops all locks that the process holds on it. Those of another connection would go, and another
-    process would remove the log that it writes to (sqlite.org/howtocorrupt.html, 2.2)."""
+def _check_header(file: Path) -> None:
+    """Checks that SQLite recognises the file. Never opens it directly: closing any descriptor of a
+    file drops all POSIX locks of the process on it, those of other connections too, and another
+    process could then delete the log in use (sqlite.org/howtocorrupt.html, 2.2)."""
     try:
         uri = f"{file.absolute().as_uri()}?mode=ro"
         with contextlib.closing(sqlite3.connect(uri, uri=True)) as found:
@@ -207,7 +207,7 @@ def _check_head(file: Path) -> None:
 
 
 def filesystem(folder: Path, mounts: str = "/proc/mounts") -> str:
-    """The type of the file system that holds ``folder``; empty where the system does not tell."""
+    """The type of the file system that holds ``folder``; empty where it is unknown."""
     try:
         lines = Path(mounts).read_text().splitlines()
     except OSError:
@@ -223,7 +223,7 @@ def filesystem(folder: Path, mounts: str = "/proc/mounts") -> str:
 
 
 def _log_ahead(engine: Engine) -> None:
-    """WAL: readers and the one writer do not wait for each other. It is a property of the file."""
+    """Sets WAL mode, a property of the file: readers and the writer do not block each other."""
     with engine.connect().execution_options(nas_begin="") as connection:
         if connection.exec_driver_sql("PRAGMA journal_mode").scalar() != "wal":
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")

@@ -1,14 +1,13 @@
-"""What the Optuna dashboard reads: an Optuna study that follows the record, in the same database.
+"""Mirrors a study as an Optuna study in the same database, for the Optuna dashboard.
 
-The trials go into Optuna's tables by its own models, many to a transaction. Its public way,
-``create_new_trial(template_trial=...)``, asks the database three times for each parameter: 23 ms a
-trial of 25 parameters, all of it Python that would be taken from the driver's loop. This takes 1.7
-ms for one trial and 0.25 ms for one of many, at 100 trials as at 5,000. A test holds that both ways
-give the same trial.
+Trials are inserted into Optuna's tables through its own models, many per transaction. Its public
+``create_new_trial(template_trial=...)`` makes three queries per parameter: 23 ms for a trial of 25
+parameters, all of it Python time taken from the driver's loop. This takes 1.7 ms for one trial and
+0.25 ms for one of many, at 100 trials as at 5,000. A test checks that both give the same trial.
 
-A trial has the number there that it has here. The dashboard's page reads again only what comes
-from the first running trial on, by its place in the list of all; so each trial is written when it
-begins, in the order of the numbers, and runs there until it has ended.
+Trials have the same numbers in both. The dashboard's page reloads only the trials from the first
+running one on, by their position in the list; so each trial is written when it begins, in the order
+of the numbers, and stays running there until it ends.
 """
 
 from __future__ import annotations
@@ -44,15 +43,15 @@ from nas.store.urls import shown
 
 log = logging.getLogger(__name__)
 
-BATCH = 100  # trials to a transaction: SQLite's one write lock is held for 0.1 s at most
-PAUSE = 0.5  # seconds between two looks at the record, however often poked
-RETRY = 15.0  # seconds until the next look after one that failed
-RACES = 20  # tries, while other drivers make the tables at once
+BATCH = 100  # trials per transaction, so that SQLite's write lock is held for at most 0.1 s
+PAUSE = 0.5  # least seconds between two updates, however often poked
+RETRY = 15.0  # seconds until the next update after a failed one
+RACES = 20  # retries while other drivers create the tables at the same time
 
-MARK = "nas_record"  # user attribute of the Optuna study: which study of the record it follows
-SPACE = "nas_space"  # another: a digest of its space, by which it knows the trials' domains
-SHOWN = ("space", "dataset", "sampler")  # of the study, as user attributes
-AT_ONCE = ("trial", "baseline", "pattern", "fingerprint", *by_arithmetic())  # known at the begin
+MARK = "nas_record"  # user attribute of the Optuna study: the study of the record that it mirrors
+SPACE = "nas_space"  # another: a digest of the space, and so of the trials' domains
+SHOWN_ATTRIBUTES = ("space", "dataset", "sampler")  # of the study, copied as user attributes
+AT_ONCE = ("trial", "baseline", "pattern", "fingerprint", *by_arithmetic())  # known at the start
 
 STUDIES: Table = models.StudyModel.__table__
 DIRECTIONS: Table = models.StudyDirectionModel.__table__
@@ -73,32 +72,32 @@ def optuna_storage(store: Store) -> RDBStorage:
     options: dict[str, Any] = {"connect_args": {"timeout": 60}}
     if not sqlite:
         options = {"connect_args": {"client_encoding": "utf8"}, "pool_pre_ping": True}
-    # Optuna formats the URL: braces stand for themselves only when doubled.
+    # Optuna passes the URL through str.format, so braces are doubled.
     text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     for tries_left in range(RACES, -1, -1):
         try:
             storage = RDBStorage(text, engine_kwargs=options)
             break
-        except DBAPIError:  # another driver made the tables between its look and its own making
+        except DBAPIError:  # another driver created the tables in between
             if not tries_left:
                 raise
             time.sleep(0.05)
     if sqlite:
-        # As in the record: the copy need not be safer than what it is made from.
+        # As for the record (nas.store.connect): the copy need not be more durable.
         @event.listens_for(storage.engine, "connect")
         def _settings(connection: Any, _: object) -> None:
             connection.execute("PRAGMA synchronous=NORMAL")
 
-        storage.engine.dispose()  # the connection that made the tables has not heard of it
+        storage.engine.dispose()  # the open connection was made without the setting
     return storage
 
 
 class Mirror:
-    """Keeps the Optuna study of the same name in step with ``study``, in a thread.
+    """Keeps the Optuna study of the same name up to date with ``study``, in a thread.
 
-    The thread looks at the record when poked. What it cannot write now it writes later, on the
-    next start at the latest: it compares the two and adds what is missing. Nothing that goes
-    wrong here reaches the search; the first failure is logged as a warning.
+    The thread reads the record when poked. What it cannot write now it writes later, at the latest
+    on the next start, when it compares the two and adds what is missing. Errors never reach the
+    search; the first is logged as a warning.
     """
 
     def __init__(self, store: Store, study: StudyRow) -> None:
@@ -107,25 +106,25 @@ class Mirror:
         self._storage: RDBStorage | None = None
         self._copy = 0  # the Optuna study's id
         self._next = 0  # trials from this number on may be missing in the copy
-        self._running: set[int] = set()  # below that, trials that may end yet
+        self._running: set[int] = set()  # below that, trials that had not ended
         self._thread = threading.Thread(target=self._follow, name="nas-mirror", daemon=True)
         self._poked = threading.Event()
         self._closing = threading.Event()
         self._failed = False
 
     def start(self) -> Mirror:
-        """Begins to follow; the record as it stands is copied first."""
+        """Starts the thread, which first copies the record as it is."""
         self._poked.set()
         self._thread.start()
         return self
 
     def poke(self) -> None:
-        """Says that trials ended. Returns at once."""
+        """Signals that the record has changed. Returns at once."""
         self._poked.set()
 
     def close(self, timeout: float = 10.0) -> bool:
-        """Copies what is left, for up to ``timeout`` seconds; whether the copy is in step. One that
-        was never started copies nothing."""
+        """Copies what is left, for up to ``timeout`` seconds; returns whether the copy is up to
+        date. Copies nothing if never started."""
         if self._thread.ident is None:
             return False
         self._closing.set()
@@ -134,10 +133,10 @@ class Mirror:
         return not self._thread.is_alive() and not self._failed
 
     def catch_up(self, read: Sequence[TrialRow] | None = None) -> int:
-        """Copies the trials that began or ended and are missing; how many of them ended. For use
-        without a thread. All trials by number, where they are ``read`` already, are not read again.
+        """Copies what is missing of the trials that began or ended; returns how many ended.
+        ``read`` are all trials by number, if already read. For use without the thread.
 
-        Raises StudyError where an Optuna study of this name belongs to something else, and
+        Raises StudyError where an Optuna study of this name was not made by this study, and
         whatever Optuna and SQLAlchemy raise.
         """
         try:
@@ -152,14 +151,14 @@ class Mirror:
                 self._running = self._running.union(row.number for row in batch) - over
                 self._next = max(self._next, batch[-1].number + 1)
         except BaseException:
-            # Nothing is taken for copied that may not be: the next time begins with a comparison.
+            # How much was copied is uncertain: the next update compares all trials.
             self._dispose()
             self._next, self._running = 0, set()
             raise
         return copied
 
     def _news(self) -> Iterator[TrialRow]:
-        """What ended of those that ran at the last look, and what has come since."""
+        """The trials that have ended or begun since the last update."""
         study, running = self._study.id, self._running
         ended = self._store.trials(study, numbers=running, states=ENDED) if running else ()
         return itertools.chain(ended, self._store.trials(study, since=self._next))
@@ -197,8 +196,8 @@ class Mirror:
         return storage
 
     def _find_copy(self, storage: RDBStorage) -> int:
-        """The Optuna study that follows this one, made if there is none. Raises StudyError where
-        there is another of that name: who made it may need it, be it empty."""
+        """The id of the Optuna study that mirrors this one, created if there is none. Raises
+        StudyError where one of that name has another origin: its owner may need it, even empty."""
         study = self._study
         directions = [_DIRECTION[direction] for _, direction in study.objectives]
         mark = f"{study.id}/{study.created}"
@@ -208,7 +207,7 @@ class Mirror:
             except KeyError:
                 try:
                     return self._make_copy(storage, directions, mark)
-                except IntegrityError:  # another driver was faster, or somebody else
+                except IntegrityError:  # another process was faster
                     if not tries_left:
                         raise
                     continue
@@ -218,12 +217,12 @@ class Mirror:
             same = storage.get_study_directions(copy) == directions
             if same and attributes.get(SPACE) == _digest(study):
                 return copy
-            # Made for what was asked before anything came of it, or of a space that was widened.
+            # The objectives were changed before there were results, or the space was widened.
             storage.delete_study(copy)
         if MARK not in attributes and all(
-            attributes.get(name) == getattr(study, name) for name in SHOWN
+            attributes.get(name) == getattr(study, name) for name in SHOWN_ATTRIBUTES
         ):
-            # Its trials have other numbers than ours, so it cannot be gone on with.
+            # It numbers trials differently, so it cannot be continued.
             raise StudyError(
                 f"the Optuna study {study.name!r} looks like a copy that an older version of nas "
                 f"made: `optuna delete-study --study-name {shlex.quote(study.name)} --storage "
@@ -235,9 +234,10 @@ class Mirror:
         )
 
     def _make_copy(self, storage: RDBStorage, directions: list[StudyDirection], mark: str) -> int:
-        """In one transaction: there is no moment at which it could be taken for somebody else's."""
+        """Creates the Optuna study with its mark in one transaction, so that no process ever sees
+        it unmarked."""
         study = self._study
-        attributes = {name: getattr(study, name) for name in SHOWN}
+        attributes = {name: getattr(study, name) for name in SHOWN_ATTRIBUTES}
         attributes |= {MARK: mark, SPACE: _digest(study)}
         names = {_SYSTEM_ATTR_METRIC_NAMES: [name for name, _ in study.objectives]}
         made = insert(STUDIES).values(study_name=study.name).returning(STUDIES.c.study_id)
@@ -253,10 +253,10 @@ class Mirror:
         return copy
 
     def _copy_batch(self, connection: Connection, rows: list[TrialRow]) -> int:
-        """Writes what the copy lacks of these trials, of which the numbers ascend and leave none
-        out that the copy has not; how many ended."""
-        # A write, so that it holds the study's lock (SQLite: the database's) before it reads: of
-        # two drivers' mirrors the second then sees what the first has copied.
+        """Writes what the copy lacks of these trials; returns how many ended. Their numbers ascend
+        and include every trial in between that the copy lacks."""
+        # A dummy update takes the study's lock (SQLite: the database's) before anything is read, so
+        # that of two drivers' mirrors the second sees what the first has copied.
         mine = STUDIES.c.study_id == self._copy
         lock = update(STUDIES).where(mine).values(study_name=STUDIES.c.study_name)
         if not connection.execute(lock).rowcount:
@@ -287,21 +287,22 @@ class Mirror:
         copies = list(zip(connection.scalars(made, rows).all(), missing, strict=True))
         _write(connection, PARAMS, [(_params(trial), key) for key, trial in copies])
         _write(connection, ATTRIBUTES, [(_attributes(trial, True), key) for key, trial in copies])
-        self._tell(connection, [(key, trial) for key, trial in copies if trial.state in ENDED])
+        ended = [(key, trial) for key, trial in copies if trial.state in ENDED]
+        self._write_results(connection, ended)
 
     def _end(self, connection: Connection, over: list[tuple[int, TrialRow]]) -> None:
         for key, trial in over:
             ended = update(TRIALS).where(TRIALS.c.trial_id == key).values(self._columns(trial))
             connection.execute(ended)
-        self._tell(connection, over)
+        self._write_results(connection, over)
 
-    def _tell(self, connection: Connection, over: list[tuple[int, TrialRow]]) -> None:
-        """Writes what came of trials that ended."""
+    def _write_results(self, connection: Connection, over: list[tuple[int, TrialRow]]) -> None:
+        """Writes the values and attributes of trials that ended."""
         _write(connection, VALUES, [(_values(trial, self._objectives), key) for key, trial in over])
         _write(connection, ATTRIBUTES, [(_attributes(trial, False), key) for key, trial in over])
 
     def _columns(self, trial: TrialRow) -> dict[str, Any]:
-        """The state of a trial, and when it ended."""
+        """A trial's state, and the time when it ended."""
         if trial.state not in ENDED:
             return {"state": TrialState.RUNNING, "datetime_complete": None}
         ended = trial.finished or trial.created
@@ -364,8 +365,8 @@ def _values(trial: TrialRow, objectives: list[str]) -> list[dict[str, Any]]:
 
 
 def _attributes(trial: TrialRow, at_once: bool) -> list[dict[str, Any]]:
-    """What the dashboard shows beside the values, at once or when the trial has ended; what is not
-    known is left out."""
+    """The user attributes of a trial that are known ``at_once``, or else only when it has ended;
+    unknown ones are left out."""
     every = {
         "trial": trial.number,
         "baseline": trial.baseline,
@@ -384,10 +385,10 @@ def _attributes(trial: TrialRow, at_once: bool) -> list[dict[str, Any]]:
 
 
 def _counted(value: float) -> float:
-    """A count without a point: the dashboard shows what it is given."""
+    """An integer if it is one: the dashboard would show a count with a decimal point."""
     return int(value) if value.is_integer() else value
 
 
 def _utc(seconds: float) -> datetime.datetime:
-    """As Optuna's tables hold times: UTC, without saying so."""
+    """A time as in Optuna's tables: UTC without a time zone."""
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).replace(tzinfo=None)

@@ -22,7 +22,7 @@ from nas.store.values import checked
 
 T = TypeVar("T")
 
-PAGE = 1000  # trials per query: no transaction stays open, and a lost connection repeats little
+PAGE = 1000  # trials per query, so that transactions are short and a lost connection repeats little
 
 PENDING: tuple[TrialState, ...] = ("running", "waiting", "paused")
 
@@ -111,17 +111,17 @@ class Record:
             since = rows[-1].number + 1
 
     def changes(self, study_id: int) -> Iterator[list[TrialRow]]:
-        """An endless iterator: each ``next`` gives the trials of any driver that are new or have
-        ended since the last, each ending once; the first gives all.
+        """An endless iterator: each ``next`` yields the trials, of all drivers, that are new or
+        ended since the last, each ended trial once; the first yields all.
 
-        Of running trials only numbers are read, from the index: 1,000 full rows took 65 ms.
+        Of running trials only the numbers are read, from an index: 1,000 full rows took 65 ms.
         """
         under_way = select(trials.c.number).where(
             trials.c.study_id == study_id, trials.c.state.in_(PENDING)
         )
         upcoming, pending = 0, set[int]()
         while True:
-            # In this order, so that no change in between is missed.
+            # Ended trials first, then new ones: otherwise a change in between would be missed.
             ended = pending - {number for (number,) in self.rows(under_way)}
             known = self.trials(study_id, numbers=ended) if ended else ()
             rows = [*known, *self.trials(study_id, since=upcoming)]
@@ -137,7 +137,7 @@ class Record:
         return int(row.numbers)
 
     def trial(self, study_id: int, number: int) -> TrialRow:
-        """One trial by its number. Raises StudyError where the study has none of that number."""
+        """The trial of this number. Raises StudyError if the study has none."""
         query = select_trials().where(trials.c.study_id == study_id, trials.c.number == number)
         rows = self.rows(query)
         if not rows:
@@ -157,7 +157,7 @@ class Record:
         return {trial_id: curve_of(trial_id, points) for trial_id, points in rows}
 
     def attempts(self, trial_id: int) -> list[AttemptRow]:
-        """The tries of a trial, first to last."""
+        """The attempts at a trial, first to last."""
         query = select(attempts).where(attempts.c.trial_id == trial_id).order_by(attempts.c.number)
         return [attempt_of(row) for row in self.rows(query)]
 

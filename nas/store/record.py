@@ -76,9 +76,9 @@ def open_store(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Store(Record):
-    """The record as one driver reads and writes it.
+    """The record as read and written by one driver.
 
-    Each method is one transaction, so a crash never leaves half of it.
+    Each method is one transaction, so a crash never leaves it half done.
     """
 
     driver: str
@@ -88,8 +88,8 @@ class Store(Record):
         """The study of this name, created if there is none.
 
         Raises StudyError where it exists with other settings, naming the first that differs. All
-        are updated while it has no trials, objectives and constraints while it has no results and
-        none is on its way, the places of its images and teachers always.
+        settings are updated while it has no trials, objectives and constraints while it has no
+        results or running trials, the locations of its images and teachers always.
         """
         name = study.name
         if not 0 < len(name) <= 512 or not name.isprintable():
@@ -105,7 +105,7 @@ class Store(Record):
         def work(connection: Connection, _: bool) -> StudyRow:
             row = connection.execute(query).one_or_none()
             if row is None:
-                connection.execute(added)  # nothing, where another driver was just faster
+                connection.execute(added)  # no row, if another driver was faster
                 row = connection.execute(query).one()
             found = study_of(row)
             if redefinable(connection, found, study):
@@ -220,7 +220,7 @@ class Store(Record):
         def work(connection: Connection, retried: bool) -> bool:
             trial_id = end_attempt(connection, token, state, outcome)
             if trial_id is None:
-                # On a retry: the commit arrived, only its answer was lost.
+                # On a retry the first commit may have succeeded, with only its answer lost.
                 return retried and ended_in(connection, token, state)
             columns: dict[str, Any] = {"state": state, "finished": now()}
             if isinstance(outcome, Result) and outcome.refused:
@@ -235,7 +235,7 @@ class Store(Record):
     def reach(
         self, token: str, epochs: int, result: Result, then: Literal["running", "paused", "stopped"]
     ) -> bool:
-        """Delivers an attempt's result at a rung, after ``epochs``, and what follows: it continues
+        """Delivers an attempt's result at a rung, after ``epochs``, and the decision: it continues
         at once, waits for ``promote``, or is stopped. Returns whether it was accepted.
 
         ``result.metrics`` must hold ``accuracy``.
@@ -252,7 +252,7 @@ class Store(Record):
             query = select(trials.c.rungs).where(trials.c.id == trial_id)
             rungs = connection.scalar(query) or []
             if any(rung == epochs for rung, _ in rungs):
-                return True  # on a retry: only the commit's answer was lost
+                return True  # the first commit succeeded; only its answer was lost
             ending = {"epochs": epochs, "finished": now()} if then == "stopped" else {}
             write_outcome(
                 connection,
@@ -267,11 +267,11 @@ class Store(Record):
         return self.write(work)
 
     def promote(self, study_id: int, numbers: Collection[int]) -> list[Claim]:
-        """Begins a new attempt of each of these trials that is paused; no two drivers get one."""
+        """Begins a new attempt at each of these trials that is paused; each goes to one driver."""
         return self._claim_from(study_id, "paused", len(numbers), trials.c.number.in_(numbers))
 
     def stop(self, study_id: int, numbers: Collection[int]) -> list[TrialRow]:
-        """Stops those of these trials that are paused, and returns them; no two drivers get one."""
+        """Stops and returns those of these trials that are paused; each goes to one driver."""
         chosen = (trials.c.study_id == study_id) & trials.c.number.in_(numbers)
         names: set[int] = set()
 
@@ -326,8 +326,8 @@ class Store(Record):
         numbers: Collection[int] | None = None,
         of: StudyRow | None = None,
     ) -> list[Claim]:
-        """Begins a new attempt of up to ``most`` waiting trials (of these ``numbers``), oldest
-        first; no two drivers get the same. Raises StudyError as ``begin`` does."""
+        """Begins a new attempt at up to ``most`` waiting trials (of these ``numbers``), oldest
+        first; each goes to one driver only. Raises StudyError as ``begin`` does."""
         chosen = () if numbers is None else (trials.c.number.in_(numbers),)
         return self._claim_from(study_id, "waiting", most, *chosen, of=of)
 
@@ -346,9 +346,9 @@ class Store(Record):
         """Ends other drivers' attempts whose lease expired or whose process is dead; returns the
         numbers of their trials, which then wait for ``claim``.
 
-        To be called at the start and regularly; cheap where there is nothing to do. This driver's
-        own attempts are alive, whatever the clock says: it may have been set, or the machine have
-        slept.
+        Call it at the start and regularly; it is cheap when there is nothing to do. This driver's
+        own attempts count as alive whatever the clock says, since the clock may have been set, or
+        the machine have slept.
         """
         running = (
             select(attempts.c.token, attempts.c.driver, attempts.c.lease_until < now())
@@ -389,7 +389,7 @@ class Store(Record):
 
     def write(self, work: Callable[[Connection, bool], T]) -> T:
         """Runs ``work(connection, retried)`` in one transaction. On a retry an earlier commit may
-        have arrived although its answer was lost."""
+        have succeeded with only its answer lost."""
         engine = self.engine.execution_options(**WRITES)
 
         def once(retried: bool) -> T:
@@ -406,7 +406,7 @@ class Store(Record):
         returns their claims.
 
         The tokens are drawn before the transaction: if a commit's answer is lost, they show whether
-        it arrived.
+        it succeeded.
         """
         tokens = [_token() for _ in range(most)]
 
@@ -426,7 +426,7 @@ class Store(Record):
         *which: ColumnElement[bool],
         of: StudyRow | None = None,
     ) -> list[Claim]:
-        """Begins a new attempt of up to ``most`` trials in ``state``."""
+        """Begins a new attempt at up to ``most`` trials in ``state``."""
         query = (
             select(trials.c.id)
             .where(trials.c.study_id == study_id, trials.c.state == state, *which)

@@ -18,10 +18,10 @@ MADE = ("distilled", "pruned")  # last words of the names of distilled and prune
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """The definition of a study, which can only be reopened with the same values.
+    """The definition of a study. A study can only be reopened with the same values.
 
     ``objectives`` are (name, "max" or "min") in the order of the sampler's values; ``settings`` are
-    further plain data that must not change between runs. ``images`` is their identity
+    further plain data that must not change between runs. ``images`` is the images' identity
     (``nas.data.identity``); their description ``images_about`` and ``directory`` may change.
     """
 
@@ -49,12 +49,12 @@ class StudyRow(Study):
 
     @property
     def folder(self) -> str:
-        """The name of its artifacts folder; an older nas used the study's name."""
+        """The name of its artifacts folder; older versions of nas used the study's name."""
         return str(self.settings.get("folder") or self.name)
 
     @property
     def shown_data(self) -> str:
-        """A name of the images for people: their folder's, or the data set's."""
+        """A display name of the images: that of their folder, or of the data set."""
         return self.directory.rstrip("/").rpartition("/")[2] or self.dataset
 
 
@@ -92,7 +92,7 @@ class Ask:
 
     @property
     def made(self) -> str:
-        """ "distilled" or "pruned" for such a network (``nas.driver.made``); else empty."""
+        """ "distilled" or "pruned" for such a network (``nas.driver.made``), else empty."""
         word = self.baseline.rpartition(" ")[2]
         return word if word in MADE else ""
 
@@ -150,7 +150,7 @@ class TrialRow(Ask):
 
     @property
     def called(self) -> str:
-        """Its name for people: its number, a baseline's name, or both for a distilled or pruned
+        """Its display name: its number, a baseline's name, or both for a distilled or pruned
         network."""
         number = f"trial {self.number}"
         return f"{number} ({self.baseline})" if self.made else self.baseline or number
@@ -167,7 +167,7 @@ class TrialRow(Ask):
 
     @property
     def budgeted(self) -> bool:
-        """Whether it counts towards the trials asked for: a candidate that was not refused."""
+        """Whether it counts towards the budget of trials: a candidate that was not refused."""
         return not self.baseline and self.state != "refused"
 
     @property
@@ -179,7 +179,7 @@ class TrialRow(Ask):
             raise StudyError(f"trial {self.number}: {error}") from None
 
     def value(self, name: str) -> float:
-        """A metric as measured, or else by arithmetic; NaN where it has no value."""
+        """A metric as measured, or else computed from the network; NaN if it has no value."""
         known = metric(name)
         if name in self.metrics and not (known.device and self.latency_device):
             return self.metrics[name]

@@ -1,4 +1,4 @@
-"""Compares a recorded study with the one asked for: same, reconcilable, or how they differ."""
+"""Compares a recorded study with a requested one: equal, reconcilable, or how they differ."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_same(was: Study, now: Study) -> None:
         )
 
 
-def asks_anew(was: Study, now: Study) -> bool:
+def differs_only_in_goals(was: Study, now: Study) -> bool:
     """Whether two studies differ only in their objectives or constraints."""
     same = dataclasses.replace(was, objectives=now.objectives, constraints=now.constraints)
     return first_difference(was, now) is not None and first_difference(same, now) is None
@@ -75,7 +75,7 @@ def first_difference(was: Study, now: Study) -> str | None:
 
 
 def _leaves(study: Study) -> Iterator[tuple[str, Any]]:
-    # The space last, as it may be widened: any other difference is then the reason to refuse.
+    # The space last: it may be widened, so any other difference is the one to report.
     for name in sorted(Study.__dataclass_fields__, key="space_text".__eq__):
         value = getattr(study, name)
         if name == "space_text":
@@ -88,7 +88,7 @@ def _space_leaves(text: str) -> Iterator[tuple[str, Any]]:
     """The space by the keys of its file, so that a difference names the domain, not a line."""
     try:
         yield from _flat("space", parse_mapping(text, "the space"))
-    except SpaceError:  # an invalid space: it was never searched
+    except SpaceError:  # an invalid space, never searched
         yield "space_text", text
 
 
@@ -98,7 +98,7 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield from _flat(f"{name}.{key}", value[key])
     elif name.startswith("constraints."):
         sign, _, limit = str(value).partition(" ")
-        yield name, f"{sign} {float(limit):.15g}"  # however many digits it was written with
+        yield name, f"{sign} {float(limit):.15g}"  # independent of how many digits were written
     else:
         # As read back from the record, where a tuple is a list.
         yield name, json.loads(json.dumps(value))
@@ -108,7 +108,7 @@ def _shown(value: Any) -> str:
     match value:
         case None:
             return "absent"
-        case [[str(), str()], *_]:  # objectives, as they are typed
+        case [[str(), str()], *_]:  # objectives, in the syntax of --objective
             return ",".join(map(":".join, value))
         case _:
             return repr(value)

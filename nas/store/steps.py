@@ -28,7 +28,7 @@ from nas.store.columns import (
     trial_of,
 )
 from nas.store.rows import Ask, Claim, Study, StudyRow
-from nas.store.sameness import asks_anew, first_difference
+from nas.store.sameness import differs_only_in_goals, first_difference
 from nas.store.tables import (
     AttemptState,
     TrialState,
@@ -64,13 +64,13 @@ TRIAL = (
 
 def redefinable(connection: Connection, was: StudyRow, now: Study) -> bool:
     """Whether a study with other settings may take those of ``now``: any while it has no trials;
-    objectives and constraints while all its trials failed, were refused or wait. A driver that
-    opened it before learns of the change by ``refuse_changed`` when it begins a trial."""
+    objectives and constraints while all its trials failed, were refused or wait. Another driver
+    that has the study open notices through ``refuse_changed`` when it begins a trial."""
     query = select(trials.c.state).where(trials.c.study_id == was.id).distinct()
     states = {*connection.scalars(query)}
     if not states:
         return first_difference(was, now) is not None
-    return asks_anew(was, now) and states <= {"failed", "refused", "waiting"}
+    return differs_only_in_goals(was, now) and states <= {"failed", "refused", "waiting"}
 
 
 def refuse_changed(connection: Connection, of: StudyRow) -> None:
@@ -78,7 +78,7 @@ def refuse_changed(connection: Connection, of: StudyRow) -> None:
     study."""
     mine = select(*STUDY).where(studies.c.id == of.id).with_for_update()
     held = study_of(connection.execute(mine).one())
-    if held != of and (difference := first_difference(held, of)):  # where it is equal, it is cheap
+    if held != of and (difference := first_difference(held, of)):  # != is the cheap test
         raise StudyError(
             f"the settings of study {of.name!r} were changed meanwhile: {difference}; "
             "this search ends, and one with the new settings resumes the study"
@@ -111,7 +111,7 @@ def add_trials(
     if of is not None:
         refuse_changed(connection, of)
     domains = domains_of(text, study_id)
-    if once:  # under the study's lock: two drivers may propose the same at the same moment
+    if once:  # under the study's lock, as two drivers may propose the same candidate at once
         asks = [ask for ask in asks if not has(connection, study_id, ask)]
     granted = len(asks) if budget is None else max(0, min(len(asks), budget - number))
     added = []
@@ -130,8 +130,8 @@ def has(connection: Connection, study_id: int, ask: Ask) -> bool:
     """Whether the study has a trial of this architecture, job key and seed; of a baseline, whether
     it has that baseline, as a candidate may be the same network. Refused trials do not count: the
     bound may change."""
-    # By the index of reuse: with the study in the condition, SQLite takes another and reads every
-    # trial of the study, 35 ms at 5,000.
+    # Uses the index ix_nas_trials_reuse: with the study in the condition, SQLite chooses another
+    # and reads every trial of the study, 35 ms at 5,000.
     found = select(trials.c.study_id, trials.c.sampled).where(
         trials.c.fingerprint == ask.fingerprint,
         trials.c.job_key == ask.job_key,

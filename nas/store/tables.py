@@ -34,17 +34,16 @@ VERSION_TABLE = "nas_alembic_version"
 TrialState = Literal[
     "running", "waiting", "paused", "finished", "stopped", "failed", "reused", "refused"
 ]
-"""``running``: an attempt holds it. ``waiting``: its last attempt was lost, or it has had none yet,
-Store.claim takes it.
-``paused``: at a rung, Store.promote takes it. ``stopped``: at a rung, for good. ``reused``: the
-result is that of an earlier trial. ``refused``: its latency broke a bound, so that it was not
-trained."""
+"""``running``: has a running attempt. ``waiting``: its last attempt was lost, or it has had none
+yet; Store.claim starts one. ``paused``: at a rung, until Store.promote. ``stopped``: ended at a
+rung. ``reused``: has the result of an earlier trial. ``refused``: not trained, as its latency
+exceeded a bound."""
 
 ENDED: tuple[TrialState, ...] = ("finished", "stopped", "failed", "reused", "refused")
-EVALUATED: tuple[TrialState, ...] = ("finished", "reused")  # to the end: these have a result
+EVALUATED: tuple[TrialState, ...] = ("finished", "reused")  # with a full evaluation
 
 AttemptState = Literal["running", "finished", "failed", "lost"]
-"""``failed``: by the candidate's own fault. ``lost``: by the machinery's, or its lease ran out."""
+"""``failed``: through the candidate's own fault. ``lost``: the worker died or the lease expired."""
 
 metadata = MetaData(
     naming_convention={
@@ -54,7 +53,7 @@ metadata = MetaData(
     }
 )
 
-# SQLite counts rows up by itself only where the key's type is spelled INTEGER.
+# SQLite generates keys only for the type INTEGER.
 Key = BigInteger().with_variant(Integer, "sqlite")
 
 studies = Table(
@@ -76,8 +75,8 @@ studies = Table(
     Column("images_about", Text, nullable=False, server_default=text("''")),
     Column("directory", Text, nullable=False, server_default=text("''")),
     Column("created", Double, nullable=False),
-    # Where parameters are drawn from, by name, as {name: text} in JSON. Once a study: they were two
-    # thirds of a trial's row, and most of what is read on start.
+    # The parameters' distributions, as JSON {name: text}. Stored per study: they were two thirds of
+    # a trial's row, and most of what is read on start.
     Column("domains", Text, nullable=False, server_default=text("'{}'")),
     # Trial numbers given out. Not count(*): begin() must cost the same at trial 10,000 as at 1.
     Column("numbers", Integer, nullable=False),
@@ -92,7 +91,7 @@ trials = Table(
     Column("ask", String(32), nullable=False, unique=True),  # see Store.begin
     Column("state", String(16), nullable=False),
     Column("sampled", JSON, nullable=False),
-    Column("distributions", JSON, nullable=False),  # those that are others than the study's
+    Column("distributions", JSON, nullable=False),  # where they differ from the study's domains
     Column("pattern", Text, nullable=False),
     Column("fingerprint", String(64), nullable=False),
     Column("params", BigInteger, nullable=False),
@@ -101,16 +100,16 @@ trials = Table(
     Column("job_key", String(64), nullable=False),
     Column("epochs", Integer, nullable=False),
     Column("seed", BigInteger, nullable=False),
-    Column("rungs", JSON),  # [[epochs, accuracy], ...] at those it came to
+    Column("rungs", JSON),  # [[epochs, accuracy], ...] of the rungs it reached
     Column("accuracy", Double),
-    Column("latency_ms", Double),  # as an evaluator gave it, of no device that is known
+    Column("latency_ms", Double),  # as an evaluator returned it, without a device
     Column("latency_device", Text),  # see nas_latencies
     Column("metrics", JSON, nullable=False),
     Column("failure", String(32)),
     Column("reason", Text),
     Column("seconds", Double),
     Column("device", Text),
-    Column("model", Text),  # the file or URL that holds its weights, as long as they are kept
+    Column("model", Text),  # the file or URL of its weights, while they are kept
     Column("created", Double, nullable=False),
     Column("finished", Double),
     Column("reused_from", ForeignKey("nas_trials.id")),
@@ -133,7 +132,7 @@ attempts = Table(
     Column("failure", String(32)),
     Column("reason", Text),
     UniqueConstraint("trial_id", "number"),
-    # The database itself holds that no trial is tried twice at once.
+    # Guarantees that no trial has two running attempts.
     Index(
         "ix_nas_attempts_running",
         "trial_id",
@@ -143,9 +142,9 @@ attempts = Table(
     ),
 )
 
-# A latency is of an architecture on a device, not of an evaluation: however often a network was
-# trained, by whatever recipe, on one device it has one latency in a runtime at a batch, the first
-# that was measured, unless it is measured again on purpose.
+# A latency belongs to an architecture on a device, not to an evaluation: however often and by
+# whatever recipe a network was trained, it has one latency per device, runtime and batch: the first
+# one measured, unless it is measured again on purpose.
 latencies = Table(
     "nas_latencies",
     metadata,
@@ -157,11 +156,11 @@ latencies = Table(
     Column("low", Double, nullable=False),
     Column("high", Double, nullable=False),
     Column("measured", Double, nullable=False),
-    Column("busy", Double),  # the share of the processors that others used meanwhile
-    Column("peak_bytes", BigInteger),  # the most that one inference held
+    Column("busy", Double),  # fraction of the CPU that other processes used meanwhile
+    Column("peak_bytes", BigInteger),  # peak memory of one inference
 )
 
-# The names that people give devices, which the fingerprint identifies.
+# The users' names of devices. ``device`` is the device's fingerprint.
 devices = Table(
     "nas_devices",
     metadata,
@@ -172,7 +171,7 @@ devices = Table(
     Index("ix_nas_devices_name", "name"),
 )
 
-# Networks that were handed out to be timed elsewhere: answers are held against this.
+# Networks exported to be timed elsewhere, against which the returned latencies are checked.
 packs = Table(
     "nas_packs",
     metadata,
@@ -182,7 +181,7 @@ packs = Table(
     Column("made", Double, nullable=False),
 )
 
-# Pieces of networks with their latencies, from which that of others is predicted.
+# Latencies of pieces of networks, from which those of other networks are predicted.
 profiles = Table(
     "nas_profiles",
     metadata,
@@ -193,9 +192,9 @@ profiles = Table(
     Column("made", Double, nullable=False),
 )
 
-# One row a trial, not one an epoch: a curve is written once, with its result, and read whole. At
-# 5,000 trials of 100 epochs that is 5,000 rows instead of 500,000. Apart from the trials, because
-# resuming reads every trial and no curve.
+# One row per trial, not per epoch: a curve is written once, with the result, and read whole; 5,000
+# trials of 100 epochs make 5,000 rows instead of 500,000. Not a column of the trials, because
+# resuming reads every trial but no curve.
 curves = Table(
     "nas_curves",
     metadata,
@@ -218,5 +217,5 @@ def _sqlite_now(*_: Any, **__: Any) -> str:
 
 @compiles(now, "postgresql")
 def _postgresql_now(*_: Any, **__: Any) -> str:
-    # Not now(): that one stands still from the transaction's begin.
+    # now() would return the start of the transaction.
     return "extract(epoch from clock_timestamp())::double precision"
