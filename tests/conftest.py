@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from forking import fork
 from hypothesis import HealthCheck, settings
 from postgres import Server, postgres, postgres_server
 from threadpoolctl import threadpool_limits
@@ -25,7 +26,7 @@ settings.register_profile(
 )
 settings.load_profile("nas")
 
-__all__ = ["postgres", "postgres_server"]  # fixtures
+__all__ = ["fork", "postgres", "postgres_server"]  # fixtures
 
 # What a shell starts in the background (nohup, many CI runners) ignores SIGINT, and so would all
 # that the tests start: a signal that is ignored stays so beyond an exec, one that is handled does

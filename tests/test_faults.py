@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import multiprocessing
 import os
 import re
 import signal
@@ -15,6 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,10 @@ ASK = Ask(pattern="INPUT(1, 8, 8) -> FLATTEN -> FC(10)", fingerprint="f", params
 STUDY = "faults"
 ROOT = Path(__file__).parents[1]
 
-# A server that has imported what a search needs, and forks it in 20 ms instead of 1.5 s.
-FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["faults_search", "alembic.command", "ray", "torch"])
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
+    pytest.mark.usefixtures("fork"),
+]
 
 
 @pytest.fixture
@@ -54,7 +53,7 @@ def url(either: str) -> str:
 
 
 def start(url: str, study: str = STUDY, trials: int = TRIALS, **how: Any) -> Any:
-    process = FORK.Process(target=run, args=(url, study, trials), kwargs=how)
+    process = get_context("forkserver").Process(target=run, args=(url, study, trials), kwargs=how)
     process.start()
     return process
 
