@@ -110,6 +110,7 @@ def test_a_search_killed_at(place: str, url: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", IN_WORKERS)
+@pytest.mark.slow
 def test_a_search_whose_workers_are_killed_at(place: str, tmp_path: Path) -> None:
     """They are replaced, and the search goes on. They know no record: of one kind is enough."""
     url = f"sqlite:///{tmp_path}/record.db"
@@ -241,6 +242,7 @@ def drive(url: str, trials: int, environ: dict[str, str]) -> subprocess.Popen[by
 
 
 @needs_faketime
+@pytest.mark.slow
 def test_a_clock_that_is_set_forth_and_back_counts_nothing_twice(tmp_path: Path) -> None:
     """SQLite's clock is the machine's: it is set by hours, twice, while two drivers work by it."""
     url, clock = f"sqlite:///{tmp_path}/record.db", tmp_path / "clock"
@@ -266,6 +268,7 @@ def test_a_clock_that_is_set_forth_and_back_counts_nothing_twice(tmp_path: Path)
 
 
 @needs_faketime
+@pytest.mark.slow
 def test_drivers_whose_clocks_are_hours_apart_share_a_study(
     postgres: Server,
     tmp_path: Path,
@@ -394,6 +397,7 @@ def ended(url: str) -> int:
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+@pytest.mark.slow
 def test_the_killer_finds_nothing_wrong(database: str, request: pytest.FixtureRequest) -> None:
     """The short run of the benchmark: drivers, workers, raylets, connections, the server."""
     if database == "postgresql":
@@ -409,6 +413,7 @@ def test_the_killer_finds_nothing_wrong(database: str, request: pytest.FixtureRe
     assert '"kills": 15' in told.stdout
 
 
+@pytest.mark.slow
 def test_a_password_is_seen_nowhere(postgres: Server, tmp_path: Path) -> None:
     """Not in an argument, a title, a log, the output or a row, while everything runs as it does for
     a user, on Ray and with a restart of the server under way."""
