@@ -140,7 +140,12 @@ def _as_run(module: nn.Module, x: Shape) -> list[tuple[str, nn.Module]]:
     for name, layer in module.named_modules():
         if next(layer.parameters(recurse=False), None) is not None:
             layer.register_forward_pre_hook(partial(note, name))
-    module.train()(torch.empty(2, *x))  # two images: BN refuses to train on one value a channel
+        # It keeps the shape, and on the meta device torch has it in Python alone: two thirds of the
+        # time of all, 1.1 s of densenet161's 1.7.
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.forward = lambda x: x  # type: ignore[method-assign, assignment]
+    with torch.no_grad():
+        module.train()(torch.empty(1, *x))
     return ran
 
 
