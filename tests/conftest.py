@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from forking import fork
 from hypothesis import HealthCheck, settings
 from postgres import Server, postgres, postgres_server
 from threadpoolctl import threadpool_limits
@@ -25,13 +27,25 @@ settings.register_profile(
 )
 settings.load_profile("nas")
 
-__all__ = ["postgres", "postgres_server"]  # fixtures
+__all__ = ["fork", "postgres", "postgres_server"]  # fixtures
 
 # What a shell starts in the background (nohup, many CI runners) ignores SIGINT, and so would all
 # that the tests start: a signal that is ignored stays so beyond an exec, one that is handled does
 # not. The tests themselves go on as they were told.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, lambda number, frame: None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # xdist's order: by the number of tests alone
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests begin first, and of the others those with many: near the end, a long
+    one would keep all workers but its own waiting."""
+    tests = Counter(item.path for item in items)
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (-slow[item.path], -tests[item.path]))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -166,6 +166,7 @@ with contextlib.closing(open_store(url)) as store:
 """
 
 
+@pytest.mark.slow
 def test_a_search_behind_a_url_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     url, folder, log = f"sqlite:///{tmp_path}/r.db", f"file://{tmp_path}/kept", tmp_path / "log"
     environ = {**os.environ, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}

@@ -108,6 +108,7 @@ def trials(folder: Path) -> list[tuple[Any, ...]]:
 # --- a search ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_search_trains_on_digits_and_the_same_command_does_nothing_more(
     here: Here,
     tmp_path: Path,
@@ -344,6 +345,7 @@ def evaluated(folder: Path) -> int:
         (signal.SIGTERM, False, "0"),
     ],
 )
+@pytest.mark.slow
 def test_a_stopped_search_leaves_nothing_and_goes_on(
     tmp_path: Path, number: int, group: bool, workers: str
 ) -> None:
@@ -371,6 +373,7 @@ def test_a_stopped_search_leaves_nothing_and_goes_on(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_stopped_while_it_starts_it_shows_no_traceback(tmp_path: Path, number: int) -> None:
     def loaded(pid: int) -> str:
         return Path(f"/proc/{pid}/maps").read_text()

@@ -152,6 +152,7 @@ def listening(host: Host) -> list[int]:
     return sorted({int(port) for address, _, port in found if "127.0.0.1" not in address})
 
 
+@pytest.mark.slow
 def test_no_port_answers_who_has_no_token(cluster: Cluster) -> None:
     pytest.importorskip("grpc")
     head, worker = cluster.head, cluster.worker
@@ -182,6 +183,7 @@ def test_no_port_answers_who_has_no_token(cluster: Cluster) -> None:
             process.wait(PATIENCE)
 
 
+@pytest.mark.slow
 def test_a_link_that_is_down_for_a_while_costs_no_result(cluster: Cluster) -> None:
     head, worker = cluster.head, cluster.worker
     search = head.search("parted", TRIALS, "stub")

@@ -78,6 +78,7 @@ def here(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NAS_STORAGE", "OPTUNA_STORAGE"):
         monkeypatch.delenv(name, raising=False)
@@ -92,6 +93,7 @@ def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert nas.evaluate(tmp_path / "digits.safetensors").accuracy > 0.9
 
 
+@pytest.mark.slow
 def test_own_photos(here: Path, capsys: Any, monkeypatch: Any) -> None:
     told = follow("photos.md", capsys, monkeypatch)
     (trained,) = (here / "trained").glob("*.safetensors")
@@ -106,6 +108,7 @@ def test_own_photos(here: Path, capsys: Any, monkeypatch: Any) -> None:
     assert (here / "front.svg").stat().st_size
 
 
+@pytest.mark.slow
 def test_a_latency_budget(here: Path, capsys: Any, monkeypatch: Any) -> None:
     follow("latency.md", capsys, monkeypatch)
     with (here / "front.csv").open() as file:

@@ -124,6 +124,7 @@ def test_pools_that_round_up_are_torchs_in_onnx_runtime_too(
 
 
 @pytest.mark.timeout(600)  # for a busy machine
+@pytest.mark.slow
 def test_samples_of_shipped_spaces_in_all_formats_and_alone(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

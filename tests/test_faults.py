@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import multiprocessing
 import os
 import re
 import signal
@@ -15,6 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,10 @@ ASK = Ask(pattern="INPUT(1, 8, 8) -> FLATTEN -> FC(10)", fingerprint="f", params
 STUDY = "faults"
 ROOT = Path(__file__).parents[1]
 
-# A server that has imported what a search needs, and forks it in 20 ms instead of 1.5 s.
-FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["faults_search", "alembic.command", "ray", "torch"])
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
+    pytest.mark.usefixtures("fork"),
+]
 
 
 @pytest.fixture
@@ -54,7 +53,7 @@ def url(either: str) -> str:
 
 
 def start(url: str, study: str = STUDY, trials: int = TRIALS, **how: Any) -> Any:
-    process = FORK.Process(target=run, args=(url, study, trials), kwargs=how)
+    process = get_context("forkserver").Process(target=run, args=(url, study, trials), kwargs=how)
     process.start()
     return process
 
@@ -111,6 +110,7 @@ def test_a_search_killed_at(place: str, url: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", IN_WORKERS)
+@pytest.mark.slow
 def test_a_search_whose_workers_are_killed_at(place: str, tmp_path: Path) -> None:
     """They are replaced, and the search goes on. They know no record: of one kind is enough."""
     url = f"sqlite:///{tmp_path}/record.db"
@@ -242,6 +242,7 @@ def drive(url: str, trials: int, environ: dict[str, str]) -> subprocess.Popen[by
 
 
 @needs_faketime
+@pytest.mark.slow
 def test_a_clock_that_is_set_forth_and_back_counts_nothing_twice(tmp_path: Path) -> None:
     """SQLite's clock is the machine's: it is set by hours, twice, while two drivers work by it."""
     url, clock = f"sqlite:///{tmp_path}/record.db", tmp_path / "clock"
@@ -267,6 +268,7 @@ def test_a_clock_that_is_set_forth_and_back_counts_nothing_twice(tmp_path: Path)
 
 
 @needs_faketime
+@pytest.mark.slow
 def test_drivers_whose_clocks_are_hours_apart_share_a_study(
     postgres: Server,
     tmp_path: Path,
@@ -395,6 +397,7 @@ def ended(url: str) -> int:
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+@pytest.mark.slow
 def test_the_killer_finds_nothing_wrong(database: str, request: pytest.FixtureRequest) -> None:
     """The short run of the benchmark: drivers, workers, raylets, connections, the server."""
     if database == "postgresql":
@@ -410,6 +413,7 @@ def test_the_killer_finds_nothing_wrong(database: str, request: pytest.FixtureRe
     assert '"kills": 15' in told.stdout
 
 
+@pytest.mark.slow
 def test_a_password_is_seen_nowhere(postgres: Server, tmp_path: Path) -> None:
     """Not in an argument, a title, a log, the output or a row, while everything runs as it does for
     a user, on Ray and with a restart of the server under way."""

@@ -215,6 +215,7 @@ def test_a_worker_holds_what_was_predicted_at_224_pixels(
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="looks into /proc")
+@pytest.mark.slow
 def test_a_worker_holds_what_was_predicted_of_large_maps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

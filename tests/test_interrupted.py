@@ -88,6 +88,7 @@ def weights(record: Path) -> list[str]:
         (signal.SIGTERM, 2, ("latency", "pack", "--trials", "all", "-o", "out")),
     ],
 )
+@pytest.mark.slow
 def test_no_half_of_a_file_is_left(
     here: Here, record: Path, number: int, nth: int, command: tuple[str, ...]
 ) -> None:

@@ -186,6 +186,7 @@ def test_no_step_of_a_training_falls_into_a_measurement() -> None:
     assert not [step for step in steps for begin, end in held if begin < step < end]
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_beside_one_measurement_after_another() -> None:
     measured, over = [], threading.Event()
 

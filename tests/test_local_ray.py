@@ -210,6 +210,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.slow
 def test_a_search_goes_on_when_the_thread_that_started_ray_has_ended(folder: Path) -> None:
     work = folder / "work"
     work.mkdir()

@@ -36,6 +36,7 @@ def record(line: list[str]) -> tuple[StudyRow, list[TrialRow]]:
     return study, list(store.trials(study.id))
 
 
+@pytest.mark.slow
 def test_both_are_points_of_the_study(
     line: list[str], tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:

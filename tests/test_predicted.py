@@ -282,6 +282,7 @@ def test_here_is_what_the_search_measures_itself() -> None:
 # --- from the command line -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_bound_refuses_before_it_is_evaluated(tmp_path: Path, store: Store) -> None:
     told = load_space("resnet_like")
     rng = random.Random(0)

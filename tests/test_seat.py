@@ -76,6 +76,7 @@ def test_what_is_surely_the_candidates_own_counts_as_that(seat: Seat, name: str)
     assert isinstance(sat(seat, job("ok"))[1], Result)
 
 
+@pytest.mark.slow
 def test_the_time_limit_ends_the_whole_family() -> None:
     limit = 10.0
     with contextlib.closing(

@@ -51,6 +51,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_gives_the_weights_of_an_uninterrupted_run(
     tmp_path: Path,
 ) -> None:

@@ -10,7 +10,6 @@ import itertools
 import json
 import logging
 import math
-import multiprocessing
 import os
 import re
 import signal
@@ -20,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -616,14 +616,12 @@ def _work(url: str, study_id: int, count: int) -> tuple[list[int], list[int]]:
 
 
 def test_sixteen_processes_write_to_one_record_and_claim_from_one_queue(
-    url: str, store: Store, study: StudyRow
+    url: str, store: Store, study: StudyRow, fork: ForkServerContext
 ) -> None:
     lost = another(store, lease=-1.0)
     lost.begin(study.id, [ask(n) for n in range(40)])
     assert len(store.recover(study.id)) == 40
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload([__name__])  # imported once, not sixteen times
-    with concurrent.futures.ProcessPoolExecutor(16, mp_context=processes) as pool:
+    with concurrent.futures.ProcessPoolExecutor(16, mp_context=fork) as pool:
         shares = [pool.submit(_work, url, study.id, 10) for _ in range(16)]
         begun, claimed = (
             sorted(number for share in shares for number in share.result()[kind]) for kind in (0, 1)

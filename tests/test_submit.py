@@ -240,6 +240,7 @@ def head() -> Iterator[Head]:
         shutil.rmtree(home, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_a_ray_job_is_followed_to_its_end(head: Head) -> None:
     told = head.submit("followed", 6)
     assert told.returncode == 0, told.stderr
@@ -251,6 +252,7 @@ def test_a_ray_job_is_followed_to_its_end(head: Head) -> None:
     assert (again.returncode, again.stderr) == (0, "nas: it had already ended\n")
 
 
+@pytest.mark.slow
 def test_a_ray_job_that_is_stopped_leaves_nothing_running_and_is_resumed(head: Head) -> None:
     name = head.submit("stopped", 300, "--no-follow").stdout.strip()
     wait("no trial", lambda: counts(head.url, "stopped").get("finished"))

@@ -391,6 +391,7 @@ def test_a_search_without_an_end_is_refused(store: Store) -> None:
             loop.search(plan(seconds), store, pool)
 
 
+@pytest.mark.slow
 def test_where_time_is_paid_small_networks_come_first(tmp_path: Path, clock: Clock) -> None:
     """Trainings take what their MACs say, and improvement counts by the square root of it."""
 

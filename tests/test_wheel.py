@@ -82,6 +82,7 @@ def test_spaces_and_networks_are_there(python: Path, tmp_path: Path) -> None:
     assert "11,689,512 params" in run(python, tmp_path, "-m", "nas.cli", "show", "resnet18")
 
 
+@pytest.mark.slow
 def test_a_search_runs_and_resumes(python: Path, tmp_path: Path) -> None:
     search = ("-m", "nas.cli", "search", "--space", "lenet_like", "--epochs", "1")
     run(python, tmp_path, *search, "--trials", "1", "--workers", "0")

@@ -413,6 +413,7 @@ class Driver:
 
 
 @linux
+@pytest.mark.slow
 def test_a_driver_that_is_interrupted_leaves_no_process() -> None:
     """One that is killed: ``test_local_ray``."""
     driver = Driver("forks_and_waits")
@@ -428,6 +429,7 @@ def test_a_driver_that_is_interrupted_leaves_no_process() -> None:
 
 
 @linux
+@pytest.mark.slow
 def test_two_pools_one_after_another_and_nothing_on_stdout() -> None:
     driver = Driver("prints")
     stdout, stderr = driver.process.communicate(timeout=PATIENCE)
@@ -472,6 +474,7 @@ print("shared")
 
 
 @linux
+@pytest.mark.slow
 def test_an_idle_seat_makes_room_for_who_waits() -> None:
     """Two drivers on a cluster of one core; the killer found the same between seats of one."""
     told = alone(SHARED)
@@ -512,6 +515,7 @@ print("fits")
 
 
 @linux
+@pytest.mark.slow
 def test_a_slot_on_a_cluster_asks_for_the_memory_that_is_predicted() -> None:
     told = alone(PREDICTED)
     assert told.stdout == "fits\n", told.stderr

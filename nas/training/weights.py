@@ -90,8 +90,15 @@ def load_torchvision(name: str, state_dict: State) -> nn.Module:
     where = f"the state dict for {name}"
     found = _modern(states.checked(state_dict, where))
     pairs = correspondence(name, network(name))
-    module = build(network(name, classes=_classes(found, pairs)))
-    module.load_state_dict(_fitted(module, found, pairs, where), strict=False)
+    architecture = network(name, classes=_classes(found, pairs))
+    with torch.device("meta"):  # drawing weights that are replaced took 0.3 to 1.3 s
+        module = build(architecture)
+    state = _fitted(module, found, pairs, where)
+    if module.state_dict().keys() == state.keys():
+        module.to_empty(device=torch.get_default_device())
+    else:
+        module = build(architecture)
+    module.load_state_dict(state, strict=False)
     return module
 
 
@@ -132,7 +139,12 @@ def _as_run(module: nn.Module, x: Shape) -> list[tuple[str, nn.Module]]:
     for name, layer in module.named_modules():
         if next(layer.parameters(recurse=False), None) is not None:
             layer.register_forward_pre_hook(partial(note, name))
-    module.train()(torch.empty(2, *x))  # two images: BN refuses to train on one value per channel
+        # It keeps the shape, and on the meta device torch decomposes it in Python: 1.1 s of
+        # densenet161's 1.7.
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.forward = lambda x: x  # type: ignore[method-assign, assignment]
+    with torch.no_grad():
+        module.train()(torch.empty(1, *x))
     return ran
 
 
