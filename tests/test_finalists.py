@@ -251,7 +251,7 @@ def finals(*told: tuple[int, float, float, int], images: int = 96) -> Report:
         for number, searched, validation, params in told
     ]
     front = pareto(study, [f.row for f in found])
-    return Report(study, 3, 3, 30, tuple(found), (), front=front)
+    return Report(study, 3, 3, 30, tuple(found), (), front=front, searched=front)
 
 
 def test_a_smaller_finalist_within_the_luck_is_told_beside_the_winner() -> None:
@@ -335,6 +335,12 @@ def test_why_the_most_accurate_of_the_search_was_not_trained_again() -> None:
     )
     lost = ((found.finalists[1].row, "the training diverged"),)
     assert choice(dataclasses.replace(alone, lost=lost)) == []
+    # A distilled network that dominates it changes nothing of what the search found.
+    assert choice(dataclasses.replace(alone, front=())) == [
+        "Not on the front as measured by the search: trial 8. Finalists are chosen by their "
+        "estimates from all trials, without the luck of one training.",
+        line,
+    ]
 
 
 def test_what_lies_between_two_trainings_is_part_of_the_time_left() -> None:
@@ -571,6 +577,8 @@ def test_the_command_makes_a_page_of_the_record_alone(
     for more, sentence in (
         (["-o", str(tmp_path / "report.md")], "--top 0: a report in Markdown"),
         (["--compare", "random", "-o", str(page)], "--top 0: --compare random"),
+        (["--seeds", "5", "-o", str(page)], "--seeds 5: --top 0 retrains nothing"),
+        (["--workers", "2", "-o", str(page)], "--workers 2: is for the search of --compare"),
         (["-o", str(tmp_path / "report.pdf")], "must end in .html"),
     ):
         refused = CliRunner().invoke(cli.app, [*told, *more])

@@ -211,6 +211,16 @@ def test_a_network_of_larger_images_is_the_same_network(store: Store) -> None:
         np.testing.assert_allclose(told.place(dict(row.sampled)), x, atol=0.02)
 
 
+def test_a_study_without_trials_takes_older_ones_that_are_newer_than_it(store: Store) -> None:
+    store.open_study(plan(study="new", sampler="default").row())  # interrupted before a trial
+    run(store, plan(trials=20))
+    searched = plan(study="new", sampler="default", older=("s",), trials=1)
+    assert len(older_studies(searched, store)[0].x) == 20
+    run(store, searched)
+    run(store, plan(trials=30))
+    assert len(older_studies(searched, store)[0].x) == 20
+
+
 def test_a_search_that_goes_on_knows_what_it_knew(store: Store) -> None:
     run(store, plan(trials=30))
     searched = plan(study="new", sampler="default", older=("s",), trials=3)

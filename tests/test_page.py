@@ -146,7 +146,9 @@ def file(thousand: Told, tmp_path_factory: pytest.TempPathFactory) -> Path:
     trained = tuple(
         Finalist(row, "", Mean(0.8, 0.7, 0.85), Mean(0.79, 0.7, 0.84)) for row in best[:2]
     )
-    report = Report(study, 2, 2, 20, trained, (), front=pareto(study, rows))
+    report = Report(
+        study, 2, 2, 20, trained, (), front=pareto(study, rows), searched=pareto(study, rows)
+    )
     by = {row.id: Belief(0.75, 0.7, 0.8) for row in rows if row.state == "finished"}
     path = tmp_path_factory.mktemp("page") / "report.html"
     told = html.page(study, rows, curves, report, Beliefs("accuracy", by), evaluated(12, side=96))

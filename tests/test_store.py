@@ -131,6 +131,12 @@ def test_until_it_has_a_trial_a_study_takes_any_other_settings(
     assert (now.recipe, now.seed, now.settings["epochs"]) == ({"lr": 0.3}, 4, 7)
     with pytest.raises(StudyError, match=r"study 'digits' were changed meanwhile: recipe\.lr is"):
         store.begin(study.id, [ask(0)], of=study)
+    for record in (
+        lambda: store.enqueue(study.id, [ask(0)], of=study),  # a baseline
+        lambda: store.enter(study.id, ask(0), RESULT, of=study),  # a distilled network
+    ):
+        with pytest.raises(StudyError, match="were changed meanwhile"):
+            record()
     [claim] = store.begin(now.id, [ask(0)], of=now)
     store.finish(claim.token, DIED)
     with pytest.raises(StudyError, match=r"recipe\.lr is"):

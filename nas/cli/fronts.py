@@ -73,9 +73,13 @@ def front_out(
             import optuna
 
             from nas.driver.beliefs import believed as beliefs_of  # a second of imports
+            from nas.driver.beliefs import uncertain
 
             optuna.logging.set_verbosity(optuna.logging.WARNING)
-            beliefs = beliefs_of(study, rows)
+            # By the study's own objectives: few trials may have another one that was asked for.
+            recorded, name = store.find_study(study.name), uncertain(study)
+            own = name in dict(recorded.objectives)
+            beliefs = beliefs_of(recorded if own else study, rows, name)
         listed = functools.partial(trials.rows_out, study, best, form, rows, beliefs)
         data = files.printed(listed) if output else b""
     if output:

@@ -150,13 +150,14 @@ def report(
     study: StudyName = None,
     storage: Storage = STORAGE,
     seeds: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--seeds",
             help="Mean number of trainings per finalist; those near the best get more.",
+            show_default="3",
             rich_help_panel=HOW,
         ),
-    ] = 3,
+    ] = None,
     top: Annotated[
         int,
         typer.Option(

@@ -16,7 +16,7 @@ from nas.data.datasets import streamed
 from nas.driver.audit import Subject, audit
 from nas.driver.beliefs import believed
 from nas.driver.equal_cost import random_plan, whole_seconds
-from nas.driver.finalists import Report, report
+from nas.driver.finalists import SEEDS, Report, report
 from nas.driver.loop import search
 from nas.driver.plan import Plan
 from nas.driver.profiles import predicting
@@ -50,7 +50,7 @@ def report_and_show(
     study: StudyRow,
     data: str,
     *,
-    seeds: int,
+    seeds: int | None,
     top: int,
     compare: str,
     workers: int | None,
@@ -69,6 +69,9 @@ def report_and_show(
         files.writable(output)
     if top < 0:
         raise NasError(f"--top {top}: must be 0 or more")
+    if not top and seeds is not None:
+        raise NasError(f"--seeds {seeds}: --top 0 retrains nothing")
+    seeds = SEEDS if seeds is None else seeds
     if seeds < 1:
         raise NasError(f"--seeds {seeds}: must be 1 or more")
     if workers is not None and not compare:

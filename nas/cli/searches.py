@@ -236,14 +236,17 @@ def _tell_next(plan: Plan, storage: str, status: Status, ahead: Outlook | None) 
     given = "" if os.environ.get("NAS_STORAGE") == storage else _option("--storage", storage)
     study = _option("--study", plan.study)
     print("\nnext:", file=sys.stderr)
-    best = next((row for row in status.front if not row.made), status.front[0])
+    best = next((row for row in status.front if row.is_network), status.front[0])
     arguments = f"{best.number}{study}{given}"
     if best.model:
         print(f"  nas export --trial {arguments} -f onnx -o model.onnx", file=sys.stderr)
     if best.is_network and plan.job.evaluator:  # its weights are the evaluator's
         print(f"  nas export --trial {arguments} -f python -o network.py", file=sys.stderr)
-    elif best.is_network and not best.made:
-        print(f"  nas train --trial {arguments} --epochs {3 * plan.job.epochs}", file=sys.stderr)
+    elif best.is_network:
+        if not best.made:
+            print(
+                f"  nas train --trial {arguments} --epochs {3 * plan.job.epochs}", file=sys.stderr
+            )
         print(f"  nas report{study}{given} -o report.html", file=sys.stderr)
     print(f"  nas trials show {arguments}", file=sys.stderr)
     if status.exhausted:

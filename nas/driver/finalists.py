@@ -33,6 +33,7 @@ from nas.training import single
 from nas.training.models import kept_card
 
 LEVEL = 0.95
+SEEDS = 3  # trainings of a finalist on average
 WORTH = 0.9  # of the winner's cost: smaller savings are not mentioned
 
 
@@ -107,7 +108,8 @@ class Finalist:
 class Report:
     """``finalists`` are in the order of the halving, the best first; ``beside`` are trials to
     compare with; ``lost`` are those with a diverged training, with the reason. ``front`` is based
-    on the search's own measurements, and need not contain all finalists."""
+    on the search's own measurements, and need not contain all finalists; ``searched`` is the front
+    without baselines, distilled and pruned networks."""
 
     study: StudyRow
     seeds: int
@@ -117,6 +119,7 @@ class Report:
     beside: tuple[Finalist, ...]
     lost: tuple[tuple[TrialRow, str], ...] = ()
     front: tuple[TrialRow, ...] = ()
+    searched: tuple[TrialRow, ...] = ()
 
     @property
     def winner(self) -> Finalist:
@@ -169,7 +172,7 @@ def report(
     rows: Sequence[TrialRow],
     data: DataRef,
     *,
-    seeds: int = 3,
+    seeds: int = SEEDS,
     top: int = 3,
     random: Sequence[TrialRow] = (),
     folder: str = "",
@@ -232,7 +235,8 @@ def report(
             beside.append(finalist(row, role, whole))
     epochs = study.settings["epochs"]
     made = tuple(finalists), tuple(beside), tuple(lost.values())
-    return Report(study, seeds, top, epochs, *made, front=pareto(study, rows))
+    searched = pareto(study, [row for row in rows if not row.baseline])
+    return Report(study, seeds, top, epochs, *made, pareto(study, rows), searched)
 
 
 def contest(

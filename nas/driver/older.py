@@ -41,20 +41,22 @@ OFFERED = 3  # most studies suggested at the start of a search
 
 
 def older_studies(plan: Plan, record: Record) -> tuple[Older, ...]:
-    """The plan's older studies, with the trials from before its own study was created: a resumed
-    search knows what it knew.
+    """The plan's older studies, with the trials from before its own first trial: a resumed search
+    knows what it knew.
 
     Raises StudyError for a study that is missing, is the plan's own, or has too few networks.
     """
     if not plan.older:
         return ()
     own = record.study_named(plan.study)
+    first = next(record.trials(own.id, numbers=[0]), None) if own else None
+    until = first.created if first else math.inf
     found = []
     for name in plan.older:
         if name == plan.study:
             raise StudyError(f"--from {name}: a study cannot warm-start from itself")
         study = record.find_study(name)
-        rows = _rows(plan, record, study, math.inf if own is None else own.created)
+        rows = _rows(plan, record, study, until)
         if len(rows) < FEWEST:
             asked = " or ".join(_learned(plan)) or "a measured objective"
             raise StudyError(

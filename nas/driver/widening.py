@@ -18,20 +18,21 @@ from nas.language.domains import PRESENCE, Choice, Domain, Floats, Ints, Progres
 from nas.language.elements import Scalar
 from nas.spaces.preflight import refuse_empty
 from nas.spaces.space import Space
-from nas.store import Sampled, Store, StudyRow, TrialRow, check_same, widens
+from nas.store import Sampled, Store, StudyRow, TrialRow, check_same, first_difference, widens
 from nas.text import counted
 
 
 def open_study(plan: Plan, store: Store) -> tuple[StudyRow, str]:
-    """The plan's study, created if there is none; and a sentence if its space or its constraints
-    changed, else an empty string.
+    """The plan's study, created if there is none; and a sentence if its settings changed, else an
+    empty string.
 
     Raises StudyError where it exists with other settings, including a space that is narrower or
     does not contain all of its trials; and NothingFound, with nothing created, where nothing meets
     the constraints.
     """
     study, sentence = plan.row(), ""
-    if store.study_named(study.name) is None:
+    before = store.study_named(study.name)
+    if before is None:
         refuse_empty(plan.space)
     was = _changed(plan, store)
     if was is not None:
@@ -43,7 +44,10 @@ def open_study(plan: Plan, store: Store) -> tuple[StudyRow, str]:
                 f"study {was.name} resumes with its {counted(len(placed), 'trial')} "
                 "in the changed space"
             )
-    return store.open_study(study), sentence
+    opened = store.open_study(study)
+    if before and not sentence and (difference := first_difference(before, study)):
+        sentence = f"study {study.name} had no results, and takes the new settings: {difference}"
+    return opened, sentence
 
 
 def rehearsed(plan: Plan, store: Store) -> Mapping[int, Sampled]:

@@ -39,8 +39,8 @@ def note(beliefs: Beliefs | None, rows: Sequence[TrialRow] = ()) -> str:
         return ""
     if beliefs.lacking:
         return (
-            f"{metric(beliefs.name).title} as measured, luck included: it can be estimated without "
-            f"after {counted(beliefs.lacking, 'more finished trial')}"
+            f"{metric(beliefs.name).title} is that of one training, luck included; an estimate "
+            f"without it needs {counted(beliefs.lacking, 'more finished trial')}"
         )
     if not beliefs.by:
         return ""

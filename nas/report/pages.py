@@ -134,7 +134,7 @@ def choice(report: Report) -> list[str]:
             "chosen by their estimates from all trials, without the luck of one training."
         )
     lost = {row.id for row, _ in report.lost}  # these have their own explanation
-    searched = [row for row in report.front if not row.baseline and row.id not in lost]
+    searched = [row for row in report.searched if row.id not in lost]
     top = max(searched, key=lambda row: row.value(ACCURACY), default=report.winner.row)
     if (top.fingerprint, top.job_key) != (report.winner.row.fingerprint, report.winner.row.job_key):
         again = next((f for f in report.finalists if f.row.id == top.id), None)

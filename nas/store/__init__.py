@@ -11,7 +11,7 @@ from nas.store.rows import (
     StudyRow,
     TrialRow,
 )
-from nas.store.sameness import check_same, widens
+from nas.store.sameness import check_same, first_difference, widens
 from nas.store.tables import ENDED, EVALUATED, TrialState
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "TrialRow",
     "TrialState",
     "check_same",
+    "first_difference",
     "open_store",
     "widens",
 ]

@@ -157,15 +157,16 @@ class Store(Record):
 
         return self._claim(write, len(asks))
 
-    def enter(self, study_id: int, ask: Ask, result: Result) -> bool:
-        """Records an evaluated candidate with its result; False where the study has it."""
+    def enter(self, study_id: int, ask: Ask, result: Result, of: StudyRow | None = None) -> bool:
+        """Records an evaluated candidate with its result; False where the study has it. Raises
+        StudyError as ``begin`` does."""
         token = _token()
 
         def work(connection: Connection, retried: bool) -> bool:
             if retried and ended_in(connection, token, "finished"):
                 return True
             added = add_trials(connection, study_id, [ask], [token], state="running", budget=None,
-                               once=True)  # fmt: skip
+                               once=True, of=of)  # fmt: skip
             for trial_id in added:
                 self._start(connection, trial_id, token)
                 end_attempt(connection, token, "finished", result)
@@ -174,9 +175,11 @@ class Store(Record):
 
         return self.write(work)
 
-    def enqueue(self, study_id: int, asks: Sequence[Ask]) -> list[TrialRow]:
+    def enqueue(
+        self, study_id: int, asks: Sequence[Ask], of: StudyRow | None = None
+    ) -> list[TrialRow]:
         """Records those of ``asks`` that are new to the study, for any driver to ``claim``."""
-        return self._record(study_id, asks, state="waiting", once=True)
+        return self._record(study_id, asks, state="waiting", once=True, of=of)
 
     def reuse(
         self,

@@ -20,7 +20,9 @@ KEPT_SETTINGS = ("folder", "taught", "devices")
 
 def check_same(was: Study, now: Study) -> None:
     """Raises StudyError where a study exists with other settings, naming the first that differs."""
-    if difference := first_difference(was, now):
+    # Objectives and constraints last: some studies may change them.
+    fixed = dataclasses.replace(now, objectives=was.objectives, constraints=was.constraints)
+    if difference := first_difference(was, fixed) or first_difference(was, now):
         raise StudyError(
             f"study {was.name!r} exists with other settings: {difference}; "
             "repeat the settings of the study, or give another --study name"
@@ -58,7 +60,8 @@ def moved(was: Study, now: Study) -> dict[str, Any]:
 
 def first_difference(was: Study, now: Study) -> str | None:
     """A clause naming the first setting that differs, with both values; None where none does."""
-    if was.images != now.images:
+    evaluators = {study.settings.get("evaluator") for study in (was, now)}  # they need no images
+    if was.images != now.images and len(evaluators) == 1:
         earlier = was.images_about or "images that nas did not yet identify"
         if earlier == now.images_about:
             others = f"others by content [{now.images[:8]}]"

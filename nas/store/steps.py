@@ -81,7 +81,7 @@ def refuse_changed(connection: Connection, of: StudyRow) -> None:
     if held != of and (difference := first_difference(held, of)):  # != is the cheap test
         raise StudyError(
             f"the settings of study {of.name!r} were changed meanwhile: {difference}; "
-            "this search ends, and one with the new settings resumes the study"
+            "repeat the command with the new ones, or under another --study name"
         )
 
 
