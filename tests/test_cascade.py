@@ -385,7 +385,7 @@ def test_from_models_to_predictions_on_the_command_line(files, tmp_path: Path, c
         # Of the cheap one's accuracy nothing is cheaper.
         (["--accuracy", "0.3", "--cost", "macs"], "no cascade of these networks", 3),
         (["--accuracy", "0.3", "--cost", "macs"], "has accuracy 30.00 % on validation", 3),
-        (["--accuracy", "0.3", "--cost", "macs"], "; give --accuracy best, which is ", 3),
+        (["--accuracy", "0.3", "--cost", "macs"], "; use that network alone, or train more", 3),
         (["--accuracy", "90"], "up to 1: for 90 % give 0.9", 2),
         (["--budget", "1", "--cost", "macs"], "no cascade of these networks", 3),
     ],

@@ -235,24 +235,23 @@ def _made(verdict: Verdict, models: Sequence[Model], choice: Choice) -> Cascade:
 
 
 def instead(verdict: Verdict, demand: Demand, scores: Sequence[float]) -> str:
-    """What to relax where nothing meets the demand."""
-    single, most = verdict.single, max(scores)
-    if demand.accuracy is None:
-        return "give a larger --budget, or --accuracy best"
-    if demand.accuracy > most:
+    """What to do where nothing meets the demand."""
+    most = max(scores)
+    if demand.accuracy is not None and demand.accuracy > most:
         return f"no network has that much: give --accuracy best, which is {percent(most)} here"
-    if demand.accuracy < most:
-        return f"give --accuracy best, which is {percent(most)} here"
-    if single is None:
-        return "train more networks, cheaper ones among them"
-    return f"give less, such as --accuracy {most - 0.01:.2f}, or --budget {single.cost:.6g}"
+    if verdict.single is None:
+        return "give a larger --budget" if demand.accuracy is None else "train more networks"
+    alone = "use that network alone, or train more, cheaper ones among them"
+    if demand.accuracy == most:
+        return f"give less, such as --accuracy {most - 0.01:.2f}, or {alone}"
+    return f"{alone}, or give --accuracy best, which is {percent(most)} here"
 
 
 def _why_none(verdict: Verdict, demand: Demand, names: Sequence[str], cost: str) -> str:
     what = (
         f"accuracy {percent(demand.accuracy)} on validation at a lower {METRICS[cost].title}"
         if demand.accuracy is not None
-        else f"a higher accuracy at {demand.budget:g} {METRICS[cost].title}"
+        else f"a higher accuracy at a {METRICS[cost].title} of {shown(cost, demand.budget)}"
     )
     told = [f"no cascade of these networks has {what} than a single network"]
     if verdict.single:
