@@ -150,6 +150,13 @@ def newest(location: str | Path, parse: Callable[[bytes], T]) -> T | None:
     return None
 
 
+def kept(location: str | Path) -> bool:
+    """Whether there is a file at ``location``, or its previous version: what ``newest`` reads."""
+    files, path = _find(location)
+    files.invalidate_cache()
+    return any(files.exists(candidate) for candidate in (path, path + PREVIOUS))
+
+
 def remove(location: str | Path) -> None:
     """Removes the file, its previous version, and temporary files beside it."""
     files, path = _find(location)

@@ -102,6 +102,7 @@ def test_the_newest_whole_file_is_read_and_a_torn_one_set_aside(
     location: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert artifacts.newest(location, text) is None
+    assert not artifacts.kept(location)
     artifacts.write(location, b"first.")
     artifacts.write(location, b"second.")
     artifacts.write(f"{location}2", b"another.")
@@ -111,6 +112,7 @@ def test_the_newest_whole_file_is_read_and_a_torn_one_set_aside(
     assert "its end is missing" in caplog.text
     assert artifacts.newest(location, text) == "second."
     assert names(location) == {"c.torn", "c.previous", "c2"}
+    assert artifacts.kept(location)
     artifacts.write(location, b"fourth.")
     artifacts.remove(location)
     assert names(location) == {"c2"}

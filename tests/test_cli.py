@@ -120,7 +120,8 @@ def test_a_search_trains_on_digits_and_the_same_command_does_nothing_more(
     front = json.loads(here(tmp_path, "pareto", "-f", "json").stdout)
     assert all(0.1 < row["accuracy"] <= 1 and row["latency_ms"] > 0 for row in front)
     # stdout is the front, a line a network without trailing blanks; all else is on stderr.
-    lines = first.stdout.splitlines()
+    *lines, note = first.stdout.splitlines()
+    assert note.endswith("without it needs 7 more finished trials")
     assert len(lines) == 1 + len(front)
     assert lines == [line.rstrip() for line in lines]
     assert lines[0].split() == ["trial", "accuracy", "params", "MACs", "latency", "pattern"]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from nas import artifacts
 from nas.cli.arguments import MODELS
 from nas.cli.options import called
 from nas.cli.output import begin_work, directory
@@ -78,7 +79,7 @@ def train_and_show(job: Job, output: Path) -> None:
     checkpoint = folder / f"{name}.checkpoint"
     file = output if named else folder / f"{name}.safetensors"
     free_to_train(job, file)
-    if checkpoint.exists():
+    if artifacts.kept(checkpoint):
         print(f"nas: resumes from {checkpoint}, whose epochs are repeated first", file=sys.stderr)
     done = train(job, epoch_printer(job.epochs), checkpoint=checkpoint, file=file, over=False)
     screens.out(screens.trained_page(done))
