@@ -214,10 +214,8 @@ class Left:
         """Seconds left, after the fraction ``share`` of training ``place`` took ``seconds``."""
         done = share * self.works[place]
         now = time.monotonic()
-        self.took[place] = (
-            max(seconds, now - self.ended),
-            done,
-        )  # longer than the clock's if resumed
+        # Longer than by the clock, if resumed.
+        self.took[place] = max(seconds, now - self.ended), done
         if share >= 1:
             self.ended = now
         pace = sum(took for took, _ in self.took.values()) / sum(d for _, d in self.took.values())
