@@ -190,6 +190,16 @@ def test_other_settings_are_refused_with_a_wider_space_too(store: Store) -> None
         run(store, plan(space=space(WIDER), trials=9, recipe=Recipe(lr=0.7)))
 
 
+def test_a_study_without_trials_says_that_it_takes_new_settings(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/record.db")
+    first, again = plan(space=space(), trials=3), plan(space=space(), trials=3, recipe=Recipe(lr=1))
+    assert open_study(first, store)[1] == ""
+    assert open_study(first, store)[1] == ""
+    _, sentence = open_study(again, store)
+    assert sentence.startswith("study s had no results, and takes the new settings: recipe.lr is ")
+    assert open_study(again, store)[1] == ""
+
+
 def test_a_search_of_the_old_space_ends_where_it_was_widened(store: Store, tmp_path: Path) -> None:
     """Between two trials nothing runs, and the space is widened: no trial of the old one comes
     after."""
