@@ -30,7 +30,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]
     store = open_store(url)
     for name in ("theirs", "ours"):
         study = store.open_study(Study(name=name, space="s", objectives=(("accuracy", "max"),)))
-        [claim] = store.begin(study.id, [ASK])
+        [claim] = store.begin(study, [ASK])
         store.finish(claim.token, Result(metrics={"accuracy": 0.5}))
     store.close()
     [port] = free_ports(1)

@@ -63,7 +63,7 @@ def begin(store: Store, study: StudyRow, count: int) -> list[Claim]:
     """So many candidates of a driver that asked for them by itself."""
     with_space = plan(study="elsewhere")
     asker = loop.Asker(with_space, with_space.row(), 7, lambda row: row)
-    return store.begin(study.id, [asked[1] for _ in range(count) if (asked := asker.ask())])
+    return store.begin(study, [asked[1] for _ in range(count) if (asked := asker.ask())])
 
 
 # --- leases --------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ def test_a_driver_learns_which_of_its_attempts_were_lost(store: Store, other: St
     mine = dataclasses.replace(store, lease=-1.0)  # run out as soon as it is taken
     study = mine.open_study(plan().row())
     before = time.monotonic()
-    lost, kept = mine.begin(study.id, [ask(1)]), store.begin(study.id, [ask(2)])
+    lost, kept = mine.begin(study, [ask(1)]), store.begin(study, [ask(2)])
     assert other.recover(study.id) == [0]
     brisk = dataclasses.replace(store, lease=0.2)
     with Leases(brisk) as leases:
@@ -135,7 +135,7 @@ def test_what_was_lost_is_cancelled(store: Store, url: str, spies: list[Spy]) ->
                     for attempt in thief.attempts(trial.id):  # as a driver that thinks it is dead
                         died = Failure(kind="worker_died", reason="its lease ran out")
                         thief.release(attempt.token, died)
-                        [claim] = thief.claim(study.id, 1)
+                        [claim] = thief.claim(study, 1)
                         thief.finish(claim.token, Result(metrics={"accuracy": 0.25}))
             return []
 

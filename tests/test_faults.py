@@ -158,7 +158,7 @@ def test_a_clock_that_jumps_costs_a_driver_nothing_of_its_own(url: str) -> None:
     """Leases compare by the database's clock: after a jump of hours all look expired."""
     with contextlib.closing(open_store(url, lease=-7200.0)) as store:
         study = store.open_study(plan(STUDY, TRIALS).row())
-        [claim] = store.begin(study.id, [ASK])
+        [claim] = store.begin(study, [ASK])
         assert store.recover(study.id) == []
         assert store.beat() == {claim.token}
         with contextlib.closing(open_store(url)) as other:

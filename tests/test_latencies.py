@@ -41,7 +41,7 @@ def study(store: Store) -> StudyRow:
     for accuracy, pattern in zip((0.5, 0.7, 0.9), PATTERNS, strict=True):
         a = nas.parse(pattern)
         ask = Ask(pattern=str(a), fingerprint=a.fingerprint, params=a.params, macs=a.macs)
-        (claim,) = store.begin(row.id, [ask])
+        (claim,) = store.begin(row, [ask])
         store.finish(claim.token, Result(metrics={"accuracy": accuracy}))
     return row
 
@@ -259,7 +259,7 @@ def test_a_device_without_a_runtime_is_as_the_study_was_searched(
     pattern = "INPUT(3, 8, 8) -> GAP -> FC(2)"
     a = nas.parse(pattern)
     (claim,) = store.begin(
-        study.id, [Ask(pattern=str(a), fingerprint=a.fingerprint, params=a.params, macs=a.macs)]
+        study, [Ask(pattern=str(a), fingerprint=a.fingerprint, params=a.params, macs=a.macs)]
     )
     eager = Latency(ms=3, low=3, high=3, device="pc, 1 thread, torch")
     store.finish(claim.token, Result(metrics={"accuracy": 0.99}, latency=eager))

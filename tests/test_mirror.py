@@ -100,7 +100,7 @@ def _quiet() -> Iterator[None]:
 
 
 def run(store: Store, study: StudyRow, *outcomes: Outcome) -> None:
-    claims = store.begin(study.id, [ASK] * len(outcomes))
+    claims = store.begin(study, [ASK] * len(outcomes))
     for claim, outcome in zip(claims, outcomes, strict=True):
         assert store.finish(claim.token, outcome)
 
@@ -159,7 +159,7 @@ def test_the_copy_is_what_optuna_itself_would_write(store: Store, study: StudyRo
 def test_states(store: Store, study: StudyRow) -> None:
     unmeasured = dataclasses.replace(RESULT, latency=None)
     run(store, study, DIVERGED, RESULT, unmeasured)
-    store.begin(study.id, [ASK])
+    store.begin(study, [ASK])
     assert Mirror(store, study).catch_up() == 3
     failed, whole, partial, running = copied(store).trials
     assert running.state == TrialState.RUNNING
@@ -177,14 +177,14 @@ def test_states(store: Store, study: StudyRow) -> None:
 def test_a_trial_has_its_number_in_whatever_order_they_end(store: Store, study: StudyRow) -> None:
     """Whoever sees trial 1 there asks for trial 1 here."""
     mirror, late = Mirror(store, study), Mirror(store, study)
-    first, second, third = store.begin(study.id, [ASK] * 3)
+    first, second, third = store.begin(study, [ASK] * 3)
     seen = []
     for claim in (second, third, first):
         store.finish(claim.token, RESULT)
         assert mirror.catch_up() == 1
         assert mirror.catch_up() == 0
         seen.append([trial.state.name[0] for trial in copied(store).trials])
-        fourth = store.begin(study.id, [ASK])
+        fourth = store.begin(study, [ASK])
     assert seen == [["R", "C", "R"], ["R", "C", "C", "R"], ["C", "C", "C", "R", "R"]]
     assert late.catch_up() == 0  # another driver's, that finds it all
     store.finish(fourth[0].token, DIVERGED)
@@ -208,11 +208,11 @@ def test_the_page_that_reads_what_is_new_has_all_in_the_end(store: Store, study:
         after = next(running, len(page))
         page[after:] = copied(store).trials[after:]
 
-    claims = store.begin(study.id, [ASK] * 4)
+    claims = store.begin(study, [ASK] * 4)
     read()
     for place in (2, 0, 3):
         store.finish(claims[place].token, RESULT)
-        claims += store.begin(study.id, [ASK])
+        claims += store.begin(study, [ASK])
         read()
     for claim in (claims[1], *claims[4:]):
         store.finish(claim.token, DIVERGED)

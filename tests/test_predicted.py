@@ -215,9 +215,7 @@ def test_a_metric_of_a_device_is_arithmetic_while_a_search_runs(store: Store) ->
         assert "20 networks left out in turn 1" in told[name]
     # Of a trial's network it is known what it consists of: it is one more, and none of the profile.
     study = store.open_study(Study(name="s", space="s", objectives=(("accuracy", "max"),)))
-    store.begin(
-        study.id, [Ask(pattern=str(other), fingerprint=other.fingerprint, params=1, macs=1)]
-    )
+    store.begin(study, [Ask(pattern=str(other), fingerprint=other.fingerprint, params=1, macs=1)])
     with predicting(store, [name]) as told:
         assert "21 networks left out in turn (1 of them measured besides it) " in told[name]
 

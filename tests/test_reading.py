@@ -33,7 +33,7 @@ mounts = pytest.mark.skipif(
 def fill(url: str) -> None:
     store = open_store(url)
     study = store.open_study(Study(name="s", space="s", objectives=(("accuracy", "max"),)))
-    [claim] = store.begin(study.id, [ASK])
+    [claim] = store.begin(study, [ASK])
     store.finish(claim.token, Result(metrics={"accuracy": 0.5}))
     store.close()
 

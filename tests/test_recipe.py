@@ -105,7 +105,7 @@ def test_a_study_from_before_goes_on_and_another_recipe_is_refused(tmp_path: Pat
     before: Study = dataclasses.replace(now, recipe=FIRST)
     store = open_store(f"sqlite:///{tmp_path}/record.db", create=True)
     kept = store.open_study(before)
-    store.begin(kept.id, [Ask(pattern="x", fingerprint="f", params=1, macs=1)])
+    store.begin(kept, [Ask(pattern="x", fingerprint="f", params=1, macs=1)])
     assert store.open_study(now) == kept
     other = dataclasses.replace(Job(pattern=""), recipe=Recipe(mixup=0.2))
     with pytest.raises(StudyError, match=r"recipe\.mixup is absent in the study and 0\.2 now"):

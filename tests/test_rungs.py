@@ -481,7 +481,7 @@ def test_a_study_keeps_its_rungs(store: Store) -> None:
 def test_a_fenced_attempt_reaches_no_rung(store: Store) -> None:
     study = store.open_study(plan().row())
     ask = Ask(pattern="INPUT -> FC", fingerprint="f", params=1, macs=1, epochs=18)
-    (claim,) = store.begin(study.id, [ask])
+    (claim,) = store.begin(study, [ask])
     result = Result(metrics={"accuracy": 0.5}, seconds=2.0)
     died = Failure(kind="worker_died", reason="the node went away")
     retry = store.requeue(claim.token, died)

@@ -111,7 +111,7 @@ def study(store: Store) -> StudyRow:
 
 
 def begin(store: Store, study: StudyRow, n: int = 0) -> Claim:
-    [claim] = store.begin(study.id, [ask(n)])
+    [claim] = store.begin(study, [ask(n)])
     return claim
 
 
@@ -130,14 +130,14 @@ def test_until_it_has_a_trial_a_study_takes_any_other_settings(
     assert (now.id, now.folder) == (study.id, study.folder)
     assert (now.recipe, now.seed, now.settings["epochs"]) == ({"lr": 0.3}, 4, 7)
     with pytest.raises(StudyError, match=r"study 'digits' were changed meanwhile: recipe\.lr is"):
-        store.begin(study.id, [ask(0)], of=study)
+        store.begin(study, [ask(0)])
     for record in (
-        lambda: store.enqueue(study.id, [ask(0)], of=study),  # a baseline
-        lambda: store.enter(study.id, ask(0), RESULT, of=study),  # a distilled network
+        lambda: store.enqueue(study, [ask(0)]),  # a baseline
+        lambda: store.enter(study, ask(0), RESULT),  # a distilled network
     ):
         with pytest.raises(StudyError, match="were changed meanwhile"):
             record()
-    [claim] = store.begin(now.id, [ask(0)], of=now)
+    [claim] = store.begin(now, [ask(0)])
     store.finish(claim.token, DIED)
     with pytest.raises(StudyError, match=r"recipe\.lr is"):
         store.open_study(STUDY)
@@ -158,10 +158,10 @@ def test_until_something_is_evaluated_a_study_takes_other_objectives(
     assert now.objectives == (("f1", "max"),)
     changed = "settings of study 'digits' were changed meanwhile: objectives is f1:max"
     with pytest.raises(StudyError, match=changed):
-        store.claim(study.id, 1, of=study)
+        store.claim(study, 1)
     with pytest.raises(StudyError, match=changed):
-        store.begin(study.id, [ask(1)], of=study)
-    [claim] = other.claim(now.id, 1, of=now)
+        store.begin(study, [ask(1)])
+    [claim] = other.claim(now, 1)
     other.finish(claim.token, RESULT)
     with pytest.raises(StudyError, match="objectives is f1:max in the study"):
         store.open_study(STUDY)
@@ -291,7 +291,7 @@ def test_metrics_that_are_not_finite_come_back_as_nan(store: Store, study: Study
 
 
 def test_numbers_count_up_and_trials_are_read_from_any(store: Store, study: StudyRow) -> None:
-    claims = store.begin(study.id, [ask(n) for n in range(5)])
+    claims = store.begin(study, [ask(n) for n in range(5)])
     assert [claim.trial.number for claim in claims] == [0, 1, 2, 3, 4]
     assert [claim.trial.seed for claim in claims] == [0, 1, 2, 3, 4]
     store.finish(claims[3].token, RESULT)
@@ -308,14 +308,14 @@ def test_reading_goes_on_past_a_page(
     store: Store, study: StudyRow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nas.store.reading.PAGE", 3)
-    store.begin(study.id, [ask(n) for n in range(7)])
+    store.begin(study, [ask(n) for n in range(7)])
     assert [trial.number for trial in store.trials(study.id)] == list(range(7))
 
 
 def test_the_budget_is_kept_to_the_trial(store: Store, study: StudyRow) -> None:
-    assert len(store.begin(study.id, [ask(1), ask(2)], budget=3)) == 2
-    assert len(another(store).begin(study.id, [ask(3), ask(4)], budget=3)) == 1
-    assert store.begin(study.id, [ask(5)], budget=3) == []
+    assert len(store.begin(study, [ask(1), ask(2)], budget=3)) == 2
+    assert len(another(store).begin(study, [ask(3), ask(4)], budget=3)) == 1
+    assert store.begin(study, [ask(5)], budget=3) == []
     assert store.counts(study.id) == {"running": 3}
 
 
@@ -328,18 +328,18 @@ def test_a_result_serves_another_study(store: Store, study: StudyRow) -> None:
     assert store.find_result(ask(), ["f1", "params"]) == source
     assert store.find_result(ask(), ["energy"]) is None  # it was never measured
     later = store.open_study(dataclasses.replace(STUDY, name="later"))
-    trial = store.reuse(later.id, ask(0), source, budget=1)
+    trial = store.reuse(later, ask(0), source, budget=1)
     assert trial is not None
     assert (trial.state, trial.reused_from, trial.seconds) == ("reused", source.id, 0.0)
     assert (trial.accuracy, trial.metrics) == (source.accuracy, source.metrics)
-    assert store.reuse(later.id, ask(0), source, budget=1) is None
+    assert store.reuse(later, ask(0), source, budget=1) is None
     assert trial.latency_ms is None  # no device was named: nobody knows what it is there
 
 
 def test_one_architecture_on_one_device_has_one_latency(store: Store, study: StudyRow) -> None:
     """However often it is trained; and another on another device."""
     again = dataclasses.replace(ask(), job_key="another recipe")
-    claims = store.begin(study.id, [ask(), again, dataclasses.replace(again, seed=9)])
+    claims = store.begin(study, [ask(), again, dataclasses.replace(again, seed=9)])
     later = dataclasses.replace(RESULT, latency=Latency(ms=9, low=8, high=10, device="cpu/4"))
     elsewhere = dataclasses.replace(RESULT, latency=Latency(ms=7, low=6, high=8, device="gpu"))
     for claim, result in zip(claims, (RESULT, later, elsewhere), strict=True):
@@ -362,7 +362,7 @@ def test_an_accuracy_is_taken_over_and_a_latency_measured_here(
     store.finish(begin(store, study).token, RESULT)
     source = store.find_result(ask())
     later = store.open_study(dataclasses.replace(STUDY, name="on a laptop"))
-    [claim] = store.begin(later.id, [ask()])
+    [claim] = store.begin(later, [ask()])
     here = Result(metrics={}, latency=Latency(ms=40, low=39, high=41, device="laptop"), seconds=1)
     assert store.finish(claim.token, here, source)
     [trial] = store.trials(later.id)
@@ -381,7 +381,7 @@ def test_an_evaluators_own_latency_is_a_metric_of_its_evaluation(
     store.finish(begin(store, study).token, told)
     [trial] = store.trials(study.id)
     assert (trial.latency_ms, trial.value("latency_ms"), trial.latency_device) == (3.0, 3.0, None)
-    reused = store.reuse(study.id, ask(), trial)
+    reused = store.reuse(study, ask(), trial)
     assert reused is not None
     assert reused.value("latency_ms") == reused.latency_ms == 3.0
 
@@ -433,7 +433,7 @@ def test_changes_tell_a_trial_when_it_begins_and_when_it_ended(
 
 def test_a_look_at_changes_reads_no_row_of_what_goes_on(store: Store, study: StudyRow) -> None:
     """At 1,000 pending trials whole rows took 65 ms a look."""
-    store.begin(study.id, [ask(n) for n in range(50)])
+    store.begin(study, [ask(n) for n in range(50)])
     changes = store.changes(study.id)
     assert len(next(changes)) == 50
     read: list[int] = []
@@ -450,11 +450,11 @@ def test_a_look_at_changes_reads_no_row_of_what_goes_on(store: Store, study: Stu
 
 
 def test_a_trial_may_wait_before_its_first_attempt(store: Store, study: StudyRow) -> None:
-    assert [row.state for row in store.enqueue(study.id, [ask(1), ask(2)])] == ["waiting"] * 2
-    assert store.enqueue(study.id, [ask(2)]) == []  # the study has it
-    [claim] = another(store).claim(study.id, 1)
+    assert [row.state for row in store.enqueue(study, [ask(1), ask(2)])] == ["waiting"] * 2
+    assert store.enqueue(study, [ask(2)]) == []  # the study has it
+    [claim] = another(store).claim(study, 1)
     assert (claim.trial.number, claim.attempt, claim.trial.finished) == (0, 1, None)
-    assert [claim.trial.number for claim in store.claim(study.id, 9)] == [1]
+    assert [claim.trial.number for claim in store.claim(study, 9)] == [1]
 
 
 def test_the_view_of_the_tradeoffs(store: Store, study: StudyRow) -> None:
@@ -518,9 +518,9 @@ def test_an_expired_lease_is_taken_over(store: Store, study: StudyRow) -> None:
     lost, kept = begin(frozen, study, 0), begin(alive, study, 1)
     assert store.recover(study.id) == [0]
     assert store.recover(study.id) == []
-    [claim] = store.claim(study.id, 5)
+    [claim] = store.claim(study, 5)
     assert (claim.trial.number, claim.attempt, claim.faults) == (0, 2, 0)
-    assert store.claim(study.id, 5) == []
+    assert store.claim(study, 5) == []
     assert frozen.beat() == set()
     assert not frozen.finish(lost.token, RESULT)
     assert store.finish(claim.token, RESULT)
@@ -541,7 +541,7 @@ def test_a_released_trial_can_be_claimed_at_once(store: Store, study: StudyRow) 
     stopped = Failure(kind="cancelled", reason="interrupted")
     assert store.release(claim.token, stopped)
     assert not store.release(claim.token, stopped)
-    [taken] = another(store).claim(study.id, 1)
+    [taken] = another(store).claim(study, 1)
     assert taken.trial.number == claim.trial.number
 
 
@@ -606,15 +606,15 @@ def test_new_records_are_made_in_threads_of_a_process(tmp_path: Path) -> None:
 # -- several writers ------------------------------------------------------------------------------
 
 
-def _work(url: str, study_id: int, count: int) -> tuple[list[int], list[int]]:
+def _work(url: str, study: StudyRow, count: int) -> tuple[list[int], list[int]]:
     """The numbers of the trials that it began, and of those that it claimed."""
     store = open_store(url)
     begun, claimed = [], []
     for n in range(count):
-        [claim] = store.begin(study_id, [ask(n)])
+        [claim] = store.begin(study, [ask(n)])
         assert store.finish(claim.token, RESULT)
         begun.append(claim.trial.number)
-        for claim in store.claim(study_id, 1):
+        for claim in store.claim(study, 1):
             assert store.finish(claim.token, RESULT)
             claimed.append(claim.trial.number)
     store.close()
@@ -625,10 +625,10 @@ def test_sixteen_processes_write_to_one_record_and_claim_from_one_queue(
     url: str, store: Store, study: StudyRow, fork: ForkServerContext
 ) -> None:
     lost = another(store, lease=-1.0)
-    lost.begin(study.id, [ask(n) for n in range(40)])
+    lost.begin(study, [ask(n) for n in range(40)])
     assert len(store.recover(study.id)) == 40
     with concurrent.futures.ProcessPoolExecutor(16, mp_context=fork) as pool:
-        shares = [pool.submit(_work, url, study.id, 10) for _ in range(16)]
+        shares = [pool.submit(_work, url, study, 10) for _ in range(16)]
         begun, claimed = (
             sorted(number for share in shares for number in share.result()[kind]) for kind in (0, 1)
         )
@@ -639,12 +639,12 @@ def test_sixteen_processes_write_to_one_record_and_claim_from_one_queue(
 
 def test_waiting_trials_are_shared_out(url: str, store: Store, study: StudyRow) -> None:
     lost = another(store, lease=-1.0)
-    lost.begin(study.id, [ask(n) for n in range(40)])
+    lost.begin(study, [ask(n) for n in range(40)])
     store.recover(study.id)
 
     def take(n: int) -> list[int]:
         mine, got = another(store, name=f"elsewhere//{n}/0/c"), []
-        while claims := mine.claim(study.id, 3):
+        while claims := mine.claim(study, 3):
             got += [claim.trial.number for claim in claims]
         return got
 
@@ -684,7 +684,7 @@ def test_patience_ends_in_one_sentence(tmp_path: Path) -> None:
     blocker = sqlite3.connect(file, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreError, match=r"does not answer for 0 s: database is locked"):
-        store.begin(study.id, [ask()])
+        store.begin(study, [ask()])
     blocker.execute("ROLLBACK")
     assert begin(store, study).trial.number == 0
     blocker.close()
@@ -775,11 +775,11 @@ def test_a_commit_whose_answer_was_lost_counts_once(
     original = store.engine.dialect.do_commit
     monkeypatch.setattr(dialect, "do_commit", lambda _, connection: commit_and_break(connection))
     answer = {
-        "begin": lambda: len(store.begin(study.id, [ask(2)])) == 1,
+        "begin": lambda: len(store.begin(study, [ask(2)])) == 1,
         "finish": lambda: store.finish(claim.token, RESULT),
         "requeue": lambda: store.requeue(claim.token, DIED) is not None,
         "release": lambda: store.release(claim.token, DIED),
-        "reuse": lambda: store.reuse(study.id, ask(0), source) is not None,
+        "reuse": lambda: store.reuse(study, ask(0), source) is not None,
     }[step]()
     assert broken
     assert answer
@@ -807,7 +807,7 @@ def test_a_trial_has_its_own_domains_though_the_record_keeps_them_once(
     named = dataclasses.replace(ask(2), sampled={"baseline": 3}, distributions=called)
     network = dataclasses.replace(ask(3), sampled={"baseline": "resnet18"}, distributions={})
     asks = [first, other, named, network]
-    for claim, asked in zip(store.begin(study.id, asks), asks, strict=True):
+    for claim, asked in zip(store.begin(study, asks), asks, strict=True):
         assert dict(claim.trial.distributions) == asked.distributions
         assert list(claim.trial.distributions) == list(asked.distributions)
     query = "SELECT distributions FROM nas_trials ORDER BY number"
@@ -1060,7 +1060,7 @@ def test_five_thousand_trials_are_read_to_resume(
     full = dataclasses.replace(
         ask(), sampled=dict.fromkeys(names, 3), distributions=dict.fromkeys(names, domain)
     )
-    store.begin(study.id, [full] * 5000)
+    store.begin(study, [full] * 5000)
     start = time.process_time()
     assert sum(len(trial.distributions) for trial in store.trials(study.id)) == 125_000
     seconds = time.process_time() - start
@@ -1081,7 +1081,7 @@ def test_a_record_opened_twice_by_a_process_keeps_its_locks(tmp_path: Path) -> N
     code = (
         "import sys; from test_store import ask; from nas.store import open_store\n"
         "store = open_store(sys.argv[1]); [study] = store.studies()\n"
-        "if len(sys.argv) > 2: store.begin(study.id, [ask(int(sys.argv[2]))])\n"
+        "if len(sys.argv) > 2: store.begin(study, [ask(int(sys.argv[2]))])\n"
         "print(*(row.fingerprint for row in store.trials(study.id)))\n"
         "store.close()\n"
     )
@@ -1104,13 +1104,13 @@ def test_a_record_opened_twice_by_a_process_keeps_its_locks(tmp_path: Path) -> N
 
 def test_what_was_evaluated_is_entered_once_and_whole(store: Store, study: StudyRow) -> None:
     result = Result(metrics={"accuracy": 0.5}, seconds=2.0, model="kept.safetensors")
-    assert store.enter(study.id, ask(), result)
-    assert not store.enter(study.id, ask(), result)
+    assert store.enter(study, ask(), result)
+    assert not store.enter(study, ask(), result)
     [row] = store.trials(study.id)
     assert (row.state, row.accuracy, row.model) == ("finished", 0.5, "kept.safetensors")
     [attempt] = store.attempts(row.id)
     assert attempt.state == "finished"
-    assert store.claim(study.id, 1) == []
+    assert store.claim(study, 1) == []
 
 
 def test_a_record_that_can_grow_no_further_names_the_cause_and_the_file(tmp_path: Path) -> None:

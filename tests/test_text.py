@@ -218,11 +218,11 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Study(name="=[/x]:smile:", space="[/y]\x1b[2J", objectives=(("[/z]", "min"),))
     )
     ask = Ask(pattern="INPUT(1, 8, 8) -> FC(2)", fingerprint="f", params=130, macs=128, epochs=1)
-    [claim] = store.begin(study.id, [ask])
+    [claim] = store.begin(study, [ask])
     from nas.job import Failure, Result
 
     store.finish(claim.token, Result(metrics={"[/z]": 0.5, "=\x1b[2Jm": -1.0}, device="=cpu"))
-    [claim] = store.begin(study.id, [ask])
+    [claim] = store.begin(study, [ask])
     store.finish(claim.token, Failure(kind="error", reason=f"=no [/luck] {NASTY}"))
     store.close()
     (folder / "nasty.yaml").write_text(

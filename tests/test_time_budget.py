@@ -218,7 +218,7 @@ def test_other_drivers_are_not_waited_for_when_time_is_over(
         asker = loop.Asker(both, both.row(), 7, lambda row: row)
         asked = asker.ask()
         assert asked
-        other.begin(study.id, [asked[1]])  # and it never ends
+        other.begin(study, [asked[1]])  # and it never ends
         status = loop.search(both, store, Simulated(clock, ten_each))
     assert (status.finished, status.out_of_time) == (1, True)
     assert 1060.0 <= clock.time < 1065.0

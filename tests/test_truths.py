@@ -242,7 +242,7 @@ def test_the_default_name_tells_folders_apart(here: Path) -> None:
 def test_a_study_is_not_resumed_on_other_images(here: Path) -> None:
     store = open_store("sqlite:///nas.db")
     study = store.open_study(planned(study="mine").row())
-    store.begin(study.id, [Ask(pattern="x", fingerprint="f", params=1, macs=1)])
+    store.begin(study, [Ask(pattern="x", fingerprint="f", params=1, macs=1)])
     other = planned(study="mine", data=copied(here, relabelled))
     with pytest.raises(StudyError, match=r"made on 20 images in 2 classes \(cat, dog\) of .*images,"
                        r" and now they are 20 images in 2 classes .*copy"):  # fmt: skip

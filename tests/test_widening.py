@@ -229,7 +229,7 @@ def test_a_study_that_is_searched_keeps_its_space(store: Store, tmp_path: Path) 
     was = other.trial(study.id, 0)
     fields = ("sampled", "distributions", "pattern", "fingerprint", "params", "macs")
     ask = Ask(**{name: getattr(was, name) for name in fields}, job_key="once more")
-    [claim] = other.begin(study.id, [ask])
+    [claim] = other.begin(study, [ask])
     with pytest.raises(StudyError, match="is being searched"):
         run(store, plan(space=space(WIDER), trials=9))
     assert store.find_study("s").space_text == space().text

@@ -56,11 +56,7 @@ def enter(plan: Plan, names: Sequence[str], store: Store) -> None:
                     f"--baseline: {name} is the network of trial {row.number}, {row.baseline}"
                 )
     job = replace(plan.job, recipe=plan.recipe)
-    store.enqueue(
-        study.id,
-        [ask_of(job, found, {BASELINE: name}) for name, found in wanted.items()],
-        of=study,
-    )
+    store.enqueue(study, [ask_of(job, found, {BASELINE: name}) for name, found in wanted.items()])
     for name in (name for name in names if name in METHODS and name not in known):
         _classical(name, plan.job, study, store)
 
@@ -77,4 +73,4 @@ def _classical(name: str, job: Job, study: StudyRow, store: Store) -> None:
         macs=fitted.macs,
         job_key=job.key,
     )
-    store.enter(study.id, found, fitted.result, of=study)  # no-op if another driver was faster
+    store.enter(study, found, fitted.result)  # no-op if another driver was faster

@@ -41,7 +41,7 @@ def enter(
         device=trained.device,
         model=os.path.abspath(trained.file) if trained.file else "",
     )
-    store.enter(study.id, ask, result, of=study)
+    store.enter(study, ask, result)
     row = next(
         row
         for row in store.trials(study.id, fingerprint=ask.fingerprint)

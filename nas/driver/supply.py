@@ -86,13 +86,13 @@ class Supply:
     def claim(self, most: int) -> list[Claim]:
         """Claims up to ``most`` of the waiting trials, those that there is time for."""
         if self.time_budget.left is None:
-            return self.store.claim(self.study.id, most, of=self.study)
+            return self.store.claim(self.study, most)
         waiting = self.store.trials(self.study.id, states=["waiting"])
         # A baseline's time is estimated from candidates': it may be many times as large.
         known = self.tally.done > 0
         rows = [row for row in waiting if (known or not row.baseline) and self.timely(row)]
         numbers = [row.number for row in rows]
-        return self.store.claim(self.study.id, most, numbers, self.study) if numbers else []
+        return self.store.claim(self.study, most, numbers) if numbers else []
 
     def timely(self, row: Ask) -> bool:
         """Whether there is time for a trial's next training; always for a study's first."""
@@ -132,7 +132,7 @@ class Supply:
     def begin(self, asked: Sequence[tuple[int, Ask]]) -> None:
         """Records and submits proposals, in one transaction, or reuses earlier results for them.
         Drops those that there is no time for."""
-        study, budget = self.study.id, self.tally.budget
+        budget = self.tally.budget
         sources: dict[str, TrialRow | None] = {}
         for trial, ask in asked:
             source, device = self.reusable(ask)
@@ -143,7 +143,7 @@ class Supply:
                 sources[evaluation_key(ask)] = source
                 self.unfit = 0
             elif row := self.store.reuse(
-                study, ask, source, device=device, budget=budget, once=True, of=self.study
+                self.study, ask, source, device=device, budget=budget, once=True
             ):
                 reach("reused")
                 self.reused(trial, row)
@@ -153,7 +153,7 @@ class Supply:
         if not new:
             return
         asks = [ask for _, ask in new]
-        claims = self.store.begin(study, asks, budget=budget, once=True, of=self.study)
+        claims = self.store.begin(self.study, asks, budget=budget, once=True)
         reach("begun")
         mine = {evaluation_key(claim.trial): claim for claim in claims}
         for trial, ask in new:

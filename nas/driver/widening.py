@@ -34,14 +34,13 @@ def open_study(plan: Plan, store: Store) -> tuple[StudyRow, str]:
     before = store.study_named(study.name)
     if before is None:
         refuse_empty(plan.space)
-    was = _changed(plan, store)
-    if was is not None:
-        store.recover(was.id)
+    elif widens(before, study):
+        store.recover(before.id)
         placed = rehearsed(plan, store)
         if placed:
-            store.widen(was, study, placed)
+            store.widen(before, study, placed)
             sentence = (
-                f"study {was.name} resumes with its {counted(len(placed), 'trial')} "
+                f"study {study.name} resumes with its {counted(len(placed), 'trial')} "
                 "in the changed space"
             )
     opened = store.open_study(study)
@@ -53,8 +52,9 @@ def open_study(plan: Plan, store: Store) -> tuple[StudyRow, str]:
 def rehearsed(plan: Plan, store: Store) -> Mapping[int, Sampled]:
     """The study's trials in the plan's wider space, by ``id``; empty where nothing is to be done.
     Raises as ``open_study``, and writes nothing."""
-    was = _changed(plan, store)
-    if was is None:
+    study = plan.row()
+    was = store.study_named(study.name)
+    if was is None or not widens(was, study):
         return {}
     rows = [row for row in store.trials(was.id) if not row.baseline]
     if not rows:
@@ -63,17 +63,10 @@ def rehearsed(plan: Plan, store: Store) -> Mapping[int, Sampled]:
         return _placed(plan, was, rows)
     except NasError as error:
         try:
-            check_same(was, plan.row())
+            check_same(was, study)
         except StudyError as refusal:
             raise StudyError(f"{refusal} ({error})") from None
         raise
-
-
-def _changed(plan: Plan, store: Store) -> StudyRow | None:
-    """The recorded study, if it differs from the plan only in what may be widened; else None."""
-    study = plan.row()
-    was = store.study_named(study.name)
-    return was if was is not None and widens(was, study) else None
 
 
 def _placed(plan: Plan, was: StudyRow, rows: Sequence[TrialRow]) -> dict[int, Sampled]:

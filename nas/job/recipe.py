@@ -167,9 +167,9 @@ class Recipe:
         return dataclasses.replace(self, **{"lr": lr, **changes})
 
     def plain(self) -> dict[str, Any]:
-        """As plain data, for the record and for what derives from it (``Job.key``, a checkpoint's
-        identity). Settings added since the first version are left out at their default, so that
-        older records still describe the same training."""
+        """As plain data, for the record and for what derives from it (``Job.key`` and
+        ``training_key``). Settings added since the first version are left out at their default, so
+        that older records still describe the same training."""
         default = Recipe()
         return {
             name: value

@@ -133,31 +133,30 @@ class Store(Record):
 
     def begin(
         self,
-        study_id: int,
+        study: StudyRow,
         asks: Sequence[Ask],
         *,
         budget: int | None = None,
         once: bool = False,
-        of: StudyRow | None = None,
     ) -> list[Claim]:
         """Records candidates and begins the first attempt of each.
 
         ``budget`` is the most trials the study may have, over all its drivers: only the first
         ``asks`` that it still allows are recorded. ``once`` leaves out those that the study
-        ``has``. Raises StudyError, with nothing changed, where the space, objectives or
-        constraints are no longer those of ``of``.
+        ``has``. Raises StudyError, with nothing changed, where the recorded settings are no longer
+        those of ``study``.
         """
 
         def write(connection: Connection, tokens: Sequence[str]) -> None:
             added = add_trials(
-                connection, study_id, asks, tokens, state="running", budget=budget, once=once, of=of
+                connection, study, asks, tokens, state="running", budget=budget, once=once
             )
             for trial_id, token in zip(added, tokens, strict=False):
                 self._start(connection, trial_id, token)
 
         return self._claim(write, len(asks))
 
-    def enter(self, study_id: int, ask: Ask, result: Result, of: StudyRow | None = None) -> bool:
+    def enter(self, study: StudyRow, ask: Ask, result: Result) -> bool:
         """Records an evaluated candidate with its result; False where the study has it. Raises
         StudyError as ``begin`` does."""
         token = _token()
@@ -165,8 +164,9 @@ class Store(Record):
         def work(connection: Connection, retried: bool) -> bool:
             if retried and ended_in(connection, token, "finished"):
                 return True
-            added = add_trials(connection, study_id, [ask], [token], state="running", budget=None,
-                               once=True, of=of)  # fmt: skip
+            added = add_trials(
+                connection, study, [ask], [token], state="running", budget=None, once=True
+            )
             for trial_id in added:
                 self._start(connection, trial_id, token)
                 end_attempt(connection, token, "finished", result)
@@ -175,35 +175,33 @@ class Store(Record):
 
         return self.write(work)
 
-    def enqueue(
-        self, study_id: int, asks: Sequence[Ask], of: StudyRow | None = None
-    ) -> list[TrialRow]:
-        """Records those of ``asks`` that are new to the study, for any driver to ``claim``."""
-        return self._record(study_id, asks, state="waiting", once=True, of=of)
+    def enqueue(self, study: StudyRow, asks: Sequence[Ask]) -> list[TrialRow]:
+        """Records those of ``asks`` that are new to the study, for any driver to ``claim``. Raises
+        StudyError as ``begin`` does."""
+        return self._record(study, asks, state="waiting", once=True)
 
     def reuse(
         self,
-        study_id: int,
+        study: StudyRow,
         ask: Ask,
         source: TrialRow,
         *,
         device: str = "",
         budget: int | None = None,
         once: bool = False,
-        of: StudyRow | None = None,
     ) -> TrialRow | None:
         """Records a candidate with the result of ``source``, an earlier trial of any study, and its
         known latency on ``device`` (``measured``). Its ``seconds`` are 0.
 
         None where the budget is used up, or with ``once`` if the study ``has`` the candidate.
+        Raises StudyError as ``begin`` does.
         """
         rows = self._record(
-            study_id,
+            study,
             [ask],
             state="reused",
             budget=budget,
             once=once,
-            of=of,
             finished=now(),
             seconds=0.0,
             **reused(source),
@@ -323,16 +321,12 @@ class Store(Record):
         return self.write(work)
 
     def claim(
-        self,
-        study_id: int,
-        most: int,
-        numbers: Collection[int] | None = None,
-        of: StudyRow | None = None,
+        self, study: StudyRow, most: int, numbers: Collection[int] | None = None
     ) -> list[Claim]:
         """Begins a new attempt at up to ``most`` waiting trials (of these ``numbers``), oldest
         first; each goes to one driver only. Raises StudyError as ``begin`` does."""
         chosen = () if numbers is None else (trials.c.number.in_(numbers),)
-        return self._claim_from(study_id, "waiting", most, *chosen, of=of)
+        return self._claim_from(study.id, "waiting", most, *chosen, of=study)
 
     def beat(self) -> set[str]:
         """Renews the leases of all attempts of this driver; returns their tokens. The results of
@@ -450,7 +444,7 @@ class Store(Record):
 
     def _record(
         self,
-        study_id: int,
+        study: StudyRow,
         asks: Sequence[Ask],
         *,
         state: TrialState,
@@ -466,7 +460,7 @@ class Store(Record):
             if retried and (rows := connection.execute(query).all()):
                 return [trial_of(row) for row in rows]
             add_trials(
-                connection, study_id, asks, names, state=state, budget=budget, once=once, **columns
+                connection, study, asks, names, state=state, budget=budget, once=once, **columns
             )
             return [trial_of(row) for row in connection.execute(query)]
 

@@ -13,9 +13,9 @@ from nas.spaces.yaml_mapping import parse_mapping
 from nas.store.rows import Study
 
 # Settings not compared: locations of files, and names resolved from the record.
-PLACES = re.compile(r"settings\.(folder$|teachers$|taught\.|devices\.)")
-# Of those, what the record keeps when a study is redefined.
+# The first three are the record's own, which a study keeps when it is redefined.
 KEPT_SETTINGS = ("folder", "taught", "devices")
+PLACES = re.compile(rf"settings\.({'|'.join(KEPT_SETTINGS)}|teachers)(\.|$)")
 
 
 def check_same(was: Study, now: Study) -> None:

@@ -92,33 +92,30 @@ def select_trials(*more: Any) -> Select[Any]:
 
 def add_trials(
     connection: Connection,
-    study_id: int,
+    study: StudyRow,
     asks: Sequence[Ask],
     names: Sequence[str],
     *,
     state: TrialState,
     budget: int | None,
     once: bool = False,
-    of: StudyRow | None = None,
     **columns: Any,
 ) -> list[int]:
     """Adds a trial for each of ``asks``, under its unique name, as far as the budget allows; with
-    ``once`` only new ones. Returns their ids. Raises StudyError as ``refuse_changed`` does for
-    ``of``."""
-    mine = studies.c.id == study_id
+    ``once`` only new ones. Returns their ids. Raises StudyError as ``refuse_changed`` does."""
+    mine = studies.c.id == study.id
     held = select(studies.c.numbers, studies.c.domains).where(mine).with_for_update()
     number, text = connection.execute(held).one()
-    if of is not None:
-        refuse_changed(connection, of)
-    domains = domains_of(text, study_id)
+    refuse_changed(connection, study)
+    domains = domains_of(text, study.id)
     if once:  # under the study's lock, as two drivers may propose the same candidate at once
-        asks = [ask for ask in asks if not has(connection, study_id, ask)]
+        asks = [ask for ask in asks if not has(connection, study.id, ask)]
     granted = len(asks) if budget is None else max(0, min(len(asks), budget - number))
     added = []
     for place, (ask, name) in enumerate(zip(asks[:granted], names, strict=False)):
         row = {f.name: getattr(ask, f.name) for f in fields(Ask)} | {"metrics": {}} | columns
         row["distributions"] = own_domains(ask, domains)
-        row |= {"study_id": study_id, "number": number + place, "ask": name}
+        row |= {"study_id": study.id, "number": number + place, "ask": name}
         row |= {"state": state, "created": now()}
         added.append(connection.scalars(insert(trials).values(row).returning(trials.c.id)).one())
     counted = {"numbers": number + granted, "domains": json.dumps(domains)}
