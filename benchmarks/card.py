@@ -29,7 +29,7 @@ from pathlib import Path
 from nas import data, processes
 from nas.job import DataRef, Failure, Job, Recipe
 from nas.workers import mps
-from nas.workers.cluster import _environ
+from nas.workers.machine import environ
 from nas.workers.seat import Seat
 
 PATTERN = (
@@ -109,7 +109,7 @@ def main() -> None:
     images = len(data.load(ref, "train"))
     share = 1 / told.seats
     seats = [
-        Seat(environ=_environ(1, share), shares_gpu=told.seats > 1 and not told.turns)
+        Seat(environ=environ(1, share), shares_gpu=told.seats > 1 and not told.turns)
         for _ in range(told.seats)
     ]
     through = all("CUDA_MPS_PIPE_DIRECTORY" in seat._environ for seat in seats)

@@ -6,7 +6,7 @@
     python benchmarks/killer.py --database postgresql --only server --kills 20 --trials 200
 
 A search of stub trainings is started by the command line, and restarted whenever it was killed. On
-PostgreSQL it runs on a Ray cluster of several raylets; on SQLite on a Ray of its own. Several
+PostgreSQL it runs on a Ray cluster of several raylets; on SQLite on this machine alone. Several
 drivers share the study, and on PostgreSQL the cluster. The seed gives the order of the kills and
 their spread over the search; what the processes do at that moment cannot be seeded. Exit status 0,
 or 1 with what was wrong.
@@ -54,7 +54,7 @@ SPREAD = 0.95  # of the search, over which the kills are spread: the last one st
 # How often each is killed. A driver takes three seconds to come back, a raylet two, all else less.
 WEIGHTS = {
     "postgresql": {"driver": 2, "candidate": 6, "seat": 3, "raylet": 1, "backend": 6, "server": 2},
-    "sqlite": {"driver": 2, "candidate": 10, "seat": 4},
+    "sqlite": {"driver": 2, "candidate": 10},
 }
 
 
@@ -69,7 +69,7 @@ class Scene:
     server: Server | None = None
     cluster: Any = None
     drivers: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    workers: int = 2  # of a driver that has a Ray of its own
+    workers: int = 2  # of a driver without a cluster
     starts: int = 0
     joining: threading.Thread | None = None
     failures: list[str] = field(default_factory=list)

@@ -6,8 +6,8 @@ A real ``nas search`` on digits, its command line run by a few lines that note w
 to each part; ``nas.failpoints.reach`` notes the rest, as in ``gap.py``. The search is ended at the
 first step of its first training. Prints the median and the least of the rounds, in milliseconds:
 each part from the end of the one above it, and the whole; and the processor time that the part took
-of the process that it ends in, which others on the machine do not blur (Ray's own processes are in
-none). ``--beside`` another checkout, in turns with this one. A minute on two idle cores.
+of the process that it ends in, which others on the machine do not blur. ``--beside`` another
+checkout, in turns with this one. A minute on two idle cores.
 """
 
 from __future__ import annotations
@@ -37,10 +37,8 @@ def noting(name, inner):
     return call
 def opened(*told, **more):
     note("pool_asked")
-    import nas.workers.cluster
-    note("ray_imported")
     pool = open_pool(*told, **more)
-    note("ray_started")
+    note("pool_opened")
     return pool
 open_pool, nas.workers.open_pool = nas.workers.open_pool, opened
 searches.open_store = noting("plan_checked", searches.open_store)
@@ -52,13 +50,12 @@ PARTS = {
     "command_imported": "imports of the command line",
     "plan_checked": "the space, the images",
     "pool_asked": "the record; imports of optuna and the driver",
-    "ray_imported": "import of Ray",
-    "ray_started": "Ray's start",
+    "pool_opened": "the pool",
     "recovered": "the study, the sampler; imports that are left",
     "asked": "the first ask",
     "dispatched": "its trial begun and handed over",
-    "seat_taken": "the actor's process",
-    "job_taken": "the seat's process",
+    "seat_taken": "the seat",
+    "job_taken": "its process",
     "torch_imported": "its import of torch",
     "prepared": "the images, the network",
     "first_step": "until the first step",

@@ -45,17 +45,24 @@ def run(
     *,
     evaluator: str = "stub",
     workers: int = 0,
+    ray: bool = False,
     lease: float = 60.0,
     patience: float = 60.0,
     environ: dict[str, str] | None = None,
 ) -> None:
-    """Runs or resumes the study, with ``environ`` added to the environment."""
+    """Runs or resumes the study, with ``environ`` added to the environment; on a ``ray`` of its own
+    if told."""
     os.environ.update(environ or {})
     os.chdir(Path(__file__).parent)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.basicConfig(level=logging.WARNING)
     store: Any = open_store(url, lease=lease, patience=patience)
-    with contextlib.closing(store), contextlib.closing(open_pool(workers)) as pool:
+    if ray:
+        import ray as cluster
+
+        cluster.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
+    opened = open_pool(workers, "auto" if ray else None)
+    with contextlib.closing(store), contextlib.closing(opened) as pool:
         try:
             search(plan(study, trials, evaluator), store, pool)
         except StoreError:

@@ -777,6 +777,6 @@ def test_the_doctor_names_what_works_and_what_does_not(here: Here, tmp_path: Pat
     parts = {
         line.split()[1]: line.split()[0] for line in ended.stdout.splitlines()[1:] if line[0] != " "
     }
-    assert parts["torch"] == parts["ray"] == parts["data"] == "ok"
+    assert parts["torch"] == parts["ray"] == parts["data"] == parts["worker"] == "ok"
     assert parts["database"] == "!!"
     assert "nas db upgrade" in ended.stdout

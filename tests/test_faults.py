@@ -10,7 +10,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from faults_checker import faults
 from faults_evaluators import FOLDER, FREEZE, PACE, SECONDS
 from faults_search import GAVE_UP, plan, run
 from postgres import Server
+from ray.cluster_utils import Cluster
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 from typed import ran
@@ -109,12 +109,16 @@ def test_a_search_killed_at(place: str, url: str, tmp_path: Path) -> None:
         assert sorted(epochs.values())[-2:] in ([1, 1], [1, 2])  # one epoch at most was repeated
 
 
-@pytest.mark.parametrize("place", IN_WORKERS)
+@pytest.mark.parametrize(
+    ("place", "ray"),
+    [(place, ray) for place in IN_WORKERS for ray in (True, False) if ray or "seat" not in place],
+)
 @pytest.mark.slow
-def test_a_search_whose_workers_are_killed_at(place: str, tmp_path: Path) -> None:
-    """They are replaced, and the search goes on. They know no record: of one kind is enough."""
+def test_a_search_whose_workers_are_killed_at(place: str, ray: bool, tmp_path: Path) -> None:
+    """They are replaced, and the search goes on. They know no record: of one kind is enough. On
+    this machine seats are the driver's own threads."""
     url = f"sqlite:///{tmp_path}/record.db"
-    assert finish(url, workers=2, environ={"NAS_FAILPOINT": place}) == 0
+    assert finish(url, workers=2, ray=ray, environ={"NAS_FAILPOINT": place}) == 0
     assert faults(url, STUDY, TRIALS) == []
 
 
@@ -228,17 +232,20 @@ def set_pace(file: Path, seconds: float) -> None:
     file.with_suffix(".new").rename(file)
 
 
-def command(trials: int, workers: int) -> list[str]:
+def command(trials: int, *where: str) -> list[str]:
     """``nas search`` as its user types it, in the directory of the tests."""
     told = f"--space faults_space.yaml --study {STUDY} --trials {trials} --epochs 2"
-    told += f" --evaluator faults_evaluators:stub --workers {workers}"
-    return [sys.executable, "-c", "from nas.cli import main; main()", "search", *told.split()]
+    told += " --evaluator faults_evaluators:stub"
+    program = [sys.executable, "-c", "from nas.cli import main; main()"]
+    return [*program, "search", *told.split(), *where]
 
 
 def drive(url: str, trials: int, environ: dict[str, str]) -> subprocess.Popen[bytes]:
     told = {"PYTHONPATH": str(ROOT), **environ, "NAS_STORAGE": url}
     folder = Path(__file__).parent
-    return subprocess.Popen(command(trials, workers=0), cwd=folder, env={**os.environ, **told})
+    return subprocess.Popen(
+        command(trials, "--workers", "0"), cwd=folder, env={**os.environ, **told}
+    )
 
 
 @needs_faketime
@@ -414,28 +421,32 @@ def test_the_killer_finds_nothing_wrong(database: str, request: pytest.FixtureRe
 
 
 @pytest.mark.slow
-def test_a_password_is_seen_nowhere(postgres: Server, tmp_path: Path) -> None:
+def test_a_password_is_seen_nowhere(
+    postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not in an argument, a title, a log, the output or a row, while everything runs as it does for
-    a user, on Ray and with a restart of the server under way."""
+    a user, on a cluster and with a restart of the server under way."""
     url = postgres.database()
     name = url.rsplit("/", 1)[1]
     output, pace = tmp_path / "output", tmp_path / "pace"
     set_pace(pace, 600)
     seen: list[bytes] = []
-    began = time.time()
-    with output.open("wb") as file:
-        process = subprocess.Popen(
-            command(TRIALS, workers=1),
-            cwd=Path(__file__).parent,
-            env={**os.environ, "NAS_STORAGE": url, PACE: str(pace), "PYTHONPATH": str(ROOT)},
-            stdout=file,
-            stderr=file,
-        )
+    monkeypatch.setenv(PACE, str(pace))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    node = {"num_cpus": 1, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node, shutdown_at_exit=False)
+    try:
+        with output.open("wb") as file:
+            process = subprocess.Popen(
+                command(TRIALS, "--address", cluster.address),
+                cwd=Path(__file__).parent,
+                env={**os.environ, "NAS_STORAGE": url},
+                stdout=file,
+                stderr=file,
+            )
         restarted = False
-        logs: dict[Path, bytes] = {}  # as they were last: their folder goes with the search
         while process.poll() is None:
             seen.append(subprocess.run(["ps", "-ewwo", "args"], capture_output=True).stdout)
-            logs |= ray_logs(since=began)
             if not restarted and counts(url, STUDY).get("running"):
                 postgres.stop("immediate")
                 set_pace(pace, 0.1)
@@ -443,6 +454,11 @@ def test_a_password_is_seen_nowhere(postgres: Server, tmp_path: Path) -> None:
                 postgres.start()
                 restarted = True
             time.sleep(0.1)
+        logs = Path(cluster.head_node.get_logs_dir_path())
+        seen += [log.read_bytes() for log in logs.rglob("*") if log.is_file()]
+    finally:
+        cluster.shutdown()
+    assert len(seen) > 5
     assert process.returncode == 0, output.read_text()
     assert restarted
     assert any(b"faults_space.yaml" in line for line in seen)
@@ -457,16 +473,5 @@ def test_a_password_is_seen_nowhere(postgres: Server, tmp_path: Path) -> None:
     )
     assert b"nas_trials" in seen[-1]
     seen.append(output.read_bytes())
-    assert logs
-    seen += logs.values()
     secret = postgres.password[-8:].encode()  # the part that has to be escaped in no place
     assert not any(secret in told for told in seen)
-
-
-def ray_logs(since: float) -> dict[Path, bytes]:
-    found = {}
-    for log in Path(tempfile.gettempdir()).glob("nas-*/r/session_2*/logs/**/*"):
-        with contextlib.suppress(OSError):  # it may go while it is looked at
-            if log.is_file() and log.stat().st_mtime >= since:
-                found[log] = log.read_bytes()
-    return found

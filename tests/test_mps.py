@@ -21,7 +21,7 @@ from waiting import eventually
 from nas import processes
 from nas.job import Failure, Job
 from nas.report import doctor
-from nas.workers import cluster, mps
+from nas.workers import machine, mps
 from nas.workers.seat import Seat
 
 CONTROL = """#!/usr/bin/env python3
@@ -170,7 +170,7 @@ def test_a_worker_whose_gpu_does_not_work_does_not_train_on_the_cpu(
     job = Job(pattern="INPUT(1, 8, 8) -> FLATTEN -> FC(10)", epochs=1)
     reasons = {}
     for share in (0.5, 1, 0):
-        seat = Seat(environ=cluster._environ(1, share))
+        seat = Seat(environ=machine.environ(1, share))
         *_, last = seat.run(1, job)
         seat.close()
         reasons[share] = last.reason if isinstance(last, Failure) else "trained"
@@ -227,7 +227,7 @@ def test_a_card_takes_as_many_as_fit_and_gain(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(cluster.os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(cluster, "_room", lambda: 1 << 50)
-    assert cluster.at_once(None, need)[0] == most
-    assert cluster.at_once(3, need)[0] == 3
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(machine, "room", lambda: 1 << 50)
+    assert machine.at_once(None, need)[0] == most
+    assert machine.at_once(3, need)[0] == 3

@@ -169,7 +169,7 @@ def plan(evaluator: str = "score", *, space: Space | None = None, **changes: Any
 
 @pytest.fixture(scope="module", autouse=True)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where the log is: one place for all tests, as Ray's workers inherit it when Ray starts."""
+    """Where the log is: one place for all tests, as workers inherit it when they start."""
     made = tmp_path_factory.mktemp("log")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(LOG, str(made / "evaluated"))
@@ -565,7 +565,7 @@ def test_the_recipe_is_searched_and_stored(store: Store) -> None:
     assert len({row.job_key for row in found}) == 15
 
 
-# --- Ray, and the dashboard's copy ---------------------------------------------------------------
+# --- workers, and the dashboard's copy -----------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -575,7 +575,7 @@ def pool() -> Iterator[Pool]:
     opened.close()
 
 
-def test_on_ray_a_worker_that_is_killed_costs_no_trial(store: Store, pool: Pool) -> None:
+def test_a_worker_that_is_killed_costs_no_trial(store: Store, pool: Pool) -> None:
     status = search(plan("is_killed_at_first", trials=8), store, pool)
     found = assert_whole(store, 8)
     assert status.failed == 0
@@ -585,7 +585,7 @@ def test_on_ray_a_worker_that_is_killed_costs_no_trial(store: Store, pool: Pool)
     assert set(evaluated().values()) == {1}
 
 
-def test_on_ray_an_interrupted_search_goes_on(store: Store, pool: Pool) -> None:
+def test_a_search_interrupted_in_its_workers_goes_on(store: Store, pool: Pool) -> None:
     def interrupt(status: Status) -> None:
         if status.done == 5:
             raise KeyboardInterrupt

@@ -1,4 +1,5 @@
-"""The pools, on a real local Ray and in this process; what a candidate does wrong, it does here."""
+"""The pools: of this machine, on a real Ray, and in this process. What a candidate does wrong, it
+does here."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import ray
 from waiting import eventually
 
 from nas.driver.loop import search
@@ -28,10 +30,11 @@ from nas.processes import descendants
 from nas.spaces.space import read_space
 from nas.store import open_store
 from nas.workers import open_pool
-from nas.workers.cluster import Share
+from nas.workers.cluster import RayPool, Share
 from nas.workers.in_process import InProcess
+from nas.workers.local import shares
+from nas.workers.machine import machine_memory
 from nas.workers.run import evaluator, run
-from nas.workers.seat import machine_memory
 
 PATTERN = "INPUT(1, 8, 8) -> FLATTEN -> FC(10)"
 PATIENCE = 200.0  # seconds until a test gives up; none of them is about speed
@@ -47,8 +50,24 @@ def job(name: str, epochs: int = 3, seed: int = 0) -> Job:
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    opened = open_pool(2, time_limit=TIME_LIMIT, memory_limit=MEMORY_LIMIT)
+def cluster() -> Iterator[str]:
+    """The address of a Ray of this process."""
+    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield "auto"
+    ray.shutdown()
+
+
+def here() -> Pool:
+    return open_pool(2, time_limit=TIME_LIMIT, memory_limit=MEMORY_LIMIT)
+
+
+def there(address: str) -> Pool:
+    return open_pool(2, address, time_limit=TIME_LIMIT, memory_limit=MEMORY_LIMIT)
+
+
+@pytest.fixture(scope="module", params=["here", "there"])
+def pool(request: pytest.FixtureRequest) -> Iterator[Pool]:
+    opened = here() if request.param == "here" else there(request.getfixturevalue("cluster"))
     yield opened
     opened.close()
 
@@ -171,9 +190,9 @@ GENTLE = {
 
 @pytest.mark.parametrize("name", GENTLE)
 def test_the_twin_tells_the_same(pool: Pool, name: str) -> None:
-    here, there = finish(InProcess(), job(name)), finish(pool, job(name))
-    assert timeless(here) == timeless(there)
-    last = here[-1]
+    twin, there = finish(InProcess(), job(name)), finish(pool, job(name))
+    assert timeless(twin) == timeless(there)
+    last = twin[-1]
     assert isinstance(last, Done)
     if GENTLE[name]:
         assert isinstance(last.outcome, Failure)
@@ -249,7 +268,8 @@ def test_an_evaluator_that_is_not_there_is_named(name: str, word: str) -> None:
 def test_the_process_is_kept_between_jobs_and_has_its_share_of_threads(pool: Pool) -> None:
     first, second = (metrics(pool, job("whoami")) for _ in range(2))
     assert first == second
-    assert first["threads"] == max(1, (os.cpu_count() or 1) // 2)
+    threads = 1 if isinstance(pool, RayPool) else max(1, (os.cpu_count() or 1) // 2)
+    assert first["threads"] == threads
 
 
 @pytest.mark.parametrize(
@@ -415,11 +435,11 @@ class Driver:
 @linux
 @pytest.mark.slow
 def test_a_driver_that_is_interrupted_leaves_no_process() -> None:
-    """One that is killed: ``test_local_ray``."""
+    """One that is killed: ``test_local``."""
     driver = Driver("forks_and_waits")
     try:
         driver.reports(2)  # one from each slot
-        assert len(driver.family()) > 10  # driver, Ray's own, and two actors with three each
+        assert len(driver.family()) >= 7  # the driver; of each slot a keeper, a child and its fork
         os.killpg(driver.process.pid, signal.SIGINT)  # as a terminal does
         driver.process.wait(PATIENCE)
         assert eventually(lambda: not driver.family(), PATIENCE), driver.family()
@@ -521,7 +541,7 @@ def test_a_slot_on_a_cluster_asks_for_the_memory_that_is_predicted() -> None:
     assert told.stdout == "fits\n", told.stderr
 
 
-def test_a_machine_runs_as_many_as_its_memory_holds(pool: Pool) -> None:
+def test_a_machine_runs_as_many_as_its_memory_holds() -> None:
     cores, room = os.cpu_count() or 1, int(0.9 * machine_memory())
 
     def slots(workers: int | None, **limits: int) -> int:
@@ -589,14 +609,12 @@ def test_the_seat_finds_children_of_children() -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def test_pools_in_threads_share_the_ray_of_their_process(pool: Pool) -> None:
+def test_pools_in_threads_share_the_ray_of_their_process(cluster: str) -> None:
     """As two searches of one Python process do: each has its own slots, and who ends first ends
     neither the other's seats nor Ray."""
-    with pytest.raises(NasError, match="runs on this machine, and a process has one Ray: search"):
-        open_pool(2, address="127.0.0.1:6379")
 
     def used(seed: int) -> Pool:
-        opened = open_pool(2, time_limit=TIME_LIMIT, memory_limit=MEMORY_LIMIT)
+        opened = there(cluster)
         ended = [e.outcome for e in finish(opened, *3 * [job("ok", seed=seed)]) if type(e) is Done]
         assert [type(outcome) for outcome in ended] == 3 * [Result]
         return opened
@@ -604,6 +622,43 @@ def test_pools_in_threads_share_the_ray_of_their_process(pool: Pool) -> None:
     with ThreadPoolExecutor(2) as threads:
         first, second = threads.map(used, (1, 2))
     first.close()
-    for left in (second, pool):
-        assert isinstance(outcome(left, job("ok")), Result)
+    assert isinstance(outcome(second, job("ok")), Result)
+    with pytest.raises(
+        NasError, match="runs on the cluster auto, and a process has one Ray: search"
+    ):
+        open_pool(2, address="127.0.0.1:6379")
     second.close()
+    assert ray.is_initialized()  # as it was not joined here
+
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("most", "gpus", "cards", "need", "taken"),
+    [
+        (2, None, {}, 0, [("", 0), ("", 0)]),
+        (2, 0, {"0": 80}, 0, [("", 0), ("", 0)]),
+        (1, None, {"0": 80}, 0, [("0", 1)]),
+        (2, None, {"2": 80, "3": 80}, 0, [("2", 1), ("3", 1)]),
+        (3, None, {"0": 80, "1": 80}, 0, [("0", 1 / 2), ("1", 1), ("0", 1 / 2)]),
+        # 6 GiB hold five of 1 GiB and what CUDA takes, 3 GiB only one
+        (4, None, {"0": 6, "1": 3}, 1, [("0", 1 / 3), ("1", 1), ("0", 1 / 3), ("0", 1 / 3)]),
+        (3, 0.5, {"0": 80, "1": 80}, 0, [("0", 0.5), ("1", 0.5), ("0", 0.5)]),
+        (2, 2, {"0": 80, "1": 80, "2": 80, "3": 80, "4": 80}, 0, [("0,1", 2), ("2,3", 2)]),
+        (9, None, {"0": 3}, 1, [("0", 1 / 9)] * 9),  # so many were asked for
+    ],
+)
+def test_the_slots_of_a_machine_share_its_cards(
+    most: int, gpus: float | None, cards: dict[str, int], need: int, taken: list[tuple[str, float]]
+) -> None:
+    memories = {name: gib * GIB for name, gib in cards.items()}
+    assert shares(most, gpus, memories, need * GIB) == taken
+
+
+@pytest.mark.parametrize(("most", "gpus"), [(3, 1), (5, 0.5), (2, 2), (5, 0.4)])
+def test_more_than_a_machines_cards_take_are_refused(most: int, gpus: float) -> None:
+    with pytest.raises(
+        NasError, match=f"{most} at once do not fit with {gpus:g} GPUs each: there are 2"
+    ):
+        shares(most, gpus, {"0": GIB, "1": GIB}, 0)

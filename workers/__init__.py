@@ -1,11 +1,14 @@
-"""Runs jobs: in seats on Ray, here or on a cluster, or in this process. See ``open_pool``."""
+"""Runs jobs: in seats on this machine, on a Ray cluster, or in this process. See ``open_pool``."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from nas.errors import NasError
 from nas.interrupts import deferred
 from nas.job.pool import Pool
 from nas.workers.in_process import InProcess
+from nas.workers.local import open_local
 
 
 def open_pool(
@@ -19,11 +22,11 @@ def open_pool(
 ) -> Pool:
     """Opens a pool; the caller closes it.
 
-    ``workers`` is the number of parallel jobs; 0 runs them in this process, without Ray, and None
-    means one per core here, as far as memory allows, or as many as fit into the cluster.
-    ``address`` is ``host:port`` of a running cluster (``auto``: this machine's); without it Ray is
-    started here and ends with the pool. ``gpus_per_trial`` may be a fraction; None shares this
-    machine's GPUs evenly, and a cluster's among as many trials as fit and gain (one if
+    ``workers`` is the number of parallel jobs, each in a process of its own; 0 runs them in this
+    process, one after another, and None means one per core here, as far as memory allows, or as
+    many as fit into the cluster. ``address`` is ``host:port`` of a running Ray cluster (``auto``:
+    this machine's); without it they run here. ``gpus_per_trial`` may be a fraction; None shares
+    this machine's GPUs evenly, and a cluster's among as many trials as fit and gain (one if
     ``memory_need`` is unknown). Per trial, ``time_limit`` is in seconds (0: none) and
     ``memory_limit`` in bytes (0: an equal share of this machine's, or all of a node's);
     ``cpus_per_trial`` applies on a cluster only. ``memory_need`` is the predicted memory of a trial
@@ -55,15 +58,16 @@ def open_pool(
             raise NasError(f"{name} is {value!r}: must be {rule}")
     if workers == 0:
         return InProcess(time_limit)
+    limits: dict[str, Any] = {
+        "workers": workers,
+        "gpus": gpus_per_trial,
+        "time_limit": time_limit,
+        "memory_limit": int(memory_limit),
+        "memory_need": memory_need,
+    }
+    if not address:
+        return open_local(**limits)
     with deferred():  # what is compiled may swallow an interrupt amid its import
         from nas.workers.cluster import open_ray
 
-    return open_ray(
-        workers=workers,
-        address=address,
-        gpus=gpus_per_trial,
-        cpus=cpus_per_trial,
-        time_limit=time_limit,
-        memory_limit=int(memory_limit),
-        memory_need=memory_need,
-    )
+    return open_ray(address, cpus=cpus_per_trial, **limits)

@@ -1,4 +1,4 @@
-"""The pool on Ray: one actor per slot, each holding a ``Seat``; on this machine or on a cluster.
+"""The pool on a Ray cluster: one actor per slot, each holding a ``Seat``.
 
 A job is one call of an actor's generator, which streams epochs and the outcome back to the driver:
 there is no queue to lose or clean up, and an actor that dies fails its own stream. An empty job
@@ -11,16 +11,15 @@ instead (see ``nas.workers.seat``). Actors belong to the driver and end with it.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import socket
-import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 # Before the import, which reads it: disables Ray's usage reports.
@@ -33,20 +32,17 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nas.errors import NasError, brief
 from nas.interrupts import handled_as_before
-from nas.job import GIVEN_GPU, Epoch, Failure, Job
+from nas.job import Epoch, Failure, Job
 from nas.job.pool import Done, Event, Reported
 from nas.training.footprint import PROCESS
-from nas.workers import local_ray
-from nas.workers.seat import CANCELLED, Seat, machine_memory
+from nas.workers.machine import ANSWER, cards, environ, fitting
+from nas.workers.seat import CANCELLED, Seat
 
 log = logging.getLogger(__name__)
 
-ANSWER = 10.0  # seconds that a cluster's head may take to answer
 CENSUS = 2.0  # seconds between two checks of the cluster's nodes
-IDLE = 10.0  # seconds that an idle seat on a cluster is kept: others may wait for its resources
+IDLE = 10.0  # seconds that an idle seat is kept: others may wait for its resources
 CONTROL = "control"  # the concurrency group of what must not wait for a job
-A_CARD = 8  # trainings at once on a card: more gain nothing (benchmarks/card.py)
-CONTEXT = 1 << 30  # bytes of a card that CUDA and its libraries take for a process
 FAREWELL = 10.0  # seconds for the seats to end their children, before Ray ends the seats
 
 
@@ -74,9 +70,9 @@ class Share:
 
 
 def open_ray(
+    address: str,
     *,
     workers: int | None,
-    address: str | None,
     gpus: float | None,
     cpus: float,
     time_limit: float,
@@ -84,43 +80,65 @@ def open_ray(
     memory_need: int,
 ) -> RayPool:
     """The pool behind ``nas.workers.open_pool``, which explains and checks the arguments."""
-    if address:
-        ours = local_ray.shared(address, lambda: _connect(address))
-        if gpus is None:
-            gpus = 1 / _at_once_on_a_card(memory_limit or memory_need) if _gpus() else 0.0
-        share = Share(cpus=cpus, gpus=gpus, memory=memory_limit)
-        if not memory_limit:
-            share = replace(share, memory=_request(share, memory_need))
-        threads, most = max(1, int(cpus)), workers
-    else:
-        most, threads = at_once(workers, memory_limit or memory_need)
-        ours = local_ray.shared("", lambda: local_ray.start(most))
-        have = _gpus()
-        # Ray counts resources to four decimals
-        share = Share(cpus=1, gpus=min(1.0, int(have / most * 1e4) / 1e4) if gpus is None else gpus)
-        memory_limit = memory_limit or _room() // most
-        if share.slots({"CPU": most, "GPU": have}) < most:
-            if ours:
-                ours.close()
-            raise NasError(
-                f"{most} at once do not fit with {share.gpus:g} GPUs each: there are {have:g}"
-            )
-        if ours:  # which another search of this process may use as well: ``most`` counts
-            share = replace(share, cpus=0)
+    leave = joined(address)
+    if gpus is None:
+        gpus = 1 / _at_once_on_a_card(memory_limit or memory_need) if _gpus() else 0.0
+    share = Share(cpus=cpus, gpus=gpus, memory=memory_limit)
+    if not memory_limit:
+        share = replace(share, memory=_request(share, memory_need))
     return RayPool(
         share=share,
-        most=most,
-        fixed=not address,
-        leave=ours or ExitStack(),  # a Ray that the caller started is not ended here
+        most=workers,
+        leave=leave,
         seat={
             "time_limit": time_limit,
             "memory_limit": memory_limit,
             "directory": os.getcwd(),
             "path": tuple(sys.path),
-            "environ": _environ(threads, share.gpus),
+            "environ": environ(max(1, int(cpus)), share.gpus),
             "shares_gpu": 0 < share.gpus < 1,
         },
     )
+
+
+@dataclass(slots=True)
+class _Joined:
+    """The one cluster that a process can have joined, shared by its pools: its address, and what
+    leaves it with the last pool."""
+
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    pools: int = 0
+    address: str = ""
+    leave: ExitStack = field(default_factory=ExitStack)
+
+
+_joined = _Joined()
+
+
+def joined(address: str) -> ExitStack:
+    """The cluster for one more pool of this process, shared by searches in several threads; the
+    first joins it. Returns what releases it: the last leaves it, unless the caller had joined it
+    before. Raises NasError."""
+    with _joined.turn:
+        if not _joined.pools:
+            _joined.leave = ExitStack() if ray.is_initialized() else _connect(address)
+            _joined.address = address
+        elif _joined.address != address:
+            raise NasError(
+                f"a search of this process runs on the cluster {_joined.address}, and a process "
+                f"has one Ray: search on the cluster {address} in another process, or after it"
+            )
+        _joined.pools += 1
+    leave = ExitStack()
+    leave.callback(_left)
+    return leave
+
+
+def _left() -> None:
+    with _joined.turn:
+        _joined.pools -= 1
+        if not _joined.pools:
+            _joined.leave.close()
 
 
 def _connect(address: str) -> ExitStack:
@@ -149,32 +167,6 @@ def _request(share: Share, need: int) -> int:
     return int(min(need, PROCESS if share.gpus else need, roomiest))
 
 
-def _room() -> int:
-    return int(0.9 * machine_memory())
-
-
-def at_once(workers: int | None, need: int) -> tuple[int, int]:
-    """How many jobs this machine runs in parallel, and the threads of each. By default one per
-    core, as far as memory allows (``need`` bytes each; 0: unknown), and no more than its GPUs take.
-    With 0 ``workers``: in this process, with all threads."""
-    cores, room = os.cpu_count() or 1, _room()
-    if workers is not None:
-        return max(1, workers), max(1, cores // max(1, workers))
-    most = max(1, min(cores, room // need)) if need else cores
-    if memories := visible_cards():
-        most = min(most, sum(fitting(memory, need) for memory in memories))
-    elif most < cores:
-        held = f"a trial may need {need / 2**30:.1f} GiB, and {room / 2**30:.1f} are available"
-        least = "most is for the images of a batch: a smaller --recipe batch=N or --size needs less"
-        log.warning("%d at once on %d cores: %s; %s (--workers N runs N)", most, cores, held, least)
-    return most, max(1, cores // most)
-
-
-def fitting(memory: int, need: int) -> int:
-    """How many trainings of ``need`` bytes should share a GPU with ``memory`` bytes."""
-    return max(1, min(A_CARD, memory // (need + CONTEXT)))
-
-
 def _at_once_on_a_card(need: int) -> int:
     """How many trainings share a GPU of the cluster, by its smallest; 1 where the need or the GPUs'
     memory is unknown."""
@@ -189,23 +181,6 @@ def _at_once_on_a_card(need: int) -> int:
     return fitting(min(memories), need) if need and memories else 1
 
 
-def visible_cards() -> list[int]:
-    """As ``cards``, of those visible to this process."""
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return cards()[: None if seen is None else len(list(filter(str.strip, seen.split(","))))]
-
-
-def cards() -> list[int]:
-    """Bytes of memory of each GPU of this machine."""
-    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    lines = []
-    with contextlib.suppress(OSError, subprocess.SubprocessError):  # no such program, or no card
-        lines = subprocess.run(
-            query, capture_output=True, timeout=ANSWER, check=True
-        ).stdout.splitlines()
-    return [int(line) << 20 for line in lines if line.strip().isdigit()]
-
-
 def _nodes() -> dict[str, Mapping[str, float]]:
     """What each node of the cluster has, as Ray names both."""
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
@@ -216,26 +191,11 @@ def _gpus() -> float:
     return float(ray.cluster_resources().get("GPU", 0.0))  # type: ignore[no-untyped-call]
 
 
-def _environ(threads: int, gpus: float) -> dict[str, str]:
-    """The environment variables that limit a trial to its share of the node."""
-    environ = dict.fromkeys(
-        ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)
-    )
-    if gpus == 0:
-        environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all visible to an actor without GPUs
-        return environ
-    environ[GIVEN_GPU] = "1"
-    if gpus < 1:
-        # a candidate too big for its share fails by itself, not its neighbours on the GPU
-        environ["PYTORCH_ALLOC_CONF"] = f"per_process_memory_fraction:{gpus:g}"
-    return environ
-
-
 class RayPool:
     """A ``nas.job.pool.Pool`` over Ray actors; ``open_ray`` makes one.
 
-    Seats are created on demand and kept; on a cluster as long as there is work for them, and the
-    slots change with the nodes.
+    Seats are created on demand and kept as long as there is work for them; the slots change with
+    the nodes.
     """
 
     def __init__(
@@ -243,13 +203,11 @@ class RayPool:
         *,
         share: Share,
         most: int | None,
-        fixed: bool,
         leave: ExitStack,
         seat: Mapping[str, Any],
     ) -> None:
         self._share = share
         self._most = most
-        self._fixed = fixed
         self._leave = leave
         self._seat = seat
         options: dict[str, Any] = {
@@ -270,8 +228,6 @@ class RayPool:
 
     @property
     def slots(self) -> int:
-        if self._fixed and self._most:
-            return self._most
         when, count = self._counted
         if time.monotonic() - when > CENSUS or not when:
             count = sum(map(self._share.slots, _nodes().values()))
@@ -294,7 +250,7 @@ class RayPool:
     def _make_room(self) -> None:
         """Releases seats that have been idle for long: another driver may need their resources, or
         a seat of ours that was requested while a dead node still counted."""
-        while not self._fixed and self._idle and time.monotonic() - self._idle[0][0] > IDLE:
+        while self._idle and time.monotonic() - self._idle[0][0] > IDLE:
             ray.kill(self._idle.pop(0)[1])
 
     def wait(self, timeout: float) -> list[Event]:

@@ -26,7 +26,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nas import processes
-from nas.workers import guard
 
 log = logging.getLogger(__name__)
 
@@ -89,13 +88,7 @@ def watch(folder: str) -> None:
 
 def _start(folder: Path) -> bool:
     code = processes.importing("nas.workers.mps", "watch")
-    # Detached, and without the marks by which a search ends what it started: other searches share
-    # it.
-    environ = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("CUDA_VISIBLE_DEVICES", guard.MARK)
-    }
+    environ = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     # Not "log": MPS makes a pipe of that name there, which to open would wait for a reader.
     with open(folder / "watch.log", "w") as log:
         subprocess.run(
@@ -108,7 +101,7 @@ def _start(folder: Path) -> bool:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,
+            start_new_session=True,  # other searches share it
             check=False,
         )
     until = time.monotonic() + ANSWER

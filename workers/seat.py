@@ -35,6 +35,7 @@ from nas.failpoints import reach
 from nas.job import Epoch, Failure, FailureKind, Job, Outcome
 from nas.processes import Process, descendants, end, importing
 from nas.workers import mps
+from nas.workers.machine import room
 from nas.workers.run import Ended, Imported, Message, Ready, Started
 
 TICK = 0.05  # seconds between two checks of limits and cancels; a check costs 0.06 ms
@@ -69,13 +70,12 @@ class Seat:
         shares_gpu: bool = False,
     ) -> None:
         self._time_limit = time_limit
-        self._memory_limit = memory_limit or int(0.9 * machine_memory())
+        self._memory_limit = memory_limit or room()
         self._directory = directory
         self._path = list(path)
         self._environ = dict(environ or {})
-        self._held = ExitStack()  # until the seat's process ends
-        if shares_gpu:
-            self._environ |= self._held.enter_context(mps.shared())
+        self._shares_gpu = shares_gpu
+        self._held = ExitStack()  # its place in MPS, once a child was started
         self._child: Child | None = None
         self._cancelled = -1
 
@@ -83,7 +83,7 @@ class Seat:
         """The epochs as they are reported, then the outcome."""
         curve: list[Epoch] = []
         begun, limit, ready = time.monotonic(), IMPORTS, False
-        child = self._child = self._child or Child(self._directory, self._path, self._environ)
+        child = self._child = self._child or self._start()
         child.send(job)
         reach("seat_taken")
         while True:
@@ -94,7 +94,7 @@ class Seat:
                 except ChildProcessError as error:
                     verdict = "error" if ready and child.own_fault() else "worker_died", str(error)
             if verdict:
-                self.close()
+                self._end()
                 kind, reason = verdict
                 seconds = time.monotonic() - begun
                 yield Failure(kind=kind, reason=reason, seconds=seconds, curve=tuple(curve))
@@ -113,7 +113,7 @@ class Seat:
                     if isinstance(outcome, Failure) and mps.broke(outcome.reason):
                         outcome, clean = replace(outcome, kind="worker_died"), False
                     if not clean or child.memory() > self._memory_limit / 2:
-                        self.close()
+                        self._end()
                     reach("seat_done")
                     yield outcome
                     return
@@ -123,7 +123,17 @@ class Seat:
         self._cancelled = ticket
 
     def close(self) -> None:
-        """Ends the child and all that it started."""
+        """Ends the child and all that it started, and the seat's place in MPS."""
+        self._end()
+        self._held.close()
+
+    def _start(self) -> Child:
+        if self._shares_gpu:  # now, as it may take seconds to start
+            self._environ |= self._held.enter_context(mps.shared())
+            self._shares_gpu = False
+        return Child(self._directory, self._path, self._environ)
+
+    def _end(self) -> None:
         child, self._child = self._child, None
         if child:
             child.kill()
@@ -264,12 +274,3 @@ def private_memory(pid: int) -> int:
         _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text().split()
         return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
     return 0
-
-
-def machine_memory() -> int:
-    """Bytes of memory available to this process: the machine's, or its container's if less."""
-    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # absent, or the word "max"
-            sizes.append(int(Path(limit).read_text()))
-    return min(sizes)

@@ -184,7 +184,7 @@ def show(
 
 
 def doctor(storage: Storage = STORAGE) -> None:
-    """Check versions, devices, database and Ray, and say how to fix what does not work."""
+    """Check versions, devices, database and a worker, and say how to fix what does not work."""
     from nas.report import screens
     from nas.report.doctor import examine
 

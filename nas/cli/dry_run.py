@@ -88,7 +88,7 @@ def expected_time(
     if not draws or ((job.evaluator or job.teachers) and not recorded):
         return "unknown before the first training"
     from nas.training import pace  # torch
-    from nas.workers.cluster import at_once
+    from nas.workers.machine import at_once
 
     def seconds(network: Architecture, recipe: Recipe) -> float:
         found = recorded.expected(network.macs, job.epochs) if recorded else None

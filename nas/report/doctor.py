@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -15,6 +16,7 @@ from nas.text import counted, shown_url
 from nas.workers import mps
 
 PACKAGES = ("torch", "torchvision", "optuna", "ray", "sqlalchemy", "optuna-dashboard")
+TINY = "INPUT(1, 8, 8) -> FLATTEN -> FC(10)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Finding:
 
 
 def examine(storage: str) -> list[Finding]:
-    """Checks everything that a search needs; takes a few seconds, as it starts Ray."""
+    """Checks everything that a search needs; takes a few seconds, as it trains a network."""
     findings = [Finding("python", True, f"{platform.python_version()} at {sys.executable}")]
     for part, look in _LOOKS.items():
         try:
@@ -47,7 +49,7 @@ def _packages(storage: str) -> Iterator[Finding]:
 def _device(storage: str) -> Iterator[Finding]:
     import torch
 
-    from nas.workers.cluster import cards
+    from nas.workers.machine import cards
 
     cores = len(os.sched_getaffinity(0))
     yield Finding("processor", True, f"{cores} cores, torch uses {torch.get_num_threads()} threads")
@@ -103,13 +105,19 @@ def _data(storage: str) -> Iterator[Finding]:
     yield Finding("datasets", True, ", ".join(DATASETS))
 
 
-def _ray(storage: str) -> Iterator[Finding]:
+def _worker(storage: str) -> Iterator[Finding]:
+    from nas.job import DataRef, Failure, Job
+    from nas.job.pool import Done, Event
     from nas.workers import open_pool
 
-    pool = open_pool(1)
-    slots = pool.slots
-    pool.close()
-    yield Finding("ray starts", True, f"a local worker came up ({slots} slot)")
+    events: list[Event] = []
+    with contextlib.closing(open_pool(1)) as pool:
+        pool.submit(0, Job(pattern=TINY, data=DataRef(), epochs=1, latency=False))
+        while not isinstance(last := events[-1] if events else None, Done):
+            events += pool.wait(1.0)
+    if isinstance(last.outcome, Failure):
+        raise NasError(last.outcome.reason)
+    yield Finding("worker", True, "one trained a network for an epoch of digits")
 
 
 _LOOKS: Mapping[str, Callable[[str], Iterator[Finding]]] = {
@@ -117,12 +125,12 @@ _LOOKS: Mapping[str, Callable[[str], Iterator[Finding]]] = {
     "device": _device,
     "database": _database,
     "data": _data,
-    "ray starts": _ray,
+    "worker": _worker,
 }
 _REMEDY: Mapping[str, str] = {
     "packages": "reinstall the package in this environment: pip install nas-patterns",
     "device": "check the driver with nvidia-smi; on the CPU: nas search --gpus-per-trial 0",
     "database": "check --storage or NAS_STORAGE, and `nas db upgrade`",
     "data": "pip install scikit-learn",
-    "ray starts": "search in this process with --workers 0; RAY_TMPDIR names a folder for it",
+    "worker": "search in this process with --workers 0",
 }

@@ -1,4 +1,4 @@
-"""A local Ray: its access control, its cleanup, and its errors where it cannot start."""
+"""The pool of this machine: nothing of it listens, and nothing of it stays."""
 
 from __future__ import annotations
 
@@ -8,18 +8,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 
 import pytest
 from waiting import eventually, wait
 
-from nas.errors import NasError
 from nas.processes import started
-from nas.workers import local_ray
 
 TESTS = Path(__file__).parent
 NOBODY = 65534
@@ -56,8 +51,8 @@ def environ(folder: Path, **told: str) -> dict[str, str]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder with a short name, as Ray's sockets need it."""
-    with tempfile.TemporaryDirectory(prefix="g", dir="/tmp") as made:
+    """Its name is in the environment of each process that a test starts."""
+    with tempfile.TemporaryDirectory() as made:
         yield Path(made)
 
 
@@ -106,7 +101,7 @@ def listening(pids: list[int]) -> dict[int, str]:
 
 
 def children(process: subprocess.Popen[str]) -> list[int]:
-    """All of a driver's session: Ray's agents write over their environment."""
+    """All of a driver's session."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -117,38 +112,11 @@ def children(process: subprocess.Popen[str]) -> list[int]:
     return found
 
 
-KNOCK = f"""
-import os, sys, faults_knock
-faults_knock.knock("127.0.0.1", 1)  # what it imports late is out of the other user's reach
-os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
-for port in map(int, sys.argv[2:]):
-    print(*faults_knock.knock("127.0.0.1", port), sep="\\n", end="")
-for name, _, files in os.walk(sys.argv[1]):
-    print(name, files)
-"""
-
-
-@root
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_another_user_of_the_machine_gets_nowhere(folder: Path) -> None:
-    pytest.importorskip("grpc")
+def test_nobody_can_reach_it(folder: Path) -> None:
     process = driver(folder)
     try:
-        ports = listening(children(process))
-        assert len(ports) > 3
-        assert {address.strip("[]").rpartition(":")[2] for address in ports.values()} == {
-            "127.0.0.1"
-        }
-        [made] = folder.glob("nas-*")
-        assert any(path.is_socket() for path in made.rglob("*"))
-        folder.chmod(0o755)  # as /tmp is
-        told = subprocess.run(
-            [sys.executable, "-c", KNOCK, str(made), *map(str, ports)],
-            env=environ(folder),
-            capture_output=True,
-            text=True,
-        )
-        assert (told.returncode, told.stdout) == (0, ""), told.stderr
+        assert not listening(children(process))
     finally:
         process.communicate()
 
@@ -159,7 +127,7 @@ def test_nothing_of_it_stays(folder: Path, how: str) -> None:
     """Neither a file nor a process; not even what a candidate has made nobody's child."""
     process = driver(folder)
     family = {*children(process), *within(folder)}
-    assert len(family) > 8
+    assert len(family) >= 5  # the driver, and of each slot a keeper and a child
     if how == "killed":
         process.kill()
     assert process.communicate()[0] == ("closed\n" if how == "closed" else "")
@@ -168,11 +136,11 @@ def test_nothing_of_it_stays(folder: Path, how: str) -> None:
     assert not within(folder)
 
 
-# Two searches in threads, of which the one that starts Ray ends first; a third has new seats then.
+# Two searches in threads, of which the first ends first; a third has new seats then.
 SEARCHES = """
 import sys, threading, time
 from pathlib import Path
-import nas, ray
+import nas
 
 def until(file):
     while not Path(file).exists():
@@ -180,6 +148,7 @@ def until(file):
     return {"accuracy": 0.5}
 
 def first(architecture, **_):
+    Path("first has begun").touch()
     return until("second has begun")
 
 def second(architecture, **_):
@@ -197,21 +166,20 @@ def search(name, trials):
 if __name__ == "__main__":
     a, b = (threading.Thread(target=search, args=of) for of in (("first", 1), ("second", 3)))
     a.start()
-    while not ray.is_initialized():
-        time.sleep(0.05)
+    until("first has begun")
     b.start()
     a.join()
     search("third", 1)
     sys.stdin.read()
     Path("others have ended").touch()
     b.join()
-    print("initialized" if ray.is_initialized() else "over")
+    print("ray" in sys.modules)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.slow
-def test_a_search_goes_on_when_the_thread_that_started_ray_has_ended(folder: Path) -> None:
+def test_searches_in_threads_need_neither_each_other_nor_ray(folder: Path) -> None:
     work = folder / "work"
     work.mkdir()
     (work / "searches.py").write_text(SEARCHES)
@@ -229,102 +197,9 @@ def test_a_search_goes_on_when_the_thread_that_started_ray_has_ended(folder: Pat
     assert process.stdout.readline() == "first 1\n"
     assert process.stdout.readline() == "third 1\n"
     family = {*children(process), *within(folder)}
-    assert len(family) > 5
+    assert len(family) >= 3
     out, err = process.communicate()
-    assert (process.returncode, out) == (0, "second 3\nover\n"), err
+    assert (process.returncode, out) == (0, "second 3\nFalse\n"), err
     wait("a process is left", lambda: not any(map(started, family)))
     assert not within(folder)
-    assert not list(folder.glob("nas-*"))
-
-
-def test_what_interrupts_the_start_is_heard_when_that_has_ended() -> None:
-    """And an error of the start is the caller's."""
-    seen, heard, others = list[str](), threading.Event(), {*threading.enumerate()}
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        heard.set()
-        raise KeyboardInterrupt
-
-    def begin() -> ExitStack:
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        assert heard.wait(60)
-        begun = ExitStack()
-        begun.callback(seen.append, "ended")
-        return begun
-
-    def fail() -> ExitStack:
-        raise NasError("no room")
-
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            local_ray._lasting(begin)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert seen == ["ended"]
-    with pytest.raises(NasError, match="no room"):
-        local_ray._lasting(fail)
-    wait("a thread is left", lambda: {*threading.enumerate()} <= others)
-
-
-def start(folder: Path, **told: str) -> subprocess.CompletedProcess[str]:
-    """A pool that is opened and closed; its error in the last line."""
-    code = "from nas.workers import open_pool; open_pool(1).close()"
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env=environ(folder, **told),
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-
-
-@pytest.mark.parametrize("place", ["TMPDIR", "HOME"])
-def test_it_starts_wherever_it_may(folder: Path, place: str) -> None:
-    """A temporary folder too long for a socket's name, a home that cannot be written; and the
-    token of a person's cluster is not the one of this Ray, nor lost to it."""
-    long = folder / ("x" * 200)
-    long.mkdir()
-    where = {"TMPDIR": str(long), "HOME": "/proc"}[place]
-    told = start(folder, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="of-a-cluster", **{place: where})
-    assert told.returncode == 0, told.stderr
-    assert not list(long.iterdir())
-    assert not (folder / ".ray").exists()
-
-
-@pytest.mark.parametrize(
-    ("told", "rule"),
-    [
-        ({"RAY_TMPDIR": "/proc"}, "RAY_TMPDIR is '/proc': must be a folder that can be written"),
-        ({"RAY_TMPDIR": "/tmp/" + "x" * 200}, "by a full path of up to"),
-        ({"RAY_TMPDIR": "here"}, "by a full path of up to"),
-        (
-            # Its server ends at once: one that is only not waited for may be there before.
-            {"RAY_gcs_storage": "nonesuch", "RAY_gcs_server_port_wait_time_s": "1"},
-            "Ray does not start: ",
-        ),
-    ],
-)
-def test_where_it_cannot_start_a_sentence_tells(
-    folder: Path, told: dict[str, str], rule: str
-) -> None:
-    ended = start(folder, **told)
-    last = ended.stderr.splitlines()[-1]
-    assert last.startswith("nas.errors.NasError: ")
-    assert rule in last
-    assert eventually(lambda: not list(folder.iterdir()))
-
-
-def test_a_guard_that_is_killed_is_told_and_shows_no_traceback(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    raised: list[object] = []
-    monkeypatch.setattr("threading.excepthook", raised.append)
-    watch = local_ray._guard("NAS_DRIVER=none", str(folder))
-    watch.kill()
-    watch.wait()
-    with local_ray._told(watch):
-        pass
-    watch.communicate()
-    assert raised == []
-    assert caplog.messages == ["what ends Ray when this process is killed was killed itself"]
+    assert [path.name for path in folder.iterdir()] == ["work"]

@@ -1,0 +1,150 @@
+"""The pool on this machine: a seat per slot, each served by a thread of this process.
+
+A search's own machine needs no Ray: its start took 4 of the 8 seconds from Enter to the first
+training step, and its processes 0.7 GB. What must be ended lives in the seats' child processes,
+which end with this process, however it ends (``nas.workers.seat``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from queue import Empty, SimpleQueue
+
+from nas.errors import NasError, brief
+from nas.job import Epoch, Failure, Job, Outcome
+from nas.job.pool import Done, Event, Reported
+from nas.workers.machine import at_once, environ, fitting, room, visible_cards
+from nas.workers.seat import CANCELLED, Seat
+
+
+def open_local(
+    *,
+    workers: int | None,
+    gpus: float | None,
+    time_limit: float,
+    memory_limit: int,
+    memory_need: int,
+) -> LocalPool:
+    """The pool behind ``nas.workers.open_pool``, which explains and checks the arguments."""
+    need = memory_limit or memory_need
+    most, threads = at_once(workers, need)
+    return LocalPool(
+        [
+            Seat(
+                time_limit=time_limit,
+                memory_limit=memory_limit or room() // most,
+                directory=os.getcwd(),
+                path=tuple(sys.path),
+                environ=environ(threads, share)
+                | ({"CUDA_VISIBLE_DEVICES": names} if names else {}),
+                shares_gpu=0 < share < 1,
+            )
+            for names, share in shares(most, gpus, visible_cards(), need)
+        ]
+    )
+
+
+def shares(
+    most: int, gpus: float | None, cards: Mapping[str, int], need: int
+) -> list[tuple[str, float]]:
+    """For each of ``most`` slots its GPUs, as in CUDA_VISIBLE_DEVICES, and its share of them.
+
+    ``cards`` are bytes of memory by name. Slots take the GPUs in turns, each ``gpus`` of one, or so
+    many whole ones; with None they share all, as many on each as trainings of ``need`` bytes
+    fit. Raises NasError where there are too few.
+
+    >>> shares(3, None, {"0": 80 << 30, "1": 80 << 30}, 0)
+    [('0', 0.5), ('1', 1.0), ('0', 0.5)]
+    """
+    if gpus == 0 or (gpus is None and not cards):
+        return [("", 0.0)] * most
+    whole = max(1, int(gpus or 1))
+    groups = [[*cards][k : k + whole] for k in range(0, len(cards) - whole + 1, whole)]
+    if gpus is None:
+        fits = [fitting(memory, need) for memory in cards.values()]
+        fits = fits if sum(fits) >= most else [most] * len(fits)
+    else:
+        fits = [int(1 / gpus + 1e-6) or 1] * len(groups)
+    taken = [
+        ",".join(group)
+        for turn in range(most)
+        for group, fit in zip(groups, fits, strict=True)
+        if turn < fit
+    ][:most]
+    if len(taken) < most:
+        raise NasError(f"{most} at once do not fit with {gpus:g} GPUs each: there are {len(cards)}")
+    on = Counter(taken)
+    return [(names, gpus or 1 / on[names]) for names in taken]
+
+
+class LocalPool:
+    """A ``nas.job.pool.Pool`` over the seats of this machine; ``open_local`` makes one."""
+
+    def __init__(self, seats: Sequence[Seat]) -> None:
+        self.slots = len(seats)
+        self._seats = seats
+        self._idle = [*seats]  # the last is taken first, as its process has all imported
+        self._waiting: dict[int, Job] = {}
+        self._running: dict[int, tuple[Seat, threading.Thread]] = {}
+        self._events = SimpleQueue[Event]()
+
+    def submit(self, ticket: int, job: Job) -> None:
+        self._waiting[ticket] = job
+        self._start()
+
+    def _start(self) -> None:
+        while self._waiting and self._idle:
+            ticket, seat = next(iter(self._waiting)), self._idle.pop()
+            job = self._waiting.pop(ticket)
+            told = seat, ticket, job
+            serve = threading.Thread(target=self._serve, args=told, name="nas-seat", daemon=True)
+            self._running[ticket] = seat, serve
+            serve.start()
+
+    def _serve(self, seat: Seat, ticket: int, job: Job) -> None:
+        outcome: Outcome = Failure(kind="worker_died", reason="the seat gave no outcome")
+        try:
+            for item in seat.run(ticket, job):
+                if isinstance(item, Epoch):
+                    self._events.put(Reported(ticket, item))
+                else:
+                    outcome = item
+        except Exception as error:  # such as no room for another process
+            reason = brief(f"{type(error).__name__}: {error}", 300)
+            outcome = Failure(kind="worker_died", reason=reason)
+        self._events.put(Done(ticket, outcome))
+
+    def wait(self, timeout: float) -> list[Event]:
+        if not self._running and self._events.empty():
+            return []
+        found: list[Event] = []
+        with contextlib.suppress(Empty):
+            found.append(self._events.get(timeout=max(0.0, timeout)))
+            while True:
+                found.append(self._events.get_nowait())
+        for event in found:
+            if isinstance(event, Done) and event.ticket in self._running:
+                self._idle.append(self._running.pop(event.ticket)[0])
+        self._start()
+        return found
+
+    def cancel(self, ticket: int) -> None:
+        if self._waiting.pop(ticket, None):
+            self._events.put(Done(ticket, Failure(kind="cancelled", reason=CANCELLED)))
+        elif ticket in self._running:
+            self._running[ticket][0].cancel(ticket)
+
+    def close(self) -> None:
+        self._waiting.clear()
+        for ticket, (seat, _) in self._running.items():
+            seat.cancel(ticket)
+        for _, serve in self._running.values():
+            serve.join()
+        self._running.clear()
+        for seat in self._seats:
+            seat.close()
