@@ -28,30 +28,23 @@ DRIVER = """
 from nas.failpoints import note
 note("python")
 import nas.workers
-from nas.cli import app, searches
+from nas.cli import app
 note("command_imported")
-def noting(name, inner):
-    def call(*told, **more):
-        note(name)
-        return inner(*told, **more)
-    return call
 def opened(*told, **more):
     note("pool_asked")
     pool = open_pool(*told, **more)
     note("pool_opened")
     return pool
 open_pool, nas.workers.open_pool = nas.workers.open_pool, opened
-searches.open_store = noting("plan_checked", searches.open_store)
 from nas.cli.__main__ import main
 main()
 """
 PARTS = {
     "python": "Python's own start",
     "command_imported": "imports of the command line",
-    "plan_checked": "the space, the images",
-    "pool_asked": "the record; imports of optuna and the driver",
+    "pool_asked": "the space, the images",
     "pool_opened": "the pool",
-    "recovered": "the study, the sampler; imports that are left",
+    "recovered": "the record, the study; imports of optuna and the driver",
     "asked": "the first ask",
     "dispatched": "its trial begun and handed over",
     "seat_taken": "the seat",

@@ -19,6 +19,7 @@ def open_pool(
     memory_limit: float = 0,
     cpus_per_trial: float = 1.0,
     memory_need: int = 0,
+    training: bool = False,
 ) -> Pool:
     """Opens a pool; the caller closes it.
 
@@ -31,7 +32,8 @@ def open_pool(
     ``memory_limit`` in bytes (0: an equal share of this machine's, or all of a node's);
     ``cpus_per_trial`` applies on a cluster only. ``memory_need`` is the predicted memory of a trial
     in bytes (``nas.training.footprint``; 0: unknown), which without a ``memory_limit`` decides how
-    many fit, but limits none.
+    many fit, but limits none. ``training``: the jobs are trainings, and workers of this machine
+    import what those need while the first is awaited.
 
     Raises NasError for a number outside its domain, more than the machine has, or a cluster that
     does not answer.
@@ -66,7 +68,7 @@ def open_pool(
         "memory_need": memory_need,
     }
     if not address:
-        return open_local(**limits)
+        return open_local(**limits, training=training)
     with deferred():  # what is compiled may swallow an interrupt amid its import
         from nas.workers.cluster import open_ray
 

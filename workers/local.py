@@ -13,6 +13,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
 from nas.errors import NasError, brief
@@ -29,6 +30,7 @@ def open_local(
     time_limit: float,
     memory_limit: int,
     memory_need: int,
+    training: bool,
 ) -> LocalPool:
     """The pool behind ``nas.workers.open_pool``, which explains and checks the arguments."""
     need = memory_limit or memory_need
@@ -43,6 +45,7 @@ def open_local(
                 environ=environ(threads, share)
                 | ({"CUDA_VISIBLE_DEVICES": names} if names else {}),
                 shares_gpu=0 < share < 1,
+                training=training,
             )
             for names, share in shares(most, gpus, visible_cards(), need)
         ]
@@ -87,11 +90,15 @@ class LocalPool:
 
     def __init__(self, seats: Sequence[Seat]) -> None:
         self.slots = len(seats)
-        self._seats = seats
-        self._idle = [*seats]  # the last is taken first, as its process has all imported
+        self._slots = [_Slot(seat) for seat in seats]
+        self._idle = [*self._slots]  # the last is taken first, as its process has all imported
         self._waiting: dict[int, Job] = {}
-        self._running: dict[int, tuple[Seat, threading.Thread]] = {}
+        self._running: dict[int, _Slot] = {}
         self._events = SimpleQueue[Event]()
+        for slot in self._slots:
+            told = slot, self._events
+            slot.thread = threading.Thread(target=_serve, args=told, name="nas-seat", daemon=True)
+            slot.thread.start()
 
     def submit(self, ticket: int, job: Job) -> None:
         self._waiting[ticket] = job
@@ -99,25 +106,9 @@ class LocalPool:
 
     def _start(self) -> None:
         while self._waiting and self._idle:
-            ticket, seat = next(iter(self._waiting)), self._idle.pop()
-            job = self._waiting.pop(ticket)
-            told = seat, ticket, job
-            serve = threading.Thread(target=self._serve, args=told, name="nas-seat", daemon=True)
-            self._running[ticket] = seat, serve
-            serve.start()
-
-    def _serve(self, seat: Seat, ticket: int, job: Job) -> None:
-        outcome: Outcome = Failure(kind="worker_died", reason="the seat gave no outcome")
-        try:
-            for item in seat.run(ticket, job):
-                if isinstance(item, Epoch):
-                    self._events.put(Reported(ticket, item))
-                else:
-                    outcome = item
-        except Exception as error:  # such as no room for another process
-            reason = brief(f"{type(error).__name__}: {error}", 300)
-            outcome = Failure(kind="worker_died", reason=reason)
-        self._events.put(Done(ticket, outcome))
+            ticket, slot = next(iter(self._waiting)), self._idle.pop()
+            self._running[ticket] = slot
+            slot.jobs.put((ticket, self._waiting.pop(ticket)))
 
     def wait(self, timeout: float) -> list[Event]:
         if not self._running and self._events.empty():
@@ -129,7 +120,7 @@ class LocalPool:
                 found.append(self._events.get_nowait())
         for event in found:
             if isinstance(event, Done) and event.ticket in self._running:
-                self._idle.append(self._running.pop(event.ticket)[0])
+                self._idle.append(self._running.pop(event.ticket))
         self._start()
         return found
 
@@ -137,14 +128,43 @@ class LocalPool:
         if self._waiting.pop(ticket, None):
             self._events.put(Done(ticket, Failure(kind="cancelled", reason=CANCELLED)))
         elif ticket in self._running:
-            self._running[ticket][0].cancel(ticket)
+            self._running[ticket].seat.cancel(ticket)
 
     def close(self) -> None:
         self._waiting.clear()
-        for ticket, (seat, _) in self._running.items():
-            seat.cancel(ticket)
-        for _, serve in self._running.values():
-            serve.join()
+        for ticket, slot in self._running.items():
+            slot.seat.cancel(ticket)
+        for slot in self._slots:
+            slot.jobs.put(None)
+        for slot in self._slots:
+            slot.thread.join()
         self._running.clear()
-        for seat in self._seats:
-            seat.close()
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A seat, the thread that alone uses it, and the jobs for it; None: no more."""
+
+    seat: Seat
+    jobs: SimpleQueue[tuple[int, Job] | None] = field(default_factory=SimpleQueue)
+    thread: threading.Thread = field(default_factory=threading.Thread)
+
+
+def _serve(slot: _Slot, events: SimpleQueue[Event]) -> None:
+    with contextlib.closing(slot.seat) as seat:
+        with contextlib.suppress(Exception):  # what fails here fails again with a job
+            seat.prepare()
+        while told := slot.jobs.get():
+            ticket, job = told
+            outcome: Outcome | None = None
+            try:
+                for item in seat.run(ticket, job):
+                    if isinstance(item, Epoch):
+                        events.put(Reported(ticket, item))
+                    else:
+                        outcome = item
+            except Exception as error:  # such as no room for another process
+                reason = brief(f"{type(error).__name__}: {error}", 300)
+                outcome = Failure(kind="worker_died", reason=reason)
+            assert outcome, "a seat's last item is the outcome"
+            events.put(Done(ticket, outcome))

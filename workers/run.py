@@ -215,9 +215,9 @@ class Ended:
 Message = Ready | Imported | Started | Epoch | Ended
 
 
-def serve(fd: int) -> None:
+def serve(fd: int, training: bool) -> None:
     """Takes jobs from the pipe ``fd`` until it closes. Sends Ready, Imported, Started, Epochs and
-    Ended for each."""
+    Ended for each. What a ``training`` needs is imported while the first job is awaited."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
     os.set_inheritable(fd, False)
     adopt_orphans(True)
@@ -227,6 +227,9 @@ def serve(fd: int) -> None:
         with turn:  # a candidate's threads may report
             pipe.send(message)
 
+    if training:
+        with contextlib.suppress(BaseException):  # what fails here fails again in run
+            importlib.import_module("nas.training.candidate")
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             job: Job = pipe.recv()

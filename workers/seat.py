@@ -56,7 +56,8 @@ class Seat:
 
     ``directory`` and ``path`` are the driver's working directory and ``sys.path``, so that a user's
     evaluator is found here as it is there; ``environ`` is added to the child's environment.
-    ``shares_gpu``: other seats use its GPU too, so that the child goes through MPS.
+    ``shares_gpu``: other seats use its GPU too, so that the child goes through MPS. ``training``:
+    its jobs are trainings, so that a child imports what they need before the first one comes.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Seat:
         path: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
         shares_gpu: bool = False,
+        training: bool = False,
     ) -> None:
         self._time_limit = time_limit
         self._memory_limit = memory_limit or room()
@@ -75,15 +77,25 @@ class Seat:
         self._path = list(path)
         self._environ = dict(environ or {})
         self._shares_gpu = shares_gpu
+        self._training = training
         self._held = ExitStack()  # its place in MPS, once a child was started
         self._child: Child | None = None
         self._cancelled = -1
+
+    def prepare(self) -> Child:
+        """Starts the child, if there is none: it is ready sooner for the next job."""
+        if not self._child:
+            if self._shares_gpu:  # not earlier, as it may take seconds
+                self._environ |= self._held.enter_context(mps.shared())
+                self._shares_gpu = False
+            self._child = Child(self._directory, self._path, self._environ, self._training)
+        return self._child
 
     def run(self, ticket: int, job: Job) -> Iterator[Epoch | Outcome]:
         """The epochs as they are reported, then the outcome."""
         curve: list[Epoch] = []
         begun, limit, ready = time.monotonic(), IMPORTS, False
-        child = self._child = self._child or self._start()
+        child = self.prepare()
         child.send(job)
         reach("seat_taken")
         while True:
@@ -127,12 +139,6 @@ class Seat:
         self._end()
         self._held.close()
 
-    def _start(self) -> Child:
-        if self._shares_gpu:  # now, as it may take seconds to start
-            self._environ |= self._held.enter_context(mps.shared())
-            self._shares_gpu = False
-        return Child(self._directory, self._path, self._environ)
-
     def _end(self) -> None:
         child, self._child = self._child, None
         if child:
@@ -158,7 +164,9 @@ class Seat:
 class Child:
     """A process that serves jobs (``nas.workers.run.serve``), and the keeper of all it starts."""
 
-    def __init__(self, directory: str, path: Sequence[str], environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, directory: str, path: Sequence[str], environ: Mapping[str, str], training: bool
+    ) -> None:
         self._pipe, theirs = Pipe()
         status, write_end = os.pipe()
         modules = [entry or os.getcwd() for entry in sys.path]
@@ -177,7 +185,7 @@ class Child:
                     f"{keeper}; main({write_end}, {passed})",
                     *python,
                     "-c",
-                    f"{code}({passed})",
+                    f"{code}({passed}, {training})",
                 ],
                 stdin=subprocess.PIPE,  # never written to: the lifeline
                 stdout=2,

@@ -273,8 +273,16 @@ def search(
         )
 
     def pool(need: int) -> Pool:
-        memory = memory_per_trial * 2**30
-        return open_pool(workers, address, gpus_per_trial, time_limit, memory, cpus_per_trial, need)
+        return open_pool(
+            workers,
+            address,
+            gpus_per_trial,
+            time_limit,
+            memory_per_trial * 2**30,
+            cpus_per_trial,
+            need,
+            training=not evaluator,
+        )
 
     with resumable(f"the same command resumes study {searched.study}"):
         searches.search_and_show(searched, storage, pool, baselines, since)

@@ -112,6 +112,8 @@ def run(
     if plan.job.evaluator:
         evaluator(plan.job.evaluator)
     with contextlib.ExitStack() as held:
+        # Its workers import torch while this process opens the record and imports Optuna.
+        pool = held.enter_context(contextlib.closing(opened(_need(plan, networks.values()))))
         store = held.enter_context(contextlib.closing(open_store(storage, study=plan.row())))
         plan = replace(in_full(store, plan), taught=tuple(teacher_names(store, plan.job.teachers)))
         descriptions = held.enter_context(predicted(store, plan))
@@ -122,7 +124,6 @@ def run(
         begun_with = older_studies(plan, store)
         if progress:
             tell_older(begun_with, offers(plan, store))
-        # Refuses other settings before Ray starts.
         _, changed = widening.open_study(plan, store)
         if changed and progress:
             print(f"nas: {changed}", file=sys.stderr)
@@ -133,13 +134,12 @@ def run(
             from nas.driver.loop import search
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with contextlib.closing(opened(_need(plan, networks.values()))) as pool:
-            if baselines:
-                enter(plan, baselines, store)
-            shown = Progress(plan.study, tuple(plan.space.objectives)) if progress else None
-            with shown or contextlib.nullcontext():
-                watch = shown.update if shown else lambda _: None
-                status = search(plan, store, pool, watch, since, begun_with)
+        if baselines:
+            enter(plan, baselines, store)
+        shown = Progress(plan.study, tuple(plan.space.objectives)) if progress else None
+        with shown or contextlib.nullcontext(), contextlib.closing(pool):
+            watch = shown.update if shown else lambda _: None
+            status = search(plan, store, pool, watch, since, begun_with)
         study = store.find_study(plan.study)
         # A reused trial has the weights of the trial that it reused.
         front = tuple(replace(row, model=store.model(row) or None) for row in status.front)
