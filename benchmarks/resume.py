@@ -3,7 +3,7 @@
     python benchmarks/resume.py --trials 10000 [--storage postgresql+psycopg://...]
 
 The study is filled with random architectures of a shipped space in bulk; then the command line
-resumes it, with a stub for the training and its own Ray.
+resumes it, with a stub for the training.
 """
 
 from __future__ import annotations

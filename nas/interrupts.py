@@ -6,8 +6,12 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from types import FrameType
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -99,3 +103,18 @@ def deferred() -> Iterator[None]:
             signal.signal(number, handler)
         if heard:
             handlers[signal.Signals(heard[0])](heard[0], None)
+
+
+def heard_during(work: Callable[[], T]) -> T:
+    """Returns what ``work`` returns or raises. It runs in a thread, so that an interrupt is heard
+    while compiled code takes minutes; the thread is then left to the end of the process."""
+    found = Future[T]()
+
+    def run() -> None:
+        try:
+            found.set_result(work())
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return found.result()

@@ -77,8 +77,10 @@ def test_one_network_by_two_names_is_refused(tmp_path: Path) -> None:
 
 def test_a_classical_method_is_fitted_on_the_study_s_images(tmp_path: Path) -> None:
     store = open_store(f"sqlite:///{tmp_path}/s.db")
+    told: list[str] = []
     for _ in range(2):
-        baselines.enter(plan(1), ["logistic", "hog_svm"], store)
+        baselines.enter(plan(1), ["logistic", "hog_svm"], store, told.append)
+    assert told == ["logistic", "hog_svm"]  # once: the second time there is nothing to fit
     rows = {row.baseline: row for row in store.trials(store.find_study("s").id)}
     assert list(rows) == ["logistic", "hog_svm"]
     assert rows["logistic"].params == 64 * 10 + 10

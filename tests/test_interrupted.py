@@ -7,12 +7,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import uuid
 from pathlib import Path
 
 import pytest
 from test_cli import MARK, Here, environment, here, left_over, nas
 from waiting import PATIENCE, eventually
+
+from nas.interrupts import heard_during
 
 __all__ = ["here"]  # a fixture
 
@@ -161,3 +164,23 @@ def test_no_interrupt_is_lost_and_python_ends_by_none_that_was_handled(tmp_path:
     process = start(tmp_path, "", "-c", ODD)
     out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out, err) == (0, "2\n2 15 15\n", "")
+
+
+def test_an_interrupt_is_heard_while_compiled_code_works() -> None:
+    over, main = threading.Event(), threading.main_thread().ident or 0
+
+    def work() -> None:
+        signal.pthread_kill(main, signal.SIGINT)
+        over.wait(PATIENCE)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            heard_during(work)
+        assert not over.is_set()
+    finally:
+        signal.signal(signal.SIGINT, before)
+        over.set()
+    assert heard_during(lambda: 3) == 3
+    with pytest.raises(ValueError, match="invalid literal"):
+        heard_during(lambda: int("three"))

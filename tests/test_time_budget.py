@@ -146,7 +146,7 @@ def test_the_space_is_a_limit(store: Store, clock: Clock) -> None:
 
 
 def test_time_goes_by_before_the_search_begins(store: Store, clock: Clock) -> None:
-    """Ray's start and what else the command did: its time began when the command did."""
+    """Imports and what else the command did: its time began when the command did."""
     pool = Simulated(clock, ten_each)
     assert loop.search(plan(100.0), store, pool, since=clock.time - 75.0).finished == 2
 

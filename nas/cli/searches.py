@@ -57,6 +57,10 @@ def tell_predicted(descriptions: dict[str, str], plan: Plan, record: Store | Non
         print(f"nas: {better}", file=sys.stderr)
 
 
+def tell_fitted(baseline: str) -> None:
+    print(f"nas: fitting {baseline}, in minutes if there are many images", file=sys.stderr)
+
+
 def tell_older(known: Sequence[Older], offer: str) -> None:
     for study in known:
         knows = f"knows {counted(len(study.x), 'network')} of {study.name}"
@@ -135,7 +139,7 @@ def run(
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         if baselines:
-            enter(plan, baselines, store)
+            enter(plan, baselines, store, tell_fitted if progress else lambda _: None)
         shown = Progress(plan.study, tuple(plan.space.objectives)) if progress else None
         with shown or contextlib.nullcontext(), contextlib.closing(pool):
             watch = shown.update if shown else lambda _: None

@@ -8,12 +8,13 @@ was lost, and the search trains it like one, with the same retries.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from nas.driver.jobs import ask_of
 from nas.driver.plan import Plan
 from nas.errors import NasError, nearest
+from nas.interrupts import heard_during
 from nas.job import Job
 from nas.language.architecture import Architecture
 from nas.spaces.space import load_space, shipped
@@ -43,9 +44,12 @@ def architectures(plan: Plan, names: Sequence[str]) -> dict[str, Architecture]:
     return found
 
 
-def enter(plan: Plan, names: Sequence[str], store: Store) -> None:
+def enter(
+    plan: Plan, names: Sequence[str], store: Store, tell: Callable[[str], None] = lambda _: None
+) -> None:
     """Adds baselines that are new to the study to the record: networks for the search to train,
-    classical methods with their result."""
+    classical methods with their result. ``tell`` is called with the name of each before it is
+    fitted, which takes seconds on 1,000 images and minutes on 30,000."""
     study = store.open_study(plan.row())
     known = {row.baseline: row for row in store.trials(study.id) if row.baseline}
     wanted = {n: a for n, a in architectures(plan, names).items() if n not in known}
@@ -58,13 +62,13 @@ def enter(plan: Plan, names: Sequence[str], store: Store) -> None:
     job = replace(plan.job, recipe=plan.recipe)
     store.enqueue(study, [ask_of(job, found, {BASELINE: name}) for name, found in wanted.items()])
     for name in (name for name in names if name in METHODS and name not in known):
+        tell(name)
         _classical(name, plan.job, study, store)
 
 
 def _classical(name: str, job: Job, study: StudyRow, store: Store) -> None:
-    """Fits a method in the driver, in seconds on 1,000 images and minutes on 30,000; its size is
-    known only then."""
-    fitted = fit(name, job.data)
+    """Fits a method in the driver; its size is known only then."""
+    fitted = heard_during(lambda: fit(name, job.data))
     found = Ask(
         sampled={BASELINE: name},
         pattern=name,
