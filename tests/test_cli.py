@@ -384,7 +384,11 @@ def test_stopped_while_it_starts_it_shows_no_traceback(tmp_path: Path, number: i
         return "".join(path.read_text() for path in family if path.exists())
 
     # From the moment when the options are read: before, it is Python that starts.
-    for what, where in (("pydantic", loaded), ("_raylet", loaded), ("gcs_server", started)):
+    for what, where in (
+        ("pydantic", loaded),
+        ("_multiarray_umath", loaded),
+        ("workers.run", started),
+    ):
         running = start(tmp_path, "", "--workers", "2", "--evaluator", "evaluators:waits")
         assert eventually(lambda pid=running.pid, what=what, at=where: what in at(pid)), what
         running.send_signal(number)

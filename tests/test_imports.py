@@ -70,7 +70,7 @@ import sys
 import nas.workers
 from nas.cli.app import main
 
-def opened(*told):
+def opened(*told, **more):
     print("torch" in sys.modules)
     raise SystemExit
 

@@ -52,7 +52,7 @@ def job(name: str, epochs: int = 3, seed: int = 0) -> Job:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """The address of a Ray of this process."""
-    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=6, include_dashboard=False, log_to_driver=False)
     yield "auto"
     ray.shutdown()
 
