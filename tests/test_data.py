@@ -19,7 +19,7 @@ import torchvision
 from PIL import Image
 from scipy.io import savemat
 
-from nas.data import batches, picture
+from nas.data import batches, digests, picture
 from nas.data import datasets as data
 from nas.data.images import Images
 from nas.errors import DataError
@@ -558,3 +558,16 @@ def test_a_size_is_given_to_sets_of_any_size(tmp_path: Path) -> None:
     images = some_images(5)
     x = batches.preparation(batches.statistics(images), (14, 12))(torch.from_numpy(images.pixels))
     assert x.shape == (5, 3, 14, 12)
+
+
+@pytest.mark.parametrize(("common", "alone"), [(0, 500), (50, 50), (1000, 0), (900, 100), (9, 0)])
+def test_sketches_tell_how_many_images_are_among_others(common: int, alone: int) -> None:
+    def drawn(seed: int, count: int) -> digests.Digests:
+        return np.random.default_rng(seed).integers(0, 256, (count, digests.LENGTH), np.uint8)
+
+    ours = digests.sketch(np.concatenate([drawn(0, common), drawn(1, alone)]))
+    others = digests.sketch(np.concatenate([drawn(2, 300), drawn(0, common)]))
+    share = common / (common + alone)
+    assert digests.shared(ours, others) == pytest.approx(share, abs=0.2 if 0 < share < 1 else 0)
+    again = [drawn(1, alone), drawn(0, common)]
+    assert np.array_equal(ours, digests.merged([digests.sketch(some) for some in again]))

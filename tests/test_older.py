@@ -20,7 +20,8 @@ from test_search import accuracy, plan, rows, run, space_of
 from nas.cli import searches
 from nas.cli.options import plan as planned
 from nas.driver.asking import Asker
-from nas.driver.older import offers, older_studies
+from nas.driver.older import moved_on, offers, older_studies
+from nas.driver.plan import Plan
 from nas.errors import NasError, StudyError
 from nas.job import DataRef
 from nas.report.reproduce import search_command
@@ -285,3 +286,18 @@ def test_older_studies_are_offered_once(store: Store) -> None:
     assert offers(dataclasses.replace(new, older=("s",)), store) == ""
     assert offers(dataclasses.replace(new, study="few"), store) == ""
     assert offers(dataclasses.replace(new, sampler="random"), store) == ""
+
+
+def test_a_directory_whose_images_have_changed_is_told(store: Store) -> None:
+    def of(study: str, directory: str, identity: str) -> Plan:
+        ref = DataRef(name="imagefolder", dir=directory, identity=identity)
+        told = plan(study=study)
+        return dataclasses.replace(told, job=dataclasses.replace(told.job, data=ref))
+
+    store.open_study(of("old", "/photos", "a" * 32).row())
+    assert moved_on(of("new", "/photos", "b" * 32), store) == (
+        "photos was searched as study old, but its images have changed: this is a new study, new"
+    )
+    for same in (of("old", "/photos", "a" * 32), of("new", "/photos", "a" * 32),
+                 of("new", "/others", "b" * 32)):  # fmt: skip
+        assert moved_on(same, store) == ""

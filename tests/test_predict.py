@@ -27,7 +27,7 @@ from nas.data.batches import Normal
 from nas.data.picture import decode
 from nas.errors import DataError, NasError
 from nas.job import DataRef
-from nas.training.card import Card
+from nas.training.card import Card, image_entries
 from nas.training.evaluation import Evaluation, compare, evaluate
 from nas.training.export import export
 from nas.training.models import Model, save_model
@@ -321,8 +321,9 @@ def test_of_another_folder_than_the_trainings_all_is_scored(
     model: Path, folder: Path, tmp_path: Path, capsys: Any
 ) -> None:
     held = nas.load_model(model)
+    ref = DataRef(name="imagefolder", dir=str(folder))
     ours = dataclasses.replace(
-        held.card, identity=data.identity(DataRef(name="imagefolder", dir=str(folder)))
+        held.card, **image_entries(dataclasses.replace(ref, identity=data.identity(ref)))
     )
     trained_here = Model(held.network, ours)
     assert len(nas.evaluate(trained_here, data=folder)) == 12
@@ -335,8 +336,20 @@ def test_of_another_folder_than_the_trainings_all_is_scored(
     for name in CLASSES:
         (tmp_path / "new" / name).mkdir(parents=True)
         for number, path in enumerate(sorted((folder / name).rglob("*.png"))[:5]):
-            (tmp_path / "new" / name / f"{number}.png").write_bytes(path.read_bytes())
+            (tmp_path / "new" / name / f"{number}.png").write_bytes(path.read_bytes() + b"\0")
+            (tmp_path / "known" / name).mkdir(parents=True, exist_ok=True)
+            for copied in (tmp_path / "new" / name / f"{number}.png", path):
+                copy = tmp_path / "known" / name / f"{copied.parent.name} {copied.name}"
+                copy.write_bytes(copied.read_bytes())
     assert len(nas.evaluate(trained_here, data=tmp_path / "new")) == 15
+    with pytest.raises(DataError, match=r"about 50 % of the images of .*known were there when"):
+        nas.evaluate(trained_here, data=tmp_path / "known")
+    assert len(nas.evaluate(trained_here, data=tmp_path / "known", part="all")) == 30
+    for part in ("all", "test"):  # the split is another one
+        given = ("evaluate", tmp_path / "own.safetensors", "--data", tmp_path / "known")
+        status, _, err = ran(capsys, *given, "--part", part)
+        assert status == 0
+        assert "was trained where about 50 % of these images were, too: its accuracy here" in err
     (tmp_path / "parts").mkdir()
     for part in ("train", "test"):
         (tmp_path / "parts" / part).symlink_to(tmp_path / "new")

@@ -165,7 +165,11 @@ class Child:
     """A process that serves jobs (``nas.workers.run.serve``), and the keeper of all it starts."""
 
     def __init__(
-        self, directory: str, path: Sequence[str], environ: Mapping[str, str], training: bool
+        self,
+        directory: str,
+        path: Sequence[str],
+        environ: Mapping[str, str],
+        training: bool = False,
     ) -> None:
         self._pipe, theirs = Pipe()
         status, write_end = os.pipe()

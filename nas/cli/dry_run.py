@@ -51,9 +51,9 @@ def rehearse(
     known = {row.baseline for row in rows if row.state in ENDED}
     beside = [name for name in baselines if name not in known]
     if store:
-        from nas.driver.older import offers, older_studies
+        from nas.driver.older import older_studies
 
-        tell_older(older_studies(plan, store), offers(plan, store))
+        tell_older(older_studies(plan, store), plan, store)
     elif plan.older:
         raise StudyError(f"--from {plan.older[0]}: there is no record yet")
     plan = in_full(store, plan)

@@ -234,12 +234,9 @@ def evaluate_and_show(
     ref = data_for(first.card, dataset, folder, file, skip_unreadable)
     part = part or usual_part(first.card, ref)
     for name, model in models.items():
-        if learned(model.card, ref, part):
-            print(
-                f"nas: warning: {name} was trained on images of this split ({part}): its accuracy "
-                "here says little about others; it has not seen those of --part test",
-                file=sys.stderr,
-            )
+        if how := learned(model.card, ref, part):
+            warning = "its accuracy here says little about others"
+            print(f"nas: warning: {name} {how}: {warning}", file=sys.stderr)
     evaluations = {name: evaluate(model, ref, part) for name, model in models.items()}
     for model, of in zip(models.values(), evaluations.values(), strict=True):
         if isinstance(model, Cascade):

@@ -61,12 +61,14 @@ def tell_fitted(baseline: str) -> None:
     print(f"nas: fitting {baseline}, in minutes if there are many images", file=sys.stderr)
 
 
-def tell_older(known: Sequence[Older], offer: str) -> None:
+def tell_older(known: Sequence[Older], plan: Plan, store: Store) -> None:
+    from nas.driver.older import moved_on, offers
+
     for study in known:
         knows = f"knows {counted(len(study.x), 'network')} of {study.name}"
         print(f"nas: {knows}{'' if study.useful else NOTHING}", file=sys.stderr)
-    if offer:
-        print(f"nas: {offer}", file=sys.stderr)
+    for sentence in filter(None, (moved_on(plan, store), offers(plan, store))):
+        print(f"nas: {sentence}", file=sys.stderr)
 
 
 def search_and_show(
@@ -123,11 +125,11 @@ def run(
         descriptions = held.enter_context(predicted(store, plan))
         if progress:
             tell_predicted(descriptions, plan, store)
-        from nas.driver.older import offers, older_studies
+        from nas.driver.older import older_studies
 
         begun_with = older_studies(plan, store)
         if progress:
-            tell_older(begun_with, offers(plan, store))
+            tell_older(begun_with, plan, store)
         _, changed = widening.open_study(plan, store)
         if changed and progress:
             print(f"nas: {changed}", file=sys.stderr)

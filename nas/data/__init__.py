@@ -13,6 +13,7 @@ from nas.data.datasets import (
     load,
     names,
     roomy,
+    sketch,
     summary,
 )
 from nas.data.images import Images, Info, Part
@@ -29,5 +30,6 @@ __all__ = [
     "load",
     "names",
     "roomy",
+    "sketch",
     "summary",
 ]

@@ -33,8 +33,8 @@ class Dataset:
     without torch; ``read`` returns one of these parts. All raise DataError. Optional: ``labels``
     returns a part's class indices without decoding; ``roomy`` a reference to the same images, large
     enough to crop from; ``identity`` a digest of the images (default: of the arrays' bytes);
-    ``names`` each image's file, in the order of ``Images.pixels``; ``torchvision`` is the name of
-    the class there that downloads them.
+    ``names`` each image's file, in the order of ``Images.pixels``; ``sketch`` a summary of a part's
+    files (``digests.sketch``); ``torchvision`` is the name of the class there that downloads them.
     """
 
     about: str
@@ -44,6 +44,7 @@ class Dataset:
     identity: Callable[[DataRef], str] | None = None
     names: Callable[[DataRef], Sequence[str]] | None = None
     roomy: Callable[[DataRef], DataRef] | None = None
+    sketch: Callable[[DataRef, Part], digests.Sketch] | None = None
     torchvision: str = ""
 
 
@@ -105,6 +106,7 @@ DATASETS: dict[str, Dataset] = {
         identity=imagefolder.identity,
         names=imagefolder.names,
         roomy=imagefolder.roomy,
+        sketch=imagefolder.sketch,
     ),
 }
 
@@ -198,6 +200,19 @@ def identity(ref: DataRef) -> str:
         found = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), -1)
         parts.append((part, images.labels[images.rows], found))
     return digests.identity(info.classes, parts)
+
+
+def sketch(ref: DataRef, part: Part | None = None) -> digests.Sketch:
+    """A summary of the images of a part, as they are in files (of all that a training may use, if
+    None), by which they are found among others (``digests.shared``). Empty where they cannot
+    change. Raises DataError."""
+    kind = dataset(ref.name)
+    if not kind.sketch:
+        return digests.merged([])
+    found = describe(ref).parts
+    asked = [each for each in found if each != "test"] if part is None else [part]
+    # What is no part of the files is split from the train images.
+    return digests.merged([kind.sketch(ref, each if each in found else "train") for each in asked])
 
 
 def names(ref: DataRef) -> Sequence[str]:

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 LENGTH = 16  # bytes of a file's digest
 Digests = npt.NDArray[np.uint8]  # N x LENGTH
+Sketch = npt.NDArray[np.uint64]  # up to SKETCH numbers, sorted
+SKETCH = 128  # finds that 2 % of a set are in another in 92 of 100 cases; 2 KB in a model file
 
 
 def digest(data: bytes) -> bytes:
@@ -61,6 +63,25 @@ def numbered(digests: Digests) -> npt.NDArray[np.int64]:
         whole = np.ascontiguousarray(digests).view(f"S{LENGTH}").ravel()
         _, numbers = np.unique(whole, return_inverse=True)
     return numbers.astype(np.int64)
+
+
+def sketch(digests: Digests) -> Sketch:
+    """A summary of a set of images, by which it is known whether others are among them: the
+    smallest of their digests (Broder 1997)."""
+    return merged([np.ascontiguousarray(digests).view(np.uint64)[:, 0]])
+
+
+def merged(sketches: Sequence[Sketch]) -> Sketch:
+    """The sketch of the union of sets."""
+    return np.unique(np.concatenate([np.empty(0, np.uint64), *sketches]))[:SKETCH]
+
+
+def shared(some: Sketch, others: Sketch) -> float:
+    """The estimated share of the images ``some`` that are among ``others``."""
+    last = min((each[-1] for each in (some, others) if len(each) == SKETCH), default=None)
+    if last is not None:  # up to it both have all
+        some, others = some[some <= last], others[others <= last]
+    return float(np.isin(some, others).mean()) if len(some) else 0.0
 
 
 def of_files(root: Path, paths: Sequence[Path]) -> Digests:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from nas.data import arrays, cache, decoding, digests, listing, shards, splits, survey, table, tars
 from nas.data.decoding import CONVERTED, FAILED, FORM, Decoded
+from nas.data.digests import SKETCH
 from nas.data.encoded import Encoded
 from nas.data.footprint import ROOM
 from nas.data.images import Images, Info, Labels, Part
@@ -51,7 +52,7 @@ class Looked:
 class Prepared:
     """Images ready to train on: the rows of each part in one mapped array, and the groups that
     splits keep together (copies of an image, and those of ``ref.group_by``). ``side`` is the median
-    shorter side of the files, in pixels."""
+    shorter side of the files, in pixels; ``sketches`` are those of the parts' files."""
 
     info: Info
     identity: str
@@ -60,6 +61,7 @@ class Prepared:
     groups: npt.NDArray[np.int64]
     rows: dict[Part, npt.NDArray[np.int64]]
     side: int
+    sketches: dict[Part, digests.Sketch]
 
 
 def describe(ref: DataRef) -> Info:
@@ -98,6 +100,11 @@ def identity(ref: DataRef) -> str:
     look.cache_clear()
     prepared.cache_clear()
     return prepared(dataclasses.replace(whole(ref), identity="")).identity
+
+
+def sketch(ref: DataRef, part: Part) -> digests.Sketch:
+    """The sketch of a part's files."""
+    return prepared(whole(ref)).sketches[part]
 
 
 def roomy(ref: DataRef) -> DataRef:
@@ -210,7 +217,8 @@ def prepared(ref: DataRef) -> Prepared:
     info = Info(channels=channels, height=height, width=width, classes=found.classes,
                 parts=tuple(rows))  # fmt: skip
     groups = splits.together(digests.numbered(bytes_), grouped(found, ref.group_by))
-    images = Prepared(info, actual, kept, found.labels, groups, rows, looked.side)
+    sketches = {part: digests.sketch(bytes_[n]) for part, n in rows.items()}
+    images = Prepared(info, actual, kept, found.labels, groups, rows, looked.side, sketches)
     remember(ref, images)
     return images
 
@@ -278,7 +286,7 @@ def grouped(found: Listing, group_by: str) -> npt.NDArray[np.int64]:
 
 
 def place(ref: DataRef, identity: str, root: str = "") -> Path:
-    key = repr((FORM, identity, ref.size, ref.skip_unreadable, ref.group_by, root)).encode()
+    key = repr((FORM, SKETCH, identity, ref.size, ref.skip_unreadable, ref.group_by, root)).encode()
     return cache.folder() / "prepared" / f"{hashlib.sha256(key).hexdigest()[:32]}.safetensors"
 
 
@@ -286,6 +294,7 @@ def remember(ref: DataRef, images: Prepared) -> None:
     facts = [dataclasses.asdict(images.info), images.decoded.folder.name, images.side]
     kept: arrays.Arrays = {"labels": images.labels, "groups": images.groups}
     kept |= {f"rows of {part}": rows for part, rows in images.rows.items()}
+    kept |= {f"sketch of {part}": each.view(np.int64) for part, each in images.sketches.items()}
     try:
         arrays.save(place(ref, images.identity, root_of(ref, images.decoded)), kept, facts)
     except OSError as error:
@@ -306,6 +315,9 @@ def recall(ref: DataRef) -> Prepared | None:
             rows: dict[Part, npt.NDArray[np.int64]] = {
                 part: kept[f"rows of {part}"] for part in info["parts"]
             }
+            sketches: dict[Part, digests.Sketch] = {
+                part: kept[f"sketch of {part}"].view(np.uint64) for part in rows
+            }
             return Prepared(Info(**info), ref.identity, images, kept["labels"], kept["groups"],
-                            rows, side)  # fmt: skip
+                            rows, side, sketches)  # fmt: skip
     return None

@@ -91,6 +91,22 @@ def offers(plan: Plan, record: Record) -> str:
     return f"--from STUDY would warm-start from an older study: {', '.join(named)}" if named else ""
 
 
+def moved_on(plan: Plan, record: Record) -> str:
+    """A sentence where a new study is made although its directory was searched before, as the
+    images there have changed. Empty otherwise."""
+    studies = record.studies()
+    if not plan.job.data.dir or plan.study in [row.name for row in studies]:
+        return ""
+    before = [s for s in studies if s.directory == plan.job.data.dir and s.space == plan.space.name]
+    if not before or any(study.images == plan.job.data.identity for study in before):
+        return ""
+    last = max(before, key=lambda study: study.id)
+    return (
+        f"{last.shown_data or last.directory} was searched as study {last.name}, but its images "
+        f"have changed: this is a new study, {plan.study}"
+    )
+
+
 def _learned(plan: Plan) -> list[str]:
     """The objectives that have to be measured."""
     return [name for name in plan.space.objectives if not metric(name).arithmetic]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas import fields
+from nas import data, fields
 from nas.data import Info
 from nas.data.batches import Normal
 from nas.errors import NasError, PatternError, ShapeError
@@ -46,6 +47,7 @@ def image_entries(ref: DataRef) -> dict[str, Any]:
         "skip_unreadable": ref.skip_unreadable,
         "group_by": ref.group_by,
         "identity": ref.identity,
+        "seen": data.sketch(ref).astype(">u8").tobytes().hex(),
     }
 
 
@@ -54,9 +56,10 @@ class Card:
     """A model's metadata.
 
     ``normal`` is the normalisation of its input; ``recipe``, ``epochs`` and ``seed`` say how it was
-    trained; ``dataset`` to ``identity`` on which images, and their split (an empty ``identity``:
-    unknown). ``metrics`` are those at saving: ``accuracy`` on the validation images,
-    ``test_accuracy``, ``latency_ms``. ``versions`` are of nas and torch.
+    trained; ``dataset`` to ``seen`` on which images, and their split (an empty ``identity``:
+    unknown; ``seen``: their ``sketch``, in hexadecimal). ``metrics`` are those at saving:
+    ``accuracy`` on the validation images, ``test_accuracy``, ``latency_ms``. ``versions`` are of
+    nas and torch.
     """
 
     architecture: Architecture
@@ -71,6 +74,7 @@ class Card:
     skip_unreadable: bool = False
     group_by: str = ""
     identity: str = ""
+    seen: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -172,9 +176,12 @@ def _names(classes: Sequence[Field]) -> tuple[str, ...]:
 
 def _entry(told: Field) -> Any:
     kind = _KINDS[told.place]
+    if told.place == "seen" and not _HEXADECIMAL.fullmatch(told.of(str)):
+        told.refuse("hexadecimal digits, 16 an image")
     return told.whole(0, _MOST[told.place]) if kind is int else told.of(kind)
 
 
+_HEXADECIMAL = re.compile("([0-9a-f]{16})*")
 _MOST: Mapping[str, int] = {  # the limits of the record, of a pattern and of numpy's generator
     **dict.fromkeys(("epochs", "seed"), (1 << 63) - 1),
     "size": 65_536,
@@ -182,7 +189,7 @@ _MOST: Mapping[str, int] = {  # the limits of the record, of a pattern and of nu
 }
 _KINDS: Mapping[str, type] = {
     **dict.fromkeys(_MOST, int),
-    **dict.fromkeys(("dataset", "group_by", "identity"), str),
+    **dict.fromkeys(("dataset", "group_by", "identity", "seen"), str),
     "skip_unreadable": bool,
     **dict.fromkeys(("recipe", "versions"), dict),
 }

@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 
 from nas import data
-from nas.data import Images, Part
+from nas.data import Images, Part, digests
 from nas.data.datasets import read
 from nas.errors import DataError, NasError
 from nas.fields import Field
@@ -237,15 +237,41 @@ def data_for(
 
 def usual_part(card: Card, ref: DataRef) -> str:
     """The default part to score: test, or all of a folder without splits that the model was not
-    trained on."""
+    trained on. Raises DataError for such a folder that holds some of the training's images, as its
+    split is another one."""
     if not card.identity or "test" in data.describe(ref).parts:
         return "test"
-    return "test" if data.identity(ref) == card.identity else "all"
+    if data.identity(ref) == card.identity:
+        return "test"
+    if share := _seen(card, ref, "all"):
+        raise DataError(
+            f"{_percent(share)} of the images of {ref.dir} were there when the model was trained, "
+            "and it may have learned them: give a folder of others alone, or score them anyway "
+            'with --part all (in Python part="all")'
+        )
+    return "all"
 
 
-def learned(card: Card, ref: DataRef, part: str) -> bool:
-    """Whether a part contains images that the model was trained on."""
-    return part in ("train", "all") and bool(card.identity) and data.identity(ref) == card.identity
+def learned(card: Card, ref: DataRef, part: str) -> str:
+    """How a part contains images that the model was trained on; empty where it contains none."""
+    if not card.identity:
+        return ""
+    if data.identity(ref) == card.identity:
+        seen = "; it has not seen those of --part test"
+        return f"was trained on images of this split ({part}){seen}" * (part in ("train", "all"))
+    share = _seen(card, ref, part)
+    return f"was trained where {_percent(share)} of these images were, too" if share else ""
+
+
+def _seen(card: Card, ref: DataRef, part: str) -> float:
+    """The estimated share of a part that was among the training's images."""
+    asked = data.describe(ref).parts if part == "all" else [cast(Part, part)]
+    here = digests.merged([data.sketch(ref, each) for each in asked])
+    return digests.shared(here, np.frombuffer(bytes.fromhex(card.seen), ">u8").astype(np.uint64))
+
+
+def _percent(share: float) -> str:
+    return "all or nearly all" if share == 1 else f"about {max(1, round(100 * share))} %"
 
 
 def compare(first: Evaluation, second: Evaluation) -> Comparison:
