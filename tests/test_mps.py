@@ -7,6 +7,7 @@ does. That candidates then run at once, and lose nothing by each other, was seen
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -19,11 +20,13 @@ import torch
 from waiting import eventually
 
 from nas import processes
-from nas.job import Failure, Job
+from nas.job import Failure, Job, Result
+from nas.job.pool import Done, Event
 from nas.report import doctor
-from nas.workers import machine, mps
+from nas.workers import machine, mps, open_pool
 from nas.workers.seat import Seat
 
+PATTERN = "INPUT(1, 8, 8) -> FLATTEN -> FC(10)"
 CONTROL = """#!/usr/bin/env python3
 import os, pathlib, signal, sys, time
 place = pathlib.Path(os.environ["CUDA_MPS_PIPE_DIRECTORY"])
@@ -203,6 +206,50 @@ def test_a_clusters_trials_share_its_cards_by_what_they_need(tmp_path: Path) -> 
         [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False
     )
     assert "told [1, 6, 4]" in told.stdout, told.stderr
+
+
+@pytest.fixture
+def two_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with GPUs of 80 and 24 GiB, by a stand-in for nvidia-smi; MPS is not installed."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 81920\necho 24576\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.usefixtures("two_cards")
+def test_the_trials_of_a_machine_take_its_cards_in_turns() -> None:
+    with contextlib.closing(open_pool(3)) as pool:
+        for ticket in range(3):
+            pool.submit(ticket, Job(pattern=PATTERN, evaluator="evaluators:sees_a_card"))
+        events: list[Event] = []
+        while len(events) < 3:
+            events += pool.wait(1.0)
+    outcomes = [event.outcome for event in events if isinstance(event, Done)]
+    seen = [o.metrics["card"] if isinstance(o, Result) else o.reason for o in outcomes]
+    assert sorted(seen) == [0, 0, 1]
+
+
+@pytest.mark.usefixtures("two_cards")
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [
+        (None, {"0": 80, "1": 24}),
+        ("1", {"1": 24}),
+        ("1,0", {"1": 24, "0": 80}),
+        ("", {}),
+        ("-1", {}),
+        ("0,7,1", {"0": 80}),  # CUDA stops at the first that is none
+        ("GPU-5a", {"GPU-5a": 24}),  # which one is not known: it has at least this
+    ],
+)
+def test_which_cards_may_be_used(
+    told: str | None, found: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if told is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", told)
+    assert machine.visible_cards() == {name: gib << 30 for name, gib in found.items()}
 
 
 @pytest.mark.parametrize(

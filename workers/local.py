@@ -42,8 +42,7 @@ def open_local(
                 memory_limit=memory_limit or room() // most,
                 directory=os.getcwd(),
                 path=tuple(sys.path),
-                environ=environ(threads, share)
-                | ({"CUDA_VISIBLE_DEVICES": names} if names else {}),
+                environ=environ(threads, share, names),
                 shares_gpu=0 < share < 1,
                 training=training,
             )
