@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+DATABASE = b"SQLite format 3\0"  # how each begins
 PREVIOUS, TORN = ".previous", ".torn"
 ABANDONED = 86_400.0  # seconds; writing a file takes seconds, and clocks may differ by hours
 
@@ -217,13 +218,16 @@ def create(path: Path, data: bytes) -> bool:
 
 def replace(path: Path, data: bytes) -> None:
     """Puts a file at ``path`` atomically; of a link, the target is replaced. A pipe or
-    ``/dev/stdout`` is written to. Raises NasError; an existing file is then unchanged."""
+    ``/dev/stdout`` is written to. Raises NasError, also for a database, which may be the record; an
+    existing file is then unchanged."""
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):
             with path.open("wb") as stream:
                 stream.write(data)
             return
         path = path.resolve()
+        if path.is_file() and _starts(path) == DATABASE:
+            raise NasError(f"{path} is a database, perhaps a record: it is not written over")
     except OSError as error:
         raise NasError(f"{path} cannot be written: {error.strerror or error}") from error
     except RuntimeError:  # so until Python 3.13
@@ -236,6 +240,12 @@ def replace(path: Path, data: bytes) -> None:
         raise NasError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         _drop(part)
+
+
+def _starts(path: Path) -> bytes:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(len(DATABASE))
+    return b""
 
 
 def _part(path: Path) -> Path:

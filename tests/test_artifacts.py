@@ -16,7 +16,7 @@ import pytest
 
 from nas import artifacts, processes
 from nas.errors import NasError
-from nas.store import open_store
+from nas.store import Store, open_store
 
 TESTS = Path(__file__).parent
 
@@ -189,3 +189,15 @@ def test_a_search_behind_a_url_goes_on_where_it_was_killed(tmp_path: Path) -> No
     # No checkpoint is left, and of the weights those of the front.
     left = {str(path) for path in (tmp_path / "kept").rglob("*") if path.is_file()}
     assert left == {row.model.removeprefix("file://") for row in rows if row.model}
+
+
+def test_a_database_is_never_written_over(tmp_path: Path, store: Store) -> None:
+    """Whatever its name is: it may be the record of months."""
+    record = tmp_path / "record.db"
+    before = record.read_bytes()
+    for path in (record, tmp_path / "linked.csv"):
+        if path != record:
+            path.symlink_to(record)
+        with pytest.raises(NasError, match="is a database, perhaps a record: it is not written"):
+            artifacts.replace(path, b"trial,accuracy")
+    assert record.read_bytes() == before

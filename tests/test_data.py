@@ -22,6 +22,7 @@ from scipy.io import savemat
 from nas.data import batches, digests, picture
 from nas.data import datasets as data
 from nas.data.images import Images
+from nas.data.splits import holdout
 from nas.errors import DataError
 from nas.job import DataRef, Recipe
 
@@ -571,3 +572,27 @@ def test_sketches_tell_how_many_images_are_among_others(common: int, alone: int)
     assert digests.shared(ours, others) == pytest.approx(share, abs=0.2 if 0 < share < 1 else 0)
     again = [drawn(1, alone), drawn(0, common)]
     assert np.array_equal(ours, digests.merged([digests.sketch(some) for some in again]))
+
+
+@pytest.mark.parametrize("sizes", [(20, 20, 20), (10, 5, 45), (30, 1, 29), (12, 12, 12, 12, 12)])
+def test_large_groups_are_split_whole(sizes: tuple[int, ...]) -> None:
+    """Each is more than a tenth over what is to be held out; of three, each part has one."""
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    labels = np.arange(60) % 2
+    rest, test = holdout(labels, 12, 0, groups)
+    train, validation = (rest[part] for part in holdout(labels[rest], 12, 0, groups[rest]))
+    parts = [set(groups[part]) for part in (train, validation, test)]
+    assert all(parts)
+    assert sum(map(len, parts)) == len(set().union(*parts)) == len(sizes)
+
+
+def test_too_few_groups_to_split_are_told(tmp_path: Path) -> None:
+    rows = [f"{c}/{k}.png,{c},{k // 10}" for c in "ab" for k in range(20)]
+    for c in "ab":
+        (tmp_path / c).mkdir()
+        for k in range(20):
+            Image.new("L", (8, 8), 10 * k + ord(c)).save(tmp_path / c / f"{k}.png")
+    (tmp_path / "t.csv").write_text("\n".join(["file,label,group", *rows]))
+    ref = DataRef(name="imagefolder", dir=str(tmp_path / "t.csv"))
+    with pytest.raises(DataError, match=r"t\.csv are in too few groups to split, as a group is"):
+        data.load(ref, "train")

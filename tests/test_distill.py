@@ -300,6 +300,10 @@ def test_distill_from_the_command_line(large: Path, tmp_path: Path, capsys) -> N
         (["--teacher", "LARGE", "--seeds", "0"], "--seeds 0: must be 1 or more"),
         (["--teacher", "LARGE", "--epochs", "0"], "--epochs 0: must be"),
         (["--teacher", "LARGE", "--temperature", "-1"], "recipe.temperature is -1.0"),
+        (
+            ["--teacher", "LARGE", "--weight", "0.2", "--recipe", "lr=0.1,distill=0.3"],
+            "--weight and --recipe distill are one setting: give one of the two",
+        ),
         (["--teacher", "LARGE", "--student", "lenet_like"], "is a search space"),
         (["--teacher", "LARGE", "--init", "x"], "is only for a teacher from the zoo"),
     ],

@@ -213,6 +213,7 @@ def test_a_file_has_what_its_name_says(
     [
         (["-o", "a.pdf"], "must end in .json, .csv, .svg or .png"),
         (["-f", "svg", "-o", "a.png"], "does not have the ending of --format svg"),
+        (["-f", "csv", "-o", "nas.db"], "nas.db: is there, and no .csv: it would be written over"),
         (["-o", "nas.db/a.svg"], "nas.db is not a directory"),
         (["-o", "."], "is a directory"),
     ],

@@ -391,6 +391,16 @@ def test_two_models_are_compared_on_the_same_images(
     p = compare(evaluate(held, ref, "all"), evaluate(nas.load_model(file), ref, "all")).p
     assert f"McNemar's exact test: p = {p:.3g}" in out
 
+    assert ran(capsys, *arguments, "-o", tmp_path / "out")[0] == 0
+    for name, of in ((model.stem, held), ("b", nas.load_model(file))):
+        rows = list(
+            csv.reader((tmp_path / "out" / name / "confusion.csv").read_text().splitlines())
+        )
+        found = evaluate(of, ref, "all").confusion.tolist()
+        assert [[int(n) for n in row[1:]] for row in rows[1:]] == found
+    status, _, err = ran(capsys, "evaluate", file, file, "--data", folder)
+    assert (status, err) == (2, f"nas: {file} is given twice: two different models are compared\n")
+
 
 @pytest.mark.parametrize("named", ["", "cifr10"])
 def test_a_model_that_does_not_tell_its_images_is_told(

@@ -205,7 +205,11 @@ def evaluate(
     format: Annotated[str, formats("table|json")] = "table",
     output: Annotated[
         Path | None,
-        output_to("DIR", "Directory for confusion.csv, confusion.png and mistakes.png."),
+        output_to(
+            "DIR",
+            "Directory for confusion.csv, confusion.png and mistakes.png; of two models, for one "
+            "directory each.",
+        ),
     ] = None,
     plugin: Plugin = None,
 ) -> None:

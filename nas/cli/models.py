@@ -34,6 +34,7 @@ from nas.text import cell, counted, shown_file
 
 if TYPE_CHECKING:
     from nas.training.cascade import Cascade
+    from nas.training.evaluation import Evaluation
     from nas.training.models import Model
     from nas.training.onnx import OnnxModel
     from nas.training.predict import Prediction
@@ -217,8 +218,8 @@ def evaluate_and_show(
     format: str,
     output: Path | None,
 ) -> None:
-    """Scores a model, and one ``beside`` it on the same images; writes pictures to ``output``."""
-    from nas import artifacts
+    """Scores a model, and one ``beside`` it on the same images; writes pictures to ``output``, of
+    two models to a directory of each in it."""
     from nas.report import evaluations as pages
     from nas.training.cascade import TIMED, Cascade, timed
     from nas.training.evaluation import compare, data_for, evaluate, learned, usual_part
@@ -228,6 +229,8 @@ def evaluate_and_show(
         directory(output, "tables and pictures")
     if format not in ("table", "json"):
         raise NasError(f"--format {format}: must be table or json")
+    if beside is not None and Path(beside).resolve() == Path(file).resolve():
+        raise NasError(f"{beside} is given twice: two different models are compared")
     models = {name: predictor(name) for name in (file, beside) if name is not None}
     first = models[file]
     folder = str(Path(data).resolve()) if data else ""
@@ -257,18 +260,26 @@ def evaluate_and_show(
             print()
             screens.out(pages.comparison_page(list(evaluations), comparison))
     if output:
-        evaluation = evaluations[file]
-        written = {
-            "confusion.csv": pages.confusion_csv(evaluation).encode(),
-            "mistakes.png": pages.mistakes_png(evaluation),
-        }
-        if find_spec("matplotlib"):
-            written["confusion.png"] = pages.confusion_png(evaluation)
-        else:
+        if not find_spec("matplotlib"):
             print("nas: no confusion.png: pip install 'nas-patterns[plot]'", file=sys.stderr)
-        for name, content in written.items():
-            artifacts.replace(output / name, content)
-        print(f"nas: {', '.join(sorted(written))} written to {output}", file=sys.stderr)
+        stems = [Path(name).stem for name in evaluations]
+        for number, (stem, evaluation) in enumerate(zip(stems, evaluations.values(), strict=True)):
+            own = stem if stems.count(stem) == 1 else f"{stem}-{number + 1}"
+            _write_pictures(evaluation, output / own if comparison else output)
+
+
+def _write_pictures(evaluation: Evaluation, folder: Path) -> None:
+    from nas.report import evaluations as pages
+
+    written = {
+        "confusion.csv": pages.confusion_csv(evaluation).encode(),
+        "mistakes.png": pages.mistakes_png(evaluation),
+    }
+    if find_spec("matplotlib"):
+        written["confusion.png"] = pages.confusion_png(evaluation)
+    for name, content in written.items():
+        artifacts.replace(folder / name, content)
+    print(f"nas: {', '.join(sorted(written))} written to {folder}", file=sys.stderr)
 
 
 # --- export --------------------------------------------------------------------------------------

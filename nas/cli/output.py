@@ -25,8 +25,8 @@ FILES = frozenset(
 
 def form_of(asked: str, output: Path | None, known: Mapping[str, str], usual: str) -> str:
     """The ``asked`` format, or that of ``output``'s ending, or ``usual``; ``known`` maps formats to
-    endings, which may be empty. Raises NasError for an unknown format, and where format and ending
-    differ."""
+    endings, which may be empty. Raises NasError for an unknown format, where format and ending
+    differ, and for an existing file with another ending: it is no earlier output."""
     ending = output.suffix.lower() if output else ""
     by_ending = {ends: name for name, ends in known.items() if ends}
     form = asked or (by_ending.get(ending, "") if ending else usual)
@@ -36,6 +36,9 @@ def form_of(asked: str, output: Path | None, known: Mapping[str, str], usual: st
         raise NasError(f"{named} {', '.join(others)}{' or ' if others else ''}{last}")
     if by_ending.get(ending, form) != form:
         raise NasError(f"--output {output}: does not have the ending of --format {form}")
+    ends = known[form] or ".txt"
+    if output and ending not in ("", ends) and output.is_file():
+        raise NasError(f"--output {output}: is there, and no {ends}: it would be written over")
     return form
 
 

@@ -167,6 +167,11 @@ def split(ref: DataRef) -> dict[Part, Images]:
             )
         groups = None if images.groups is None else images.groups[images.rows]
         rest, chosen = holdout(images.labels[images.rows], count, ref.split_seed, groups)
+        if not len(chosen):
+            raise DataError(
+                f"the images of {ref.dir or ref.name} are in too few groups to split, as a group "
+                f"is never divided: none is left for {held}"
+            )
         made[held] = dataclasses.replace(images, rows=images.rows[chosen])
         images = dataclasses.replace(images, rows=images.rows[rest])
     return {"train": images, **made}

@@ -17,7 +17,7 @@ def holdout(
     fractions of the class, are held out, so every class keeps an image in the rest. ``groups`` are
     kept whole: a group is ranked in the class of its first image, by the middle of its images.
     Groups are taken until there are ``count`` images, skipping any that would exceed ``count`` by
-    more than a tenth.
+    more than a tenth; if all would, the smallest is taken, and of a single group nothing.
     """
     # RandomState, not Generator: numpy promises that its stream never changes.
     order = np.random.RandomState(seed).permutation(len(labels))
@@ -61,6 +61,8 @@ def _grouped(
         if total + sizes[each] <= count * 1.1 and place[each] < 1:
             held[each] = True
             total += int(sizes[each])
+    if not total and len(names) > 1:
+        held[np.lexsort((first, sizes))[0]] = True
     chosen = held[group]
     return np.sort(order[~chosen]), np.sort(order[chosen])
 
