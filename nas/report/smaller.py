@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from nas.training.paired import Gain, Paired
 
 
-def paired_page(names: Sequence[str], found: Paired) -> RenderableType:
-    """Each seed's accuracies, the mean of each arm, and the gain with its interval."""
+def paired_page(names: Sequence[str], found: Paired, trial: bool = False) -> RenderableType:
+    """Each seed's accuracies, the mean of each arm, and the gain with its interval. The model to
+    use is the best on validation; where the first becomes a ``trial``, that one, so that a record's
+    number and its measurements are of the same model."""
     arms = (found.treatment, found.control)
     numbers = [f"{name}, {part}" for part in ("validation", "test") for name in names]
     listed = table("seed", *numbers, numbers=numbers)
@@ -35,14 +37,15 @@ def paired_page(names: Sequence[str], found: Paired) -> RenderableType:
     for row, trained in enumerate(found.treatment.trained):
         listed.add_row(str(trained.model.card.seed), *(percent(float(s[row])) for s in scores))
     listed.add_row("mean", *(percent(float(s.mean())) for s in scores))
-    best = found.treatment.best
+    best = found.treatment.trained[0] if trial else found.treatment.best
+    which = "the first seed's, as in the study" if trial else "best of the seeds on validation"
     made, file = best.architecture, shown_file(str(best.file))
     return Group(
         listed,
         Text(""),
         Text(f"gain on validation: {gain_text(found.validation)}"),
         Text(f"gain on test: {gain_text(found.test)}: {verdict(found.test)}"),
-        Text(f"model to use: {file}, {count(made.params)} params, best of the seeds on validation"),
+        Text(f"model to use: {file}, {count(made.params)} params, {which}"),
     )
 
 
@@ -58,8 +61,8 @@ def entered(study: str, row: TrialRow, place: str, gain: Gain) -> str:
     """A sentence on the training that was added to a study; ``place`` describes its place on the
     front."""
     sentence = (
-        f"added to study {study} as trial {row.number}, {place}, {row.model}: this is the training "
-        "with the first seed, as a trial is one training; the model to use is the one above"
+        f"added to study {study} as trial {row.number}, {place}: --trial {row.number} is the model "
+        "above, the training with the first seed, as a trial is one training"
     )
     if gain.sure and gain.value > 0:
         return sentence
