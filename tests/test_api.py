@@ -320,6 +320,23 @@ def test_a_trial_is_shown_by_its_number_or_as_a_table_prints_it(
     status, pasted, err = ran(capsys, "show", body, "--size", 10)
     assert status == 0, err
     assert f"{nas.parse(f'INPUT -> {body} -> FC', (1, 10, 10), 10).params:,} params" in pasted
+    assert err == "nas: as for digits (1x10x10, 10 classes); --data DIR for yours\n"
+    for text, whole in (  # any body: one element, one that ends in an FC, one without a layer
+        ("FC(64)", "INPUT -> FC(64) -> FC"),
+        ("GAP", "INPUT -> GAP -> FC"),
+        ("POOL", "INPUT -> POOL -> FC"),
+        ("POOL*3", "INPUT -> POOL*3 -> FC"),
+        ("GAP -> FC", "INPUT -> GAP -> FC"),
+        ("INPUT -> FC", "INPUT -> FC"),
+    ):
+        status, pasted, err = ran(capsys, "show", text)
+        assert (status, nas.parse(whole).fingerprint in pasted) == (0, True)
+        assert err == "nas: as for digits (1x8x8, 10 classes); --data DIR for yours\n"
+    assert ran(capsys, "show", "INPUT(3, 32, 32) -> FC(7)")[2] == ""  # nothing is assumed
+    status, _, err = ran(capsys, "export", "INPUT -> FC(7)", "-f", "pattern")
+    assert (status, "as for digits (1x8x8); for others write INPUT(" in err) == (0, True)
+    status, _, err = ran(capsys, "show", "GAPS")
+    assert (status, err.startswith("nas: unknown network or space GAPS; ")) == (2, True)
     status, _, err = ran(capsys, "show", "CONV(16) -> RELUU -> GAP")
     assert (status, err.startswith("nas: RELUU at column 13: unknown layer")) == (2, True)
     status, _, err = ran(capsys, "show", row.pattern, "--trial", 1)

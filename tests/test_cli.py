@@ -711,6 +711,11 @@ def test_wrong_input_is_one_sentence_and_nothing_is_written(
         ((*SEARCH, *STUB, "--group-by", "a"), "--group-by a: is about image files of yours"),
         ((*SEARCH, "--skip-unreadable"), "--skip-unreadable: is about image files of yours"),
         ((*SEARCH, "--trails", "3"), "No such option: --trails"),
+        (
+            (*SEARCH, "--lr", "0.1"),
+            "--lr; as a setting of the recipe, --recipe lr=0.1",
+        ),
+        (("train", "linear", "--weight-decay=1e-4"), "--recipe weight_decay=1e-4"),
         ((*SEARCH, "--trials", "many"), "Invalid value for '--trials'"),
         ((*SEARCH, "--workers", "-1"), "Invalid value for '--workers'"),
         (("serach",), "No such command 'serach'"),

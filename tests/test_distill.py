@@ -381,10 +381,10 @@ def test_an_evaluator_takes_no_teacher(large: Path) -> None:
         nas.search("lenet_like", evaluator="a:b", teachers=[large])
 
 
-def test_what_is_entered_is_told_from_the_model_to_use_and_without_a_sure_gain_says_so() -> None:
+def test_what_is_entered_is_the_model_to_use_and_without_a_sure_gain_says_so() -> None:
     _, (row, *_), _ = networks.study(1)
     told = smaller.entered("s", row, "on the front", Gain(0.01, -0.01, 0.03))
     assert "as trial 0, on the front" in told
-    assert "the model to use is the one above" in told
+    assert "--trial 0 is the model above" in told
     assert told.endswith("on test it has no significant gain")
     assert "gain" not in smaller.entered("s", row, "on the front", Gain(0.02, 0.01, 0.03))

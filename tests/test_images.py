@@ -356,6 +356,7 @@ def test_classes_that_hold_the_same_folders_are_told_to_look_like_parts(
     (note,) = examine(ref(tmp_path / "d")).notes
     assert re.search(rf"each class \({names[1]}, {names[0]}|{names[0]}, {names[1]}\)", note)
     assert "holds folders of the same names (a, b)" in note
+    assert note.endswith("name the folders above them train, val and test")
     # Not where images lie beside them, nor where they differ.
     Image.fromarray(colour(999)).save(tmp_path / "d" / names[0] / "x.png")
     anew()
@@ -570,3 +571,21 @@ def test_imbalance_copies_and_blanks_are_warned_of(tmp_path: Path) -> None:
     assert "two classes or more (train/a/0000.png, train/b/torn.png, test/a/copy.png)\n" in told
     assert "of a single colour (train/a/black.png)" in told
     assert found.named["1 image is of a single colour"] == (1, ("train/a/black.png",))
+
+
+def test_classes_sorted_by_format_are_not_told_to_look_like_parts(tmp_path: Path) -> None:
+    for n, name in enumerate(("cat", "dog")):
+        for m, ending in enumerate(("jpg", "png")):
+            (tmp_path / name / ending).mkdir(parents=True)
+            for k in range(4):
+                pixels = colour(100 * n + 10 * m + k)
+                Image.fromarray(pixels).save(tmp_path / name / ending / f"{k}.png")
+    (note,) = examine(ref(tmp_path)).notes
+    assert note == "each class (cat, dog) holds folders of the same names (jpg, png)"
+
+
+def test_what_is_skipped_agrees_with_its_number(tmp_path: Path) -> None:
+    folder(tmp_path)
+    (tmp_path / ".DS_Store").write_bytes(b"")
+    told = lines(examine(ref(tmp_path)))
+    assert any(line.startswith("skipped: 1 dropping (") for line in told), told

@@ -398,9 +398,14 @@ def test_no_width_needs_scrolling_sideways(page: Chrome, width: int) -> None:
     try:
         page.refresh()
         wide = page.execute_script("return document.documentElement.scrollWidth")
+        inner = page.execute_script(
+            "const box = window.trials; return box.scrollWidth - box.clientWidth"
+        )
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert wide <= width
+    if width < 640:  # there each trial is a block of its own, with nothing beside the screen
+        assert inner == 0
 
 
 @needs_browser

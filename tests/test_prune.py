@@ -258,10 +258,20 @@ def test_prune_from_the_command_line(tmp_path: Path, capsys) -> None:
     assert "No such file" in capsys.readouterr().err
 
 
-def test_a_trial_is_pruned_on_the_images_of_its_study(tmp_path: Path, monkeypatch) -> None:
+def test_a_trial_is_pruned_on_the_images_of_its_study(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     pictures = folder(tmp_path / "pictures")
     nas.search("lenet_like", data=pictures, study="s", trials=1, epochs=1, workers=0)
-    few = ("--width", 0.5, "--epochs", 1, "--seeds", 1)
+    few = ("--width", 0.5, "--epochs", 1, "--seeds", 2)
+    capsys.readouterr()
     assert command("prune", 0, "--study", "s", *few) == 0
+    out, err = capsys.readouterr()
+    # One model: the file to use is the trial's own.
+    file = re.search(r"model to use: (\S+\.safetensors),", out)[1]
+    assert "as trial 1" in err
+    assert "--trial 1 is the model above" in err
+    assert command("export", 1, "--study", "s", "-f", "safetensors", "-o", "x.safetensors") == 0
+    told = [load_model(each) for each in ("x.safetensors", file)]
+    assert told[0].digest == told[1].digest
+    assert told[0].card.seed == told[1].card.seed
     assert command("prune", 0, "--study", "s", "--dataset", "digits", *few) == 2

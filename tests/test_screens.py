@@ -166,6 +166,7 @@ def test_trials_by_a_metric_have_the_best_first_and_those_without_last() -> None
     upwards = dataclasses.replace(study, objectives=(("params", "max"),))
     assert trials.ordered(upwards, rows, "params")[0].params == max(row.params for row in rows)
     assert [row.number for row in trials.ordered(study, rows, "trial")] == list(range(102))
+    assert trials.ordered(study, rows, "MACs") == trials.ordered(study, rows, "macs")
     with pytest.raises(NasError, match="--sort parms: no trial has it; did you mean params"):
         trials.ordered(study, rows, "parms")
 

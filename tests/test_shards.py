@@ -202,6 +202,9 @@ def test_a_packed_folder_is_the_same_images(
     want = {part: pixels(data.load(ref(root), part)) for part in listing.ORDER}
     told = pack(ref(root), tmp_path / "w", 20_000)
     assert (told.images, told.files > 3) == (32, True)
+    (tmp_path / "mine").touch()  # others may read what was packed as any file of this user
+    modes = {path.stat().st_mode for path in (tmp_path / "w").iterdir()}
+    assert modes == {(tmp_path / "mine").stat().st_mode}
     for file in ("", index.INDEX):  # by the index, and without it
         if file:
             (tmp_path / "w" / file).unlink()

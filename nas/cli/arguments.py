@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,9 +51,41 @@ def output_to(metavar: str, help: str, parser: Callable[[str], Path] | None = No
     )
 
 
+def as_setting(option: str, arguments: Sequence[str]) -> str:
+    """An option as a setting of the recipe, with its value among ``arguments``, such as ``--recipe
+    lr=0.1`` for ``--lr``; empty where the recipe has none of its name."""
+    from nas.job import Recipe
+
+    name = option.lstrip("-").replace("-", "_")
+    if name not in Recipe.__dataclass_fields__:
+        return ""
+    value = "VALUE"
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument == option and following and not following.startswith("-"):
+            value = following
+        elif argument.startswith(f"{option}="):
+            value = argument.partition("=")[2]
+    return f"--recipe {name}={value}"
+
+
 class Grouped(TyperCommand):
     """Its help lists the options by group, in the order of each group's first option, as plain
     text: typer groups them only in rich's boxes, which take 0.1 s to load."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Of an unknown option that is a setting of the recipe, says how to give it."""
+        given = list(args)  # the parser consumes its own
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # typer's NoSuchOption is in no public module
+            option = getattr(error, "option_name", "")
+            setting = as_setting(option, given)
+            if setting and any("--recipe" in param.opts for param in self.get_params(ctx)):
+                vars(error).update(
+                    message=f"No such option: {option}; as a setting of the recipe, {setting}",
+                    possibilities=None,
+                )
+            raise
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}

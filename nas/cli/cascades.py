@@ -109,8 +109,11 @@ def cascade_and_show(
     cascade.save_cascade(output, made)
     comparison = compare(tested, told.single_test) if told.single_test else None
     screens.out(pages.cascade_page(told, comparison))
-    print(f"\nnas: written to {output}, with its members next to it\nnext:", file=sys.stderr)
-    print(f"  nas predict {output} IMAGE_OR_DIR", file=sys.stderr)
+    print(f"\nnas: written to {output}, with its members next to it", file=sys.stderr)
+    if told.slower_than and budget is None:  # it saves no time, and that was what it was for
+        print(f"nas: {told.slower_than} alone is as good, and faster here", file=sys.stderr)
+        return
+    print(f"next:\n  nas predict {output} IMAGE_OR_DIR", file=sys.stderr)
     print(f"  nas export {output} -f onnx", file=sys.stderr)
 
 
@@ -131,7 +134,11 @@ def _about(
         "measured_ms": told.ms,
     }
     if single and told.single_test is not None:
-        about["single"] = {"name": told.names[single.members[0]], "test": told.single_test.accuracy}
+        about["single"] = {
+            "name": told.names[single.members[0]],
+            "test": told.single_test.accuracy,
+            "measured_ms": told.single_ms,
+        }
     return about
 
 

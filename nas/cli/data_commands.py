@@ -65,10 +65,12 @@ def pack(
     from nas.cli.options import data_ref
     from nas.cli.output import directory
     from nas.data.pack import pack as write
+    from nas.text import counted
 
     images = data_ref("imagefolder", data, 0, group_by=group_by)
     done = write(images, directory(output, "tars"), megabytes * 1_000_000)
-    print(f"{done.images:,} images in {done.files:,} tars, {done.bytes / 1e6:,.1f} MB: {output}")
+    packed = f"{counted(done.images, 'image')} in {counted(done.files, 'tar')}"
+    print(f"{packed}, {done.bytes / 1e6:,.1f} MB: {output}")
 
 
 @app.command()

@@ -28,7 +28,9 @@ from nas.driver.profiles import in_search
 from nas.driver.rungs import geometric, read
 from nas.errors import NasError, nearest
 from nas.job import DataRef, Job, Recipe
-from nas.language.architecture import DEFAULT_INPUT, Architecture, close
+from nas.language import elements
+from nas.language.architecture import DEFAULT_CLASSES, DEFAULT_INPUT, Architecture, close
+from nas.language.expression import show
 from nas.language.pattern import Call, Chain, write
 from nas.language.pattern import read as read_pattern
 from nas.metrics import arithmetic
@@ -102,17 +104,21 @@ def space_on(space: str, ref: DataRef) -> Space:
 
 
 def closed_or_space(
-    text: str, ref: DataRef | None = None, size: int = 0
+    text: str, ref: DataRef | None = None, size: int = 0, others: str = "--data DIR for yours"
 ) -> tuple[Architecture | None, Space | None]:
     """Resolves a pattern, name or file to an architecture (with its space, if it has one) or to an
     open space alone. Without a data set, ``size`` replaces that of the space's own images, or of
-    digits."""
+    digits; what a pattern takes from digits is printed, with how to get ``others``."""
     if text not in shipped() and not text.endswith((".yaml", ".yml")):
-        if "->" not in text and "(" not in text:
+        # One word that is no element is meant as a name.
+        if re.fullmatch(r"[\w.-]+", text) and text not in elements.names():
             raise NasError(f"unknown network or space {text}; {nearest(text, shipped())}")
         tree = _whole(read_pattern(text))
         if ref is None:
-            return _closed(tree, size, text), None
+            architecture = _closed(tree, size, text)
+            if taken := _taken(tree, architecture):
+                print(f"nas: as for digits ({taken}); {others}", file=sys.stderr)
+            return architecture, None
         from nas.data import describe
 
         info = describe(ref)
@@ -123,11 +129,20 @@ def closed_or_space(
 
 
 def _whole(tree: Chain) -> Chain:
-    """Completes a pattern that lacks INPUT and the last FC, as printed in tables."""
-    ends = [each.name if isinstance(each, Call) else "" for each in (tree.items[0], tree.items[-1])]
-    if ends[0] == "INPUT" or ends[1] == "FC":
+    """Completes a pattern that lacks INPUT and the last FC, as printed in tables. An FC of a given
+    width is not the last one there, as that takes the number of classes."""
+    first, last = tree.items[0], tree.items[-1]
+    if isinstance(first, Call) and first.name == "INPUT":
         return tree
-    return Chain((Call("INPUT"), *tree.items, Call("FC")))
+    head = () if last == Call("FC") else (Call("FC"),)
+    return Chain((Call("INPUT"), *tree.items, *head))
+
+
+def _taken(tree: Chain, architecture: Architecture) -> str:
+    """The shape and the classes that an architecture did not get from its pattern."""
+    shape = show(architecture.input) if tree.items[0] == Call("INPUT") else ""
+    classes = counted(DEFAULT_CLASSES, "class", "classes") if tree.items[-1] == Call("FC") else ""
+    return ", ".join(filter(None, (shape, classes)))
 
 
 def _closed(tree: Chain, size: int, text: str) -> Architecture:
@@ -337,6 +352,7 @@ def single_job(
     recipe = [*recipe, *taught]
     settings = read_recipe(recipe)
     files = load_plugins(plugins)
+    init_there(settings.init)
     if size is None:
         size = initial_size(settings.init) if settings.init else 0
     ref = dataclasses.replace(ref, size=size)
@@ -373,6 +389,15 @@ def _of_file(space: Space, recipe: Sequence[str]) -> Recipe:
     return recipe_in(space, recipe)
 
 
+def init_there(init: str) -> None:
+    """Gets initial weights, if any are named, before the images are read, which may take far
+    longer. Raises NasError where they are neither here nor to be had."""
+    if init:
+        from nas.training import weights
+
+        weights.fetched(init)
+
+
 def initial_size(init: str) -> int:
     """The side in pixels that pretrained weights or a model require; 0 for a file of weights
     alone."""
@@ -386,7 +411,8 @@ def initial_size(init: str) -> int:
 
 def closed_pattern(text: str) -> str:
     """The pattern of a zoo network's name, or of a closed pattern. Raises NasError for a space."""
-    closed, space = closed_or_space(text)
+    others = "for others write INPUT(CHANNELS, HEIGHT, WIDTH) and FC(CLASSES)"
+    closed, space = closed_or_space(text, others=others)
     if closed is None:
         raise NasError(f"{space.name if space else text} is a search space, not a single network")
     return str(closed)

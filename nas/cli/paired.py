@@ -105,7 +105,7 @@ def compare_and_show(
     jobs = {made: treatment, "control": control}
     tell = tell_epochs(jobs, options.seeds, entered)
     found = train_paired(jobs, options.seeds, options.folder, file_name, tell)
-    screens.out(pages.paired_page((made, title), found))
+    screens.out(pages.paired_page((made, title), found, trial=entered is not None))
     if entered is None:
         return
     store, study = entered

@@ -163,7 +163,7 @@ def report(
         typer.Option(
             "--top",
             help="Finalists to retrain: the front's best by their estimates from all trials, not "
-            "by one training; 0: a page from the record alone.",
+            "by one training; 0, with -o FILE.html: the record alone.",
             rich_help_panel=HOW,
         ),
     ] = 3,

@@ -26,7 +26,10 @@ def save(path: Path, arrays: Mapping[str, npt.NDArray[Any]], facts: Any) -> None
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with cache.whole(path) as part:
         try:
+            part.touch()
+            mode = part.stat().st_mode  # of this umask; safetensors makes files of mode 0600
             save_file(whole, part, {"told": json.dumps(facts)})
+            part.chmod(mode)
         except Exception as error:  # safetensors raises its own error for a full disk
             raise error if isinstance(error, OSError) else OSError(0, str(error)) from error
 

@@ -4,6 +4,7 @@ part, what was skipped and why, and what would prevent learning."""
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -259,7 +260,8 @@ def lines(found: Findings) -> list[str]:
     channels, height, width = found.shape
     made.append(f"{of}, read as {width}x{height} in {'grey' if channels == 1 else 'colour'}")
     for reason, (count, examples) in sorted(found.skipped.items()):
-        made.append(f"skipped: {count:,} {reason}{some(found, count, examples)}")
+        told = re.sub(r"^(dropping|image)s\b", r"\1", reason) if count == 1 else reason
+        made.append(f"skipped: {count:,} {told}{some(found, count, examples)}")
     for kind, texts in (("", found.notes), ("warning: ", found.warnings)):
         made += [f"{kind}{text}{some(found, *found.named.get(text, (0, ())))}" for text in texts]
     return [brief(line, 1000) for line in made]

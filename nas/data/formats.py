@@ -37,7 +37,7 @@ def directory(ref: DataRef) -> Path:
     """The directory that ``ref`` names. Raises DataError where there is none."""
     if not ref.dir:
         raise DataError(
-            f"the data set {ref.name} is read from files: give their directory (--data)"
+            f"--dataset {ref.name} is a folder of files of yours: give it with --data DIR"
         )
     path = Path(ref.dir)
     if not path.is_dir():

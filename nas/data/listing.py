@@ -192,11 +192,14 @@ def listing(root: Path) -> Listing:
             raise DataError(f"{place} holds no images")
         parts[part] = began, len(found)
     if places == {"train": base} and (inner_names := shared(base, classes)):
-        notes.append(
+        note = (
             f"each class ({', '.join(classes[:5])}) holds folders of the same names "
-            f"({', '.join(inner_names[:5])}): if these are the classes, name the folders above "
-            f"them train, val and test"
+            f"({', '.join(inner_names[:5])})"
         )
+        # Folders by format, jpg and png, hold a class's images like any others.
+        if not all(f".{name.lower()}" in kinds.ENDINGS for name in inner_names):
+            note += ": if these are the classes, name the folders above them train, val and test"
+        notes.append(note)
     relative = {part: os.path.relpath(place, root) for part, place in places.items()}
     return build(root, classes, found, parts, relative, notes, empty=empty)
 

@@ -12,6 +12,7 @@ from nas.metrics import ACCURACY, count, percent
 from nas.report.insight import Growth
 from nas.report.plot import Axis, Box, line, n, steps, text, tidy
 from nas.store import StudyRow, TrialRow
+from nas.text import counted
 
 WIDTH, HEIGHT = 460, 270  # about a phone's width, so that fonts there have their size
 BOX = Box(left=52, top=12, right=WIDTH - 24, bottom=HEIGHT - 46)
@@ -82,7 +83,8 @@ def curves(
         ]
         if not points:
             continue
-        reached = f"{percent(found[row.id][-1].accuracy)} after {found[row.id][-1].epoch} epochs"
+        end = found[row.id][-1]
+        reached = f"{percent(end.accuracy)} after {counted(end.epoch, 'epoch')}"
         title = f"<title>{escape(f'trial {row.number}: {reached}')}</title>"
         ink, breadth, opacity = ("front", 1.6, 0.9) if ahead else ("dots", 1.0, 0.35)
         shape = line(points, ink, breadth, f' opacity="{opacity}"')

@@ -16,7 +16,7 @@ from rich.text import Text
 from nas.errors import brief
 from nas.metrics import percent
 from nas.report.screens import table
-from nas.text import cell
+from nas.text import cell, counted
 
 if TYPE_CHECKING:
     from nas.training.evaluation import Comparison, Evaluation
@@ -79,8 +79,8 @@ def comparison_page(names: Sequence[str], comparison: Comparison) -> RenderableT
     first, second = (brief(name) for name in names)
     verdict = "they differ" if comparison.p < 0.05 else "no significant difference"
     return Group(
-        Text(f"right with {first} alone: {comparison.only_first} images"),
-        Text(f"right with {second} alone: {comparison.only_second} images"),
+        Text(f"right with {first} alone: {counted(comparison.only_first, 'image')}"),
+        Text(f"right with {second} alone: {counted(comparison.only_second, 'image')}"),
         Text(f"McNemar's exact test: p = {comparison.p:.3g}: {verdict}"),
     )
 

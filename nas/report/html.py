@@ -187,7 +187,7 @@ def _front(report: Report | None, beliefs: Beliefs | None) -> str:
     return f"""<section id="front"><h2>What accuracy costs</h2>
 <div class="bar-line"><label>across <select id="across"></select></label>
 <label>upwards <select id="up"></select></label>
-<span class="faint">hover to see a network, click to keep it</span></div>
+<span class="faint">point at a network to see it, select it to keep it</span></div>
 <div class="split"><figure><div id="plane"><div id="tip" hidden></div></div>
 <figcaption>The line is the front in these two metrics; large points are on the front of all
 objectives, hollow ones without a bar break a constraint, diamonds are baselines, triangles what was
@@ -206,8 +206,8 @@ def _finalists(report: Report | None) -> str:
     lead = "".join(f'<p class="lead">{escape(sentence)}</p>' for sentence in pages.choice(report))
     return (
         f"<section><h2>The winner, honestly</h2>{lead}"
-        f'<div class="scroll"><table class="finalists">{_heads(titles)}{"".join(cells)}</table>'
-        f'</div><p class="note">{escape(" ".join(pages.remarks(report)))}</p></section>'
+        f'<div class="scroll"><table class="finalists stacked">{_heads(titles)}{"".join(cells)}'
+        f'</table></div><p class="note">{escape(" ".join(pages.remarks(report)))}</p></section>'
     )
 
 
@@ -342,7 +342,7 @@ def _trials(rows: Sequence[TrialRow]) -> str:
 <label><input id="only" type="checkbox"> front only</label>
 <span id="count" class="faint" role="status"></span></div>
 <p class="note paper">On paper: those of the front.</p>
-<div id="trials"><table></table></div></section>"""
+<div id="trials"><table class="stacked"></table></div></section>"""
 
 
 def _again(study: StudyRow, rows: Sequence[TrialRow], report: Report | None) -> str:

@@ -17,6 +17,7 @@ from nas.data import cache, datasets, findings
 from nas.data.findings import Findings
 from nas.errors import DataError, NasError, brief, nearest
 from nas.job import DataRef, Job
+from nas.text import counted
 
 SHOWN, CLASSES = 8, 24  # images per class on a sheet, and classes
 SIDE = 72  # least pixels of an image's side on a sheet
@@ -71,7 +72,7 @@ def draw(ref: DataRef, found: Findings, path: Path) -> None:
     for number, name in enumerate(names):
         of_class = np.flatnonzero(labels == number)
         top = number * row + margin
-        caption = f"{brief(name, 60)}, {found.classes[name]:,} images"
+        caption = f"{brief(name, 60)}, {counted(found.classes[name], 'image')}"
         pen.text((margin, top), caption.encode("ascii", "replace").decode(), "black")
         # Spread over the class: neighbours in a folder are often alike.
         for place, at in enumerate(np.linspace(0, len(of_class) - 1, SHOWN).round().astype(int)):

@@ -199,7 +199,8 @@ const columns = [
 ];
 const table = $("trials").querySelector("table"), search = $("search"), only = $("only");
 const lines = data.trials.map(trial => {
-  const cells = columns.map(column => make("td", column.number ? {class: "number"} : {}, String(column.cell(trial))));
+  const cells = columns.map(column => make("td",
+    {"data-title": column === columns[0] ? "" : column.title, ...(column.number ? {class: "number"} : {})}, String(column.cell(trial))));
   cells[0].replaceChildren(make("button", {type: "button", title: "show it above"}, String(trial.number)));
   cells[cells.length - 1].className = "code";
   const line = make("tr", trial.front ? {class: "front"} : {}, ...cells);

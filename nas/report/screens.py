@@ -20,7 +20,7 @@ from nas.language.expression import show as shape_text
 from nas.metrics import arithmetic, count, metric, percent, shown
 from nas.spaces.space import Space
 from nas.store import ENDED, Store, TrialState
-from nas.text import printable, uncleaned
+from nas.text import counted, printable, uncleaned
 
 if TYPE_CHECKING:
     from nas.driver.plan import Plan
@@ -104,7 +104,7 @@ def drawing(architecture: Architecture, space: Space | None = None) -> Renderabl
         )
     total = [
         f"{architecture.params:,} params, {architecture.macs:,} MACs, "
-        f"{len(architecture.steps)} elements, fingerprint {architecture.fingerprint}"
+        f"{counted(len(architecture.steps), 'element')}, fingerprint {architecture.fingerprint}"
     ]
     if architecture.aux_params:
         total.append(f"besides {architecture.aux_params:,} params of auxiliary classifiers")

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from nas.training.paired import Gain, Paired
 
 
-def paired_page(names: Sequence[str], found: Paired) -> RenderableType:
-    """Each seed's accuracies, the mean of each arm, and the gain with its interval."""
+def paired_page(names: Sequence[str], found: Paired, trial: bool = False) -> RenderableType:
+    """Each seed's accuracies, the mean of each arm, and the gain with its interval. The model to
+    use is the best on validation; where the first becomes a ``trial``, that one, so that a record's
+    number and its measurements are of the same model."""
     arms = (found.treatment, found.control)
     numbers = [f"{name}, {part}" for part in ("validation", "test") for name in names]
     listed = table("seed", *numbers, numbers=numbers)
@@ -35,14 +37,15 @@ def paired_page(names: Sequence[str], found: Paired) -> RenderableType:
     for row, trained in enumerate(found.treatment.trained):
         listed.add_row(str(trained.model.card.seed), *(percent(float(s[row])) for s in scores))
     listed.add_row("mean", *(percent(float(s.mean())) for s in scores))
-    best = found.treatment.best
+    best = found.treatment.trained[0] if trial else found.treatment.best
+    which = "the first seed's, as in the study" if trial else "best of the seeds on validation"
     made, file = best.architecture, shown_file(str(best.file))
     return Group(
         listed,
         Text(""),
         Text(f"gain on validation: {gain_text(found.validation)}"),
         Text(f"gain on test: {gain_text(found.test)}: {verdict(found.test)}"),
-        Text(f"model to use: {file}, {count(made.params)} params, best of the seeds on validation"),
+        Text(f"model to use: {file}, {count(made.params)} params, {which}"),
     )
 
 
@@ -58,8 +61,8 @@ def entered(study: str, row: TrialRow, place: str, gain: Gain) -> str:
     """A sentence on the training that was added to a study; ``place`` describes its place on the
     front."""
     sentence = (
-        f"added to study {study} as trial {row.number}, {place}, {row.model}: this is the training "
-        "with the first seed, as a trial is one training; the model to use is the one above"
+        f"added to study {study} as trial {row.number}, {place}: --trial {row.number} is the model "
+        "above, the training with the first seed, as a trial is one training"
     )
     if gain.sure and gain.value > 0:
         return sentence
@@ -96,6 +99,13 @@ class Cascaded:
     def test_cost(self) -> float:
         return self.choice.mean_cost(self.costs, self.shares)
 
+    @property
+    def slower_than(self) -> str:
+        """The single network, where it alone took no longer than the cascade; otherwise empty."""
+        if self.single is None or self.single_ms is None or self.ms < self.single_ms:
+            return ""
+        return self.names[self.single.members[0]]
+
 
 def candidates_table(
     names: Sequence[str],
@@ -111,6 +121,22 @@ def candidates_table(
         values = [shown(name, value) for name, value in costs[i].items()]
         listed.add_row(Text(names[i]), percent(scores[i]), *values)
     return listed
+
+
+def cost_sentence(cascaded: Cascaded, single: Choice, single_ms: float) -> str:
+    """A cascade's cost beside the single network's. The measured time comes first where it tells
+    against the cascade: a sum of its members' latencies lacks what happens between them."""
+    part, of = 100 * cascaded.test_cost / single.cost, metric(cascaded.cost).title
+    times = cascaded.ms / single_ms
+    if name := cascaded.slower_than:
+        return (
+            f"the cascade is slower here than {name} alone: {cascaded.ms:.3f} ms an image to "
+            f"{single_ms:.3f}, measured; its members' {of} alone is {part:.0f} % of that network's"
+        )
+    return (
+        f"the cascade costs {part:.0f} % of the {of} of the single network, {times:.2g} times its "
+        "measured time"
+    )
 
 
 def cascade_page(cascaded: Cascaded, comparison: Comparison | None) -> RenderableType:
@@ -137,14 +163,7 @@ def cascade_page(cascaded: Cascaded, comparison: Comparison | None) -> Renderabl
             with_interval(cascaded.single_test), shown(cascaded.cost, cascaded.single.cost),
             f"{cascaded.single_ms:.3f}",
         )  # fmt: skip
-        part = cascaded.test_cost / cascaded.single.cost
-        time_text = f", {cascaded.ms / cascaded.single_ms:.2g} times its measured time"
-        of = metric(cascaded.cost).title
-        lines.append(
-            Text(
-                f"the cascade costs {100 * part:.0f} % of the {of} of the single network{time_text}"
-            )
-        )
+        lines.append(Text(cost_sentence(cascaded, cascaded.single, cascaded.single_ms)))
     if cascaded.validated:
         chosen, held = percent(cascaded.validated.chosen), percent(cascaded.validated.held_out)
         sentence = f"cross-validated: {chosen} on the four folds that chose it, {held} on the fifth"

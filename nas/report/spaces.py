@@ -13,6 +13,7 @@ from nas.language.expression import show as shape_text
 from nas.metrics import metric, percent
 from nas.report.screens import heading, table
 from nas.spaces.space import Space, load_space, shipped
+from nas.text import counted
 
 if TYPE_CHECKING:
     from nas.spaces.preflight import Preflight, Spread
@@ -29,8 +30,9 @@ def space_page(space: Space) -> RenderableType:
     lines = [heading(space), Text(""), Text(space.pattern)]
     goals = [f"{name} {direction}" for name, direction in space.objectives.items()]
     bounds = [f"{metric} {bound}" for metric, bound in space.constraints.items()]
+    classes = counted(space.classes, "class", "classes")
     tail = [
-        Text(f"data         {shape_text(space.input)}, {space.classes} classes"),
+        Text(f"data         {shape_text(space.input)}, {classes}"),
         Text(f"objectives   {', '.join(goals)}"),
         Text(f"constraints  {', '.join(bounds) or 'none'}"),
     ]

@@ -20,7 +20,7 @@ from nas.report import believed
 from nas.report.screens import console, drawing, out, table
 from nas.store import EVALUATED, Store, StudyRow, TrialRow, TrialState
 from nas.store.teachers import teacher_of
-from nas.text import cell
+from nas.text import cell, counted
 
 if TYPE_CHECKING:
     from nas.driver.beliefs import Beliefs
@@ -77,8 +77,8 @@ def in_states(rows: Sequence[TrialRow], states: Sequence[str]) -> list[TrialRow]
 
 def ordered(study: StudyRow, rows: Sequence[TrialRow], name: str) -> list[TrialRow]:
     """Sorts by a metric, best first, in the study's or the metric's usual direction; by "seconds",
-    "epochs" or "trial" ascending; without a name not at all. Raises NasError for a metric that no
-    trial has."""
+    "epochs" or "trial" ascending; without a name not at all. A metric may be called by its heading.
+    Raises NasError for a metric that no trial has."""
     own = {"trial": "number", "epochs": "epochs", "seconds": "seconds"}
     if not name:
         return list(rows)
@@ -89,6 +89,8 @@ def ordered(study: StudyRow, rows: Sequence[TrialRow], name: str) -> list[TrialR
     known = dict.fromkeys(
         [*METRICS, *dict(study.objectives), *(n for r in rows for n in r.metrics)]
     )
+    # A heading of the table names its metric too.
+    name = next((each for each in known if name in (each, metric(each).title)), name)
     if name not in known:
         raise NasError(f"--sort {name}: no trial has it; {nearest(name, [*known, *own])}")
     sign = -1 if dict(study.objectives).get(name, metric(name).direction) == "max" else 1
@@ -207,7 +209,7 @@ def state_of(row: TrialRow) -> str:
     if row.state == "refused":
         return "refused: latency"
     at_rung = row.state in ("stopped", "paused")
-    return f"{row.state} at {row.rungs[-1][0]} epochs" if at_rung else row.state
+    return f"{row.state} at {counted(row.rungs[-1][0], 'epoch')}" if at_rung else row.state
 
 
 def body_of(row: TrialRow) -> str:
