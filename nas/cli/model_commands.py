@@ -198,7 +198,7 @@ def evaluate(
             "--part",
             metavar="test|validation|train|all",
             help="Which split.  [default: test; all images of a folder without splits "
-            "that was not trained on]",
+            "that has none of those trained on]",
             rich_help_panel=ON,
         ),
     ] = "",
