@@ -674,7 +674,7 @@ def nas(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_the_commands_pack_and_list_and_remove(tmp_path: Path) -> None:
     place, out = folder(tmp_path / "d", ending="jpg"), tmp_path / "w"
-    assert nas("pack", place, "-o", out).stdout.startswith("20 images in 1 tars")
+    assert nas("pack", place, "-o", out).stdout.startswith("20 images in 1 tar,")
     again = nas("pack", place, "-o", out)
     assert (again.returncode, len(again.stderr.splitlines())) == (2, 1)
     images = data.read(ref(out), "train")
