@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nas.data import digests
-from nas.data.images import Images, Info, Part
+from nas.data.images import Images, Info, Part, refuse_placeless
 from nas.errors import DataError
 from nas.job import DataRef
 
@@ -35,10 +35,7 @@ CLOTHES = (
 
 def directory(ref: DataRef) -> Path:
     """The directory that ``ref`` names. Raises DataError where there is none."""
-    if not ref.dir:
-        raise DataError(
-            f"--dataset {ref.name} is a folder of files of yours: give it with --data DIR"
-        )
+    refuse_placeless(ref)
     path = Path(ref.dir)
     if not path.is_dir():
         state = "is not a directory" if path.exists() else "does not exist"

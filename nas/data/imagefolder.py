@@ -25,7 +25,7 @@ from nas.data.decoding import CONVERTED, FAILED, FORM, Decoded
 from nas.data.digests import SKETCH
 from nas.data.encoded import Encoded
 from nas.data.footprint import ROOM
-from nas.data.images import Images, Info, Labels, Part
+from nas.data.images import Images, Info, Labels, Part, refuse_placeless
 from nas.data.listing import Listing
 from nas.data.survey import Survey
 from nas.errors import DataError, brief
@@ -148,8 +148,7 @@ def look(ref: DataRef) -> Looked:
 
 
 def location(ref: DataRef) -> Path:
-    if not ref.dir:
-        raise DataError(f"the data set {ref.name} is read from files: give their place (--data)")
+    refuse_placeless(ref)
     path = Path(ref.dir)
     if tars.is_pattern(ref.dir) or path.suffix == tars.ENDING:
         return path

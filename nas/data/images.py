@@ -8,9 +8,20 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from nas.errors import DataError
+from nas.job import DataRef
+
 Part = Literal["train", "validation", "test"]
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
+
+
+def refuse_placeless(ref: DataRef) -> None:
+    """Raises DataError where images in files are told without their directory."""
+    if not ref.dir:
+        raise DataError(
+            f"--dataset {ref.name} is a folder of files of yours: give it with --data DIR"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
