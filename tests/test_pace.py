@@ -96,8 +96,8 @@ def test_a_few_networks_stand_for_all() -> None:
 @pytest.mark.parametrize(
     ("told", "words"),
     [
-        ({"trials": 7}, "about 4 min 14 s: 1 min 00 s to 1 min 00 s per training, 2 at once"),
-        ({"trials": None, "seconds": 600.0}, "about 19 trainings after a start-up of about 12 s"),
+        ({"trials": 7}, "about 4 min 07 s: 1 min 00 s to 1 min 00 s per training, 2 at once"),
+        ({"trials": None, "seconds": 600.0}, "about 20 trainings after a start-up of about 5 s"),
         ({"trials": None}, "1 min 00 s to 1 min 00 s per training, 2 at once"),
         ({"trials": 7, "job": replace(JOB, evaluator="m:f")}, "unknown before the first"),
     ],
@@ -124,7 +124,7 @@ def test_trials_of_the_study_tell_before_steps_do(monkeypatch: pytest.MonkeyPatc
     found = expected_time(plan, workers=2, memory=0, left=7, baselines=[], rows=rows)
     # The start, and four times one of two at once with what lies between.
     assert found.startswith(
-        "about 50 s: 9 s to 9 s per training, 2 at once, based on the study's trials"
+        "about 43 s: 9 s to 9 s per training, 2 at once, based on the study's trials"
     )
     alone = expected_time(plan, workers=2, memory=0, left=7, baselines=[], rows=rows[-1:])
     assert "trials" not in alone

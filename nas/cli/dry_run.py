@@ -28,7 +28,7 @@ from nas.training import footprint
 if TYPE_CHECKING:
     from nas.driver.time_budget import TimeBudget
 
-START, BETWEEN = 12.0, 0.5  # seconds before the first training step, and between two trainings
+START, BETWEEN = 5.0, 0.5  # seconds before the first training step, and between two trainings
 QUIET, TIMING = 1.5, "nas: timing a few training steps"  # seconds after which this is printed
 
 
