@@ -15,7 +15,6 @@ import torch
 import yaml
 from torch import Tensor, nn
 from torchvision import models
-from typed import command
 
 import nas
 from nas.errors import NasError, ShapeError
@@ -377,22 +376,6 @@ def test_without_a_network_the_message_says_where_to_put_which_file(hub: Path) -
         weights.initial_state("lenet5", zoo.network("lenet5"))
     with pytest.raises(NasError, match=r"resnet20: No such file.*; did you mean resnet"):
         weights.initial_state("resnet20", zoo.network("resnet18"))
-
-
-def test_weights_are_asked_for_before_images_are_read(
-    hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    nowhere = tmp_path / "photos"  # which would be refused next
-    for command_line, reason in (
-        (("train", "resnet18", "--init", "resnet18"), "not here and could not be downloaded"),
-        (("train", "resnet18", "--init", "w.pth"), "w.pth: No such file"),
-        (
-            ("distill", "--teacher", "resnet18", "--init", "resnet18", "--student", "linear"),
-            "not here and could not be downloaded",
-        ),
-    ):
-        assert command(*command_line, "--data", nowhere, "-o", tmp_path / "o") == 2
-        assert reason in capsys.readouterr().err
 
 
 def test_a_server_that_never_answers_is_not_waited_for(

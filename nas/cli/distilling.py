@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nas.cli.options import closed_or_space, init_there, taught_by
+from nas.cli.options import closed_or_space, taught_by
 from nas.cli.paired import Options, compare_and_show, images_of, is_number, model_files
 from nas.cli.record import data_of, trial_network
 from nas.cli.settings import read_recipe, recipe_in
@@ -33,12 +33,6 @@ def distill_and_show(teachers: Sequence[str], student: str, init: str, options: 
     options.begin()
     study, storage, data = options.study, options.storage, options.data
     base, ref, epochs, entered = Recipe(), None, EPOCHS, None
-    zoo = [text for text in teachers if text in zoo_names()]
-    if zoo and not init:
-        raise NasError(f"--teacher {zoo[0]}: needs weights: --init {zoo[0]}, or a file")
-    if init and not zoo:
-        raise NasError(f"--init {init}: is only for a teacher from the zoo, given by name")
-    init_there(init)
     if study or any(map(is_number, [*teachers, student])) or "front" in teachers:
         entered = options.opened()
         row = entered[1]
@@ -47,7 +41,10 @@ def distill_and_show(teachers: Sequence[str], student: str, init: str, options: 
     files = [file for text in teachers for file in model_files(text, storage, study)]
     ref = ref or images_of(files, options.dataset, data, init)
     tell_images(Job(pattern="", data=ref))
-    files += [_zoo(name, init, ref, options.folder) for name in zoo]
+    if zoo := [text for text in teachers if text in zoo_names()]:
+        files += [_zoo(name, init, ref, options.folder) for name in zoo]
+    elif init:
+        raise NasError(f"--init {init}: is only for a teacher from the zoo, given by name")
     places, taught = taught_by(files, ref)
     pattern, space = _pattern(student, storage, study, ref)
     settings, base = [*options.recipe, *taught], base.but(UNTAUGHT)
@@ -72,6 +69,8 @@ def _tell_sizes(files: Sequence[str], pattern: str) -> None:
 
 def _zoo(name: str, init: str, ref: DataRef, folder: Path) -> str:
     """Writes a network of the zoo with its weights as a model; returns the file."""
+    if not init:
+        raise NasError(f"--teacher {name}: needs weights: --init {name}, or a file")
     network, card = zoo_model(name, init, describe(ref))
     file = folder / f"{name}.safetensors"
     save_once(file, Model(network, card))

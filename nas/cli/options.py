@@ -352,7 +352,6 @@ def single_job(
     recipe = [*recipe, *taught]
     settings = read_recipe(recipe)
     files = load_plugins(plugins)
-    init_there(settings.init)
     if size is None:
         size = initial_size(settings.init) if settings.init else 0
     ref = dataclasses.replace(ref, size=size)
@@ -387,15 +386,6 @@ def _of_file(space: Space, recipe: Sequence[str]) -> Recipe:
             file=sys.stderr,
         )
     return recipe_in(space, recipe)
-
-
-def init_there(init: str) -> None:
-    """Gets initial weights, if any are named, before the images are read, which may take far
-    longer. Raises NasError where they are neither here nor to be had."""
-    if init:
-        from nas.training import weights
-
-        weights.fetched(init)
 
 
 def initial_size(init: str) -> int:

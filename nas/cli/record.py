@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.cli.arguments import STORAGE
-from nas.cli.options import identified, init_there, load_plugins
+from nas.cli.options import identified, load_plugins
 from nas.cli.settings import read_recipe, seed_within, within
 from nas.driver.plan import RANDOM
 from nas.errors import NasError, StudyError
@@ -181,12 +181,10 @@ def trial_job(
             f"trial {number}, {trial.baseline}, was made by `nas distill` or `nas prune`, which "
             "retrain it together with its control"
         )
-    settings = read_recipe(recipe, Recipe.of(trial.recipe))
-    init_there(settings.init)
     ref = data_of(row, data)
     return Job(
         pattern=network_of(trial),
-        recipe=settings,
+        recipe=read_recipe(recipe, Recipe.of(trial.recipe)),
         data=ref if size is None else dataclasses.replace(ref, size=size),
         epochs=epochs or row.settings["epochs"],
         seed=trial.seed if seed is None else seed,

@@ -104,11 +104,11 @@ def begin(job: Job, device: torch.device) -> tuple[Architecture, nn.Module, Norm
     require (None: the training images'). Raises NasError."""
     info = data.describe(job.data)
     architecture = parse(job.pattern, info.shape, len(info.classes))
+    if job.epochs:
+        check_batch(architecture, min(job.recipe.batch, len(data.load(train_images(job), "train"))))
     with seeded(job.seed, device):
         module = build(architecture)
     normal = begin_from(job.recipe.init, module, architecture) if job.recipe.init else None
-    if job.epochs:  # last: it decodes the images, and the weights may be out of reach
-        check_batch(architecture, min(job.recipe.batch, len(data.load(train_images(job), "train"))))
     return architecture, module, normal
 
 

@@ -300,17 +300,6 @@ def preprocessing(source: str) -> Preprocessing:
 
 def pretrained(source: str) -> State:
     """torchvision's pretrained weights, from its cache or downloaded into it."""
-    return states.read(fetched(source))[0]
-
-
-def fetched(source: str) -> Path:
-    """The file of initial weights, torchvision's downloaded if need be: cheap to ask for before the
-    images are decoded. Raises NasError where there is none."""
-    if not pretrained_name(source):
-        path = Path(source).expanduser()
-        if not os.path.isfile(path):
-            states.read(path)  # its error says what is known
-        return path
     weights = _weights(source)
     path = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(weights.url).path).name)
     if not os.path.isfile(path):  # Path.is_file raises where the name is too long
@@ -329,7 +318,7 @@ def fetched(source: str) -> Path:
                 f"the pretrained weights of {source} are not here and could not be downloaded "
                 f"({why}): put torchvision's file {path.name} into {path.parent}"
             ) from None
-    return path
+    return states.read(path)[0]
 
 
 def identify(architecture: Architecture) -> str:
