@@ -80,7 +80,11 @@ def _inspect(ref: DataRef, wrong: tuple[str, ...]) -> Findings:
     every = np.concatenate([images.rows[part] for part in images.info.parts])
     copies = numbered(looked.survey.rows["digest"])
     counts = np.bincount(images.labels[every], minlength=len(images.info.classes))
-    loaded = {part: datasets.load(ref, part) for part in ORDER}
+    lost = hopeless(looked, images, copies)
+    try:
+        loaded = {part: datasets.load(ref, part) for part in ORDER}
+    except DataError as error:  # copies of one image cannot be split either
+        raise DataError("; ".join(lost) or str(error)) from error
     noted = decided(ref, looked, images, every)
     warned = doubtful(looked, images, every, copies)
     skipped = dict(looked.listing.skipped)
@@ -112,7 +116,7 @@ def _inspect(ref: DataRef, wrong: tuple[str, ...]) -> Findings:
                 if not count
             ),
         ),
-        problems=(*wrong, *hopeless(looked, images, copies)),
+        problems=(*wrong, *lost),
         identity=images.identity,
         named=examples(looked, [*noted, *warned]),
     )
