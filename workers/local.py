@@ -1,7 +1,7 @@
 """The pool on this machine: a seat per slot, each served by a thread of this process.
 
-A search's own machine needs no Ray: its start took 4 of the 8 seconds from Enter to the first
-training step, and its processes 0.7 GB. What must be ended lives in the seats' child processes,
+A search's own machine needs no Ray: its start took 6 of the 12 seconds from Enter to the first
+training step, and its processes 440 MiB. What must be ended lives in the seats' child processes,
 which end with this process, however it ends (``nas.workers.seat``).
 """
 
