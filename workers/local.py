@@ -13,7 +13,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from nas.errors import NasError, brief
@@ -89,15 +89,11 @@ class LocalPool:
 
     def __init__(self, seats: Sequence[Seat]) -> None:
         self.slots = len(seats)
-        self._slots = [_Slot(seat) for seat in seats]
+        self._events = SimpleQueue[Event]()
+        self._slots = [_Slot.open(seat, self._events) for seat in seats]
         self._idle = [*self._slots]  # the last is taken first, as its process has all imported
         self._waiting: dict[int, Job] = {}
         self._running: dict[int, _Slot] = {}
-        self._events = SimpleQueue[Event]()
-        for slot in self._slots:
-            told = slot, self._events
-            slot.thread = threading.Thread(target=_serve, args=told, name="nas-seat", daemon=True)
-            slot.thread.start()
 
     def submit(self, ticket: int, job: Job) -> None:
         self._waiting[ticket] = job
@@ -140,20 +136,31 @@ class LocalPool:
         self._running.clear()
 
 
-@dataclass(slots=True)
+Jobs = SimpleQueue[tuple[int, Job] | None]  # with their tickets; None: no more
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Slot:
-    """A seat, the thread that alone uses it, and the jobs for it; None: no more."""
+    """A seat, the thread that alone uses it (but for ``Seat.cancel``), and the jobs for it."""
 
     seat: Seat
-    jobs: SimpleQueue[tuple[int, Job] | None] = field(default_factory=SimpleQueue)
-    thread: threading.Thread = field(default_factory=threading.Thread)
+    jobs: Jobs
+    thread: threading.Thread
+
+    @classmethod
+    def open(cls, seat: Seat, events: SimpleQueue[Event]) -> _Slot:
+        jobs: Jobs = SimpleQueue()
+        told = seat, jobs, events
+        thread = threading.Thread(target=_serve, args=told, name="nas-seat", daemon=True)
+        thread.start()
+        return cls(seat, jobs, thread)
 
 
-def _serve(slot: _Slot, events: SimpleQueue[Event]) -> None:
-    with contextlib.closing(slot.seat) as seat:
+def _serve(seat: Seat, jobs: Jobs, events: SimpleQueue[Event]) -> None:
+    with contextlib.closing(seat):
         with contextlib.suppress(Exception):  # what fails here fails again with a job
             seat.prepare()
-        while told := slot.jobs.get():
+        while told := jobs.get():
             ticket, job = told
             outcome: Outcome | None = None
             try:

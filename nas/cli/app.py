@@ -160,7 +160,8 @@ def show(
 
     A pattern may be pasted from a table as it is, without INPUT and the last FC.
     """
-    from nas.cli.options import closed_or_space, data_ref, drawn, load_plugins
+    from nas.cli.options import data_ref, load_plugins
+    from nas.cli.patterns import closed_or_space, drawn
     from nas.cli.record import trial_network
     from nas.errors import NasError
     from nas.report import screens

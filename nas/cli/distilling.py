@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nas.cli.options import closed_or_space, taught_by
+from nas.cli.options import taught_by
 from nas.cli.paired import Options, compare_and_show, images_of, is_number, model_files
+from nas.cli.patterns import closed_or_space
 from nas.cli.record import data_of, trial_network
 from nas.cli.settings import read_recipe, recipe_in
 from nas.data import describe

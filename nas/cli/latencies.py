@@ -7,8 +7,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from nas.cli.options import data_ref, load_plugins, space_on
+from nas.cli.options import data_ref, load_plugins
 from nas.cli.output import directory
+from nas.cli.patterns import space_on
 from nas.cli.record import open_record, study_in
 from nas.cli.settings import seed_within
 from nas.driver import latencies, packs, profiles

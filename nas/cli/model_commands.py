@@ -276,8 +276,9 @@ def export(
     normalisation is built in, and classes and size are metadata.
     """
     from nas.cli.models import export_lowered, export_model, export_pattern
-    from nas.cli.options import closed_pattern, load_plugins
+    from nas.cli.options import load_plugins
     from nas.cli.output import form_of
+    from nas.cli.patterns import closed_pattern
     from nas.cli.record import check_there, trial_network, trial_weights
     from nas.errors import NasError
 

@@ -220,6 +220,7 @@ def evaluate_and_show(
 ) -> None:
     """Scores a model, and one ``beside`` it on the same images; writes pictures to ``output``, of
     two models to a directory of each in it."""
+    from nas.data import identity
     from nas.report import evaluations as pages
     from nas.training.cascade import TIMED, Cascade, timed
     from nas.training.evaluation import compare, data_for, evaluate, learned, usual_part
@@ -235,6 +236,7 @@ def evaluate_and_show(
     first = models[file]
     folder = str(Path(data).resolve()) if data else ""
     ref = data_for(first.card, dataset, folder, file, skip_unreadable)
+    ref = dataclasses.replace(ref, identity=identity(ref))  # once, as it looks at every file
     part = part or usual_part(first.card, ref)
     for name, model in models.items():
         if how := learned(model.card, ref, part):

@@ -143,9 +143,10 @@ def run(
         if baselines:
             enter(plan, baselines, store, tell_fitted if progress else lambda _: None)
         shown = Progress(plan.study, tuple(plan.space.objectives)) if progress else None
-        with shown or contextlib.nullcontext(), contextlib.closing(pool):
+        with shown or contextlib.nullcontext():
             watch = shown.update if shown else lambda _: None
             status = search(plan, store, pool, watch, since, begun_with)
+        pool.close()  # nothing trains during what follows
         study = store.find_study(plan.study)
         # A reused trial has the weights of the trial that it reused.
         front = tuple(replace(row, model=store.model(row) or None) for row in status.front)

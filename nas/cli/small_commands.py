@@ -104,14 +104,16 @@ def distill(
     from nas.cli.options import load_plugins
     from nas.cli.output import resumable
     from nas.cli.paired import Options
+    from nas.cli.settings import split
     from nas.errors import NasError
 
     losses = {"temperature": temperature, "distill": weight, "attention": attention or None}
     settings = [f"{name}={value}" for name, value in losses.items() if value is not None]
-    told = {part.partition("=")[0].strip() for text in recipe or [] for part in text.split(",")}
-    for name in (name for name, value in losses.items() if value is not None and name in told):
-        option = "weight" if name == "distill" else name
-        raise NasError(f"--{option} and --recipe {name} are one setting: give one of the two")
+    told = {text.partition("=")[0] for text in split(recipe or [])}
+    for name, value in losses.items():
+        if value is not None and name in told:
+            option = "weight" if name == "distill" else name
+            raise NasError(f"--{option} and --recipe {name} are one setting: give one of the two")
     options = Options(
         study=study,
         storage=storage,

@@ -29,7 +29,8 @@ def show(
     plugin: Plugin = None,
 ) -> None:
     """Show a space: its pattern, and the domains of its open symbols."""
-    from nas.cli.options import data_ref, load_plugins, space_on
+    from nas.cli.options import data_ref, load_plugins
+    from nas.cli.patterns import space_on
     from nas.report import screens
     from nas.report import spaces as pages
 
@@ -50,7 +51,8 @@ def check(
     plugin: Plugin = None,
 ) -> None:
     """Preflight: how many architectures, how large, how many fit, which choices never matter."""
-    from nas.cli.options import data_ref, load_plugins, space_on
+    from nas.cli.options import data_ref, load_plugins
+    from nas.cli.patterns import space_on
     from nas.report import screens
     from nas.report import spaces as pages
     from nas.spaces.preflight import check
@@ -73,7 +75,8 @@ def sample(
     plugin: Plugin = None,
 ) -> None:
     """Draw random architectures: fingerprint, params, MACs and pattern, tab-separated."""
-    from nas.cli.options import data_ref, load_plugins, space_on
+    from nas.cli.options import data_ref, load_plugins
+    from nas.cli.patterns import space_on
 
     load_plugins(plugin or [])
     loaded = space_on(space, data_ref(dataset, data, size))

@@ -22,7 +22,6 @@ import numpy.typing as npt
 
 from nas.data import arrays, cache, decoding, digests, listing, shards, splits, survey, table, tars
 from nas.data.decoding import CONVERTED, FAILED, FORM, Decoded
-from nas.data.digests import SKETCH
 from nas.data.encoded import Encoded
 from nas.data.footprint import ROOM
 from nas.data.images import Images, Info, Labels, Part, refuse_placeless
@@ -285,7 +284,8 @@ def grouped(found: Listing, group_by: str) -> npt.NDArray[np.int64]:
 
 
 def place(ref: DataRef, identity: str, root: str = "") -> Path:
-    key = repr((FORM, SKETCH, identity, ref.size, ref.skip_unreadable, ref.group_by, root)).encode()
+    form = FORM, digests.SKETCH
+    key = repr((*form, identity, ref.size, ref.skip_unreadable, ref.group_by, root)).encode()
     return cache.folder() / "prepared" / f"{hashlib.sha256(key).hexdigest()[:32]}.safetensors"
 
 

@@ -257,8 +257,9 @@ def learned(card: Card, ref: DataRef, part: str) -> str:
     if not card.identity:
         return ""
     if data.identity(ref) == card.identity:
-        seen = "; it has not seen those of --part test"
-        return f"was trained on images of this split ({part}){seen}" * (part in ("train", "all"))
+        if part not in ("train", "all"):
+            return ""
+        return f"was trained on images of this split ({part}); it has not seen those of --part test"
     share = _seen(card, ref, part)
     return f"was trained where {_percent(share)} of these images were, too" if share else ""
 
