@@ -688,6 +688,21 @@ def test_wrong_input_is_one_sentence_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (("export", "lenet5", "--study", "s"), "--study: is for trials of a record"),
+        (("export", "lenet5", "--data", "d"), "--data: fp32 is exported without images"),
+        (("train", "lenet5", "--storage", "sqlite:///s"), "--storage: is for trials of a record"),
+        (("train", "--trial", "1", "--group-by", "x"), "--group-by: with --trial"),
+        (("train", "--trial", "1", "--skip-unreadable"), "--skip-unreadable: with --trial"),
+        (("show", "lenet5", "--study", "s"), "--study: is for trials of a record"),
+        (("cascade", "a.onnx", "b.onnx", "--study", "s"), "--study: model files are given"),
+        (("prune", "a.safetensors", "--storage", "sqlite:///s"), "--storage: is for trials"),
+        (
+            ("distill", "--teacher", "a.pt", "--student", "lenet5", "--storage", "sqlite:///s"),
+            "--storage: is for trials of a record",
+        ),
+        (("train", "lenet5", "--recipe", "lr=1", "--recipe", "lr=0.1"), "twice, 1.0 and 0.1"),
+        (("train", "lenet5", "--recipe", "init=a", "--init", "b"), "init: is given twice, a and b"),
+        (("data", "pack", "d", "-o", "t", "--megabytes", "0"), "Invalid value for '--megabytes'"),
         (("search",), "--space is needed: a file, or one of alexnet_like"),
         (
             ("search", "--space", "linear", "--gpus-per-trial", "2"),
@@ -729,6 +744,11 @@ def test_wrong_options_are_refused(
     assert ended.stdout == ""
     assert sentence in ended.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_named_by_the_environment_is_no_option(here: Here, tmp_path: Path) -> None:
+    shown = here(tmp_path, "show", "lenet5", NAS_STORAGE="sqlite:///other.db")
+    assert "61,706 params" in shown.stdout
 
 
 # Under a second that way; 0.45 s where it was measured alone.

@@ -140,6 +140,7 @@ def fail(message: str, status: int) -> NoReturn:
 
 
 def show(
+    context: typer.Context,
     pattern: Annotated[
         str | None,
         typer.Argument(metavar="PATTERN_OR_NAME", help="Pattern, space or zoo network."),
@@ -163,6 +164,7 @@ def show(
     from nas.cli.options import data_ref, load_plugins
     from nas.cli.patterns import closed_or_space, drawn
     from nas.cli.record import trial_network
+    from nas.cli.unused import FOR_TRIALS, refuse_typed
     from nas.errors import NasError
     from nas.report import screens
     from nas.report import spaces as pages
@@ -172,6 +174,8 @@ def show(
         raise NasError("give either a pattern or a name, or --trial N")
     if trial is not None:
         pattern = trial_network(storage, study, trial)
+    else:
+        refuse_typed(context, FOR_TRIALS, "--study", "--storage")
     assert pattern is not None
     ref = data_ref(dataset, data, size) if dataset or data else None
     architecture, space = closed_or_space(pattern, ref, size)

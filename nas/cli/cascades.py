@@ -12,7 +12,7 @@ from typing import Any
 from nas.cli.models import note_weights
 from nas.cli.options import identified
 from nas.cli.output import writable
-from nas.cli.record import data_of, is_of, opened, there
+from nas.cli.record import check_dataset, data_of, is_of, opened, there
 from nas.driver.tradeoffs import nothing_found, pareto
 from nas.errors import NasError, NothingFound, StudyError
 from nas.job import DataRef
@@ -56,7 +56,7 @@ def cascade_and_show(
         raise NasError(f"--accuracy {accuracy} and --budget {budget:g}: give one of the two")
     wanted = _fraction(accuracy)
     found, ref, beside = (
-        _of_files(files, dataset, data) if files else _of_study(storage, study, data)
+        _of_files(files, dataset, data) if files else _of_study(storage, study, dataset, data)
     )
     for name in dict.fromkeys([*beside, *baselines]):
         found |= _classical(name, ref)
@@ -172,11 +172,12 @@ def _of_files(
 
 
 def _of_study(
-    storage: str, study: str | None, data: str
+    storage: str, study: str | None, dataset: str, data: str
 ) -> tuple[dict[str, Model], DataRef, list[str]]:
     """The networks of a study's front and its baselines with their weights, by their trial, and
     the names of its classical baselines."""
     store, row = opened(storage, study)
+    check_dataset(row, dataset or None)
     ref = data_of(row, data)
     rows = list(store.trials(row.id))
     wanted = list(pareto(row, rows))

@@ -58,7 +58,7 @@ def pack(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="OUT", help="New folder for the tar files.")
     ],
-    megabytes: Annotated[int, typer.Option(help="Approximate size of a tar file.")] = 1000,
+    megabytes: Annotated[int, typer.Option(min=1, help="Approximate size of a tar file.")] = 1000,
     group_by: GroupBy = "",
 ) -> None:
     """Pack a folder of images into a few WebDataset tar files with an index, for --data."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nas.cli.options import taught_by
-from nas.cli.paired import Options, compare_and_show, images_of, is_number, model_files
+from nas.cli.paired import Options, compare_and_show, images_of, is_number, model_files, of_record
 from nas.cli.patterns import closed_or_space
 from nas.cli.record import data_of, trial_network
 from nas.cli.settings import read_recipe, recipe_in
@@ -34,7 +34,7 @@ def distill_and_show(teachers: Sequence[str], student: str, init: str, options: 
     options.begin()
     study, storage, data = options.study, options.storage, options.data
     base, ref, epochs, entered = Recipe(), None, EPOCHS, None
-    if study or any(map(is_number, [*teachers, student])) or "front" in teachers:
+    if of_record(study, *teachers, student):
         entered = options.opened()
         row = entered[1]
         base, ref = recipe_of(space_of(row), Recipe.of(row.recipe)), data_of(row, data)

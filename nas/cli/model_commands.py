@@ -54,6 +54,7 @@ EXPORTS: Mapping[str, str] = {
 
 
 def train(
+    context: typer.Context,
     pattern: Annotated[
         str | None,
         typer.Argument(metavar="PATTERN_OR_NAME", help="Closed pattern or zoo network."),
@@ -122,10 +123,16 @@ def train(
     from nas.cli.output import resumable
     from nas.cli.record import trial_job
     from nas.cli.settings import starting
+    from nas.cli.unused import FOR_TRIALS, refuse_typed
     from nas.errors import NasError
 
     if (pattern is None) == (trial is None):
         raise NasError("give either a pattern or a network's name, or --trial N")
+    if trial is None:
+        refuse_typed(context, FOR_TRIALS, "--study", "--storage")
+    else:
+        why = "with --trial, the images are read as its study read them"
+        refuse_typed(context, why, "--skip-unreadable", "--group-by", "--download")
     settings = starting(recipe or [], init, freeze)
     job = (
         single_job(
@@ -231,6 +238,7 @@ def evaluate(
 
 
 def export(
+    context: typer.Context,
     what: Annotated[
         str | None,
         typer.Argument(
@@ -280,6 +288,7 @@ def export(
     from nas.cli.output import form_of
     from nas.cli.patterns import closed_pattern
     from nas.cli.record import check_there, trial_network, trial_weights
+    from nas.cli.unused import FOR_TRIALS, refuse_typed
     from nas.errors import NasError
 
     load_plugins(plugin or [])
@@ -287,6 +296,11 @@ def export(
         trial, what = int(what), None
     if (what is None) == (trial is None):
         raise NasError("give either a model, a pattern or a network's name, or --trial N")
+    if trial is None:
+        refuse_typed(context, FOR_TRIALS, "--study", "--storage")
+    if precision == "fp32":
+        why = "fp32 is exported without images; they are for --precision fp16 and int8"
+        refuse_typed(context, why, "--data", "--dataset")
     format = form_of(format, output, EXPORTS, "python")
     if precision != "fp32" and format != "onnx":
         raise NasError(f"--precision {precision}: is for ONNX only (-f onnx)")

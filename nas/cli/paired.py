@@ -148,6 +148,11 @@ def is_number(text: str) -> bool:
     return text.isdecimal() and text.isascii() and len(text) < 9
 
 
+def of_record(study: str | None, *texts: str) -> bool:
+    """Whether a study is named, or by any of ``texts`` a network of one."""
+    return bool(study) or any(text == "front" or is_number(text) for text in texts)
+
+
 def model_files(text: str, storage: str, study: str | None, option: str = "--teacher") -> list[str]:
     """The files of the models that an option names; none for a zoo network. Raises NasError."""
     if text in zoo_names():

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from nas.cli.paired import Options, compare_and_show, images_of, is_number, model_files
+from nas.cli.paired import Options, compare_and_show, images_of, is_number, model_files, of_record
 from nas.cli.record import check_images, data_of
 from nas.cli.settings import read_recipe
 from nas.errors import NasError
@@ -34,7 +34,7 @@ def prune_and_show(text: str, width: float, by: str, options: Options) -> None:
     (file,) = files
     model = load_model(file)
     narrow = pruned(model, width, by, options.seed)  # type: ignore[arg-type]
-    entered = options.opened() if options.study or is_number(text) else None
+    entered = options.opened() if of_record(options.study, text) else None
     study = entered[1] if entered else None
     if study and is_number(text):
         ref = data_of(study, options.data)

@@ -37,6 +37,7 @@ Output = Annotated[
 
 
 def distill(
+    context: typer.Context,
     teacher: Annotated[
         list[str],
         typer.Option(
@@ -103,10 +104,13 @@ def distill(
     from nas.cli.distilling import distill_and_show
     from nas.cli.options import load_plugins
     from nas.cli.output import resumable
-    from nas.cli.paired import Options
+    from nas.cli.paired import Options, of_record
     from nas.cli.settings import split
+    from nas.cli.unused import FOR_TRIALS, refuse_typed
     from nas.errors import NasError
 
+    if not of_record(study, *teacher, student):
+        refuse_typed(context, FOR_TRIALS, "--storage")
     losses = {"temperature": temperature, "distill": weight, "attention": attention or None}
     settings = [f"{name}={value}" for name, value in losses.items() if value is not None]
     told = {text.partition("=")[0] for text in split(recipe or [])}
@@ -131,6 +135,7 @@ def distill(
 
 
 def cascade(
+    context: typer.Context,
     models: Annotated[
         list[str] | None,
         typer.Argument(metavar="[MODEL...]", help="Model files, instead of a study's front."),
@@ -180,8 +185,11 @@ def cascade(
     """Chain networks: a cheap one answers where it is confident, an expensive one the rest."""
     from nas.cli import cascades
     from nas.cli.options import load_plugins
+    from nas.cli.unused import refuse_typed
 
     load_plugins(plugin or [])
+    if models:
+        refuse_typed(context, "model files are given, not a study", "--study", "--storage")
     cascades.cascade_and_show(
         models or [],
         study=study,
@@ -197,6 +205,7 @@ def cascade(
 
 
 def prune(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model file or trial number.")],
     width: Annotated[
         float,
@@ -228,9 +237,12 @@ def prune(
     a control. With --study, or a trial's number, it becomes a point of that study."""
     from nas.cli.options import load_plugins
     from nas.cli.output import resumable
-    from nas.cli.paired import Options
+    from nas.cli.paired import Options, of_record
     from nas.cli.pruning import prune_and_show
+    from nas.cli.unused import FOR_TRIALS, refuse_typed
 
+    if not of_record(study, model):
+        refuse_typed(context, FOR_TRIALS, "--storage")
     options = Options(
         study=study,
         storage=storage,

@@ -1,13 +1,26 @@
-"""Refuses options of a search that other options make ineffective, as the user relies on them.
+"""Refuses options that other options make ineffective, as the user relies on them.
 
-Options that ``nas.search`` also has are refused in ``nas.cli.options``.
+Those of a search that ``nas.search`` also has are refused in ``nas.cli.options``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+import typer
+
 from nas.errors import NasError
+
+FOR_TRIALS = "is for trials of a record, and none is given"
+
+
+def refuse_typed(context: typer.Context, why: str, *options: str) -> None:
+    """Raises NasError for the first of ``options`` that was given on the command line: a default,
+    or a variable of the environment, is for all commands."""
+    for param in context.command.params:
+        source = context.get_parameter_source(param.name or "")
+        if source and source.name == "COMMANDLINE" and {*options}.intersection(param.opts):
+            raise NasError(f"{param.opts[0]}: {why}")
 
 
 def refuse_unused(
