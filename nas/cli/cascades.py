@@ -252,6 +252,8 @@ def instead(verdict: Verdict, demand: Demand, scores: Sequence[float]) -> str:
     alone = "use that network alone, or train more, cheaper ones among them"
     if demand.accuracy == most:
         return f"give less, such as --accuracy {most - 0.01:.2f}, or {alone}"
+    if demand.accuracy is not None:
+        return alone  # the best network's accuracy may be what was asked for before
     return f"{alone}, or give --accuracy best, which is {percent(most)} here"
 
 
