@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import random
 
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import optimize, stats
 from torch import nn
 
 import nas
@@ -143,6 +144,27 @@ def test_nothing_is_trusted_without_evidence() -> None:
     assert (found.trusted, found.better) == (None, ())
 
 
+def test_few_in_the_right_order_may_be_so_by_chance() -> None:
+    """Against all rankings of six, each weighed by its discordant pairs."""
+    orders = list(itertools.permutations(range(6)))
+    taus = np.array([stats.kendalltau(order, range(6)).statistic for order in orders])
+    discordant = (1 - taus) * 15 / 2
+
+    def weighed(q: float) -> np.ndarray:
+        weights = q**discordant
+        return weights / weights.sum()
+
+    q = optimize.brentq(lambda q: weighed(q)[0] - 0.025, 0.01, 1.0)
+    assert audits.least(6) == pytest.approx(weighed(q) @ taus)
+    assert audits.least(4) == 0.0
+    assert 0.68 < audits.least(8) < 0.69
+    order = np.arange(6.0)
+    for rank in audits.ranks(order, order):
+        assert (rank.value, rank.low, rank.high) == (1.0, audits.least(6), 1.0)
+    for rank in audits.ranks(order, -order):
+        assert (rank.value, rank.low, rank.high) == (-1.0, -1.0, -audits.least(6))
+
+
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     """Of 95% intervals of the correlation of independent numbers about 95% hold 0; few subjects
     make percentile intervals somewhat too narrow."""
@@ -180,7 +202,7 @@ def test_an_audit_trains_different_architectures_to_every_rung() -> None:
         assert set(subject.free) == {"params", "macs", *INDICATORS}
     again = audit(space, job, (2, 4), 5)
     assert [s.scores for s in again.subjects] == [s.scores for s in found.subjects]
-    with pytest.raises(StudyError, match="count is 3"):
-        audit(space, job, (2, 4), 3)
+    with pytest.raises(StudyError, match="count is 4: an audit needs 5"):
+        audit(space, job, (2, 4), 4)
     with pytest.raises(StudyError, match=r"gave \d\d architectures that meet its constraints"):
         audit(space, job, (2, 4), 100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -229,8 +230,11 @@ def audited(
     seed_within(seed)
     levels = read(rungs, epochs, geometric)  # all rungs: the audit decides which to trust
     if not levels:
+        fewest = next(n for n in itertools.count(1) if geometric(n))
         raise NasError(
-            f"--rungs {rungs}: an audit of {counted(epochs, 'epoch')} needs a rung below them"
+            f"--rungs {rungs}: an audit of {counted(epochs, 'epoch')} needs a rung below them: "
+            f"give some, such as --rungs {max(1, epochs // 2)},{epochs}, or from {fewest} --epochs "
+            "on auto"
         )
     files = load_plugins(plugins)
     loaded = space_on(space, ref)

@@ -294,7 +294,7 @@ def audit(
         int,
         typer.Option(
             "--count",
-            help="Architectures to train in full.",
+            help="Architectures to train in full, 5 or more.",
             rich_help_panel=HOW,
         ),
     ] = 8,

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.optimize import brentq
 
 from nas import data
 from nas.data.batches import Source, batches, preparation, statistics
@@ -36,6 +37,7 @@ RESAMPLES = 1000
 LEVEL = 0.95
 TRUSTED = 0.5  # Kendall's tau: three of four pairs are ranked correctly
 BATCH = 64  # images that a training-free score sees
+FEWEST = 5  # architectures; four are in the right order in 1 of 24 random orders
 DRAWS = 1000  # random draws in a row without a new feasible architecture, before giving up
 
 
@@ -56,7 +58,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """A rank correlation with the final accuracy, and the bounds of its 95% bootstrap interval."""
+    """A rank correlation with the final accuracy, and the bounds of its 95% interval."""
 
     value: float
     low: float
@@ -98,8 +100,11 @@ def audit(
     ``on_trained`` is called with the index and result of each. Raises StudyError where too few
     architectures meet the space's constraints, and NasError where a training fails.
     """
-    if count < 4:
-        raise StudyError(f"count is {count}: a rank correlation needs 4 architectures or more")
+    if count < FEWEST:
+        raise StudyError(
+            f"count is {count}: an audit needs {FEWEST} architectures or more, as fewer are in the "
+            "right order by chance"
+        )
     job = dataclasses.replace(
         job, latency=False, recipe=dataclasses.replace(job.recipe, schedule="rungs")
     )
@@ -175,13 +180,13 @@ def judge(subjects: Sequence[Subject]) -> Audit:
     for rung, epochs in zip(levels, rungs.costs(levels), strict=True):
         values = np.array([subject.scores[rung] for subject in subjects])
         signals.append(Signal(f"{rung} epochs", rung, epochs, *ranks(values, final)))
-    sure = [s for s in signals if s.kendall.value >= TRUSTED and s.kendall.low > 0]
-    trusted = [s.rung for s in sure if s.rung]
+    sure = {s.name: s for s in signals if s.kendall.low > 0}
+    trusted = [s.rung for s in sure.values() if s.rung and s.kendall.value >= TRUSTED]
     size = [np.array(columns[name]) for name, metric in METRICS.items() if metric.arithmetic]
     better = tuple(
         name
         for name in INDICATORS
-        if all(beats(np.array(columns[name]), other, final) for other in size)
+        if name in sure and all(beats(np.array(columns[name]), other, final) for other in size)
     )
     return Audit(tuple(subjects), tuple(signals), min(trusted, default=None), better)
 
@@ -190,8 +195,31 @@ Numbers = NDArray[np.float64]
 
 
 def ranks(values: Numbers, final: Numbers) -> tuple[Rank, Rank]:
-    """Kendall's tau-b and Spearman's rho with their intervals."""
-    return interval(kendall, values, final), interval(spearman, values, final)
+    """Kendall's tau-b and Spearman's rho with their intervals: no narrower than ``least`` allows,
+    where every resample of few subjects is in the right order."""
+    most = least(len(final))
+    found = interval(kendall, values, final), interval(spearman, values, final)
+    kendalls, spearmans = (
+        dataclasses.replace(rank, low=min(rank.low, most), high=max(rank.high, -most))
+        for rank in found
+    )
+    return kendalls, spearmans
+
+
+def least(count: int) -> float:
+    """The lower bound of tau where ``count`` subjects are all in the right order: the mean tau of
+    the random rankings (Mallows 1957) that put so many in order in 2.5 % of cases. Spearman's rho
+    is higher."""
+    places = np.arange(1, count + 1)
+
+    def ordered(q: float) -> float:  # each discordant pair is worth a factor of q
+        return float(np.prod((1 - q) / (1 - q**places)))
+
+    if ordered(1 - 1e-9) >= (1 - LEVEL) / 2:
+        return 0.0
+    q = float(brentq(lambda q: ordered(q) - (1 - LEVEL) / 2, 0.0, 1 - 1e-9))
+    discordant = count * q / (1 - q) - float(np.sum(places * q**places / (1 - q**places)))
+    return 1 - 4 * discordant / (count * (count - 1))
 
 
 def kendall(x: Numbers, y: Numbers) -> Numbers:
