@@ -27,7 +27,7 @@ from nas.driver.tally import Tally
 from nas.driver.tradeoffs import pareto
 from nas.language.architecture import Architecture
 from nas.pareto import hypervolume
-from nas.report.front import svg
+from nas.report.front import stairs, svg
 from nas.report.trials import trial_dict, trial_page
 from nas.samplers import ehvi, knowing
 from nas.samplers.encoding import Encoding
@@ -120,6 +120,25 @@ def test_a_network_that_falls_leaves_the_front_and_what_it_beat_comes_back() -> 
     tally.take([again])
     assert [(row.number, row.trainings) for row in tally.front] == [(second.number, 1)]
     assert tally.done == len(rows) + 1
+
+
+def test_of_equals_the_smallest_is_on_the_front_in_whichever_order_they_ended() -> None:
+    study, rows, _ = networks.study(40)
+    study = dataclasses.replace(study, objectives=(("accuracy", "max"),), constraints={})
+    alike = [
+        dataclasses.replace(row, metrics={**row.metrics, "accuracy": 0.5})
+        for row in rows
+        if row.state == "finished" and not row.baseline
+    ]
+    smallest = min(alike, key=lambda row: (row.params, row.number))
+    for ended in (alike, alike[::-1]):
+        tally = Tally(study, 50)
+        for row in ended:
+            tally.take([row])
+        assert [row.number for row in tally.front] == [smallest.number]
+        assert [row.number for row in pareto(study, ended)] == [smallest.number]
+        drawn = stairs(study, ended, "accuracy", "accuracy")
+        assert [row.number for row in drawn] == [smallest.number]
 
 
 def test_what_an_evaluation_pays_is_what_it_brings_once_it_is_made() -> None:

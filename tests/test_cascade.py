@@ -459,13 +459,13 @@ def test_measured_time_decides_what_is_said_of_a_cascade() -> None:
     )  # fmt: skip
     assert told.slower_than == "trial 5"
     assert cost_sentence(told, single, 1.022) == (
-        "the cascade is slower here than trial 5 alone: 1.249 ms an image to 1.022, measured; "
-        "its members' latency alone is 67 % of that network's"
+        "the cascade is slower here than trial 5 alone, 1.249 ms an image to 1.022, though its "
+        "members take 67 % of that network's latency"
     )
     faster = dataclasses.replace(told, ms=0.5)
     assert faster.slower_than == ""
     assert cost_sentence(faster, single, 1.022) == (
-        "the cascade costs 67 % of the latency of the single network, 0.49 times its measured time"
+        "the cascade costs 67 % of the latency of the single network, 0.49 times its time in all"
     )
 
 

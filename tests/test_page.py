@@ -297,10 +297,12 @@ def test_what_the_winner_gets_wrong_is_shown(page: Chrome) -> None:
     assert len(captions) == mistakes.SHOWN
     worst = max(np.flatnonzero(~told.right))  # the latest is the surest
     truth, taken = told.labels[worst], told.predicted[worst]
-    certain = 100 * told.probabilities[worst, taken]
+    own, most = (100 * told.probabilities[worst, k] for k in (truth, taken))
     assert captions[0].splitlines() == [
-        f"class {truth} <b>", f"taken for class {taken} <b>, {certain:.0f} %", f"image {worst}"
-    ]  # fmt: skip
+        f"class {truth} <b>, {own:.0f} %",
+        f"taken for class {taken} <b>, {most:.0f} %",
+        f"image {worst}",
+    ]
     sizes = page.execute_script(
         "return [...document.querySelectorAll('.worst img')].map(i => i.naturalWidth)"
     )

@@ -152,7 +152,7 @@ def networks(rows: Iterable[TrialRow]) -> list[TrialRow]:
     """One row per ``network`` with a full evaluation: its first trial, with the mean metrics of all
     its seeds. Other trials and baselines are left as they are."""
     alike: dict[Any, dict[int, TrialRow]] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row.number):
         whole = row.evaluated and not row.baseline
         key = network(row) if whole else row.id
         alike.setdefault(key, {}).setdefault(row.seed, row)
@@ -174,10 +174,18 @@ def pareto(study: StudyRow, rows: Iterable[TrialRow]) -> tuple[TrialRow, ...]:
     if not study.objectives:
         return ()
     rows = [row for row in networks(rows) if feasible(study, row)]
-    points = [[row.value(name) for name, _ in study.objectives] for row in rows]
-    best = [rows[i] for i in front(points, _directions(study))]
+    best = nondominated(rows, [name for name, _ in study.objectives], _directions(study))
     name, direction = study.objectives[0]
     return tuple(sorted(best, key=lambda r: r.value(name), reverse=direction == "max"))
+
+
+def nondominated(
+    rows: Iterable[TrialRow], names: Sequence[str], directions: Sequence[Direction]
+) -> list[TrialRow]:
+    """The front of ``rows`` over the metrics ``names``. Of equals the network with the fewest
+    parameters counts, and of those the first, in whichever order they ended."""
+    rows = sorted(rows, key=lambda row: (row.params, row.number))
+    return [rows[i] for i in front([[row.value(n) for n in names] for row in rows], directions)]
 
 
 def _directions(study: StudyRow) -> list[Direction]:

@@ -151,7 +151,8 @@ def confusion_png(evaluation: Evaluation) -> bytes:
 
 
 def mistakes_png(evaluation: Evaluation) -> bytes:
-    """The worst mistakes first, each with its class and the predicted one."""
+    """The worst mistakes first, each with its class and the predicted one, and the probabilities of
+    both."""
     from PIL import Image, ImageDraw, ImageFont
 
     wrong = evaluation.mistakes(SHEET)
@@ -172,11 +173,11 @@ def mistakes_png(evaluation: Evaluation) -> bytes:
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         x, y = gap + place % columns * wide, top + place // columns * high
         sheet.paste(image.resize(size, Image.Resampling.NEAREST), (x, y))
-        taken = int(evaluation.predicted[number])
-        certain = 100 * float(evaluation.probabilities[number, taken])
+        truth, taken = int(evaluation.labels[number]), int(evaluation.predicted[number])
+        own, most = (100 * float(evaluation.probabilities[number, k]) for k in (truth, taken))
         lines = (
-            (evaluation.classes[int(evaluation.labels[number])], "", "black"),
-            (f"taken for {evaluation.classes[taken]}", f", {certain:.0f} %", "#b00020"),
+            (evaluation.classes[truth], f", {own:.0f} %", "black"),
+            (f"taken for {evaluation.classes[taken]}", f", {most:.0f} %", "#b00020"),
             ("/".join(evaluation.name(number).split("/")[-2:]), "", "#606060"),
         )
         for n, (line, end, ink) in enumerate(lines):

@@ -12,10 +12,9 @@ from operator import itemgetter
 from pathlib import Path
 
 from nas.artifacts import replace
-from nas.driver.tradeoffs import feasible, networks, pareto
+from nas.driver.tradeoffs import feasible, networks, nondominated, pareto
 from nas.errors import NasError, StudyError
 from nas.metrics import METRICS, Direction, metric, shown
-from nas.pareto import front
 from nas.report.plot import Axis, Box, Point, circle, fill, line, n, picture, stroke, text, tidy
 from nas.store import StudyRow, TrialRow
 from nas.text import counted
@@ -75,7 +74,7 @@ def stairs(study: StudyRow, rows: Sequence[TrialRow], x: str, y: str) -> list[Tr
     objectives, the front of the study has further trials."""
     rows = [row for row in rows if feasible(study, row)]
     both = directions(study, x, y)
-    kept = [rows[i] for i in front([[row.value(x), row.value(y)] for row in rows], both)]
+    kept = nondominated(rows, (x, y), both)
     return sorted(kept, key=lambda row: row.value(x), reverse=both[0] == "max")
 
 

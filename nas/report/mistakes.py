@@ -75,15 +75,14 @@ def _worst(evaluation: Evaluation, wrong: int) -> str:
         return "<p>No mistakes.</p>"
     tiles = []
     for number in evaluation.mistakes(SHOWN):
-        taken = int(evaluation.predicted[number])
-        certain = 100 * float(evaluation.probabilities[number, taken])
-        truth = escape(brief(evaluation.classes[int(evaluation.labels[number])], 2 * NAME))
-        other = escape(brief(evaluation.classes[taken], 2 * NAME))
+        classes = int(evaluation.labels[number]), int(evaluation.predicted[number])
+        truth, taken = (escape(brief(evaluation.classes[k], 2 * NAME)) for k in classes)
+        own, most = (100 * float(evaluation.probabilities[number, k]) for k in classes)
         # A name that is not UTF-8 is escaped bytewise.
         file = evaluation.name(number).encode(errors="backslashreplace").decode()
         tiles.append(
             f'<figure><img src="{_thumbnail(evaluation, number)}" alt="{truth}">'
-            f"<figcaption><b>{truth}</b><br>taken for {other}, {certain:.0f}&nbsp;%"
+            f"<figcaption><b>{truth}</b>, {own:.0f}&nbsp;%<br>taken for {taken}, {most:.0f}&nbsp;%"
             f"<br><code>{escape(brief(file, 120))}</code></figcaption></figure>"
         )
     heading = f"The {len(tiles)} worst mistakes" if wrong > len(tiles) else "All mistakes"

@@ -130,13 +130,19 @@ def cost_sentence(cascaded: Cascaded, single: Choice, single_ms: float) -> str:
     times = cascaded.ms / single_ms
     if name := cascaded.slower_than:
         return (
-            f"the cascade is slower here than {name} alone: {cascaded.ms:.3f} ms an image to "
-            f"{single_ms:.3f}, measured; its members' {of} alone is {part:.0f} % of that network's"
+            f"the cascade is slower here than {name} alone, {cascaded.ms:.3f} ms an image to "
+            f"{single_ms:.3f}, though its members take {part:.0f} % of that network's {of}"
         )
     return (
         f"the cascade costs {part:.0f} % of the {of} of the single network, {times:.2g} times its "
-        "measured time"
+        "time in all"
     )
+
+
+IN_ALL = (
+    "ms in all: from an image's pixels to its class, one at a time; a latency is of a network "
+    "alone. Costs are of the test images"
+)
 
 
 def cascade_page(cascaded: Cascaded, comparison: Comparison | None) -> RenderableType:
@@ -150,8 +156,8 @@ def cascade_page(cascaded: Cascaded, comparison: Comparison | None) -> Renderabl
         choice.members, least, choice.shares, cascaded.shares, strict=True
     ):
         members.add_row(Text(cascaded.names[i]), at, percent(share), percent(tested))
-    scores = table("", "validation", "test", f"{title} an image", "ms, measured",
-                   numbers=("validation", "test", f"{title} an image", "ms, measured"))  # fmt: skip
+    scores = table("", "validation", "test", f"{title} an image", "ms in all",
+                   numbers=("validation", "test", f"{title} an image", "ms in all"))  # fmt: skip
     scores.add_row(
         "cascade", percent(choice.accuracy), with_interval(cascaded.test),
         shown(cascaded.cost, cascaded.test_cost), f"{cascaded.ms:.3f}",
@@ -164,6 +170,7 @@ def cascade_page(cascaded: Cascaded, comparison: Comparison | None) -> Renderabl
             f"{cascaded.single_ms:.3f}",
         )  # fmt: skip
         lines.append(Text(cost_sentence(cascaded, cascaded.single, cascaded.single_ms)))
+    lines.append(Text(IN_ALL))
     if cascaded.validated:
         chosen, held = percent(cascaded.validated.chosen), percent(cascaded.validated.held_out)
         sentence = f"cross-validated: {chosen} on the four folds that chose it, {held} on the fifth"
