@@ -268,7 +268,7 @@ def search(
     run(
         plan,
         storage,
-        lambda need: open_pool(workers, memory_need=need, training=not evaluator),
+        lambda need, jobs: open_pool(workers, memory_need=need, training=not evaluator, jobs=jobs),
         tuple(baselines),
         progress,
         since,

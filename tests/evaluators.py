@@ -151,6 +151,20 @@ def closes_everything(architecture: Any, **_: Any) -> dict[str, float]:
     return {}
 
 
+def where(architecture: Any, **_: Any) -> dict[str, float]:
+    return {"slashes": os.getcwd().count("/") + len(os.getcwd().strip("/"))}
+
+
+def closes_its_pipe(architecture: Any, **_: Any) -> dict[str, float]:
+    os.closerange(3, 1000)
+    return {"accuracy": 0.5}
+
+
+def empties_the_modules(architecture: Any, **_: Any) -> dict[str, float]:
+    sys.modules.clear()
+    return {"accuracy": 0.5}
+
+
 class Quit(BaseException):
     def __str__(self) -> str:
         raise ValueError("no text either")

@@ -257,7 +257,7 @@ def test_older_studies_are_read_once(store: Store, monkeypatch: pytest.MonkeyPat
         return whole(self, study_id, **told)
 
     monkeypatch.setattr(Store, "trials", trials)
-    searches.run(asked, url, lambda need: InProcess(), progress=False)
+    searches.run(asked, url, lambda need, jobs: InProcess(), progress=False)
     assert read.count(store.find_study("old").id) == 1
 
 

@@ -112,7 +112,7 @@ def test_a_search_tells_what_going_on_is_expected_to_bring(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = store.engine.url.render_as_string()
-    _, ended, status, ahead = searches.run(asked(trials=14), url, lambda _: InProcess())
+    _, ended, status, ahead = searches.run(asked(trials=14), url, lambda *_: InProcess())
     assert ahead is not None
     assert (ahead.metric, ahead.at_equal, ahead.trials) == ("accuracy", "params", 14)
     assert 0 <= ahead.low <= ahead.mean <= ahead.high < 1

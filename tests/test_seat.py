@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from waiting import eventually
+from waiting import eventually, wait
 
-from nas.job import Epoch, Failure, Job, Outcome, Result
+from nas.errors import NasError
+from nas.job import DataRef, Epoch, Failure, Job, Outcome, Result
 from nas.job.pool import Done
 from nas.processes import Process, end, started
-from nas.workers import keeper
+from nas.workers import keeper, open_pool
 from nas.workers.in_process import InProcess
 from nas.workers.seat import Seat
 
@@ -63,17 +64,69 @@ OWN_FAULTS = {
     "interrupts": "KeyboardInterrupt",
     "writes_into_the_pipe": "it wrote into the pipe to its seat",
     "closes_everything": "it closed the pipe to its seat",
+    "closes_its_pipe": "its process ended: exit status 1",
+    "empties_the_modules": "its process ended: exit status 1",
 }
 
 
 @pytest.mark.parametrize("name", OWN_FAULTS)
-def test_what_is_surely_the_candidates_own_counts_as_that(seat: Seat, name: str) -> None:
+def test_what_is_surely_the_candidates_own_counts_as_that(
+    seat: Seat, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     """It is tried once more, not as often as a worker's death."""
     ended = sat(seat, job(name))[1]
     assert isinstance(ended, Failure)
     assert (ended.kind, ended.ours) == ("error", False)
     assert OWN_FAULTS[name] in ended.reason
+    assert "Traceback" not in capfd.readouterr().err
     assert isinstance(sat(seat, job("ok"))[1], Result)
+
+
+def test_a_directory_that_was_removed_ends_no_training_and_blames_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    seat = Seat(directory=str(gone), path=[str(TESTS)])
+    monkeypatch.chdir(gone)
+    pools = [InProcess(), open_pool(1)]
+    monkeypatch.chdir(tmp_path)
+    gone.rmdir()
+    with contextlib.closing(seat):
+        assert isinstance(sat(seat, job("ok"))[1], Result)
+        assert sat(seat, job("where"))[1].metrics == {"slashes": 1.0}  # type: ignore[union-attr]
+    for pool in pools:
+        with contextlib.closing(pool):
+            with pytest.raises(NasError, match=r"gone, in which evaluators:ok ran, was removed"):
+                pool.submit(1, job("ok"))
+            pool.submit(2, Job(pattern=PATTERN, data=DataRef(name="digits"), epochs=1))
+            while not (done := [e for e in pool.wait(1) if isinstance(e, Done)]):
+                pass
+            assert isinstance(done[0].outcome, Result)
+
+
+def test_no_more_processes_than_cores_are_started_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cores = os.cpu_count() or 1
+    monkeypatch.setenv("NAS_TEST_MARK", str(tmp_path))
+
+    def serving() -> int:
+        mark, found = f"NAS_TEST_MARK={tmp_path}".encode(), 0
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it ended
+                found += mark in (process / "environ").read_bytes()
+        return found
+
+    with contextlib.closing(open_pool(4 * cores)) as pool:
+        wait("as many as cores", lambda: serving() == 2 * cores)  # each with a keeper
+        for jobs, processes in ((1, 2 * cores), (4 * cores, 8 * cores)):
+            for ticket in range(jobs):
+                pool.submit(ticket, job("ok"))
+            done = 0
+            while done < jobs:
+                done += sum(isinstance(event, Done) for event in pool.wait(1))
+            assert serving() == processes
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ from nas.workers.run import evaluator, run
 PATTERN = "INPUT(1, 8, 8) -> FLATTEN -> FC(10)"
 PATIENCE = 200.0  # seconds until a test gives up; none of them is about speed
 TIME_LIMIT = 2 * PATIENCE
-MEMORY_LIMIT = 2**30
+GIB = 2**30
 
 tickets = itertools.count(1)
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -58,11 +58,11 @@ def cluster() -> Iterator[str]:
 
 
 def here() -> Pool:
-    return open_pool(2, time_limit=TIME_LIMIT, memory_limit=MEMORY_LIMIT)
+    return open_pool(2, time_limit=TIME_LIMIT, memory_per_trial=1.0)
 
 
 def there(address: str) -> Pool:
-    return open_pool(2, address, time_limit=TIME_LIMIT, memory_limit=MEMORY_LIMIT)
+    return open_pool(2, address, time_limit=TIME_LIMIT, memory_per_trial=1.0)
 
 
 @pytest.fixture(scope="module", params=["here", "there"])
@@ -523,7 +523,7 @@ for need, limit, gpus, slots, holds in (
     (99 * GIB, 0, 0, 1, 3 * GIB),  # more than any node has: all of one
     (99 * GIB, 0, 0.25, 4, 350 * 2**20),  # on a GPU the process alone is in the node's memory
 ):
-    pool = open_pool(None, "auto", gpus, memory_limit=limit, memory_need=need)
+    pool = open_pool(None, "auto", gpus, memory_per_trial=limit / GIB, memory_need=need)
     assert pool.slots == slots, pool.slots
     pool.submit(1, Job(pattern={PATTERN!r}, evaluator="evaluators:ok"))
     while not any(isinstance(event, Done) for event in pool.wait(30)):
@@ -544,7 +544,7 @@ def test_a_slot_on_a_cluster_asks_for_the_memory_that_is_predicted() -> None:
 def test_a_machine_runs_as_many_as_its_memory_holds() -> None:
     cores, room = os.cpu_count() or 1, int(0.9 * machine_memory())
 
-    def slots(workers: int | None, **limits: int) -> int:
+    def slots(workers: int | None, **limits: float) -> int:
         with contextlib.closing(open_pool(workers, **limits)) as opened:  # type: ignore[arg-type]
             return opened.slots
 
@@ -552,8 +552,12 @@ def test_a_machine_runs_as_many_as_its_memory_holds() -> None:
     assert slots(None, memory_need=room // cores) == cores
     assert slots(None, memory_need=room // 2 + 1) == 1
     assert slots(None, memory_need=2 * room) == 1
-    assert slots(None, memory_limit=room) == 1
+    assert slots(None, memory_per_trial=room / GIB) == 1
     assert slots(2, memory_need=2 * room) == 2
+    assert slots(None, jobs=1) == slots(50, jobs=1) == 1
+    assert slots(3, jobs=2) == 2
+    with pytest.raises(NasError, match=r"memory per trial is .* GiB: this machine has"):
+        slots(1, memory_per_trial=2 * room / GIB)
 
 
 # -- arithmetic and arguments ---------------------------------------------------------------------
@@ -583,8 +587,8 @@ def test_the_slots_of_a_node(share: Share, node: dict[str, float], slots: int) -
         ({"workers": 1, "gpus_per_trial": 1.5}, "gpus per trial is 1.5"),
         ({"workers": 1, "gpus_per_trial": float("nan")}, "gpus per trial is nan"),
         ({"workers": 1, "time_limit": -3}, "time limit is -3"),
-        ({"workers": 1, "memory_limit": -3}, "memory limit is -3"),
-        ({"workers": 1, "memory_limit": float("nan")}, "memory limit is nan"),
+        ({"workers": 1, "memory_per_trial": -3}, "memory per trial is -3: must be GiB"),
+        ({"workers": 1, "memory_per_trial": float("nan")}, "memory per trial is nan"),
         ({"workers": 1, "cpus_per_trial": 0}, "cpus per trial is 0"),
     ],
 )

@@ -10,16 +10,19 @@ from nas.job.pool import Pool
 from nas.workers.in_process import InProcess
 from nas.workers.local import open_local
 
+MOST_GIB = 1 << 20
+
 
 def open_pool(
     workers: int | None,
     address: str | None = None,
     gpus_per_trial: float | None = None,
     time_limit: float = 0.0,
-    memory_limit: float = 0,
+    memory_per_trial: float = 0.0,
     cpus_per_trial: float = 1.0,
     memory_need: int = 0,
     training: bool = False,
+    jobs: int | None = None,
 ) -> Pool:
     """Opens a pool; the caller closes it.
 
@@ -29,15 +32,42 @@ def open_pool(
     this machine's); without it they run here. ``gpus_per_trial`` may be a fraction; None shares
     this machine's GPUs evenly, and a cluster's among as many trials as fit and gain (one if
     ``memory_need`` is unknown). Per trial, ``time_limit`` is in seconds (0: none) and
-    ``memory_limit`` in bytes (0: an equal share of this machine's, or all of a node's);
+    ``memory_per_trial`` in GiB (0: an equal share of this machine's, or all of a node's);
     ``cpus_per_trial`` applies on a cluster only. ``memory_need`` is the predicted memory of a trial
-    in bytes (``nas.training.footprint``; 0: unknown), which without a ``memory_limit`` decides how
-    many fit, but limits none. ``training``: the jobs are trainings, and workers of this machine
-    import what those need while the first is awaited.
+    in bytes (``nas.training.footprint``; 0: unknown), which without ``memory_per_trial`` decides
+    how many fit, but limits none. ``training``: the jobs are trainings, and workers of this machine
+    import what those need while the first is awaited. ``jobs``: how many there will be at most
+    (None: unknown); this machine makes room for no more.
 
     Raises NasError for a number outside its domain, more than the machine has, or a cluster that
     does not answer.
     """
+    check(workers, gpus_per_trial, time_limit, memory_per_trial, cpus_per_trial)
+    if workers == 0:
+        return InProcess(time_limit)
+    limits: dict[str, Any] = {
+        "workers": workers,
+        "gpus": gpus_per_trial,
+        "time_limit": time_limit,
+        "memory_limit": int(memory_per_trial * 2**30),
+        "memory_need": memory_need,
+    }
+    if not address:
+        return open_local(**limits, training=training, jobs=jobs)
+    with deferred():  # what is compiled may swallow an interrupt amid its import
+        from nas.workers.cluster import open_ray
+
+    return open_ray(address, cpus=cpus_per_trial, **limits)
+
+
+def check(
+    workers: int | None,
+    gpus_per_trial: float | None,
+    time_limit: float,
+    memory_per_trial: float,
+    cpus_per_trial: float,
+) -> None:
+    """Raises NasError for an argument of ``open_pool`` that is outside its domain."""
     rules = {
         "workers": (workers is None or 0 <= workers <= 100_000, workers, "0 to 100000"),
         "gpus per trial": (
@@ -48,28 +78,13 @@ def open_pool(
             "a fraction from 0 to 1, or a whole number",
         ),
         "time limit": (0 <= time_limit < float("inf"), time_limit, "seconds, 0 (none) or more"),
-        "memory limit": (
-            0 <= memory_limit < float("inf"),
-            memory_limit,
-            "bytes, 0 (an equal share) or more",
+        "memory per trial": (
+            0 <= memory_per_trial <= MOST_GIB,
+            memory_per_trial,
+            f"GiB, from 0 (an equal share) to {MOST_GIB:,}",
         ),
         "cpus per trial": (0 < cpus_per_trial <= 1024, cpus_per_trial, "above 0 and up to 1024"),
     }
     for name, (ok, value, rule) in rules.items():
         if not ok:
             raise NasError(f"{name} is {value!r}: must be {rule}")
-    if workers == 0:
-        return InProcess(time_limit)
-    limits: dict[str, Any] = {
-        "workers": workers,
-        "gpus": gpus_per_trial,
-        "time_limit": time_limit,
-        "memory_limit": int(memory_limit),
-        "memory_need": memory_need,
-    }
-    if not address:
-        return open_local(**limits, training=training)
-    with deferred():  # what is compiled may swallow an interrupt amid its import
-        from nas.workers.cluster import open_ray
-
-    return open_ray(address, cpus=cpus_per_trial, **limits)

@@ -13,7 +13,7 @@ from nas.job import Epoch, Failure, Job, Outcome
 from nas.job.pool import Done, Event, Reported
 from nas.processes import Process, children, end
 from nas.workers.keeper import adopt_orphans
-from nas.workers.run import run
+from nas.workers.run import refuse_removed, run
 from nas.workers.seat import CANCELLED, over_time
 
 # The process has one stdout and one adopter of orphans: jobs of searches in other threads wait. Not
@@ -32,9 +32,11 @@ class InProcess:
 
     def __init__(self, time_limit: float = 0.0) -> None:
         self._time_limit = time_limit or float("inf")
+        self._directory = os.getcwd()
         self._jobs: dict[int, Job | None] = {}  # None: cancelled
 
     def submit(self, ticket: int, job: Job) -> None:
+        refuse_removed(self._directory, job)
         self._jobs[ticket] = job
 
     def wait(self, timeout: float) -> list[Event]:

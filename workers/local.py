@@ -20,6 +20,7 @@ from nas.errors import NasError, brief
 from nas.job import Epoch, Failure, Job, Outcome
 from nas.job.pool import Done, Event, Reported
 from nas.workers.machine import at_once, environ, fitting, room, visible_cards
+from nas.workers.run import refuse_removed
 from nas.workers.seat import CANCELLED, Seat
 
 
@@ -31,10 +32,14 @@ def open_local(
     memory_limit: int,
     memory_need: int,
     training: bool,
+    jobs: int | None,
 ) -> LocalPool:
     """The pool behind ``nas.workers.open_pool``, which explains and checks the arguments."""
+    if memory_limit > room():
+        asked, free = memory_limit / 2**30, room() / 2**30
+        raise NasError(f"memory per trial is {asked:g} GiB: this machine has {free:.1f} GiB")
     need = memory_limit or memory_need
-    most, threads = at_once(workers, need)
+    most, threads = at_once(workers, need, jobs)
     return LocalPool(
         [
             Seat(
@@ -89,13 +94,17 @@ class LocalPool:
 
     def __init__(self, seats: Sequence[Seat]) -> None:
         self.slots = len(seats)
+        self._directory = os.getcwd()
         self._events = SimpleQueue[Event]()
-        self._slots = [_Slot.open(seat, self._events) for seat in seats]
+        # More processes at once than cores only delay each other: the others start with their jobs.
+        later = len(seats) - (os.cpu_count() or 1)
+        self._slots = [_Slot.open(s, self._events, k >= later) for k, s in enumerate(seats)]
         self._idle = [*self._slots]  # the last is taken first, as its process has all imported
         self._waiting: dict[int, Job] = {}
         self._running: dict[int, _Slot] = {}
 
     def submit(self, ticket: int, job: Job) -> None:
+        refuse_removed(self._directory, job)
         self._waiting[ticket] = job
         self._start()
 
@@ -148,18 +157,20 @@ class _Slot:
     thread: threading.Thread
 
     @classmethod
-    def open(cls, seat: Seat, events: SimpleQueue[Event]) -> _Slot:
+    def open(cls, seat: Seat, events: SimpleQueue[Event], ahead: bool) -> _Slot:
+        """Starts the thread, and ``ahead`` of the first job the seat's process."""
         jobs: Jobs = SimpleQueue()
-        told = seat, jobs, events
+        told = seat, jobs, events, ahead
         thread = threading.Thread(target=_serve, args=told, name="nas-seat", daemon=True)
         thread.start()
         return cls(seat, jobs, thread)
 
 
-def _serve(seat: Seat, jobs: Jobs, events: SimpleQueue[Event]) -> None:
+def _serve(seat: Seat, jobs: Jobs, events: SimpleQueue[Event], ahead: bool) -> None:
     with contextlib.closing(seat):
-        with contextlib.suppress(Exception):  # what fails here fails again with a job
-            seat.prepare()
+        if ahead:
+            with contextlib.suppress(Exception):  # what fails here fails again with a job
+                seat.prepare()
         while told := jobs.get():
             ticket, job = told
             outcome: Outcome | None = None

@@ -31,21 +31,35 @@ def room() -> int:
     return int(0.9 * machine_memory())
 
 
-def at_once(workers: int | None, need: int) -> tuple[int, int]:
-    """How many jobs this machine runs in parallel, and the threads of each. By default one per
-    core, as far as memory allows (``need`` bytes each; 0: unknown), and no more than its GPUs take.
-    With 0 ``workers``: in this process, with all threads."""
+def at_once(workers: int | None, need: int, jobs: int | None = None) -> tuple[int, int]:
+    """How many of ``jobs`` (None: unknown) this machine runs in parallel, and the threads of each.
+    By default one per core, as far as memory allows (``need`` bytes each; 0: unknown), and no more
+    than its GPUs take. With 0 ``workers``: in this process, with all threads."""
     cores, memory = os.cpu_count() or 1, room()
-    if workers is not None:
-        return max(1, workers), max(1, cores // max(1, workers))
+    if workers is None:
+        most = _fitting_here(cores, memory, need)
+    else:
+        most = max(1, workers)
+        if most > 1 and need * most > memory:
+            log.warning("%d at once may run out of memory: %s", most, _held(need, memory))
+    most = min(most, max(1, jobs or most))
+    return most, max(1, cores // most)
+
+
+def _held(need: int, memory: int) -> str:
+    return f"a trial may need {need / 2**30:.1f} GiB, and {memory / 2**30:.1f} are available"
+
+
+def _fitting_here(cores: int, memory: int, need: int) -> int:
+    """How many jobs of ``need`` bytes (0: unknown) fit on this machine."""
     most = max(1, min(cores, memory // need)) if need else cores
     if cards := visible_cards():
         most = min(most, sum(fitting(memory, need) for memory in cards.values()))
     elif most < cores:
-        held = f"a trial may need {need / 2**30:.1f} GiB, and {memory / 2**30:.1f} are available"
+        held = _held(need, memory)
         least = "most is for the images of a batch: a smaller --recipe batch=N or --size needs less"
         log.warning("%d at once on %d cores: %s; %s (--workers N runs N)", most, cores, held, least)
-    return most, max(1, cores // most)
+    return most
 
 
 def fitting(memory: int, need: int) -> int:

@@ -99,6 +99,13 @@ def resolve(job: Job) -> Callable[[Job, Report], Any]:
     return call
 
 
+def refuse_removed(directory: str, job: Job) -> None:
+    """Raises NasError for a job of an evaluator whose working ``directory`` was removed: each would
+    fail, and the networks would be blamed."""
+    if job.evaluator and not os.path.isdir(directory):
+        raise NasError(f"{directory}, in which {job.evaluator} ran, was removed")
+
+
 def evaluator(name: str) -> Callable[..., Any]:
     """The function that ``module:function`` names; the working directory is searched as well.
 
@@ -230,7 +237,7 @@ def serve(fd: int, training: bool) -> None:
     if training:
         with contextlib.suppress(BaseException):  # what fails here fails again in run
             importlib.import_module("nas.training.candidate")
-    with contextlib.suppress(EOFError, ConnectionError):
+    try:
         while True:
             job: Job = pipe.recv()
             reach("job_taken")
@@ -246,6 +253,10 @@ def serve(fd: int, training: bool) -> None:
             outcome = run(job, send, passing=())
             reach("job_done")
             send(Ended(outcome, _clean()))
+    except (EOFError, ConnectionError):  # the seat is gone
+        pass
+    except Exception as error:  # a candidate closed the pipe, or emptied sys.modules
+        sys.exit(f"nas: a worker can no longer answer: {type(error).__name__}: {brief(str(error))}")
 
 
 def _clean() -> bool:

@@ -173,8 +173,7 @@ class Child:
     ) -> None:
         self._pipe, theirs = Pipe()
         status, write_end = os.pipe()
-        modules = [entry or os.getcwd() for entry in sys.path]
-        modules += [entry for entry in path if entry and entry not in modules]
+        modules = [*dict.fromkeys(entry or directory for entry in [*sys.path, *path])]
         code = f"import sys; sys.path[:] = {modules!r}; from nas.workers.run import serve; serve"
         keeper = importing("nas.workers.keeper", "main")
         python = [sys.executable]
@@ -195,7 +194,8 @@ class Child:
                 stdout=2,
                 pass_fds=[passed, write_end],
                 process_group=0,
-                cwd=directory if os.path.isdir(directory) else None,
+                # In a directory that was removed, torch does not find its own libraries.
+                cwd=directory if os.path.isdir(directory) else "/",
                 env={**os.environ, **environ},
             )
         os.close(write_end)

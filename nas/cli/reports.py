@@ -144,7 +144,7 @@ def judged(found: Report, data: DataRef) -> Evaluation | None:
 
 def searched(plan: Plan, store: Store, workers: int | None) -> list[TrialRow]:
     need = footprint.greatest(plan.space, plan.job.recipe, streamed=streamed(plan.job.data))
-    pool = open_pool(workers, memory_need=need, training=not plan.job.evaluator)
+    pool = open_pool(workers, memory_need=need, training=not plan.job.evaluator, jobs=plan.trials)
     try:
         progress = Progress(plan.study, tuple(plan.space.objectives))
         with predicting(store, plan.asked, devices=plan.devices), progress:

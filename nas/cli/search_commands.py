@@ -222,6 +222,7 @@ def search(
     from nas.errors import NasError
     from nas.job.pool import Pool
     from nas.spaces.space import open_spaces
+    from nas.workers import check as check_pool
     from nas.workers import open_pool
 
     if not space:
@@ -263,6 +264,7 @@ def search(
         teachers=teacher or [],
         older=older or [],
     )
+    check_pool(workers, gpus_per_trial, time_limit, memory_per_trial, cpus_per_trial)
     if dry_run:
         rehearse(searched, storage, workers, memory_per_trial * 2**30, baselines)
         return
@@ -272,16 +274,17 @@ def search(
             "(an --evaluator may use more)"
         )
 
-    def pool(need: int) -> Pool:
+    def pool(need: int, jobs: int | None) -> Pool:
         return open_pool(
             workers,
             address,
             gpus_per_trial,
             time_limit,
-            memory_per_trial * 2**30,
+            memory_per_trial,
             cpus_per_trial,
             need,
             training=not evaluator,
+            jobs=jobs,
         )
 
     with resumable(f"the same command resumes study {searched.study}"):

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from nas.driver.tally import Status
     from nas.samplers.related import Older
 
-Opener = Callable[[int], Pool]  # takes the predicted bytes per trial (0: unknown)
+# Takes the predicted bytes per trial (0: unknown), and how many jobs there may be (None: unknown).
+Opener = Callable[[int, int | None], Pool]
 
 NOTHING = ", but does not use them: they do not even predict one another"
 REASONS = 3  # commonest reasons of failure that are printed
@@ -119,7 +120,9 @@ def run(
         evaluator(plan.job.evaluator)
     with contextlib.ExitStack() as held:
         # Its workers import torch while this process opens the record and imports Optuna.
-        pool = held.enter_context(contextlib.closing(opened(_need(plan, networks.values()))))
+        jobs = None if plan.trials is None else plan.trials + len(baselines)
+        opening = opened(_need(plan, networks.values()), jobs)
+        pool = held.enter_context(contextlib.closing(opening))
         store = held.enter_context(contextlib.closing(open_store(storage, study=plan.row())))
         plan = replace(in_full(store, plan), taught=tuple(teacher_names(store, plan.job.teachers)))
         descriptions = held.enter_context(predicted(store, plan))

@@ -148,10 +148,9 @@ def _parsed(settings: Sequence[str]) -> tuple[Recipe | None, dict[str, Any]]:
             continue
         if name not in kinds:
             raise RecipeError(f"--recipe {name}: unknown setting; {nearest(name, kinds)}")
-        if name in values:
-            both = f"{values[name]} and {brief(value, 60)}"
-            raise RecipeError(f"--recipe {name}: is given twice, {both}")
-        values[name] = _setting(name, value, kinds[name])
+        read = _setting(name, value, kinds[name])
+        if values.setdefault(name, read) != read:
+            raise RecipeError(f"--recipe {name}: is given twice, {values[name]} and {read}")
     return base, values
 
 

@@ -387,6 +387,7 @@ class _Driver:
             self.ladder.leave(claim.trial)
         elif again := self.store.requeue(claim.token, failure):
             reach("requeued")
+            self.tally.retry(failure.reason)
             self.submit(again, run.source)
         else:
             self.ladder.leave(claim.trial)  # another driver has the trial now

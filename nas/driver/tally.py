@@ -80,6 +80,8 @@ class Status:
     baselines_ended: int = 0
     baselines_failed: int = 0  # of those that ended
     made: Mapping[str, int] = field(default_factory=dict)  # "distilled", "pruned": how many
+    retried: int = 0  # attempts of this run that failed and were made again
+    retried_for: str = ""  # the reason of the last
 
     @property
     def running(self) -> int:
@@ -109,6 +111,7 @@ class Tally:
         self._failures: Counter[str] = Counter()
         self._ended = 0
         self._first = 0.0  # when the first of them did
+        self._retried, self._retried_for = 0, ""
         # Trials that were trained, and their seconds, by device.
         self._took: defaultdict[str | None, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
         self._begun = time.monotonic()
@@ -178,6 +181,11 @@ class Tally:
         self._ended += 1
         self._first = self._first or time.monotonic()
 
+    def retry(self, reason: str) -> None:
+        """Counts an attempt that failed for this reason and is made again."""
+        self._retried += 1
+        self._retried_for = reason
+
     def status(
         self,
         *,
@@ -214,6 +222,8 @@ class Tally:
             baselines_ended=self._beside.total() - len(self._made),
             baselines_failed=self._beside["failed"],
             made=Counter(sorted(self._made.values())),
+            retried=self._retried,
+            retried_for=self._retried_for,
         )
 
     def _forecast(self, under_way: Iterable[UnderWay], slots: int) -> Forecast | None:

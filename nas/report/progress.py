@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nas import durations
+from nas.errors import brief
 from nas.metrics import percent, shown
 from nas.report.screens import Plain, console, span, table
 from nas.report.trials import body_of
@@ -61,7 +62,7 @@ class Progress:
             return
         first = self.done < 0 or (status.forecast is not None and not self.forecasted)
         last = full(status) or (status.out_of_time and not status.under_way)
-        done = status.done + status.baselines_ended
+        done = status.done + status.baselines_ended + status.retried
         if first or (done != self.done and (last or time.monotonic() - self.updated >= EVERY)):
             self.updated, self.done = time.monotonic(), done
             self.forecasted = status.forecast is not None
@@ -145,6 +146,8 @@ def counts(status: Status) -> list[str]:
     """The nonzero counts, in words."""
     names = ("running", "paused", "stopped", "failed", "reused", "refused", "rejected")
     named = [f"{number} {name}" for name in names if (number := getattr(status, name))]
+    if status.retried:
+        named.append(f"{status.retried} tried again ({brief(status.retried_for, 60)})")
     return [*named, *beside(status)]
 
 
