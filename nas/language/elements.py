@@ -191,14 +191,13 @@ def realise(name: str, args: Args, x: Shape) -> tuple[Step, ...]:
 def _realise(make: Callable[..., Node], name: str, args: Args, x: Shape) -> tuple[Step, ...]:
     node, cost = expression(make, args, x)
     items = node.items if isinstance(node, Seq) else (node,)
-    layers = [layer(item) for item in items]
+    layers = [(item, known) for item in items if (known := layer(item))]
+    if len(layers) < len(items):
+        return (Step(name, _settled(make, args, x, node, cost), node, x, cost),)
     steps = []
-    at = x
-    for item, known in zip(items, layers, strict=True):
-        if known is None:
-            return (Step(name, _settled(make, args, x, node, cost), node, x, cost),)
-        steps.append(Step(*known, item, at, item.cost(at)))
-        at = steps[-1].cost.shape
+    for item, known in layers:
+        steps.append(Step(*known, item, x, item.cost(x)))
+        x = steps[-1].cost.shape
     return tuple(steps)
 
 

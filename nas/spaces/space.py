@@ -269,20 +269,20 @@ def _offered(
     block without a bottleneck, the argument is not sampled: it takes its default where that has the
     same effect, else the first value."""
 
-    def effect(args: Args) -> tuple[Node, Cost]:
-        node, cost = expression(make, args, x)
-        return acting(node, x), cost
+    def effect(args: Args) -> tuple[Node, Cost] | None:
+        """None where the element does not fit the map."""
+        try:
+            node, cost = expression(make, args, x)
+            return acting(node, x), cost
+        except ShapeError:
+            return None
 
-    try:
-        effects = [effect((*known, (name, value))) for value in values]
-    except ShapeError:
+    effects = [effect((*known, (name, value))) for value in values]
+    if None in effects:
         return "default"
     if len({*values}) == 1 or any(each != effects[0] for each in effects):
         return "domain"
-    try:
-        return "default" if effect(known) == effects[0] else "first"
-    except ShapeError:
-        return "first"
+    return "default" if effect(known) == effects[0] else "first"
 
 
 # --- space files ---------------------------------------------------------------------------------
