@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import unescape
 from itertools import pairwise
@@ -56,6 +56,16 @@ class Picture:
         return f"Picture({unescape(title[1]) if title else ''!r})"
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A labelled point: where it lies, its shape, and the ink of its label."""
+
+    at: Point
+    drawn: str
+    label: str
+    ink: str = "beside"
+
+
 def axes(study: StudyRow) -> tuple[str, str]:
     """The metrics of the x and y axes: the gain is drawn over its cost."""
     names = [name for name, _ in study.objectives]
@@ -99,41 +109,33 @@ def svg(
     across = Axis.of(x, [*(row.value(x) for row in rows), *(each[x] for each in cascades)])
     up = Axis.of(y, [*(row.value(y) for row in rows), *(each[y] for each in cascades)])
 
-    def place(row: TrialRow) -> Point:
-        return BOX.place(across.at(row.value(x)), up.at(row.value(y)))
+    def place(value: Callable[[str], float]) -> Point:
+        return BOX.place(across.at(value(x)), up.at(value(y)))
 
     best = pareto(study, rows)
+    top = [_top(study, row, place(row.value), x) for row in best if not row.baseline]
+    beside = [_beside(row, place(row.value)) for row in rows if row.baseline]
+    for each in cascades:
+        at = place(each.__getitem__)
+        beside.append(Mark(at, _square(*at), f"cascade: {tidy(shown(y, each[y]))}"))
     numbers = {row.number for row in best}
-    drawn = BOX.frame(across.ticks, up.ticks)
     others = [row for row in rows if row.number not in numbers and not row.baseline]
+    drawn = BOX.frame(across.ticks, up.ticks)
     for row in others:
         paint = fill("dots") if feasible(study, row) else stroke("dots")
-        drawn.append(circle(*place(row), 3, f'{paint} opacity="0.7"', _about(study, row)))
-    steps = [place(row) for row in stairs(study, rows, x, y)]
+        drawn.append(circle(*place(row.value), 3, f'{paint} opacity="0.7"', _about(study, row)))
+    steps = [place(row.value) for row in stairs(study, rows, x, y)]
     if steps:
         corners = [corner for a, b in pairwise(steps) for corner in (a, (b[0], a[1]))]
         end = BOX.right if directions(study, x) == ["min"] else BOX.left
         steps = [*corners, steps[-1], (end, steps[-1][1])]
         drawn.append(line(steps, "front", 1.8))
-    beside = [row for row in rows if row.baseline]
-    for row in best:
-        if not row.baseline:
-            drawn.append(circle(*place(row), 4.5, fill("front"), _about(study, row)))
-    for row in beside:
-        drawn.append(_polygon(TRIANGLE if row.made else DIAMOND, place(row)))
-    squares = [BOX.place(across.at(each[x]), up.at(each[y])) for each in cascades]
-    drawn += [_square(*at) for at in squares]
-    names = [f"{row.number}: {row.baseline}" if row.made else row.baseline for row in beside]
-    named = [(place(row), name, "beside") for row, name in zip(beside, names, strict=True)]
-    named += [
-        (at, f"cascade: {tidy(shown(y, each[y]))}", "beside")
-        for at, each in zip(squares, cascades, strict=True)
-    ]
-    marked = [(place(row), _label(study, row, x), "ink") for row in best if not row.baseline]
-    marks = [around(at, at, 5) for at in [*map(place, [*best, *beside]), *squares]]
-    lesser = [around(place(row), place(row), 3) for row in others]
+    drawn += [mark.drawn for mark in (*top, *beside)]
+    marks = [*beside, *top]
+    taken = [around(mark.at, mark.at, 5) for mark in marks]
+    lesser = [around(at, at, 3) for at in (place(row.value) for row in others)]
     lesser += [around(a, b, 1) for a, b in pairwise(steps)]
-    drawn += labels([*named, *marked], marks, lesser)
+    drawn += labels([(mark.at, mark.label, mark.ink) for mark in marks], taken, lesser)
     count = len(networks(rows))
     title = (
         f"{study.space} on {study.shown_data}: {counted(count, 'network')}, a front of {len(best)}"
@@ -164,6 +166,18 @@ def _about(study: StudyRow, row: TrialRow) -> str:
     values = (f"{metric(name).title} {shown(name, row.value(name))}" for name in names)
     network = f"{row.baseline}: {row.pattern}" if row.made else row.baseline or row.pattern
     return f"trial {row.number}: {', '.join(values)}\n{network}"
+
+
+def _top(study: StudyRow, row: TrialRow, at: Point, x: str) -> Mark:
+    dot = circle(*at, 4.5, fill("front"), _about(study, row))
+    return Mark(at, dot, _label(study, row, x), "ink")
+
+
+def _beside(row: TrialRow, at: Point) -> Mark:
+    """The mark of a baseline, or of a network made of another."""
+    if row.made:
+        return Mark(at, _polygon(TRIANGLE, at), f"{row.number}: {row.baseline}")
+    return Mark(at, _polygon(DIAMOND, at), row.baseline)
 
 
 def _polygon(corners: Sequence[Point], at: Point) -> str:
