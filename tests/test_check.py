@@ -213,7 +213,7 @@ def test_a_group_that_is_most_of_a_class_stays_in_training() -> None:
         assert len(held) > 10
 
 
-def test_together_joins_through_each_other() -> None:
+def test_images_joined_by_copies_or_by_groups_form_one_group() -> None:
     copies = np.array([0, 0, 1, 2, 3, 4])
     sources = np.array([0, 1, 1, 2, 3, 3])
     found = together(copies, sources)

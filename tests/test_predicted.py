@@ -80,7 +80,7 @@ def profiled(networks: list[Architecture], name: str = "pi", **more: int) -> Pro
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_the_pieces_are_the_network(space: str) -> None:
+def test_the_pieces_have_the_params_and_macs_of_the_network(space: str) -> None:
     for architecture in drawn(space, 5):
         params = macs = 0
         for piece in parts(architecture).pieces:
@@ -145,7 +145,7 @@ def blocked(piece: Piece) -> float:
 
 
 @pytest.mark.parametrize("space", ["resnet_like", "mobilenet_like", "vgg_like"])
-def test_what_pieces_pay_alone_only_is_learned_from_wholes(space: str) -> None:
+def test_the_cost_that_pieces_have_only_alone_is_learned_from_whole_networks(space: str) -> None:
     """By kind too, where a layer is slower or faster beside others."""
 
     def whole(architecture: Architecture) -> float:
@@ -265,7 +265,7 @@ def test_a_profile_of_another_space_says_what_it_lacks(store: Store) -> None:
     assert name not in METRICS
 
 
-def test_here_is_what_the_search_measures_itself() -> None:
+def test_the_latency_at_here_is_the_one_that_the_search_measures() -> None:
     space = read_space(
         {"name": "s", "pattern": "INPUT -> CONV(width=8) -> GAP -> FC",
          "objectives": {"accuracy": "max", "latency_ms@here": "min"}}, "s.yaml")  # fmt: skip

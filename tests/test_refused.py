@@ -369,7 +369,7 @@ def test_a_bound_that_no_value_keeps_is_refused_before_anything_is_measured(
         refuse_unmet(other, Bound(True, 0.0), other)
 
 
-def test_who_types_it_is_told(
+def test_the_command_line_tells_which_latency_bound_was_broken(
     tmp_path: Path, store: Store, measured: list[nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supply, "VAIN", 3)
