@@ -121,7 +121,7 @@ def test_labels_do_not_cover_each_other(drawn: ElementTree.Element) -> None:
 
 def test_a_label_stands_on_the_line_only_where_no_other_place_is_free() -> None:
     right_below, everywhere = (305.0, 302.0, 360.0, 320.0), (0.0, 0.0, 999.0, 999.0)
-    wanted = [((300.0, 300.0), "7: 98 %", "ink")]
+    wanted = [front.Mark((300.0, 300.0), "", "7: 98 %", "ink")]
     (plain,) = front.labels(wanted, [], [])
     (aside,) = front.labels(wanted, [], [right_below])
     (across,) = front.labels(wanted, [], [everywhere])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import unescape
 from itertools import pairwise
@@ -89,6 +89,13 @@ def stairs(study: StudyRow, rows: Sequence[TrialRow], x: str, y: str) -> list[Tr
     return sorted(kept, key=lambda row: row.value(x), reverse=both[0] == "max")
 
 
+def stair_line(study: StudyRow, x: str, points: Sequence[Point]) -> list[Point]:
+    """The step line through the points of ``stairs``, on to the frame."""
+    corners = [corner for a, b in pairwise(points) for corner in (a, (b[0], a[1]))]
+    end = BOX.right if directions(study, x) == ["min"] else BOX.left
+    return [*corners, points[-1], (end, points[-1][1])]
+
+
 def svg(
     study: StudyRow, rows: Sequence[TrialRow], cascades: Sequence[Mapping[str, float]] = ()
 ) -> str:
@@ -126,34 +133,19 @@ def svg(
         drawn.append(circle(*place(row.value), 3, f'{paint} opacity="0.7"', _about(study, row)))
     steps = [place(row.value) for row in stairs(study, rows, x, y)]
     if steps:
-        corners = [corner for a, b in pairwise(steps) for corner in (a, (b[0], a[1]))]
-        end = BOX.right if directions(study, x) == ["min"] else BOX.left
-        steps = [*corners, steps[-1], (end, steps[-1][1])]
+        steps = stair_line(study, x, steps)
         drawn.append(line(steps, "front", 1.8))
     drawn += [mark.drawn for mark in (*top, *beside)]
     marks = [*beside, *top]
     taken = [around(mark.at, mark.at, 5) for mark in marks]
     lesser = [around(at, at, 3) for at in (place(row.value) for row in others)]
     lesser += [around(a, b, 1) for a, b in pairwise(steps)]
-    drawn += labels([(mark.at, mark.label, mark.ink) for mark in marks], taken, lesser)
+    drawn += labels(marks, taken, lesser)
     count = len(networks(rows))
     title = (
         f"{study.space} on {study.shown_data}: {counted(count, 'network')}, a front of {len(best)}"
     )
-    middle = (BOX.top + BOX.bottom) / 2
-    turned = f' transform="rotate(-90 18 {n(middle)})"'
-    drawn += [
-        text(BOX.left, 26, title, ink="ink", size=15, more=' font-weight="600"'),
-        *_legend(study, rows, bool(cascades)),
-        text((BOX.left + BOX.right) / 2, HEIGHT - 14, _title(x), anchor="middle", size=13),
-        text(18, middle, _title(y), anchor="middle", size=13, more=turned),
-    ]
-    return picture(WIDTH, HEIGHT, title, drawn)
-
-
-def _title(name: str) -> str:
-    known = metric(name)
-    return f"{known.title}, logarithmic" if known.logarithmic else known.title
+    return captioned(title, drawn, _legend(study, rows, bool(cascades)), across, up)
 
 
 def _label(study: StudyRow, row: TrialRow, x: str) -> str:
@@ -204,25 +196,44 @@ def _legend(study: StudyRow, rows: Sequence[TrialRow], cascades: bool) -> list[s
         entries.append((" or ".join(made), _polygon(TRIANGLE, (0, -4))))
     if cascades:
         entries.append(("cascade", _square(0, -4)))
-    drawn, x = [], BOX.left + 4
-    for caption, mark in entries:
-        drawn.append(f'<g transform="translate({n(x)} 48)">{mark}{text(10, 0, caption)}</g>')
-        x += 34 + 6.4 * len(caption)
+    drawn, x = legend(entries)
     caption = ", ".join(
         metric(name).title for name, _ in study.objectives if name != axes(study)[0]
     )
     return [*drawn, text(x, 48, f"labelled by trial: {caption}")]
 
 
-def labels(
-    wanted: Sequence[tuple[Point, str, str]], taken: Sequence[Area], lesser: Sequence[Area]
-) -> list[str]:
-    """Labels beside their points where there is free space, avoiding also areas of ``lesser``
+def legend(entries: Iterable[tuple[str, str]]) -> tuple[list[str], float]:
+    """Captions and their marks, in a row above the frame, and where the next would begin."""
+    drawn, x = [], BOX.left + 4
+    for caption, mark in entries:
+        drawn.append(f'<g transform="translate({n(x)} 48)">{mark}{text(10, 0, caption)}</g>')
+        x += 34 + 6.4 * len(caption)
+    return drawn, x
+
+
+def captioned(
+    title: str, drawn: Sequence[str], legend: Sequence[str], across: Axis, up: Axis
+) -> str:
+    """The picture of all that is drawn in the frame, with the texts around it."""
+    center, middle = (BOX.left + BOX.right) / 2, (BOX.top + BOX.bottom) / 2
+    turned = f' transform="rotate(-90 18 {n(middle)})"'
+    around_it = [
+        text(BOX.left, 26, title, ink="ink", size=15, more=' font-weight="600"'),
+        *legend,
+        text(center, HEIGHT - 14, across.title, anchor="middle", size=13),
+        text(18, middle, up.title, anchor="middle", size=13, more=turned),
+    ]
+    return picture(WIDTH, HEIGHT, title, [*drawn, *around_it])
+
+
+def labels(marks: Iterable[Mark], taken: Sequence[Area], lesser: Sequence[Area]) -> list[str]:
+    """The marks' labels beside them where there is free space, avoiding also areas of ``lesser``
     importance if possible; a label without space is left out."""
     taken = list(taken)
     drawn = []
-    for (x, y), caption, ink in wanted:
-        wide = LETTER * len(caption)
+    for mark in marks:
+        (x, y), wide = mark.at, LETTER * len(mark.label)
         free: list[tuple[bool, Area, float, float]] = []
         for dx, dy in [(8, 15), (-8 - wide, -8), (8, -8), (-8 - wide, 15), (-wide / 2, 22)]:
             box = (x + dx, y + dy - 10, x + dx + wide, y + dy + 3)
@@ -233,7 +244,7 @@ def labels(
         if free:
             _, box, across, up = min(free, key=itemgetter(0))
             taken.append(box)
-            drawn.append(text(across, up, caption, ink=ink, size=11))
+            drawn.append(text(across, up, mark.label, ink=mark.ink, size=11))
     return drawn
 
 

@@ -77,7 +77,7 @@ def script(
             "axes": [
                 {
                     "title": metric(name).title,
-                    "label": metric(name).title + ", logarithmic" * metric(name).logarithmic,
+                    "label": axis.title,
                     "direction": directions(study, name)[0],
                     "ticks": [(round(at, 4), text) for at, text in axis.ticks],
                 }
