@@ -183,14 +183,7 @@ def listing(root: Path) -> Listing:
         if len(found) == began:
             raise DataError(f"{place} holds no images")
         parts[part] = began, len(found)
-    if places == {"train": base} and (inner_names := shared(base, classes)):
-        note = (
-            f"each class ({', '.join(classes[:5])}) holds folders of the same names "
-            f"({', '.join(inner_names[:5])})"
-        )
-        # Folders by format, jpg and png, hold a class's images like any others.
-        if not all(f".{name.lower()}" in kinds.ENDINGS for name in inner_names):
-            note += ": if these are the classes, name the folders above them train, val and test"
+    if places == {"train": base} and (note := same_folders(base, classes)):
         notes.append(note)
     relative = {part: os.path.relpath(place, root) for part, place in places.items()}
     return build(root, classes, found, parts, relative, notes, empty=empty)
@@ -285,14 +278,23 @@ def named_like_parts(names: Sequence[str]) -> dict[str, tuple[Part, ...]]:
     }
 
 
-def shared(root: Path, classes: Sequence[str]) -> tuple[str, ...]:
-    """The folders common to all class folders, where these hold nothing else, as in ``fold1/cat``
-    and ``fold2/cat``, whatever the language of the parts' names."""
+def same_folders(root: Path, classes: Sequence[str]) -> str:
+    """A note where all class folders hold folders of the same names and nothing else, as in
+    ``fold1/cat`` and ``fold2/cat``, whatever the language of the parts' names; else empty."""
     first = folders(root / classes[0])
     same = len(first) > 1 and all(
         folders(root / name) == first and not images_in(root / name) for name in classes
     )
-    return first if same else ()
+    if not same:
+        return ""
+    note = (
+        f"each class ({', '.join(classes[:5])}) holds folders of the same names "
+        f"({', '.join(first[:5])})"
+    )
+    # Folders by format, jpg and png, hold a class's images like any others.
+    if all(f".{name.lower()}" in kinds.ENDINGS for name in first):
+        return note
+    return f"{note}: if these are the classes, name the folders above them train, val and test"
 
 
 def inside(root: Path, name: str) -> Path:
