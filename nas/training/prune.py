@@ -9,6 +9,7 @@ to one another are kept or dropped together.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -277,10 +278,11 @@ def _pairs(
     wide: Sequence[Node], narrow: Sequence[Node], at: str
 ) -> Iterator[tuple[Node, Node, str]]:
     """Each node with its counterpart and its module's name."""
-    if len(wide) != len(narrow):
-        raise _Other(at)
-    for number, (a, b) in enumerate(zip(wide, narrow, strict=True)):
-        yield a, b, f"{at}{number}."
+    for number, (a, b) in enumerate(itertools.zip_longest(wide, narrow)):
+        name = f"{at}{number}."
+        if a is None or b is None:
+            raise _Other(name)
+        yield a, b, name
 
 
 class _Other(NasError):
