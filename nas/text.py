@@ -70,34 +70,40 @@ def shown_url(url: str) -> str:
     scheme = re.match(r"(?i)[a-z][\w+.-]*:/*", url)
     head = scheme[0] if scheme else ""
     rest = url[len(head) :]
-    if not re.match(r"(?i)sqlite[\w+]*:///", head):  # what follows is a path
-        place, mark, query = rest.partition("?")
-        early, more, _ = query.partition("@")
-        if "@" not in place or (more and "=" not in early):
-            place, mark, query = rest, "", ""
-        # To SQLAlchemy, as to people, a "?" before the last @ is part of the credentials.
-        query = re.sub(r":[^@]*@", f":{HIDDEN}@", query)
-        rest = f"{place}{mark}{query}"
-        before, at, host = place.rpartition("@")
-        user, colon, _ = before.partition(":")
-        if at and not colon and head.endswith(":"):  # what looked like the scheme is the user
-            rest = f"{HIDDEN}@{host}{mark}{query}"
-        elif colon:
-            rest = f"{user}:{HIDDEN}{at}{host}{mark}{query}"
-        elif not at:
-            # A colon without a port, and no @: a URL that was cut off.
-            rest = re.sub(r"^([^/?@\[:]*):(?!\d+(?:[/?,]|$))[^?]+", rf"\1:{HIDDEN}", rest)
+    if not re.match(r"(?i)sqlite[\w+]*:///", head):  # what follows that is a path
+        rest = _without_password(head, rest)
+    return printable(head + _without_secrets(rest))
+
+
+def _without_password(head: str, rest: str) -> str:
+    """What follows the scheme, as in ``user:password@host/db?query``."""
+    # To SQLAlchemy, as to people, a "?" before the last @ is part of the credentials.
+    place, mark, query = rest.partition("?")
+    if "@" not in place or re.match("[^=@]*@", query):
+        place, mark, query = rest, "", ""
+    before, at, host = place.rpartition("@")
+    user, colon, _ = before.partition(":")
+    if not at:  # a URL that was cut off, where a colon is followed by no port
+        place = re.sub(r"^([^/?@\[:]*):(?!\d+(?:[/?,]|$))[^?]+", rf"\1:{HIDDEN}", place)
+    elif colon:
+        place = f"{user}:{HIDDEN}@{host}"
+    elif head.endswith(":"):  # what looked like the scheme is the user
+        place = f"{HIDDEN}@{host}"
+    return place + mark + re.sub(":[^@]*@", f":{HIDDEN}@", query)
+
+
+def _without_secrets(text: str) -> str:
+    """Hides the values of settings whose names say that they are secret, and of PostgreSQL's
+    ``options``, which may set any parameter of the server or its extensions."""
 
     def hide(match: re.Match[str]) -> str:
         before, name, equals = match.groups()
         secret = SECRET.search(unquote(name)) or unquote(name).lower() == "options"
         return f"{before}{name}{equals}{HIDDEN}" if secret else match[0]
 
-    # PostgreSQL's ``options`` are hidden altogether: they may set any parameter of the server or
-    # its extensions. Their values may contain blanks.
-    rest = re.sub(r"(?i)((?:^|[?&;#\s])options\s*=\s*)(?:'[^']*'|[^&;]*)", rf"\1{HIDDEN}", rest)
-    rest = re.sub(r"(^|[?&;#\s])([^=?&;#\s]*)(\s*=\s*)(?:'[^']*'|[^&;\s]*)", hide, rest)
-    return printable(head + rest)
+    # The options' value may contain blanks.
+    text = re.sub(r"(?i)((?:^|[?&;#\s])options\s*=\s*)(?:'[^']*'|[^&;]*)", rf"\1{HIDDEN}", text)
+    return re.sub(r"(^|[?&;#\s])([^=?&;#\s]*)(\s*=\s*)(?:'[^']*'|[^&;\s]*)", hide, text)
 
 
 def shown_file(file: str) -> str:

@@ -96,7 +96,7 @@ def test_a_point_of_another_library_becomes_a_plain_one(monkeypatch: pytest.Monk
     assert kinds == [int, float, float]
 
 
-def test_a_curve_may_diverge(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_in_the_curve_may_be_infinite(monkeypatch: pytest.MonkeyPatch) -> None:
     made = answered({"accuracy": 1}, point(train_loss=math.inf), monkeypatch=monkeypatch)
     assert made.curve[0].train_loss == math.inf
 
@@ -186,7 +186,9 @@ def test_an_odd_report_is_a_failure_with_a_sentence(
     assert made.curve == (point(),)
 
 
-def test_a_curve_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluator_that_reports_too_often_fails_and_keeps_its_first_points(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(answers, "POINTS", 10)
     reports = [point(epoch=n) for n in range(11)]
     made = answered({"accuracy": 0.5}, *reports, monkeypatch=monkeypatch)
@@ -205,5 +207,5 @@ def test_a_failure_of_its_own_is_kept_on_one_line(monkeypatch: pytest.MonkeyPatc
     assert made.curve == (point(),)
 
 
-def test_zero_has_no_sign() -> None:
+def test_a_metric_of_minus_zero_is_written_as_zero() -> None:
     assert str(answers.number(-0.0, "metric f1")) == "0.0"

@@ -261,7 +261,7 @@ def study_data(study: nas.Study) -> str:
         (["train", "--trial", "0", "--recipe", "lr=-1"], 2, "recipe.lr is -1.0"),
     ],
 )
-def test_trials_by_their_number(
+def test_a_trials_number_stands_for_its_pattern_on_the_command_line(
     arguments: list[str], status: int, reason: str, study: nas.Study, capsys: Any
 ) -> None:
     ended, out, err = ran(capsys, *arguments, "--storage", study.storage)

@@ -135,7 +135,7 @@ def test_correlations_are_scipys_with_ties_and_infinities() -> None:
     assert audits.kendall(np.ones(9), y) == audits.spearman(np.ones(9), y) == 0
 
 
-def test_nothing_is_trusted_without_evidence() -> None:
+def test_where_no_rung_separates_the_networks_none_is_trusted() -> None:
     same = [
         dataclasses.replace(s, scores={2: 0.5, 20: s.final}, free=s.free | {"synflow": 1.0})
         for s in subjects()

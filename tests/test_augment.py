@@ -52,7 +52,7 @@ def test_a_resized_crop_is_the_box_resized_as_torch_resizes_it(size: tuple[int, 
         assert (at_once[n] - expected).abs().max() <= 0.501
 
 
-def test_boxes_are_distributed_as_torchvisions() -> None:
+def test_crop_boxes_are_distributed_as_torchvisions() -> None:
     size, count = (40, 64), 3000
     torch.manual_seed(0)
     transform = v2.RandomResizedCrop(8)
@@ -152,7 +152,7 @@ THEIRS = {
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", augment.PHOTOMETRIC)
-def test_each_operation_is_torchvisions(name: str, channels: int) -> None:
+def test_each_augmentation_gives_the_pixels_of_torchvisions(name: str, channels: int) -> None:
     pixels = smooth_pixels(62, 32, channels)
     strength = [*torch.linspace(-1, 1, 61).tolist(), 0.5]
     pixels[-1] = 77  # blank
@@ -282,7 +282,7 @@ def test_with_both_each_image_is_mixed_one_way() -> None:
 
 
 @pytest.mark.parametrize("alpha", [1e-3, 0.2, 100.0])
-def test_beta_is_betas(alpha: float) -> None:
+def test_the_beta_draws_have_the_mean_and_variance_of_the_distribution(alpha: float) -> None:
     drawn = augment.beta(alpha, 20_000, seeded())
     assert drawn.isfinite().all()
     assert drawn.mean() == pytest.approx(0.5, abs=0.02)

@@ -116,7 +116,7 @@ def test_of_few_trials_nothing_is_shown(url: str, capsys: pytest.CaptureFixture[
     assert {line[name] for line in lines for name in COLUMNS} == {""}  # the columns stay the same
 
 
-def test_what_its_own_intervals_do_not_hold_is_told() -> None:
+def test_intervals_that_held_too_few_of_the_trials_are_noted() -> None:
     by = {1: Belief(0.9, 0.88, 0.92)}
     assert "only" not in shown.note(Beliefs("accuracy", by, 0.82, True))
     assert "held only 40.00 %" in shown.note(Beliefs("accuracy", by, 0.4, False))
@@ -158,7 +158,7 @@ def test_a_study_without_a_feasible_trial_says_why_and_what_comes_nearest(url: s
         )
 
 
-def test_what_is_near_is_by_the_size_of_the_bound() -> None:
+def test_the_nearest_infeasible_trial_is_by_the_excess_relative_to_each_bound() -> None:
     study, rows, _ = networks.study(12)
     bounded = {"params": str(Bound(True, 1000.0)), "accuracy": str(Bound(False, 0.99))}
     study = dataclasses.replace(study, constraints=bounded)

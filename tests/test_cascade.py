@@ -96,7 +96,7 @@ def test_the_choice_is_the_best_there_is(seed: int, demand: Demand) -> None:
             assert sum(found.shares) == pytest.approx(1)
 
 
-def test_luck_is_seen() -> None:
+def test_no_cascade_of_networks_that_know_nothing_is_told_as_a_gain() -> None:
     """Networks that know nothing: the choice is better than chance on the images that chose it, and
     not on others; a cascade of them is never told as a gain."""
     found = []
@@ -469,7 +469,7 @@ def test_measured_time_decides_what_is_said_of_a_cascade() -> None:
     )
 
 
-def test_timing_takes_every_image_alone(made, pixels) -> None:
+def test_a_cascade_is_timed_in_milliseconds_per_image(made, pixels) -> None:
     assert 0 < cascade.timed(made, pixels[:20]) < 1_000
 
 

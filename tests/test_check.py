@@ -16,7 +16,7 @@ from PIL import Image
 from test_cli import nas_here
 
 from nas.data import datasets as data
-from nas.data.findings import examine
+from nas.data.findings import examine, lines
 from nas.data.pack import pack
 from nas.data.splits import holdout, together
 from nas.errors import DataError
@@ -69,7 +69,7 @@ def test_check_tells_text_json_and_a_sheet(
         (("d", "--group-by", "("), "is not a regular expression"),
         (("d", "--group-by", "xyz"), r"--group-by 'xyz' matches no file, not a/0000\.png"),
         (("d", "-o", "d/a/0000.png/sheet.png"), "0000.png is not a directory"),
-        (("one",), "holds 1 class folders"),
+        (("one",), "holds 1 class folder:"),
         (("cut",), r"cut: 1 problem stops every training on these images"),
     ],
 )
@@ -155,6 +155,17 @@ def test_check_lists_every_problem_and_what_is_left(
     assert data.identity(ref(root, skip_unreadable=True)) == page["identity"]
 
 
+def test_a_class_that_is_empty_in_train_may_be_missing_in_test(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        folder(tmp_path / "d" / part, 20)
+    (tmp_path / "d" / "train" / "empty").mkdir()
+    with pytest.raises(DataError, match="train/empty holds no images"):
+        examine(ref(tmp_path / "d"))
+    found = examine(ref(tmp_path / "d", skip_unreadable=True))
+    assert found.classes == {"a": 40, "b": 40}
+    assert "skipped: 1 class folder without images (train/empty)" in lines(found)
+
+
 def test_folders_that_are_no_class_are_told_together(tmp_path: Path) -> None:
     for part in ("train", "val"):
         folder(tmp_path / "d" / part, 10)
@@ -202,7 +213,7 @@ def test_a_group_that_is_most_of_a_class_stays_in_training() -> None:
         assert len(held) > 10
 
 
-def test_together_joins_through_each_other() -> None:
+def test_images_joined_by_copies_or_by_groups_form_one_group() -> None:
     copies = np.array([0, 0, 1, 2, 3, 4])
     sources = np.array([0, 1, 1, 2, 3, 3])
     found = together(copies, sources)

@@ -41,7 +41,9 @@ def pictures(monkeypatch: pytest.MonkeyPatch, pixels: Any, labels: Any) -> DataR
 @pytest.mark.parametrize(
     ("name", "params", "least"), [("hog_svm", 1764 * 10 + 10, 0.98), ("logistic", 650, 0.94)]
 )
-def test_digits(name: str, params: int, least: float) -> None:
+def test_classical_methods_reach_their_accuracy_on_digits_and_repeat_it(
+    name: str, params: int, least: float
+) -> None:
     fitted = classical.fit(name, DIGITS)
     assert (fitted.params, fitted.macs) == (params, params - 10)
     assert fitted.accuracy == fitted.score(DIGITS, "validation") >= least

@@ -38,7 +38,7 @@ def test_the_image_is_made_of_what_is_here() -> None:
 
 
 @pytest.mark.parametrize("name", ["dashboard", "search"])
-def test_its_commands_are_ours(
+def test_the_services_start_commands_and_options_that_exist(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = SERVICES[name]
@@ -68,7 +68,7 @@ def test_its_database_is_the_one_that_it_makes() -> None:
         assert SERVICES[name]["environment"]["PGPASSWORD"] == made["POSTGRES_PASSWORD"]
 
 
-def test_podman_reads_it() -> None:
+def test_podman_compose_reads_the_file() -> None:
     if not shutil.which("podman-compose"):
         pytest.skip("needs podman and podman-compose (PyPI)")
     environ = {"NAS_DB_PASSWORD": "p", "RAY_AUTH_TOKEN": "t"}

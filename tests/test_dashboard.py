@@ -148,7 +148,7 @@ def test_a_trial_shows_pattern_params_and_macs(
         assert {str(row.params), str(row.macs), row.fingerprint} <= set(told)
 
 
-def test_the_note_is_the_front(browser: Chrome, site: str, rows: list[TrialRow]) -> None:
+def test_the_studys_note_shows_the_front(browser: Chrome, site: str, rows: list[TrialRow]) -> None:
     browser.get(f"{site}/studies/1/note")
     page = text_with(browser, "The front of twelve")
     best = max(rows, key=lambda row: row.accuracy or 0.0)

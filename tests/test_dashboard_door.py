@@ -70,7 +70,9 @@ def ask(port: int, method: str = "GET", path: str = "/api/studies", **headers: s
         ("", 403),
     ],
 )
-def test_it_answers_by_its_own_names(site: tuple[int, Path], host: str, status: int) -> None:
+def test_the_dashboard_answers_only_to_names_of_this_machine(
+    site: tuple[int, Path], host: str, status: int
+) -> None:
     assert ask(site[0], Host=host.format(site[0])) == status
 
 

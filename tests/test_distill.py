@@ -78,7 +78,9 @@ def teaching(job: Job, student: nn.Module) -> tuple[teacher.Teacher, torch.Tenso
 
 
 @pytest.mark.parametrize("settings", [{}, {"distill": 0.3, "temperature": 5.0}])
-def test_the_loss_is_hintons(large: Path, tmp_path: Path, settings: dict[str, float]) -> None:
+def test_the_distillation_loss_is_hintons_formula(
+    large: Path, tmp_path: Path, settings: dict[str, float]
+) -> None:
     """Computed again in double precision from the paper's formula; of two teachers the mean."""
     other = model_file(tmp_path / "other.safetensors", seed=1)
     job = job_of(large, other, **settings)
@@ -308,7 +310,9 @@ def test_distill_from_the_command_line(large: Path, tmp_path: Path, capsys) -> N
         (["--teacher", "LARGE", "--init", "x"], "is only for a teacher from the zoo"),
     ],
 )
-def test_what_distill_refuses(large: Path, tmp_path: Path, capsys, told, reason) -> None:
+def test_distill_refuses_wrong_input_with_the_reason(
+    large: Path, tmp_path: Path, capsys, told, reason
+) -> None:
     told = [str(large) if word == "LARGE" else word for word in told]
     if "--student" not in told:
         told += ["--student", SMALL]

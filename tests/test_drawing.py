@@ -117,7 +117,7 @@ def unfolded(items: tuple[Item, ...]) -> list[Column]:
 
 
 @each
-def test_it_stands_alone(name: str) -> None:
+def test_a_drawing_loads_nothing_from_outside(name: str) -> None:
     """Without fonts, scripts, pictures or links; nothing is fetched but the name of the format."""
     text = NETWORKS[name].svg("<script>alert(1)</script> & Co.")
     root = ElementTree.fromstring(text)
@@ -318,5 +318,7 @@ def test_what_cannot_be_drawn_is_one_sentence(
         ("INPUT(3, 32, 32) -> FC(4)", "3x32x32"),
     ],
 )
-def test_show_obeys_the_size(what: str, shape: str, command: Command) -> None:
+def test_show_draws_the_network_for_images_of_the_given_size(
+    what: str, shape: str, command: Command
+) -> None:
     assert shape in command("show", what, "--size", "32")

@@ -115,7 +115,9 @@ def test_a_driver_learns_which_of_its_attempts_were_lost(store: Store, other: St
     assert "nas-leases" not in threads
 
 
-def test_what_was_lost_is_cancelled(store: Store, url: str, spies: list[Spy]) -> None:
+def test_a_trial_that_another_driver_took_over_is_cancelled_here(
+    store: Store, url: str, spies: list[Spy]
+) -> None:
     """Its worker would go on for nothing: the slot is free for what counts."""
     brisk = dataclasses.replace(store, lease=0.2)
 
@@ -171,9 +173,7 @@ class Prompt(InProcess):
         return events
 
 
-def test_what_has_happened_is_heard_after_each_ask(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_results_are_taken_in_after_each_ask(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """An ask takes a second with a large model: a result is not to wait for 16 of them."""
     known: list[int] = []
     think: Callable[[Spy], None] = lambda spy: known.append(spy.count(TrialState.COMPLETE))  # noqa: E731

@@ -79,7 +79,9 @@ def here(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_notebook_runs_and_shows_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("NAS_STORAGE", "OPTUNA_STORAGE"):
         monkeypatch.delenv(name, raising=False)
     shown = nbformat.read(ROOT / "docs" / "first_search.ipynb", 4)
@@ -94,7 +96,9 @@ def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_own_photos(here: Path, capsys: Any, monkeypatch: Any) -> None:
+def test_the_page_on_ones_own_photos_can_be_followed(
+    here: Path, capsys: Any, monkeypatch: Any
+) -> None:
     told = follow("photos.md", capsys, monkeypatch)
     (trained,) = (here / "trained").glob("*.safetensors")
     model = nas.load_model(trained)
@@ -109,7 +113,9 @@ def test_own_photos(here: Path, capsys: Any, monkeypatch: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_latency_budget(here: Path, capsys: Any, monkeypatch: Any) -> None:
+def test_the_page_on_a_latency_budget_can_be_followed(
+    here: Path, capsys: Any, monkeypatch: Any
+) -> None:
     follow("latency.md", capsys, monkeypatch)
     with (here / "front.csv").open() as file:
         front = list(csv.DictReader(file))
@@ -118,7 +124,7 @@ def test_a_latency_budget(here: Path, capsys: Any, monkeypatch: Any) -> None:
     assert nas.evaluate(here / "int8.onnx", data="photos").accuracy >= 0.4
 
 
-def test_fine_tuning(here: Path, capsys: Any, monkeypatch: Any) -> None:
+def test_the_page_on_fine_tuning_can_be_followed(here: Path, capsys: Any, monkeypatch: Any) -> None:
     """Torchvision's weights cannot be fetched in a test: a file of its network stands for them."""
     torch.manual_seed(0)
     start = torchvision.models.resnet18().state_dict()

@@ -267,7 +267,7 @@ print(json.dumps(dict(logits=logits.tolist(), shape=given.shape, type=given.type
     assert json.loads(told["card"]["input"]) == [3, 15, 17]
 
 
-def test_what_answers_otherwise_is_not_written(
+def test_an_export_whose_outputs_differ_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = model(nas.parse(NETWORKS[3]))
@@ -361,7 +361,7 @@ def test_the_command_writes_under_the_models_name_and_says_how_near_it_is(
 
 
 @pytest.mark.parametrize("format", ["python", "safetensors", "pt2", "onnx"])
-def test_of_what_was_exported_nothing_else_is_made(
+def test_an_exported_file_is_not_exported_again_except_as_its_pattern(
     tmp_path: Path, capsys: Any, format: str
 ) -> None:
     (tmp_path / "model.onnx").write_bytes(to_onnx(model(nas.parse(NETWORKS[3]))))

@@ -91,7 +91,9 @@ def test_every_failpoint_is_somewhere_and_nothing_else_is() -> None:
 
 
 @pytest.mark.parametrize("place", [place for place in PLACES if place not in IN_WORKERS])
-def test_a_search_killed_at(place: str, url: str, tmp_path: Path) -> None:
+def test_a_search_killed_at_any_point_resumes_and_loses_nothing(
+    place: str, url: str, tmp_path: Path
+) -> None:
     killed = {"NAS_FAILPOINT": place, FOLDER: str(tmp_path)}
     spared = {FOLDER: str(tmp_path)}
     how: dict[str, Any] = {}
@@ -405,7 +407,9 @@ def ended(url: str) -> int:
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 @pytest.mark.slow
-def test_the_killer_finds_nothing_wrong(database: str, request: pytest.FixtureRequest) -> None:
+def test_processes_killed_at_random_leave_a_sound_record(
+    database: str, request: pytest.FixtureRequest
+) -> None:
     """The short run of the benchmark: drivers, workers, raylets, connections, the server."""
     if database == "postgresql":
         request.getfixturevalue("postgres")  # skips where there is none

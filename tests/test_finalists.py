@@ -137,7 +137,7 @@ def test_a_lucky_training_is_not_chosen() -> None:
     assert chosen == [rows[row.number] for row in chosen]  # as they were measured
 
 
-def test_what_is_believed_has_an_interval_that_luck_is_outside_of() -> None:
+def test_a_lucky_accuracy_lies_above_the_interval_believed() -> None:
     study, rows = noisy()
     told = believed(study, rows)
     assert told.name == "accuracy"
@@ -285,7 +285,7 @@ def test_a_smaller_finalist_within_the_luck_is_told_beside_the_winner() -> None:
     assert slower.cheaper is None
 
 
-def test_what_is_next_names_the_smaller_one_as_well(
+def test_the_next_steps_name_the_smaller_equal_network_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -312,9 +312,7 @@ def test_where_all_finalists_are_on_the_front_and_the_winner_is_the_smallest_not
 
 
 @pytest.mark.parametrize(("counts", "told"), [((3, 2), True), ((2, 2), False), ((2, 3), False)])
-def test_who_was_trained_more_often_is_told_where_it_is_so(
-    counts: tuple[int, int], told: bool
-) -> None:
+def test_unequal_numbers_of_trainings_are_told(counts: tuple[int, int], told: bool) -> None:
     found = finals((5, 0.9, 0.9, 100), (8, 0.8, 0.8, 90))
     again = [
         dataclasses.replace(f, trainings=(Training(0.9, 0.9),) * count)
@@ -343,7 +341,7 @@ def test_why_the_most_accurate_of_the_search_was_not_trained_again() -> None:
     ]
 
 
-def test_what_lies_between_two_trainings_is_part_of_the_time_left() -> None:
+def test_the_time_left_counts_the_pauses_between_trainings() -> None:
     left = Left([1.0, 1.0, 1.0])
     assert left.after(0, 1.0, 0.01) == pytest.approx(0.02)
     time.sleep(0.2)
@@ -449,7 +447,7 @@ def test_a_training_goes_on_from_its_checkpoint(
     assert (resumed.validation, resumed.test) == (whole.validation, whole.test)
 
 
-def test_who_diverges_is_left_out_and_told(
+def test_a_finalist_that_diverges_is_left_out_and_named(
     store: Store, study: StudyRow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = list(store.trials(study.id))
@@ -493,7 +491,7 @@ def test_the_better_half_goes_on_until_two_share_the_rest() -> None:
         assert budget - 2 < sum(map(len, scores)) <= budget
 
 
-def test_who_fails_is_out() -> None:
+def test_a_finalist_whose_training_fails_is_not_trained_further() -> None:
     order, scores = halve([NOTHING] * 3, 9, math.nan, lambda k, n: math.nan if k == 2 else k)
     assert order == [1, 0, 2]
     assert len(scores[2]) == 1
@@ -557,7 +555,7 @@ def test_random_search_costs_what_the_study_cost(store: Store, study: StudyRow) 
         ({}, {"seeds": 0}, "seeds is 0 and top is 3"),
     ],
 )
-def test_what_cannot_be_reported_on(
+def test_a_report_is_refused_where_there_is_nothing_to_report(
     changes: dict[str, Any], options: dict[str, Any], rule: str
 ) -> None:
     study, _ = noisy(2)

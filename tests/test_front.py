@@ -56,7 +56,7 @@ def test_ticks_are_round_values_within_the_axis_each_told_once(name: str, seed: 
     assert len({text for _, text in ticks}) == len(ticks)
 
 
-def test_steps_are_round() -> None:
+def test_ticks_are_at_round_values() -> None:
     assert steps(0, 30) == [0, 5, 10, 15, 20, 25, 30]
     assert steps(0.36, 1.01) == [0.4, 0.6, 0.8, 1.0]
 
@@ -66,7 +66,7 @@ def test_steps_are_round() -> None:
     [("92.00 %", "92 %"), ("1.50M", "1.5M"), ("10,000", "10,000"), ("100 %", "100 %"),
      ("0.500 ms", "0.5 ms"), ("1.00M", "1M"), ("1.05", "1.05")],
 )  # fmt: skip
-def test_numbers_lose_what_tells_nothing(told: str, shorter: str) -> None:
+def test_trailing_zeros_of_labels_are_dropped(told: str, shorter: str) -> None:
     assert tidy(told) == shorter
 
 
@@ -121,7 +121,7 @@ def test_labels_do_not_cover_each_other(drawn: ElementTree.Element) -> None:
 
 def test_a_label_stands_on_the_line_only_where_no_other_place_is_free() -> None:
     right_below, everywhere = (305.0, 302.0, 360.0, 320.0), (0.0, 0.0, 999.0, 999.0)
-    wanted = [((300.0, 300.0), "7: 98 %", "ink")]
+    wanted = [front.Mark((300.0, 300.0), "", "7: 98 %", "ink")]
     (plain,) = front.labels(wanted, [], [])
     (aside,) = front.labels(wanted, [], [right_below])
     (across,) = front.labels(wanted, [], [everywhere])

@@ -65,7 +65,7 @@ def test_any_byte_of_any_file_counts(name: str, tmp_path: Path) -> None:
     assert len(seen) == 1 + sum(path.suffix != ".gz" and "meta" not in path.name for path in files)
 
 
-def test_all_sets_differ(tmp_path: Path) -> None:
+def test_each_data_set_has_its_own_identity(tmp_path: Path) -> None:
     refs = [write(name, tmp_path / name) for name in data.DATASETS]
     assert len({data.identity(ref) for ref in refs}) == len(data.DATASETS)
 

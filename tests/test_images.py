@@ -529,9 +529,9 @@ def test_a_refusal_names_twenty_at_most(tmp_path: Path) -> None:
 # --- what cannot be learned ----------------------------------------------------------------------
 
 
-def test_one_class_is_told(tmp_path: Path) -> None:
+def test_a_folder_with_one_class_is_refused(tmp_path: Path) -> None:
     folder(tmp_path / "d", classes=("a",))
-    with pytest.raises(DataError, match="holds 1 class folders: at least two are needed"):
+    with pytest.raises(DataError, match="holds 1 class folder: at least two are needed"):
         data.describe(ref(tmp_path / "d"))
 
 

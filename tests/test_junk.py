@@ -37,7 +37,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         timed = Latency(ms=2.0, low=1.0, high=3.0, device=BOARD.device, runtime="onnx")
         keep(store, BOARD, [(row.fingerprint, timed)])
         told = {"pieces": {"a piece": 1.0}, "wholes": {}}
-        keep_profile(store, Profiled(device=BOARD, runtime="onnx", batch=1, profile=told))
+        keep_profile(store, Profiled(device=BOARD, runtime="onnx", batch=1, **told))
         network = {"fingerprint": row.fingerprint, "trial": 3, "file": "f", "sha256": "s"}
         add_pack(store, "pack", study.id, [network])
     return folder / "nas.db"

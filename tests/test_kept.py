@@ -87,7 +87,9 @@ def test_records_in_one_directory_have_their_own_files(store: Store, tmp_path: P
             weights_of(other, study, b)
 
 
-def test_who_leaves_the_front_later_loses_its_weights(store: Store, tmp_path: Path) -> None:
+def test_the_weights_of_a_trial_that_leaves_the_front_are_removed(
+    store: Store, tmp_path: Path
+) -> None:
     before, _ = run(store, tmp_path, trials=1)
     assert [bool(row.model) for row in before] == [True]  # alone it is the front
     rows, front = run(store, tmp_path)

@@ -73,7 +73,7 @@ def timed(folder: Path, device: str = "rpi5") -> Path:
 # --- names ---------------------------------------------------------------------------------------
 
 
-def test_a_name_and_its_parts() -> None:
+def test_a_metric_on_a_device_is_read_from_its_name_in_any_order() -> None:
     assert located("latency_ms") is None
     assert located("latency_ms@rpi5") == Located("latency_ms", "rpi5")
     full = Located("latency_ms", "rpi5", "onnx", 4, 64)

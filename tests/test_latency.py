@@ -73,7 +73,7 @@ def test_four_times_the_work_is_always_slower() -> None:
         assert latency.measure(small, SHAPE, CPU).ms < latency.measure(big, SHAPE, CPU).ms
 
 
-def test_it_agrees_with_a_plain_loop() -> None:
+def test_a_measured_latency_agrees_with_a_plain_loop() -> None:
     module = network(64).eval()
     x = torch.zeros(1, *SHAPE).to(memory_format=torch.channels_last)
 

@@ -113,7 +113,7 @@ def children(process: subprocess.Popen[str]) -> list[int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_nobody_can_reach_it(folder: Path) -> None:
+def test_a_search_on_this_machine_opens_no_port(folder: Path) -> None:
     process = driver(folder)
     try:
         assert not listening(children(process))
@@ -123,7 +123,9 @@ def test_nobody_can_reach_it(folder: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize("how", ["closed", "killed"])
-def test_nothing_of_it_stays(folder: Path, how: str) -> None:
+def test_a_search_that_ends_or_is_killed_leaves_no_file_and_no_process(
+    folder: Path, how: str
+) -> None:
     """Neither a file nor a process; not even what a candidate has made nobody's child."""
     process = driver(folder)
     family = {*children(process), *within(folder)}

@@ -37,7 +37,7 @@ def record(line: list[str]) -> tuple[StudyRow, list[TrialRow]]:
 
 
 @pytest.mark.slow
-def test_both_are_points_of_the_study(
+def test_distilled_and_pruned_networks_become_trials_of_the_study(
     line: list[str], tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where = ["--storage", line[line.index("--storage") + 1], "--seeds", 1]

@@ -156,7 +156,7 @@ def test_the_copy_is_what_optuna_itself_would_write(store: Store, study: StudyRo
     assert [best.number for best in copied(store).best_trials] == [0]
 
 
-def test_states(store: Store, study: StudyRow) -> None:
+def test_the_copys_trials_have_optunas_states_and_attributes(store: Store, study: StudyRow) -> None:
     unmeasured = dataclasses.replace(RESULT, latency=None)
     run(store, study, DIVERGED, RESULT, unmeasured)
     store.begin(study, [ASK])

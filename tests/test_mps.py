@@ -244,7 +244,7 @@ def test_the_trials_of_a_machine_take_its_cards_in_turns() -> None:
         ("GPU-5a", {"GPU-5a": 24}),  # which one is not known: it has at least this
     ],
 )
-def test_which_cards_may_be_used(
+def test_the_cards_used_are_those_of_cuda_visible_devices(
     told: str | None, found: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if told is not None:

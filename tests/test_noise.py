@@ -65,7 +65,7 @@ def test_the_fit_follows_its_gradient_where_noise_differs() -> None:
     np.testing.assert_allclose(loss(theta)[1], numeric, rtol=1e-3, atol=1e-3)
 
 
-def test_what_is_expected_of_the_noise_is_taken_where_the_data_cannot_tell() -> None:
+def test_the_expected_noise_is_kept_where_the_data_do_not_contradict_it() -> None:
     rng = RNG(2)
     x, y = rng.random((12, 4)), rng.standard_normal(12)
     for variance in (0.001, 0.1):

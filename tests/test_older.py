@@ -148,7 +148,7 @@ def test_the_first_trials_are_what_an_older_study_knows() -> None:
     assert min(with_it) > max(without)
 
 
-def test_what_is_shuffled_changes_nothing_at_all() -> None:
+def test_an_older_study_of_shuffled_values_changes_no_proposal() -> None:
     """An older study whose networks do not predict one another is not used."""
     nothing = older(shuffled)
     assert not nothing.useful
@@ -156,7 +156,7 @@ def test_what_is_shuffled_changes_nothing_at_all() -> None:
     assert asked(14, 3, nothing) == asked(14, 3)
 
 
-def test_what_is_upside_down_is_found_out() -> None:
+def test_a_search_recovers_from_an_older_study_that_misleads() -> None:
     """After the first picks the model knows better."""
     wrong = older(lambda drawn: -related(drawn))
     assert wrong.useful
@@ -165,7 +165,7 @@ def test_what_is_upside_down_is_found_out() -> None:
     assert min(found) > np.quantile(random_ones, 0.9)
 
 
-def test_few_values_say_nothing() -> None:
+def test_an_older_study_of_few_trials_is_not_used() -> None:
     assert not older(related, count=9).useful
     assert 0 < SKILL < 0.5
 

@@ -27,7 +27,7 @@ def asked(**told: Any) -> Plan:
     return plan(sampler="default", **told)
 
 
-def test_at_equal_cost_it_is_the_mean_over_all_costs() -> None:
+def test_a_gain_is_the_mean_accuracy_gained_over_all_costs() -> None:
     rng = np.random.default_rng(0)
     now, futures = rng.random((12, 2)), rng.random((5, 4, 2))
     levels = np.linspace(now[:, 1].min(), now[:, 1].max(), 20_001)
@@ -79,7 +79,7 @@ def evaluate(study: optuna.Study, count: int) -> None:
     study.optimize(objective, n_trials=count)
 
 
-def test_what_comes_is_within_what_was_expected(
+def test_the_gains_to_come_lie_within_those_expected(
     searched: tuple[EHVISampler, optuna.Study],
 ) -> None:
     sampler, study = searched
@@ -96,7 +96,7 @@ def test_what_comes_is_within_what_was_expected(
     assert np.quantile(expected, 0.05) <= came <= np.quantile(expected, 0.95)
 
 
-def test_what_is_known_of_a_network_is_certain(
+def test_futures_are_certain_of_metrics_known_by_arithmetic(
     searched: tuple[EHVISampler, optuna.Study],
 ) -> None:
     sampler, study = searched
@@ -129,7 +129,7 @@ def test_a_search_tells_what_going_on_is_expected_to_bring(
     assert more.trials == MOST
 
 
-def test_what_is_not_known_is_not_told(store: Store) -> None:
+def test_there_is_no_outlook_without_a_model_of_all_objectives(store: Store) -> None:
     run(store, asked(trials=4))
     study = store.find_study("s")
     assert outlook(asked(), study, rows(store), 4) is None  # before there is a model

@@ -34,7 +34,7 @@ def test_an_epoch_is_its_steps_and_the_validation(
     assert told == pytest.approx(0.05 * (train // batch) + 0.05 / batch * validation / 3)
 
 
-def test_slow_steps_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_training_is_timed_by_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count()
     monkeypatch.setattr(pace, "_now", lambda device: next(clock) * 7.0)
     assert pace.epoch_seconds(JOB, threads=1) == pytest.approx(7 * 16 + 7 / 64 * 359 / 3)
@@ -51,7 +51,7 @@ def test_large_networks_are_timed_on_a_few_images(monkeypatch: pytest.MonkeyPatc
     assert told == pytest.approx(64 * 16 + 359 / 3)  # a second an image
 
 
-def test_of_large_photographs_one_step_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_on_large_images_is_timed_by_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count()
     monkeypatch.setattr(pace, "_now", lambda device: next(clock) * 6.0)
     monkeypatch.setattr(pace, "WORK", 0.0)
@@ -78,7 +78,7 @@ def test_timing_ends_and_macs_tell_the_rest(monkeypatch: pytest.MonkeyPatch) -> 
     ]
 
 
-def test_it_leaves_the_threads_and_the_chance_of_the_process_alone() -> None:
+def test_timing_leaves_the_threads_and_random_state_of_the_process_alone() -> None:
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     pace.epoch_seconds(JOB, threads=threads + 1)
     assert torch.get_num_threads() == threads

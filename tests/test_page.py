@@ -196,7 +196,7 @@ def test_a_thousand_trials_are_a_small_file(file: Path) -> None:
 
 
 @needs_browser
-def test_nothing_is_asked_for_and_nothing_fails(page: Chrome, file: Path) -> None:
+def test_the_page_loads_nothing_else_and_logs_no_error(page: Chrome, file: Path) -> None:
     asked = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
     sent = [told["params"] for told in asked if told["method"] == "Network.requestWillBeSent"]
     urls = [told["request"]["url"] for told in sent]
@@ -211,7 +211,7 @@ def test_nothing_is_asked_for_and_nothing_fails(page: Chrome, file: Path) -> Non
 
 
 @needs_browser
-def test_it_is_usable_soon(page: Chrome) -> None:
+def test_a_page_of_a_thousand_trials_is_drawn_within_seconds(page: Chrome) -> None:
     """The browser's own work, in its own time: no test of how busy the machine is."""
     page.execute_cdp_cmd("Performance.enable", {})
     page.refresh()
@@ -273,7 +273,7 @@ def test_the_table_sorts_and_filters(page: Chrome, thousand: Told) -> None:
 
 
 @needs_browser
-def test_what_was_trained_again_has_bars(page: Chrome, thousand: Told) -> None:
+def test_finalists_have_error_bars(page: Chrome, thousand: Told) -> None:
     study, rows, _ = thousand
     ranges = page.execute_script(
         "return data.trials.filter(t => t.range).map(t => [t.number, t.range])"
@@ -369,7 +369,7 @@ def test_all_of_the_winner_is_on_the_screen(page: Chrome, width: int) -> None:
 
 
 @needs_browser
-def test_what_stands_above_is_of_the_new_trainings_and_counts_agree(
+def test_the_summary_is_of_the_new_trainings_and_counts_all_trials(
     page: Chrome, thousand: Told
 ) -> None:
     _, rows, _ = thousand

@@ -56,7 +56,7 @@ def test_points_that_are_not_finite_are_passed_over() -> None:
     assert hypervolume(points, [0.0, 20.0], ["max", "min"]) == pytest.approx(0.9 * 10 + 0.5 * 6)
 
 
-def test_no_points() -> None:
+def test_the_front_of_no_points_is_empty() -> None:
     assert front([], ["max", "min"]).tolist() == []
     assert hypervolume([], [0.0, 1.0], ["max", "min"]) == 0.0
     with pytest.raises(NasError, match="none among 0"):

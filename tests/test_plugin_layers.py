@@ -163,7 +163,7 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del LAYERS[name]
 
 
-def test_it_reads_prints_and_counts_as_torch_does() -> None:
+def test_a_plug_ins_layers_read_print_and_count_as_torch_does() -> None:
     architecture = nas.parse(OWN)
     assert str(architecture) == OWN
     assert nas.parse(str(architecture)) == architecture
@@ -173,7 +173,7 @@ def test_it_reads_prints_and_counts_as_torch_does() -> None:
     assert (4, 16, 16) in shapes
 
 
-def test_its_rules_are_told_with_element_place_and_shape() -> None:
+def test_a_plug_ins_errors_name_the_element_its_place_and_the_rule() -> None:
     with pytest.raises(
         ShapeError, match=r"GN\(3\) at column 19: 3 groups do not divide 4 channels"
     ):
@@ -199,7 +199,7 @@ def test_weights_come_from_the_seed_alone() -> None:
     assert not torch.equal(one["0.weight"], other["0.weight"])
 
 
-def test_its_source_stands_alone_or_is_refused() -> None:
+def test_a_plug_ins_exported_source_stands_alone_or_is_refused() -> None:
     architecture = nas.parse(PLAIN)
     names: dict[str, Any] = {}
     exec(compile(python_source(architecture), "exported.py", "exec"), names)
@@ -211,19 +211,19 @@ def test_its_source_stands_alone_or_is_refused() -> None:
         python_source(nas.parse(OWN))
 
 
-def test_it_is_drawn() -> None:
+def test_a_plug_ins_layers_are_drawn() -> None:
     drawing = nas.parse(OWN).svg()
     for told in ("GN 4", "shuffle", "softplus"):
         assert f">{told}" in drawing
 
 
-def test_its_activation_is_scored() -> None:
+def test_a_plug_ins_activation_is_scored_by_naswot() -> None:
     x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     module = nas.build(nas.parse("INPUT(3, 16, 16) -> CONV(8) -> SOFTPLUS -> GAP -> FC(5)"), seed=0)
     assert naswot(module, x, torch.zeros(4)) > 0
 
 
-def test_a_search_trains_it(plugin: Path, tmp_path: Path) -> None:
+def test_a_search_trains_a_plug_ins_layers(plugin: Path, tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(
         "name: my\n"
         "pattern: INPUT -> CONV(8) -> GN -> SQUARE -> SOFTPLUS -> POOL -> BILINEAR(8) -> FC\n"

@@ -73,14 +73,14 @@ def profiled(networks: list[Architecture], name: str = "pi", **more: int) -> Pro
         "pieces": {piece.key: cost(piece) for piece in distinct(networks)},
         "wholes": {str(network): whole(network) for network in networks},
     }
-    return Profiled(device=device, runtime="onnx", batch=1, profile=profile)
+    return Profiled(device=device, runtime="onnx", batch=1, **profile)
 
 
 # --- pieces --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_the_pieces_are_the_network(space: str) -> None:
+def test_the_pieces_have_the_params_and_macs_of_the_network(space: str) -> None:
     for architecture in drawn(space, 5):
         params = macs = 0
         for piece in parts(architecture).pieces:
@@ -145,7 +145,7 @@ def blocked(piece: Piece) -> float:
 
 
 @pytest.mark.parametrize("space", ["resnet_like", "mobilenet_like", "vgg_like"])
-def test_what_pieces_pay_alone_only_is_learned_from_wholes(space: str) -> None:
+def test_the_cost_that_pieces_have_only_alone_is_learned_from_whole_networks(space: str) -> None:
     """By kind too, where a layer is slower or faster beside others."""
 
     def whole(architecture: Architecture) -> float:
@@ -265,7 +265,7 @@ def test_a_profile_of_another_space_says_what_it_lacks(store: Store) -> None:
     assert name not in METRICS
 
 
-def test_here_is_what_the_search_measures_itself() -> None:
+def test_the_latency_at_here_is_the_one_that_the_search_measures() -> None:
     space = read_space(
         {"name": "s", "pattern": "INPUT -> CONV(width=8) -> GAP -> FC",
          "objectives": {"accuracy": "max", "latency_ms@here": "min"}}, "s.yaml")  # fmt: skip
@@ -363,7 +363,7 @@ def test_what_a_search_measures_stands_before_what_was_predicted(
     pieces = {piece.key: 1e-4 * cost(piece) for piece in distinct(networks)}
     apart = [str(network) for network in networks]
     promised = {"pieces": pieces, "wholes": {}, "apart": apart}
-    keep_profile(store, Profiled(device=here, runtime="eager", batch=1, profile=promised))
+    keep_profile(store, Profiled(device=here, runtime="eager", batch=1, **promised))
     status, _, said = run(
         tmp_path, "search", "--space", "lenet_like", "--trials", "2", "--epochs", "1",
         "--workers", "0", "--study", "s", "--keep", "none",
@@ -389,10 +389,10 @@ def test_a_profile_is_measured_once_and_of_several_spaces(tmp_path: Path, store:
     assert "3 measured whole, 3 of them just now" in shown
     (first,) = all_profiles(store)
     # More networks are taken apart than are measured whole, and their pieces are predicted by.
-    wholes = [nas.parse(text) for text in first.profile["wholes"]]
-    assert len(first.profile["apart"]) == 6
-    assert len(first.profile["pieces"]) > len(list(distinct(wholes)))
-    assert len(predictor(store, first).table) == len(first.profile["pieces"])
+    wholes = [nas.parse(text) for text in first.wholes]
+    assert len(first.apart) == 6
+    assert len(first.pieces) > len(list(distinct(wholes)))
+    assert len(predictor(store, first).table) == len(first.pieces)
     assert len(measured(store)) == 3
     _, shown, said = run(tmp_path, *command, "--space", "lenet_like")
     assert "measured" not in said
@@ -400,8 +400,8 @@ def test_a_profile_is_measured_once_and_of_several_spaces(tmp_path: Path, store:
     assert all_profiles(store) == [first]
     run(tmp_path, *command, "--space", "linear")
     (both,) = all_profiles(store)
-    assert first.profile["pieces"].items() < both.profile["pieces"].items()
-    assert all(ms > 0 for ms in both.profile["pieces"].values())
+    assert first.pieces.items() < both.pieces.items()
+    assert all(ms > 0 for ms in both.pieces.values())
 
 
 def test_an_interrupted_profile_keeps_its_pieces_and_again_measures_them_anew(
@@ -419,13 +419,13 @@ def test_an_interrupted_profile_keeps_its_pieces_and_again_measures_them_anew(
     with pytest.raises(KeyboardInterrupt):
         profile(store, space, **asked, on_progress=interrupted)
     [kept] = all_profiles(store)
-    assert len(kept.profile["pieces"]) == 3
+    assert len(kept.pieces) == 3
     measured: list[tuple[str, int]] = []
     made, _ = profile(
         store, space, **{**asked, "name": "pi"},
         on_progress=lambda what, done, of: measured.append((what, of)),
     )  # fmt: skip
-    pieces = len(made.profile["pieces"])
+    pieces = len(made.pieces)
     assert measured[0] == ("pieces", pieces - 3)
     measured.clear()
     made, _ = profile(

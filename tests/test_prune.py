@@ -194,6 +194,17 @@ def test_what_cannot_become_narrower_is_said(text: str, factor: float, told: str
         narrowed(parse(f"INPUT -> {text}", INPUT, 10), factor)
 
 
+@pytest.mark.parametrize("block", ["MBCONV(width=3)", "RESIDUAL(width=3)"])
+def test_a_block_whose_shortcut_changes_with_its_width_is_refused_by_its_element(
+    block: str,
+) -> None:
+    """As wide as the images' channels, which stay, it has an identity, and narrower none."""
+    wide = parse(f"INPUT -> {block} -> CONV(8) -> GAP -> FC", (3, 16, 16), 10)
+    model = model_of(str(wide), input=(3, 16, 16))
+    with pytest.raises(NasError, match="element 1 is built differently at this width"):
+        carried(model, narrowed(wide, 0.5))
+
+
 def test_a_pruned_network_has_the_statistics_of_its_own_channels(tmp_path: Path) -> None:
     """Reference: the mean and the variance of what reaches a normalisation, over all images."""
     pattern = "INPUT -> CONV(12) -> BN -> RELU -> POOL -> CONV(16) -> BN -> RELU -> GAP -> FC"

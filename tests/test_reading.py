@@ -48,7 +48,7 @@ COMMANDS = ("status", "pareto", "trials ls", "trials show 0", "export 0 -f patte
 
 
 @mounts
-def test_they_read_where_nothing_can_be_written(tmp_path: Path) -> None:
+def test_commands_that_read_work_on_a_read_only_record(tmp_path: Path) -> None:
     """A mounted backup: neither the file nor one beside it can be written."""
     fill(f"sqlite:///{tmp_path}/nas.db")
     before = digests(tmp_path)
@@ -150,7 +150,7 @@ def test_a_server_is_asked_for_a_connection_that_cannot_write(postgres: Server) 
         store.close()
 
 
-def test_a_database_in_sql_ascii(postgres: Server) -> None:
+def test_names_survive_a_database_in_sql_ascii(postgres: Server) -> None:
     name = postgres.database().rpartition("/")[2] + "_ascii"
     create = f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'"
     postgres.sql(f"{create} TEMPLATE template0")

@@ -20,7 +20,8 @@ from nas.errors import NasError, NothingFound, RecipeError, StudyError
 from nas.job import DataRef, Job, Recipe
 from nas.job.recipe import LATER, RECIPES
 from nas.report.reproduce import search_command
-from nas.spaces.space import Draw, load_space
+from nas.spaces.draws import Draw
+from nas.spaces.space import load_space
 from nas.store import Ask, Study, StudyRow, open_store
 from nas.store.sameness import first_difference
 

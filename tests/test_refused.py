@@ -369,7 +369,7 @@ def test_a_bound_that_no_value_keeps_is_refused_before_anything_is_measured(
         refuse_unmet(other, Bound(True, 0.0), other)
 
 
-def test_who_types_it_is_told(
+def test_the_command_line_tells_which_latency_bound_was_broken(
     tmp_path: Path, store: Store, measured: list[nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supply, "VAIN", 3)
@@ -423,7 +423,7 @@ def test_what_a_profile_promised_and_this_device_does_not_keep_is_not_trained(
     networks = [asked.draw(random.Random(seed))[1] for seed in range(3)]
     pieces = {piece.key: 1e-3 for piece in distinct(networks)}
     promised = {"pieces": pieces, "wholes": {}, "apart": [str(each) for each in networks]}
-    keep_profile(store, Profiled(device=here, runtime="eager", batch=1, profile=promised))
+    keep_profile(store, Profiled(device=here, runtime="eager", batch=1, **promised))
     if before:
         free = dataclasses.replace(asked, constraints={})
         search(plan(asked=free, study="free", trials=10), store, InProcess())

@@ -469,7 +469,7 @@ def test_the_dashboard_shows_what_was_stopped_and_the_view_does_not(
     assert states == {"PRUNED": len(stopped), "COMPLETE": 40 - len(stopped)}
 
 
-def test_a_study_keeps_its_rungs(store: Store) -> None:
+def test_a_study_is_not_resumed_with_other_rungs(store: Store) -> None:
     search(plan(trials=3), store, InProcess())
     with pytest.raises(StudyError, match=r"settings\.rungs"):
         search(plan(trials=3, rungs=()), store, InProcess())

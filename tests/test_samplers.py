@@ -178,7 +178,7 @@ MIXED = {
 }
 
 
-def test_rows_hold_parameter_sets() -> None:
+def test_encoded_parameter_sets_come_back_unchanged_and_within_their_domains() -> None:
     encoding = Encoding.of(MIXED)
     rng = np.random.default_rng(0)
     rows = encoding.draw(rng, 200)
@@ -443,7 +443,7 @@ def test_it_finds_more_than_random_search_with_three_times_the_trials(told: bool
     assert np.mean(ours) > np.mean(random_search)
 
 
-def test_three_objectives() -> None:
+def test_with_three_objectives_no_set_is_asked_twice_and_a_front_is_found() -> None:
     s = study("default", 0, "maximize", "minimize", "minimize")
     for _ in range(30):
         t = s.ask(CODES)
@@ -473,7 +473,7 @@ def test_the_posterior_picks_better_than_one_noisy_evaluation() -> None:
     assert np.mean(by_model) < np.mean(by_value)
 
 
-def test_what_is_told_predicts_what_is_not() -> None:
+def test_known_costs_predict_an_accuracy_that_follows_from_them() -> None:
     """Costs drawn by lot, and an accuracy that follows from them alone."""
     rng = np.random.default_rng(0)
     codes = [dict(zip(CODES, v, strict=True)) for v in itertools.product(PRICE, repeat=6)]
@@ -536,7 +536,9 @@ TABLES = {
 
 @pytest.mark.parametrize("trials", [12, 50])
 @pytest.mark.parametrize("name", TABLES)
-def test_what_is_believed_is_plausible(name: str, trials: int) -> None:
+def test_believed_values_lie_within_the_range_seen_and_to_both_sides(
+    name: str, trials: int
+) -> None:
     """Within the range seen and as much to both sides, of networks seen and not; near what was
     measured where that is exact."""
     table = TABLES[name]

@@ -224,7 +224,7 @@ def test_statistics_take_little_memory_and_are_kept(tmp_path: Path) -> None:
     assert other.mean != (0.25,) * 3
 
 
-def test_what_is_kept_and_damaged_is_made_anew(tmp_path: Path) -> None:
+def test_a_damaged_cache_is_made_anew(tmp_path: Path) -> None:
     root = folder(tmp_path / "d")
     identity = data.identity(ref(root))
     for path in [

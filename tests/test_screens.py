@@ -81,7 +81,7 @@ def test_each_running_trial_has_its_epoch_and_accuracy() -> None:
     assert "2 running" in page
 
 
-def test_what_is_zero_is_not_told_and_what_is_not_is() -> None:
+def test_counts_of_zero_are_left_out_of_the_progress() -> None:
     for told in (
         shown(80, 24, under_way=()),
         Progress("s", ("accuracy",)).line(status(under_way=())),

@@ -410,7 +410,7 @@ def test_resumed_the_default_sampler_proposes_what_it_would_have(url: str, store
     assert patterns[0] == patterns[1]
 
 
-def test_other_settings_are_another_study(store: Store) -> None:
+def test_a_study_is_not_resumed_with_other_settings(store: Store) -> None:
     run(store, plan(trials=2))
     with pytest.raises(StudyError, match=r"settings\.epochs is 1 in the study and 2 now"):
         run(store, plan(trials=2, epochs=2))

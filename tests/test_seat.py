@@ -70,7 +70,7 @@ OWN_FAULTS = {
 
 
 @pytest.mark.parametrize("name", OWN_FAULTS)
-def test_what_is_surely_the_candidates_own_counts_as_that(
+def test_a_candidate_that_surely_failed_by_itself_is_blamed_for_it(
     seat: Seat, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """It is tried once more, not as often as a worker's death."""
@@ -182,7 +182,7 @@ def test_a_thread_that_reports_late_reports_to_nobody(seat: Seat) -> None:
 
 
 @pytest.mark.parametrize("victim", ["seat", "keeper"])
-def test_whoever_is_killed_nothing_is_left(victim: str, tmp_path: Path) -> None:
+def test_whichever_process_is_killed_its_children_end(victim: str, tmp_path: Path) -> None:
     """The seat's process ended by whatever means, or the keeper by the candidate itself."""
     code = (
         "import os, sys; from nas.job import Job; from nas.workers.seat import Seat\n"
@@ -206,7 +206,7 @@ def test_whoever_is_killed_nothing_is_left(victim: str, tmp_path: Path) -> None:
     end(map(Process.of, family))
 
 
-def test_what_a_candidate_prints_has_an_end(capfd: pytest.CaptureFixture[str]) -> None:
+def test_endless_printing_of_a_candidate_is_cut_off(capfd: pytest.CaptureFixture[str]) -> None:
     with contextlib.closing(Seat(directory=str(TESTS), path=[str(TESTS)])) as seat:
         assert isinstance(sat(seat, job("prints_without_end"))[1], Result)
     out, err = capfd.readouterr()

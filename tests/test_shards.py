@@ -107,7 +107,7 @@ def test_images_and_labels_of_tars_are_read_in_their_order(ending: str, tmp_path
         ("Training.tar", "eval.tar", "testing.tar"),
     ],
 )
-def test_parts_are_told_by_names(names: tuple[str, ...], tmp_path: Path) -> None:
+def test_the_part_of_a_tar_is_told_by_its_name(names: tuple[str, ...], tmp_path: Path) -> None:
     for place, name in enumerate(names):
         tar(tmp_path / "w" / name, members(8 + 2 * place, 100 * place))
     assert {part: len(data.read(ref(tmp_path / "w"), part)) for part in listing.ORDER} == {
@@ -117,7 +117,7 @@ def test_parts_are_told_by_names(names: tuple[str, ...], tmp_path: Path) -> None
     }
 
 
-def test_classes_have_names(tmp_path: Path) -> None:
+def test_classes_are_named_by_classes_txt_or_by_the_tars_folders(tmp_path: Path) -> None:
     tar(tmp_path / "w" / "a.tar", members(10))
     (tmp_path / "w" / "classes.txt").write_text("zebra\nape\n")
     assert data.describe(ref(tmp_path / "w")).classes == ("zebra", "ape")

@@ -13,7 +13,8 @@ from patterns import INPUTS, SPACES
 import nas
 from nas.errors import ShapeError, SpaceError
 from nas.spaces.bounds import far, read_bound
-from nas.spaces.space import Draw, Space, load_space, read_space, shipped
+from nas.spaces.draws import Draw
+from nas.spaces.space import Space, load_space, read_space, shipped
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

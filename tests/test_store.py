@@ -262,7 +262,7 @@ def test_a_finished_trial_comes_back_whole(store: Store, study: StudyRow) -> Non
     assert second.accuracy == 0.75
 
 
-def test_values_of_objectives(store: Store, study: StudyRow) -> None:
+def test_a_trials_value_of_any_objective_is_found_by_name(store: Store, study: StudyRow) -> None:
     store.finish(begin(store, study).token, RESULT)
     trial = store.trial(study.id, 0)
     names = ("accuracy", "f1", "params", "latency_ms")
@@ -319,7 +319,7 @@ def test_the_budget_is_kept_to_the_trial(store: Store, study: StudyRow) -> None:
     assert store.counts(study.id) == {"running": 3}
 
 
-def test_a_result_serves_another_study(store: Store, study: StudyRow) -> None:
+def test_a_result_is_reused_in_another_study(store: Store, study: StudyRow) -> None:
     store.finish(begin(store, study).token, RESULT)
     source = store.find_result(ask())
     assert source is not None
@@ -637,7 +637,9 @@ def test_sixteen_processes_write_to_one_record_and_claim_from_one_queue(
     assert store.counts(study.id) == {"finished": 200}
 
 
-def test_waiting_trials_are_shared_out(url: str, store: Store, study: StudyRow) -> None:
+def test_each_waiting_trial_goes_to_one_of_many_drivers(
+    url: str, store: Store, study: StudyRow
+) -> None:
     lost = another(store, lease=-1.0)
     lost.begin(study, [ask(n) for n in range(40)])
     store.recover(study.id)
@@ -675,7 +677,7 @@ def test_a_restart_of_the_server_is_waited_out(postgres: Server) -> None:
     store.close()
 
 
-def test_patience_ends_in_one_sentence(tmp_path: Path) -> None:
+def test_a_database_locked_too_long_is_told_in_one_sentence(tmp_path: Path) -> None:
     file = tmp_path / "record.db"
     store = open_store(f"sqlite:///{file}", patience=0.2)
     study = store.open_study(STUDY)

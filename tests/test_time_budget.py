@@ -134,7 +134,9 @@ def test_of_trials_and_time_what_comes_first_ends_it(store: Store, clock: Clock)
     assert (then.finished, then.out_of_time) == (3 + 4, True)
 
 
-def test_the_space_is_a_limit(store: Store, clock: Clock) -> None:
+def test_a_search_with_a_time_budget_ends_when_its_space_is_exhausted(
+    store: Store, clock: Clock
+) -> None:
     told = {
         "name": "four",
         "pattern": "INPUT -> CONV(width=w) -> GAP -> FC",

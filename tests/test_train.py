@@ -240,7 +240,9 @@ def each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("each_epoch")
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize(("name", "epoch"), [("one_cycle", 1), ("rungs", 3), ("one_cycle", 3)])
-def test_resumed_is_as_uninterrupted(optimizer: str, name: str, epoch: int, tmp_path: Path) -> None:
+def test_a_resumed_training_equals_an_uninterrupted_one(
+    optimizer: str, name: str, epoch: int, tmp_path: Path
+) -> None:
     changes = {"schedule": name, "optimizer": optimizer, "freeze": 2}
     recipe = dataclasses.replace(EVERYTHING, **changes)
     path = tmp_path / "new" / "c"
@@ -580,7 +582,9 @@ def test_logits_that_are_not_finite_are_no_accuracy() -> None:
         ({"data": DataRef(name="mnist", dir="/nowhere")}, "error", "/nowhere does not exist"),
     ],
 )
-def test_what_does_not_fit_is_a_failure(changes: dict[str, Any], kind: str, reason: str) -> None:
+def test_a_candidate_that_cannot_be_trained_is_a_failure_with_a_reason(
+    changes: dict[str, Any], kind: str, reason: str
+) -> None:
     failure = candidate.evaluate(job(**changes), silent)
     assert isinstance(failure, Failure)
     assert failure.kind == kind

@@ -214,7 +214,7 @@ print(nas.parse({pattern!r}).fingerprint, source("", ["layer.py"]))
         ({"constraints": ["params<=1000", "params>=200"]}, "--constraint params: given twice"),
     ],
 )
-def test_a_metric_is_named_once(here: Path, told: dict[str, Any], message: str) -> None:
+def test_a_metric_named_twice_is_refused(here: Path, told: dict[str, Any], message: str) -> None:
     with pytest.raises(NasError, match=message):
         planned(**told)
 

@@ -57,7 +57,7 @@ def run(python: Path, folder: Path, *arguments: str) -> str:
     return ended.stdout
 
 
-def test_it_is_the_wheel_that_runs(python: Path, tmp_path: Path) -> None:
+def test_the_tests_of_the_wheel_run_its_own_code(python: Path, tmp_path: Path) -> None:
     code = "import nas, nas.workers; print(nas.__file__, nas.workers.__path__[0])"
     for path in run(python, tmp_path, "-c", code).split():
         assert Path(path).is_relative_to(python.parent.parent)
@@ -75,7 +75,7 @@ def test_every_module_and_shipped_file_travels(wheel: Path) -> None:
     assert {name.partition("/")[0] for name in inside if ".dist-info" not in name} == {"nas"}
 
 
-def test_spaces_and_networks_are_there(python: Path, tmp_path: Path) -> None:
+def test_the_wheel_ships_the_spaces_and_the_zoo(python: Path, tmp_path: Path) -> None:
     listed = run(python, tmp_path, "-m", "nas.cli", "space", "ls")
     shipped = {path.stem for path in (ROOT / "search_spaces").rglob("*.yaml")}
     assert shipped <= set(listed.split())
@@ -83,7 +83,7 @@ def test_spaces_and_networks_are_there(python: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_search_runs_and_resumes(python: Path, tmp_path: Path) -> None:
+def test_a_search_from_the_wheel_runs_and_resumes(python: Path, tmp_path: Path) -> None:
     search = ("-m", "nas.cli", "search", "--space", "lenet_like", "--epochs", "1")
     run(python, tmp_path, *search, "--trials", "1", "--workers", "0")
     run(python, tmp_path, *search, "--trials", "2", "--workers", "1")  # in a worker of Ray

@@ -65,7 +65,7 @@ def test_a_wider_space_keeps_the_trials(store: Store, sampler: str) -> None:
     assert open_study(plan(space=space(WIDER), sampler=sampler), store)[1] == ""
 
 
-def test_what_is_widened_is_told(store: Store) -> None:
+def test_resuming_with_a_wider_space_says_so(store: Store) -> None:
     run(store, plan(space=space(), trials=3))
     _, told = open_study(plan(space=space(WIDER)), store)
     assert told == "study s resumes with its 3 trials in the changed space"

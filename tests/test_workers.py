@@ -189,7 +189,9 @@ GENTLE = {
 
 
 @pytest.mark.parametrize("name", GENTLE)
-def test_the_twin_tells_the_same(pool: Pool, name: str) -> None:
+def test_the_pool_in_this_process_gives_the_events_of_the_one_of_workers(
+    pool: Pool, name: str
+) -> None:
     twin, there = finish(InProcess(), job(name)), finish(pool, job(name))
     assert timeless(twin) == timeless(there)
     last = twin[-1]
@@ -576,7 +578,9 @@ def test_a_machine_runs_as_many_as_its_memory_holds() -> None:
         (Share(cpus=1, gpus=0, memory=3), {"CPU": 16.0, "memory": 10.0}, 3),
     ],
 )
-def test_the_slots_of_a_node(share: Share, node: dict[str, float], slots: int) -> None:
+def test_a_node_has_as_many_slots_as_its_resources_allow(
+    share: Share, node: dict[str, float], slots: int
+) -> None:
     assert share.slots(node) == slots
 
 

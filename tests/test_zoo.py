@@ -83,7 +83,7 @@ def cache(hub: Path, name: str, state: dict[str, Any], member: str = "DEFAULT") 
 # --- the networks --------------------------------------------------------------------------------
 
 
-def test_the_zoo_has_the_literature() -> None:
+def test_the_zoo_has_torchvisions_networks_of_the_literature() -> None:
     told = ["alexnet", "googlenet", "mobilenet_v2", "wide_resnet50_2"]
     told += ["resnext50_32x4d", "resnext101_32x8d"]
     told += [f"vgg{depth}{bn}" for depth in (11, 13, 16, 19) for bn in ("", "_bn")]

@@ -139,7 +139,7 @@ def profile_and_show(
         networks=networks, seed=seed, again=again, on_progress=progress,
     )  # fmt: skip
     at = Located("latency_ms", made.device.name, runtime, threads, batch)
-    listed, whole = screens.table("", ""), len(made.profile["wholes"])
+    listed, whole = screens.table("", ""), len(made.wholes)
     listed.show_header = False
     for key, text in {
         "device": made.device.device,

@@ -4,7 +4,6 @@ part, what was skipped and why, and what would prevent learning."""
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -18,7 +17,7 @@ from nas.data.digests import numbered
 from nas.data.imagefolder import Looked, Prepared
 from nas.data.images import Part
 from nas.data.listing import ORDER
-from nas.data.walking import EXAMPLES, Skipped
+from nas.data.walking import EXAMPLES, Skipped, with_count
 from nas.errors import DataError, brief
 from nas.job import DataRef
 from nas.text import counted
@@ -264,8 +263,7 @@ def lines(found: Findings) -> list[str]:
     channels, height, width = found.shape
     made.append(f"{of}, read as {width}x{height} in {'grey' if channels == 1 else 'colour'}")
     for reason, (count, examples) in sorted(found.skipped.items()):
-        told = re.sub(r"^(dropping|image)s\b", r"\1", reason) if count == 1 else reason
-        made.append(f"skipped: {count:,} {told}{some(found, count, examples)}")
+        made.append(f"skipped: {with_count(reason, count)}{some(found, count, examples)}")
     for kind, texts in (("", found.notes), ("warning: ", found.warnings)):
         made += [f"{kind}{text}{some(found, *found.named.get(text, (0, ())))}" for text in texts]
     return [brief(line, 1000) for line in made]

@@ -16,6 +16,8 @@ import numpy.typing as npt
 from nas.data import kinds
 from nas.data.images import Part
 from nas.data.walking import (
+    BARE,
+    BESIDE,
     Gathered,
     Skipped,
     below,
@@ -32,7 +34,6 @@ from nas.text import counted, twins
 
 Spot = tuple[str, int, int]  # a file below the root, first byte, byte count (-1: all)
 ORDER: tuple[Part, ...] = ("train", "validation", "test")
-BARE = "class folders without images"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,24 +150,15 @@ def listing(root: Path) -> Listing:
     inner = {place: folders(place, found) for place in {root, base, *places.values()}}
     for place in sorted(inner):
         if beside := images_in(place):
-            found.skip("images beside the class folders", str(place), beside)
+            found.skip(BESIDE, str(place), beside)
     bare = [name for name in inner[train] if not holds_images(train / name)]
     classes = tuple(name for name in inner[train] if name not in bare)
     empty = [f"{train / name} holds no images{others(train / name)}" for name in bare]
-    if len(classes) < 2 <= len(inner[train]):
-        raise DataError(f"{'; '.join(empty)}: at least two folders with images are needed")
     if len(classes) < 2:
-        flat = f" and {images_in(train)} images outside them" if images_in(train) else ""
-        raise DataError(
-            f"{train} holds {len(classes)} class folders{flat}: at least two are needed, each "
-            f"with the images of one class (or a .csv of file,label)"
-        )
-    for name in bare:
-        found.skip(BARE, str(train / name))
+        raise DataError(too_few(train, classes, empty))
     unknown = [
         f"{place / name} is no class of {train}: {nearest(name, classes)}"
-        for part, place in places.items()
-        if part != "train"
+        for place in places.values()
         for name in inner[place]
         if name not in inner[train]
     ]
@@ -178,12 +170,12 @@ def listing(root: Path) -> Listing:
     for part in ORDER:
         if part not in places:
             continue
-        place = places[part]
-        if part != "train":
-            for name in bare:
-                if count := sum(1 for _ in below(place / name) if name in inner[place]):
-                    found.skip("of a class without images to train on", str(place / name), count)
-        began = len(found)
+        place, began = places[part], len(found)
+        for name in bare:
+            if part == "train":
+                found.skip(BARE, str(place / name))
+            elif name in inner[place] and (count := sum(1 for _ in below(place / name))):
+                found.skip("of a class without images to train on", str(place / name), count)
         for name, inside_it in zip(classes, walked(root, place, classes, began), strict=True):
             found.take(inside_it)
             if part == "train" and not len(inside_it):
@@ -191,17 +183,22 @@ def listing(root: Path) -> Listing:
         if len(found) == began:
             raise DataError(f"{place} holds no images")
         parts[part] = began, len(found)
-    if places == {"train": base} and (inner_names := shared(base, classes)):
-        note = (
-            f"each class ({', '.join(classes[:5])}) holds folders of the same names "
-            f"({', '.join(inner_names[:5])})"
-        )
-        # Folders by format, jpg and png, hold a class's images like any others.
-        if not all(f".{name.lower()}" in kinds.ENDINGS for name in inner_names):
-            note += ": if these are the classes, name the folders above them train, val and test"
+    if places == {"train": base} and (note := same_folders(base, classes)):
         notes.append(note)
     relative = {part: os.path.relpath(place, root) for part, place in places.items()}
     return build(root, classes, found, parts, relative, notes, empty=empty)
+
+
+def too_few(train: Path, classes: Sequence[str], empty: Sequence[str]) -> str:
+    """Why these classes cannot be trained on; ``empty`` are messages about folders without
+    images."""
+    if len(classes) + len(empty) >= 2:
+        return f"{'; '.join(empty)}: at least two folders with images are needed"
+    flat = f" and {counted(images, 'image')} outside them" if (images := images_in(train)) else ""
+    return (
+        f"{train} holds {counted(len(classes), 'class folder')}{flat}: at least two are needed, "
+        f"each with the images of one class (or a .csv of file,label)"
+    )
 
 
 def unwrapped(root: Path) -> Path:
@@ -228,30 +225,24 @@ def arrange(root: Path, found: Gathered, notes: list[str]) -> dict[Part, Path]:
     with images, beside ``tram``, is a class. What is named like a part but is none is noted.
     """
     names = [name for name in folders(root) if holds_images(root / name)]
-    like = {name: kinds.part_of(name) for name in names}
-    # "seg_train" is a part beside a "seg_test"; "test tube" is a class.
-    rests = [rest for parts, rest in like.values() if parts]
-    named = {
-        name: parts
-        for name, (parts, rest) in like.items()
-        if parts and (not rest or rests.count(rest) > 1)
-    }
+    named = named_like_parts(names)
     aside = [name for name in names if name not in named]
-    deep = {name for name in named if any(holds_images(root / name / n) for n in
-                                          folders(root / name))}  # fmt: skip
+    deep = {
+        name
+        for name in named
+        if any(holds_images(root / name / inner) for inner in folders(root / name))
+    }
     trains = sorted((name for name in deep if "train" in named[name]), key=kinds.rank)
-    if not trains:
-        if aside or (len(named) < 2 and not deep):
-            return {"train": root}
-        parts_text = " and ".join(sorted(named))
-        if deep:
-            raise DataError(f"{root} holds {parts_text} but no folder to train on (train)")
-        raise DataError(
-            f"{parts_text} in {root} hold images without class folders: no labels there"
-        )
     # "tr", for Turkish, is a class beside "de" and "fr": with other folders, only "train" counts.
-    if aside and "train" not in trains[0].lower():
+    if aside and not (trains and "train" in trains[0].lower()):
         return {"train": root}
+    if not trains:
+        if len(named) < 2 and not deep:
+            return {"train": root}
+        parts = " and ".join(sorted(named))
+        if deep:
+            raise DataError(f"{root} holds {parts} but no folder to train on (train)")
+        raise DataError(f"{parts} in {root} hold images without class folders: no labels there")
     places: dict[Part, Path] = {}
     classes = set(folders(inside(root, trains[0])))
     for name in sorted(named, key=kinds.rank):
@@ -260,9 +251,10 @@ def arrange(root: Path, found: Gathered, notes: list[str]) -> dict[Part, Path]:
         if name not in deep or (len(inner) < 2 and not classes & set(inner)):
             count = sum(1 for _ in below(root / name))
             found.skip("unlabelled", name, count)
-            notes.append(f"{name} has no class folders: its "
-                         f"{counted(count, 'image is', 'images are')} not used, having no "
-                         f"labels")  # fmt: skip
+            notes.append(
+                f"{name} has no class folders: its {counted(count, 'image is', 'images are')} not "
+                f"used, having no labels"
+            )
         elif free:
             places[free[0]] = inside(root, name)
         else:
@@ -274,14 +266,35 @@ def arrange(root: Path, found: Gathered, notes: list[str]) -> dict[Part, Path]:
     return places
 
 
-def shared(root: Path, classes: Sequence[str]) -> tuple[str, ...]:
-    """The folders common to all class folders, where these hold nothing else, as in ``fold1/cat``
-    and ``fold2/cat``, whatever the language of the parts' names."""
+def named_like_parts(names: Sequence[str]) -> dict[str, tuple[Part, ...]]:
+    """Those of the names that are like a part's, with the parts that each may be. "seg_train" is
+    one beside a "seg_test"; "test tube" is a class."""
+    like = {name: kinds.part_of(name) for name in names}
+    rests = [rest for parts, rest in like.values() if parts]
+    return {
+        name: parts
+        for name, (parts, rest) in like.items()
+        if parts and (not rest or rests.count(rest) > 1)
+    }
+
+
+def same_folders(root: Path, classes: Sequence[str]) -> str:
+    """A note where all class folders hold folders of the same names and nothing else, as in
+    ``fold1/cat`` and ``fold2/cat``, whatever the language of the parts' names; else empty."""
     first = folders(root / classes[0])
     same = len(first) > 1 and all(
         folders(root / name) == first and not images_in(root / name) for name in classes
     )
-    return first if same else ()
+    if not same:
+        return ""
+    note = (
+        f"each class ({', '.join(classes[:5])}) holds folders of the same names "
+        f"({', '.join(first[:5])})"
+    )
+    # Folders by format, jpg and png, hold a class's images like any others.
+    if all(f".{name.lower()}" in kinds.ENDINGS for name in first):
+        return note
+    return f"{note}: if these are the classes, name the folders above them train, val and test"
 
 
 def inside(root: Path, name: str) -> Path:

@@ -275,7 +275,7 @@ def samples(piece: tuple[str, str, int]) -> tuple[list[Sample], dict[str, list[s
         ):
             for member in tar:
                 if kinds.is_dropping(os.path.basename(member.name)):
-                    skipped.setdefault("droppings", []).append(member.name)
+                    skipped.setdefault(kinds.DROPPING, []).append(member.name)
                 elif why := unused(member, places):
                     skipped.setdefault(why, []).append(member.name)
                 elif not member.isdir():

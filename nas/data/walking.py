@@ -5,17 +5,25 @@ from __future__ import annotations
 import os
 import stat
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 
 from nas.data import kinds, processes
 from nas.errors import DataError, brief
+from nas.text import counted
 
 Skipped = dict[str, tuple[int, tuple[str, ...]]]  # reason: count, and up to EXAMPLES files
 ABSENT = -1, 0  # size and time of a missing file
 EXAMPLES = 3
+BESIDE = "images beside the class folders"
+BARE = "class folders without images"
+ONE: Mapping[str, str] = {  # reasons that are nouns, in the singular
+    kinds.DROPPING: "dropping",
+    BESIDE: "image beside the class folders",
+    BARE: "class folder without images",
+}
 INLINE = 50_000  # up to so many files, starting processes costs more than it saves
 
 
@@ -79,7 +87,7 @@ def folders(path: Path, found: Gathered | None = None) -> tuple[str, ...]:
     for entry in scan(path):
         if kinds.is_dropping(entry.name):
             if found is not None:
-                found.skip("droppings", entry.path)
+                found.skip(kinds.DROPPING, entry.path)
         elif entry.is_dir():
             names.append(entry.name)
         elif found is not None and not os.path.exists(entry.path):
@@ -212,5 +220,10 @@ def others(path: Path) -> str:
     """What a class folder without images holds instead, in parentheses."""
     aside = Gathered()
     walk(path, path, 0, aside)
-    counts = ", ".join(f"{count} {reason}" for reason, (count, _) in aside.skipped.items())
+    counts = ", ".join(with_count(reason, count) for reason, (count, _) in aside.skipped.items())
     return f" ({counts or 'it is empty'})"
+
+
+def with_count(reason: str, count: int) -> str:
+    """A reason for skipping, after the number of what is skipped."""
+    return counted(count, ONE.get(reason, reason), reason)

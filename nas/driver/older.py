@@ -27,7 +27,7 @@ from nas.metrics import metric, scaled
 from nas.samplers import LEARNING
 from nas.samplers.encoding import Encoding
 from nas.samplers.related import FEWEST, Older
-from nas.spaces.space import Draw
+from nas.spaces.draws import Draw
 from nas.store import EVALUATED, StudyRow, TrialRow
 from nas.store.reading import Record
 from nas.text import counted

@@ -66,22 +66,17 @@ def profile(
     where = latency.device_of(runtime, at_hand, threads)
     device = device_here(store, name, runtime, threads, at_hand)
     keep(store, device, [])
-    before = [
-        each.profile
-        for each in all_profiles(store)
-        if each.place == (device.device, runtime, batch)
-    ]
-    times: dict[str, float] = {k: ms for each in before for k, ms in each["pieces"].items()}
-    wholes: dict[str, float] = {k: ms for each in before for k, ms in each["wholes"].items()}
-    apart: set[str] = {text for each in before for text in each.get("apart", ())}
+    made = Profiled(device=device, runtime=runtime, batch=batch, pieces={}, wholes={})
+    made = next((each for each in all_profiles(store) if each.place == made.place), made)
+    pieces, wholes = dict(made.pieces), dict(made.wholes)
     drawn = _drawn(space, APART * networks, seed)
-    apart |= {str(architecture) for architecture in drawn[networks:]}
-    new = [piece for piece in distinct(drawn) if again or piece.key not in times][:PIECES]
+    apart = {*made.apart, *map(str, drawn[networks:])}
+    new = [piece for piece in distinct(drawn) if again or piece.key not in pieces][:PIECES]
     unseen = [each for each in drawn[:networks] if again or str(each) not in wholes]
     try:
         for n, piece in enumerate(new):
             with with_threads(threads), measurement(where), torch.inference_mode():
-                times[piece.key] = time_piece(piece, runtime, where, threads, batch)
+                pieces[piece.key] = time_piece(piece, runtime, where, threads, batch)
             on_progress("pieces", n + 1, len(new))
         for n, architecture in enumerate(unseen):
             found = latency.measure(
@@ -96,9 +91,10 @@ def profile(
             keep(store, None, [(architecture.fingerprint, found)], again=again)
             on_progress("networks", n + 1, len(unseen))
     finally:
-        all_known = {"pieces": times, "wholes": wholes, "apart": sorted(apart)}
-        made = Profiled(device=device, runtime=runtime, batch=batch, profile=all_known)
-        if times:
+        made = dataclasses.replace(
+            made, device=device, pieces=pieces, wholes=wholes, apart=sorted(apart)
+        )
+        if pieces:
             keep_profile(store, made)
     return made, predictor(store, made)
 
@@ -120,22 +116,23 @@ def _drawn(space: Space, count: int, seed: int) -> list[Architecture]:
 def predictor(record: Record, profiled: Profiled) -> LatencyPredictor:
     """The predictor of a profile, corrected by all measurements of whole networks on its device, in
     any study."""
-    wholes: dict[str, float] = dict(profiled.profile["wholes"])
     since = _measured(record, profiled)
-    wholes |= {text: since[key] for key, text in patterns(record, since).items()}
-    known = [(a, ms) for text, ms in wholes.items() if (a := _parsed(text))]
-    apart = [a for text in profiled.profile.get("apart", ()) if (a := _parsed(text))]
-    times: Mapping[str, float] = profiled.profile["pieces"]
+    besides = {text: since[key] for key, text in patterns(record, since).items()}
+    wholes = {**profiled.wholes, **besides}
+    known = {text: architecture for text in wholes if (architecture := _parsed(text))}
+    apart = [architecture for text in profiled.apart if (architecture := _parsed(text))]
     pieces = {
         piece.key: piece
-        for architecture in [*(architecture for architecture, _ in known), *apart]
+        for architecture in [*known.values(), *apart]
         for piece in parts(architecture).pieces
-        if piece.key in times
+        if piece.key in profiled.pieces
     }
-    timed = [(piece, times[key]) for key, piece in pieces.items()]
-    fitted = LatencyPredictor.fit(timed, known, apart)
-    own = sum(text in profiled.profile["wholes"] for text in wholes if _parsed(text))
-    return dataclasses.replace(fitted, besides=len(known) - own)
+    fitted = LatencyPredictor.fit(
+        [(piece, profiled.pieces[key]) for key, piece in pieces.items()],
+        [(architecture, wholes[text]) for text, architecture in known.items()],
+        apart,
+    )
+    return dataclasses.replace(fitted, besides=len(known.keys() - profiled.wholes.keys()))
 
 
 def _measured(record: Record, profiled: Profiled) -> dict[str, float]:
@@ -205,22 +202,24 @@ def predicting(
     for name, at in places.items():
         chosen = _profile(record, at)
         assert record
-        predict, since = predictor(record, chosen), _measured(record, chosen)
-
-        def value(
-            architecture: Architecture,
-            predict: LatencyPredictor = predict,
-            since: Mapping[str, float] = since,
-        ) -> float:
-            found = since.get(architecture.fingerprint)
-            return predict(architecture) if found is None else found
-
+        predict = predictor(record, chosen)
+        value = _measured_or(predict, _measured(record, chosen))
         entries[name] = dataclasses.replace(metric(name), arithmetic=value, predicts=chosen.place)
         descriptions[name] = f"predicted by {counted(len(predict.table), 'piece')}, {predict.trust}"
         if space is not None:
             descriptions[name] += f"; {_fits(predict, space, at)}"
     with added(entries):
         yield descriptions
+
+
+def _measured_or(
+    predict: LatencyPredictor, since: Mapping[str, float]
+) -> Callable[[Architecture], float]:
+    def value(architecture: Architecture) -> float:
+        found = since.get(architecture.fingerprint)
+        return predict(architecture) if found is None else found
+
+    return value
 
 
 def in_full(record: Record | None, plan: Plan) -> Plan:
@@ -240,8 +239,9 @@ def _fits(predict: LatencyPredictor, space: Space, at: Located) -> str:
     piece, whose latency it could only estimate from other kinds."""
     rng = random.Random(0)
     each = [set(parts(space.draw(rng)[1]).pieces) for _ in range(COVERAGE_DRAWS)]
-    lacking = Counter(kind for some in each for kind in {piece.kind for piece in some})
-    lacking = Counter({k: n for k, n in lacking.items() if k not in predict.kinds})
+    lacking = Counter(
+        kind for some in each for kind in {piece.kind for piece in some}.difference(predict.kinds)
+    )
     makes = f"`nas latency profile --space {space.name} --name {at.device}` adds what is missing"
     if any(count > RARE * len(each) for count in lacking.values()):
         kinds = ", ".join(kind for kind, _ in lacking.most_common())

@@ -19,7 +19,8 @@ from nas.language.architecture import Architecture
 from nas.language.domains import PRESENCE, Choice, Domain, Floats, Ints, Progression
 from nas.metrics import arithmetic, scaled
 from nas.samplers.problem import Problem
-from nas.spaces.space import Draw, Space
+from nas.spaces.draws import Draw
+from nas.spaces.space import Space
 
 # Sets scored by an ask: drawing one and computing its costs takes about 0.4 ms.
 PROPOSALS = 400

@@ -191,18 +191,17 @@ def realise(name: str, args: Args, x: Shape) -> tuple[Step, ...]:
 def _realise(make: Callable[..., Node], name: str, args: Args, x: Shape) -> tuple[Step, ...]:
     node, cost = expression(make, args, x)
     items = node.items if isinstance(node, Seq) else (node,)
-    layers = [layer(item) for item in items]
+    layers = [(item, known) for item in items if (known := layer(item))]
+    if len(layers) < len(items):
+        return (Step(name, _canonical(make, args, x, node, cost), node, x, cost),)
     steps = []
-    at = x
-    for item, known in zip(items, layers, strict=True):
-        if known is None:
-            return (Step(name, _settled(make, args, x, node, cost), node, x, cost),)
-        steps.append(Step(*known, item, at, item.cost(at)))
-        at = steps[-1].cost.shape
+    for item, known in layers:
+        steps.append(Step(*known, item, x, item.cost(x)))
+        x = steps[-1].cost.shape
     return tuple(steps)
 
 
-def _settled(make: Callable[..., Node], args: Args, x: Shape, node: Node, cost: Cost) -> Args:
+def _canonical(make: Callable[..., Node], args: Args, x: Shape, node: Node, cost: Cost) -> Args:
     """A block's canonical arguments, the same for equal networks: its output width instead of
     arguments that follow from it, one of equivalent divisors, and no redundant argument."""
 
@@ -212,20 +211,21 @@ def _settled(make: Callable[..., Node], args: Args, x: Shape, node: Node, cost: 
         except ShapeError:
             return False
 
-    kept, width = dict(args), cost.shape[0]
-    takes = {p.name: p for p in _parameters(make)}
-    p = takes.get("width")
-    if p and p.name not in kept and p.low <= width <= p.high and same({**kept, p.name: width}):
-        kept[p.name] = width
-    for p in takes.values():
-        if p.name not in kept or p.name == CLASSES:
+    kept = dict(args)
+    takes = {p.name: p for p in _parameters(make) if p.name != CLASSES}
+    if (width := takes.get("width")) and "width" not in kept:
+        follows = {**kept, "width": cost.shape[0]}
+        if width.low <= cost.shape[0] <= width.high and same(follows):
+            kept = follows
+    for name, p in takes.items():
+        if name not in kept:
             continue
-        rest = {key: value for key, value in kept.items() if key != p.name}
+        rest = {key: value for key, value in kept.items() if key != name}
         if not p.required and same(rest):
             kept = rest
         elif p.divides:
-            kept[p.name] = _divisor(p, kept, same)
-    return tuple((name, kept[name]) for name in takes if name in kept and name != CLASSES)
+            kept[name] = _divisor(p, kept, same)
+    return tuple((name, kept[name]) for name in takes if name in kept)
 
 
 def _divisor(

@@ -27,7 +27,7 @@ Scope = Mapping[str, int]  # each repetition's current iteration, from 1, by its
 
 
 class Chooser(Protocol):
-    """Chooses the values of a pattern's open parts; see ``nas.spaces.space``."""
+    """Chooses the values of a pattern's open parts; see ``nas.spaces.draws``."""
 
     def symbol(self, name: str, scope: Scope) -> Scalar: ...
     def argument(

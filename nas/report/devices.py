@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from nas.errors import StudyError
-from nas.metrics import Located, located, metric, shown
-from nas.report.front import BOX, HEIGHT, WIDTH, around, directions, labels, stairs
-from nas.report.plot import Axis, Point, circle, fill, line, n, picture, text
+from nas.metrics import Located, located, shown
+from nas.report.front import BOX, Mark, around, captioned, labels, legend, stair_line, stairs
+from nas.report.plot import Axis, Point, circle, fill, line
 from nas.store import StudyRow, TrialRow
 
 # Each device's ink, line width and point radius: where fronts coincide, each is visible beneath the
@@ -46,40 +46,25 @@ def svg(study: StudyRow, rows: Sequence[TrialRow]) -> str:
     across = Axis.of(base, (row.value(name) for name in names for row in rows))
     up = Axis.of(y, (row.value(y) for best in fronts.values() for row in best))
     drawn = BOX.frame(across.ticks, up.ticks)
-    legend, x = [], BOX.left + 4
-    dots, wanted, lesser = [], [], []
+    entries, marks, lesser = [], [], []
     for name, (ink, width, radius) in zip(names, LINES, strict=False):
 
         def place(row: TrialRow, name: str = name) -> Point:
             return BOX.place(across.at(row.value(name)), up.at(row.value(y)))
 
-        steps = [place(row) for row in fronts[name]]
-        corners = [corner for a, b in pairwise(steps) for corner in (a, (b[0], a[1]))]
-        end = BOX.right if directions(study, name) == ["min"] else BOX.left
-        corners += [steps[-1], (end, steps[-1][1])]
-        drawn.append(line(corners, ink, width))
-        lesser += [around(a, b, 1) for a, b in pairwise(corners)]
-        for row, at in zip(fronts[name], steps, strict=True):
+        steps = stair_line(study, name, [place(row) for row in fronts[name]])
+        drawn.append(line(steps, ink, width))
+        lesser += [around(a, b, 1) for a, b in pairwise(steps)]
+        for row in fronts[name]:
             values = f"{shown(y, row.value(y))}, {shown(name, row.value(name))}"
-            caption = f"trial {row.number}: {values}\n{row.pattern}"
-            dots.append(circle(*at, radius, fill(ink), caption))
-            wanted.append((at, str(row.number), ink))
-        caption = name.partition("@")[2]
-        mark = circle(0, -4, radius, fill(ink))
-        legend.append(f'<g transform="translate({n(x)} 48)">{mark}{text(10, 0, caption)}</g>')
-        x += 34 + 6.4 * len(caption)
+            about = f"trial {row.number}: {values}\n{row.pattern}"
+            dot = circle(*place(row), radius, fill(ink), about)
+            marks.append(Mark(place(row), dot, str(row.number), ink))
+        entries.append((name.partition("@")[2], circle(0, -4, radius, fill(ink))))
+    drawn += [mark.drawn for mark in marks]
+    drawn += labels(marks, [around(mark.at, mark.at, 6) for mark in marks], lesser)
     title = f"{study.space} on {study.shown_data}: the fronts of {len(names)} devices"
-    middle = (BOX.top + BOX.bottom) / 2
-    turned = f' transform="rotate(-90 18 {n(middle)})"'
-    below = f"{metric(base).title}, logarithmic" if metric(base).logarithmic else metric(base).title
-    drawn += [*dots, *labels(wanted, [around(at, at, 6) for at, _, _ in wanted], lesser)]
-    drawn += [
-        text(BOX.left, 26, title, ink="ink", size=15, more=' font-weight="600"'),
-        *legend,
-        text((BOX.left + BOX.right) / 2, HEIGHT - 14, below, anchor="middle", size=13),
-        text(18, middle, metric(y).title, anchor="middle", size=13, more=turned),
-    ]
-    return picture(WIDTH, HEIGHT, title, drawn)
+    return captioned(title, drawn, legend(entries)[0], across, up)
 
 
 def _on(study: StudyRow, y: str, name: str) -> StudyRow:

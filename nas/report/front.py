@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import unescape
 from itertools import pairwise
@@ -55,6 +55,16 @@ class Picture:
         return f"Picture({unescape(title[1]) if title else ''!r})"
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A labelled point: where it lies, its shape, and the ink of its label."""
+
+    at: Point
+    drawn: str
+    label: str
+    ink: str = "beside"
+
+
 def axes(study: StudyRow) -> tuple[str, str]:
     """The metrics of the x and y axes: the gain is drawn over its cost."""
     names = [name for name, _ in study.objectives]
@@ -78,6 +88,13 @@ def stairs(study: StudyRow, rows: Sequence[TrialRow], x: str, y: str) -> list[Tr
     return sorted(kept, key=lambda row: row.value(x), reverse=both[0] == "max")
 
 
+def stair_line(study: StudyRow, x: str, points: Sequence[Point]) -> list[Point]:
+    """The step line through the points of ``stairs``, on to the frame."""
+    corners = [corner for a, b in pairwise(points) for corner in (a, (b[0], a[1]))]
+    end = BOX.right if directions(study, x) == ["min"] else BOX.left
+    return [*corners, points[-1], (end, points[-1][1])]
+
+
 def svg(
     study: StudyRow, rows: Sequence[TrialRow], cascades: Sequence[Mapping[str, float]] = ()
 ) -> str:
@@ -98,59 +115,36 @@ def svg(
     across = Axis.of(x, [*(row.value(x) for row in rows), *(each[x] for each in cascades)])
     up = Axis.of(y, [*(row.value(y) for row in rows), *(each[y] for each in cascades)])
 
-    def place(row: TrialRow) -> Point:
-        return BOX.place(across.at(row.value(x)), up.at(row.value(y)))
+    def place(value: Callable[[str], float]) -> Point:
+        return BOX.place(across.at(value(x)), up.at(value(y)))
 
     best = pareto(study, rows)
+    top = [_top(study, row, place(row.value), x) for row in best if not row.baseline]
+    beside = [_beside(row, place(row.value)) for row in rows if row.baseline]
+    for each in cascades:
+        at = place(each.__getitem__)
+        beside.append(Mark(at, _square(*at), f"cascade: {tidy(shown(y, each[y]))}"))
     numbers = {row.number for row in best}
-    drawn = BOX.frame(across.ticks, up.ticks)
     others = [row for row in rows if row.number not in numbers and not row.baseline]
+    drawn = BOX.frame(across.ticks, up.ticks)
     for row in others:
         paint = fill("dots") if feasible(study, row) else stroke("dots")
-        drawn.append(circle(*place(row), 3, f'{paint} opacity="0.7"', _about(study, row)))
-    steps = [place(row) for row in stairs(study, rows, x, y)]
+        drawn.append(circle(*place(row.value), 3, f'{paint} opacity="0.7"', _about(study, row)))
+    steps = [place(row.value) for row in stairs(study, rows, x, y)]
     if steps:
-        corners = [corner for a, b in pairwise(steps) for corner in (a, (b[0], a[1]))]
-        end = BOX.right if directions(study, x) == ["min"] else BOX.left
-        steps = [*corners, steps[-1], (end, steps[-1][1])]
+        steps = stair_line(study, x, steps)
         drawn.append(line(steps, "front", 1.8))
-    beside = [row for row in rows if row.baseline]
-    for row in best:
-        if not row.baseline:
-            drawn.append(circle(*place(row), 4.5, fill("front"), _about(study, row)))
-    for row in beside:
-        drawn.append(_polygon(TRIANGLE if row.made else DIAMOND, place(row)))
-    squares = [BOX.place(across.at(each[x]), up.at(each[y])) for each in cascades]
-    drawn += [_square(*at) for at in squares]
-    names = [f"{row.number}: {row.baseline}" if row.made else row.baseline for row in beside]
-    named = [(place(row), name, "beside") for row, name in zip(beside, names, strict=True)]
-    named += [
-        (at, f"cascade: {tidy(shown(y, each[y]))}", "beside")
-        for at, each in zip(squares, cascades, strict=True)
-    ]
-    marked = [(place(row), _label(study, row, x), "ink") for row in best if not row.baseline]
-    marks = [around(at, at, 5) for at in [*map(place, [*best, *beside]), *squares]]
-    lesser = [around(place(row), place(row), 3) for row in others]
+    drawn += [mark.drawn for mark in (*top, *beside)]
+    marks = [*beside, *top]
+    taken = [around(mark.at, mark.at, 5) for mark in marks]
+    lesser = [around(at, at, 3) for at in (place(row.value) for row in others)]
     lesser += [around(a, b, 1) for a, b in pairwise(steps)]
-    drawn += labels([*named, *marked], marks, lesser)
+    drawn += labels(marks, taken, lesser)
     count = len(networks(rows))
     title = (
         f"{study.space} on {study.shown_data}: {counted(count, 'network')}, a front of {len(best)}"
     )
-    middle = (BOX.top + BOX.bottom) / 2
-    turned = f' transform="rotate(-90 18 {n(middle)})"'
-    drawn += [
-        text(BOX.left, 26, title, ink="ink", size=15, more=' font-weight="600"'),
-        *_legend(study, rows, bool(cascades)),
-        text((BOX.left + BOX.right) / 2, HEIGHT - 14, _title(x), anchor="middle", size=13),
-        text(18, middle, _title(y), anchor="middle", size=13, more=turned),
-    ]
-    return picture(WIDTH, HEIGHT, title, drawn)
-
-
-def _title(name: str) -> str:
-    known = metric(name)
-    return f"{known.title}, logarithmic" if known.logarithmic else known.title
+    return captioned(title, drawn, _legend(study, rows, bool(cascades)), across, up)
 
 
 def _label(study: StudyRow, row: TrialRow, x: str) -> str:
@@ -163,6 +157,18 @@ def _about(study: StudyRow, row: TrialRow) -> str:
     values = (f"{metric(name).title} {shown(name, row.value(name))}" for name in names)
     network = f"{row.baseline}: {row.pattern}" if row.made else row.baseline or row.pattern
     return f"trial {row.number}: {', '.join(values)}\n{network}"
+
+
+def _top(study: StudyRow, row: TrialRow, at: Point, x: str) -> Mark:
+    dot = circle(*at, 4.5, fill("front"), _about(study, row))
+    return Mark(at, dot, _label(study, row, x), "ink")
+
+
+def _beside(row: TrialRow, at: Point) -> Mark:
+    """The mark of a baseline, or of a network made of another."""
+    if row.made:
+        return Mark(at, _polygon(TRIANGLE, at), f"{row.number}: {row.baseline}")
+    return Mark(at, _polygon(DIAMOND, at), row.baseline)
 
 
 def _polygon(corners: Sequence[Point], at: Point) -> str:
@@ -189,25 +195,44 @@ def _legend(study: StudyRow, rows: Sequence[TrialRow], cascades: bool) -> list[s
         entries.append((" or ".join(made), _polygon(TRIANGLE, (0, -4))))
     if cascades:
         entries.append(("cascade", _square(0, -4)))
-    drawn, x = [], BOX.left + 4
-    for caption, mark in entries:
-        drawn.append(f'<g transform="translate({n(x)} 48)">{mark}{text(10, 0, caption)}</g>')
-        x += 34 + 6.4 * len(caption)
+    drawn, x = legend(entries)
     caption = ", ".join(
         metric(name).title for name, _ in study.objectives if name != axes(study)[0]
     )
     return [*drawn, text(x, 48, f"labelled by trial: {caption}")]
 
 
-def labels(
-    wanted: Sequence[tuple[Point, str, str]], taken: Sequence[Area], lesser: Sequence[Area]
-) -> list[str]:
-    """Labels beside their points where there is free space, avoiding also areas of ``lesser``
+def legend(entries: Iterable[tuple[str, str]]) -> tuple[list[str], float]:
+    """Captions and their marks, in a row above the frame, and where the next would begin."""
+    drawn, x = [], BOX.left + 4
+    for caption, mark in entries:
+        drawn.append(f'<g transform="translate({n(x)} 48)">{mark}{text(10, 0, caption)}</g>')
+        x += 34 + 6.4 * len(caption)
+    return drawn, x
+
+
+def captioned(
+    title: str, drawn: Sequence[str], legend: Sequence[str], across: Axis, up: Axis
+) -> str:
+    """The picture of all that is drawn in the frame, with the texts around it."""
+    center, middle = (BOX.left + BOX.right) / 2, (BOX.top + BOX.bottom) / 2
+    turned = f' transform="rotate(-90 18 {n(middle)})"'
+    around_it = [
+        text(BOX.left, 26, title, ink="ink", size=15, more=' font-weight="600"'),
+        *legend,
+        text(center, HEIGHT - 14, across.title, anchor="middle", size=13),
+        text(18, middle, up.title, anchor="middle", size=13, more=turned),
+    ]
+    return picture(WIDTH, HEIGHT, title, [*drawn, *around_it])
+
+
+def labels(marks: Iterable[Mark], taken: Sequence[Area], lesser: Sequence[Area]) -> list[str]:
+    """The marks' labels beside them where there is free space, avoiding also areas of ``lesser``
     importance if possible; a label without space is left out."""
     taken = list(taken)
     drawn = []
-    for (x, y), caption, ink in wanted:
-        wide = LETTER * len(caption)
+    for mark in marks:
+        (x, y), wide = mark.at, LETTER * len(mark.label)
         free: list[tuple[bool, Area, float, float]] = []
         for dx, dy in [(8, 15), (-8 - wide, -8), (8, -8), (-8 - wide, 15), (-wide / 2, 22)]:
             box = (x + dx, y + dy - 10, x + dx + wide, y + dy + 3)
@@ -218,7 +243,7 @@ def labels(
         if free:
             _, box, across, up = min(free, key=itemgetter(0))
             taken.append(box)
-            drawn.append(text(across, up, caption, ink=ink, size=11))
+            drawn.append(text(across, up, mark.label, ink=mark.ink, size=11))
     return drawn
 
 

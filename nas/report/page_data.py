@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nas.driver.beliefs import Beliefs
@@ -46,56 +46,48 @@ def script(
     }
     words: dict[str, int] = {}
     front = {row.number for row in best}
-    scripts = []
-    for row in rows:
-        places = [_place(across[name], row.value(name)) for name in names]
-        ranges = {}
-        if row.number in again and ACCURACY in names:
-            mean = again[row.number].validation
-            spots = (mean.low, mean.value, mean.high)
-            ranges[names.index(ACCURACY)] = [_place(across[ACCURACY], spot) for spot in spots]
+
+    def trial(row: TrialRow) -> dict[str, Any]:
         architecture = _network(row)
-        scripts.append(
-            {
-                "number": row.number,
-                "state": state_of(row),
-                "baseline": row.baseline,
-                "called": row.called,
-                "made": row.made,
-                "front": row.number in front,
-                "feasible": feasible(study, row),
-                "pattern": row.pattern,
-                "body": body_of(row),
-                "at": places if row.evaluated else None,
-                "shown": [shown(name, row.value(name)) for name in names],
-                "epochs": row.epochs,
-                "seconds": None if row.seconds is None else round(row.seconds, 1),
-                **({"range": ranges} if ranges else {}),
-                **_believed(beliefs, row),
-                "more": _more(row, again.get(row.number)),
-                "stages": _stages(architecture, words) if architecture else None,
-            }
-        )
+        places = [_place(across[name], row.value(name)) for name in names]
+        return {
+            "number": row.number,
+            "state": state_of(row),
+            "baseline": row.baseline,
+            "called": row.called,
+            "made": row.made,
+            "front": row.number in front,
+            "feasible": feasible(study, row),
+            "pattern": row.pattern,
+            "body": body_of(row),
+            "at": places if row.evaluated else None,
+            "shown": [shown(name, row.value(name)) for name in names],
+            "epochs": row.epochs,
+            "seconds": None if row.seconds is None else round(row.seconds, 1),
+            **_range(across, again.get(row.number)),
+            **_believed(beliefs, row),
+            "more": _more(row, again.get(row.number)),
+            "stages": _stages(architecture, words) if architecture else None,
+        }
+
+    chosen = report.winner.row if report else best[0] if best else rows[0] if rows else None
+    believed_in = beliefs.name if beliefs and beliefs.by else None
     return embedded(
         {
             "axes": [
                 {
                     "title": metric(name).title,
-                    "label": metric(name).title + ", logarithmic" * metric(name).logarithmic,
+                    "label": axis.title,
                     "direction": directions(study, name)[0],
-                    "ticks": [(round(at, 4), text) for at, text in across[name].ticks],
+                    "ticks": [(round(at, 4), text) for at, text in axis.ticks],
                 }
-                for name in names
+                for name, axis in across.items()
             ],
-            "across": [names.index(x) if x in names else 0, names.index(y) if y in names else 0],
-            "chosen": (report.winner.row if report else best[0] if best else rows[0]).number
-            if rows
-            else None,
-            "trials": scripts,
-            "words": list(words),
-            "believed": names.index(beliefs.name)
-            if beliefs and beliefs.by and beliefs.name in names
-            else None,
+            "across": [names.index(name) if name in names else 0 for name in (x, y)],
+            "chosen": chosen.number if chosen else None,
+            "trials": [trial(row) for row in rows],
+            "words": list(words),  # of the trials' stages
+            "believed": names.index(believed_in) if believed_in in names else None,
             "drawings": drawings([f.row for f in again.values()] + list(best)),
         }
     )
@@ -113,6 +105,15 @@ def drawings(rows: Iterable[TrialRow]) -> dict[int, str]:
                 break
             found[row.number] = drawn
     return found
+
+
+def _range(across: Mapping[str, Axis], again: Finalist | None) -> dict[str, Any]:
+    """The interval of the accuracy of one that was trained again, by the number of its axis."""
+    if again is None or ACCURACY not in across:
+        return {}
+    mean, axis = again.validation, across[ACCURACY]
+    ends = [_place(axis, value) for value in (mean.low, mean.value, mean.high)]
+    return {"range": {list(across).index(ACCURACY): ends}}
 
 
 def _believed(beliefs: Beliefs | None, row: TrialRow) -> dict[str, Any]:

@@ -66,6 +66,11 @@ class Axis:
         return (scaled(self.name, value) - self.low) / (self.high - self.low)
 
     @property
+    def title(self) -> str:
+        known = metric(self.name)
+        return f"{known.title}, logarithmic" if known.logarithmic else known.title
+
+    @property
     def ticks(self) -> list[tuple[float, str]]:
         """The positions and labels of round values, with more digits where rounded labels would
         coincide."""

@@ -16,7 +16,8 @@ from nas.errors import NothingFound, ShapeError
 from nas.language.architecture import Architecture
 from nas.metrics import arithmetic, located, precise
 from nas.spaces.bounds import far
-from nas.spaces.space import Chosen, Draw, Space
+from nas.spaces.draws import Chosen, Draw
+from nas.spaces.space import Space
 
 DRAWS = 2_000  # random draws that all break a constraint, before a space counts as infeasible
 ENUMERATED = 20_000  # most settings that are counted by enumeration
@@ -77,7 +78,7 @@ def check(space: Space, draws: int = 1_000, seed: int = 0) -> Preflight:
     used: set[str] = set()
     for _ in range(draws):
         draw = Draw(rng)
-        chooser = Chosen(space, draw)
+        chooser = Chosen(space.domains, space.elements, draw)
         try:
             valid.append((draw, space.chosen(chooser)))
         except ShapeError:

@@ -40,12 +40,16 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profiled:
-    """A recorded latency profile: see ``nas.driver.profiles``."""
+    """A recorded latency profile (see ``nas.driver.profiles``): milliseconds of ``pieces`` by their
+    keys and of ``wholes`` by their patterns, and the patterns of networks measured only in pieces,
+    ``apart``."""
 
     device: Device
     runtime: str
     batch: int
-    profile: Mapping[str, Any]
+    pieces: Mapping[str, float]
+    wholes: Mapping[str, float]
+    apart: Collection[str] = ()
 
     @property
     def place(self) -> tuple[str, str, int]:
@@ -151,7 +155,11 @@ def keep_profile(store: Store, profiled: Profiled) -> None:
         "device": profiled.device.device,
         "runtime": profiled.runtime,
         "batch": profiled.batch,
-        "profile": dict(profiled.profile),
+        "profile": {
+            "pieces": dict(profiled.pieces),
+            "wholes": dict(profiled.wholes),
+            "apart": list(profiled.apart),
+        },
         "made": now(),
     }
 
@@ -172,8 +180,17 @@ def all_profiles(record: Record) -> list[Profiled]:
         fields = dict(zip(_PROFILE, row, strict=False))
         _check_profile(fields)
         device = _device(row[len(_PROFILE) :])
-        rest = {name: fields[name] for name in ("runtime", "batch", "profile")}
-        found.append(Profiled(device=device, **rest))
+        profile = fields["profile"]
+        found.append(
+            Profiled(
+                device=device,
+                runtime=fields["runtime"],
+                batch=fields["batch"],
+                pieces=profile["pieces"],
+                wholes=profile["wholes"],
+                apart=profile.get("apart", ()),  # older versions recorded none
+            )
+        )
     return found
 
 

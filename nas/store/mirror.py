@@ -22,8 +22,8 @@ import math
 import shlex
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -43,10 +43,12 @@ from nas.store.urls import shown
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 BATCH = 100  # trials per transaction, so that SQLite's write lock is held for at most 0.1 s
 PAUSE = 0.5  # least seconds between two updates, however often poked
 RETRY = 15.0  # seconds until the next update after a failed one
-RACES = 20  # retries while other drivers create the tables at the same time
+RACES = 20  # retries while other drivers create the same
 
 MARK = "nas_record"  # user attribute of the Optuna study: the study of the record that it mirrors
 SPACE = "nas_space"  # another: a digest of the space, and so of the trials' domains
@@ -74,14 +76,7 @@ def optuna_storage(store: Store) -> RDBStorage:
         options = {"connect_args": {"client_encoding": "utf8"}, "pool_pre_ping": True}
     # Optuna passes the URL through str.format, so braces are doubled.
     text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
-    for tries_left in range(RACES, -1, -1):
-        try:
-            storage = RDBStorage(text, engine_kwargs=options)
-            break
-        except DBAPIError:  # another driver created the tables in between
-            if not tries_left:
-                raise
-            time.sleep(0.05)
+    storage = _raced(lambda: RDBStorage(text, engine_kwargs=options), DBAPIError)
     if sqlite:
         # As for the record (nas.store.connect): the copy need not be more durable.
         @event.listens_for(storage.engine, "connect")
@@ -90,6 +85,17 @@ def optuna_storage(store: Store) -> RDBStorage:
 
         storage.engine.dispose()  # the open connection was made without the setting
     return storage
+
+
+def _raced(create: Callable[[], T], error: type[DBAPIError]) -> T:
+    """What ``create`` returns, called again while it raises the error of another driver that
+    creates the same."""
+    for _ in range(RACES):
+        try:
+            return create()
+        except error:
+            time.sleep(0.05)
+    return create()
 
 
 class Mirror:
@@ -191,7 +197,7 @@ class Mirror:
 
     def _open(self) -> RDBStorage:
         storage = optuna_storage(self._store)
-        self._copy = self._find_copy(storage)
+        self._copy = _raced(lambda: self._find_copy(storage), IntegrityError)
         self._storage = storage
         return storage
 
@@ -201,34 +207,33 @@ class Mirror:
         study = self._study
         directions = [_DIRECTION[direction] for _, direction in study.objectives]
         mark = f"{study.id}/{study.created}"
-        for tries_left in (2, 1, 0):
-            try:
-                copy = storage.get_study_id_from_name(study.name)
-            except KeyError:
-                try:
-                    return self._make_copy(storage, directions, mark)
-                except IntegrityError:  # another process was faster
-                    if not tries_left:
-                        raise
-                    continue
-            attributes = storage.get_study_user_attrs(copy)
-            if attributes.get(MARK) != mark:
-                break
-            same = storage.get_study_directions(copy) == directions
-            if same and attributes.get(SPACE) == _digest(study):
-                return copy
-            # The objectives were changed before there were results, or the space was widened.
-            storage.delete_study(copy)
+        try:
+            copy = storage.get_study_id_from_name(study.name)
+        except KeyError:
+            return self._make_copy(storage, directions, mark)
+        attributes = storage.get_study_user_attrs(copy)
+        if attributes.get(MARK) != mark:
+            raise self._in_the_way(attributes)
+        same = storage.get_study_directions(copy) == directions
+        if same and attributes.get(SPACE) == _digest(study):
+            return copy
+        # The objectives were changed before there were results, or the space was widened.
+        storage.delete_study(copy)
+        return self._make_copy(storage, directions, mark)
+
+    def _in_the_way(self, attributes: Mapping[str, Any]) -> StudyError:
+        """The error for another Optuna study of this name, with these attributes."""
+        study = self._study
         if MARK not in attributes and all(
             attributes.get(name) == getattr(study, name) for name in SHOWN_ATTRIBUTES
         ):
             # It numbers trials differently, so it cannot be continued.
-            raise StudyError(
+            return StudyError(
                 f"the Optuna study {study.name!r} looks like a copy that an older version of nas "
                 f"made: `optuna delete-study --study-name {shlex.quote(study.name)} --storage "
                 f"{shlex.quote(shown(self._store.engine.url))}` has it made anew"
             )
-        raise StudyError(
+        return StudyError(
             f"an Optuna study {study.name!r} of another origin is in the way and stays: "
             "to have this one in the dashboard, rename that, or search under another name"
         )

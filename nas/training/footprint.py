@@ -17,7 +17,8 @@ from nas.errors import NasError, ShapeError
 from nas.job import Recipe
 from nas.language.architecture import Architecture
 from nas.language.expression import Aux, Concat, Kept, Leaf, Node, Seq, Shape, Sum
-from nas.spaces.space import Draw, Space
+from nas.spaces.draws import Draw
+from nas.spaces.space import Space
 
 FLOAT, HALF = 4, 2  # bytes of a number
 PROCESS = 350 << 20  # a worker with torch 2.14: 325 to 327 MiB with the smallest networks

@@ -9,6 +9,7 @@ to one another are kept or dropped together.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -100,12 +101,11 @@ def _rounded(steps: Sequence[Step], factor: float) -> dict[int, int]:
             multiples[width] = math.lcm(multiples.get(width, 1), split)
             floors[width] = max(floors.get(width, 1), parameter.narrowest)
     found: dict[int, int] = {}
-    least = 0
-    for width in sorted(multiples):
-        each = multiples[width]
+    below = 0  # the new width of the next smaller one
+    for width, multiple in sorted(multiples.items()):
         wanted = max(width * factor, floors.get(width, 1))
-        least = max(round(wanted / each), least // each + 1) * each
-        found[width] = least
+        below = max(round(wanted / multiple), below // multiple + 1) * multiple
+        found[width] = below
     return found
 
 
@@ -141,6 +141,14 @@ class Axis:
 
     segments: tuple[Segment, ...]
     repeat: int = 1
+
+    @property
+    def wide(self) -> int:
+        return sum(segment.wide for segment in self.segments)
+
+    @property
+    def narrow(self) -> int:
+        return sum(segment.narrow for segment in self.segments)
 
     def flat(self) -> tuple[Segment, ...]:
         return tuple(found for segment in self.segments for found in _flat(segment))
@@ -183,43 +191,40 @@ class _Walk:
     blocks: list[tuple[Axis, int]] = field(default_factory=list)
 
     def sequence(
-        self, wide: Sequence[Node], narrow: Sequence[Node], x: Shape, y: Shape, at: str, axis: Axis
+        self, wide: Sequence[Node], narrow: Sequence[Node], at: str, x: Shape, axis: Axis
     ) -> Axis:
-        if len(wide) != len(narrow):
-            raise _Other(at)
-        for number, (a, b) in enumerate(zip(wide, narrow, strict=True)):
-            axis = self.node(a, b, x, y, f"{at}{number}.", axis)
-            x, y = a.cost(x).shape, b.cost(y).shape
+        for a, b, name in _pairs(wide, narrow, at):
+            axis = self.node(a, b, name, x, axis)
+            x = a.cost(x).shape
         return axis
 
-    def node(self, a: Node, b: Node, x: Shape, y: Shape, at: str, axis: Axis) -> Axis:
-        """The output channels of node ``a`` of the wide tree; ``b`` is its counterpart in the
-        narrow tree, ``at`` the module's name with a dot."""
+    def node(self, a: Node, b: Node, at: str, x: Shape, axis: Axis) -> Axis:
+        """The output channels of node ``a`` of the wide tree, whose input has the shape ``x`` and
+        the channels ``axis``; ``b`` is its counterpart in the narrow tree, ``at`` the module's name
+        with a dot."""
         match a, b:
             case Seq(items), Seq(others):
-                return self.sequence(items, others, x, y, at, axis)
-            case Sum(items), Sum(others) if len(items) == len(others):
-                pairs = enumerate(zip(items, others, strict=True))
-                first, *rest = [self.node(m, n, x, y, f"{at}{k}.", axis) for k, (m, n) in pairs]
+                return self.sequence(items, others, at, x, axis)
+            case Sum(items), Sum(others):
+                first, *rest = [self.node(*pair, x, axis) for pair in _pairs(items, others, at)]
                 for other in rest:
                     _together(first, other)
                 return first
-            case Concat(items), Concat(others) if len(items) == len(others):
-                pairs = enumerate(zip(items, others, strict=True))
-                axes = [self.node(m, n, x, y, f"{at}{k}.", axis) for k, (m, n) in pairs]
-                return Axis(tuple(s for each in axes for s in each.segments))
+            case Concat(items), Concat(others):
+                axes = [self.node(*pair, x, axis) for pair in _pairs(items, others, at)]
+                return Axis(tuple(segment for each in axes for segment in each.segments))
             case Aux(head), Aux(other):
                 mine, theirs = (n.items if isinstance(n, Seq) else (n,) for n in (head, other))
-                self.sequence(mine, theirs, x, y, at, axis)
+                self.sequence(mine, theirs, at, x, axis)
                 return axis
-        if type(a) is not type(b) or not isinstance(a, Leaf):
-            raise _Other(at)
-        return self.leaf(a, b, x, y, at, axis)
+            case Leaf(), Leaf() if type(a) is type(b):
+                return self.leaf(a, b, at, x, axis)
+        raise _Other(at)
 
-    def leaf(self, a: Leaf, b: Node, x: Shape, y: Shape, at: str, axis: Axis) -> Axis:
+    def leaf(self, a: Leaf, b: Leaf, at: str, x: Shape, axis: Axis) -> Axis:
         match a, b:
             case Conv(), Conv():
-                return self.conv(a, b, x, y, at, axis)
+                return self.conv(a, b, at, axis)
             case Linear(), Linear():
                 area = math.prod(x[1:])  # a map is flattened first, by a module of its own
                 name = at if len(x) == 1 else f"{at}1."
@@ -246,9 +251,10 @@ class _Walk:
             )
         return axis
 
-    def conv(self, a: Conv, b: Conv, x: Shape, y: Shape, at: str, axis: Axis) -> Axis:
-        if a.groups == x[0] > 1 and b.groups == y[0]:
-            if a.width != x[0] or b.width != y[0]:
+    def conv(self, a: Conv, b: Conv, at: str, axis: Axis) -> Axis:
+        channels = axis.wide, axis.narrow
+        if a.groups > 1 and (a.groups, b.groups) == channels:
+            if (a.width, b.width) != channels:
                 raise NasError("a depthwise convolution that widens cannot be made narrower")
             self.weights(at, axis, None, scored=False)
             return axis
@@ -266,6 +272,17 @@ class _Walk:
         self.held += [Held(f"{at}weight", out, into, groups), Held(f"{at}bias", out)]
         if scored and (weight := self.state.get(f"{at}weight")) is not None:
             self.norms.append((out, weight.flatten(1).norm(dim=1)))
+
+
+def _pairs(
+    wide: Sequence[Node], narrow: Sequence[Node], at: str
+) -> Iterator[tuple[Node, Node, str]]:
+    """Each node with its counterpart and its module's name."""
+    for number, (a, b) in enumerate(itertools.zip_longest(wide, narrow)):
+        name = f"{at}{number}."
+        if a is None or b is None:
+            raise _Other(name)
+        yield a, b, name
 
 
 class _Other(NasError):
@@ -308,9 +325,8 @@ def carried(model: Model, narrow: Architecture, by: By = "scale", seed: int = 0)
     walk = _Walk(state)
     channels = wide.input[0]
     nodes = [[step.node for step in each.steps] for each in (wide, narrow)]
-    walk.sequence(
-        nodes[0], nodes[1], wide.input, narrow.input, "", Axis((Segment(channels, channels),))
-    )
+    axis = Axis((Segment(channels, channels),))
+    walk.sequence(nodes[0], nodes[1], "", wide.input, axis)
     for axis, blocks in walk.blocks:
         segments = axis.flat()
         if len(segments) > 1 and any(s.wide != s.narrow for s in segments):
