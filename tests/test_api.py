@@ -303,9 +303,11 @@ def test_the_source_of_a_trial_outlives_its_study(
     assert "WEIGHTS = 'net.safetensors'" in source.read_text()
     assert (tmp_path / "net.safetensors").read_bytes() == Path(row.model or "").read_bytes()
     assert ran(capsys, *given)[0] == 0  # again
+    assert ran(capsys, *given[:-1], tmp_path / "net.safetensors")[0] == 0  # another format
+    assert ran(capsys, *given)[0] == 0
     (tmp_path / "net.safetensors").write_bytes(b"mine")
     status, _, err = ran(capsys, *given)
-    assert (status, "which holds others" in err) == (2, True)
+    assert (status, "those of another model" in err) == (2, True)
     assert (tmp_path / "net.safetensors").read_bytes() == b"mine"
 
 

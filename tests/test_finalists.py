@@ -319,7 +319,7 @@ def test_unequal_numbers_of_trainings_are_told(counts: tuple[int, int], told: bo
         for f, count in zip(found.finalists, counts, strict=True)
     ]
     text = report_markdown(dataclasses.replace(found, finalists=tuple(again)))
-    assert ("The better ones were trained more often." in text) is told
+    assert ("then in rounds the better half so far" in text) is told
     assert "The winner was chosen by validation" in text
 
 

@@ -332,7 +332,7 @@ def test_of_another_folder_than_the_trainings_all_is_scored(
         given = ("evaluate", tmp_path / "own.safetensors", "--data", folder, "--part", part)
         status, _, err = ran(capsys, *given)
         assert status == 0
-        assert ("own.safetensors was trained on images of this split" in err) is warned
+        assert ("own.safetensors was trained on images of this part" in err) is warned
     for name in CLASSES:
         (tmp_path / "new" / name).mkdir(parents=True)
         for number, path in enumerate(sorted((folder / name).rglob("*.png"))[:5]):

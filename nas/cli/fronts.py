@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from nas.cli import output as files
 from nas.driver.latencies import with_latencies
-from nas.driver.tradeoffs import nothing_found, pareto
+from nas.driver.tradeoffs import nothing_found, pareto, uncertain
 from nas.errors import NasError
 from nas.fields import Field
 from nas.metrics import metric
@@ -73,7 +73,6 @@ def front_out(
             import optuna
 
             from nas.driver.beliefs import believed as beliefs_of  # a second of imports
-            from nas.driver.beliefs import uncertain
 
             optuna.logging.set_verbosity(optuna.logging.WARNING)
             # By the study's own objectives: few trials may have another one that was asked for.
@@ -90,6 +89,12 @@ def front_out(
         sys.stdout.write(data.decode())
     else:
         listed()
+        if form == "table" and not believed and (name := uncertain(study)):
+            print(
+                f"nas: {metric(name).title} includes the luck of a training; --believed adds "
+                "estimates without it",
+                file=sys.stderr,
+            )
 
 
 def load(file: Path) -> Cascade:

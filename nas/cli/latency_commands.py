@@ -151,7 +151,8 @@ def profile(
             "--networks",
             min=1,
             max=10_000,
-            help="Networks to measure whole; three times as many are taken apart.",
+            help="Networks to measure whole, from which, if 8 or more, a correction is learned; "
+            "three times as many are taken apart.",
             rich_help_panel=HOW,
         ),
     ] = 80,

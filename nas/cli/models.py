@@ -320,11 +320,12 @@ def export_model(
             weights, data = output.with_suffix(".safetensors"), read(file)
             if not weights.exists():  # removed again if writing the source fails
                 undone.callback(weights.unlink, missing_ok=True)
-            elif weights.read_bytes() != data:
+                artifacts.replace(weights, data)
+            elif not _holds(weights, model):
                 raise NasError(
-                    f"--output {output}: its weights would go to {weights}, which holds others"
+                    f"--output {output}: its weights would go to {weights}, which holds those of "
+                    "another model: give another name"
                 )
-            artifacts.replace(weights, data)
         done = export(model, format, output, weights)
         undone.pop_all()
     if weights != Path(file):
@@ -335,6 +336,15 @@ def export_model(
     print(f"nas: {done.file}, {done.file.stat().st_size / 1e6:.2f} MB, {check}", file=sys.stderr)
     if format == "python":
         note_weights([weights], output)
+
+
+def _holds(file: Path, model: Model) -> bool:
+    from nas.training.models import load_model
+
+    try:
+        return load_model(file).digest == model.digest
+    except NasError:  # no model at all
+        return False
 
 
 def note_weights(files: Sequence[Path], output: Path) -> None:

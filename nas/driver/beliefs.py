@@ -15,6 +15,7 @@ import optuna
 
 from nas.driver.asking import domains
 from nas.driver.noise import of_study
+from nas.driver.tradeoffs import uncertain
 from nas.metrics import METRICS, metric
 from nas.samplers.calibration import LEVELS
 from nas.samplers.ehvi import STARTUP, EHVISampler
@@ -53,13 +54,6 @@ class Beliefs:
     sure: bool = True
     noise: float = math.nan
     lacking: int = 0
-
-
-def uncertain(study: StudyRow) -> str:
-    """The objective to estimate: the first that is neither arithmetic nor measured on a device;
-    empty where there is none."""
-    own = (n for n, _ in study.objectives if not (metric(n).arithmetic or metric(n).device))
-    return next(own, "")
 
 
 def believed(study: StudyRow, rows: Iterable[TrialRow], name: str = "") -> Beliefs:

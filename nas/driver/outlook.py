@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.driver.asking import sampler
-from nas.driver.beliefs import LEVEL, evaluated, rebuilt, uncertain
+from nas.driver.beliefs import LEVEL, evaluated, rebuilt
 from nas.driver.noise import of_study
 from nas.driver.plan import Plan
-from nas.driver.tradeoffs import feasible
+from nas.driver.tradeoffs import feasible, uncertain
 from nas.metrics import metric, scaled
 from nas.samplers.ehvi import EHVISampler
 from nas.samplers.related import Older

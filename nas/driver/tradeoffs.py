@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nas.errors import NothingFound
-from nas.metrics import ACCURACY, Direction, precise, scaled
+from nas.metrics import ACCURACY, Direction, metric, precise, scaled
 from nas.pareto import front, reference_point
 from nas.spaces.bounds import Bound, far, read_bound
 from nas.store import ENDED, StudyRow, TrialRow
@@ -103,9 +103,9 @@ def bars(study: StudyRow, front: Sequence[TrialRow], rows: Sequence[TrialRow]) -
 def _least(study: StudyRow, row: TrialRow) -> float:
     """The accuracy that the constraints demand of a trial."""
     least = 0.0
-    for metric, by in excess(study, row).items():
-        if metric == ACCURACY:
-            least = max(least, row.value(metric) + by)
+    for name, by in excess(study, row).items():
+        if name == ACCURACY:
+            least = max(least, row.value(name) + by)
         elif by > 0:
             return math.inf
     return least
@@ -186,6 +186,13 @@ def nondominated(
     parameters counts, and of those the first, in whichever order they ended."""
     rows = sorted(rows, key=lambda row: (row.params, row.number))
     return [rows[i] for i in front([[row.value(n) for n in names] for row in rows], directions)]
+
+
+def uncertain(study: StudyRow) -> str:
+    """The objective that depends on the luck of a training: the first that is neither arithmetic
+    nor measured on a device; empty where there is none."""
+    own = (n for n, _ in study.objectives if not (metric(n).arithmetic or metric(n).device))
+    return next(own, "")
 
 
 def _directions(study: StudyRow) -> list[Direction]:

@@ -183,7 +183,10 @@ def remarks(report: Report) -> list[str]:
     if "believed" in columns(report):
         sentences.append("Believed: estimated from all trials, without that luck; 80 % interval.")
     if least < most == len(report.winner.trainings):
-        sentences.append("The better ones were trained more often.")
+        sentences.append(
+            "Each was trained once, then in rounds the better half so far, by validation and the "
+            "earlier estimate."
+        )
     sentences.append(
         "The winner was chosen by validation and by its earlier estimate; the test images chose "
         "nothing."

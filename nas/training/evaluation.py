@@ -259,7 +259,7 @@ def learned(card: Card, ref: DataRef, part: str) -> str:
     if data.identity(ref) == card.identity:
         if part not in ("train", "all"):
             return ""
-        return f"was trained on images of this split ({part}); it has not seen those of --part test"
+        return f"was trained on images of this part ({part}), but on none of --part test"
     share = _seen(card, ref, part)
     return f"was trained where {_percent(share)} of these images were, too" if share else ""
 
