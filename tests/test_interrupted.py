@@ -20,7 +20,7 @@ from nas.interrupts import heard_during
 __all__ = ["here"]  # a fixture
 
 PRUNE = ("prune", "0", "--epochs", "20", "--seeds", "1", "-o", "pruned")
-REPORT = ("report", "--top", "1", "--seeds", "2", "-o", "page.html")
+REPORT = ("report", "--top", "1", "--seeds", "100", "-o", "page.html")  # long enough to interrupt
 PROFILE = ("latency", "profile", "--space", "lenet_like", "--networks", "2")
 
 # The n-th file that a command writes is interrupted when half of it is there.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 import subprocess
@@ -325,6 +326,27 @@ def test_what_an_evaluator_does_not_give_stops_the_search_once(
     assert len(copied.get_trials()) == 4
     with pytest.raises(StudyError, match="exists with other settings"):
         search(told, store, InProcess())
+    store.close()
+
+
+@pytest.mark.parametrize(("reason", "failed"), [("'no table'", 3), ("seed", 5)])
+def test_an_evaluator_that_fails_alike_in_the_first_trials_stops_the_search(
+    here: Path, reason: str, failed: int
+) -> None:
+    """Not one that fails each network for a reason of its own."""
+    module = f"fails_{failed}"
+    (here / f"{module}.py").write_text(
+        f"def table(architecture, *, fidelity, seed, report):\n    raise ValueError({reason})\n"
+    )
+    store = open_store("sqlite:///nas.db")
+    told = planned(study="s", evaluator=f"{module}:table", data="", trials=5)
+    stopped: Any = contextlib.nullcontext()
+    if failed == 3:
+        why = "the search cannot go on: no result from its first 3 trials: ValueError: no table"
+        stopped = pytest.raises(StudyError, match=why)
+    with stopped:
+        search(told, store, InProcess())
+    assert store.counts(store.find_study("s").id) == {"failed": failed}
     store.close()
 
 
