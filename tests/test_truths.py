@@ -329,7 +329,7 @@ def test_what_an_evaluator_does_not_give_stops_the_search_once(
     store.close()
 
 
-@pytest.mark.parametrize(("reason", "failed"), [("'no table'", 3), ("seed", 5)])
+@pytest.mark.parametrize(("reason", "failed"), [("'no table'", 3), ("seed", 4)])
 def test_an_evaluator_that_fails_alike_in_the_first_trials_stops_the_search(
     here: Path, reason: str, failed: int
 ) -> None:
@@ -339,7 +339,7 @@ def test_an_evaluator_that_fails_alike_in_the_first_trials_stops_the_search(
         f"def table(architecture, *, fidelity, seed, report):\n    raise ValueError({reason})\n"
     )
     store = open_store("sqlite:///nas.db")
-    told = planned(study="s", evaluator=f"{module}:table", data="", trials=5)
+    told = planned(study="s", evaluator=f"{module}:table", data="", trials=4)
     stopped: Any = contextlib.nullcontext()
     if failed == 3:
         why = "the search cannot go on: no result from its first 3 trials: ValueError: no table"
