@@ -67,12 +67,12 @@ def shown_url(url: str) -> str:
     >>> shown_url("postgresql://me:secret@host/db?sslpassword=other")
     'postgresql://me:***@host/db?sslpassword=***'
     """
-    scheme = re.match(r"(?i)[a-z][\w+.-]*:/*", url)
+    scheme = re.match(r"(?i)\s*[a-z][\w+.-]*:/*", url)
     head = scheme[0] if scheme else ""
     rest = url[len(head) :]
-    if not re.match(r"(?i)sqlite[\w+]*:///", head):  # what follows that is a path
+    if not re.match(r"(?i)\s*sqlite[\w+]*:///", head):  # what follows that is a path
         rest = _without_password(head, rest)
-    return printable(head + _without_secrets(rest))
+    return printable(head + without_secrets(rest))
 
 
 def _without_password(head: str, rest: str) -> str:
@@ -83,16 +83,16 @@ def _without_password(head: str, rest: str) -> str:
         place, mark, query = rest, "", ""
     before, at, host = place.rpartition("@")
     user, colon, _ = before.partition(":")
-    if not at:  # a URL that was cut off, where a colon is followed by no port
-        place = re.sub(r"^([^/?@\[:]*):(?!\d+(?:[/?,]|$))[^?]+", rf"\1:{HIDDEN}", place)
-    elif colon:
+    if at and colon:
         place = f"{user}:{HIDDEN}@{host}"
-    elif head.endswith(":"):  # what looked like the scheme is the user
+    elif at and head.endswith(":"):  # what looked like the scheme is the user
         place = f"{HIDDEN}@{host}"
+    elif head and not at:  # a URL that was cut off, where a colon is followed by no port
+        place = re.sub(r"^([^/?@\[:]*):(?!\d+(?:[/?,]|$))[^?]+", rf"\1:{HIDDEN}", place)
     return place + mark + re.sub(":[^@]*@", f":{HIDDEN}@", query)
 
 
-def _without_secrets(text: str) -> str:
+def without_secrets(text: str) -> str:
     """Hides the values of settings whose names say that they are secret, and of PostgreSQL's
     ``options``, which may set any parameter of the server or its extensions."""
 

@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy.exc import DBAPIError
 
 from nas.cli import main
 from nas.errors import StoreError
 from nas.store import Ask, Study, open_store
-from nas.store.urls import parse
+from nas.store.urls import parse, said
 from nas.text import cell, counted, markdown, printable, shown_file, shown_url
 
 SECRET = "Zebra%41-9"
@@ -123,11 +124,33 @@ def test_no_password_is_shown_wherever_it_stands(form: str) -> None:
         "postgresql://h1:5432,h2:5433/d",
         "postgresql://[::1]:5432/d",
         "http://127.0.0.1:8265",
+        ":memory:",
+        " sqlite:///x.db",
         "",
     ],
 )
 def test_what_is_no_password_is_shown(url: str) -> None:
     assert shown_url(url) == url
+
+
+@pytest.mark.parametrize(
+    ("url", "message", "shown"),
+    [
+        ("postgresql://u:p@h/d", "port 5432 failed: accepting TCP/IP?", None),
+        ("postgresql://u:port@h/d", "port 5432: ports", "*** 5432: ports"),
+        ("postgresql://u:Zebra@h/d", 'for "Zebra" of Zebras', 'for "***" of Zebras'),
+        ("postgresql://u:Ze%2Fbra@h/d", "xZe/brax", "x***x"),
+        ("postgresql://u:p@h/d", 'in "postgresql://u:p@h/d" x', 'in "postgresql://u:***@h/d" x'),
+        ("postgresql://u:p@h/d", "user=u password=p port=1", "user=u password=*** port=1"),
+        ("postgresql://h/d?password=Zebra", "a Zebra", "a ***"),
+        ("postgresql://h/d?options=-c%20my.token%3DZebra", "a Zebra", "a ***"),
+    ],
+)
+def test_a_drivers_message_is_told_without_passwords_and_with_its_words(
+    url: str, message: str, shown: str | None
+) -> None:
+    error = DBAPIError("SELECT 1", None, Exception(message))
+    assert said(error, parse(url)) == (shown or message)
 
 
 @given(st.text(), st.text(), st.text())
