@@ -690,6 +690,9 @@ def test_wrong_input_is_one_sentence_and_nothing_is_written(
     [
         (("export", "lenet5", "--study", "s"), "--study: is for trials of a record"),
         (("export", "lenet5", "--data", "d"), "--data: fp32 is exported without images"),
+        (("export", "--trial", "0", "-o", ".."), "--output ..: is a directory"),  # and no database
+        (("export", "lenet5", "-o", f"{__file__}/x.py"), "test_cli.py is not a directory"),
+        (("train", "lenet5", "-o", f"{__file__}/x"), "test_cli.py is not a directory"),
         (("train", "lenet5", "--storage", "sqlite:///s"), "--storage: is for trials of a record"),
         (("train", "--trial", "1", "--group-by", "x"), "--group-by: with --trial"),
         (("train", "--trial", "1", "--skip-unreadable"), "--skip-unreadable: with --trial"),
