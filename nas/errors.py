@@ -101,13 +101,18 @@ def no_room(error: object) -> bool:
     return code in SQLITE_NO_ROOM or getattr(error, "sqlstate", None) == "53100"  # disk_full
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A clause for an error message: the nearest known name, or all known names where none is near.
-    If ``name`` is a prefix of some, the first of them."""
-    known = list(known)
+def closest(name: str, known: Iterable[str]) -> str:
+    """The nearest of the known names; empty where none is near. If ``name`` is a prefix of some,
+    the first of them."""
     folded = {k.lower(): k for k in known}
     begun = [k for k in folded if len(name) > 1 and k.startswith(name.lower())]
     close = begun or difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {folded[close[0]]}?"
-    return "known: " + ", ".join(sorted(known))
+    return folded[close[0]] if close else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A clause for an error message: the nearest known name, or all known names where none is
+    near."""
+    known = list(known)
+    near = closest(name, known)
+    return f"did you mean {near}?" if near else "known: " + ", ".join(sorted(known))

@@ -337,8 +337,9 @@ def test_a_terminal_that_is_not_utf_8(encoding: str, tmp_path: Path) -> None:
     assert b"11.69M" in told.stdout or b"11,689,512" in told.stdout
 
 
+@pytest.mark.parametrize("buffered", ["", "1"])
 @pytest.mark.parametrize("command", ["space ls", "space sample lenet_like"])
-def test_standard_output_may_be_full_or_closed(command: str, tmp_path: Path) -> None:
+def test_standard_output_may_be_full_or_closed(command: str, buffered: str, tmp_path: Path) -> None:
     said = {
         ">/dev/full": (1, b"nas: standard output: No space left on device\n"),
         ">&-": (0, b""),
@@ -347,10 +348,45 @@ def test_standard_output_may_be_full_or_closed(command: str, tmp_path: Path) -> 
     for where, (status, stderr) in said.items():
         shell = ["bash", "-c", f'"$@" {where}']
         told = subprocess.run(
-            [*shell, "bash", *NAS, *command.split()], cwd=tmp_path, capture_output=True
+            [*shell, "bash", *NAS, *command.split()],
+            cwd=tmp_path,
+            capture_output=True,
+            env=os.environ | {"PYTHONUNBUFFERED": buffered},
         )
         assert told.stderr == stderr
         assert status is None or told.returncode == status
+
+
+GONE = """\
+show lenet5
+space check linear
+submit slurm --dry-run -- search --space linear
+search --trials x
+show lenet5 -o a.svg
+status
+data check images
+search --space linear --storage sqlite:////{}/nas.db
+train linear -o {}/trained
+predict {}/m.safetensors a.png
+""".splitlines()
+
+
+@pytest.mark.parametrize("command", GONE)
+def test_where_the_working_directory_was_removed_what_needs_it_says_so(
+    command: str, tmp_path: Path
+) -> None:
+    gone, arguments = tmp_path / "gone", command.format(tmp_path).split()
+    gone.mkdir()
+    shell = ["bash", "-c", f'cd {gone} && rmdir {gone} && exec "$@"', "bash"]
+    told = subprocess.run([*shell, *NAS, *arguments], capture_output=True, text=True)
+    if command in GONE[:3]:
+        assert (told.returncode, told.stderr) == (0, "")
+    elif command == GONE[3]:
+        assert (told.returncode, told.stderr) == (2, "nas: --trials x: must be an integer\n")
+    else:
+        where = f"nas: the working directory {gone} is no longer there: change to another\n"
+        assert (told.returncode, told.stderr) == (1, where)
+    assert list(tmp_path.iterdir()) == []
 
 
 # -- numbers --------------------------------------------------------------------------------------

@@ -79,10 +79,10 @@ def writable(path: Path) -> None:
 def _nearest(path: Path) -> Path:
     """What exists of ``path``: itself, or the nearest folder. Raises NasError where it cannot be
     written, and where that is no folder."""
+    full = path.absolute()
     try:
-        full = path.absolute()
         there = next(each for each in (full, *full.parents) if each.exists())
-    except OSError as error:  # too long a name; the working directory is gone
+    except OSError as error:  # too long a name
         raise NasError(f"--output {path}: {error.strerror or error}") from None
     if there != full and not there.is_dir():
         raise NasError(f"--output {path}: {there} is not a directory")
