@@ -7,7 +7,8 @@ NasError                    the root; the command line prints it as one sentence
 ├── DataError               a data set that is missing, half there, or of the wrong form
 ├── RecipeError             a training setting outside its domain
 ├── StoreError              a database that is invalid, newer than the code, or does not answer
-│   └── NoRecord            a database without a record
+│   ├── NoRecord            a database without a record
+│   └── RecordGone          a database file moved or removed while in use: exit status 1
 ├── StudyError              a study that exists with other settings, or does not exist
 ├── MachineError            an error that input does not cause, such as a full disk: exit status 1
 └── NothingFound            a search that ends with nothing to show: exit status 3
@@ -52,6 +53,10 @@ class NoRecord(StoreError):
     """There is no record yet."""
 
 
+class RecordGone(StoreError):
+    """The database's file was moved, removed or replaced while it was in use."""
+
+
 class StudyError(NasError):
     """The study does not exist, or exists with other settings."""
 
@@ -82,7 +87,7 @@ def status(error: NasError) -> int:
         return 3
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, MachineError) or no_room(cause):
+        if isinstance(cause, MachineError | RecordGone) or no_room(cause):
             return 1
         cause = cause.__cause__ or cause.__context__
     return 2
@@ -96,13 +101,18 @@ def no_room(error: object) -> bool:
     return code in SQLITE_NO_ROOM or getattr(error, "sqlstate", None) == "53100"  # disk_full
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A clause for an error message: the nearest known name, or all known names where none is near.
-    If ``name`` is a prefix of some, the first of them."""
-    known = list(known)
+def closest(name: str, known: Iterable[str]) -> str:
+    """The nearest of the known names; empty where none is near. If ``name`` is a prefix of some,
+    the first of them."""
     folded = {k.lower(): k for k in known}
     begun = [k for k in folded if len(name) > 1 and k.startswith(name.lower())]
     close = begun or difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {folded[close[0]]}?"
-    return "known: " + ", ".join(sorted(known))
+    return folded[close[0]] if close else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A clause for an error message: the nearest known name, or all known names where none is
+    near."""
+    known = list(known)
+    near = closest(name, known)
+    return f"did you mean {near}?" if near else "known: " + ", ".join(sorted(known))

@@ -67,12 +67,12 @@ def shown_url(url: str) -> str:
     >>> shown_url("postgresql://me:secret@host/db?sslpassword=other")
     'postgresql://me:***@host/db?sslpassword=***'
     """
-    scheme = re.match(r"(?i)[a-z][\w+.-]*:/*", url)
+    scheme = re.match(r"(?i)\s*[a-z][\w+.-]*:/*", url)
     head = scheme[0] if scheme else ""
     rest = url[len(head) :]
-    if not re.match(r"(?i)sqlite[\w+]*:///", head):  # what follows that is a path
+    if not re.match(r"(?i)\s*sqlite[\w+]*:///", head):  # what follows that is a path
         rest = _without_password(head, rest)
-    return printable(head + _without_secrets(rest))
+    return printable(head + without_secrets(rest))
 
 
 def _without_password(head: str, rest: str) -> str:
@@ -83,16 +83,16 @@ def _without_password(head: str, rest: str) -> str:
         place, mark, query = rest, "", ""
     before, at, host = place.rpartition("@")
     user, colon, _ = before.partition(":")
-    if not at:  # a URL that was cut off, where a colon is followed by no port
-        place = re.sub(r"^([^/?@\[:]*):(?!\d+(?:[/?,]|$))[^?]+", rf"\1:{HIDDEN}", place)
-    elif colon:
+    if at and colon:
         place = f"{user}:{HIDDEN}@{host}"
-    elif head.endswith(":"):  # what looked like the scheme is the user
+    elif at and head.endswith(":"):  # what looked like the scheme is the user
         place = f"{HIDDEN}@{host}"
+    elif head and not at:  # a URL that was cut off, where a colon is followed by no port
+        place = re.sub(r"^([^/?@\[:]*):(?!\d+(?:[/?,]|$))[^?]+", rf"\1:{HIDDEN}", place)
     return place + mark + re.sub(":[^@]*@", f":{HIDDEN}@", query)
 
 
-def _without_secrets(text: str) -> str:
+def without_secrets(text: str) -> str:
     """Hides the values of settings whose names say that they are secret, and of PostgreSQL's
     ``options``, which may set any parameter of the server or its extensions."""
 
@@ -118,10 +118,40 @@ def shown_file(file: str) -> str:
     return file
 
 
+class _Named:
+    """A stream whose errors name it, as those of an opened file do."""
+
+    def __init__(self, stream: Any, name: str) -> None:
+        self.stream, self.told = stream, name
+
+    def write(self, data: Any) -> Any:
+        with self._telling():
+            return self.stream.write(data)
+
+    def flush(self) -> None:
+        with self._telling():
+            self.stream.flush()
+
+    @property
+    def buffer(self) -> _Named:
+        return _Named(self.stream.buffer, self.told)
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            error.filename = self.told
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 class _Cleaned:
     """A stream that writes only printable text."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: _Named) -> None:
         self.stream = stream
 
     def write(self, text: str) -> int:
@@ -141,11 +171,11 @@ def open_terminal() -> Iterator[None]:
     """Passes everything printed to stdout and stderr through ``printable``, and escapes what their
     encoding lacks. Writes to a closed stream are discarded."""
     before = sys.stdout, sys.stderr
-    for name in ("stdout", "stderr"):
+    for name, told in (("stdout", "standard output"), ("stderr", "standard error")):
         stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115 - until the end
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-        setattr(sys, name, _Cleaned(stream))
+        setattr(sys, name, _Cleaned(_Named(stream, told)))
     try:
         yield
     finally:
@@ -155,4 +185,4 @@ def open_terminal() -> Iterator[None]:
 def uncleaned(stream: TextIO) -> TextIO:
     """The stream below ``open_terminal``, for callers that clean the text themselves and then add
     escape sequences for its style."""
-    return cast(_Cleaned, stream).stream if isinstance(stream, _Cleaned) else stream
+    return cast(TextIO, stream.stream) if isinstance(stream, _Cleaned) else stream

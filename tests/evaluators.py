@@ -43,6 +43,21 @@ def out_of_memory(architecture: Any, **_: Any) -> dict[str, float]:
     raise MemoryError
 
 
+def reports_two_things(architecture: Any, *, report: Any, **_: Any) -> dict[str, float]:
+    report(1, 0.5)
+    return {"accuracy": 0.5}
+
+
+def reports_names(architecture: Any, *, report: Any, **_: Any) -> dict[str, float]:
+    report(epoch=1, accuracy=0.5)
+    return {"accuracy": 0.5}
+
+
+def reports_nothing(architecture: Any, *, report: Any, **_: Any) -> dict[str, float]:
+    report()
+    return {"accuracy": 0.5}
+
+
 def reports_a_number(architecture: Any, *, report: Any, **_: Any) -> dict[str, float]:
     report(0.5)
     return {"accuracy": 0.5}

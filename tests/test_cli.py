@@ -690,6 +690,9 @@ def test_wrong_input_is_one_sentence_and_nothing_is_written(
     [
         (("export", "lenet5", "--study", "s"), "--study: is for trials of a record"),
         (("export", "lenet5", "--data", "d"), "--data: fp32 is exported without images"),
+        (("export", "--trial", "0", "-o", ".."), "--output ..: is a directory"),  # and no database
+        (("export", "lenet5", "-o", f"{__file__}/x.py"), "test_cli.py is not a directory"),
+        (("train", "linear", "-o", f"{__file__}/x"), "test_cli.py is not a directory"),
         (("train", "lenet5", "--storage", "sqlite:///s"), "--storage: is for trials of a record"),
         (("train", "--trial", "1", "--group-by", "x"), "--group-by: with --trial"),
         (("train", "--trial", "1", "--skip-unreadable"), "--skip-unreadable: with --trial"),
@@ -702,7 +705,7 @@ def test_wrong_input_is_one_sentence_and_nothing_is_written(
         ),
         (("train", "lenet5", "--recipe", "lr=1", "--recipe", "lr=0.1"), "twice, 1.0 and 0.1"),
         (("train", "lenet5", "--recipe", "init=a", "--init", "b"), "init: is given twice, a and b"),
-        (("data", "pack", "d", "-o", "t", "--megabytes", "0"), "Invalid value for '--megabytes'"),
+        (("data", "pack", "d", "-o", "t", "--megabytes", "0"), "--megabytes 0: must be a"),
         (("search",), "--space is needed: a file, or one of alexnet_like"),
         (
             ("search", "--space", "linear", "--gpus-per-trial", "2"),
@@ -725,16 +728,46 @@ def test_wrong_input_is_one_sentence_and_nothing_is_written(
         ((*SEARCH, *STUB, "--recipe", "lr=0.1"), "--recipe lr=0.1: test_search:slow has no"),
         ((*SEARCH, *STUB, "--group-by", "a"), "--group-by a: is about image files of yours"),
         ((*SEARCH, "--skip-unreadable"), "--skip-unreadable: is about image files of yours"),
-        ((*SEARCH, "--trails", "3"), "No such option: --trails"),
+        (
+            (*SEARCH, "--trails", "3"),
+            "--trails: no such option of nas search; did you mean --trials?",
+        ),
+        (
+            (*SEARCH, "--zzz"),
+            "--zzz: no such option of nas search; nas search --help lists",
+        ),
         (
             (*SEARCH, "--lr", "0.1"),
-            "--lr; as a setting of the recipe, --recipe lr=0.1",
+            "--lr: no such option; as a setting of the recipe, --recipe lr=0.1",
         ),
         (("train", "linear", "--weight-decay=1e-4"), "--recipe weight_decay=1e-4"),
-        ((*SEARCH, "--trials", "many"), "Invalid value for '--trials'"),
-        ((*SEARCH, "--workers", "-1"), "Invalid value for '--workers'"),
-        (("serach",), "No such command 'serach'"),
-        (("space", "sample", "linear", "-n", "0"), "Invalid value for '--count'"),
+        *(
+            ((*SEARCH, "--trials", typed), f"--trials {shown}: must be an integer\n")
+            for typed, shown in [
+                *((same, same) for same in ("many", "1.5", "nan", "inf", "1e309")),
+                ("", "''"),
+                (" ", "' '"),
+                ("\x1b[2J", "'[2J'"),
+            ]
+        ),
+        ((*SEARCH, "--trials"), "--trials: its value is missing\n"),
+        ((*SEARCH, "--dry-run=3"), "--dry-run: takes no value\n"),
+        ((*SEARCH, "--workers", "-1"), "--workers -1: must be an integer, 0 or more\n"),
+        ((*SEARCH, "--time-limit", "nan"), "--time-limit nan: must be a number, 0 or more\n"),
+        (
+            (*SEARCH, "--gpus-per-trial", "nan"),
+            "--gpus-per-trial nan: must be a number, 0 or more\n",
+        ),
+        ((*SEARCH, "again"), "again: too many arguments: nas search takes options only\n"),
+        (("show", "a", "b"), "b: too many arguments: nas show PATTERN_OR_NAME is all it takes\n"),
+        (("status", "postgresql://me:Zebra@h/d"), "postgresql://me:***@h/d: too many arguments"),
+        (("predict",), "MODEL is needed: nas predict MODEL PATH...\n"),
+        (("predict", "m"), "PATH... is needed: nas predict MODEL PATH...\n"),
+        (("data", "pack", "d"), "--output is needed: nas data pack DIR --output OUT\n"),
+        (("serach",), "serach: no such command of nas; did you mean search?\n"),
+        (("space", "nonsense"), "nonsense: no such command of nas space; known: check, ls, sample"),
+        (("--trails",), "--trails: no such option of nas; nas --help lists"),
+        (("space", "sample", "linear", "-n", "0"), "--count 0: must be an integer from 1 to"),
     ],
 )
 def test_wrong_options_are_refused(
@@ -743,6 +776,7 @@ def test_wrong_options_are_refused(
     ended = here(tmp_path, *arguments, status=2)
     assert ended.stdout == ""
     assert sentence in ended.stderr
+    assert re.fullmatch("nas: .+\n", ended.stderr)
     assert list(tmp_path.iterdir()) == []
 
 

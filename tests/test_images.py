@@ -474,6 +474,16 @@ def test_a_class_may_be_a_link_and_a_loop_is_told(tmp_path: Path) -> None:
         data.identity(ref(root))
 
 
+@pytest.mark.parametrize("link", ["self", "a/self", "a/self.png", "a/in/self"])
+def test_a_link_to_itself_is_named(tmp_path: Path, link: str) -> None:
+    root = folder(tmp_path / "d")
+    (root / "a" / "in").mkdir()
+    (root / link).symlink_to(Path(link).name)
+    told = f"^{root / link} cannot be read: Too many levels of symbolic links$"
+    with pytest.raises(DataError, match=told):
+        examine(ref(root))
+
+
 def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     root = folder(tmp_path / "d")
     (root / "a" / "locked").mkdir(mode=0)

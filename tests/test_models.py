@@ -224,6 +224,56 @@ WRONG: dict[str, tuple[Callable[[bytes], bytes], str]] = {
             (("8", "\ud800"), 'classes[9] is "\\ud800"', "text without half of a surrogate pair"),
         )
     },
+    **{
+        f"no {name}": (
+            edited(lambda told, name=name: told.pop(name)),
+            f"{name} is missing: must be",
+        )  # type: ignore[misc]
+        for name in (
+            *("recipe", "epochs", "seed", "dataset", "size", "split_seed", "identity"),
+            *("metrics", "versions"),
+        )
+    },
+    **{
+        f"{name} null": (
+            edited(lambda told, name=name: told.update({name: "null"})),  # type: ignore[misc]
+            f"{name} is null: must be",
+        )
+        for name in (
+            "epochs",
+            "recipe",
+            "metrics",
+            "versions",
+            "skip_unreadable",
+            "group_by",
+            "seen",
+        )
+    },
+    **{
+        f"recipe with {name} {value}": (
+            edited(
+                lambda told, name=name, value=value: told.update(  # type: ignore[misc]
+                    recipe=f'{{"{name}": {value}}}'
+                )
+            ),
+            f"recipe.{name} is {shown}: must be {rule}",
+        )
+        for name, value, shown, rule in (
+            ("schedule", "null", "None", "of type str"),
+            ("schedule", "1e400", "inf", "of type str"),
+            ("schedule", '"none"', "'none'", "one of one_cycle, rungs"),
+            ("cutout", '"x"', "'x'", "of type int"),
+            ("lr", "1e400", "inf", "a number above 0 and up to 100"),
+        )
+    },
+    "a recipe of another version": (
+        edited(lambda told: told.update(recipe='{"colour": 1}')),
+        "recipe.colour is unknown",
+    ),
+    "a version that is no text": (
+        edited(lambda told: told.update(versions='{"nas": []}')),
+        "versions.nas is []: must be text",
+    ),
     "half of a pair in a text": (
         edited(lambda told: told.update(dataset='"\\udfff"')),
         'dataset is "\\udfff": must be text without half of a surrogate pair',
@@ -246,6 +296,19 @@ WRONG: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         "does not fit its pattern: 0.1.weight is missing",
     ),
 }
+
+
+def test_models_of_the_first_version_are_read(trained: Trained, tmp_path: Path) -> None:
+    def first(told: dict[str, str]) -> None:
+        for name in ("skip_unreadable", "group_by", "seen"):  # what it did not write
+            del told[name]
+
+    assert trained.file is not None
+    file = tmp_path / "first.safetensors"
+    file.write_bytes(edited(first)(trained.file.read_bytes()))
+    card = nas.load_model(file).card
+    assert (card.skip_unreadable, card.group_by, card.seen) == (False, "", "")
+    assert (card.epochs, card.recipe) == (3, trained.model.card.recipe)
 
 
 @pytest.mark.parametrize(("change", "reason"), WRONG.values(), ids=WRONG)

@@ -290,9 +290,10 @@ def test_ray_jobs_that_refuse_say_why(head: Head, environ: dict[str, str], sente
     [
         (["rm", "-rf", "x"], "-- rm -rf x: no job: those on a cluster are search"),
         (["train", "resnet18"], "-- train resnet18: no job: those on a cluster are search"),
-        (["search", "--spce", "mixed"], "-- search --spce mixed: No such option: --spce"),
-        (["search", "--space", "mixed", "--trials", "x"], "Invalid value for '--trials'"),
-        (["search", "--space", "mixed", "b c"], "'b c': Got unexpected extra argument"),
+        (["search", "--spce", "mixed"], "-- search --spce mixed: --spce: no such option"),
+        (["search", "--lr", "1"], "-- search --lr 1: --lr: no such option; as a setting of the"),
+        (["search", "--space", "mixed", "--trials", "x"], ": --trials x: must be an integer"),
+        (["search", "--space", "mixed", "b c"], "'b c': b c: too many arguments"),
         (["search", "--trials", "9"], "-- search --trials 9: --space is needed"),
         (["search", "--help"], "-- search --help: only tells something: type it here"),
     ],

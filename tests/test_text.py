@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy.exc import DBAPIError
 
 from nas.cli import main
 from nas.errors import StoreError
 from nas.store import Ask, Study, open_store
-from nas.store.urls import parse
+from nas.store.urls import parse, said
 from nas.text import cell, counted, markdown, printable, shown_file, shown_url
 
 SECRET = "Zebra%41-9"
@@ -123,11 +124,33 @@ def test_no_password_is_shown_wherever_it_stands(form: str) -> None:
         "postgresql://h1:5432,h2:5433/d",
         "postgresql://[::1]:5432/d",
         "http://127.0.0.1:8265",
+        ":memory:",
+        " sqlite:///x.db",
         "",
     ],
 )
 def test_what_is_no_password_is_shown(url: str) -> None:
     assert shown_url(url) == url
+
+
+@pytest.mark.parametrize(
+    ("url", "message", "shown"),
+    [
+        ("postgresql://u:p@h/d", "port 5432 failed: accepting TCP/IP?", None),
+        ("postgresql://u:port@h/d", "port 5432: ports", "*** 5432: ports"),
+        ("postgresql://u:Zebra@h/d", 'for "Zebra" of Zebras', 'for "***" of Zebras'),
+        ("postgresql://u:Ze%2Fbra@h/d", "xZe/brax", "x***x"),
+        ("postgresql://u:p@h/d", 'in "postgresql://u:p@h/d" x', 'in "postgresql://u:***@h/d" x'),
+        ("postgresql://u:p@h/d", "user=u password=p port=1", "user=u password=*** port=1"),
+        ("postgresql://h/d?password=Zebra", "a Zebra", "a ***"),
+        ("postgresql://h/d?options=-c%20my.token%3DZebra", "a Zebra", "a ***"),
+    ],
+)
+def test_a_drivers_message_is_told_without_passwords_and_with_its_words(
+    url: str, message: str, shown: str | None
+) -> None:
+    error = DBAPIError("SELECT 1", None, Exception(message))
+    assert said(error, parse(url)) == (shown or message)
 
 
 @given(st.text(), st.text(), st.text())
@@ -314,8 +337,9 @@ def test_a_terminal_that_is_not_utf_8(encoding: str, tmp_path: Path) -> None:
     assert b"11.69M" in told.stdout or b"11,689,512" in told.stdout
 
 
+@pytest.mark.parametrize("buffered", ["", "1"])
 @pytest.mark.parametrize("command", ["space ls", "space sample lenet_like"])
-def test_standard_output_may_be_full_or_closed(command: str, tmp_path: Path) -> None:
+def test_standard_output_may_be_full_or_closed(command: str, buffered: str, tmp_path: Path) -> None:
     said = {
         ">/dev/full": (1, b"nas: standard output: No space left on device\n"),
         ">&-": (0, b""),
@@ -324,10 +348,45 @@ def test_standard_output_may_be_full_or_closed(command: str, tmp_path: Path) -> 
     for where, (status, stderr) in said.items():
         shell = ["bash", "-c", f'"$@" {where}']
         told = subprocess.run(
-            [*shell, "bash", *NAS, *command.split()], cwd=tmp_path, capture_output=True
+            [*shell, "bash", *NAS, *command.split()],
+            cwd=tmp_path,
+            capture_output=True,
+            env=os.environ | {"PYTHONUNBUFFERED": buffered},
         )
         assert told.stderr == stderr
         assert status is None or told.returncode == status
+
+
+GONE = """\
+show lenet5
+space check linear
+submit slurm --dry-run -- search --space linear
+search --trials x
+show lenet5 -o a.svg
+status
+data check images
+search --space linear --storage sqlite:////{}/nas.db
+train linear -o {}/trained
+predict {}/m.safetensors a.png
+""".splitlines()
+
+
+@pytest.mark.parametrize("command", GONE)
+def test_where_the_working_directory_was_removed_what_needs_it_says_so(
+    command: str, tmp_path: Path
+) -> None:
+    gone, arguments = tmp_path / "gone", command.format(tmp_path).split()
+    gone.mkdir()
+    shell = ["bash", "-c", f'cd {gone} && rmdir {gone} && exec "$@"', "bash"]
+    told = subprocess.run([*shell, *NAS, *arguments], capture_output=True, text=True)
+    if command in GONE[:3]:
+        assert (told.returncode, told.stderr) == (0, "")
+    elif command == GONE[3]:
+        assert (told.returncode, told.stderr) == (2, "nas: --trials x: must be an integer\n")
+    else:
+        where = f"nas: the working directory {gone} is no longer there: change to another\n"
+        assert (told.returncode, told.stderr) == (1, where)
+    assert list(tmp_path.iterdir()) == []
 
 
 # -- numbers --------------------------------------------------------------------------------------

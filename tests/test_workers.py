@@ -184,6 +184,9 @@ GENTLE = {
     "not_a_number": "metric accuracy is 'high': must be a number",
     "not_a_dict": "returned float, not a dict",
     "reports_a_number": "takes a nas.job.Epoch, not float",
+    "reports_two_things": "takes one nas.job.Epoch (docs/evaluators.md), not int, float",
+    "reports_names": "takes one nas.job.Epoch (docs/evaluators.md), not epoch=, accuracy=",
+    "reports_nothing": "takes one nas.job.Epoch (docs/evaluators.md), not nothing",
     "missing": "has no function 'missing'",
 }
 

@@ -40,12 +40,16 @@ def run(
     curve: list[Epoch] = []
     over, here, start = False, os.getpid(), time.perf_counter()
 
-    def tell(epoch: Epoch) -> None:
+    def tell(*given: Any, **named: Any) -> None:
+        if len(given) + len(named) != 1 or named.keys() - {"epoch"}:
+            kinds = [type(each).__name__ for each in given] + [f"{name}=" for name in named]
+            wrong = ", ".join(kinds) or "nothing"
+            raise TypeError(f"report takes one nas.job.Epoch (docs/evaluators.md), not {wrong}")
         if over or os.getpid() != here:  # a thread of it, or a fork
             raise RuntimeError("report was called from outside of the job")
         if len(curve) >= answers.POINTS:
             raise ValueError(f"report was called more than {answers.POINTS:,} times")
-        point = answers.epoch(epoch)
+        point = answers.epoch(*given, *named.values())
         curve.append(point)
         report(point)
 

@@ -41,21 +41,28 @@ from nas.cli.arguments import (
     a_file,
     output_to,
 )
+from nas.cli.usage import told
+from nas.errors import MachineError
 
 
-class Interruptible(TyperGroup):
-    """Reports an interrupt, unless the command does."""
+class Root(TyperGroup):
+    """Reports an interrupt, unless the command does, and what was typed wrongly."""
+
+    def make_context(self, *given: Any, **settings: Any) -> Any:
+        with told():
+            return super().make_context(*given, **settings)
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with told():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             fail("interrupted", 130)
 
 
 app = typer.Typer(
     name="nas",
-    cls=Interruptible,
+    cls=Root,
     help="Neural architecture search over block patterns: which network for your images?",
     no_args_is_help=True,
     rich_markup_mode=None,  # rich help takes longer to import than all the rest
@@ -101,6 +108,8 @@ def main() -> None:
         try:
             try:
                 with _as_interrupt(heard):
+                    if _working_directory_gone():
+                        sys.meta_path.insert(0, _NoTorch())
                     app()
             finally:
                 sys.stdout.flush()
@@ -109,14 +118,38 @@ def main() -> None:
         except KeyboardInterrupt:
             fail("interrupted", 130)
         except OSError as error:
+            where = error.filename
             try:
                 sys.stdout.flush()
-            except OSError:  # its buffer is discarded
+            except OSError as again:  # its buffer is discarded
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                where = where or again.filename
             if isinstance(error, BrokenPipeError):
                 sys.exit(1)
-            where = error.filename or "standard output"
-            fail(f"{where}: {error.strerror or error}", 1)
+            if not where and isinstance(error, FileNotFoundError):  # os.getcwd names no file
+                fail(_working_directory_gone() or str(error), 1)
+            fail(f"{where}: {error.strerror or error}" if where else str(error), 1)
+
+
+def _working_directory_gone() -> str:
+    """A sentence if the working directory was removed."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        with contextlib.suppress(OSError):
+            place = os.readlink("/proc/self/cwd").removesuffix(" (deleted)")
+            return f"the working directory {place} is no longer there: change to another"
+        return "the working directory is no longer there: change to another"
+    return ""
+
+
+class _NoTorch:
+    """Refuses to import torch where the working directory is gone: oneMKL ends the process then,
+    with a sentence about a library of its own."""
+
+    def find_spec(self, name: str, *_: Any) -> None:
+        if name == "torch":
+            raise MachineError(_working_directory_gone())
 
 
 @contextlib.contextmanager

@@ -73,7 +73,8 @@ class Grouped(TyperCommand):
     text: typer groups them only in rich's boxes, which take 0.1 s to load."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Of an unknown option that is a setting of the recipe, says how to give it."""
+        """Raises NasError for an unknown option that is a setting of the recipe, with how to give
+        it."""
         given = list(args)  # the parser consumes its own
         try:
             return super().parse_args(ctx, args)
@@ -81,10 +82,9 @@ class Grouped(TyperCommand):
             option = getattr(error, "option_name", "")
             setting = as_setting(option, given)
             if setting and any("--recipe" in param.opts for param in self.get_params(ctx)):
-                vars(error).update(
-                    message=f"No such option: {option}; as a setting of the recipe, {setting}",
-                    possibilities=None,
-                )
+                raise NasError(
+                    f"{option}: no such option; as a setting of the recipe, {setting}"
+                ) from None
             raise
 
     def format_options(self, ctx: Any, formatter: Any) -> None:

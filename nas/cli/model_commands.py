@@ -285,7 +285,7 @@ def export(
     """
     from nas.cli.models import export_lowered, export_model, export_pattern
     from nas.cli.options import load_plugins
-    from nas.cli.output import form_of
+    from nas.cli.output import form_of, writable
     from nas.cli.patterns import closed_pattern
     from nas.cli.record import check_there, trial_network, trial_weights
     from nas.cli.unused import FOR_TRIALS, refuse_typed
@@ -302,6 +302,8 @@ def export(
         why = "fp32 is exported without images; they are for --precision fp16 and int8"
         refuse_typed(context, why, "--data", "--dataset")
     format = form_of(format, output, EXPORTS, "python")
+    if output is not None:
+        writable(output)
     if precision != "fp32" and format != "onnx":
         raise NasError(f"--precision {precision}: is for ONNX only (-f onnx)")
     as_text = format == "pattern" or (format == "python" and output is None)

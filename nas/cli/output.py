@@ -53,11 +53,13 @@ def resumable(advice: str = "the same command resumes") -> Iterator[None]:
 
 
 def directory(path: Path, files: str) -> Path:
-    """Checks the --output directory for ``files``. Raises NasError for an existing file, and for a
-    name that ends like one: nobody wants a folder called model.onnx."""
+    """Checks the --output directory for ``files``; call it before long work. Raises NasError for an
+    existing file, for a name that ends like one (nobody wants a folder called model.onnx), and
+    where nothing can be written."""
+    at = _nearest(path)
     if path.is_dir():
         return path
-    if path.exists():
+    if at == path.absolute():
         raise NasError(f"--output {path}: is a file, but {files} go into a directory")
     if path.suffix.lower() in FILES:
         raise NasError(
@@ -70,16 +72,23 @@ def directory(path: Path, files: str) -> Path:
 def writable(path: Path) -> None:
     """Raises NasError where no file can be written at ``path``; call it before long work. Missing
     folders are fine: writing creates them."""
+    if _nearest(path) == path.absolute() and path.is_dir():
+        raise NasError(f"--output {path}: is a directory")
+
+
+def _nearest(path: Path) -> Path:
+    """What exists of ``path``: itself, or the nearest folder. Raises NasError where it cannot be
+    written, and where that is no folder."""
+    full = path.absolute()
     try:
-        if path.is_dir():
-            raise NasError(f"--output {path}: is a directory")
-        there = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+        there = next(each for each in (full, *full.parents) if each.exists())
     except OSError as error:  # too long a name
         raise NasError(f"--output {path}: {error.strerror or error}") from None
-    if there != path.absolute() and not there.is_dir():
+    if there != full and not there.is_dir():
         raise NasError(f"--output {path}: {there} is not a directory")
     if not os.access(there, os.W_OK):
         raise NasError(f"--output {path}: no permission to write it")
+    return there
 
 
 def write(path: Path, data: bytes) -> None:

@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from nas.cli.usage import told
+
 app = typer.Typer(
     help="Submit a whole search to a batch system: nas submit slurm -- search --space resnet_like",
     no_args_is_help=True,
@@ -42,14 +44,12 @@ def _runs(command: Sequence[str], here: typer.Context) -> None:
     if name not in able:
         raise NasError(f"{brief(text)}: no job: those on a cluster are {', '.join(able)}")
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), told():
             parsed = commands[name].make_context(name, [*arguments, RAYS, "auto"])
     except typer.Exit:
         raise NasError(f"{brief(text)}: only tells something: type it here") from None
-    except Exception as error:
-        if reason := getattr(error, "format_message", None):  # whichever click typer bundles
-            raise NasError(f"{brief(text)}: {reason()}") from None
-        raise
+    except NasError as error:
+        raise NasError(f"{brief(text)}: {error}") from None
     if not parsed.params["space"]:
         raise NasError(f"{brief(text)}: --space is needed")
 

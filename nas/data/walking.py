@@ -88,13 +88,22 @@ def folders(path: Path, found: Gathered | None = None) -> tuple[str, ...]:
         if kinds.is_dropping(entry.name):
             if found is not None:
                 found.skip(kinds.DROPPING, entry.path)
-        elif entry.is_dir():
+        elif is_folder(entry, path):
             names.append(entry.name)
         elif found is not None and not os.path.exists(entry.path):
             found.skip("a link to nothing", entry.path)
         elif found is not None and (why := kinds.unread(entry.name)):
             found.skip(why, entry.path)
     return tuple(names)
+
+
+def is_folder(entry: os.DirEntry[str], path: Path) -> bool:
+    """Whether an entry of the folder ``path`` is one. Raises DataError for a link that leads round
+    to itself, or where nobody may look."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        raise DataError(f"{path / entry.name} cannot be read: {error.strerror}") from error
 
 
 def mark(state: os.stat_result) -> int:
@@ -106,7 +115,8 @@ def mark(state: os.stat_result) -> int:
 def images_in(path: Path) -> int:
     """How many images are directly in a folder."""
     return sum(
-        not (kinds.is_dropping(e.name) or kinds.unread(e.name) or e.is_dir()) for e in scan(path)
+        not (kinds.is_dropping(e.name) or kinds.unread(e.name) or is_folder(e, path))
+        for e in scan(path)
     )
 
 
@@ -120,9 +130,9 @@ def below(path: Path, above: Above = ()) -> Iterator[str]:
     try:
         with os.scandir(path) as entries:
             for entry in entries:
-                if not (why := kinds.unused(entry.name)) and not entry.is_dir():
+                if not (why := kinds.unused(entry.name)) and not is_folder(entry, path):
                     yield entry.path
-                elif why != kinds.DROPPING and entry.is_dir():
+                elif why != kinds.DROPPING and is_folder(entry, path):
                     inner.append(entry.path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
@@ -193,9 +203,10 @@ def walk(root: Path, path: Path, label: int, found: Gathered, above: Above = ())
     try:
         for entry in scan(path, number):
             name = entry.name
-            if (why := kinds.unused(name)) and (why == kinds.DROPPING or not entry.is_dir()):
+            why = kinds.unused(name)
+            if why and (why == kinds.DROPPING or not is_folder(entry, path)):
                 found.skip(why, f"{path}/{name}")
-            elif entry.is_dir():
+            elif is_folder(entry, path):
                 found.add_all(start, names, states, label)
                 names, states = [], []
                 walk(root, path / name, label, found, here)

@@ -16,10 +16,10 @@ from urllib.parse import quote
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import SAWarning
 
-from nas.errors import NoRecord, StoreError, brief
+from nas.errors import NoRecord, RecordGone, StoreError, brief
 from nas.store.schema import bring_up_to_date
 from nas.store.transactions import patiently
-from nas.store.urls import READ_ONLY, parse, shown
+from nas.store.urls import READ_ONLY, file_of, parse, shown
 from nas.store.values import read_json
 
 log = logging.getLogger(__name__)
@@ -139,6 +139,8 @@ def _engine(url: URL) -> Engine:
         json_serializer=_compact,
         json_deserializer=read_json,
     )
+    check_same = _same_file(url)
+    event.listen(engine, "do_connect", check_same)  # which would create the file anew
 
     @event.listens_for(engine, "connect")
     def _settings(connection: sqlite3.Connection, _: object) -> None:
@@ -150,11 +152,36 @@ def _engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
+        check_same()
         # "" for statements that SQLite accepts only outside a transaction.
         if begin := connection.get_execution_options().get("nas_begin", "BEGIN"):
             connection.exec_driver_sql(begin)
 
     return engine
+
+
+def _same_file(url: URL) -> Callable[..., None]:
+    """A check that the database's file is the one that the first call found. SQLite writes on into
+    a file that was moved or removed, and no error tells that nobody will find the results."""
+    file = (file_of(url) or Path()).absolute()
+    first: list[tuple[int, int]] = []
+
+    def check(*_: object) -> None:
+        try:
+            state = os.stat(file)
+        except FileNotFoundError:
+            if not first:  # it is created by the first transaction
+                return
+            raise RecordGone(
+                f"{shown(url)} is no longer there: it was moved or removed while in use; put it "
+                f"back where {file.name}-wal is, which may hold its last changes"
+            ) from None
+        if not first:
+            first.append((state.st_dev, state.st_ino))
+        if first[0] != (state.st_dev, state.st_ino):
+            raise RecordGone(f"{shown(url)} is another file than when it was opened")
+
+    return check
 
 
 def _compact(value: Any) -> str:

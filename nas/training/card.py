@@ -15,9 +15,9 @@ from torch import Tensor
 from nas import data, fields
 from nas.data import Info
 from nas.data.batches import Normal
-from nas.errors import NasError, PatternError, ShapeError
+from nas.errors import NasError, PatternError, RecipeError, ShapeError
 from nas.fields import Field
-from nas.job import DataRef, Job
+from nas.job import DataRef, Job, Recipe
 from nas.language.architecture import Architecture, parse
 from nas.text import counted
 from nas.training import predict
@@ -153,13 +153,14 @@ class Card:
             tuple(each.number(*range_) for each in listed(name, channels, f"{channels} numbers"))
             for name, range_ in (("mean", (0, 1)), ("std", (LEAST_STD, 1)))
         )
-        metrics = told["metrics"].of(dict) if told["metrics"].given else {}
         return cls(
             architecture=architecture,
             classes=_names(classes),
             normal=Normal(mean, std),
-            metrics={name: told["metrics"][name].number() for name in metrics},
-            **{name: _entry(told[name]) for name in _KINDS if told[name].given},
+            metrics={name: each.number() for name, each in _members(told["metrics"])},
+            **{
+                name: _entry(told[name]) for name in _KINDS if name in metadata or name not in LATER
+            },
         )
 
 
@@ -174,8 +175,19 @@ def _names(classes: Sequence[Field]) -> tuple[str, ...]:
     return tuple(first)
 
 
+def _members(told: Field) -> list[tuple[str, Field]]:
+    return [(name, told[name]) for name in told.of(dict)]
+
+
 def _entry(told: Field) -> Any:
     kind = _KINDS[told.place]
+    if told.place == "versions":
+        return {name: each.of(str) for name, each in _members(told)}
+    if told.place == "recipe":
+        try:
+            Recipe.of(told.of(dict))
+        except RecipeError as error:
+            raise NasError(f"{told.file}: {error}") from None
     if told.place == "seen" and not _HEXADECIMAL.fullmatch(told.of(str)):
         told.refuse("hexadecimal digits, 16 an image")
     return told.whole(0, _MOST[told.place]) if kind is int else told.of(kind)
@@ -193,6 +205,7 @@ _KINDS: Mapping[str, type] = {
     "skip_unreadable": bool,
     **dict.fromkeys(("recipe", "versions"), dict),
 }
+LATER = frozenset({"skip_unreadable", "group_by", "seen"})  # models without these are older
 _KNOWN = frozenset({"nas_model", "pattern", "classes", "mean", "std", "metrics", *_KINDS})
 
 
