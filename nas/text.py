@@ -118,40 +118,10 @@ def shown_file(file: str) -> str:
     return file
 
 
-class _Named:
-    """A stream whose errors name it, as those of an opened file do."""
-
-    def __init__(self, stream: Any, name: str) -> None:
-        self.stream, self.told = stream, name
-
-    def write(self, data: Any) -> Any:
-        with self._telling():
-            return self.stream.write(data)
-
-    def flush(self) -> None:
-        with self._telling():
-            self.stream.flush()
-
-    @property
-    def buffer(self) -> _Named:
-        return _Named(self.stream.buffer, self.told)
-
-    @contextlib.contextmanager
-    def _telling(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            error.filename = self.told
-            raise
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-
 class _Cleaned:
     """A stream that writes only printable text."""
 
-    def __init__(self, stream: _Named) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
     def write(self, text: str) -> int:
@@ -171,11 +141,11 @@ def open_terminal() -> Iterator[None]:
     """Passes everything printed to stdout and stderr through ``printable``, and escapes what their
     encoding lacks. Writes to a closed stream are discarded."""
     before = sys.stdout, sys.stderr
-    for name, told in (("stdout", "standard output"), ("stderr", "standard error")):
+    for name in ("stdout", "stderr"):
         stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115 - until the end
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-        setattr(sys, name, _Cleaned(_Named(stream, told)))
+        setattr(sys, name, _Cleaned(stream))
     try:
         yield
     finally:
@@ -185,4 +155,4 @@ def open_terminal() -> Iterator[None]:
 def uncleaned(stream: TextIO) -> TextIO:
     """The stream below ``open_terminal``, for callers that clean the text themselves and then add
     escape sequences for its style."""
-    return cast(TextIO, stream.stream) if isinstance(stream, _Cleaned) else stream
+    return cast(_Cleaned, stream).stream if isinstance(stream, _Cleaned) else stream

@@ -357,36 +357,16 @@ def test_standard_output_may_be_full_or_closed(command: str, buffered: str, tmp_
         assert status is None or told.returncode == status
 
 
-GONE = """\
-show lenet5
-space check linear
-submit slurm --dry-run -- search --space linear
-search --trials x
-show lenet5 -o a.svg
-status
-data check images
-search --space linear --storage sqlite:////{}/nas.db
-train linear -o {}/trained
-predict {}/m.safetensors a.png
-""".splitlines()
-
-
-@pytest.mark.parametrize("command", GONE)
-def test_where_the_working_directory_was_removed_what_needs_it_says_so(
+@pytest.mark.parametrize("command", ["status", "train linear", "data check images"])
+def test_in_a_working_directory_that_was_removed_a_command_says_so(
     command: str, tmp_path: Path
 ) -> None:
-    gone, arguments = tmp_path / "gone", command.format(tmp_path).split()
+    gone = tmp_path / "gone"
     gone.mkdir()
     shell = ["bash", "-c", f'cd {gone} && rmdir {gone} && exec "$@"', "bash"]
-    told = subprocess.run([*shell, *NAS, *arguments], capture_output=True, text=True)
-    if command in GONE[:3]:
-        assert (told.returncode, told.stderr) == (0, "")
-    elif command == GONE[3]:
-        assert (told.returncode, told.stderr) == (2, "nas: --trials x: must be an integer\n")
-    else:
-        where = f"nas: the working directory {gone} is no longer there: change to another\n"
-        assert (told.returncode, told.stderr) == (1, where)
-    assert list(tmp_path.iterdir()) == []
+    told = subprocess.run([*shell, *NAS, *command.split()], capture_output=True, text=True)
+    where = f"nas: the working directory {gone} is no longer there: change to another\n"
+    assert (told.returncode, told.stderr) == (1, where)
 
 
 # -- numbers --------------------------------------------------------------------------------------

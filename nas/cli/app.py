@@ -108,8 +108,7 @@ def main() -> None:
         try:
             try:
                 with _as_interrupt(heard):
-                    if _working_directory_gone():
-                        sys.meta_path.insert(0, _NoTorch())
+                    _refuse_removed_directory()
                     app()
             finally:
                 sys.stdout.flush()
@@ -118,38 +117,25 @@ def main() -> None:
         except KeyboardInterrupt:
             fail("interrupted", 130)
         except OSError as error:
-            where = error.filename
             try:
                 sys.stdout.flush()
-            except OSError as again:  # its buffer is discarded
+            except OSError:  # its buffer is discarded
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                where = where or again.filename
             if isinstance(error, BrokenPipeError):
                 sys.exit(1)
-            if not where and isinstance(error, FileNotFoundError):  # os.getcwd names no file
-                fail(_working_directory_gone() or str(error), 1)
-            fail(f"{where}: {error.strerror or error}" if where else str(error), 1)
+            where = error.filename or "standard output"
+            fail(f"{where}: {error.strerror or error}", 1)
 
 
-def _working_directory_gone() -> str:
-    """A sentence if the working directory was removed."""
+def _refuse_removed_directory() -> None:
+    """Torch's libraries end a process in one with a sentence about themselves."""
     try:
         os.getcwd()
     except FileNotFoundError:
-        with contextlib.suppress(OSError):
-            place = os.readlink("/proc/self/cwd").removesuffix(" (deleted)")
-            return f"the working directory {place} is no longer there: change to another"
-        return "the working directory is no longer there: change to another"
-    return ""
-
-
-class _NoTorch:
-    """Refuses to import torch where the working directory is gone: oneMKL ends the process then,
-    with a sentence about a library of its own."""
-
-    def find_spec(self, name: str, *_: Any) -> None:
-        if name == "torch":
-            raise MachineError(_working_directory_gone())
+        place = os.environ.get("PWD", "")
+        raise MachineError(
+            f"the working directory {place} is no longer there: change to another"
+        ) from None
 
 
 @contextlib.contextmanager
