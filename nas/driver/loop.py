@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -35,13 +34,8 @@ from nas.samplers import SAMPLERS
 from nas.samplers.related import Older
 from nas.store import Claim, Store, TrialRow
 from nas.store.mirror import Mirror
-from nas.text import counted
 
 LOST = 20  # workers that may die under a trial before the trial counts as their cause
-# Trials with unusable results, or that failed alike, and none with a usable one, before the search
-# ends: a metric that is mistyped, an evaluator's error or a library that does not load would fail
-# all of them; what one network causes fails it alone.
-VAIN = 3
 POLL = 2.0  # seconds between two polls of what other drivers of the study did
 
 Watch = Callable[[Status], None]
@@ -138,7 +132,6 @@ class _Driver:
         self.running: dict[int, _Running] = {}  # by ticket
         self.tickets = 0
         self.with_weights: dict[int, TrialRow] = {}  # trials whose weights are kept
-        self.vain: Counter[str] = Counter()  # trials of this run without a usable result, by reason
         self.supply = Supply(
             plan=plan,
             study=self.study,
@@ -375,22 +368,10 @@ class _Driver:
             return
         reach("recorded")
         self.conclude(self.store.trial(self.study.id, claim.trial.number))
-        if isinstance(outcome, Failure) and not self.tally.results:
-            self.refuse_vain(outcome, wrong)
-
-    def refuse_vain(self, failure: Failure, wrong: str) -> None:
-        """Raises StudyError where no trial has a result, and those to come would have none: results
-        are ``wrong``, or trials fail alike by what is no limit of theirs."""
-        if not (wrong or failure.ours or failure.kind == "error"):
-            return
-        kind = "wrong" if wrong else failure.reason
-        self.vain[kind] += 1
-        count, most = self.vain[kind], min(VAIN, self.plan.trials or VAIN)
-        if count >= most and (wrong or self.tally.room(self.tally.done)):
-            of = counted(count, "trial").removeprefix("1 ")
-            raise StudyError(
-                f"the search cannot go on: no result from its first {of}: {failure.reason}"
-            )
+        if isinstance(outcome, Failure) and (vain := self.tally.vain(outcome, bool(wrong))):
+            of = "trial" if vain == 1 else f"{vain} trials"
+            why = f"no result from its first {of}: {outcome.reason}"
+            raise StudyError(f"the search cannot go on: {why}")
 
     def retry(self, run: _Running, failure: Failure) -> None:
         """Retries a trial; without time for it, leaves it to the next run."""

@@ -14,8 +14,13 @@ from dataclasses import dataclass, field
 
 from nas.driver.time_budget import TimeBudget
 from nas.driver.tradeoffs import network, pareto
-from nas.job import Epoch
+from nas.job import Epoch, Failure
 from nas.store import ENDED, EVALUATED, StudyRow, TrialRow
+
+# Trials with unusable results, or that failed alike, and none with a usable one, before the search
+# ends: a metric that is mistyped, an evaluator's error or a library that does not load would fail
+# all of them; what one network causes fails it alone.
+VAIN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,7 @@ class Tally:
         self._ended = 0
         self._first = 0.0  # when the first of them did
         self._retried, self._retried_for = 0, ""
+        self._vain: Counter[str] = Counter()
         # Trials that were trained, and their seconds, by device.
         self._took: defaultdict[str | None, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
         self._begun = time.monotonic()
@@ -131,10 +137,17 @@ class Tally:
             return self.front
         return pareto(self._study, [row for row in self._results if not row.made])
 
-    @property
-    def results(self) -> int:
-        """How many trials have a result."""
-        return sum(self._counts[state] for state in EVALUATED)
+    def vain(self, failure: Failure, wrong: bool) -> int:
+        """Counts a trial of this run that failed. Returns how many did for this reason, or had a
+        ``wrong`` result, where the search should end: none has a result, and those to come would
+        have none. Else 0."""
+        shared = wrong or failure.ours or failure.kind == "error"
+        if not shared or any(self._counts[state] for state in EVALUATED):
+            return 0
+        reason = "wrong" if wrong else failure.reason
+        self._vain[reason] += 1
+        enough = self._vain[reason] >= min(VAIN, self._trials or VAIN)
+        return self._vain[reason] if enough and (wrong or self.room(self.done)) else 0
 
     @property
     def budget(self) -> int | None:
