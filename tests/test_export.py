@@ -382,7 +382,7 @@ def test_an_exported_file_is_not_exported_again_except_as_its_pattern(
             "--format tflite: must be pattern, python, onnx, pt2 or safetensors",
         ),
         (["MODEL", "-f", "safetensors"], "is the model itself; choose another file"),
-        (["MODEL", "-f", "pt2", "-o", "MODEL/x.pt2"], "x.pt2 cannot be written: "),
+        (["MODEL", "-f", "pt2", "-o", "MODEL/x.pt2"], "model.safetensors is not a directory"),
         (["lenet_like"], "lenet_like is a search space, not a single network"),
         ([], "give either a model, a pattern or a network's name, or --trial N"),
         (
