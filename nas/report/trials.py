@@ -179,10 +179,14 @@ def trials_table(
 def columns(
     study: StudyRow, rows: Sequence[TrialRow], beliefs: Beliefs | None, *, short: bool = False
 ) -> list[tuple[str, Callable[[TrialRow], str]]]:
-    """The columns of trials, without settings and pattern: each one's title and cell function."""
+    """The columns of trials that have anything in them, without settings and pattern: each one's
+    title and cell function."""
     known = beliefs if beliefs and any(row.id in beliefs.by for row in rows) else None
     heads: list[tuple[str, Callable[[TrialRow], str]]] = [("trial", lambda row: str(row.number))]
-    for name in dict.fromkeys([*usual(), *dict(study.objectives), *study.constraints]):
+    asked = [*dict(study.objectives), *study.constraints]
+    for name in dict.fromkeys([*usual(), *asked]):
+        if name not in asked and all(math.isnan(row.value(name)) for row in rows):
+            continue  # an evaluator may measure no latency, or no accuracy
         heads.append((metric(name).title, partial(_measured, name)))
         if known and known.name == name:
             heads.append(("believed", partial(_believed, known, short)))
