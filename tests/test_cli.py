@@ -373,6 +373,26 @@ def test_a_stopped_search_leaves_nothing_and_goes_on(
     assert eventually(lambda: not left_over(mark))
 
 
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_search_whose_record_is_moved_ends_and_goes_on_when_it_is_back(
+    tmp_path: Path, workers: str
+) -> None:
+    mark, record = uuid.uuid4().hex, tmp_path / "nas.db"
+    running = start(tmp_path, mark, "--workers", workers, "--trials", "4000")
+    assert eventually(lambda: evaluated(tmp_path) >= 4)
+    record.rename(tmp_path / "moved.db")
+    out, err = running.communicate(timeout=PATIENCE)
+    assert (running.returncode, out) == (1, "")
+    assert err.splitlines()[-1].startswith("nas: sqlite:///nas.db is no longer there: it was moved")
+    assert err.count("no longer there") == 1
+    assert not record.exists()
+    assert eventually(lambda: not left_over(mark))
+    (tmp_path / "moved.db").rename(record)
+    assert nas(tmp_path, "status").stdout.count("lenet_like-digits") == 1
+    assert len(trials(tmp_path)) >= 4
+    assert sqlite3.connect(record).execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.slow
 def test_stopped_while_it_starts_it_shows_no_traceback(tmp_path: Path, number: int) -> None:

@@ -35,7 +35,7 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, Table, event, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from nas.errors import StudyError
+from nas.errors import RecordGone, StudyError
 from nas.failpoints import reach
 from nas.metrics import METRICS, by_arithmetic
 from nas.store import ENDED, Store, StudyRow, TrialRow
@@ -178,7 +178,7 @@ class Mirror:
                 self.catch_up()
                 self._failed = False
             except Exception as error:
-                if not self._failed:
+                if not self._failed and not isinstance(error, RecordGone):  # that ends the search
                     log.warning(
                         "the dashboard's copy of study %r falls behind (%s); the search goes on",
                         self._study.name,
