@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from nas.errors import NasError, brief
+from nas.errors import NasError, NoRecord, brief
 from nas.text import counted, shown_url
 from nas.workers import mps
 
@@ -71,23 +71,22 @@ def _device(storage: str) -> Iterator[Finding]:
 
 
 def _database(storage: str) -> Iterator[Finding]:
-    from sqlalchemy import make_url
-
     from nas.store import open_store
+    from nas.store.urls import file_of, parse
 
     shown = shown_url(storage)
     try:
         store = open_store(storage, write=False, patience=2.0)
     except NasError as error:
-        path = make_url(storage).database
-        if make_url(storage).get_backend_name() == "sqlite" and path and not os.path.exists(path):
-            free = shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free / 2**30
+        path = file_of(parse(storage)) if isinstance(error, NoRecord) else None
+        if path and not path.exists():
+            free = shutil.disk_usage(path.absolute().parent).free / 2**30
             yield Finding("database", True, f"{shown}: not there yet; {free:.0f} GiB free")
             return
         yield Finding("database", False, str(error), _REMEDY["database"])
         return
     found = f"{shown}: {counted(len(store.studies()), 'study', 'studies')}"
-    file = store.engine.url.get_backend_name() == "sqlite" and make_url(storage).database
+    file = file_of(parse(storage))
     if file and not os.access(file, os.W_OK):
         found = f"{found}; read-only: nothing can be written there"
     yield Finding("database", True, found)

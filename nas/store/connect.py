@@ -140,7 +140,8 @@ def _engine(url: URL) -> Engine:
         json_deserializer=read_json,
     )
     check_same = _same_file(url)
-    event.listen(engine, "do_connect", check_same)  # which would create the file anew
+    # A connection would create a missing file anew.
+    event.listen(engine, "do_connect", lambda *_: check_same(opened=False))
 
     @event.listens_for(engine, "connect")
     def _settings(connection: sqlite3.Connection, _: object) -> None:
@@ -152,7 +153,7 @@ def _engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        check_same()
+        check_same(opened=True)
         # "" for statements that SQLite accepts only outside a transaction.
         if begin := connection.get_execution_options().get("nas_begin", "BEGIN"):
             connection.exec_driver_sql(begin)
@@ -161,12 +162,13 @@ def _engine(url: URL) -> Engine:
 
 
 def _same_file(url: URL) -> Callable[..., None]:
-    """A check that the database's file is the one that the first call found. SQLite writes on into
-    a file that was moved or removed, and no error tells that nobody will find the results."""
+    """A check that the database's file is the one that was ``opened`` first. SQLite writes on into
+    a file that was moved or removed, and no error tells that nobody will find the results. What a
+    file was before it was opened does not count: a layered file system may then copy it."""
     file = (file_of(url) or Path()).absolute()
     first: list[tuple[int, int]] = []
 
-    def check(*_: object) -> None:
+    def check(*, opened: bool) -> None:
         try:
             state = os.stat(file)
         except FileNotFoundError:
@@ -176,9 +178,10 @@ def _same_file(url: URL) -> Callable[..., None]:
                 f"{shown(url)} is no longer there: it was moved or removed while in use; put it "
                 f"back where {file.name}-wal is, which may hold its last changes"
             ) from None
-        if not first:
-            first.append((state.st_dev, state.st_ino))
-        if first[0] != (state.st_dev, state.st_ino):
+        found = state.st_dev, state.st_ino
+        if opened and not first:
+            first.append(found)
+        if first and first[0] != found:
             raise RecordGone(f"{shown(url)} is another file than when it was opened")
 
     return check
