@@ -45,7 +45,7 @@ def load(path: str | Path) -> None:
     sys.modules[name] = module  # annotations of its blocks are looked up there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         frames = traceback.extract_tb(error.__traceback__)
         line = next((f.lineno for f in reversed(frames) if f.filename == str(file)), None)

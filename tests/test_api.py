@@ -307,7 +307,7 @@ def test_the_source_of_a_trial_outlives_its_study(
     assert ran(capsys, *given)[0] == 0
     (tmp_path / "net.safetensors").write_bytes(b"mine")
     status, _, err = ran(capsys, *given)
-    assert (status, "those of another model" in err) == (2, True)
+    assert (status, "net.safetensors exists and is a different one" in err) == (2, True)
     assert (tmp_path / "net.safetensors").read_bytes() == b"mine"
 
 

@@ -249,9 +249,7 @@ def test_copies_never_lie_in_two_parts(tmp_path: Path) -> None:
         assert not rows["train"] & rows["test"]
         assert not rows["validation"] & rows["test"]
     notes = examine(ref(root)).notes
-    assert any(
-        "images to train on are copies of others: they stay in one split" in n for n in notes
-    )
+    assert any("images are copies of others: both stay in one split" in n for n in notes)
 
 
 def test_group_by_keeps_a_patient_in_one_part(tmp_path: Path) -> None:
@@ -377,7 +375,7 @@ def test_a_table_may_be_grouped_by_another_column(tmp_path: Path) -> None:
         row["camera"] = f"{n // 2}"
     file = table(tmp_path / "t" / "labels.csv", rows)
     told = examine(ref(file, group_by="camera")).notes
-    assert any("are copies of others or of one group" in note for note in told)
+    assert any("groups, copies together: each stays in one split" in note for note in told)
     with pytest.raises(DataError, match=r"--group-by colour: .* has the columns file, label, cam"):
         data.describe(ref(file, group_by="colour"))
 

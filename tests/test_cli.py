@@ -307,7 +307,9 @@ def test_plugins_evaluators_and_options_reach_the_search(here: Here, tmp_path: P
 
 
 def start(folder: Path, mark: str, *options: str) -> subprocess.Popen[str]:
-    told = ("search", "--space", "lenet_like", "--trials", "40", *STUB, *options)
+    usual = {"--trials": "40", "--evaluator": "test_search:slow", "--sampler": "random"}
+    more = [word for pair in usual.items() if pair[0] not in options for word in pair]
+    told = ("search", "--space", "lenet_like", *more, *options)
     return subprocess.Popen(
         [sys.executable, "-m", "nas.cli", *told],
         cwd=folder,
@@ -653,7 +655,7 @@ WRONG = {
         "no network can keep it: accuracy is a fraction from 0 to 1",
     ),
     "MACs": ((*SEARCH, "--constraint", "macs<=-1"), "no network can keep it: macs is 0 or more"),
-    "recipe": ((*SEARCH, "--recipe", "lrr=1"), "--recipe lrr: unknown setting; did you mean lr?"),
+    "recipe": ((*SEARCH, "--recipe", "lrr=1"), "--recipe lrr=1: unknown setting; did you mean lr?"),
     "recipe's name": ((*SEARCH, "--recipe", "smal"), "no recipe; did you mean small?"),
     "setting": ((*SEARCH, "--recipe", "lr=-1"), "recipe.lr is -1.0: must be a number above 0"),
     "plug-in": ((*SEARCH, "--plugin", "no.py"), "no.py: no such file"),
@@ -726,6 +728,9 @@ def test_wrong_input_is_one_sentence_and_nothing_is_written(
         (("train", "lenet5", "--recipe", "lr=1", "--recipe", "lr=0.1"), "twice, 1.0 and 0.1"),
         (("train", "lenet5", "--recipe", "init=a", "--init", "b"), "init: is given twice, a and b"),
         (("data", "pack", "d", "-o", "t", "--megabytes", "0"), "--megabytes 0: must be a"),
+        ((*SEARCH, "--space", "vgg_like"), "--space: is given twice, and takes one value"),
+        (("train", "lenet5", "--seed=1", "--seed", "2"), "--seed: is given twice"),
+        (("it's",), "no such command of nas; known: audit"),
         (("search",), "--space is needed: a file, or one of alexnet_like"),
         (
             ("search", "--space", "linear", "--gpus-per-trial", "2"),

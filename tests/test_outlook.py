@@ -129,6 +129,25 @@ def test_a_search_tells_what_going_on_is_expected_to_bring(
     assert more.trials == MOST
 
 
+def test_no_gain_is_forecast_beyond_what_the_metric_can_be(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(store, asked(trials=14))
+    study = store.find_study("s")
+    best = [row for row in rows(store) if row.evaluated]
+    left = 1.0 - max(row.value("accuracy") for row in best)
+
+    def wild(self: EHVISampler, study: optuna.Study, count: int) -> Any:
+        drawn = np.random.default_rng(0).normal(0.5, 3.0, size=(64, count, 2))
+        drawn[..., 1] = min(math.log10(row.params) for row in best)
+        return drawn
+
+    monkeypatch.setattr(EHVISampler, "futures", wild)
+    ahead = outlook(asked(), study, rows(store), 20)
+    assert ahead is not None
+    assert left < ahead.mean <= ahead.high < 1.0
+
+
 def test_there_is_no_outlook_without_a_model_of_all_objectives(store: Store) -> None:
     run(store, asked(trials=4))
     study = store.find_study("s")

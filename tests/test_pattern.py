@@ -333,6 +333,16 @@ def test_different_networks_have_different_fingerprints():
     assert len({nas.parse(text).fingerprint for text in texts}) == len(texts)
 
 
+@pytest.mark.parametrize("ending", ["FC(100) -> FC(100)", "FC(100)*2", "[FC(100)]*2"])
+def test_the_last_width_is_the_classes_of_an_auxiliary_head_however_it_is_written(ending):
+    wide = nas.parse(f"INPUT(3, 32, 32) -> CONV(8) -> AUX -> GAP -> {ending}")
+    assert nas.parse(str(wide)) == wide
+    assert wide.aux_params == nas.parse(str(wide), classes=100).aux_params
+    assert wide.aux_params > nas.parse("INPUT(3, 32, 32) -> CONV(8) -> AUX -> GAP -> FC").aux_params
+    five = wide.on((3, 32, 32), 5)
+    assert str(five).endswith("GAP -> FC(width=100) -> FC(width=5)")
+
+
 def test_the_canonical_text_keeps_repeats_as_repeats():
     text = "INPUT -> [[CONV(8) -> RELU]*2 -> POOL]*2 -> [FC(32) -> RELU]*3 -> FC"
     assert str(nas.parse(text)) == (

@@ -16,6 +16,7 @@ from test_footprint import assert_predicted
 
 import nas
 from nas import plugins
+from nas.blocks import BLOCKS
 from nas.errors import NasError, ShapeError
 from nas.layers import LAYERS
 from nas.training import footprint
@@ -281,3 +282,34 @@ def test_a_layer_that_answers_nothing_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(square, "cost", lambda self, x: None)
     with pytest.raises(NasError, match="SQUARE at column 19: its cost is None: must be Cost"):
         nas.parse("INPUT(1, 9, 9) -> SQUARE -> FC")
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (
+            "def mine(x: Shape, *, width: Width) -> Node:\n    return 1 / 0\nBLOCKS['MINE'] = mine",
+            r"MINE\(8\) at column 10: its Python, mine, fails: ZeroDivisionError: division by zero",
+        ),
+        ("BLOCKS['MINE'] = 3", "MINE.* at column 10: its Python, 3, fails: TypeError"),
+        (
+            "def mine(x: Shape, *, width: 'Nope') -> Node: ...\nBLOCKS['MINE'] = mine",
+            "its Python, mine, fails: NameError: name 'Nope'",
+        ),
+        ("BLOCKS[3] = None", "unknown layer or block MINE.*known: 3, "),
+        ("raise SystemExit(3)", r"plug-in .*mine\.py, line 3: SystemExit: 3"),
+    ],
+)
+def test_a_plug_in_that_fails_is_named_in_one_sentence(
+    lines: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        f"from nas.blocks import BLOCKS\nfrom nas.layers import Node, Shape, Width\n{lines}\n"
+    )
+    for name in ("MINE", 3):
+        monkeypatch.setitem(BLOCKS, name, None)  # undone in the end
+        monkeypatch.delitem(BLOCKS, name)
+    with pytest.raises(NasError, match=told):  # noqa: PT012
+        plugins.load(path)
+        nas.parse("INPUT -> MINE(8) -> GAP -> FC")

@@ -185,7 +185,7 @@ def test_a_name_sets_a_base_and_settings_overrule_it() -> None:
         (["smal"], "did you mean small?"),
         (["small", "imagenet"], "--recipe imagenet: one recipe's name at most, before any setting"),
         (["lr=0.2", "small"], "--recipe small: one recipe's name at most, before any setting"),
-        (["small", "lrr=1"], "--recipe lrr: unknown setting; did you mean lr?"),
+        (["small", "lrr=1"], "--recipe lrr=1: unknown setting; did you mean lr?"),
     ],
 )
 def test_names_that_are_none_or_come_too_late_are_refused(

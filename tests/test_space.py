@@ -482,3 +482,10 @@ def test_all_that_is_written_is_checked_when_the_file_is_read(pattern: str, told
 def test_alternatives_are_checked_when_the_file_is_read() -> None:
     with pytest.raises(SpaceError, match=r"CONV\(0\): width is 0"):
         space({"B": {"choice": ["CONV(4)", "CONV(0)"]}}, "INPUT -> B -> FC")
+
+
+@pytest.mark.parametrize("wrong", [True, "x", [3], [0, 1, 1], {"a": 1}])
+def test_a_wrong_input_is_refused_even_where_the_images_have_their_own(wrong: object) -> None:
+    data = {"name": "y", "pattern": "INPUT -> CONV(8) -> GAP -> FC", "input": wrong}
+    with pytest.raises(SpaceError, match="a test: input: "):
+        read_space(data, "a test", (1, 8, 8), 10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -77,6 +78,11 @@ class Grouped(TyperCommand):
         it."""
         given = list(args)  # the parser consumes its own
         try:
+            *_, found = self.make_parser(ctx).parse_args(list(args))
+            for param, times in Counter(found).items():
+                valued = param.param_type_name == "option" and not getattr(param, "is_flag", False)
+                if times > 1 and valued and not getattr(param, "multiple", False):
+                    raise NasError(f"{param.opts[0]}: is given twice, and takes one value")
             return super().parse_args(ctx, args)
         except Exception as error:  # typer's NoSuchOption is in no public module
             option = getattr(error, "option_name", "")

@@ -295,7 +295,7 @@ def export_model(
     Python source that reads them gets a copy beside it."""
     from nas import artifacts
     from nas.training.export import FORMATS, export, made
-    from nas.training.models import load_model, read
+    from nas.training.models import free_for, load_model, read
 
     if format == "pattern":
         _text(str(predictor(file).card.architecture), output)
@@ -321,11 +321,8 @@ def export_model(
             if not weights.exists():  # removed again if writing the source fails
                 undone.callback(weights.unlink, missing_ok=True)
                 artifacts.replace(weights, data)
-            elif not _holds(weights, model):
-                raise NasError(
-                    f"--output {output}: its weights would go to {weights}, which holds those of "
-                    "another model: give another name"
-                )
+            else:
+                free_for(weights, model)
         done = export(model, format, output, weights)
         undone.pop_all()
     if weights != Path(file):
@@ -336,15 +333,6 @@ def export_model(
     print(f"nas: {done.file}, {done.file.stat().st_size / 1e6:.2f} MB, {check}", file=sys.stderr)
     if format == "python":
         note_weights([weights], output)
-
-
-def _holds(file: Path, model: Model) -> bool:
-    from nas.training.models import load_model
-
-    try:
-        return load_model(file).digest == model.digest
-    except NasError:  # no model at all
-        return False
 
 
 def note_weights(files: Sequence[Path], output: Path) -> None:

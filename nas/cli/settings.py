@@ -147,7 +147,7 @@ def _parsed(settings: Sequence[str]) -> tuple[Recipe | None, dict[str, Any]]:
             base = RECIPES[text]
             continue
         if name not in kinds:
-            raise RecipeError(f"--recipe {name}: unknown setting; {nearest(name, kinds)}")
+            raise RecipeError(f"--recipe {text}: unknown setting; {nearest(name, kinds)}")
         read = _setting(name, value, kinds[name])
         if values.setdefault(name, read) != read:
             raise RecipeError(f"--recipe {name}: is given twice, {values[name]} and {read}")

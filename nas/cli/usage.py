@@ -41,9 +41,9 @@ def sentence_of(error: Any) -> str:
     if param is not None:
         return _bad_value(error, param)
     if context is not None:
-        if name := re.match("No such command '(.*?)'", error.message):
-            known = nearest(name[1], context.command.commands)
-            return f"{_shown(name[1])}: no such command of {context.command_path}; {known}"
+        if name := re.match("No such command (['\"])(.*?)\\1", error.message):
+            known = nearest(name[2], context.command.commands)
+            return f"{_shown(name[2])}: no such command of {context.command_path}; {known}"
         if extra := re.fullmatch(r"Got unexpected extra argument.*? \((.*)\)", error.message):
             takes = usage(context)
             rule = "takes options only" if takes == context.command_path else "is all it takes"

@@ -178,12 +178,14 @@ def decided(
         )
         notes.append((text, rows))
     train = images.rows["train"]
-    if groups := len(train) - len(distinct(images.groups[train])):
-        group = " or of one group" if ref.group_by or looked.listing.groups else ""
-        text = (
-            f"{counted(groups, 'image to train on is a copy', 'images to train on are copies')} of "
-            f"others{group}: they stay in one split"
-        )
+    groups = len(distinct(images.groups[train]))
+    if copied := len(train) - groups:
+        text = f"{counted(copied, 'image is a copy', 'images are copies')} of others: both stay "
+        if ref.group_by or looked.listing.groups:
+            text = (
+                f"{len(train):,} images in {counted(groups, 'group')}, copies together: each stays "
+            )
+        text += "in one split"
         _, first = np.unique(images.groups[train], return_index=True)
         notes.append((text, np.delete(train, first)))
     _, height, width = images.info.shape

@@ -368,7 +368,9 @@ class _Driver:
             return
         reach("recorded")
         self.conclude(self.store.trial(self.study.id, claim.trial.number))
-        if isinstance(outcome, Failure) and (vain := self.tally.vain(outcome, bool(wrong))):
+        if isinstance(outcome, Result) or claim.trial.baseline:
+            return
+        if vain := self.tally.vain(outcome, bool(wrong)):
             of = "trial" if vain == 1 else f"{vain} trials"
             why = f"no result from its first {of}: {outcome.reason}"
             raise StudyError(f"the search cannot go on: {why}")

@@ -72,11 +72,18 @@ def outlook(
         return None
     signs = np.array([1.0 if direction == "min" else -1.0 for _, direction in study.objectives])
     now = np.array([[scaled(n, row.value(n)) for n in names] for row in so_far]) * signs
-    gained = gains(now[np.isfinite(now).all(axis=1)], futures * signs, names.index(name))
+    now, place, known = now[np.isfinite(now).all(axis=1)], names.index(name), metric(name)
+    ends = [scaled(name, end) for end in (known.least, known.most)]
+    futures[..., place] = np.clip(futures[..., place], *ends)
+    gained = gains(now, futures * signs, place)
+    ideal = now.min(axis=0)  # the least cost, and the best that the metric can be
+    ideal[place] = min(ends[0] * signs[place], ends[1] * signs[place])
+    low, high = interval(gained)
+    most = float(gains(now, ideal[None, None], place)[0])
     others = [other for other in names if other != name]
     whole = name if len(others) < 2 else ""
     at_equal = others[0] if len(others) == 1 else ""
-    return Outlook(count, whole, at_equal, float(gained.mean()), *interval(gained))
+    return Outlook(count, whole, at_equal, float(gained.mean()), low, min(high, most))
 
 
 def interval(gained: Floats) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from nas.language.elements import Step, layer_args
 from nas.language.expansion import CLOSED, Chooser, expand
 from nas.language.expression import Aux, Node, Shape, kinds, seq, show
 from nas.language.layers import BatchNorm, Conv, Dropout, Flatten, Linear
-from nas.language.pattern import MAX_TEXT, Call, Chain, fold, read, write
+from nas.language.pattern import MAX_TEXT, Call, Chain, Repeat, Tree, fold, read, write
 from nas.sources import digest
 from nas.text import counted
 
@@ -89,12 +89,21 @@ class Architecture:
 
     @cached_property
     def _text(self) -> str:
-        return " -> ".join(text for text, _ in fold([str(step) for step in self.steps]))
+        return " -> ".join(text for text, _ in self._folded)
+
+    @cached_property
+    def _folded(self) -> Sequence[tuple[str, int]]:
+        """The outermost parts of the canonical text, each with the number of its steps. The last FC
+        is no part of a repeat, as its width is the number of classes."""
+        texts = [str(step) for step in self.steps]
+        if self.steps[-1].name == "FC":
+            return [*fold(texts[:-1]), (texts[-1], 1)]
+        return fold(texts)
 
     def stages(self) -> Iterator[tuple[str, Sequence[Step]]]:
         """The outermost parts of the canonical text, each with its steps."""
         at = 0
-        for text, length in fold([str(step) for step in self.steps]):
+        for text, length in self._folded:
             yield text, self.steps[at : at + length]
             at += length
 
@@ -136,7 +145,7 @@ def close(
     last = tree.items[-1]
     head = last if isinstance(last, Call) and last.name == "FC" else None
     if classes is None:
-        classes = _written_width(head) if head else None
+        classes = _written_width(last)
     open_width = classes or DEFAULT_CLASSES
     steps = _settle(expand(tree.items[1:], chooser, shape, open_width, head, text))
     if not steps:
@@ -194,8 +203,15 @@ def opening(tree: Chain, given: Shape | None) -> Shape:
     return _input(first, given)
 
 
-def _written_width(head: Call) -> int | None:
-    written = [value for key, value in head.args if key in ("width", None)]
+def _written_width(item: Tree) -> int | None:
+    """The width of the FC that a pattern's last item ends in, if it is written."""
+    if isinstance(item, Repeat) and item.count != 0:
+        return _written_width(item.body)
+    if isinstance(item, Chain):
+        return _written_width(item.items[-1])
+    if not isinstance(item, Call) or item.name != "FC":
+        return None
+    written = [value for key, value in item.args if key in ("width", None)]
     return written[0] if written and type(written[0]) is int else None
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import types
 import typing
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
-from nas.errors import PatternError, ShapeError, nearest
+from nas.errors import NasError, PatternError, ShapeError, nearest
 from nas.language.blocks import BLOCKS
 from nas.language.expression import Cost, Node, Seq, Shape
 from nas.language.layers import LAYERS, Divides, Narrows, Range
@@ -84,7 +85,7 @@ def recipe(name: str) -> Callable[..., Node] | None:
 
 
 def names() -> list[str]:
-    return ["INPUT", *LAYERS, *BLOCKS]
+    return ["INPUT", *map(str, [*LAYERS, *BLOCKS])]
 
 
 def unknown(name: str) -> str:
@@ -104,12 +105,25 @@ def parameters(name: str) -> tuple[Parameter, ...]:
 @lru_cache(maxsize=256)
 def _parameters(make: Callable[..., Node]) -> tuple[Parameter, ...]:
     function = make.__init__ if inspect.isclass(make) else make
-    hints = typing.get_type_hints(function, include_extras=True)
-    return tuple(
-        _parameter(p.name, hints.get(p.name), p.default)
-        for p in inspect.signature(make).parameters.values()
-        if p.kind is p.KEYWORD_ONLY or inspect.isclass(make)
-    )
+    with _blamed(make):
+        hints = typing.get_type_hints(function, include_extras=True)
+        return tuple(
+            _parameter(p.name, hints.get(p.name), p.default)
+            for p in inspect.signature(make).parameters.values()
+            if p.kind is p.KEYWORD_ONLY or inspect.isclass(make)
+        )
+
+
+@contextlib.contextmanager
+def _blamed(make: object) -> Iterator[None]:
+    """Raises PatternError for any error of a plug-in's layer or block."""
+    try:
+        yield
+    except NasError:
+        raise
+    except Exception as error:
+        name = getattr(make, "__name__", repr(make))
+        raise PatternError(f"its Python, {name}, fails: {type(error).__name__}: {error}") from error
 
 
 def _parameter(name: str, hint: Any, default: Any) -> Parameter:
@@ -170,10 +184,11 @@ _cached = lru_cache(maxsize=65_536)
 def expression(make: Callable[..., Node], args: Args, x: Shape) -> tuple[Node, Cost]:
     """The node that a recipe makes for ``x``, and its cost. Raises ShapeError, and PatternError
     where a plug-in's recipe returns no node."""
-    node = make(**dict(args)) if make in LAYERS.values() else make(x, **dict(args))
-    if not isinstance(node, Node):
-        raise PatternError(f"it makes {node!r}: must be a layer or an expression of layers")
-    cost = node.cost(x)
+    with _blamed(make):
+        node = make(**dict(args)) if make in LAYERS.values() else make(x, **dict(args))
+        if not isinstance(node, Node):
+            raise PatternError(f"it makes {node!r}: must be a layer or an expression of layers")
+        cost = node.cost(x)
     if not isinstance(cost, Cost):
         raise PatternError(f"its cost is {cost!r}: must be Cost(shape, params, macs)")
     return node, cost

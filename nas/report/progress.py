@@ -62,7 +62,7 @@ class Progress:
             return
         first = self.done < 0 or (status.forecast is not None and not self.forecasted)
         last = full(status) or (status.out_of_time and not status.under_way)
-        done = status.done + status.baselines_ended + status.retried
+        done = status.done + status.baselines_ended + status.retried + status.refused
         if first or (done != self.done and (last or time.monotonic() - self.updated >= EVERY)):
             self.updated, self.done = time.monotonic(), done
             self.forecasted = status.forecast is not None

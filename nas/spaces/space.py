@@ -227,7 +227,8 @@ def _read_space(data: Mapping[str, Any], input: Shape | None, classes: int | Non
             raise SpaceError(f"{key}: must be there, as text")
     if not data["name"].strip() or not data["name"].isprintable():
         raise SpaceError(f"name: {brief(repr(data['name']), 60)}: must be printable characters")
-    input = _own_input(data) if input is None else image_shape(input)
+    own_input = _own_input(data)  # checked even where it is not used
+    input = own_input if input is None else image_shape(input)
     own_classes = data.get("classes", DEFAULT_CLASSES)
     if type(own_classes) is not int or not 1 <= own_classes <= LARGEST:
         raise SpaceError(f"classes: {own_classes!r}: must be a whole number from 1 to {LARGEST}")
