@@ -73,11 +73,11 @@ def outlook(
     signs = np.array([1.0 if direction == "min" else -1.0 for _, direction in study.objectives])
     now = np.array([[scaled(n, row.value(n)) for n in names] for row in so_far]) * signs
     now, place, known = now[np.isfinite(now).all(axis=1)], names.index(name), metric(name)
-    ends = [scaled(name, end) for end in (known.least, known.most)]
-    futures[..., place] = np.clip(futures[..., place], *ends)
+    least, best = scaled(name, known.least), scaled(name, known.most)
+    futures[..., place] = np.clip(futures[..., place], least, best)
     gained = gains(now, futures * signs, place)
     ideal = now.min(axis=0)  # the least cost, and the best that the metric can be
-    ideal[place] = min(ends[0] * signs[place], ends[1] * signs[place])
+    ideal[place] = min(least * signs[place], best * signs[place])
     low, high = interval(gained)
     most = float(gains(now, ideal[None, None], place)[0])
     others = [other for other in names if other != name]
