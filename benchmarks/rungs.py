@@ -246,10 +246,12 @@ def draw(results: Results, file: Path) -> None:
             searches = [told["found"] for told in seeds.values()]
             spent = range(20, min(lines[-1][0] for lines in searches) + 1, 4)
             found = np.array([[after(lines, e) for e in spent] for lines in searches])
-            panel.plot(spent, found.mean(axis=0), label=arm)
-            panel.fill_between(spent, found.min(axis=0), found.max(axis=0), alpha=0.15)
+            colour = f"C{[*ARMS].index(arm)}"
+            panel.plot(spent, found.mean(axis=0), color=colour, label=arm)
+            ends = found.min(axis=0), found.max(axis=0)
+            panel.fill_between(spent, *ends, color=colour, alpha=0.15, linewidth=0)
         panel.set(title=name, xlabel="epochs trained", ylabel="hypervolume")
-    panels[0].legend()
+    max(zip(panels, results.values(), strict=True), key=lambda pair: len(pair[1]))[0].legend()
     figure.savefig(file, dpi=100)
 
 
