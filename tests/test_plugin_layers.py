@@ -284,6 +284,33 @@ def test_a_layer_that_answers_nothing_is_refused(monkeypatch: pytest.MonkeyPatch
         nas.parse("INPUT(1, 9, 9) -> SQUARE -> FC")
 
 
+WRONG = """
+from dataclasses import dataclass
+from nas.layers import LAYERS, Cost, Kept, Leaf, Width
+from torch import nn
+
+@dataclass(frozen=True, slots=True)
+class Wrong(Leaf):
+    width: Width
+    def cost(self, x): return Cost((self.width, *x[1:]), 7, 7)
+    def module(self, x, fresh): return nn.Identity() if self.width < 9 else nn.Linear(3, 3)
+    def keeps(self, x): return Kept(input=True)
+
+LAYERS["WRONG"] = Wrong
+"""
+
+
+def test_a_layer_whose_module_is_not_what_its_cost_says_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "wrong.py").write_text(WRONG)
+    plugins.load(tmp_path / "wrong.py")
+    for width, told in (
+        (8, r"of 1x8x8 its module makes 1x8x8 with 0 parameters, and by its cost it is 8x8x8 with"),
+        (9, "its module fails on 1x8x8: RuntimeError: "),
+    ):
+        with pytest.raises(NasError, match=told):
+            nas.build(nas.parse(f"INPUT -> WRONG({width}) -> GAP -> FC"))
+
+
 @pytest.mark.parametrize(
     ("lines", "told"),
     [

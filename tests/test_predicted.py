@@ -319,7 +319,7 @@ def test_a_bound_refuses_before_it_is_evaluated(tmp_path: Path, store: Store) ->
     assert run(tmp_path, *command[:4], "16", *command[5:], *asked)[0] == 0
     assert store.find_study("s").settings["devices"] == {"latency_ms@pi": "latency_ms@pi/onnx/t1"}
     assert list(store.trials(store.find_study("s").id))[-1].value("latency_ms@pi") < 9
-    status, _, said = run(tmp_path, *command, *asked, "--study", "another")
+    status, _, said = run(tmp_path, *command[:-1], "another", *asked)
     assert (status, "there are several profiles: latency_ms@pi/eager/t1, lat" in said) == (2, True)
     status, _, said = run(tmp_path, *command, "--objective", "accuracy:max,latency_ms@pj:min")
     assert (status, "no profile predicts it; did you mean latency_ms@pi/onnx/t1" in said) == (

@@ -331,7 +331,8 @@ def command(url: str, trials: int, *options: str) -> list[str]:
     """A search of lenet_like in a process of its own."""
     told = ["search", "--space", "lenet_like", "--storage", url, "--study", "s"]
     told += ["--trials", str(trials), "--workers", "0", "--sampler", "random"]
-    return [sys.executable, "-m", "nas.cli", *told, "--evaluator", "test_search:slow", *options]
+    usual = [] if "--evaluator" in options else ["--evaluator", "test_search:slow"]
+    return [sys.executable, "-m", "nas.cli", *told, *usual, *options]
 
 
 def environment() -> dict[str, str]:

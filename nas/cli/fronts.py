@@ -90,11 +90,8 @@ def front_out(
     else:
         listed()
         if form == "table" and not believed and (name := uncertain(study)):
-            print(
-                f"nas: {metric(name).title} includes the luck of a training; --believed adds "
-                "estimates without it",
-                file=sys.stderr,
-            )
+            luck = f"{metric(name).title} includes the luck of a training"
+            print(f"{luck}; --believed adds estimates without it")
 
 
 def load(file: Path) -> Cascade:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nas.errors import NasError, brief
 from nas.language.architecture import Architecture
-from nas.language.expression import Aux, Concat, Leaf, Node, Seq, Shape, Sum
+from nas.language.expression import Aux, Concat, Leaf, Node, Seq, Shape, Sum, show
 from nas.training.device import seeded
 
 
@@ -131,4 +131,27 @@ def _module(node: Node, x: Shape, fresh: bool = False) -> nn.Module:
         case Aux(head):
             return AuxHead(*_sequence(head.items if isinstance(head, Seq) else (head,), x))
     assert isinstance(node, Leaf)
-    return node.module(x, fresh)
+    module = node.module(x, fresh)
+    if not type(node).__module__.startswith("nas.language."):
+        _compare(node, module, x)
+    return module
+
+
+def _compare(leaf: Leaf, module: nn.Module, x: Shape) -> None:
+    """Raises NasError where a plug-in's module is not what its arithmetic says. Of our own layers
+    the tests know it."""
+    cost = leaf.cost(x)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            _, *shape = module.eval()(torch.zeros(2, *x)).shape
+    except Exception as error:
+        reason = brief(f"{type(error).__name__}: {error}", 200)
+        raise NasError(f"{leaf}: its module fails on {show(x)}: {reason}") from error
+    finally:
+        module.train()
+    params = sum(each.numel() for each in module.parameters())
+    if (tuple(shape), params) != (cost.shape, cost.params):
+        raise NasError(
+            f"{leaf}: of {show(x)} its module makes {show(tuple(shape))} with {params:,} "
+            f"parameters, and by its cost it is {show(cost.shape)} with {cost.params:,}"
+        )
