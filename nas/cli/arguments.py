@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from nas.cli.usage import name_of
 from nas.errors import NasError
 
 WHAT = "What to search"
@@ -82,7 +83,7 @@ class Grouped(TyperCommand):
             for param, times in Counter(found).items():
                 valued = param.param_type_name == "option" and not getattr(param, "is_flag", False)
                 if times > 1 and valued and not getattr(param, "multiple", False):
-                    raise NasError(f"{param.opts[0]}: is given twice, and takes one value")
+                    raise NasError(f"{name_of(param)}: is given twice, and takes one value")
             return super().parse_args(ctx, args)
         except Exception as error:  # typer's NoSuchOption is in no public module
             option = getattr(error, "option_name", "")

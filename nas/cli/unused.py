@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import typer
 
+from nas.cli.usage import name_of
 from nas.errors import NasError
 
 FOR_TRIALS = "is for trials of a record, and none is given"
@@ -20,7 +21,7 @@ def refuse_typed(context: typer.Context, why: str, *options: str) -> None:
     for param in context.command.params:
         source = context.get_parameter_source(param.name or "")
         if source and source.name == "COMMANDLINE" and {*options}.intersection(param.opts):
-            raise NasError(f"{param.opts[0]}: {why}")
+            raise NasError(f"{name_of(param)}: {why}")
 
 
 def refuse_unused(

@@ -37,7 +37,7 @@ def sentence_of(error: Any) -> str:
         lacks = "requires" in error.message
         return f"{error.option_name}: {'its value is missing' if lacks else 'takes no value'}"
     if hasattr(error, "param_type") and param is not None:
-        return f"{_name(param)} is needed: {usage(context)}"
+        return f"{name_of(param)} is needed: {usage(context)}"
     if param is not None:
         return _bad_value(error, param)
     if context is not None:
@@ -64,16 +64,17 @@ def no_such_option(option: str, context: Any) -> str:
 def usage(context: Any) -> str:
     """The command and its arguments, as one would type them."""
     params = context.command.get_params(context)
-    arguments = [_name(param) for param in params if param.param_type_name == "argument"]
+    arguments = [name_of(param) for param in params if param.param_type_name == "argument"]
     needed = [
-        f"{_name(param)} {param.metavar or param.name.upper()}"
+        f"{name_of(param)} {param.metavar or param.name.upper()}"
         for param in params
         if param.param_type_name == "option" and param.required
     ]
     return " ".join([context.command_path, *arguments, *needed])
 
 
-def _name(param: Any) -> str:
+def name_of(param: Any) -> str:
+    """An argument or an option as it is typed."""
     if param.param_type_name == "argument":
         return str(param.metavar or param.name.upper())
     return str(max(param.opts, key=len))
@@ -84,7 +85,7 @@ def _bad_value(error: Any, param: Any) -> str:
     value = f" {_shown(errors[0]['input'])}" if errors else ""
     kind: Any = getattr(getattr(param, "type_descriptor", None), "annotation", None)
     rule = f"must be {KINDS[kind]}{_range(param)}" if kind in KINDS else error.message
-    return f"{_name(param)}{value}: {rule}"
+    return f"{name_of(param)}{value}: {rule}"
 
 
 def _range(param: Any) -> str:

@@ -150,6 +150,17 @@ def confusion_png(evaluation: Evaluation) -> bytes:
     return out.getvalue()
 
 
+def true_and_taken(
+    evaluation: Evaluation, number: int
+) -> tuple[tuple[str, float], tuple[str, float]]:
+    """An image's class and the predicted one, each with its probability in percent."""
+
+    def told(k: int) -> tuple[str, float]:
+        return evaluation.classes[k], 100 * float(evaluation.probabilities[number, k])
+
+    return told(int(evaluation.labels[number])), told(int(evaluation.predicted[number]))
+
+
 def mistakes_png(evaluation: Evaluation) -> bytes:
     """The worst mistakes first, each with its class and the predicted one, and the probabilities of
     both."""
@@ -173,11 +184,10 @@ def mistakes_png(evaluation: Evaluation) -> bytes:
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         x, y = gap + place % columns * wide, top + place // columns * high
         sheet.paste(image.resize(size, Image.Resampling.NEAREST), (x, y))
-        truth, taken = int(evaluation.labels[number]), int(evaluation.predicted[number])
-        own, most = (100 * float(evaluation.probabilities[number, k]) for k in (truth, taken))
+        (truth, own), (taken, most) = true_and_taken(evaluation, number)
         lines = (
-            (evaluation.classes[truth], f", {own:.0f} %", "black"),
-            (f"taken for {evaluation.classes[taken]}", f", {most:.0f} %", "#b00020"),
+            (truth, f", {own:.0f} %", "black"),
+            (f"taken for {taken}", f", {most:.0f} %", "#b00020"),
             ("/".join(evaluation.name(number).split("/")[-2:]), "", "#606060"),
         )
         for n, (line, end, ink) in enumerate(lines):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from nas.errors import brief
 from nas.metrics import percent
-from nas.report.evaluations import ORDER, WIDEST, confused_most
+from nas.report.evaluations import ORDER, WIDEST, confused_most, true_and_taken
 
 if TYPE_CHECKING:
     from nas.training.evaluation import Evaluation
@@ -75,9 +75,8 @@ def _worst(evaluation: Evaluation, wrong: int) -> str:
         return "<p>No mistakes.</p>"
     tiles = []
     for number in evaluation.mistakes(SHOWN):
-        classes = int(evaluation.labels[number]), int(evaluation.predicted[number])
-        truth, taken = (escape(brief(evaluation.classes[k], 2 * NAME)) for k in classes)
-        own, most = (100 * float(evaluation.probabilities[number, k]) for k in classes)
+        of = true_and_taken(evaluation, number)
+        (truth, own), (taken, most) = ((escape(brief(name, 2 * NAME)), p) for name, p in of)
         # A name that is not UTF-8 is escaped bytewise.
         file = evaluation.name(number).encode(errors="backslashreplace").decode()
         tiles.append(
