@@ -418,19 +418,39 @@ def test_a_model_that_does_not_tell_its_images_is_told(
     assert ran(capsys, "evaluate", file, "--data", folder)[0] == 0
 
 
+def test_images_may_lack_some_of_a_models_classes(
+    folder: Path, model: Path, tmp_path: Path, capsys: Any
+) -> None:
+    for name in ("red", "green"):
+        (tmp_path / "apart" / name).mkdir(parents=True)
+        for image in (folder / name).iterdir():
+            (tmp_path / "apart" / name / image.name).symlink_to(image)
+    given = ("--data", tmp_path / "apart", "--part", "all")
+    status, out, err = ran(capsys, "evaluate", model, *given, "-f", "json", "-o", tmp_path / "out")
+    assert status == 0, err
+    assert "nas: no images of blue: their recall is not measured\n" in err
+    scores = json.loads(out)
+    assert scores["classes"]["blue"]["images"] == 0
+    assert scores["classes"]["blue"]["recall"] is None
+    recalls = [scores["classes"][name]["recall"] for name in ("red", "green")]
+    assert scores["balanced_accuracy"] == pytest.approx(sum(recalls) / 2)
+    assert sum(map(sum, scores["confusion"])) == scores["images"]
+    assert {p.name for p in (tmp_path / "out").iterdir()} >= {"confusion.csv", "mistakes.png"}
+
+
 def test_other_classes_and_other_images_are_refused(folder: Path, model: Path) -> None:
     held = nas.load_model(model)
     other = Model(held.network, Card(architecture=held.architecture, classes=("a", "b", "red"),
                                      normal=held.card.normal))  # fmt: skip
     ref = DataRef(name="imagefolder", dir=str(folder))
-    with pytest.raises(NasError, match=r"blue, green are the data's alone, a, b are the model"):
+    with pytest.raises(NasError, match="not know the classes blue, green, only a, b, red"):
         evaluate(other, ref)
     (folder.parent / "apart").mkdir()
     for name, of in (("caf\u00e9", "red"), ("green", "green"), ("blue", "blue")):
         (folder.parent / "apart" / name).symlink_to(folder / of)
     known = dataclasses.replace(held.card, classes=("blue", "cafe\u0301", "green"))
     ref = DataRef(name="imagefolder", dir=str(folder.parent / "apart"))
-    with pytest.raises(NasError, match=r"'caf\\xe9' are the data's alone, 'cafe\\u0301' are the"):
+    with pytest.raises(NasError, match=r"class 'caf\\xe9', only 'cafe\\u0301', blue,"):
         evaluate(Model(held.network, known), ref)
     with pytest.raises(NasError, match="--part half: must be one of test, validation, train, all"):
         evaluate(held, ref, "half")

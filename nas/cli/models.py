@@ -243,6 +243,10 @@ def evaluate_and_show(
             warning = "its accuracy here says little about others"
             print(f"nas: warning: {name} {how}: {warning}", file=sys.stderr)
     evaluations = {name: evaluate(model, ref, part) for name, model in models.items()}
+    if missing := [s.name for s in evaluations[file].by_class if not s.images]:
+        names = ", ".join(brief(name) for name in missing[:NAMED])
+        more = f" and {len(missing) - NAMED:,} more" * (len(missing) > NAMED)
+        print(f"nas: no images of {names}{more}: their recall is not measured", file=sys.stderr)
     for model, of in zip(models.values(), evaluations.values(), strict=True):
         if isinstance(model, Cascade):
             images = of.images[0]

@@ -154,25 +154,21 @@ class Comparison:
 
 
 def evaluate(model: Predictor, ref: DataRef, part: str = "test") -> Evaluation:
-    """Scores a model on a part of the data, or on "all". Raises DataError where the classes or the
-    images are not the model's."""
+    """Scores a model on a part of the data, or on "all", which may lack some of the model's classes.
+    Raises DataError where it has others, or images that the model does not take."""
     if part not in PARTS:
         raise NasError(f"--part {part}: must be one of {', '.join(PARTS)}")
     ref = fitting(ref, model.input)
     info = data.describe(ref)
     where = ref.dir or ref.name
-    sides = {
-        "data": {*info.classes} - {*model.classes},
-        "model": {*model.classes} - {*info.classes},
-    }
-    if any(sides.values()):
+    if unknown := {*info.classes} - {*model.classes}:
         same = twins({*info.classes, *model.classes})
-        told = {
-            side: _few({ascii(name) if name in same else name for name in names})
-            for side, names in sides.items()
-        }
-        differences = [f"{names} are the {side}'s alone" for side, names in told.items() if names]
-        raise DataError(f"the classes of {where} are not the model's: {', '.join(differences)}")
+        theirs, known = (
+            _few({ascii(name) if name in same else name for name in names})
+            for names in (unknown, {*model.classes})
+        )
+        noun = "class" if len(unknown) == 1 else "classes"
+        raise DataError(f"{where}: the model does not know the {noun} {theirs}, only {known}")
     images = parts(ref, part)
     numbers = np.array(class_numbers(info.classes, model.classes))
     labels = np.concatenate([numbers[i.labels[i.rows]] for i in images])
