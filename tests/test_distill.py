@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import re
 from pathlib import Path
 
@@ -214,6 +215,16 @@ def test_a_teacher_of_other_classes_or_input_is_refused(tmp_path: Path, change, 
     file = model_file(tmp_path / "other.safetensors", **change)
     with pytest.raises(NasError, match=re.escape(told)):
         teaching(job_of(file), nas.build(parse(SMALL)))
+
+
+def test_a_teacher_without_an_answer_is_refused(large: Path) -> None:
+    held = load_model(large)
+    weights = dict(held.network.named_parameters())
+    name = min(weights)
+    weights[name].data[..., 0] = math.nan
+    save_model(large, held.network, held.card)
+    with pytest.raises(NasError, match=f"cannot teach: {name} holds values that are not finite"):
+        teaching(job_of(large), nas.build(parse(SMALL)))
 
 
 def test_a_teacher_that_was_changed_or_is_not_there_is_refused(large: Path) -> None:

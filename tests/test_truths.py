@@ -329,12 +329,15 @@ def test_what_an_evaluator_does_not_give_stops_the_search_once(
     store.close()
 
 
-@pytest.mark.parametrize(("reason", "failed"), [("'no table'", 3), ("seed", 4)])
+@pytest.mark.parametrize(
+    ("reason", "failed"),
+    [("'no table'", 3), ("f'no table {object()} of {seed}'", 3), ("architecture.fingerprint", 4)],
+)
 def test_an_evaluator_that_fails_alike_in_the_first_trials_stops_the_search(
     here: Path, reason: str, failed: int
 ) -> None:
-    """Not one that fails each network for a reason of its own."""
-    module = f"fails_{failed}"
+    """Not one that fails each network for a reason of its own, which is more than a number."""
+    module = f"fails_{len(reason)}"
     (here / f"{module}.py").write_text(
         f"def table(architecture, *, fidelity, seed, report):\n    raise ValueError({reason})\n"
     )

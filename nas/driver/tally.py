@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -144,7 +145,8 @@ class Tally:
         shared = wrong or failure.ours or failure.kind == "error"
         if not shared or any(self._counts[state] for state in EVALUATED):
             return 0
-        reason = "wrong" if wrong else failure.reason
+        # Reasons may name an address, a file's number or a trial.
+        reason = "wrong" if wrong else re.sub(r"0x[0-9a-f]+|\d+", "#", failure.reason)
         self._vain[reason] += 1
         enough = self._vain[reason] >= min(VAIN, self._trials or VAIN)
         return self._vain[reason] if enough and (wrong or self.room(self.done)) else 0

@@ -40,7 +40,8 @@ def digest_of(models: Sequence[Model]) -> str:
 
 
 def check(model: Model, info: Info, where: str) -> None:
-    """Raises NasError where a model cannot teach on images with these classes and of this shape."""
+    """Raises NasError where a model cannot teach on images with these classes and of this shape, or
+    not at all."""
     if {*model.classes} != {*info.classes}:
         counts = (
             f"{counted(len(model.classes), 'class', 'classes')} and the images {len(info.classes)}"
@@ -55,6 +56,9 @@ def check(model: Model, info: Info, where: str) -> None:
             f"{where} cannot teach here: it takes images of {show(model.input)}, and these are "
             f"{show(info.shape)}"
         )
+    for name, weight in model.network.named_parameters():
+        if not weight.isfinite().all():
+            raise NasError(f"{where} cannot teach: {name} holds values that are not finite")
 
 
 @functools.lru_cache(maxsize=2)
