@@ -297,7 +297,7 @@ def train(
     teachers: Iterable[str | Path] = (),
 ) -> Model:
     """Trains a pattern, a network of the zoo or a trial of a search (with its recipe), and returns
-    the model; ``output`` is a file to write it to.
+    the model; ``output`` is a .safetensors file to write it to.
 
     ``data``, ``dataset``, ``recipe``, ``plugins``, ``skip_unreadable``, ``group_by`` and
     ``teachers`` (which a trial's study does not provide) are as in ``search``. ``size`` defaults to
@@ -311,6 +311,8 @@ def train(
     from nas.training import single
 
     _pixels(size)
+    if output is not None and not str(output).lower().endswith(".safetensors"):
+        raise NasError(f"output={str(output)!r}: must end in .safetensors")
     settings = _settings(recipe)
     if isinstance(network, TrialRow):
         if not isinstance(recipe, str) or not recipe:

@@ -16,6 +16,16 @@ MAX_DEPTH = 20
 NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 # YAML 1.1 reads a leading 0 as octal and colons as base 60; YAML 1.2 does neither.
 OTHERWISE = re.compile(r"[-+]?0[0-7_]+|.*:.*")
+# What people mistype, by a part of PyYAML's words for it.
+MISTYPED = {
+    "'\\t'": "a tab: indent with spaces",
+    "<block": "it is indented otherwise than the keys before it",
+    "<stream end>": "a bracket, a brace or a quote before it is not closed",
+    "expected ','": "a comma is missing, or the end of brackets before it",
+    "end of stream": "a quote before it is not closed",
+    "mapping values": "a colon within a value: put the value in quotes",
+    "cannot start any token": "a value begins with a sign of YAML's own: put the value in quotes",
+}
 
 
 class _Loader(yaml.SafeLoader):
@@ -85,7 +95,9 @@ def parse_mapping(text: str, source: str) -> dict[str, Any]:
         raise SpaceError(brief(f"{source}: {error}")) from None
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise SpaceError(brief(f"{source}: {line}not YAML: {error.problem}")) from None
+        problem = error.problem or ""
+        told = next((text for part, text in MISTYPED.items() if part in problem), problem)
+        raise SpaceError(brief(f"{source}: {line}not YAML: {told}")) from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise SpaceError(brief(f"{source}: not YAML: {error}")) from None
     except RecursionError:

@@ -182,7 +182,10 @@ def _same_file(url: URL) -> Callable[..., None]:
         if opened and not first:
             first.append(found)
         if first and first[0] != found:
-            raise RecordGone(f"{shown(url)} is another file than when it was opened")
+            raise RecordGone(
+                f"{shown(url)} is another file than when it was opened: put that one back, which "
+                "has the results so far"
+            )
 
     return check
 
