@@ -120,10 +120,10 @@ WRONG = {
     "presence": (where("POOL?: maybe", "INPUT -> POOL? -> FC"), "a choice of present and absent"),
     "wrong scope": (where("CONV.width: {int: [1, 2], per: N}", STAGES.replace("\nwhere:", "", 1)
                           .replace("\n  M: 2", "")) + "  M: 2\n",
-                    "where.CONV.width.per: N: must be a repetition around each of its places; "
-                    "one stands inside M, and is left out where the pattern has a value there"),
+                    "where.CONV.width.per: N: must be a repetition around every place that it "
+                    "fills; one is inside M (a value in the pattern leaves a place out)"),
     "no scope": (where("w: {int: [1, 2], per: M}"), "where.w.per: M: must be a repetition around "
-                 "each of its places; one stands in no repetition"),
+                 "every place that it fills; one is in no repetition"),
     "first": (where("w: {int: [1, 2], first: M}"), "where.w.first: M: must be a repetition around"),
     "element": (where("B: {choice: [PLAN]}", "INPUT -> B -> FC"), "where.B: 'PLAN': unknown layer"),
     "element itself": (where("B: {choice: [B]}", "INPUT -> B -> FC"), "unknown layer or block B"),

@@ -113,6 +113,20 @@ def test_constraints_are_told_one_by_one():
     assert sum(result.sizes["params"].histogram.values()) == 1000
 
 
+def test_a_metric_that_no_training_gives_is_told():
+    result = preflight(
+        {"w": {"int": [1, 30]}},
+        "INPUT -> CONV(w, 1) -> FC",
+        objectives={"acuracy": "max", "params": "min", "latency_ms@rpi5": "min"},
+        constraints={"energy": "<= 3"},
+    )
+    assert [told.partition("; ")[0] for told in result.warnings] == [
+        "without an --evaluator: objective acuracy: there is no such metric",
+        "without an --evaluator: constraint energy: there is no such metric",
+    ]
+    assert result.warnings[0].endswith("did you mean accuracy?")
+
+
 def test_a_domain_that_is_never_asked_is_told():
     result = preflight({"RESIDUAL.groups": {"choice": [3, 5]}}, "INPUT -> RESIDUAL(8) -> FC")
     assert result.unasked == ("RESIDUAL.groups",)

@@ -175,8 +175,8 @@ def _check_scope(symbol: OpenSymbol, domain: Domain, where: str) -> None:
             if name not in symbol.scope:
                 around = f"inside {', '.join(symbol.scope)}" if symbol.scope else "in no repetition"
                 raise SpaceError(
-                    f"{where}.{key}: {name}: must be a repetition around each of its places; one "
-                    f"stands {around}, and is left out where the pattern has a value there"
+                    f"{where}.{key}: {name}: must be a repetition around every place that it "
+                    f"fills; one is {around} (a value in the pattern leaves a place out)"
                 )
     optional = symbol.parameter is not None and not symbol.parameter.required
     if domain.first and not (symbol.kind == "argument" and optional):

@@ -75,7 +75,7 @@ def preflight_page(space: Space, result: Preflight) -> RenderableType:
     for name, text in {
         "draws": f"{result.draws:,}, {percent(result.valid)} valid",
         "networks": size,
-        "parameters": f"{result.asked[0]} to {result.asked[1]} asked for in a draw",
+        "parameters": f"{' to '.join(map(str, dict.fromkeys(result.asked)))} asked for in a draw",
         "fit": f"{percent(result.fits)}{f'  ({bounds})' if bounds else ''}",
         "never matter": ", ".join(result.idle) or "none",
         "never asked": ", ".join(result.unasked) or "none",

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nas.errors import NothingFound, ShapeError
+from nas import metrics
+from nas.errors import NasError, NothingFound, ShapeError
 from nas.language.architecture import Architecture
 from nas.metrics import arithmetic, located, precise
 from nas.spaces.bounds import far
@@ -110,7 +111,7 @@ def check(space: Space, draws: int = 1_000, seed: int = 0) -> Preflight:
         unasked=tuple(name for name in space.domains if name not in used),
         warnings=(),
     )
-    return dataclasses.replace(result, warnings=tuple(_warnings(result)))
+    return dataclasses.replace(result, warnings=(*_warnings(result), *_unmeasured(space)))
 
 
 def refuse_empty(space: Space) -> None:
@@ -152,6 +153,15 @@ def _warnings(result: Preflight) -> Iterator[str]:
         yield f"{name} never changes the network"
     for name in result.unasked:
         yield f"where.{name} was never asked for: another has its place, or none of it matters"
+
+
+def _unmeasured(space: Space) -> Iterator[str]:
+    for where, names in (("objective", space.objectives), ("constraint", space.constraints)):
+        for name in names:
+            try:
+                metrics.check([name], where)
+            except NasError as error:
+                yield f"without an --evaluator: {error}"
 
 
 # --- counting ------------------------------------------------------------------------------------

@@ -154,8 +154,8 @@ class Comparison:
 
 
 def evaluate(model: Predictor, ref: DataRef, part: str = "test") -> Evaluation:
-    """Scores a model on a part of the data, or on "all", which may lack some of the model's classes.
-    Raises DataError where it has others, or images that the model does not take."""
+    """Scores a model on a part of the data, or on "all"; some of its classes may have no images
+    there. Raises DataError for other classes, or images that the model does not take."""
     if part not in PARTS:
         raise NasError(f"--part {part}: must be one of {', '.join(PARTS)}")
     ref = fitting(ref, model.input)
