@@ -32,6 +32,7 @@ from nas.language.architecture import Architecture
 from nas.samplers import SAMPLERS
 from nas.samplers.ehvi import EHVISampler
 from nas.samplers.evidence import DROPPED
+from nas.spaces.space import read_space
 from nas.store import Ask, Claim, Store, StudyRow, open_store
 from nas.workers.in_process import InProcess
 
@@ -44,7 +45,8 @@ def score(architecture: Architecture, **_: Any) -> dict[str, float]:
 
 def plan(epochs: int = 1, **changes: Any) -> Plan:
     job = Job(pattern="", evaluator="test_drivers:score", epochs=epochs)
-    return Plan(space=stack(), job=job, **{"study": "s", "trials": 8, "sampler": "spy", **changes})
+    usual = {"space": stack(), "study": "s", "trials": 8, "sampler": "spy"}
+    return Plan(job=job, **{**usual, **changes})
 
 
 @pytest.fixture(autouse=True)
@@ -59,9 +61,9 @@ def other(url: str) -> Iterator[Store]:
         yield dataclasses.replace(opened, driver="elsewhere//1/2/a")
 
 
-def begin(store: Store, study: StudyRow, count: int) -> list[Claim]:
+def begin(store: Store, study: StudyRow, count: int, **changes: Any) -> list[Claim]:
     """So many candidates of a driver that asked for them by itself."""
-    with_space = plan(study="elsewhere")
+    with_space = plan(study="elsewhere", **changes)
     asker = loop.Asker(with_space, with_space.row(), 7, lambda row: row)
     return store.begin(study, [asked[1] for _ in range(count) if (asked := asker.ask())])
 
@@ -258,6 +260,32 @@ def test_what_others_run_is_pending_and_then_what_came_of_it(
         TrialState.RUNNING, TrialState.FAIL
     }  # fmt: skip
     assert [seen[0][name] for name in mine] == [TrialState.RUNNING] * 2
+
+
+def test_a_driver_whose_space_is_exhausted_waits_for_what_others_run(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its result would lack theirs."""
+    monkeypatch.setattr(loop, "POLL", 0.1)
+    space = read_space(
+        {"name": "three", "pattern": "INPUT -> CONV(w) -> FC", "where": {"w": [2, 4, 8]}}, "a test"
+    )
+    asked = plan(space=space, sampler="random", trials=20)
+    study = other.open_study(asked.row())
+    [theirs] = begin(other, study, 1, space=space, sampler="random")
+    looks = 0
+
+    class Watched(InProcess):
+        def wait(self, timeout: float) -> list[Event]:
+            nonlocal looks
+            looks += store.counts(study.id).get("finished", 0) == 2
+            if looks == 3:
+                other.finish(theirs.token, Result(metrics={"accuracy": 0.5}))
+            return super().wait(timeout)
+
+    status = search(asked, store, Watched())
+    assert (status.finished, status.ended, status.exhausted) == (3, 2, True)
+    assert looks >= 3
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "default"])

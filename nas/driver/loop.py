@@ -169,9 +169,11 @@ class _Driver:
             more = self.fill()
             if not (more or self.running):
                 over = self.time_budget.over
-                if over or self.supply.ended or not self.tally.room(self.count()):
+                ended = self.supply.ended and not self.others()
+                if over or ended or not self.tally.room(self.count()):
                     self.settle(last=True)
                     if not self.running and (over or not self.ladder.waiting):
+                        self.hear(next(self.news))
                         return self.tell_watch()
                 if not self.running:
                     time.sleep(POLL)  # other drivers run the rest of the budget,
@@ -316,7 +318,11 @@ class _Driver:
     def accompanied(self) -> bool:
         """Whether this driver is out of time while others run trials: they then take over the
         paused candidates."""
-        return self.time_budget.over and any(self.store.trials(self.study.id, states=["running"]))
+        return self.time_budget.over and self.others()
+
+    def others(self) -> bool:
+        """Whether other drivers run trials; asked where this one runs none."""
+        return any(self.store.trials(self.study.id, states=["running"]))
 
     def promote(self, row: TrialRow) -> None:
         self.ladder.leave(row)
