@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -30,8 +31,9 @@ from postgres import Server
 from sqlalchemy import event, text
 from waiting import PATIENCE, wait
 
-from nas.errors import StudyError
+from nas.errors import StoreError, StudyError
 from nas.job import Failure, Latency, Outcome, Result
+from nas.report.dashboard import serve
 from nas.store import Ask, Store, Study, StudyRow, open_store
 from nas.store import mirror as mirrors
 from nas.store.mirror import Mirror
@@ -59,6 +61,11 @@ ASK = Ask(
     macs=7_000_000_000,
     epochs=20,
 )
+STUDY = Study(
+    name="digits",
+    space="mixed",
+    objectives=(("accuracy", "max"), ("params", "min"), ("latency_ms", "min")),
+)
 RESULT = Result(
     metrics={"accuracy": 0.75},
     latency=Latency(ms=1.5, low=1.0, high=2.0, device="cpu/4"),
@@ -82,13 +89,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def study(store: Store) -> StudyRow:
-    return store.open_study(
-        Study(
-            name="digits",
-            space="mixed",
-            objectives=(("accuracy", "max"), ("params", "min"), ("latency_ms", "min")),
-        )
-    )
+    return store.open_study(STUDY)
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +118,31 @@ def copied(store: Store) -> optuna.Study:
 
 def numbers(store: Store) -> list[int]:
     return sorted(trial.user_attrs["trial"] for trial in copied(store).trials)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_dashboard_for_which_nothing_may_be_written_says_so(
+    postgres: Server, there: bool, tmp_path: Path
+) -> None:
+    """Before the first copy, and where its tables are there."""
+    url = postgres.database()
+    database = url.rpartition("/")[2]
+    with contextlib.closing(open_store(url)) as owner:
+        study = owner.open_study(STUDY)
+        if there:
+            Mirror(owner, study).catch_up()
+        run(owner, study, RESULT)
+    reader = f"reader_{database}"
+    postgres.sql(f"CREATE ROLE {reader} LOGIN PASSWORD 'x'")
+    postgres.sql(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {reader}", database)
+    place = f"postgresql+psycopg://{reader}:x@127.0.0.1:{postgres.port}/{database}"
+    with (
+        contextlib.closing(open_store(place, create=False)) as store,
+        pytest.raises(
+            StoreError, match=r"copies of the studies, .* cannot be written: permi"
+        ),
+    ):
+        serve(store, host="127.0.0.1", port=0, artifacts=tmp_path / "drawings")
 
 
 def test_the_copy_is_what_optuna_itself_would_write(store: Store, study: StudyRow) -> None:

@@ -19,16 +19,19 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import optuna
 from optuna.artifacts import FileSystemArtifactStore
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna_dashboard import save_note, wsgi
 from optuna_dashboard._cli import ThreadedWSGIServer
+from sqlalchemy.exc import DBAPIError
 
 from nas.driver.tradeoffs import pareto
-from nas.errors import NasError, StudyError
+from nas.errors import NasError, StoreError, StudyError, brief
 from nas.report import believed
 from nas.report.trials import columns
 from nas.store import Store, StudyRow, TrialRow
 from nas.store.mirror import Mirror, optuna_storage
+from nas.store.urls import said, shown
 from nas.text import markdown, printable
 
 if TYPE_CHECKING:
@@ -53,12 +56,20 @@ def serve(
     ``known_hosts``). Prints the address of ``study``, if given. A study that cannot be copied is
     reported, and the others are served. Raises NasError where it cannot listen on the address,
     StudyError for an unknown study, and StoreError for a record that cannot be read, before
-    anything is written.
+    anything is written, or whose copies cannot be written.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if study is not None:
         store.find_study(study)
-    read, storage, files = copied(store, artifacts)
+    try:
+        read, storage, files = copied(store, artifacts)
+    except (DBAPIError, StorageInternalError) as error:
+        cause = error if isinstance(error, DBAPIError) else error.__cause__
+        why = said(cause, store.engine.url) if isinstance(cause, DBAPIError) else brief(str(error))
+        raise StoreError(
+            f"{shown(store.engine.url)}: the dashboard's copies of the studies, which it keeps "
+            f"beside the record, cannot be written: {why}"
+        ) from None
     app = known_hosts(wsgi(storage, artifact_store=files), {host, *names})
     try:
         server = make_server(host, port, app, server_class=ThreadedWSGIServer, handler_class=Quiet)
