@@ -310,6 +310,7 @@ def test_a_table_tells_parts_and_groups_and_what_has_no_label(tmp_path: Path) ->
     assert found.parts["test"] == 20
     assert found.held_out == ("validation",)
     assert found.skipped["unlabelled"][0] == 1
+    assert "1 column is not used: camera" in found.notes
     people = {row["file"]: row["group"] for row in rows}
     told = {}
     for part in ("train", "validation"):
@@ -320,6 +321,17 @@ def test_a_table_tells_parts_and_groups_and_what_has_no_label(tmp_path: Path) ->
     assert told["train"]
     assert told["validation"]
     assert not told["train"] & told["validation"]
+
+
+def test_classes_that_a_part_lacks_are_told_together(tmp_path: Path) -> None:
+    rows = flat(tmp_path / "t", 60)
+    for n, row in enumerate(rows):
+        row |= {"label": "abcde"[n % 5], "part": ("train", "val", "test")[n // 20]}
+    tested = [r for r in rows if r["part"] != "test" or r["label"] == "a"]
+    kept = [r for r in tested if r["part"] != "val" or r["label"] != "e"]
+    warnings = examine(ref(table(tmp_path / "t" / "labels.csv", kept))).warnings
+    assert "there is no validation image of the class e" in warnings
+    assert "there is no test image of 4 classes: b, c, d, ..." in warnings
 
 
 @pytest.mark.parametrize(

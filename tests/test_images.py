@@ -562,6 +562,13 @@ def test_blank_images_and_copies_of_one_are_refused(tone: str, tmp_path: Path) -
         examine(ref(tmp_path / "d"))
 
 
+def test_images_of_one_size_keep_it_up_to_that_of_photos(tmp_path: Path) -> None:
+    for height, width, read_as in ((256, 1024, (256, 1024)), (257, 1024, (224, 224))):
+        root = folder(tmp_path / f"{height}", 3, height=height, width=width)
+        assert data.describe(ref(root)).shape == (3, *read_as)
+    assert data.describe(ref(root, size=300)).shape == (3, 300, 300)
+
+
 def test_imbalance_copies_and_blanks_are_warned_of(tmp_path: Path) -> None:
     root = folder(tmp_path / "d" / "train", 99, classes=("a",))
     folder(tmp_path / "d" / "test", 3, seed=5000)

@@ -151,6 +151,6 @@ def test_a_model_of_other_images_is_no_point(line: list[str], tmp_path: Path, ca
     where = ["--storage", line[line.index("--storage") + 1], "--study", record(line)[0].name]
     capsys.readouterr()
     assert command("prune", file, *at, *where, "-o", tmp_path / "p") == 2
-    assert "and these are others" in capsys.readouterr().err
+    assert "and now they are others" in capsys.readouterr().err
     assert not list((tmp_path / "p").glob("*"))
     assert sum(bool(row.made) for row in record(line)[1]) <= 3

@@ -138,9 +138,7 @@ def test_a_dashboard_for_which_nothing_may_be_written_says_so(
     place = f"postgresql+psycopg://{reader}:x@127.0.0.1:{postgres.port}/{database}"
     with (
         contextlib.closing(open_store(place, create=False)) as store,
-        pytest.raises(
-            StoreError, match=r"copies of the studies, .* cannot be written: permi"
-        ),
+        pytest.raises(StoreError, match=r"copies of the studies, .* cannot be written: permi"),
     ):
         serve(store, host="127.0.0.1", port=0, artifacts=tmp_path / "drawings")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from PIL import Image
 
 from nas import metrics
 from nas.cli.options import data_ref, plan
+from nas.cli.record import check_images
 from nas.driver.asking import Asker
 from nas.driver.loop import search
 from nas.errors import NasError, StudyError
@@ -248,6 +250,16 @@ def test_a_study_is_not_resumed_on_other_images(here: Path) -> None:
     with pytest.raises(StudyError, match=r"made on 20 images in 2 classes \(cat, dog\) of .*images,"
                        r" and now they are 20 images in 2 classes .*copy"):  # fmt: skip
         store.open_study(other.row())
+    store.close()
+
+
+def test_images_that_look_the_same_are_told_to_be_others(here: Path) -> None:
+    store = open_store("sqlite:///nas.db")
+    study = store.open_study(planned(study="mine").row())
+    about = study.images_about
+    others = re.escape("], and now they are others by content [abcdefgh]")
+    with pytest.raises(StudyError, match=rf"made on {re.escape(about)} \[\w{{8}}{others}"):
+        check_images(study, DataRef(identity="abcdefghi"), about)
     store.close()
 
 

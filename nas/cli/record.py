@@ -18,6 +18,7 @@ from nas.errors import NasError, StudyError
 from nas.job import DataRef, Job, Recipe
 from nas.metrics import ACCURACY
 from nas.store import Store, StudyRow, TrialRow, open_store
+from nas.store.sameness import made_on
 from nas.store.teachers import teacher_files
 from nas.store.urls import parse as parse_url
 from nas.workers.answers import POINTS
@@ -229,5 +230,4 @@ def check_dataset(study: StudyRow, dataset: str | None) -> None:
 def check_images(study: StudyRow, ref: DataRef, about: str = "others") -> None:
     """Raises StudyError where the study used other images than ``ref``, described by ``about``."""
     if ref.identity != study.images:
-        earlier = study.images_about or "images that nas did not yet identify"
-        raise StudyError(f"study {study.name!r} was made on {earlier}, and these are {about}")
+        raise StudyError(f"study {study.name!r} was {made_on(study, ref.identity, about)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shlex
 import sys
@@ -11,9 +12,11 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from nas import durations
 from nas.cli.output import begin_work
-from nas.data.datasets import load, roomy, streamed
+from nas.data.datasets import describe, load, roomy, streamed
 from nas.driver import widening
 from nas.driver.baselines import architectures, enter
 from nas.driver.plan import Plan
@@ -23,7 +26,7 @@ from nas.errors import brief
 from nas.interrupts import deferred
 from nas.job.pool import Pool
 from nas.language.architecture import Architecture
-from nas.metrics import metric, shown
+from nas.metrics import ACCURACY, metric, percent, shown
 from nas.report import screens
 from nas.report.images import tell as tell_images
 from nas.report.progress import Progress, beside
@@ -72,6 +75,25 @@ def tell_older(known: Sequence[Older], plan: Plan, store: Store) -> None:
         print(f"nas: {sentence}", file=sys.stderr)
 
 
+def tell_chance(plan: Plan, front: Iterable[TrialRow]) -> None:
+    """Warns where no network's accuracy is clearly above that of always answering the most frequent
+    class, by two standard errors of that."""
+    if plan.job.evaluator or ACCURACY not in plan.space.objectives:
+        return
+    images = load(plan.job.data, "validation")
+    counts = np.bincount(images.labels[images.rows])
+    share = counts.max() / counts.sum()
+    error = math.sqrt(share * (1 - share) / counts.sum())
+    if max(row.metrics[ACCURACY] for row in front) > share + 2 * error:
+        return
+    name = brief(describe(plan.job.data).classes[counts.argmax()], 40)
+    print(
+        f"nas: warning: always answering {name} is right for {percent(share)} of the validation "
+        "images, and no network here is clearly better",
+        file=sys.stderr,
+    )
+
+
 def search_and_show(
     plan: Plan, storage: str, opened: Opener, baselines: Sequence[str], since: float
 ) -> None:
@@ -89,6 +111,7 @@ def search_and_show(
     from nas.driver.beliefs import believed  # optuna is loaded by now
 
     rows_out(study, status.front, "table", ended, believed(study, ended))
+    tell_chance(plan, status.front)
     front = {row.number for row in status.front}
     beaten = [row for row in ended if row.baseline and row.number not in front]
     for called, rows in {

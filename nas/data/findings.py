@@ -4,7 +4,7 @@ part, what was skipped and why, and what would prevent learning."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -108,12 +108,7 @@ def _inspect(ref: DataRef, wrong: tuple[str, ...]) -> Findings:
         warnings=(
             *(text for text, _ in warned),
             *uneven(classes, by_part["train"]),
-            *(
-                f"there is no {part} image of the class {name}"
-                for part in ORDER[1:]
-                for name, count in zip(classes, by_part[part], strict=True)
-                if not count
-            ),
+            *absent(classes, by_part),
         ),
         problems=(*wrong, *lost),
         identity=images.identity,
@@ -188,10 +183,6 @@ def decided(
         text += "in one split"
         _, first = np.unique(images.groups[train], return_index=True)
         notes.append((text, np.delete(train, first)))
-    _, height, width = images.info.shape
-    if not ref.size and height * width > 512 * 512:
-        text = f"all are {width}x{height} pixels and keep that size: --size 224 is faster"
-        notes.append((text, every[:0]))
     return notes
 
 
@@ -242,6 +233,18 @@ def uneven(classes: tuple[str, ...], trained: npt.NDArray[np.int64]) -> list[str
         f"{trained[least]:,} of {classes[least]}: accuracy will hardly show whether it is learned "
         f"(--objective balanced_accuracy:max does, --recipe class_weights=balanced helps)"
     ]
+
+
+def absent(
+    classes: tuple[str, ...], by_part: Mapping[Part, npt.NDArray[np.int64]]
+) -> Iterator[str]:
+    """A warning for each part without images of some classes."""
+    for part in ORDER[1:]:
+        names = [name for name, count in zip(classes, by_part[part], strict=True) if not count]
+        of = "the class" if len(names) == 1 else f"{len(names):,} classes:"
+        more = ", ..." if len(names) > EXAMPLES else ""
+        if names:
+            yield f"there is no {part} image of {of} {', '.join(names[:EXAMPLES])}{more}"
 
 
 def lines(found: Findings) -> list[str]:

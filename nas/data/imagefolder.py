@@ -31,7 +31,8 @@ from nas.errors import DataError, brief
 from nas.job import DataRef
 from nas.text import counted
 
-LARGEST = 224  # the side that images of mixed sizes are resized to, at most
+KEPT = 512 * 512  # the most pixels of images that keep the size that all of them have
+LARGEST = 224  # the side that other images are resized to, at most
 NAMED = 20  # unreadable images that a refusal names
 
 
@@ -64,8 +65,9 @@ class Prepared:
 
 
 def describe(ref: DataRef) -> Info:
-    """Images of one size keep it. Images of mixed sizes are resized to a square of the median
-    shorter side, at most 224; ``ref.size`` gives another. All grey: one channel, otherwise three.
+    """Images of one size keep it, up to 512x512 pixels. Others are resized to a square of the
+    median shorter side, at most 224; ``ref.size`` gives another. All grey: one channel, otherwise
+    three.
 
     Raises DataError for a directory without class folders, and for classes without images and
     files that are no image or not whole, all of them in one.
@@ -170,7 +172,7 @@ def shape_of(ref: DataRef, found: Listing, seen: Survey) -> tuple[tuple[int, int
     side = int(np.median(sides.min(1)))
     if ref.size:
         height = width = ref.size
-    elif (sides == sides[0]).all():
+    elif (sides == sides[0]).all() and sides[0].prod() <= KEPT:
         height, width = map(int, sides[0])
     else:
         height = width = min(LARGEST, side)

@@ -17,7 +17,7 @@ from nas.data import kinds
 from nas.data.images import Part
 from nas.data.listing import ORDER, Listing, build, unknown_label
 from nas.data.walking import ABSENT, Gathered, mark
-from nas.errors import DataError
+from nas.errors import DataError, brief
 from nas.text import counted, shown_url
 
 ENDINGS = (".csv", ".tsv")
@@ -46,7 +46,7 @@ def listing(path: Path, group_by: str = "") -> Listing:
     are counted and left out. Raises DataError, with the line.
     """
     found = Gathered()
-    named = read(path, group_by, found)
+    named, unused = read(path, group_by, found)
     classes = sorted({image.label for image in named["train"]})
     if len(classes) < 2:
         raise DataError(
@@ -66,20 +66,28 @@ def listing(path: Path, group_by: str = "") -> Listing:
         if len(found) > began:
             parts[part] = began, len(found)
     notes = [f"read as {path.name} tells"]
+    if unused:
+        columns = counted(len(unused), "column is", "columns are")
+        notes.append(f"{columns} not used: {', '.join(brief(name, 40) for name in unused)}")
     return build(root, classes, found, parts, dict.fromkeys(parts, path.name), notes,
                  groups if any(groups) else ())  # fmt: skip
 
 
-def read(path: Path, group_by: str, found: Gathered) -> dict[Part, list[Named]]:
-    """The rows of each part; what is left out is counted in ``found``. Raises DataError, with the
-    line."""
+def read(
+    path: Path, group_by: str, found: Gathered
+) -> tuple[dict[Part, list[Named]], tuple[str, ...]]:
+    """The rows of each part, and the columns that are not used; what is left out is counted in
+    ``found``. Raises DataError, with the line."""
     named: dict[Part, list[Named]] = {part: [] for part in ORDER}
+    unused: tuple[str, ...] = ()
     at = 0  # the last line read
     try:
         with path.open(newline="", encoding=encoding(path)) as file:
             above = separated(path, file)
             rows = csv.DictReader(file, delimiter=above or between(file), strict=True)
             columns = found_columns(path, rows.fieldnames or [], group_by)
+            known = {*columns.values()}
+            unused = tuple(name for name in rows.fieldnames or [] if name not in known)
             at = rows.line_num + bool(above)
             for row in rows:
                 began, at = at + 1, rows.line_num + bool(above)
@@ -118,7 +126,7 @@ def read(path: Path, group_by: str, found: Gathered) -> dict[Part, list[Named]]:
         ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read as a table: {error}") from error
-    return named
+    return named, unused
 
 
 def encoding(path: Path) -> str:

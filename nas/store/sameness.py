@@ -58,15 +58,19 @@ def moved(was: Study, now: Study) -> dict[str, Any]:
     return columns
 
 
+def made_on(was: Study, images: str, about: str) -> str:
+    """A clause: which images a study used, and that these, with ``about`` them, are others."""
+    earlier = was.images_about or "images that nas did not yet identify"
+    if earlier == about:
+        earlier, about = f"{earlier} [{was.images[:8]}]", f"others by content [{images[:8]}]"
+    return f"made on {earlier}, and now they are {about}"
+
+
 def first_difference(was: Study, now: Study) -> str | None:
     """A clause naming the first setting that differs, with both values; None where none does."""
     evaluators = {study.settings.get("evaluator") for study in (was, now)}  # they need no images
     if was.images != now.images and len(evaluators) == 1:
-        earlier = was.images_about or "images that nas did not yet identify"
-        if earlier == now.images_about:
-            others = f"others by content [{now.images[:8]}]"
-            return f"it was made on {earlier} [{was.images[:8]}], and now they are {others}"
-        return f"it was made on {earlier}, and now they are {now.images_about or 'none'}"
+        return f"it was {made_on(was, now.images, now.images_about or 'none')}"
     old, new = dict(_leaves(was)), dict(_leaves(now))
     for key in old | new:
         a, b = old.get(key), new.get(key)
