@@ -15,6 +15,8 @@ from folders import colour, folder, ref
 from PIL import Image
 from test_cli import nas_here
 
+from nas.cli.options import data_ref, plan
+from nas.cli.searches import tell_chance
 from nas.data import datasets as data
 from nas.data.findings import examine, lines
 from nas.data.pack import pack
@@ -112,6 +114,28 @@ def test_a_search_and_a_training_tell_of_their_images_before_they_begin(
         assert "nas: train 25, validation 7 (held out), test 7 (held out)" in err
         assert "nas: skipped: 1 .svg: no image (b/x.svg)" in err
         assert "nas: skipped: 1 unreadable (a/0003.png (" in err
+
+
+@pytest.mark.parametrize(("accuracy", "warned"), [(0.9, True), (0.92, True), (0.99, False)])
+def test_a_search_no_better_than_one_constant_answer_says_so(
+    accuracy: float, warned: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 100 validation images 90 are of one class: two standard errors are .06."""
+    folder(tmp_path / "d", 450, classes=("good",))
+    folder(tmp_path / "d", 50, classes=("bad",), seed=10_000)
+    asked = plan("linear", data_ref(None, str(tmp_path / "d")), trials=1, epochs=1)
+    tell_chance(asked, accuracy)
+    told = capsys.readouterr().err
+    assert ("always answering good is right for 90.00 % of the validation images" in told) == warned
+
+
+def test_numbers_to_predict_are_not_taken_for_classes_silently(tmp_path: Path) -> None:
+    rows = flat(tmp_path / "t", 60)
+    for n, row in enumerate(rows):
+        row["label"] = f"{n / 60:.3f}"
+    warnings = examine(ref(table(tmp_path / "t" / "labels.csv", rows))).warnings
+    assert len(warnings) <= 4
+    assert warnings[0].startswith("36 images to train on for 60 classes: too few of each (labels")
 
 
 def test_check_lists_every_problem_and_what_is_left(

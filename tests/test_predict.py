@@ -366,6 +366,10 @@ def test_evaluate_shows_and_writes_it(
     loaded = evaluate(nas.load_model(model), DataRef(name="imagefolder", dir=str(folder)), "all")
     low, high = loaded.interval
     assert f"{100 * loaded.accuracy:.2f} %  ({100 * low:.2f} to {100 * high:.2f})" in out
+    answer, share = loaded.constant
+    counts = loaded.confusion.sum(1).tolist()
+    assert (answer, share) == (CLASSES[counts.index(max(counts))], max(counts) / sum(counts))
+    assert f"always {answer}" in out
     with open(tmp_path / "out" / "confusion.csv") as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["true", *CLASSES]

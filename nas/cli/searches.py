@@ -75,16 +75,14 @@ def tell_older(known: Sequence[Older], plan: Plan, store: Store) -> None:
         print(f"nas: {sentence}", file=sys.stderr)
 
 
-def tell_chance(plan: Plan, front: Iterable[TrialRow]) -> None:
-    """Warns where no network's accuracy is clearly above that of always answering the most frequent
-    class, by two standard errors of that."""
-    if plan.job.evaluator or ACCURACY not in plan.space.objectives:
-        return
+def tell_chance(plan: Plan, best: float) -> None:
+    """Warns where the ``best`` accuracy is not clearly above that of always answering the most
+    frequent class, by two standard errors of that."""
     images = load(plan.job.data, "validation")
     counts = np.bincount(images.labels[images.rows])
     share = counts.max() / counts.sum()
     error = math.sqrt(share * (1 - share) / counts.sum())
-    if max(row.metrics[ACCURACY] for row in front) > share + 2 * error:
+    if best > share + 2 * error:
         return
     name = brief(describe(plan.job.data).classes[counts.argmax()], 40)
     print(
@@ -111,7 +109,8 @@ def search_and_show(
     from nas.driver.beliefs import believed  # optuna is loaded by now
 
     rows_out(study, status.front, "table", ended, believed(study, ended))
-    tell_chance(plan, status.front)
+    if not plan.job.evaluator and ACCURACY in plan.space.objectives:
+        tell_chance(plan, max(row.metrics[ACCURACY] for row in status.front))
     front = {row.number for row in status.front}
     beaten = [row for row in ended if row.baseline and row.number not in front]
     for called, rows in {

@@ -23,6 +23,7 @@ from nas.job import DataRef
 from nas.text import counted
 
 Said = tuple[str, npt.NDArray[np.int64]]  # a sentence, and the rows of the images that it counts
+FEW = 3  # images per class to train on, on average, below which a warning says so
 IMBALANCE = 10  # largest over smallest class, from which on a warning says so
 
 
@@ -224,22 +225,30 @@ def distinct(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def uneven(classes: tuple[str, ...], trained: npt.NDArray[np.int64]) -> list[str]:
-    """A warning where one class has far fewer images to train on than another."""
-    most, least = int(trained.argmax()), int(trained.argmin())
-    if trained[most] < IMBALANCE * trained[least]:
-        return []
-    return [
-        f"there are {trained[most]:,} images of the class {classes[most]} to train on and "
-        f"{trained[least]:,} of {classes[least]}: accuracy will hardly show whether it is learned "
-        f"(--objective balanced_accuracy:max does, --recipe class_weights=balanced helps)"
-    ]
+    """Warnings where classes have few images to train on, or far fewer than another."""
+    total, there = int(trained.sum()), trained > 0
+    warnings = []
+    if total < FEW * len(classes):
+        warnings.append(
+            f"{counted(total, 'image')} to train on for {len(classes):,} classes: too few of each "
+            "(labels that are numbers to predict are no classes)"
+        )
+    most, least = int(trained.argmax()), int(np.where(there, trained, total).argmin())
+    if trained[most] >= IMBALANCE * trained[least]:
+        warnings.append(
+            f"{counted(int(trained[most]), 'image')} of the class {classes[most]} to train on and "
+            f"{trained[least]:,} of {classes[least]}: accuracy will hardly show whether it is "
+            "learned (--objective balanced_accuracy,params does, --recipe class_weights=balanced "
+            "helps)"
+        )
+    return warnings
 
 
 def absent(
     classes: tuple[str, ...], by_part: Mapping[Part, npt.NDArray[np.int64]]
 ) -> Iterator[str]:
     """A warning for each part without images of some classes."""
-    for part in ORDER[1:]:
+    for part in ORDER:
         names = [name for name, count in zip(classes, by_part[part], strict=True) if not count]
         of = "the class" if len(names) == 1 else f"{len(names):,} classes:"
         more = ", ..." if len(names) > EXAMPLES else ""

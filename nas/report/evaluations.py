@@ -37,13 +37,15 @@ def evaluation_page(evaluation: Evaluation) -> RenderableType:
     """The scores, each class's, and the confusion matrix or the most confused classes."""
     rows = table("", "")
     rows.show_header = False
+    answer, share = evaluation.constant
     for name, text in {
         "images": f"{len(evaluation):,} ({evaluation.part})",
         "accuracy": with_interval(evaluation),
+        f"always {brief(answer, 20)}": percent(share),
         "balanced accuracy": percent(evaluation.balanced_accuracy),
         "calibration error": percent(evaluation.calibration_error),
     }.items():
-        rows.add_row(name, text)
+        rows.add_row(Text(name), text)
     numbers = ("images", "precision", "recall")
     each = table("class", *numbers, numbers=numbers)
     for score in evaluation.by_class:
@@ -96,6 +98,7 @@ def evaluation_dict(evaluation: Evaluation) -> dict[str, Any]:
         "images": len(evaluation),
         "accuracy": evaluation.accuracy,
         "interval": list(evaluation.interval),
+        "always": dict(zip(("class", "accuracy"), evaluation.constant, strict=True)),
         "balanced_accuracy": evaluation.balanced_accuracy,
         "calibration_error": evaluation.calibration_error,
         "classes": {

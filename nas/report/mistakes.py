@@ -26,10 +26,12 @@ def section(evaluation: Evaluation) -> str:
     """The section of the page, as HTML."""
     low, high = evaluation.interval
     wrong = int((~evaluation.right).sum())
+    answer, share = evaluation.constant
     lead = (
         f"On the {len(evaluation):,} test images, {wrong:,} of them wrong: accuracy "
         f"{percent(evaluation.accuracy)} ({100 * low:.2f} to {100 * high:.2f}), balanced "
-        f"{percent(evaluation.balanced_accuracy)}. Of the winner's trainings it is the one that "
+        f"{percent(evaluation.balanced_accuracy)}; always answering {brief(answer, NAME)} has "
+        f"{percent(share)}. Of the winner's trainings it is the one that "
         "did best on the validation images."
     ).replace(" %", "\N{NO-BREAK SPACE}%")
     few = len(evaluation.classes) <= WIDEST

@@ -69,8 +69,8 @@ def preflight_page(space: Space, result: Preflight) -> RenderableType:
     elif math.isinf(settings):
         size = f"infinitely many, as a parameter is a real number; at least {result.seen:,}"
     else:
-        most = f"at most {settings:.3g} (standard error {error:.2g})"
-        size = f"{most}, estimated; at least {result.seen:,}"
+        most = f"about {_about(settings)} (± {_about(error)}) settings of the parameters"
+        size = f"{result.seen:,} different in these draws, of {most}"
     bounds = ", ".join(f"{metric} {percent(share)}" for metric, share in result.shares.items())
     for name, text in {
         "draws": f"{result.draws:,}, {percent(result.valid)} valid",
@@ -85,6 +85,10 @@ def preflight_page(space: Space, result: Preflight) -> RenderableType:
     warnings = [Text(f"warning: {text}", style="yellow") for text in result.warnings]
     head = Text(f"{space.name} on {shape_text(space.input)}", style="bold")
     return Group(head, Text(""), facts, *sizes, *warnings)
+
+
+def _about(number: float) -> str:
+    return f"{float(f'{number:.2g}'):,.0f}" if number < 1e15 else f"{number:.2g}"
 
 
 def spread_table(name: str, spread: Spread) -> RenderableType:

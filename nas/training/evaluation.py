@@ -105,6 +105,12 @@ class Evaluation:
         return float(np.nanmean([score.recall for score in self.by_class]))
 
     @property
+    def constant(self) -> tuple[str, float]:
+        """The most frequent class, and the accuracy of always answering it."""
+        counts = np.bincount(self.labels)
+        return self.classes[int(counts.argmax())], float(counts.max() / len(self))
+
+    @property
     def calibration_error(self) -> float:
         """The expected calibration error (Guo et al. 2017, equation 3) with 15 bins of equal
         width."""
