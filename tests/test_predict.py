@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 from scipy.stats import binom
@@ -193,6 +194,38 @@ def test_a_model_without_an_answer_predicts_nothing(
             assert f"{name}: its answer for {image} is not finite" in err
     with pytest.raises(NasError, match="its answer for image 0 is not finite"):
         nas.load_model(file).predict([image, image])
+
+
+@pytest.mark.parametrize("change", ["batch", "type", "input", "logits", "none"])
+def test_an_onnx_file_that_another_tool_changed_is_refused(
+    change: str, model: Path, folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    graph = onnx.load_from_string(to_onnx(nas.load_model(model)))
+    (pixels,), (logits,) = graph.graph.input, graph.graph.output
+    if change == "batch":
+        pixels.type.tensor_type.shape.dim[0].dim_value = 2
+    elif change == "type":
+        pixels.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+        for node in graph.graph.node:  # from bytes, which the graph then need not convert
+            if node.op_type == "Cast":
+                node.op_type = "Identity"
+                del node.attribute[:]
+    elif change == "input":
+        more = onnx.helper.make_tensor_value_info("more", onnx.TensorProto.FLOAT, [1])
+        graph.graph.input.append(more)
+    elif change == "logits":
+        answer = onnx.helper.make_node("Identity", ["logits"], ["answers"])
+        graph.graph.node.append(answer)
+        logits.name = "answers"
+    file = tmp_path / "changed.onnx"
+    onnx.save(graph, file)
+    status, _, err = ran(capsys, "predict", file, folder)
+    if change == "none":
+        assert status == 0, err
+        return
+    assert status == 2
+    assert f"{file} was changed since nas wrote it: it" in err
+    assert err.count("\n") == 1
 
 
 def test_a_table_streams_into_a_pipe_that_closes(model: Path, folder: Path) -> None:

@@ -13,7 +13,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -104,6 +104,33 @@ class OnnxModel(Described):
         except Exception as error:  # of many kinds, all its own
             raise NasError(f"{where} is no model: {brief(str(error))}") from None
         self.card = Card.of(self.session.get_modelmeta().custom_metadata_map, where)
+        self._check(where)
+
+    def _check(self, where: str) -> None:
+        """Raises NasError where the graph has other inputs or outputs than ours, as after an edit
+        or a conversion by another tool."""
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+
+        def fits(shape: Sequence[object], *sizes: int) -> bool:
+            """Sizes may be left open, as names."""
+            return len(shape) == len(sizes) and all(
+                a == b for a, b in zip(shape, sizes, strict=True) if isinstance(a, int)
+            )
+
+        ours = [("pixels", "tensor(uint8)")]
+        if [(i.name, i.type) for i in inputs] != ours or not fits(inputs[0].shape, 1, *self.input):
+            takes = "; ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
+            sizes = ", ".join(map(str, self.input))
+            raise NasError(
+                f"{where} was changed since nas wrote it: it takes {brief(takes)}, and must take "
+                f"pixels tensor(uint8) [images, {sizes}] alone"
+            )
+        gives = {o.name: o.shape for o in outputs}
+        if not fits(gives.get("logits", ()), 1, len(self.classes)):
+            raise NasError(
+                f"{where} was changed since nas wrote it: it gives {brief(str(gives))}, and must "
+                f"give logits [images, {len(self.classes)}]"
+            )
 
     def logits(self, pixels: Tensor) -> npt.NDArray[np.float32]:
         """(images, classes) of pixels from 0 to 255."""
