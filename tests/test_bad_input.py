@@ -134,6 +134,7 @@ WRONG = {
     "constraint": (closed("constraints: {params: many}"), "constraints.params: 'many': must be a "
                    "bound such as '<= 1_000_000'"),
     "constraint without direction": (closed("constraints: {params: 2e6}"), "must be a bound"),
+    "no objective": (closed("objectives: {}"), "objectives: {}: must name one or more"),
     "direction": (closed("objectives: {accuracy: up}"),
         "objectives.accuracy: 'up': must be max or"),
     "recipe": (closed("recipe: {lrr: 0.1}"), "recipe.lrr: unknown setting; did you mean lr?"),

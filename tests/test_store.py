@@ -26,6 +26,7 @@ import pytest
 from postgres import Server
 from sqlalchemy import Connection, create_engine, event, insert, text
 from sqlalchemy.exc import DBAPIError
+from waiting import PATIENCE, wait
 
 from nas import processes
 from nas.errors import NasError, StoreError, StudyError, status
@@ -673,6 +674,41 @@ def test_a_restart_of_the_server_is_waited_out(postgres: Server) -> None:
     assert store.finish(claim.token, RESULT)
     timer.join()
     assert store.trial(study.id, 0).state == "finished"
+    store.close()
+
+
+def test_a_server_that_takes_no_writes_for_a_while_is_waited_out(postgres: Server) -> None:
+    """As in a failover: connections are lost, and the next ones may only read at first."""
+    url = postgres.database()
+    name = url.rpartition("/")[2]
+    store = open_store(url)
+    study = store.open_study(STUDY)
+    claim = begin(store, study)
+    reads_alone = f"ALTER DATABASE {name} SET default_transaction_read_only"
+    postgres.sql(f"{reads_alone}=on")
+    postgres.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname='{name}'")
+    timer = threading.Timer(0.7, postgres.sql, [f"{reads_alone}=off"])
+    timer.start()
+    assert store.finish(claim.token, RESULT)
+    timer.join()
+    assert store.trial(study.id, 0).state == "finished"
+    store.close()
+
+
+def test_a_statement_that_is_cancelled_is_said_again(postgres: Server) -> None:
+    url = postgres.database()
+    name = url.rpartition("/")[2]
+    store = open_store(url)
+    study = store.open_study(STUDY)
+    tables = "nas_studies, nas_trials"
+    with store.engine.connect() as held:  # until it is cancelled, the other waits for it
+        held.exec_driver_sql(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
+        waits = f"FROM pg_stat_activity WHERE datname='{name}' AND wait_event_type='Lock'"
+        with concurrent.futures.ThreadPoolExecutor() as threads:
+            begun = threads.submit(begin, store, study)
+            wait("it waits", lambda: postgres.sql(f"SELECT pg_cancel_backend(pid) {waits}"))
+            held.rollback()
+            assert begun.result(PATIENCE).trial.number == 0
     store.close()
 
 

@@ -247,6 +247,8 @@ def _read_space(data: Mapping[str, Any], input: Shape | None, classes: int | Non
     tree = read(pattern)
     domains = {key: read_domain(spec, f"where.{key}") for key, spec in where.items()}
     objectives = _section(data, "objectives") or OBJECTIVES
+    if data.get("objectives") == {}:
+        raise SpaceError("objectives: {}: must name one or more, such as {accuracy: max}")
     kinds = {f.name: f for f in dataclasses.fields(Recipe)}
     recipe_section = _section(data, "recipe")
     space = Space(

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event
 from sqlalchemy.exc import SAWarning
 
 from nas.errors import NoRecord, RecordGone, StoreError, brief
 from nas.store.schema import bring_up_to_date
-from nas.store.transactions import patiently
+from nas.store.transactions import READ_ONLY_STATE, patiently
 from nas.store.urls import READ_ONLY, file_of, parse, shown
 from nas.store.values import read_json
 
@@ -126,13 +126,21 @@ def _reading(url: URL) -> URL:
 
 def _engine(url: URL) -> Engine:
     if url.drivername != "sqlite":
-        return create_engine(
+        engine = create_engine(
             url,
             pool_pre_ping=True,
             connect_args={k: v for k, v in LIBPQ.items() if k not in url.query},
             json_serializer=_compact,
             json_deserializer=read_json,
         )
+
+        @event.listens_for(engine, "handle_error")
+        def _read_only(context: ExceptionContext) -> None:
+            # A connection keeps what it was begun with: the next try gets another.
+            if getattr(context.original_exception, "sqlstate", None) == READ_ONLY_STATE:
+                context.is_disconnect = True
+
+        return engine
     engine = create_engine(
         url,
         connect_args={"timeout": BUSY_SECONDS},

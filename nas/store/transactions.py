@@ -18,6 +18,8 @@ from nas.store.urls import said, shown
 
 T = TypeVar("T")
 
+READ_ONLY_STATE = "25006"  # PostgreSQL's for a write where none is allowed, as after a failover
+
 log = logging.getLogger(__name__)
 
 # In SQLite a transaction that reads first and writes later fails at once, whatever the busy
@@ -55,16 +57,18 @@ def patiently(work: Callable[[bool], T], seconds: float, url: URL) -> T:
 
 
 def passes(error: DBAPIError) -> bool:
-    """Whether the same work may succeed later: a lock, a restart, a lost link, a full disk."""
+    """Whether the same work may succeed later: a lock, a restart, a failover, a lost link, a full
+    disk."""
     if isinstance(error.orig, sqlite3.Error):
         code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # the low byte is the kind
         return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
     # PostgreSQL, appendix A, by class: connection, rolled back, out of resources, operator's
-    # intervention, lock not available. Without a state: the connection itself.
+    # intervention (a restart, or a statement that is cancelled), lock not available, and read-only,
+    # as after a failover. Without a state: the connection itself.
     state = getattr(error.orig, "sqlstate", None)
     if state is None:
         return error.connection_invalidated or type(error.orig).__name__ == "OperationalError"
-    return state[:2] in ("08", "40", "53") or state[:3] == "57P" or state == "55P03"
+    return state[:2] in ("08", "40", "53", "57") or state in ("55P03", READ_ONLY_STATE)
 
 
 def lacks(error: DBAPIError) -> bool:
