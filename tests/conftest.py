@@ -49,14 +49,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
+def _lean() -> Iterator[None]:
     """As in a search's worker, here and in what the tests start. Where as many tests as cores run
     at once, threads wait for each other in every layer: the zoo's networks took 164 s of processor
-    time with two of them, 52 with one."""
+    time with two of them, 52 with one. And what they start may keep what it compiles: nas and the
+    tests are 0.5 s of processor time to compile, in each of some hundred processes."""
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
         patch.setenv("OMP_NUM_THREADS", "1")
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         yield
 
 

@@ -49,7 +49,7 @@ main()
 def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the record of a study of digits, with the weights of three networks."""
     folder = tmp_path_factory.mktemp("record")
-    told = ("--trials", "3", "--epochs", "6", "--workers", "0", "--keep", "all")
+    told = ("--trials", "3", "--epochs", "2", "--workers", "0", "--keep", "all")
     nas(folder, "search", "--space", "lenet_like", *told)
     return folder
 
@@ -83,9 +83,9 @@ def weights(record: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("number", "nth", "command"),
     [
-        (signal.SIGINT, 1, ("export", "--trial", "0", "-o", "out/model.onnx")),
         (signal.SIGTERM, 1, ("export", "--trial", "0", "-o", "out/model.onnx")),
         (signal.SIGTERM, 2, ("export", "--trial", "0", "-o", "out/model.py")),
+        (signal.SIGINT, 1, ("pareto", "-f", "svg", "-o", "out/front.svg")),
         (signal.SIGTERM, 1, ("pareto", "-f", "svg", "-o", "out/front.svg")),
         (signal.SIGTERM, 1, ("report", "--top", "0", "-o", "out/page.html")),
         (signal.SIGTERM, 2, ("latency", "pack", "--trials", "all", "-o", "out")),

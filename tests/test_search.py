@@ -20,6 +20,7 @@ import pytest
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 from spies import Spy
+from typed import command
 from waiting import PATIENCE, eventually
 
 from nas.driver.beliefs import believed
@@ -327,12 +328,15 @@ def test_interrupted_in_a_trial_it_goes_on_with_that_trial(store: Store) -> None
     assert sorted(evaluated().values()) == [1] * 7 + [2]
 
 
-def command(url: str, trials: int, *options: str) -> list[str]:
-    """A search of lenet_like in a process of its own."""
+NAS = [sys.executable, "-m", "nas.cli"]  # in a process of its own
+
+
+def asked(url: str, trials: int, *options: str) -> list[str]:
+    """A search of lenet_like."""
     told = ["search", "--space", "lenet_like", "--storage", url, "--study", "s"]
     told += ["--trials", str(trials), "--workers", "0", "--sampler", "random"]
     usual = [] if "--evaluator" in options else ["--evaluator", "test_search:slow"]
-    return [sys.executable, "-m", "nas.cli", *told, *usual, *options]
+    return [*told, *usual, *options]
 
 
 def environment() -> dict[str, str]:
@@ -340,7 +344,8 @@ def environment() -> dict[str, str]:
 
 
 def test_killed_it_goes_on_at_once(store: Store, url: str) -> None:
-    first = subprocess.Popen(command(url, 24), env=environment(), stderr=subprocess.DEVNULL)
+    search = asked(url, 24)
+    first = subprocess.Popen([*NAS, *search], env=environment(), stderr=subprocess.DEVNULL)
     assert eventually(lambda: len(evaluated()) >= 5)
     first.kill()
     first.wait()
@@ -348,8 +353,7 @@ def test_killed_it_goes_on_at_once(store: Store, url: str) -> None:
     # Where it waits for the dead driver's lease it does not end.
     with store.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE nas_attempts SET lease_until = lease_until + 1e6")
-    again = {"env": environment(), "stderr": subprocess.DEVNULL, "timeout": PATIENCE}
-    subprocess.run(command(url, 24), check=True, **again)
+    assert command(*search) == 0
     found = assert_whole(store, 24)
     # At most the trial that was under way is evaluated again.
     assert sum(evaluated().values()) <= 25
@@ -359,7 +363,7 @@ def test_killed_it_goes_on_at_once(store: Store, url: str) -> None:
 def test_two_drivers_share_a_study(store: Store, url: str) -> None:
     both = [
         subprocess.Popen(
-            command(url, 40, "--evaluator", "test_search:slow_in_company"),
+            [*NAS, *asked(url, 40, "--evaluator", "test_search:slow_in_company")],
             env=environment(),
             stderr=subprocess.PIPE,
         )

@@ -18,6 +18,7 @@ import pytest
 import torch
 from folders import anew, colour, folder, ref
 from PIL import Image
+from typed import ran
 
 from nas.data import (
     arrays,
@@ -667,26 +668,26 @@ def test_streaming_needs_no_shared_memory(tmp_path: Path, monkeypatch: pytest.Mo
     assert [*(tmp_path / "other").rglob("encoded.safetensors")]
 
 
-def nas(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "nas.cli", "data", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def test_the_commands_pack_and_list_and_remove(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nas(*told: object) -> tuple[int, str, str]:
+        return ran(capsys, "data", *told)
 
-
-def test_the_commands_pack_and_list_and_remove(tmp_path: Path) -> None:
     place, out = folder(tmp_path / "d", ending="jpg"), tmp_path / "w"
-    assert nas("pack", place, "-o", out).stdout.startswith("20 images in 1 tar,")
-    again = nas("pack", place, "-o", out)
-    assert (again.returncode, len(again.stderr.splitlines())) == (2, 1)
+    assert nas("pack", place, "-o", out)[1].startswith("20 images in 1 tar,")
+    again, _, told = nas("pack", place, "-o", out)
+    assert (again, len(told.splitlines())) == (2, 1)
     images = data.read(ref(out), "train")
     (name,) = [each.name for each in cache.kept()]
-    held = nas("cache", "--older", 0).stdout
+    held = nas("cache", "--older", 0)[1]
     assert f"{name} " in held
     assert "20x3x32x32" in held
     assert "in use, stays" in held  # by this process
     del images
     anew()
-    assert nas("cache", "--remove", "other").returncode == 2
-    assert nas("cache", "--remove", name).stdout.rstrip().endswith("removed")
+    assert nas("cache", "--remove", "other")[0] == 2
+    assert nas("cache", "--remove", name)[1].rstrip().endswith("removed")
     assert not cache.kept()
 
 

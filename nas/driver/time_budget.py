@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
 from nas.driver.equal_cost import trained_epochs
 from nas.store import TrialRow
@@ -96,6 +95,8 @@ def line(taken: NDArray[np.float64]) -> tuple[float, float]:
     middle, most = float(np.median(seconds)), max(1.0, float(macs.max()))
     if len(taken) <= FEW:
         return middle, 0.0
+    from scipy.optimize import least_squares  # 0.2 s, which a search that fits nothing saves
+
     found = least_squares(
         lambda ab: np.log(ab[0] + ab[1] * macs / most) - np.log(seconds),
         (middle / 2, middle / 2),

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, lapack, solve_triangular
-from scipy.optimize import minimize
 
 Floats = NDArray[np.float64]
 
@@ -104,6 +103,8 @@ def _densest(
     linear: int,
     ratios: Floats,
 ) -> Any:
+    from scipy.optimize import minimize  # 0.2 s, which a search that fits nothing saves
+
     start, _ = prior
     bounds = [(-14.0, 5.0)] * (len(start) - 4)
     return minimize(

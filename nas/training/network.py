@@ -92,6 +92,10 @@ def build_row(layers: Sequence[Node], x: Shape) -> nn.Module:
 
 
 def _initialise(module: nn.Module, generator: torch.Generator | None) -> None:
+    # On the meta device nothing is drawn, but the attempt imports torch's compiler: 1.7 s of
+    # processor time in each process that saves, loads or exports a model.
+    if any(p.is_meta for p in module.parameters(recurse=False)):
+        return
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(
             module.weight, mode="fan_out", nonlinearity="relu", generator=generator
