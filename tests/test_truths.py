@@ -24,6 +24,7 @@ from nas.cli.record import check_images
 from nas.driver.asking import Asker
 from nas.driver.loop import search
 from nas.errors import NasError, StudyError
+from nas.job import DataRef
 from nas.language.architecture import Architecture
 from nas.metrics import METRICS, Metric
 from nas.spaces.bounds import read_bound
