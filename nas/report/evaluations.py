@@ -15,6 +15,7 @@ from rich.text import Text
 
 from nas.errors import brief
 from nas.metrics import percent
+from nas.report import fonts
 from nas.report.screens import table
 from nas.text import cell, counted
 
@@ -129,13 +130,14 @@ def confusion_png(evaluation: Evaluation) -> bytes:
 
     counts = evaluation.confusion
     shares = counts / counts.sum(1, keepdims=True).clip(1)
-    names = [brief(name, 20).replace("$", r"\$") for name in evaluation.classes]
+    names = [fonts.showable(brief(name, 20)) for name in evaluation.classes]
+    style: dict[str, Any] = {"parse_math": False, "font": fonts.file()}
     side = min(40.0, 2.5 + 0.45 * len(names))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(names)), names, rotation=90)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_xticks(range(len(names)), names, rotation=90, **style)
+    axes.set_yticks(range(len(names)), names, **style)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if len(names) <= 2 * WIDEST:
@@ -164,7 +166,7 @@ def true_and_taken(
 def mistakes_png(evaluation: Evaluation) -> bytes:
     """The worst mistakes first, each with its class and the predicted one, and the probabilities of
     both."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     wrong = evaluation.mistakes(SHEET)
     columns = 8
@@ -172,9 +174,9 @@ def mistakes_png(evaluation: Evaluation) -> bytes:
     wide, high, gap = TILE + 48, TILE + 58, 12
     top = gap + (TITLE if wrong else 0)
     sheet = Image.new("RGB", (columns * wide + gap, rows * high + top), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    draw, font = ImageDraw.Draw(sheet), fonts.font(10)
     if wrong:
-        draw.text((gap, gap), ORDER, "black", ImageFont.load_default(13))
+        draw.text((gap, gap), ORDER, "black", fonts.font(12))
     for place, number in enumerate(wrong):
         pixels = evaluation.pixels(number)
         shown = pixels.transpose(1, 2, 0)
@@ -191,7 +193,9 @@ def mistakes_png(evaluation: Evaluation) -> bytes:
             ("/".join(evaluation.name(number).split("/")[-2:]), "", "#606060"),
         )
         for n, (line, end, ink) in enumerate(lines):
-            text = cut(brief(line), end, lambda text: font.getlength(text) <= wide - 6)
+            text = cut(
+                fonts.showable(brief(line)), end, lambda text: font.getlength(text) <= wide - 6
+            )
             draw.text((x, y + TILE + 3 + 14 * n), text, ink, font)
     if not wrong:
         draw.text((gap, gap), "no mistakes", "black", font)

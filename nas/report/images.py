@@ -17,6 +17,7 @@ from nas.data import cache, datasets, findings
 from nas.data.findings import Findings
 from nas.errors import DataError, NasError, brief, nearest
 from nas.job import DataRef, Job
+from nas.report import fonts
 from nas.text import counted
 
 SHOWN, CLASSES = 8, 24  # images per class on a sheet, and classes
@@ -68,12 +69,12 @@ def draw(ref: DataRef, found: Findings, path: Path) -> None:
     names = list(found.classes)[:CLASSES]
     row, column, margin = height * scale + 22, width * scale + 4, 6
     canvas = Image.new("RGB", (SHOWN * column + 2 * margin, len(names) * row + margin), "white")
-    pen = ImageDraw.Draw(canvas)
+    pen, letters = ImageDraw.Draw(canvas), fonts.font(10)
     for number, name in enumerate(names):
         of_class = np.flatnonzero(labels == number)
         top = number * row + margin
         caption = f"{brief(name, 60)}, {counted(found.classes[name], 'image')}"
-        pen.text((margin, top), caption.encode("ascii", "replace").decode(), "black")
+        pen.text((margin, top), fonts.showable(caption), "black", letters)
         # Spread over the class: neighbours in a folder are often alike.
         for place, at in enumerate(np.linspace(0, len(of_class) - 1, SHOWN).round().astype(int)):
             if place >= len(of_class):
