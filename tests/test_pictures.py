@@ -113,3 +113,24 @@ def test_the_sheet_of_a_folder_tells_accents_apart(tmp_path: Path) -> None:
         root = ref(folder(tmp_path / f"{number}", 10, (name, "b")))
         images.draw(root, findings.inspect(root), tmp_path / f"{number}.png")
     assert not same(*((tmp_path / f"{number}.png").read_bytes() for number in (0, 1)))
+
+
+# --- the sheet of mistakes -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", [1, 2, 3, 7, 40])
+def test_the_sheet_is_as_wide_as_its_mistakes_and_captions_stand_apart(wrong: int) -> None:
+    names = ("Wanderfalken im Gebirge", "iiiiiiii", "MMMMMMMMMMMMMMMM")
+    sheet = drawn(evaluations.mistakes_png(evaluated(names, wrong)))
+    ink = (sheet < 250).any(2)
+    starts = np.flatnonzero(np.diff(ink[100].astype(int), prepend=0) == 1)  # of the upper images
+    assert len(starts) == min(wrong, 6)
+    assert sheet.shape[1] - starts[-1] <= 176  # no empty column
+    for left in starts[1:]:
+        assert not ink[40:, left - 12 : left].any()
+
+
+def test_of_no_mistakes_a_sentence_remains() -> None:
+    sheet = drawn(evaluations.mistakes_png(evaluated(("a", "b"), 0)))
+    assert sheet.shape[0] < 60
+    assert (sheet < 100).any()

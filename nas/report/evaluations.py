@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 WIDEST = 20  # most classes whose confusion matrix fits a terminal
 SHEET = 40  # mistakes on a sheet
 ORDER, TITLE = "Lowest probability of the true class first.", 22  # and pixels of it on a sheet
-TILE = 96  # pixels: the side of an image there
+COLUMNS = 6
+TILE, CAPTION, GAP = 128, 144, 16  # pixels there: an image's side, a caption, between captions
 
 
 def with_interval(of: Evaluation) -> str:
@@ -169,14 +170,14 @@ def mistakes_png(evaluation: Evaluation) -> bytes:
     from PIL import Image, ImageDraw
 
     wrong = evaluation.mistakes(SHEET)
-    columns = 8
-    rows = max(1, -(-len(wrong) // columns))
-    wide, high, gap = TILE + 48, TILE + 58, 12
-    top = gap + (TITLE if wrong else 0)
-    sheet = Image.new("RGB", (columns * wide + gap, rows * high + top), "white")
+    columns = max(1, min(COLUMNS, len(wrong)))
+    rows = -(-len(wrong) // columns)
+    wide, high = CAPTION + GAP, TILE + 58
+    head = ORDER if len(wrong) > 1 else "" if wrong else "No mistakes."
+    top = GAP + (TITLE if head else 0)
+    sheet = Image.new("RGB", (columns * wide + GAP, rows * high + top), "white")
     draw, font = ImageDraw.Draw(sheet), fonts.font(10)
-    if wrong:
-        draw.text((gap, gap), ORDER, "black", fonts.font(12))
+    draw.text((GAP, GAP), head, "black", fonts.font(12))
     for place, number in enumerate(wrong):
         pixels = evaluation.pixels(number)
         shown = pixels.transpose(1, 2, 0)
@@ -184,7 +185,7 @@ def mistakes_png(evaluation: Evaluation) -> bytes:
         # Enlarged without interpolation: the pixels that the network saw.
         scale = TILE / max(image.size)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        x, y = gap + place % columns * wide, top + place // columns * high
+        x, y = GAP + place % columns * wide, top + place // columns * high
         sheet.paste(image.resize(size, Image.Resampling.NEAREST), (x, y))
         (truth, own), (taken, most) = true_and_taken(evaluation, number)
         lines = (
@@ -193,12 +194,9 @@ def mistakes_png(evaluation: Evaluation) -> bytes:
             ("/".join(evaluation.name(number).split("/")[-2:]), "", "#606060"),
         )
         for n, (line, end, ink) in enumerate(lines):
-            text = cut(
-                fonts.showable(brief(line)), end, lambda text: font.getlength(text) <= wide - 6
-            )
+            whole = fonts.showable(brief(line))
+            text = cut(whole, end, lambda text: font.getlength(text) <= CAPTION)
             draw.text((x, y + TILE + 3 + 14 * n), text, ink, font)
-    if not wrong:
-        draw.text((gap, gap), "no mistakes", "black", font)
     out = io.BytesIO()
     sheet.save(out, "PNG")
     return out.getvalue()
