@@ -134,3 +134,23 @@ def test_of_no_mistakes_a_sentence_remains() -> None:
     sheet = drawn(evaluations.mistakes_png(evaluated(("a", "b"), 0)))
     assert sheet.shape[0] < 60
     assert (sheet < 100).any()
+
+
+# --- the sheet of a folder -----------------------------------------------------------------------
+
+
+def test_a_caption_is_whole_over_narrow_images(tmp_path: Path) -> None:
+    for end in ("x", "y"):
+        narrow = folder(
+            tmp_path / end, 5, (f"a class of long and narrow images {end}", "b"), width=8
+        )
+        images.draw(ref(narrow), findings.inspect(ref(narrow)), tmp_path / f"{end}.png")
+    assert not same(*((tmp_path / f"{end}.png").read_bytes() for end in ("x", "y")))
+
+
+def test_the_sheet_of_a_folder_is_as_wide_as_its_images(tmp_path: Path) -> None:
+    few, many = (ref(folder(tmp_path / f"{n}", n, ("a", "b"))) for n in (5, 30))
+    for name, of in (("few", few), ("many", many)):
+        images.draw(of, findings.inspect(of), tmp_path / f"{name}.png")
+    wide = {name: Image.open(tmp_path / f"{name}.png").width for name in ("few", "many")}
+    assert wide["few"] < wide["many"] / 2
