@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 import pytest
 from browser import browsing, needs_browser
 from patterns import SPACES
+from PIL import Image
 
 import nas
 from nas.cli import main
@@ -291,10 +292,21 @@ def test_show_writes_the_drawing(command: Command, tmp_path: Path) -> None:
     assert (tmp_path / "net.svg").read_text() == NETWORKS[NESTED[:20]].svg()
 
 
+def test_show_writes_the_drawing_as_png(command: Command, tmp_path: Path) -> None:
+    assert command("show", "resnet18", "-o", "net.png") == ""
+    root = ElementTree.fromstring(NETWORKS["resnet18"].svg("resnet18"))
+    picture = Image.open(tmp_path / "net.png").convert("RGB")
+    size = [math.ceil(2 * float(root.attrib[side])) for side in ("width", "height")]
+    assert list(picture.size) == size
+    fills = {box.attrib["fill"] for box in root.iter(f"{SVG}rect") if "#" in box.get("fill", "")}
+    colours = {"#{:02x}{:02x}{:02x}".format(*c) for _, c in picture.getcolors(1 << 20) or []}
+    assert fills <= colours
+
+
 @pytest.mark.parametrize(
     ("told", "why"),
     [
-        (("resnet18", "-o", "net.png"), r"net\.png: must end in \.svg"),
+        (("resnet18", "-o", "net.pdf"), r"net\.pdf: must end in \.svg or \.png"),
         (("mixed", "-o", "net.svg"), "mixed is a search space: only one of its networks can be"),
         (("lenet5", "--size", "3", "-o", "net.svg"), "does not fit a map of 1x1"),
         (("INPUT(3, 9, 9) -> FC", "--size", "8"), r"--size 8: the pattern begins with INPUT\(3"),

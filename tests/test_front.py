@@ -56,6 +56,28 @@ def test_ticks_are_round_values_within_the_axis_each_told_once(name: str, seed: 
     assert len({text for _, text in ticks}) == len(ticks)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [[1.0], [0.9], [0.5], [0.0], [0.36, 1.0], [0.98, 1.0], [0.0, 0.03], [0.0, 1.0], [0.9999, 1.0]],
+)
+@pytest.mark.parametrize("name", ["accuracy", "balanced_accuracy"])
+def test_no_tick_tells_more_than_a_metric_can_be(name: str, values: list[float]) -> None:
+    axis = Axis.of(name, values)
+    told = [float(text.removesuffix(" %")) for _, text in axis.ticks]
+    assert all(0 <= percent <= 100 for percent in told)
+    assert len(told) >= 2
+    # Points at the metric's ends lie within the frame, close to it.
+    assert all(0 < axis.at(value) < 1 for value in values)
+    assert axis.at(-0.05) <= 0 or axis.at(0.0) <= 0.05
+    assert axis.at(1.05) >= 1 or axis.at(1.0) >= 0.95
+
+
+def test_a_value_from_before_its_metric_was_bounded_is_still_drawn() -> None:
+    axis = Axis.of("accuracy", [1.4, 1.5])
+    assert 0 < axis.at(1.4) < axis.at(1.5) < 1
+    assert len(axis.ticks) >= 2
+
+
 def test_ticks_are_at_round_values() -> None:
     assert steps(0, 30) == [0, 5, 10, 15, 20, 25, 30]
     assert steps(0.36, 1.01) == [0.4, 0.6, 0.8, 1.0]

@@ -10,6 +10,7 @@ import math
 import re
 import time
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
+import nas
 from nas.cli.app import app
 from nas.data import Images, load
 from nas.driver.beliefs import Belief, Beliefs
@@ -33,6 +35,7 @@ from nas.report import html, insight, mistakes, reproduce
 from nas.report.evaluations import cut
 from nas.report.front import stairs
 from nas.report.page_data import embedded
+from nas.spaces.yaml_mapping import write_mapping
 from nas.store import ENDED, StudyRow, TrialRow
 from nas.training.evaluation import Evaluation
 
@@ -128,6 +131,34 @@ def test_the_command_is_the_search_again(thousand: Told) -> None:
     assert told == "nas report --study 'thousand <b>&amp;' --top 0 -o report.html"
     other = dataclasses.replace(study, space_text="name: mixed")
     assert "--space mixed.yaml" in reproduce.search_command(other, rows)
+
+
+def test_every_symbol_of_the_pattern_is_explained(thousand: Told) -> None:
+    study, rows, curves = thousand
+    page = html.page(study, rows, curves)
+    told = dict(re.findall(r"<dt><code>(.*?)</code></dt><dd>(.*?)</dd>", page))
+    assert told["STEM"] == "CONV(width=w0) -&gt; BN -&gt; RELU"
+    assert told["N"] == "1 to 3 (a value for each M)"
+    assert told["BLOCK"].startswith("PLAIN, INCEPTION, RESIDUAL, DENSE, MBCONV")
+    assert told.keys() == nas.load_space("mixed").domains.keys()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_long_pattern_is_shown_whole(thousand: Told, tmp_path: Path, known: bool) -> None:
+    """Of a plug-in that is not loaded, too; the record folds its lines."""
+    study, rows, curves = thousand
+    body = " -> ".join(["CONV(16)" if known else "THEIRS(16)", *["BN -> RELU -> CONV(16)"] * 9])
+    pattern = f"INPUT -> {body} -> [RESIDUAL(16)]*N -> GAP -> FC"
+    text = write_mapping({"name": "long", "pattern": pattern, "where": {"N": {"int": [1, 2]}}})
+    assert len(text.splitlines()) > 4
+    page = html.page(dataclasses.replace(study, space_text=text), rows, curves)
+    assert f"<pre>{escape(pattern)}</pre>" in page
+
+
+def test_values_are_listed_in_order_whichever_stage_has_them_first() -> None:
+    shares = [[insight.Share(value, 0.5, 0.5) for value in of] for of in (("16", "128"), ("32",))]
+    stages = [insight.Common("N", f"{n}", 1, 1, tuple(of)) for n, of in enumerate(shares, 1)]
+    assert re.findall(r"<tr><td>(\d+)</td>", html._block("N", stages)) == ["16", "32", "128"]
 
 
 def test_no_text_ends_the_script() -> None:
@@ -325,8 +356,9 @@ def test_what_is_believed_stands_beside_what_was_measured(page: Chrome, thousand
 
 
 @needs_browser
-def test_no_table_runs_off_a_screen_of_700_pixels(page: Chrome) -> None:
-    size = {"width": 700, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+@pytest.mark.parametrize("width", [700, 1280])
+def test_no_table_runs_off_the_screen(page: Chrome, width: int) -> None:
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
         page.refresh()
@@ -390,6 +422,28 @@ def test_axes_points_and_differences_say_what_they_are(page: Chrome) -> None:
     assert "A bar with a hollow point: the mean validation accuracy of new trainings" in page_text
     for chart in page.find_elements(By.CSS_SELECTOR, "svg[aria-label^=hypervolume]"):
         assert "hypervolume" in chart.text
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [400, 1280])
+def test_no_line_crosses_a_text_of_a_plot(page: Chrome, width: int) -> None:
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        page.refresh()
+        crossed = page.execute_script(
+            "const box = e => e.getBoundingClientRect();"
+            "return [...document.querySelectorAll('.chart')].flatMap(chart =>"
+            " [...chart.querySelectorAll('text')].filter(text => {"
+            "  const a = box(text);"
+            "  return [...chart.querySelectorAll('polyline')].some(line => { const b = box(line);"
+            "   return a.left < b.right && b.left < a.right"
+            "    && a.top < b.bottom && b.top < a.bottom;"
+            "  })}).map(text => text.textContent))"
+        )
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert crossed == []
 
 
 @needs_browser

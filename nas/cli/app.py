@@ -172,7 +172,7 @@ def show(
     size: Size = 0,
     output: Annotated[
         Path | None,
-        output_to("FILE.svg", "Write a picture instead.", a_file),
+        output_to("FILE.svg|FILE.png", "Write a picture instead.", a_file),
     ] = None,
     plugin: Plugin = None,
 ) -> None:
@@ -200,7 +200,6 @@ def show(
     architecture, space = closed_or_space(pattern, ref, size)
     if output is not None:
         drawn(architecture, space, output)
-        print(f"nas: written to {output}", file=sys.stderr)
     elif architecture is not None:
         screens.out(screens.drawing(architecture, space))
     elif space is not None:

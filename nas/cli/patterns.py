@@ -6,8 +6,8 @@ import re
 import sys
 from pathlib import Path
 
-from nas.artifacts import replace
-from nas.cli.output import writable
+from nas.cli.output import form_of, writable
+from nas.cli.output import write as write_file
 from nas.errors import NasError, nearest
 from nas.job import DataRef
 from nas.language import elements
@@ -79,12 +79,9 @@ def _closed(tree: Chain, size: int, text: str) -> Architecture:
 
 
 def drawn(architecture: Architecture | None, space: Space | None, output: Path) -> None:
-    """Writes the drawing of what ``closed_or_space`` found. Raises NasError."""
-    if output.suffix.lower() != ".svg":
-        raise NasError(
-            f"--output {output}: must end in .svg; a browser can print that as PDF, and "
-            "rsvg-convert or Inkscape can convert it to PNG"
-        )
+    """Writes the drawing of what ``closed_or_space`` found, as SVG or PNG by the file's ending.
+    Raises NasError."""
+    form = form_of("", output, {"svg": ".svg", "png": ".png"}, "svg")
     if architecture is None:
         name = space.name if space else ""
         raise NasError(
@@ -92,7 +89,13 @@ def drawn(architecture: Architecture | None, space: Space | None, output: Path) 
             "`nas space sample` prints"
         )
     writable(output)
-    replace(output, architecture.svg(space.name if space else "").encode())
+    svg = architecture.svg(space.name if space else "")
+    if form == "png":
+        from nas.report.front import png
+
+        write_file(output, png(svg))
+    else:
+        write_file(output, svg.encode())
 
 
 def closed_pattern(text: str) -> str:

@@ -15,7 +15,8 @@ from nas.store import StudyRow, TrialRow
 from nas.text import counted
 
 WIDTH, HEIGHT = 460, 270  # about a phone's width, so that fonts there have their size
-BOX = Box(left=52, top=12, right=WIDTH - 24, bottom=HEIGHT - 46)
+BOX = Box(left=62, top=20, right=WIDTH - 24, bottom=HEIGHT - 46)
+LETTER = 5.6  # mean width of a letter in pixels, at size 10
 
 SHARES = tuple((fifth / 5, f"{20 * fifth} %") for fifth in range(6))
 
@@ -38,11 +39,8 @@ def grown(growth: Growth, *, seconds: bool) -> str:
         *(b for a, b in pairwise(points) if (n(a[0]), n(a[1])) != (n(b[0]), n(b[1]))),
     ]
     unit_text = f"device time, {unit}" if seconds else "trials ended"
-    label = text(BOX.left + 8, BOX.top + 16, "hypervolume", size=12)
-    return _chart(
-        f"hypervolume over {unit_text}",
-        [*_frame(ticks, unit_text), label, line(kept, "front", 2)],
-    )
+    drawn = [*_frame(ticks, unit_text, SHARES, "hypervolume"), line(kept, "front", 2)]
+    return _chart(f"hypervolume over {unit_text}", drawn)
 
 
 _UNITS = (("h", 3600.0, 2), ("min", 60.0, 5), ("s", 1.0, 0))
@@ -67,12 +65,18 @@ def curves(
         return (epoch - first) / width
 
     ticks = [(x(e), f"{e:g}") for e in steps(first, last) if float(e).is_integer()]
-    parts = _frame(ticks, "epoch", up.ticks)
+    parts = _frame(ticks, "epoch", up.ticks, f"validation {up.title}")
+    free = BOX.left  # above the frame, where no curve crosses a label
     for rung in study.settings.get("rungs", [])[:-1]:
         if rung <= last:
             ends = [BOX.place(x(rung), 0), BOX.place(x(rung), 1)]
             parts.append(line(ends, "beside", 1, ' stroke-dasharray="4 4"'))
-            parts.append(text(ends[1][0] + 4, BOX.top + 10, f"rung {rung}", ink="beside", size=10))
+            label = f"rung {rung}"
+            wide = LETTER * len(label)
+            if ends[1][0] - wide / 2 >= free:
+                at = ends[1][0], BOX.top - 6
+                parts.append(text(*at, label, ink="beside", size=10, anchor="middle"))
+                free = ends[1][0] + wide / 2 + 4
     numbers = {row.number for row in best}
     for row in sorted(drawn, key=lambda row: row.number in numbers):
         ahead = row.number in numbers
@@ -93,14 +97,14 @@ def curves(
 
 
 def _frame(
-    x: Sequence[tuple[float, str]],
-    across: str,
-    y: Sequence[tuple[float, str]] = SHARES,
+    x: Sequence[tuple[float, str]], across: str, y: Sequence[tuple[float, str]], up: str
 ) -> list[str]:
-    middle = (BOX.left + BOX.right) / 2
+    center, middle = (BOX.left + BOX.right) / 2, (BOX.top + BOX.bottom) / 2
+    turned = f' transform="rotate(-90 14 {n(middle)})"'
     return [
         *BOX.frame(x, y, size=11),
-        text(middle, HEIGHT - 8, across, anchor="middle", size=12),
+        text(center, HEIGHT - 8, across, anchor="middle", size=12),
+        text(14, middle, up, anchor="middle", size=12, more=turned),
     ]
 
 

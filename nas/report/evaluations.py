@@ -15,6 +15,7 @@ from rich.text import Text
 
 from nas.errors import brief
 from nas.metrics import percent
+from nas.report import fonts
 from nas.report.screens import table
 from nas.text import cell, counted
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 WIDEST = 20  # most classes whose confusion matrix fits a terminal
 SHEET = 40  # mistakes on a sheet
 ORDER, TITLE = "Lowest probability of the true class first.", 22  # and pixels of it on a sheet
-TILE = 96  # pixels: the side of an image there
+COLUMNS = 6
+TILE, CAPTION, GAP = 128, 144, 16  # pixels there: an image's side, a caption, between captions
 
 
 def with_interval(of: Evaluation) -> str:
@@ -132,13 +134,14 @@ def confusion_png(evaluation: Evaluation) -> bytes:
 
     counts = evaluation.confusion
     shares = counts / counts.sum(1, keepdims=True).clip(1)
-    names = [brief(name, 20).replace("$", r"\$") for name in evaluation.classes]
+    names = [fonts.showable(brief(name, 20)) for name in evaluation.classes]
+    style: dict[str, Any] = {"parse_math": False, "font": fonts.file()}
     side = min(40.0, 2.5 + 0.45 * len(names))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(names)), names, rotation=90)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_xticks(range(len(names)), names, rotation=90, **style)
+    axes.set_yticks(range(len(names)), names, **style)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if len(names) <= 2 * WIDEST:
@@ -167,17 +170,17 @@ def true_and_taken(
 def mistakes_png(evaluation: Evaluation) -> bytes:
     """The worst mistakes first, each with its class and the predicted one, and the probabilities of
     both."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     wrong = evaluation.mistakes(SHEET)
-    columns = 8
-    rows = max(1, -(-len(wrong) // columns))
-    wide, high, gap = TILE + 48, TILE + 58, 12
-    top = gap + (TITLE if wrong else 0)
-    sheet = Image.new("RGB", (columns * wide + gap, rows * high + top), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
-    if wrong:
-        draw.text((gap, gap), ORDER, "black", ImageFont.load_default(13))
+    columns = max(1, min(COLUMNS, len(wrong)))
+    rows = -(-len(wrong) // columns)
+    wide, high = CAPTION + GAP, TILE + 58
+    head = ORDER if len(wrong) > 1 else "" if wrong else "No mistakes."
+    top = GAP + (TITLE if head else 0)
+    sheet = Image.new("RGB", (columns * wide + GAP, rows * high + top), "white")
+    draw, font = ImageDraw.Draw(sheet), fonts.font(10)
+    draw.text((GAP, GAP), head, "black", fonts.font(12))
     for place, number in enumerate(wrong):
         pixels = evaluation.pixels(number)
         shown = pixels.transpose(1, 2, 0)
@@ -185,7 +188,7 @@ def mistakes_png(evaluation: Evaluation) -> bytes:
         # Enlarged without interpolation: the pixels that the network saw.
         scale = TILE / max(image.size)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        x, y = gap + place % columns * wide, top + place // columns * high
+        x, y = GAP + place % columns * wide, top + place // columns * high
         sheet.paste(image.resize(size, Image.Resampling.NEAREST), (x, y))
         (truth, own), (taken, most) = true_and_taken(evaluation, number)
         lines = (
@@ -194,10 +197,9 @@ def mistakes_png(evaluation: Evaluation) -> bytes:
             ("/".join(evaluation.name(number).split("/")[-2:]), "", "#606060"),
         )
         for n, (line, end, ink) in enumerate(lines):
-            text = cut(brief(line), end, lambda text: font.getlength(text) <= wide - 6)
+            whole = fonts.showable(brief(line))
+            text = cut(whole, end, lambda text: font.getlength(text) <= CAPTION)
             draw.text((x, y + TILE + 3 + 14 * n), text, ink, font)
-    if not wrong:
-        draw.text((gap, gap), "no mistakes", "black", font)
     out = io.BytesIO()
     sheet.save(out, "PNG")
     return out.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from nas.artifacts import replace
 from nas.driver.tradeoffs import feasible, networks, nondominated, pareto
 from nas.errors import NasError, StudyError
 from nas.metrics import METRICS, Direction, metric, shown
+from nas.report import fonts
 from nas.report.plot import Axis, Box, Point, circle, fill, line, n, picture, stroke, text, tidy
 from nas.store import StudyRow, TrialRow
 from nas.text import counted
@@ -266,14 +268,14 @@ def png(drawn: str, zoom: int = 2) -> bytes:
             "a PNG needs resvg-py, which is not installed: pip install 'nas-patterns[plot]'; "
             "an SVG needs nothing"
         ) from None
+    own = fonts.file()  # matplotlib's, on a machine that has no font
+    render = functools.partial(resvg_py.svg_to_bytes, font_files=[str(own)] if own else [])
     letter = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9">{}</svg>'
     written = letter.format('<text y="9" font-family="sans-serif">M</text>')
-    empty = resvg_py.svg_to_bytes(svg_string=letter.format(""))
+    empty = render(svg_string=letter.format(""))
     for family in FAMILIES:  # resvg ignores fontconfig, and omits text without a font
-        if resvg_py.svg_to_bytes(svg_string=written, sans_serif_family=family) != empty:
-            return bytes(
-                resvg_py.svg_to_bytes(svg_string=drawn, zoom=zoom, sans_serif_family=family)
-            )
+        if render(svg_string=written, sans_serif_family=family) != empty:
+            return bytes(render(svg_string=drawn, zoom=zoom, sans_serif_family=family))
     raise NasError(
         f"a PNG needs a font, one of {', '.join(FAMILIES)}, and this machine has none (Debian: "
         "fonts-dejavu-core); an SVG needs none"

@@ -15,20 +15,24 @@ from importlib import metadata, resources
 
 from nas.driver.beliefs import Beliefs
 from nas.driver.finalists import Report
+from nas.driver.plan import space_of
 from nas.driver.tradeoffs import pareto
+from nas.errors import NasError
 from nas.job import Epoch
 from nas.language.expression import show as shape_text
 from nas.metrics import ACCURACY, metric, percent, shown
-from nas.report import believed, charts, insight, mistakes, page_data, pages, reproduce
+from nas.report import believed, charts, insight, mistakes, page_data, pages, reproduce, spaces
 from nas.report.front import axes, directions
 from nas.report.plot import style, tidy
 from nas.report.screens import span
 from nas.report.trials import taught
+from nas.spaces.yaml_mapping import parse_mapping
 from nas.store import ENDED, StudyRow, TrialRow
 from nas.text import counted
 from nas.training.evaluation import Evaluation
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+BROAD = 4  # most stages whose bars fit a third of the page
 NEAR = 0.01  # accuracy that one might give up for a smaller network
 
 Curves = Mapping[int, Sequence[Epoch]]  # by a trial's id
@@ -270,31 +274,50 @@ def _common(study: StudyRow, rows: Sequence[TrialRow], best: Sequence[TrialRow])
     return f"""<section><h2>What the best have in common</h2>
 <p class="note key">How often a value is chosen:<i></i>on the front<i class="all"></i>by all
 networks. Above: how many of each have this stage.</p>
-<pre>{escape(_pattern(study))}</pre>
+{_space(study)}
 <div class="values">{listed}</div></section>"""
 
 
-def _pattern(study: StudyRow) -> str:
-    lines = (line.strip() for line in study.space_text.splitlines())
-    pattern = next((line for line in lines if line.startswith("pattern:")), study.space)
-    return pattern.removeprefix("pattern:").strip()
+def _space(study: StudyRow) -> str:
+    """The pattern, and the values of its symbols; the pattern alone where a plug-in that it needs
+    is not loaded."""
+    defined = ""
+    try:
+        space = space_of(study)
+        pattern = space.pattern
+        for key, domain in space.domains.items():
+            each = f" (a value for each {spaces.each_text(domain)})" if domain.per else ""
+            told = escape(f"{spaces.domain_text(domain)}{each}")
+            defined += f"<dt><code>{escape(key)}</code></dt><dd>{told}</dd>"
+    except NasError:
+        pattern = _written(study)
+    return f"<pre>{escape(pattern)}</pre>{f'<dl>{defined}</dl>' if defined else ''}"
+
+
+def _written(study: StudyRow) -> str:
+    try:
+        return " ".join(str(parse_mapping(study.space_text, study.space)["pattern"]).split())
+    except (NasError, KeyError):
+        return study.space
 
 
 def _block(symbol: str, stages: Sequence[insight.Common]) -> str:
-    values = list(dict.fromkeys(share.value for stage in stages for share in stage.shares))
+    every = dict.fromkeys(share.value for stage in stages for share in stage.shares)
+    values = sorted(every, key=insight.order)
     by_stage = [{share.value: share for share in stage.shares} for stage in stages]
     heads = "".join(
         f"<th>{escape(f'stage {stage.stage}' if stage.stage else '')}"
-        f' <span class="faint">{stage.best} / {stage.all}</span></th>'
+        f'<span class="faint">{stage.best} / {stage.all}</span></th>'
         for stage in stages
     )
     lines = []
     for value in values:
         cells = "".join(_stripes(shares.get(value)) for shares in by_stage)
         lines.append(f"<tr><td>{escape(value)}</td>{cells}</tr>")
+    broad = ' class="broad"' if len(stages) > BROAD else ""
     return (
-        f'<div><h3><code>{escape(symbol)}</code></h3><div class="scroll"><table class="bars">'
-        f"<tr><th></th>{heads}</tr>{''.join(lines)}</table></div></div>"
+        f'<div{broad}><h3><code>{escape(symbol)}</code></h3><div class="scroll">'
+        f'<table class="bars"><tr><th></th>{heads}</tr>{"".join(lines)}</table></div></div>'
     )
 
 

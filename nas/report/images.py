@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from nas.data import cache, datasets, findings
 from nas.data.findings import Findings
 from nas.errors import DataError, NasError, brief, nearest
 from nas.job import DataRef, Job
+from nas.report import fonts
 from nas.text import counted
 
 SHOWN, CLASSES = 8, 24  # images per class on a sheet, and classes
@@ -67,13 +69,19 @@ def draw(ref: DataRef, found: Findings, path: Path) -> None:
     scale = max(1, -(-SIDE // max(height, width)))
     names = list(found.classes)[:CLASSES]
     row, column, margin = height * scale + 22, width * scale + 4, 6
-    canvas = Image.new("RGB", (SHOWN * column + 2 * margin, len(names) * row + margin), "white")
+    letters = fonts.font(10)
+    captions = [
+        fonts.showable(f"{brief(name, 60)}, {counted(found.classes[name], 'image')}")
+        for name in names
+    ]
+    most = min(SHOWN, int(np.bincount(labels).max(initial=0)))
+    wide = max([most * column, *(math.ceil(letters.getlength(text)) for text in captions)])
+    canvas = Image.new("RGB", (wide + 2 * margin, len(names) * row + margin), "white")
     pen = ImageDraw.Draw(canvas)
-    for number, name in enumerate(names):
+    for number, caption in enumerate(captions):
         of_class = np.flatnonzero(labels == number)
         top = number * row + margin
-        caption = f"{brief(name, 60)}, {counted(found.classes[name], 'image')}"
-        pen.text((margin, top), caption.encode("ascii", "replace").decode(), "black")
+        pen.text((margin, top), caption, "black", letters)
         # Spread over the class: neighbours in a folder are often alike.
         for place, at in enumerate(np.linspace(0, len(of_class) - 1, SHOWN).round().astype(int)):
             if place >= len(of_class):

@@ -115,7 +115,7 @@ def common(best: Sequence[TrialRow], rows: Sequence[TrialRow]) -> list[Common]:
             continue
         shares = tuple(
             Share(value, mine[value] / max(1, len(best_values)), others[value] / len(all_values))
-            for value in dict.fromkeys(map(label, sorted(all_values, key=_order)))
+            for value in dict.fromkeys(map(label, sorted(all_values, key=order)))
         )
         symbol, stage = place(name)
         found.append(Common(symbol, stage, len(best_values), len(all_values), shares))
@@ -129,9 +129,14 @@ def place(name: str) -> tuple[str, str]:
     return (match[1], match[2]) if match else (name, "")
 
 
-def _order(value: Any) -> tuple[bool, float, str]:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return (not number, float(value) if isinstance(value, (int, float)) else 0.0, str(value))
+def order(value: Any) -> tuple[bool, float, str]:
+    """The sorting key of a parameter's values, and of their texts: numbers and ranges by their
+    first number, then words."""
+    first = str(value).partition(" to ")[0]
+    try:
+        return (False, float(first), str(value))
+    except ValueError:
+        return (True, 0.0, str(value))
 
 
 def _labels(values: Sequence[Any]) -> Callable[[Any], str]:

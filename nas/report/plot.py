@@ -56,10 +56,15 @@ class Axis:
 
     @classmethod
     def of(cls, name: str, values: Iterable[float]) -> Axis:
-        """The axis that spans all finite ``values``, with a margin."""
+        """The axis that spans all finite ``values``, with a margin; equal values get a span about
+        them, as far as the metric goes."""
         known = [scaled(name, value) for value in values if math.isfinite(value)] or [0.0, 1.0]
         low, high = min(known), max(known)
-        margin = MARGIN * (high - low) or 0.5 * (abs(low) or 1.0)
+        if low == high:
+            span = 0.5 * (abs(low) or 1.0)
+            least, most = _bounds(name)
+            low, high = max(low - span, min(low, least)), min(high + span, max(high, most))
+        margin = MARGIN * (high - low)
         return cls(name, low - margin, high + margin)
 
     def at(self, value: float) -> float:
@@ -82,7 +87,10 @@ class Axis:
 
     def _round(self) -> list[float]:
         if not metric(self.name).logarithmic:
-            return steps(self.low, self.high)
+            least, most = _bounds(self.name)  # the margin may lie beyond
+            low, high = max(self.low, least), min(self.high, most)
+            # Neither for values of a record older than the metric's range.
+            return steps(low, high) if low < high else steps(self.low, self.high)
         low, high = 10**self.low, 10**self.high
         decades = range(math.floor(self.low), math.ceil(self.high) + 1)
         for leading in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7)):
@@ -90,6 +98,12 @@ class Axis:
             if len(found) >= FEWEST:
                 return found
         return steps(low, high)
+
+
+def _bounds(name: str) -> tuple[float, float]:
+    """The least and greatest value of a metric, on its scale."""
+    known = metric(name)
+    return scaled(name, known.least), scaled(name, known.most)
 
 
 def steps(low: float, high: float, most: int = 6) -> list[float]:

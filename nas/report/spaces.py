@@ -23,8 +23,7 @@ def space_page(space: Space) -> RenderableType:
     """A space: its pattern, and the domain of each open symbol."""
     opened = table("symbol", "values", "a value for each")
     for key, domain in space.domains.items():
-        first = f"{', '.join(domain.per)} (first {domain.first} only)" if domain.first else ""
-        opened.add_row(Text(key), Text(domain_text(domain)), first or ", ".join(domain.per))
+        opened.add_row(Text(key), Text(domain_text(domain)), each_text(domain))
     for key, domain in space.recipe.items():
         opened.add_row(Text(f"recipe.{key}"), Text(domain_text(domain)), "")
     lines = [heading(space), Text(""), Text(space.pattern)]
@@ -50,6 +49,11 @@ def domain_text(domain: Domain) -> str:
         case Progression(start, times, most):
             first, factors = ", ".join(map(str, start)), ", ".join(f"{t:g}" for t in times)
             return f"{first}; then times {factors}; at most {most}"
+
+
+def each_text(domain: Domain) -> str:
+    """The repetitions for each of which a domain has a value."""
+    return f"{', '.join(domain.per)}{f' (first {domain.first} only)' if domain.first else ''}"
 
 
 def space_list() -> RenderableType:
