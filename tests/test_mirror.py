@@ -31,7 +31,7 @@ from postgres import Server
 from sqlalchemy import event, text
 from waiting import PATIENCE, wait
 
-from nas.errors import StoreError, StudyError
+from nas.errors import RecordGone, StoreError, StudyError
 from nas.job import Failure, Latency, Outcome, Result
 from nas.report.dashboard import serve
 from nas.store import Ask, Store, Study, StudyRow, open_store
@@ -118,6 +118,22 @@ def copied(store: Store) -> optuna.Study:
 
 def numbers(store: Store) -> list[int]:
     return sorted(trial.user_attrs["trial"] for trial in copied(store).trials)
+
+
+def test_a_record_that_was_moved_is_not_made_anew_by_its_copy(tmp_path: Path) -> None:
+    file = tmp_path / "{a} b#.db"
+    with contextlib.closing(open_store(f"sqlite:///{file}")) as store:
+        study = store.open_study(STUDY)
+        mirror = Mirror(store, study)
+        file.rename(tmp_path / "moved.db")
+        with pytest.raises(RecordGone, match="no longer there"):
+            mirror.catch_up()
+        assert not file.exists()
+        (tmp_path / "moved.db").rename(file)
+        run(store, study, RESULT)
+        assert mirror.catch_up() == 1
+    names = sqlite3.connect(file).execute("SELECT study_name FROM studies").fetchall()
+    assert names == [("digits",)]
 
 
 @pytest.mark.parametrize("there", [False, True])

@@ -109,7 +109,7 @@ def main() -> None:
             try:
                 with _as_interrupt(heard):
                     _refuse_removed_directory()
-                    app()
+                    app(prog_name="nas")
             finally:
                 sys.stdout.flush()
         except NasError as error:

@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -39,7 +40,7 @@ from nas.errors import RecordGone, StudyError
 from nas.failpoints import reach
 from nas.metrics import METRICS, by_arithmetic
 from nas.store import ENDED, Store, StudyRow, TrialRow
-from nas.store.urls import shown
+from nas.store.urls import file_of, shown
 
 log = logging.getLogger(__name__)
 
@@ -68,16 +69,20 @@ _distribution = functools.lru_cache(maxsize=None)(optuna.distributions.json_to_d
 
 
 def optuna_storage(store: Store) -> RDBStorage:
-    """Optuna's own tables in the record's database."""
-    url = store.engine.url
-    sqlite = url.get_backend_name() == "sqlite"
-    options: dict[str, Any] = {"connect_args": {"timeout": 60}}
-    if not sqlite:
-        options = {"connect_args": {"client_encoding": "utf8"}, "pool_pre_ping": True}
+    """Optuna's own tables in the record's database. Raises RecordGone where that was moved."""
+    url, file = store.engine.url, file_of(store.engine.url)
+    options: dict[str, Any] = {"connect_args": {"client_encoding": "utf8"}, "pool_pre_ping": True}
+    if file is not None:
+        with store.engine.begin():
+            pass  # looks whether the record is still there
+        options = {"connect_args": {"timeout": 60}}
+        # mode=rw: where the record is gone by now, no other file takes its place.
+        url = url.set(database=f"file:{quote(str(file.absolute()))}")
+        url = url.update_query_dict({"mode": "rw", "uri": "true"})
     # Optuna passes the URL through str.format, so braces are doubled.
     text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     storage = _raced(lambda: RDBStorage(text, engine_kwargs=options), DBAPIError)
-    if sqlite:
+    if file is not None:
         # As for the record (nas.store.connect): the copy need not be more durable.
         @event.listens_for(storage.engine, "connect")
         def _settings(connection: Any, _: object) -> None:
