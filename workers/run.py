@@ -226,9 +226,11 @@ class Ended:
 Message = Ready | Imported | Started | Epoch | Ended
 
 
-def serve(fd: int, training: bool) -> None:
+def serve(fd: int, training: bool, directory: str) -> None:
     """Takes jobs from the pipe ``fd`` until it closes. Sends Ready, Imported, Started, Epochs and
-    Ended for each. What a ``training`` needs is imported while the first job is awaited."""
+    Ended for each. What a ``training`` needs is imported while the first job is awaited. Each job
+    begins in ``directory``, or in / where that was removed: in a removed one torch does not find
+    its own libraries."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
     os.set_inheritable(fd, False)
     adopt_orphans(True)
@@ -245,6 +247,7 @@ def serve(fd: int, training: bool) -> None:
         while True:
             job: Job = pipe.recv()
             reach("job_taken")
+            os.chdir(directory if os.path.isdir(directory) else "/")
             send(Ready())
             with contextlib.suppress(BaseException):  # what fails here fails again in run
                 resolve(job)

@@ -188,14 +188,13 @@ class Child:
                     f"{keeper}; main({write_end}, {passed})",
                     *python,
                     "-c",
-                    f"{code}({passed}, {training})",
+                    f"{code}({passed}, {training}, {directory!r})",
                 ],
                 stdin=subprocess.PIPE,  # never written to: the lifeline
                 stdout=2,
                 pass_fds=[passed, write_end],
                 process_group=0,
-                # In a directory that was removed, torch does not find its own libraries.
-                cwd=directory if os.path.isdir(directory) else "/",
+                cwd="/",  # see ``serve``
                 env={**os.environ, **environ},
             )
         os.close(write_end)
