@@ -191,7 +191,7 @@ def test_a_budget_of_time_says_why_it_is_over_and_how_to_go_on(here: Here, tmp_p
         rf"nas: all {count + 2} trials are done, with 1 h \d.* of the 1 h 30 min left", ended
     )
     status = here(tmp_path, "status").stdout.splitlines()
-    assert "trained" in status[0]
+    assert "device time" in status[0]
     assert re.search(r" (\d+ min )?\d+ s ", status[1])
 
 

@@ -268,6 +268,22 @@ def test_the_front_is_drawn_and_the_axes_can_be_chosen(page: Chrome, thousand: T
 
 
 @needs_browser
+def test_names_of_neighbours_on_the_front_stand_apart(browser: Chrome, tmp_path: Path) -> None:
+    study, rows, _ = networks.study(30)
+    rows = [dataclasses.replace(row, accuracy=1.0, metrics={"accuracy": 1.0}) for row in rows]
+    (tmp_path / "page.html").write_text(html.page(study, rows, {}))
+    browser.get((tmp_path / "page.html").as_uri())
+    boxes = browser.execute_script(
+        "return [...document.querySelectorAll('#plane text.f-beside')].map(text => {"
+        "const b = text.getBBox(); return [b.x, b.y, b.x + b.width, b.y + b.height]})"
+    )
+    assert len(boxes) == 2
+    (a, b) = boxes
+    apart = a[2] + 4 <= b[0] or b[2] + 4 <= a[0]  # their halos have 2 pixels each
+    assert apart or a[3] <= b[1] or b[3] <= a[1]
+
+
+@needs_browser
 def test_hovering_tells_and_a_click_keeps(page: Chrome, thousand: Told) -> None:
     study, rows, _ = thousand
     wanted = pareto(study, rows)[-1]

@@ -39,6 +39,8 @@ def reference() -> str:
         "## Layers\n",
         *elements(LAYERS),
         "## Blocks\n",
+        "A block that is a mere sequence of layers, such as `PLAIN`, is shown as these layers, so "
+        "that equal networks have one text; a block with branches keeps its name.\n",
         *elements(BLOCKS),
         "## The recipe\n",
         "`--recipe NAME=VALUE`, or under `recipe:` in a space file, fixed or searched.\n",

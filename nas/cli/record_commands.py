@@ -29,7 +29,10 @@ db = typer.Typer(help="The database.", no_args_is_help=True)
 
 
 def status(storage: Storage = STORAGE) -> None:
-    """List the studies of a database and the progress of each."""
+    """List the studies of a database and the progress of each.
+
+    The device time is the sum over the trials, of which several may run at once.
+    """
     from nas.cli.record import open_record
     from nas.report import screens
 

@@ -100,7 +100,7 @@ function plot() {
   for (const {trial, at} of points.filter(({trial}) => trial.baseline)) {
     const name = trial.made ? `${trial.number}: ${trial.baseline}` : trial.baseline, wide = 6.6 * name.length;
     for (const [dx, dy] of [[10, 17], [-10 - wide, 17], [10, -9], [-10 - wide, -9]]) {
-      const [x0, y0] = [px(at[0]) + dx, py(at[1]) + dy], box = [x0, y0 - 11, x0 + wide, y0 + 3];
+      const [x0, y0] = [px(at[0]) + dx, py(at[1]) + dy], box = [x0 - 4, y0 - 11, x0 + wide + 4, y0 + 3];
       const free = box[0] >= left && box[2] <= right && box[1] >= top && box[3] <= bottom
         && !taken.some(b => box[0] < b[2] && b[0] < box[2] && box[1] < b[3] && b[1] < box[3]);
       if (!free) continue;

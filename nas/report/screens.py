@@ -113,15 +113,15 @@ def drawing(architecture: Architecture, space: Space | None = None) -> Renderabl
 
 
 def studies_table(store: Store) -> RenderableType:
-    """The studies, oldest first, with their training time and best feasible value, and a column for
-    each state that any trial is in."""
+    """The studies, oldest first, with the summed time of their trials and the best feasible value,
+    and a column for each state that any trial is in."""
     from nas.driver.tradeoffs import feasible  # numpy
 
     studies = [(study, store.counts(study.id)) for study in store.studies()]
     states = [s for s in get_args(TrialState) if any(counts.get(s) for _, counts in studies)]
     listed = table(
-        *("study", "space", "dataset", *states, "trained", "best", "created"),
-        numbers=[*states, "trained", "best"],
+        *("study", "space", "dataset", *states, "device time", "best", "created"),
+        numbers=[*states, "device time", "best"],
     )
     listed.columns[0].no_wrap = True  # names are copied
     for column in listed.columns[1:3]:
