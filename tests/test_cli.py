@@ -612,6 +612,20 @@ def test_a_space_is_listed_shown_checked_and_sampled(
     assert (drawn.fingerprint, drawn.params, drawn.macs) == (fingerprint, int(params), int(macs))
 
 
+def test_samples_that_break_the_constraints_are_counted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "s.yaml").write_text(
+        "{name: s, pattern: INPUT -> CONV(w) -> FC, where: {w: {int: [1, 64]}},"
+        ' constraints: {params: "<= 10_000"}}'
+    )
+    arguments = ("space", "sample", "s.yaml", "-n", "30")
+    status, out, err = nas_here(capsys, monkeypatch, tmp_path, *arguments)
+    over = sum(int(line.split("\t")[1]) > 10_000 for line in out.splitlines())
+    assert (status, 0 < over < 30) == (0, True)
+    assert err == f"nas: {over} of 30 break the space's constraints\n"
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 SEARCH = ("search", "--space", "lenet_like")

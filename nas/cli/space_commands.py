@@ -74,12 +74,19 @@ def sample(
     size: Size = 0,
     plugin: Plugin = None,
 ) -> None:
-    """Draw random architectures: fingerprint, params, MACs and pattern, tab-separated."""
+    """Draw random architectures: fingerprint, params, MACs and pattern, tab-separated. Those that
+    break the space's constraints, which a search leaves out, are counted."""
+    import sys
+
     from nas.cli.options import data_ref, load_plugins
     from nas.cli.patterns import space_on
 
     load_plugins(plugin or [])
     loaded = space_on(space, data_ref(dataset, data, size))
+    over = 0
     for i in range(count):
         drawn = loaded.sample(seed + i)
+        over += bool(loaded.excess(drawn))
         print(drawn.fingerprint, drawn.params, drawn.macs, drawn, sep="\t")
+    if over:
+        print(f"nas: {over:,} of {count:,} break the space's constraints", file=sys.stderr)
