@@ -60,6 +60,7 @@ JUNK: list[tuple[str, Any, tuple[str, ...], str]] = [
     ("nas_trials.recipe", '{"lr": "fast"}', LOOKS[:1], "must be the settings of a recipe"),
     ("nas_trials.recipe", '{"later": 1}', LOOKS[:1], "must be the settings of a recipe"),
     ("nas_trials.rungs", "[[1]]", LOOKS[:1], "[[1]]: must be pairs of epochs, ascending, and"),
+    ("nas_trials.state", "stopped", LOOKS, "column rungs: []: must be those that a stopped trial"),
     ("nas_studies.objectives", '[["accuracy", "up"]]', ("status", *LOOKS, GOES_ON),
      'table nas_studies, row id 1, column objectives: [[\'accuracy\', \'up\']]: must be a list'),
     ("nas_studies.constraints", '{"params": "few"}', LOOKS[:1], "names with bounds such as"),
@@ -126,3 +127,23 @@ def test_junk_is_told_by_table_row_column_and_rule_and_nothing_is_written(
         assert "Traceback" not in err
         assert "Warning" not in err
         assert rows(tmp_path) == before, command
+
+
+def test_whole_numbers_and_the_names_of_other_columns_are_metrics_too(
+    whole: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As an evaluator may give them."""
+    shutil.copy(whole, tmp_path / "nas.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "nas.db")) as file:
+        told = json.dumps({"accuracy": 1, "seconds": 7, "state": 3})
+        file.execute("UPDATE nas_trials SET metrics = ?, accuracy = 1, seconds = 2.5", [told])
+        file.commit()
+    for command in ("trials ls -f json", "pareto -f json"):
+        status, out, err = nas_here(capsys, monkeypatch, tmp_path, *command.split())
+        assert status == 0, err
+        for row in json.loads(out):
+            assert (row["seconds"], row["metrics.seconds"]) == (2.5, 7)
+            assert (row["state"], row["metrics.state"]) == ("finished", 3)

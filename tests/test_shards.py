@@ -181,6 +181,13 @@ def test_bad_tars_are_refused_in_one_sentence(tmp_path: Path) -> None:
     )
     refused("names no file", ("a.tar", whole), place="b-*.tar")
     refused("is no .tar: a compressed one", ("a.tar.gz", whole), place="*.tar.gz")
+    refused("b.tgz is a compressed tar, which", ("a.tar", whole), ("b.tgz", whole))
+    member = tarfile.TarInfo("7.jpg")
+    member.size = 512
+    member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+    with tarfile.open(tmp_path / "sparse.tar", "w", format=tarfile.PAX_FORMAT) as sparse:
+        sparse.addfile(member, io.BytesIO(b"x" * 512))
+    refused("a.tar is cut off or no tar", ("a.tar", (tmp_path / "sparse.tar").read_bytes()))
 
 
 # --- packed --------------------------------------------------------------------------------------

@@ -286,7 +286,7 @@ def grouped(found: Listing, group_by: str) -> npt.NDArray[np.int64]:
 
 
 def place(ref: DataRef, identity: str, root: str = "") -> Path:
-    form = FORM, digests.SKETCH
+    form = FORM, digests.SKETCH, KEPT, LARGEST
     key = repr((*form, identity, ref.size, ref.skip_unreadable, ref.group_by, root)).encode()
     return cache.folder() / "prepared" / f"{hashlib.sha256(key).hexdigest()[:32]}.safetensors"
 

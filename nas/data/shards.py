@@ -304,7 +304,11 @@ def samples(piece: tuple[str, str, int]) -> tuple[list[Sample], dict[str, list[s
             for key, of in found.items():
                 if sample := sampled(file.fileno(), path, key, of, skipped):
                     made.append(sample)
-    except (tarfile.TarError, EOFError) as error:
+    except (
+        tarfile.TarError,
+        EOFError,
+        ValueError,
+    ) as error:  # ValueError: a header of sparse files
         raise DataError(f"{path} is cut off or no tar: {error}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error

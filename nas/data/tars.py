@@ -14,6 +14,7 @@ from nas.errors import DataError
 
 ENDING = ".tar"
 MOST = 1_000_000  # names that a brace pattern may expand to
+COMPRESSED = re.compile(r"\.(tgz|tbz2?|txz|tzst|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
 BRACES = re.compile(r"\{([^{}]*)\}")
 
 
@@ -27,7 +28,7 @@ def files(text: str) -> tuple[Path, list[str], bool] | None:
     it, and whether these are all tars there. None where it names no tar; a folder of images with a
     tar beside them is a folder of images.
 
-    Raises DataError for a pattern that matches no file.
+    Raises DataError for a pattern that matches no file, and for a compressed tar beside others.
     """
     path = Path(text)
     if is_pattern(text):
@@ -43,6 +44,11 @@ def files(text: str) -> tuple[Path, list[str], bool] | None:
     tars = sorted(name for name in names if name.endswith(ENDING))
     if not tars:
         return None
+    if packed := [name for name in names if COMPRESSED.search(name)]:
+        raise DataError(
+            f"{path / packed[0]} is a compressed tar, which cannot be read at any place: unpack it "
+            "to a .tar, or move it away"
+        )
     return path, [name for name in tars if not kinds.is_dropping(os.path.basename(name))], True
 
 

@@ -47,10 +47,13 @@ def trial_dict(study: StudyRow, row: TrialRow) -> dict[str, Any]:
         "seconds": row.seconds,
         "trainings": row.trainings,
     }
-    others = [name for name in (*dict(study.objectives), *row.metrics) if name not in fields]
-    fields |= {name: _plain(row.value(name)) for name in others}
+    last = {"failure": row.failure, "reason": row.reason}
+    own = {*fields, *last, "sampled"} - {*usual()}
+    others = [name for name in (*dict(study.objectives), *row.metrics) if name not in usual()]
+    # An evaluator may call a metric "seconds", as a column of the trial is called.
+    fields |= {f"metrics.{n}" if n in own else n: _plain(row.value(n)) for n in others}
     fields |= {f"recipe.{name}": row.recipe[name] for name in searched([row])}
-    return fields | {"failure": row.failure, "reason": row.reason}
+    return fields | last
 
 
 def _plain(value: float) -> float | int | None:

@@ -33,8 +33,12 @@ def trial_of(row: Sequence[Any]) -> TrialRow:
     shared = _domains(text, columns["study_id"], sampled)
     columns["distributions"] = shared | own if (own := columns["distributions"]) else shared
     _check_sampled(columns["id"], sampled, columns["distributions"])
-    columns["metrics"] = {k: math.nan if v is None else v for k, v in columns["metrics"].items()}
+    metrics = columns["metrics"].items()
+    columns["metrics"] = {k: math.nan if v is None else float(v) for k, v in metrics}
     columns["rungs"] = tuple((epochs, accuracy) for epochs, accuracy in columns["rungs"] or ())
+    if columns["state"] in ("paused", "stopped") and not columns["rungs"]:
+        rule = f"those that a {columns['state']} trial has reached"
+        refuse("nas_trials", f"id {columns['id']}", "rungs", [], rule)
     return TrialRow(**columns)
 
 
