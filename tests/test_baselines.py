@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import networks
 import optuna
 import pytest
 
@@ -16,9 +17,11 @@ from nas.driver.plan import Plan
 from nas.errors import NasError
 from nas.job import Failure, Job, Recipe
 from nas.job.pool import Done, Event
+from nas.report import dashboard, html
 from nas.spaces.space import read_space
 from nas.spaces.yaml_mapping import parse_mapping
 from nas.store import open_store
+from nas.text import markdown
 from nas.workers import open_pool
 from nas.workers.in_process import InProcess
 
@@ -85,6 +88,15 @@ def test_a_classical_method_is_fitted_on_the_study_s_images(tmp_path: Path) -> N
     assert list(rows) == ["logistic", "hog_svm"]
     assert rows["logistic"].params == 64 * 10 + 10
     assert all(0.9 < (row.accuracy or 0) < 1 for row in rows.values())
+
+
+def test_what_is_not_counted_is_told_of_no_other_row() -> None:
+    study, rows, _ = networks.study(9)
+    remark = "hog_svm: params and MACs are those of the classifier alone"
+    assert [row.baseline for row in rows[:2]] == ["resnet18", "hog_svm"]
+    for shown, said in ((rows, 1), ([rows[0], *rows[2:]], 0)):
+        assert html.page(study, shown, {}).count(remark) == said
+        assert dashboard.note(study, tuple(shown)).count(markdown(remark)) == said
 
 
 def test_what_is_no_network_or_does_not_fit_is_refused_by_name() -> None:
