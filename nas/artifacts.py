@@ -25,6 +25,7 @@ from fsspec.implementations.local import LocalFileSystem
 from nas.errors import NasError
 from nas.failpoints import reach
 from nas.processes import place, started
+from nas.text import size_text
 
 T = TypeVar("T")
 
@@ -189,7 +190,7 @@ def reserve(path: Path, room: int) -> None:
         with part.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, max(1, room))
     except OSError as error:
-        failure = f"{room / 1e6:.1f} MB cannot be written to {path}: {error.strerror or error}"
+        failure = f"{size_text(room)} cannot be written to {path}: {error.strerror or error}"
         raise NasError(failure) from error
     finally:
         _drop(part)

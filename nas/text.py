@@ -37,6 +37,21 @@ def counted(number: int, noun: str, several: str = "") -> str:
     return f"{number:,} {noun if number == 1 else several or f'{noun}s'}"
 
 
+def size_text(size: float) -> str:
+    """A number of bytes in powers of 1,000.
+
+    >>> size_text(999), size_text(57_656), size_text(2_400_000), size_text(19_999_999_999)
+    ('999 bytes', '57.7 kB', '2.40 MB', '20.00 GB')
+    """
+    if size < 1e3:
+        return counted(int(size), "byte")
+    if round(size / 1e3, 1) < 1e3:
+        return f"{size / 1e3:.1f} kB"
+    if round(size / 1e6, 2) < 1e3:
+        return f"{size / 1e6:.2f} MB"
+    return f"{size / 1e9:,.2f} GB"
+
+
 def twins(names: Iterable[str]) -> list[str]:
     """Names that differ but look the same, by Unicode's normal form C: "é" may be one character or
     two."""

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
 
+import networks
 import optuna
 import pytest
+from typed import command
 
 import nas
 from nas.driver import baselines
 from nas.driver.loop import search
 from nas.driver.plan import Plan
+from nas.driver.tally import Tally
+from nas.driver.tradeoffs import pareto
 from nas.errors import NasError
 from nas.job import Failure, Job, Recipe
 from nas.job.pool import Done, Event
+from nas.report import dashboard, html
 from nas.spaces.space import read_space
 from nas.spaces.yaml_mapping import parse_mapping
 from nas.store import open_store
+from nas.text import markdown
 from nas.workers import open_pool
 from nas.workers.in_process import InProcess
 
@@ -85,6 +92,61 @@ def test_a_classical_method_is_fitted_on_the_study_s_images(tmp_path: Path) -> N
     assert list(rows) == ["logistic", "hog_svm"]
     assert rows["logistic"].params == 64 * 10 + 10
     assert all(0.9 < (row.accuracy or 0) < 1 for row in rows.values())
+
+
+def test_the_search_s_own_best_network_is_shown_where_a_baseline_beats_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By accuracy alone a classical method is the front; the search's best keeps its weights."""
+    record = ["--storage", f"sqlite:///{tmp_path}/s.db"]
+    search = ["search", "--space", "lenet_like", "--workers", 0, "--epochs", 1, *record]
+    line = [*search, "--study", "s", "--baseline", "hog_svm", "--objective", "accuracy"]
+    assert command(*line, "--trials", 3) == 0
+    told = capsys.readouterr()
+    remark = "hog_svm: params and MACs are those of the classifier alone"
+    assert told.out.count(remark) == 1
+    for shown in (["pareto"], ["trials", "ls"], ["trials", "show", 0]):
+        assert command(*shown, *record) == 0
+        assert remark in capsys.readouterr().out
+    assert command("trials", "show", 1, *record) == 0
+    assert remark not in capsys.readouterr().out
+    with contextlib.closing(open_store(record[1])) as store:
+        baseline, *trials = store.trials(store.find_study("s").id)
+    best = max(trials, key=lambda row: row.accuracy or 0)
+    assert (baseline.accuracy or 0) > (best.accuracy or 0)
+    front, own = told.out.split("\nno network of the search is on the front; its best:\n")
+    assert [line.split()[0] for line in front.splitlines()[:2]] == ["trial", "0"]
+    assert own.splitlines()[1].split()[0] == str(best.number)
+    assert {row.number for row in trials if row.model} == {best.number}
+    export = [*f"export --trial {best.number} --study s".split(), *record, "-f", "onnx", "-o"]
+    assert f"\n  nas {' '.join(export)} model.onnx\n" in told.err
+    assert command(*export, tmp_path / "model.onnx") == 0
+
+
+def test_what_is_not_counted_is_told_of_no_other_row() -> None:
+    study, rows, _ = networks.study(9)
+    remark = "hog_svm: params and MACs are those of the classifier alone"
+    assert [row.baseline for row in rows[:2]] == ["resnet18", "hog_svm"]
+    for shown, said in ((rows, 1), ([rows[0], *rows[2:]], 0)):
+        assert html.page(study, shown, {}).count(remark) == said
+        assert dashboard.note(study, tuple(shown)).count(markdown(remark)) == said
+
+
+def test_the_front_of_the_candidates_alone_is_theirs_in_whichever_order_they_end() -> None:
+    study, rows, _ = networks.study(40)
+    first = pareto(study, rows)[0]
+    again = dataclasses.replace(first, id=1, number=99, seed=1, accuracy=0.1, metrics={
+        **first.metrics, "accuracy": 0.1})  # fmt: skip
+    best = dataclasses.replace(rows[0], params=1, macs=1, latency_ms=0.01, accuracy=1.0, metrics={
+        "accuracy": 1.0, "latency_ms": 0.01})  # fmt: skip
+    ended = [*rows[1:21], best, *rows[21:], again]
+    candidates = [row for row in ended if not row.baseline]
+    tally = Tally(study, 40)
+    for row in ended:
+        tally.take([row])
+    assert [row.number for row in tally.front] == [best.number]
+    assert tally.own == pareto(study, candidates) != pareto(study, candidates[:-1])
+    assert tally.kept == {best.number, *(row.number for row in tally.own)}
 
 
 def test_what_is_no_network_or_does_not_fit_is_refused_by_name() -> None:

@@ -29,7 +29,7 @@ from nas.store import open_store
 from nas.training import teacher, train
 from nas.training.card import Card
 from nas.training.models import Model, load_model, save_model
-from nas.training.paired import Gain
+from nas.training.paired import Arm, Gain, Paired
 from nas.training.step import loss_of
 
 LARGE = "INPUT -> CONV(12) -> BN -> RELU -> POOL -> CONV(16) -> BN -> RELU -> GAP -> FC"
@@ -294,11 +294,11 @@ def test_distill_from_the_command_line(large: Path, tmp_path: Path, capsys) -> N
     assert "the student has" in told
     assert told.count("epoch 2 of 2") == 4
     assert "nas: 4 trainings, 8 epochs in all\nnas: distilled, seed 0, epoch 1 of 2" in told
-    file = re.search(r"model to use: (\S+\.safetensors),", out)[1]
-    card = load_model(file).card
-    assert card.recipe["teacher"] == load_model(large).digest
-    controls = [load_model(f).card for f in (tmp_path / "out").glob("*.safetensors")]
-    assert sorted((c.seed, "teacher" in c.recipe) for c in controls) == [
+    used, name = re.search(r"model to use: (\S+\.safetensors), (distilled|without a)", out).groups()
+    taught = load_model(large).digest if name == "distilled" else None
+    assert load_model(used).card.recipe.get("teacher") == taught
+    cards = [load_model(f).card for f in (tmp_path / "out").glob("*.safetensors")]
+    assert sorted((c.seed, "teacher" in c.recipe) for c in cards) == [
         (0, False), (0, True), (1, False), (1, True)]  # fmt: skip
     assert command(*line) == 0
     assert capsys.readouterr().out == out  # goes on, to the same
@@ -396,10 +396,67 @@ def test_an_evaluator_takes_no_teacher(large: Path) -> None:
         nas.search("lenet_like", evaluator="a:b", teachers=[large])
 
 
+def paired(treatment: np.ndarray, control: np.ndarray) -> Paired:
+    """Arms of which these images are right, of each seed, on validation and on test."""
+    return Paired(Arm((), treatment, treatment), Arm((), control, control))
+
+
+def test_a_gain_is_told_by_what_it_is() -> None:
+    """Of -46 points in two seeds, "no significant gain" was told, as of none at all."""
+    told = {
+        Gain(0.02, 0.01, 0.03): "a significant gain",
+        Gain(0.01, -0.01, 0.03): "undecided, as the interval includes 0",
+        Gain(0.0, 0.0, 0.0): "undecided, as the interval includes 0",
+        Gain(0.01, math.nan, math.nan): "undecided",
+        Gain(-0.4583, -0.9633, 0.0467): "no gain: from scratch it is better by 45.83 points, "
+        "though the interval includes 0",
+        Gain(-0.02, -0.03, -0.01): "no gain: from scratch it is better by 2.00 points",
+        Gain(-0.02, math.nan, math.nan): "no gain: from scratch it is better by 2.00 points",
+    }
+    assert {gain: smaller.verdict(gain, "from scratch") for gain in told} == told
+
+
 def test_what_is_entered_is_the_model_to_use_and_without_a_sure_gain_says_so() -> None:
     _, (row, *_), _ = networks.study(1)
-    told = smaller.entered("s", row, "on the front", Gain(0.01, -0.01, 0.03))
+    right = np.tile(np.arange(100) < 80, (3, 1))
+    more, luck = right.copy(), right.copy()
+    more[:, 80:95], luck[0, 80] = True, True
+    told = smaller.entered("alone", "s", row, "on the front", paired(luck, right))
     assert "as trial 0, on the front" in told
     assert "--trial 0 is the model above" in told
-    assert told.endswith("on test it has no significant gain")
-    assert "gain" not in smaller.entered("s", row, "on the front", Gain(0.02, 0.01, 0.03))
+    assert told.endswith("on test undecided, as the interval includes 0")
+    sure = smaller.entered("alone", "s", row, "on the front", paired(more, right))
+    assert sure.endswith("as a trial is one training")
+    assert "is no gain" in smaller.entered("alone", "s", row, "on the front", paired(right, luck))
+
+
+@pytest.mark.slow
+def test_a_student_that_its_teacher_harms_is_no_model_to_use(tmp_path: Path, capsys) -> None:
+    """The teacher knows nothing, and the labels count for nothing: the control is better, which is
+    told, and its file is the one to use, with a study and without one."""
+    record = ["--storage", f"sqlite:///{tmp_path}/nas.db"]
+    assert command("search", "--space", "lenet_like", *record, "--trials", 1, "--epochs", 1,
+                   "--workers", 0) == 0  # fmt: skip
+    teacher, out = model_file(tmp_path / "teacher.safetensors"), tmp_path / "out"
+    line = ("distill", "--teacher", teacher, "--student", SMALL, "--weight", 1, "--epochs", 6,
+            "--seeds", 2, "-o", out)  # fmt: skip
+    for study in ((), ("--study", "lenet_like-digits", *record)):
+        capsys.readouterr()
+        assert command(*line, *study) == 0  # the second time of the first one's files
+        told = capsys.readouterr()
+        models = {file: load_model(file).card for file in out.glob("*.safetensors")}
+        alone = {file: card for file, card in models.items() if not card.recipe.get("teacher")}
+        assert (len(models), len(alone)) == (4, 2)
+        best = max(alone, key=lambda file: alone[file].metrics["accuracy"])
+        assert f"model to use: {best}, without a teacher, " in told.out
+        assert "best of the seeds on validation" in told.out
+        for part in ("validation", "test"):
+            found = re.search(rf"gain on {part}: -(\S+) points \(.*\): no gain: (.*)", told.out)
+            assert found[2].startswith(f"without a teacher it is better by {found[1]} points")
+    first = next(file for file in models if file not in alone and models[file].seed == 0)
+    said = rf"as trial 1, (not )?on the front\. It is no gain: --trial 1 is {first}, "
+    assert re.search(said, told.err)
+    better = (
+        "without a teacher it is better on validation, and that one, the model above, is no trial"
+    )
+    assert better in told.err

@@ -245,9 +245,13 @@ def test_prune_from_the_command_line(tmp_path: Path, capsys) -> None:
     assert "before further training" in err
     assert "nas: 4 trainings, 10 epochs in all" in err
     assert err.count("epoch 4 of 4") == 2  # the control has as many epochs in all
-    made = load_model(re.search(r"model to use: (\S+\.safetensors),", out)[1])
+    used, name = re.search(r"model to use: (\S+\.safetensors), (pruned|from s\w+),", out).groups()
+    made = load_model(used)
     assert str(made.architecture).startswith("INPUT(1, 8, 8) -> CONV(width=6)")
-    assert made.card.recipe["init"].endswith(".safetensors")
+    assert bool(made.card.recipe.get("init")) == (name == "pruned")
+    # By the means of the validation images alone, whatever the test images say.
+    pruned_mean, scratch_mean, *_ = map(float, re.findall(r"([\d.]+) %", out.split("mean")[1]))
+    assert (name == "pruned") == (pruned_mean >= scratch_mean)
     pictures = folder(tmp_path / "pictures")
     assert command("prune", file, "--data", pictures, "-o", tmp_path / "no") == 2  # of 10 classes
     assert "class" in capsys.readouterr().err
@@ -277,10 +281,12 @@ def test_a_trial_is_pruned_on_the_images_of_its_study(tmp_path: Path, monkeypatc
     capsys.readouterr()
     assert command("prune", 0, "--study", "s", *few) == 0
     out, err = capsys.readouterr()
-    # One model: the file to use is the trial's own.
-    file = re.search(r"model to use: (\S+\.safetensors),", out)[1]
+    # One model: the file to use is the trial's own, or the control's, which is no trial.
+    used, name = re.search(r"model to use: (\S+\.safetensors), (pruned|from s\w+),", out).groups()
     assert "as trial 1" in err
-    assert "--trial 1 is the model above" in err
+    file = re.search(r"--trial 1 is (the model above|\S+\.safetensors),", err)[1]
+    assert (file == "the model above") == (name == "pruned")
+    file = used if name == "pruned" else file
     assert command("export", 1, "--study", "s", "-f", "safetensors", "-o", "x.safetensors") == 0
     told = [load_model(each) for each in ("x.safetensors", file)]
     assert told[0].digest == told[1].digest

@@ -1187,7 +1187,7 @@ def test_a_record_above_the_limit_of_a_files_size_names_the_limit(tmp_path: Path
         capture_output=True,
         text=True,
     )
-    why = "disk I/O error: this process may write no file of more than 1.0 MB (ulimit -f)"
+    why = "disk I/O error: this process may write no file of more than 1.02 MB (ulimit -f)"
     assert ended.stderr.splitlines()[-1].endswith(f"StoreError: {url}: {why}")
 
 

@@ -21,7 +21,7 @@ from nas.cli import main
 from nas.errors import StoreError
 from nas.store import Ask, Study, open_store
 from nas.store.urls import parse, said
-from nas.text import cell, counted, markdown, printable, shown_file, shown_url
+from nas.text import cell, counted, markdown, printable, shown_file, shown_url, size_text
 
 SECRET = "Zebra%41-9"
 NAS = [sys.executable, "-c", "from nas.cli import main; main()"]
@@ -416,3 +416,13 @@ def test_one_of_a_kind_is_no_several() -> None:
         "1,234 networks",
     ]
     assert [counted(n, "class", "classes") for n in (1, 2)] == ["1 class", "2 classes"]
+
+
+def test_a_size_has_the_unit_that_shows_it() -> None:
+    """Before, a file of 57,656 bytes was "0.06 MB"."""
+    sizes = {
+        0: "0 bytes", 1: "1 byte", 999: "999 bytes", 1_000: "1.0 kB", 57_656: "57.7 kB",
+        999_949: "999.9 kB", 999_950: "1.00 MB", 2_400_000: "2.40 MB", 999_996_000: "1.00 GB",
+        1_234_567_890_123: "1,234.57 GB",
+    }  # fmt: skip
+    assert {size: size_text(size) for size in sizes} == sizes

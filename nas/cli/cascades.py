@@ -19,6 +19,7 @@ from nas.job import DataRef
 from nas.metrics import METRICS, arithmetic, percent, shown
 from nas.report import screens
 from nas.report import smaller as pages
+from nas.text import size_text
 from nas.training import cascade, classical, latency
 from nas.training.cascade import Cascade, Member
 from nas.training.cascade_choice import Candidate, Choice, Demand, Verdict, decide
@@ -291,6 +292,6 @@ def export_cascade(file: str, format: str, output: Path | None) -> None:
     told = "not checked: ONNX Runtime is not installed (pip install 'nas-patterns[onnx]')"
     if difference is not None:
         told = f"its probabilities differ by at most {difference:.1e}"
-    print(f"nas: {output}, {output.stat().st_size / 1e6:.2f} MB, {told}", file=sys.stderr)
+    print(f"nas: {output}, {size_text(output.stat().st_size)}, {told}", file=sys.stderr)
     if format == "python":
         note_weights([Path(file).with_name(member.file) for member in loaded.members], output)

@@ -65,12 +65,12 @@ def pack(
     from nas.cli.options import data_ref
     from nas.cli.output import directory
     from nas.data.pack import pack as write
-    from nas.text import counted
+    from nas.text import counted, size_text
 
     images = data_ref("imagefolder", data, 0, group_by=group_by)
     done = write(images, directory(output, "tars"), megabytes * 1_000_000)
     packed = f"{counted(done.images, 'image')} in {counted(done.files, 'tar')}"
-    print(f"{packed}, {done.bytes / 1e6:,.1f} MB: {output}")
+    print(f"{packed}, {size_text(done.bytes)}: {output}")
 
 
 @app.command()

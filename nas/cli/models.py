@@ -30,7 +30,7 @@ from nas.metrics import percent
 from nas.report import screens
 from nas.report.images import tell as tell_images
 from nas.report.progress import epoch_printer
-from nas.text import cell, counted, shown_file
+from nas.text import cell, counted, shown_file, size_text
 
 if TYPE_CHECKING:
     from nas.training.cascade import Cascade
@@ -334,7 +334,7 @@ def export_model(
     check = "not checked: ONNX Runtime is not installed (pip install 'nas-patterns[onnx]')"
     if done.difference is not None:
         check = f"differs from torch by {done.difference:.1e} of the output's scale"
-    print(f"nas: {done.file}, {done.file.stat().st_size / 1e6:.2f} MB, {check}", file=sys.stderr)
+    print(f"nas: {done.file}, {size_text(done.file.stat().st_size)}, {check}", file=sys.stderr)
     if format == "python":
         note_weights([weights], output)
 
@@ -373,7 +373,7 @@ def export_lowered(file: str, precision: str, output: Path, dataset: str, data: 
     made, measured = lowered(model, precision, ref)
     artifacts.replace(output, made)
     for each in measured:
-        scored = f"accuracy {percent(each.accuracy)}, {each.ms:.3f} ms, {each.size / 1e6:.2f} MB"
+        scored = f"accuracy {percent(each.accuracy)}, {each.ms:.3f} ms, {size_text(each.size)}"
         print(f"nas: {each.precision}: {scored}", file=sys.stderr)
     print(f"nas: written to {output}", file=sys.stderr)
 

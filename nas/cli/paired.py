@@ -116,7 +116,7 @@ def compare_and_show(
         place = "on the front" if there else "not on the front"
     except StudyError as error:  # it has been added; only its place is unknown
         place = f"but no front: {error}"
-    print(f"nas: {pages.entered(study.name, row, place, found.test)}", file=sys.stderr)
+    print(f"nas: {pages.entered(title, study.name, row, place, found)}", file=sys.stderr)
 
 
 def tell_epochs(

@@ -38,6 +38,7 @@ from nas.training import footprint
 from nas.workers.run import evaluator
 
 if TYPE_CHECKING:
+    from nas.driver.beliefs import Beliefs
     from nas.driver.outlook import Outlook
     from nas.driver.tally import Status
     from nas.samplers.related import Older
@@ -47,6 +48,7 @@ Opener = Callable[[int, int | None], Pool]
 
 NOTHING = ", but does not use them: they do not even predict one another"
 REASONS = 3  # commonest reasons of failure that are printed
+OWN = 3  # the search's best networks that are printed where none is on the front
 
 
 def predicted(record: Store | None, plan: Plan) -> AbstractContextManager[dict[str, str]]:
@@ -108,9 +110,13 @@ def search_and_show(
         raise nothing_found(study, ended)
     from nas.driver.beliefs import believed  # optuna is loaded by now
 
-    rows_out(study, status.front, "table", ended, believed(study, ended))
+    alone = all(row.baseline for row in status.front)
+    beliefs = believed(study, ended)
+    rows_out(study, status.front, "table", ended, None if alone else beliefs)
     if not plan.job.evaluator and ACCURACY in plan.space.objectives:
         tell_chance(plan, max(row.metrics[ACCURACY] for row in status.front))
+    if alone:
+        _own_out(study, status.own, ended, beliefs)
     front = {row.number for row in status.front}
     beaten = [row for row in ended if row.baseline and row.number not in front]
     for called, rows in {
@@ -121,6 +127,20 @@ def search_and_show(
             print(f"\n{called} not on the front:")
             rows_out(study, rows, "table")
     _tell_next(plan, storage, status, ahead)
+
+
+def _own_out(
+    study: StudyRow, own: Sequence[TrialRow], ended: Iterable[TrialRow], beliefs: Beliefs
+) -> None:
+    """Prints the best of the search's ``own`` front, where only baselines are on the study's."""
+    lacking = "no network of the search is on the front"
+    candidates = [row for row in ended if not row.baseline]
+    if not own:
+        print(f"\n{lacking}: {nothing_found(study, candidates)}")
+        return
+    of = f", {OWN} of {len(own)}" if len(own) > OWN else ""
+    print(f"\n{lacking}; its best{of}:")
+    rows_out(study, own[:OWN], "table", candidates, beliefs)
 
 
 def run(
@@ -174,14 +194,17 @@ def run(
         pool.close()  # nothing trains during what follows
         study = store.find_study(plan.study)
         # A reused trial has the weights of the trial that it reused.
-        front = tuple(replace(row, model=store.model(row) or None) for row in status.front)
+        front, own = (
+            tuple(replace(row, model=store.model(row) or None) for row in rows)
+            for rows in (status.front, status.own)
+        )
         rows = list(store.trials(study.id, states=ENDED))
         more, ahead = _more(plan, status), None
         if progress and more and not status.exhausted:
             from nas.driver.outlook import outlook
 
             ahead = outlook(plan, study, rows, more, begun_with)
-        return study, rows, replace(status, front=front), ahead
+        return study, rows, replace(status, front=front, own=own), ahead
 
 
 def _need(plan: Plan, beside: Iterable[Architecture]) -> int:
@@ -268,7 +291,8 @@ def _tell_next(plan: Plan, storage: str, status: Status, ahead: Outlook | None) 
     given = "" if os.environ.get("NAS_STORAGE") == storage else _option("--storage", storage)
     study = _option("--study", plan.study)
     print("\nnext:", file=sys.stderr)
-    best = next((row for row in status.front if row.is_network), status.front[0])
+    # Where no network is on the front, the best of the search's own.
+    best = next((row for row in (*status.front, *status.own) if row.is_network), status.front[0])
     arguments = f"{best.number}{study}{given}"
     if best.model:
         print(f"  nas export --trial {arguments} -f onnx -o model.onnx", file=sys.stderr)

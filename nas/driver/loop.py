@@ -414,8 +414,7 @@ class _Driver:
             self.ladder.take(row)
         self.with_weights |= {row.number: row for row in ended if row.model and not row.made}
         if self.plan.keep == "front":
-            front = {row.number for row in self.tally.trained_front}
-            for number in self.with_weights.keys() - front:
+            for number in self.with_weights.keys() - self.tally.kept:
                 left = self.with_weights.pop(number)
                 artifacts.remove(left.model or "")
                 self.store.note_model(left.id, None)

@@ -86,6 +86,7 @@ class Status:
     baselines_ended: int = 0
     baselines_failed: int = 0  # of those that ended
     made: Mapping[str, int] = field(default_factory=dict)  # "distilled", "pruned": how many
+    own: tuple[TrialRow, ...] = ()  # the front of the candidates alone
     retried: int = 0  # attempts of this run that failed and were made again
     retried_for: str = ""  # the reason of the last
 
@@ -105,6 +106,7 @@ class Tally:
     def __init__(self, study: StudyRow, trials: int | None) -> None:
         self._study = study
         self.front: tuple[TrialRow, ...] = ()
+        self.own: tuple[TrialRow, ...] = ()  # the front of the candidates alone
         self._trials = trials
         self._latest: TrialRow | None = None
         self._taken: set[int] = set()
@@ -131,12 +133,15 @@ class Tally:
         return self._counts.total()
 
     @property
-    def trained_front(self) -> tuple[TrialRow, ...]:
-        """The front without distilled and pruned networks: the weights they were made from are
-        kept even where they displace those networks from the front."""
-        if not any(row.made for row in self.front):
-            return self.front
-        return pareto(self._study, [row for row in self._results if not row.made])
+    def kept(self) -> set[int]:
+        """The numbers of the trials whose weights are kept: those of the front, also where
+        baselines displace candidates from it, or distilled and pruned networks what they were made
+        from."""
+        fronts = [self.front, self.own]
+        if any(row.made for row in self.front):
+            trained = [row for row in self._results if not row.made]
+            fronts.append(pareto(self._study, trained))
+        return {row.number for front in fronts for row in front}
 
     def vain(self, failure: Failure, wrong: bool) -> int:
         """Counts a trial of this run that failed. Returns how many did for this reason, or had a
@@ -180,7 +185,8 @@ class Tally:
                 self._failures[row.reason or row.failure or ""] += 1
         if new:
             results = [row for row in new.values() if row.evaluated]
-            names = {network(row) for row in results if not row.baseline}
+            candidates = [row for row in results if not row.baseline]
+            names = {network(row) for row in candidates}
             # A repeated training may take its network off the front, and bring others back.
             again = not self._networks.isdisjoint(names)
             self._networks |= names
@@ -189,6 +195,11 @@ class Tally:
             now, was = ([(row.number, row.trainings) for row in f] for f in (front, self.front))
             if now != was:
                 self.front = front  # else the same tuple: Ladder compares identity
+            if not self._baselines:
+                self.own = self.front
+            elif candidates:
+                searched = (row for row in self._results if not row.baseline)
+                self.own = pareto(self._study, searched if again else [*self.own, *candidates])
         return list(new.values())
 
     def end(self) -> None:
@@ -222,6 +233,7 @@ class Tally:
             rejected=rejected,
             repeated=repeated,
             front=self.front,
+            own=self.own,
             latest=self._latest,
             ended=self._ended,
             seconds=time.monotonic() - self._begun,

@@ -42,7 +42,7 @@ def note(beliefs: Beliefs | None, rows: Sequence[TrialRow] = ()) -> str:
             f"{metric(beliefs.name).title} is that of one training, luck included; an estimate "
             f"without it needs {counted(beliefs.lacking, 'more finished trial')}"
         )
-    if not beliefs.by:
+    if not beliefs.by or (rows and not any(row.id in beliefs.by for row in rows)):
         return ""
     sentence = (
         "believed: estimated from all trials on these validation images, without the luck of one "

@@ -25,7 +25,7 @@ from nas.report import believed, charts, insight, mistakes, page_data, pages, re
 from nas.report.front import axes, directions
 from nas.report.plot import style, tidy
 from nas.report.screens import span
-from nas.report.trials import taught
+from nas.report.trials import classifiers_alone, taught
 from nas.spaces.yaml_mapping import parse_mapping
 from nas.store import ENDED, StudyRow, TrialRow
 from nas.text import counted
@@ -56,7 +56,7 @@ def page(
     parts = [
         f"<h1>{escape(title)}</h1>",
         _head(study, rows, best, beliefs, report),
-        _front(report, beliefs),
+        _front(rows, report, beliefs),
         _finalists(report),
         mistakes.section(errors) if errors else "",
         _grown(study, rows),
@@ -179,10 +179,10 @@ def headline(study: StudyRow, best: Sequence[TrialRow], beliefs: Beliefs | None 
     )
 
 
-def _front(report: Report | None, beliefs: Beliefs | None) -> str:
-    more = ""
+def _front(rows: Sequence[TrialRow], report: Report | None, beliefs: Beliefs | None) -> str:
+    more = "".join(f" {escape(sentence)}." for sentence in classifiers_alone(rows))
     if report:
-        more = (
+        more += (
             " A bar with a hollow point: the mean validation accuracy of new trainings with other "
             "seeds, and its 95 % interval."
         )

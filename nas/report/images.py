@@ -19,7 +19,7 @@ from nas.data.findings import Findings
 from nas.errors import DataError, NasError, brief, nearest
 from nas.job import DataRef, Job
 from nas.report import fonts
-from nas.text import counted
+from nas.text import counted, size_text
 
 SHOWN, CLASSES = 8, 24  # images per class on a sheet, and classes
 SIDE = 72  # least pixels of an image's side on a sheet
@@ -115,11 +115,11 @@ def kept(remove: Sequence[str], days: float | None) -> None:
             state = "removed" if cache.remove(each.folder) else "in use, stays"
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(each.used))
         shape = "x".join(map(str, each.shape)) or "unfinished"
-        line = f"{each.name}  {each.bytes / 1e6:10,.1f} MB  {used}  {shape:20}  {brief(each.root)}"
+        line = f"{each.name}  {size_text(each.bytes):>10}  {used}  {shape:20}  {brief(each.root)}"
         print(f"{line}  {state}".rstrip())
     left = cache.kept()
     print(
-        f"nas: {sum(each.bytes for each in left) / 1e6:,.1f} MB of at most "
-        f"{cache.limit() / 1e6:,.0f} ({cache.ROOM} sets it) in {cache.folder()}",
+        f"nas: {size_text(sum(each.bytes for each in left))} of at most "
+        f"{size_text(cache.limit())} ({cache.ROOM} sets it) in {cache.folder()}",
         file=sys.stderr,
     )

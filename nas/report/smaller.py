@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 def paired_page(names: Sequence[str], found: Paired, trial: bool = False) -> RenderableType:
     """Each seed's accuracies, the mean of each arm, and the gain with its interval. The model to
-    use is the best on validation; where the first becomes a ``trial``, that one, so that a record's
-    number and its measurements are of the same model."""
+    use is of the arm that is better on validation, and there the best on validation; where the
+    treatment's first becomes a ``trial``, that one, so that a record's number and its measurements
+    are of the same model."""
     arms = (found.treatment, found.control)
     numbers = [f"{name}, {part}" for part in ("validation", "test") for name in names]
     listed = table("seed", *numbers, numbers=numbers)
@@ -37,15 +38,20 @@ def paired_page(names: Sequence[str], found: Paired, trial: bool = False) -> Ren
     for row, trained in enumerate(found.treatment.trained):
         listed.add_row(str(trained.model.card.seed), *(percent(float(s[row])) for s in scores))
     listed.add_row("mean", *(percent(float(s.mean())) for s in scores))
-    best = found.treatment.trained[0] if trial else found.treatment.best
-    which = "the first seed's, as in the study" if trial else "best of the seeds on validation"
+    arm, which = found.better, "best of the seeds on validation"
+    name, best = names[arm is found.control], arm.best
+    if trial and arm is found.treatment:
+        best, which = arm.trained[0], "the first seed's, as in the study"
     made, file = best.architecture, shown_file(str(best.file))
+    gains = {"validation": found.validation, "test": found.test}
     return Group(
         listed,
         Text(""),
-        Text(f"gain on validation: {gain_text(found.validation)}"),
-        Text(f"gain on test: {gain_text(found.test)}: {verdict(found.test)}"),
-        Text(f"model to use: {file}, {count(made.params)} params, {which}"),
+        *(
+            Text(f"gain on {part}: {gain_text(gain)}: {verdict(gain, names[1])}")
+            for part, gain in gains.items()
+        ),
+        Text(f"model to use: {file}, {name}, {count(made.params)} params, {which}"),
     )
 
 
@@ -57,22 +63,34 @@ def gain_text(gain: Gain) -> str:
     return f"{points} ({100 * gain.low:+.2f} to {100 * gain.high:+.2f})"
 
 
-def entered(study: str, row: TrialRow, place: str, gain: Gain) -> str:
-    """A sentence on the training that was added to a study; ``place`` describes its place on the
+def entered(control: str, study: str, row: TrialRow, place: str, found: Paired) -> str:
+    """What was added to a study: the treatment's training with the first seed, even where the
+    ``control``, called as in ``paired_page``, is better. ``place`` describes its place on the
     front."""
-    sentence = (
-        f"added to study {study} as trial {row.number}, {place}: --trial {row.number} is the model "
-        "above, the training with the first seed, as a trial is one training"
-    )
-    if gain.sure and gain.value > 0:
+    added = f"added to study {study} as trial {row.number}, {place}"
+    first = "the training with the first seed, as a trial is one training"
+    number = f"--trial {row.number}"
+    if found.better is found.control:
+        return (
+            f"{added}. It is no gain: {number} is {shown_file(row.model or '')}, {first}; "
+            f"{control} it is better on validation, and that one, the model above, is no trial"
+        )
+    sentence = f"{added}: {number} is the model above, {first}"
+    if found.test.sure and found.test.value > 0:
         return sentence
-    return f"{sentence}; on test it has {verdict(gain)}"
+    return f"{sentence}; on test {verdict(found.test, control)}"
 
 
-def verdict(gain: Gain) -> str:
-    if not gain.sure:
-        return "no significant gain"
-    return "a gain" if gain.value > 0 else "a loss"
+def verdict(gain: Gain, control: str) -> str:
+    """What a gain amounts to: significant, undecided, or none, whether or not the ``control`` is
+    better significantly."""
+    within = "the interval includes 0" if gain.low <= 0 <= gain.high else ""
+    if gain.value < 0:
+        better = f"no gain: {control} it is better by {-100 * gain.value:.2f} points"
+        return f"{better}, though {within}" if within else better
+    if gain.sure:
+        return "a significant gain"
+    return f"undecided, as {within}" if within else "undecided"
 
 
 # --- cascades ------------------------------------------------------------------------------------

@@ -119,6 +119,21 @@ def note_teachers(study: StudyRow, rows: Iterable[TrialRow]) -> None:
         print(f"taught by {teacher}: {', '.join(map(str, numbers))}")
 
 
+def classifiers_alone(rows: Iterable[TrialRow]) -> list[str]:
+    """A remark for each classical method whose params and MACs leave out its features: beside a
+    network's they look like those of all its work."""
+    if not (names := {row.baseline: None for row in rows if row.baseline and not row.made}):
+        return []
+    from nas.training.classical import METHODS  # numpy and the images' formats
+
+    return [
+        f"{name}: params and MACs are those of the classifier alone; computing its "
+        f"{METHODS[name].uncounted} is not counted"
+        for name in names
+        if name in METHODS and METHODS[name].uncounted
+    ]
+
+
 def taught(study: StudyRow, rows: Iterable[TrialRow]) -> dict[str, list[int]]:
     """The numbers of the trials of each teacher."""
     found: dict[str, list[int]] = {}
@@ -151,6 +166,8 @@ def rows_out(
     elif format == "table":
         out(trials_table(study, rows, beliefs))
         if sentence := believed.note(beliefs, rows):
+            print(sentence)
+        for sentence in classifiers_alone(rows):
             print(sentence)
         note_devices(among or rows)
         note_teachers(study, rows)
@@ -271,6 +288,7 @@ def trial_page(store: Store, study: StudyRow, row: TrialRow) -> RenderableType:
     except NasError as error:
         why = "a classical method, no network" if row.baseline else error
         parts.append(Text(f"no drawing: {why}"))
+    parts += map(Text, classifiers_alone([row]))
     curve = store.curve(row.id)
     if curve:
         spots = "▁▂▃▄▅▆▇█"

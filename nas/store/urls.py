@@ -14,7 +14,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from nas.errors import StoreError, nearest, no_room
-from nas.text import HIDDEN, SECRET, shown_url, without_secrets
+from nas.text import HIDDEN, SECRET, shown_url, size_text, without_secrets
 
 DRIVERS: Mapping[str, str] = {
     "sqlite": "sqlite",
@@ -97,10 +97,10 @@ def _no_room_for(file: Path) -> str:
         largest = max(each.stat().st_size for each in (file, log_ahead) if each.exists())
         # SQLite writes page by page, of 64 KiB at most.
         if most != resource.RLIM_INFINITY and largest + (1 << 16) > most:
-            return f"this process may write no file of more than {most / 1e6:.1f} MB (ulimit -f)"
+            return f"this process may write no file of more than {size_text(most)} (ulimit -f)"
         free = shutil.disk_usage(file.absolute().parent).free
         if free < NEARLY_FULL:
-            return f"{free / 1e6:.1f} MB are free on the disk of {file}"
+            return f"{size_text(free)} are free on the disk of {file}"
     return ""
 
 

@@ -32,9 +32,11 @@ MOST = 20_000
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
     """Features of images (N x channels x height x width -> N x features), and a linear classifier
-    of scikit-learn for them, by its inverse strength of regularisation."""
+    of scikit-learn for them, by its inverse strength of regularisation. ``uncounted`` names the
+    features where their computation shows in neither params nor MACs."""
 
     about: str
+    uncounted: str = ""
     features: Callable[[Pixels], Features]
     classifier: Callable[[float], Any]
 
@@ -85,6 +87,7 @@ def logistic_regression(strength: float) -> Any:
 METHODS: Mapping[str, Method] = {
     "hog_svm": Method(
         about="histograms of oriented gradients and a linear SVM (Dalal and Triggs 2005)",
+        uncounted="HOG features",
         features=hog_features,
         classifier=linear_svm,
     ),

@@ -89,6 +89,11 @@ class Paired:
     def test(self) -> Gain:
         return Gain.of(self.treatment.test, self.control.test)
 
+    @property
+    def better(self) -> Arm:
+        """The arm with the higher mean validation accuracy; of equals the treatment."""
+        return self.control if self.validation.value < 0 else self.treatment
+
 
 Tell = Callable[[str, Job, Epoch], None]  # an arm's name, the job, an epoch of it
 
