@@ -18,6 +18,7 @@ import numpy as np
 import profiles
 import pytest
 import torch
+from folders import folder
 from PIL import Image
 from torch import nn
 from typed import ran
@@ -325,8 +326,8 @@ def test_lower_precision_is_told_with_what_it_costs(
         assert status == 0, err
         file = tmp_path / f"digits.{precision}.onnx"
         found = nas.evaluate(file).accuracy
-        assert f"fp32: accuracy {100 * whole:.2f} %" in err
-        assert f"{precision}: accuracy {100 * found:.2f} %" in err
+        assert f"fp32: test accuracy {100 * whole:.2f} %" in err
+        assert f"{precision}: test accuracy {100 * found:.2f} %" in err
         assert found > whole - 0.05
         assert json.loads(load_onnx(file).card.metadata()["classes"]) == list("0123456789")
     model_file = tmp_path / "digits.safetensors"
@@ -334,6 +335,19 @@ def test_lower_precision_is_told_with_what_it_costs(
         status, _, err = ran(capsys, "export", model_file, *wrong)
         assert (status, err.count("\n")) == (2, 1)
         assert f"--precision {wrong[-1]}: " in err
+
+
+def test_a_trial_is_lowered_on_the_images_of_its_study(
+    tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder(tmp_path / "d", 10)
+    search = ("search", "--space", "linear", "--trials", "1", "--epochs", "1", "--workers", "0")
+    assert ran(capsys, *search, "--data", "d")[0] == 0
+    status, _, err = ran(capsys, "export", "0", "-f", "onnx", "--precision", "fp16")
+    assert status == 0, err
+    exported = nas.evaluate("trial-0.fp16.onnx", data="d")
+    assert f"fp16: test accuracy {100 * exported.accuracy:.2f} %" in err
 
 
 # --- the command line ----------------------------------------------------------------------------

@@ -157,18 +157,27 @@ def test_images_are_made_ready_a_chunk_at_once() -> None:
     assert footprint.ready(large, Recipe(batch=256)) == 3 * 256 * one
 
 
+MANY = 50_000  # images
+
+
 def test_the_greatest_of_a_space_is_one_of_its_feasible_networks() -> None:
     space = load_space("resnet_like", (3, 32, 32), 10)
     recipe = Recipe(batch=64)
-    greatest = footprint.greatest(space, recipe)
+    greatest = footprint.greatest(space, recipe, MANY)
     feasible = [a for a in map(space.sample, range(100)) if not space.excess(a)]
     sizes = sorted(footprint.trial(architecture, recipe) for architecture in feasible)
     assert sizes[len(sizes) // 2] < greatest < 2 * sizes[-1]
     large = load_space("vgg16", (3, 224, 224), 1000).sample(0)
-    assert footprint.greatest(space, recipe, [large]) == footprint.trial(large, recipe)
+    assert footprint.greatest(space, recipe, MANY, [large]) == footprint.trial(large, recipe)
     # A quarter of the batch, and the weights stay.
-    small = footprint.greatest(space, Recipe(batch=16))
+    fewer = Recipe(batch=16)
+    small = footprint.greatest(space, fewer, MANY)
     assert footprint.PROCESS < small < greatest
+    # No batch is of more images than there are.
+    assert footprint.greatest(space, recipe, 16) == small
+    assert footprint.greatest(space, recipe, 16, [large]) == footprint.trial(
+        large, Recipe(batch=16)
+    )
 
 
 def held(job: Job) -> int:

@@ -61,7 +61,7 @@ def test_a_training_on_large_images_is_timed_by_one_step(monkeypatch: pytest.Mon
 
 
 def test_timing_ends_and_macs_tell_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    draws = pace.spread(list(footprint.feasible(load_space("vgg_like"), Recipe())))
+    draws = pace.spread(list(footprint.feasible(load_space("vgg_like"), Recipe(), 50_000)))
     monkeypatch.setattr(pace, "IN_ALL", -1.0)
     asked: list[int] = []
 
@@ -86,7 +86,7 @@ def test_timing_leaves_the_threads_and_random_state_of_the_process_alone() -> No
 
 
 def test_a_few_networks_stand_for_all() -> None:
-    draws = list(footprint.feasible(load_space("vgg_like"), Recipe()))
+    draws = list(footprint.feasible(load_space("vgg_like"), Recipe(), 50_000))
     chosen = [network.macs for network, _ in pace.spread(draws)]
     shares = np.array_split(sorted(network.macs for network, _ in draws), pace.NETWORKS)
     assert all(share[0] < macs < share[-1] for share, macs in zip(shares, chosen, strict=True))

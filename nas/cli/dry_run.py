@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nas.cli.searches import predicted, tell_older, tell_predicted
-from nas.data.datasets import streamed
+from nas.data.datasets import streamed, trained
 from nas.driver import widening
 from nas.driver.baselines import architectures
 from nas.driver.plan import Plan
@@ -83,7 +83,8 @@ def expected_time(
     job = plan.job
     if left == 0 and not baselines:
         return "none: nothing left to train"
-    draws = list(footprint.feasible(plan.space, job.recipe))
+    images = job.recipe.batch if job.evaluator else trained(job.data)
+    draws = list(footprint.feasible(plan.space, job.recipe, images))
     recorded = _recorded(rows)
     if not draws or ((job.evaluator or job.teachers) and not recorded):
         return "unknown before the first training"
@@ -103,7 +104,8 @@ def expected_time(
     telling = threading.Timer(QUIET, print, [TIMING], {"file": sys.stderr, "flush": True})
     telling.start()
     try:
-        every = pace.timed([*some, *((network, plan.recipe) for network in baselines)], seconds)
+        own = footprint.batched(plan.recipe, images)
+        every = pace.timed([*some, *((network, own) for network in baselines)], seconds)
     finally:
         telling.cancel()
     took, beside = every[: len(some)], [of_one + BETWEEN for of_one in every[len(some) :]]

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -35,6 +35,10 @@ from nas.cli.arguments import (
     formats,
     output_to,
 )
+
+if TYPE_CHECKING:
+    from nas.job import DataRef
+    from nas.training.card import Card
 
 ModelFile = Annotated[
     str,
@@ -269,8 +273,8 @@ def export(
         typer.Option(
             "--precision",
             metavar="fp32|fp16|int8",
-            help="For ONNX; int8 is quantised on the training images (--data, as in training). "
-            "Accuracy and latency of each precision are reported.",
+            help="For ONNX. Test accuracy and latency of each precision are reported, on --data (a "
+            "trial's are in the record); int8 is quantised on the training images.",
             rich_help_panel=OUTPUT,
         ),
     ] = "fp32",
@@ -287,7 +291,7 @@ def export(
     from nas.cli.options import load_plugins
     from nas.cli.output import form_of, writable
     from nas.cli.patterns import closed_pattern
-    from nas.cli.record import check_there, trial_network, trial_weights
+    from nas.cli.record import check_there, trial_images, trial_network, trial_weights
     from nas.cli.unused import FOR_TRIALS, refuse_typed
     from nas.errors import NasError
 
@@ -327,6 +331,14 @@ def export(
     if not file:
         export_pattern(pattern, format, output)
     elif precision != "fp32":
-        export_lowered(file, precision, output or Path(f"{name}.{precision}.onnx"), dataset, data)
+
+        def images(card: Card) -> DataRef:
+            if trial is not None and not dataset:
+                return trial_images(storage, study, data)
+            from nas.training.evaluation import data_for
+
+            return data_for(card, dataset, str(Path(data).resolve()) if data else "", file)
+
+        export_lowered(file, precision, output or Path(f"{name}.{precision}.onnx"), images)
     else:
         export_model(file, format, output, name, kept=trial is not None)

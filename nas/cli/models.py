@@ -33,6 +33,8 @@ from nas.report.progress import epoch_printer
 from nas.text import cell, counted, shown_file, size_text
 
 if TYPE_CHECKING:
+    from nas.job import DataRef
+    from nas.training.card import Card
     from nas.training.cascade import Cascade
     from nas.training.evaluation import Evaluation
     from nas.training.models import Model
@@ -358,10 +360,12 @@ def refuse_exported(file: str) -> None:
         )
 
 
-def export_lowered(file: str, precision: str, output: Path, dataset: str, data: str) -> None:
-    """Writes a model as ONNX in a lower precision, and prints the change in accuracy and speed."""
+def export_lowered(
+    file: str, precision: str, output: Path, images: Callable[[Card], DataRef]
+) -> None:
+    """Writes a model as ONNX in a lower precision, and prints the change in accuracy and speed on
+    the ``images`` for its card."""
     from nas import artifacts
-    from nas.training.evaluation import data_for
     from nas.training.export import deployed
     from nas.training.models import load_model, room_for
     from nas.training.precision import lowered
@@ -369,11 +373,10 @@ def export_lowered(file: str, precision: str, output: Path, dataset: str, data: 
     refuse_exported(file)
     model = deployed(load_model(file))
     artifacts.reserve(output, room_for(model.architecture))
-    ref = data_for(model.card, dataset, str(Path(data).resolve()) if data else "", file)
-    made, measured = lowered(model, precision, ref)
+    made, measured = lowered(model, precision, images(model.card))
     artifacts.replace(output, made)
     for each in measured:
-        scored = f"accuracy {percent(each.accuracy)}, {each.ms:.3f} ms, {size_text(each.size)}"
+        scored = f"test accuracy {percent(each.accuracy)}, {each.ms:.3f} ms, {size_text(each.size)}"
         print(f"nas: {each.precision}: {scored}", file=sys.stderr)
     print(f"nas: written to {output}", file=sys.stderr)
 

@@ -221,6 +221,13 @@ def data_of(study: StudyRow, folder: str) -> DataRef:
     return ref
 
 
+def trial_images(storage: str, study: str | None, folder: str) -> DataRef:
+    """As ``data_of``, of a study in the record."""
+    store, row = opened(storage, study)
+    with contextlib.closing(store):
+        return data_of(row, folder)
+
+
 def check_dataset(study: StudyRow, dataset: str | None) -> None:
     """Raises StudyError for another data set than the study's; None: not given."""
     if dataset not in (None, study.dataset):

@@ -12,7 +12,7 @@ import optuna
 from nas import metrics
 from nas.cli import output as files
 from nas.cli.record import data_of
-from nas.data.datasets import streamed
+from nas.data.datasets import streamed, trained
 from nas.driver.audit import Subject, audit
 from nas.driver.beliefs import believed
 from nas.driver.equal_cost import random_plan, whole_seconds
@@ -143,7 +143,10 @@ def judged(found: Report, data: DataRef) -> Evaluation | None:
 
 
 def searched(plan: Plan, store: Store, workers: int | None) -> list[TrialRow]:
-    need = footprint.greatest(plan.space, plan.job.recipe, streamed=streamed(plan.job.data))
+    images = plan.job.data
+    need = footprint.greatest(
+        plan.space, plan.job.recipe, trained(images), streamed=streamed(images)
+    )
     pool = open_pool(workers, memory_need=need, training=not plan.job.evaluator, jobs=plan.trials)
     try:
         progress = Progress(plan.study, tuple(plan.space.objectives))

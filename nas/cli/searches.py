@@ -16,7 +16,7 @@ import numpy as np
 
 from nas import durations
 from nas.cli.output import begin_work
-from nas.data.datasets import describe, load, roomy, streamed
+from nas.data.datasets import describe, load, roomy, streamed, trained
 from nas.driver import widening
 from nas.driver.baselines import architectures, enter
 from nas.driver.plan import Plan
@@ -211,7 +211,8 @@ def _need(plan: Plan, beside: Iterable[Architecture]) -> int:
     """The bytes of memory that a trial or baseline is predicted to need; 0: unknown."""
     need, job = 0, plan.job
     if not job.evaluator:
-        need = footprint.greatest(plan.space, plan.recipe, beside, streamed(job.data))
+        images = trained(job.data)
+        need = footprint.greatest(plan.space, plan.recipe, images, beside, streamed(job.data))
     if job.teachers:
         from nas.training.models import card_of  # torch: 0.9 s
 

@@ -227,6 +227,11 @@ def names(ref: DataRef) -> Sequence[str]:
     return known(ref) if known else ()
 
 
+def trained(ref: DataRef) -> int:
+    """The number of images to train on."""
+    return len(load(ref, "train"))
+
+
 def streamed(ref: DataRef) -> bool:
     """Whether a training streams these images, as they are too many, or not decoded."""
     return footprint.streamed(load(ref, "train"))
