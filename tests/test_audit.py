@@ -15,7 +15,7 @@ from torch import nn
 
 import nas
 from nas.driver import audit as audits
-from nas.driver.audit import Subject, audit, judge
+from nas.driver.audit import Subject, audit, judge, right
 from nas.errors import StudyError
 from nas.job import Job, Recipe
 from nas.spaces.space import read_space
@@ -133,6 +133,15 @@ def test_correlations_are_scipys_with_ties_and_infinities() -> None:
         assert audits.kendall(x, y) == pytest.approx(stats.kendalltau(x, y).statistic)
         assert audits.spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
     assert audits.kendall(np.ones(9), y) == audits.spearman(np.ones(9), y) == 0
+
+
+def test_pairs_in_the_right_order_are_counted_without_ties() -> None:
+    values, final = np.array([1.0, 1.0, 2.0, 3.0, 4.0]), np.array([0.1, 0.2, 0.3, 0.3, 0.2])
+    pairs = [(a, b) for a in range(5) for b in range(a)]
+    compared = [(a, b) for a, b in pairs if values[a] != values[b] and final[a] != final[b]]
+    agree = [(values[a] > values[b]) == (final[a] > final[b]) for a, b in compared]
+    assert right(values, final) == sum(agree) / len(compared) == 5 / 7
+    assert math.isnan(right(np.ones(3), np.arange(3.0)))
 
 
 def test_where_no_rung_separates_the_networks_none_is_trusted() -> None:

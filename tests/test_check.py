@@ -129,12 +129,26 @@ def test_a_search_no_better_than_one_constant_answer_says_so(
     assert ("always answering good is right for 90.00 % of the validation images" in told) == warned
 
 
+@pytest.mark.parametrize(("count", "told"), [(60, True), (160, False)])
+def test_too_few_images_to_validate_on_are_warned_of(
+    count: int, told: bool, tmp_path: Path
+) -> None:
+    flat(tmp_path / "t", count)
+    rows = [{"file": f"images/{n:02}.png", "label": "ab"[n % 2]} for n in range(count)]
+    found = examine(ref(table(tmp_path / "t" / "labels.csv", rows)))
+    warning = (
+        "12 images to validate on: one of them is 8.3 points of accuracy, so networks hardly "
+        "differ beyond luck"
+    )
+    assert found.warnings == ((warning,) if told else ())
+
+
 def test_numbers_to_predict_are_not_taken_for_classes_silently(tmp_path: Path) -> None:
     rows = flat(tmp_path / "t", 60)
     for n, row in enumerate(rows):
         row["label"] = f"{n / 60:.3f}"
     warnings = examine(ref(table(tmp_path / "t" / "labels.csv", rows))).warnings
-    assert len(warnings) <= 4
+    assert len(warnings) <= 5
     assert warnings[0].startswith("36 images to train on for 60 classes: too few of each (labels")
 
 
@@ -328,13 +342,13 @@ def test_a_table_tells_parts_and_groups_and_what_has_no_label(tmp_path: Path) ->
     for n, row in enumerate(rows):
         row["split"] = "Test" if n >= 40 else "Training"
         row["group"] = f"person {n // 4}"
-        row["camera"] = "same"
+        row |= {"camera": "same", "": str(n)}
     rows[0]["label"] = ""
     found = examine(ref(table(tmp_path / "t" / "labels.csv", rows)))
     assert found.parts["test"] == 20
     assert found.held_out == ("validation",)
     assert found.skipped["unlabelled"][0] == 1
-    assert "1 column is not used: camera" in found.notes
+    assert "2 columns are not used: camera, one without a name" in found.notes
     people = {row["file"]: row["group"] for row in rows}
     told = {}
     for part in ("train", "validation"):

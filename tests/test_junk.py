@@ -14,8 +14,10 @@ import test_cli
 from test_cli import nas_here
 
 from nas.job import Latency
+from nas.processes import place
 from nas.store import open_store
 from nas.store.devices import Device, Profiled, add_pack, keep, keep_profile
+from nas.store.driver import gone
 
 SEARCH = (
     "search --space lenet_like --evaluator evaluators:ok --epochs 5 --workers 0 --sampler random"
@@ -69,6 +71,7 @@ JUNK: list[tuple[str, Any, tuple[str, ...], str]] = [
     ("nas_studies.domains", '{"M": 3}', (LOOKS[0], GOES_ON), "column domains: {'M': 3}: must be"),
     ("nas_studies.domains", "{}", LOOKS[:1], "must be names of which the study's domains or the"),
     ("nas_studies.numbers", "many", (GOES_ON,), "column numbers: 'many': must be a whole number"),
+    ("nas_studies.numbers", 99, (GOES_ON,), "counts 99 trials, and the record has 6, as where"),
     ("nas_curves.epochs", '[{"epoch": 1}]', ("trials show 3", LOOKS[2]), "must be points of an"),
     ("nas_devices.about", "5", (ON_BOARD,), "column about: 5: must be names with texts"),
     ("nas_packs.networks", "[{}]", ("latency read answers.json",), "must be networks with"),
@@ -147,3 +150,22 @@ def test_whole_numbers_and_the_names_of_other_columns_are_metrics_too(
         for row in json.loads(out):
             assert (row["seconds"], row["metrics.seconds"]) == (2.5, 7)
             assert (row["state"], row["metrics.state"]) == ("finished", 3)
+
+
+def test_a_driver_of_another_form_is_not_taken_for_gone() -> None:
+    for name in ("", "a/b/c", f"{place()}/x/1/2", f"{place()}/1"):
+        assert not gone(name)
+
+
+@pytest.mark.parametrize("command", ["status", "pareto", "trials ls", "trials show 0", "export 0"])
+def test_a_record_that_is_cut_short_is_told_in_one_sentence(
+    command: str,
+    whole: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "nas.db").write_bytes(whole.read_bytes()[:60_000])
+    status, out, err = nas_here(capsys, monkeypatch, tmp_path, *command.split())
+    assert (status, out) == (2, "")
+    assert err == "nas: sqlite:///nas.db: database disk image is malformed\n"

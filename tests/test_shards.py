@@ -188,6 +188,11 @@ def test_bad_tars_are_refused_in_one_sentence(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "sparse.tar", "w", format=tarfile.PAX_FORMAT) as sparse:
         sparse.addfile(member, io.BytesIO(b"x" * 512))
     refused("a.tar is cut off or no tar", ("a.tar", (tmp_path / "sparse.tar").read_bytes()))
+    member = tarfile.TarInfo(".DS_Store")
+    member.pax_headers = {"size": "-1536"}
+    with tarfile.open(tmp_path / "back.tar", "w", format=tarfile.PAX_FORMAT) as back:
+        back.addfile(member)
+    refused("DS_Store has a size below 0", ("b.tar", (tmp_path / "back.tar").read_bytes()))
 
 
 # --- packed --------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from nas.text import counted
 
 Said = tuple[str, npt.NDArray[np.int64]]  # a sentence, and the rows of the images that it counts
 FEW = 3  # images per class to train on, on average, below which a warning says so
+ENOUGH = 30  # images to validate on, below which a warning says so: one is 3 points of accuracy
 IMBALANCE = 10  # largest over smallest class, from which on a warning says so
 
 
@@ -109,6 +110,7 @@ def _inspect(ref: DataRef, wrong: tuple[str, ...]) -> Findings:
         warnings=(
             *(text for text, _ in warned),
             *uneven(classes, by_part["train"]),
+            *coarse(len(loaded["validation"])),
             *absent(classes, by_part),
         ),
         problems=(*wrong, *lost),
@@ -242,6 +244,15 @@ def uneven(classes: tuple[str, ...], trained: npt.NDArray[np.int64]) -> list[str
             "helps)"
         )
     return warnings
+
+
+def coarse(count: int) -> Iterator[str]:
+    """A warning where an accuracy on so few images of validation says little."""
+    if 0 < count < ENOUGH:
+        yield (
+            f"{counted(count, 'image')} to validate on: one of them is {100 / count:.1f} points of "
+            "accuracy, so networks hardly differ beyond luck"
+        )
 
 
 def absent(

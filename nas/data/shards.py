@@ -274,6 +274,8 @@ def samples(piece: tuple[str, str, int]) -> tuple[list[Sample], dict[str, list[s
             tarfile.open(fileobj=file, mode="r:") as tar,
         ):
             for member in tar:
+                if member.size < 0:  # tarfile would go back, and round for ever
+                    raise DataError(f"{path}: {member.name} has a size below 0: it is no tar")
                 if kinds.is_dropping(os.path.basename(member.name)):
                     skipped.setdefault(kinds.DROPPING, []).append(member.name)
                 elif why := unused(member, places):

@@ -68,7 +68,8 @@ def listing(path: Path, group_by: str = "") -> Listing:
     notes = [f"read as {path.name} tells"]
     if unused:
         columns = counted(len(unused), "column is", "columns are")
-        notes.append(f"{columns} not used: {', '.join(brief(name, 40) for name in unused)}")
+        called = (brief(name, 40) if name.strip() else "one without a name" for name in unused)
+        notes.append(f"{columns} not used: {', '.join(called)}")
     return build(root, classes, found, parts, dict.fromkeys(parts, path.name), notes,
                  groups if any(groups) else ())  # fmt: skip
 
@@ -183,6 +184,7 @@ def between(file: IO[str]) -> str:
 
 def found_columns(path: Path, names: Sequence[str], group_by: str) -> dict[str, str]:
     """The name in the header of each column in NAMES. Raises DataError."""
+    names = [name for name in names if name.strip()]  # a comma at the end, or an index
     lower = {name.strip().lower(): name for name in names}
     if len(lower) < len(names):
         raise DataError(f"{path} has two columns of one name in its first line: {', '.join(names)}")

@@ -8,6 +8,7 @@ final accuracies by rank correlation.
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import tempfile
 import time
@@ -68,13 +69,15 @@ class Rank:
 @dataclass(frozen=True, slots=True)
 class Signal:
     """A number that may predict the final accuracy: ``rung`` in epochs (0: needs no training), the
-    ``epochs`` of training up to it, and how well it ranks."""
+    ``epochs`` of training up to it, and how well it ranks: ``right`` is the share of the pairs in
+    the right order, of those that differ in both (NaN: there is none)."""
 
     name: str
     rung: int
     epochs: int
     kendall: Rank
     spearman: Rank
+    right: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +177,14 @@ def judge(subjects: Sequence[Subject]) -> Audit:
     final = np.array([subject.final for subject in subjects])
     columns = {name: [s.free[name] for s in subjects] for name in subjects[0].free}
     levels = sorted(subjects[0].scores)[:-1]
-    signals = [
-        Signal(name, 0, 0, *ranks(np.array(values), final)) for name, values in columns.items()
-    ]
+
+    def signal(name: str, rung: int, epochs: int, values: Numbers) -> Signal:
+        return Signal(name, rung, epochs, *ranks(values, final), right(values, final))
+
+    signals = [signal(name, 0, 0, np.array(values)) for name, values in columns.items()]
     for rung, epochs in zip(levels, rungs.costs(levels), strict=True):
         values = np.array([subject.scores[rung] for subject in subjects])
-        signals.append(Signal(f"{rung} epochs", rung, epochs, *ranks(values, final)))
+        signals.append(signal(f"{rung} epochs", rung, epochs, values))
     sure = {s.name: s for s in signals if s.kendall.low > 0}
     trusted = [s.rung for s in sure.values() if s.rung and s.kendall.value >= TRUSTED]
     size = [np.array(columns[name]) for name, metric in METRICS.items() if metric.arithmetic]
@@ -220,6 +225,13 @@ def least(count: int) -> float:
     q = float(brentq(lambda q: ordered(q) - (1 - LEVEL) / 2, 0.0, 1 - 1e-9))
     discordant = count * q / (1 - q) - float(np.sum(places * q**places / (1 - q**places)))
     return 1 - 4 * discordant / (count * (count - 1))
+
+
+def right(values: Numbers, final: Numbers) -> float:
+    """The share of the pairs in the right order, of those that differ in both; NaN without any."""
+    agree = np.sign(_differences(values) * _differences(final))
+    compared = np.count_nonzero(agree)
+    return float(np.count_nonzero(agree > 0) / compared) if compared else math.nan
 
 
 def kendall(x: Numbers, y: Numbers) -> Numbers:

@@ -148,6 +148,7 @@ class _Driver:
 
     def resume(self) -> None:
         """Reads the record, and takes over the trials of dead drivers."""
+        self.store.check_numbers(self.study.id)
         self.store.recover(self.study.id)
         reach("recovered")
         rows = next(self.news)

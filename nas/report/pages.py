@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ def audit_page(audit: Audit) -> RenderableType:
             signal.name,
             str(signal.epochs) if signal.epochs else "free",
             rank(signal.kendall),
-            f"{50 * (1 + signal.kendall.value):.0f} %",
+            "" if math.isnan(signal.right) else f"{100 * signal.right:.0f} %",
             rank(signal.spearman),
         )
     spread = [subject.final for subject in audit.subjects]

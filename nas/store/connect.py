@@ -108,9 +108,9 @@ def _reading(url: URL) -> URL:
     try:
         with contextlib.closing(sqlite3.connect(f"{named.database}?mode=ro", uri=True)) as probe:
             probe.execute("SELECT count(*) FROM sqlite_master")
-    except sqlite3.OperationalError as error:
+    except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
-            return lasting  # locked, or an error that its first use will raise
+            return lasting  # locked, or damaged, which its first use will raise
         # In WAL mode SQLite needs the files -wal and -shm to read, and can create neither here. It
         # reads an immutable file without them, but then ignores what the log holds.
         log_ahead = file.with_name(f"{file.name}-wal")

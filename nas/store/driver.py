@@ -23,5 +23,8 @@ def name() -> str:
 
 def gone(driver: str) -> bool:
     """Whether its process surely runs no more; False where it cannot be seen from here."""
-    where, pid, start, _ = driver.rsplit("/", 3)
-    return bool(boot()) and where == place() and started(int(pid)) not in (start, UNSEEN)
+    where, *process = driver.rsplit("/", 3)
+    if not boot() or where != place() or len(process) < 3 or not process[0].isdecimal():
+        return False
+    pid, start, _ = process
+    return started(int(pid)) not in (start, UNSEEN)

@@ -136,6 +136,19 @@ class Record:
         _check_counted(row._asdict())
         return int(row.numbers)
 
+    def check_numbers(self, study_id: int) -> None:
+        """Raises StudyError where the study counts other trials than the record has: a search would
+        wait for those that are missing."""
+        there = select(func.count()).where(trials.c.study_id == study_id).scalar_subquery()
+        (row,) = self.rows(select(studies.c.name, studies.c.numbers, there.label("there")).where(
+            studies.c.id == study_id))  # fmt: skip
+        if row.numbers != row.there:
+            raise StudyError(
+                f"study {row.name!r} counts {row.numbers:,} trials, and the record has "
+                f"{row.there:,}, as where rows were removed by hand: it cannot go on; another "
+                "study may begin with --from it"
+            )
+
     def trial(self, study_id: int, number: int) -> TrialRow:
         """The trial of this number. Raises StudyError if the study has none."""
         query = select_trials().where(trials.c.study_id == study_id, trials.c.number == number)
