@@ -20,7 +20,6 @@ import pytest
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 from spies import Spy
-from typed import command
 from waiting import PATIENCE, eventually
 
 from nas.driver.beliefs import believed
@@ -353,7 +352,8 @@ def test_killed_it_goes_on_at_once(store: Store, url: str) -> None:
     # Where it waits for the dead driver's lease it does not end.
     with store.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE nas_attempts SET lease_until = lease_until + 1e6")
-    assert command(*search) == 0
+    again = {"env": environment(), "stderr": subprocess.DEVNULL, "timeout": PATIENCE}
+    subprocess.run([*NAS, *search], check=True, **again)
     found = assert_whole(store, 24)
     # At most the trial that was under way is evaluated again.
     assert sum(evaluated().values()) <= 25
