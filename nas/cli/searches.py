@@ -12,11 +12,10 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from nas import durations
 from nas.cli.output import begin_work
 from nas.data.datasets import describe, load, roomy, streamed, trained
+from nas.data.images import most_frequent
 from nas.driver import widening
 from nas.driver.baselines import architectures, enter
 from nas.driver.plan import Plan
@@ -81,12 +80,11 @@ def tell_chance(plan: Plan, best: float) -> None:
     """Warns where the ``best`` accuracy is not clearly above that of always answering the most
     frequent class, by two standard errors of that."""
     images = load(plan.job.data, "validation")
-    counts = np.bincount(images.labels[images.rows])
-    share = counts.max() / counts.sum()
-    error = math.sqrt(share * (1 - share) / counts.sum())
+    number, share = most_frequent(images.labels[images.rows])
+    error = math.sqrt(share * (1 - share) / len(images))
     if best > share + 2 * error:
         return
-    name = brief(describe(plan.job.data).classes[counts.argmax()], 40)
+    name = brief(describe(plan.job.data).classes[number], 40)
     print(
         f"nas: warning: always answering {name} is right for {percent(share)} of the validation "
         "images, and no network here is clearly better",

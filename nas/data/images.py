@@ -16,6 +16,12 @@ Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
 
+def most_frequent(labels: Labels) -> tuple[int, float]:
+    """The most frequent class number, and the accuracy of always answering it."""
+    counts = np.bincount(labels)
+    return int(counts.argmax()), float(counts.max() / len(labels))
+
+
 def refuse_placeless(ref: DataRef) -> None:
     """Raises DataError where images in files are told without their directory."""
     if not ref.dir:

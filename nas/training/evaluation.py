@@ -19,6 +19,7 @@ from sklearn.metrics import confusion_matrix
 from nas import data
 from nas.data import Images, Part, digests
 from nas.data.datasets import read
+from nas.data.images import most_frequent
 from nas.errors import DataError, NasError
 from nas.fields import Field
 from nas.job import DataRef
@@ -107,8 +108,8 @@ class Evaluation:
     @property
     def constant(self) -> tuple[str, float]:
         """The most frequent class, and the accuracy of always answering it."""
-        counts = np.bincount(self.labels)
-        return self.classes[int(counts.argmax())], float(counts.max() / len(self))
+        number, share = most_frequent(self.labels)
+        return self.classes[number], share
 
     @property
     def calibration_error(self) -> float:
