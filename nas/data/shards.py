@@ -306,11 +306,7 @@ def samples(piece: tuple[str, str, int]) -> tuple[list[Sample], dict[str, list[s
             for key, of in found.items():
                 if sample := sampled(file.fileno(), path, key, of, skipped):
                     made.append(sample)
-    except (
-        tarfile.TarError,
-        EOFError,
-        ValueError,
-    ) as error:  # ValueError: a header of sparse files
+    except (tarfile.TarError, EOFError, ValueError) as error:  # the last: of a sparse file's header
         raise DataError(f"{path} is cut off or no tar: {error}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
