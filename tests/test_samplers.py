@@ -195,6 +195,16 @@ def test_choices_that_are_numbers_are_ordered() -> None:
     assert x[:, scales == 0].ravel().tolist() == [0.0, 1.0, 0.5]
 
 
+def test_every_whole_number_of_a_logarithmic_range_has_a_column_of_its_own() -> None:
+    encoding = Encoding.of({"n": IntDistribution(1, 8, log=True)})
+    rows = np.arange(1.0, 9.0)[:, None]
+    assert (encoding.every() == rows).all()
+    x, scales = encoding.embed(rows)
+    named = x[:, scales == 1] > 0
+    assert (named.sum(axis=1) == 1).all()
+    assert (named.sum(axis=0)[:-1] == 1).all()  # the last is for an inactive parameter
+
+
 def test_a_mutation_changes_little() -> None:
     encoding = Encoding.of(MIXED)
     rng = np.random.default_rng(1)
@@ -229,12 +239,18 @@ def grid(trial: Trial) -> tuple[float, float]:
     return -sum((v - 2) ** 2 for v in x) + 0.1 * x[0] * x[1], float(sum(x))
 
 
-def test_no_set_is_asked_twice_until_all_were() -> None:
+def powers(trial: Trial) -> tuple[float, float]:
+    n, k = trial.suggest_int("n", 1, 16, log=True), trial.suggest_int("k", 0, 1)
+    return n / (n + 3) - 0.1 * k, float(n)
+
+
+@pytest.mark.parametrize(("of", "count"), [(grid, 64), (powers, 32)])
+def test_no_set_is_asked_twice_until_all_were(of: Any, count: int) -> None:
     s = study("default", 0, "maximize", "minimize")
-    s.optimize(grid, n_trials=64)
+    s.optimize(of, n_trials=count)
     assert max(sets(s).values()) == 1
-    s.optimize(grid, n_trials=3)  # nothing new is left, and it still answers
-    assert len(s.trials) == 67
+    s.optimize(of, n_trials=3)  # nothing new is left, and it still answers
+    assert len(s.trials) == count + 3
 
 
 def test_pending_trials_are_accounted_for() -> None:

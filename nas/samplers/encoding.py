@@ -110,6 +110,15 @@ class Axis:
         clipped: Floats = np.clip(values, d.low, d.high)
         return clipped
 
+    def every(self) -> Floats:
+        """Every internal value of a finite parameter, in order."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            return np.argsort(self._rank).astype(float)
+        assert isinstance(d, (IntDistribution, FloatDistribution))
+        assert d.step is not None
+        return np.clip(d.low + np.arange(self.size, dtype=float) * d.step, d.low, d.high)
+
     def draw(self, rng: np.random.Generator, n: int) -> Floats:
         """``n`` internal values, uniform (in the logarithm where the distribution says so)."""
         d = self.distribution
@@ -172,7 +181,7 @@ class Encoding:
 
     def every(self) -> Floats:
         """Every row of a finite encoding, once."""
-        values = [p.internal(np.linspace(0.0, 1.0, int(p.size))) for p in self.parameters]
+        values = [p.every() for p in self.parameters]
         return np.unique(self.masked(np.array(list(itertools.product(*values)))), axis=0)
 
     def mutate(self, rng: np.random.Generator, rows: Floats) -> Floats:
@@ -243,13 +252,12 @@ class Encoding:
             if p.ordered:
                 add(np.where(inactive, 0.5, p.unit(values)))
             if p.size <= NAMED or not p.ordered:
-                named = p.internal(np.linspace(0.0, 1.0, int(p.size)))
-                add(*((values == v) * math.sqrt(0.5) for v in named), inactive * math.sqrt(0.5))
+                add(*((values == v) * math.sqrt(0.5) for v in p.every()), inactive * math.sqrt(0.5))
             else:
                 add(inactive.astype(float))
         for members in self._alike:
             p = self.parameters[members[0]]
-            for v in p.internal(np.linspace(0.0, 1.0, int(p.size))):
+            for v in p.every():
                 add((rows[:, members] == v).sum(axis=1) * (2.0 / len(members)))
         return np.stack(columns, axis=1), np.array(scales)
 
