@@ -91,6 +91,14 @@ def boot() -> str:
         return ""
 
 
+def cores() -> int:
+    """The cores that this process may use: a batch system, or ``taskset``, may leave it a few."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
+
+
 def children(pid: int) -> Iterator[tuple[int, int]]:
     """The threads of a process and the children of each: (thread, child)."""
     with contextlib.suppress(OSError):  # the process or a thread may end meanwhile

@@ -274,7 +274,7 @@ def test_a_card_takes_as_many_as_fit_and_gain(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(machine.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(machine.processes, "cores", lambda: 64)
     monkeypatch.setattr(machine, "room", lambda: 1 << 50)
     assert machine.at_once(None, need)[0] == most
     assert machine.at_once(3, need)[0] == 3

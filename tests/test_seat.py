@@ -17,7 +17,7 @@ from waiting import eventually, wait
 from nas.errors import NasError
 from nas.job import DataRef, Epoch, Failure, Job, Outcome, Result
 from nas.job.pool import Done
-from nas.processes import Process, end, started
+from nas.processes import Process, cores, end, started
 from nas.workers import keeper, open_pool
 from nas.workers.in_process import InProcess
 from nas.workers.seat import Seat
@@ -108,7 +108,7 @@ def test_a_directory_that_was_removed_ends_no_training_and_blames_no_network(
 def test_no_more_processes_than_cores_are_started_ahead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cores = os.cpu_count() or 1
+    most = cores()
     monkeypatch.setenv("NAS_TEST_MARK", str(tmp_path))
 
     def serving() -> int:
@@ -118,9 +118,9 @@ def test_no_more_processes_than_cores_are_started_ahead(
                 found += mark in (process / "environ").read_bytes()
         return found
 
-    with contextlib.closing(open_pool(4 * cores)) as pool:
-        wait("as many as cores", lambda: serving() == 2 * cores)  # each with a keeper
-        for jobs, processes in ((1, 2 * cores), (4 * cores, 8 * cores)):
+    with contextlib.closing(open_pool(4 * most)) as pool:
+        wait("as many as cores", lambda: serving() == 2 * most)  # each with a keeper
+        for jobs, processes in ((1, 2 * most), (4 * most, 8 * most)):
             for ticket in range(jobs):
                 pool.submit(ticket, job("ok"))
             done = 0

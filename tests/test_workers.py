@@ -26,10 +26,10 @@ from nas.driver.plan import Plan
 from nas.errors import NasError
 from nas.job import Failure, Job, Result
 from nas.job.pool import Done, Event, Pool, Reported
-from nas.processes import descendants
+from nas.processes import cores, descendants
 from nas.spaces.space import read_space
 from nas.store import open_store
-from nas.workers import open_pool
+from nas.workers import machine, open_pool
 from nas.workers.cluster import RayPool, Share
 from nas.workers.in_process import InProcess
 from nas.workers.local import shares
@@ -273,7 +273,7 @@ def test_an_evaluator_that_is_not_there_is_named(name: str, word: str) -> None:
 def test_the_process_is_kept_between_jobs_and_has_its_share_of_threads(pool: Pool) -> None:
     first, second = (metrics(pool, job("whoami")) for _ in range(2))
     assert first == second
-    threads = 1 if isinstance(pool, RayPool) else max(1, (os.cpu_count() or 1) // 2)
+    threads = 1 if isinstance(pool, RayPool) else max(1, cores() // 2)
     assert first["threads"] == threads
 
 
@@ -547,14 +547,14 @@ def test_a_slot_on_a_cluster_asks_for_the_memory_that_is_predicted() -> None:
 
 
 def test_a_machine_runs_as_many_as_its_memory_holds() -> None:
-    cores, room = os.cpu_count() or 1, int(0.9 * machine_memory())
+    room = int(0.9 * machine_memory())
 
     def slots(workers: int | None, **limits: float) -> int:
         with contextlib.closing(open_pool(workers, **limits)) as opened:  # type: ignore[arg-type]
             return opened.slots
 
-    assert slots(None) == cores
-    assert slots(None, memory_need=room // cores) == cores
+    assert slots(None) == cores()
+    assert slots(None, memory_need=room // cores()) == cores()
     assert slots(None, memory_need=room // 2 + 1) == 1
     assert slots(None, memory_need=2 * room) == 1
     assert slots(None, memory_per_trial=room / GIB) == 1
@@ -563,6 +563,17 @@ def test_a_machine_runs_as_many_as_its_memory_holds() -> None:
     assert slots(3, jobs=2) == 2
     with pytest.raises(NasError, match=r"memory per trial is .* GiB: this machine has"):
         slots(1, memory_per_trial=2 * room / GIB)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux has affinities")
+def test_only_the_cores_that_a_batch_system_leaves_are_used() -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert machine.at_once(None, 0) == (1, 1)
+        assert machine.at_once(2, 0) == (2, 1)
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 # -- arithmetic and arguments ---------------------------------------------------------------------

@@ -19,6 +19,7 @@ from queue import Empty, SimpleQueue
 from nas.errors import NasError, brief
 from nas.job import Epoch, Failure, Job, Outcome
 from nas.job.pool import Done, Event, Reported
+from nas.processes import cores
 from nas.workers.machine import at_once, environ, fitting, room, visible_cards
 from nas.workers.run import refuse_removed
 from nas.workers.seat import CANCELLED, Seat
@@ -97,7 +98,7 @@ class LocalPool:
         self._directory = os.getcwd()
         self._events = SimpleQueue[Event]()
         # More processes at once than cores only delay each other: the others start with their jobs.
-        later = len(seats) - (os.cpu_count() or 1)
+        later = len(seats) - cores()
         self._slots = [_Slot.open(s, self._events, k >= later) for k, s in enumerate(seats)]
         self._idle = [*self._slots]  # the last is taken first, as its process has all imported
         self._waiting: dict[int, Job] = {}

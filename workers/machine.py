@@ -8,6 +8,7 @@ import os
 import subprocess
 from pathlib import Path
 
+from nas import processes
 from nas.job import GIVEN_GPU
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def at_once(workers: int | None, need: int, jobs: int | None = None) -> tuple[in
     """How many of ``jobs`` (None: unknown) this machine runs in parallel, and the threads of each.
     By default one per core, as far as memory allows (``need`` bytes each; 0: unknown), and no more
     than its GPUs take. With 0 ``workers``: in this process, with all threads."""
-    cores, memory = os.cpu_count() or 1, room()
+    cores, memory = processes.cores(), room()
     if workers is None:
         most = _fitting_here(cores, memory, need)
     else:

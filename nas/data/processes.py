@@ -17,13 +17,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from nas.processes import cores
+
 W = TypeVar("W")
 R = TypeVar("R")
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def spread(function: Callable[[W], R], work: Sequence[W]) -> Iterator[tuple[W, R | None]]:

@@ -22,6 +22,7 @@ from nas.data.digests import LENGTH, digest
 from nas.data.listing import Listing, Spot
 from nas.errors import DataError
 from nas.files import regular
+from nas.processes import cores
 
 R = TypeVar("R")
 
@@ -127,7 +128,7 @@ def pieces(
     listing: Listing, rows: npt.NDArray[np.void], numbers: npt.NDArray[np.int64]
 ) -> list[Piece]:
     """These files in pieces, small enough that all cores finish at about the same time."""
-    size = int(np.clip(len(numbers) // (processes.cores() * 16), 8, 256))
+    size = int(np.clip(len(numbers) // (cores() * 16), 8, 256))
     parts = np.split(numbers, range(size, len(numbers), size)) if len(numbers) else []
     spots = listing.spots(numbers)
     return [

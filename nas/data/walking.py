@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nas.data import kinds, processes
 from nas.errors import DataError, brief
+from nas.processes import cores
 from nas.text import counted
 
 Skipped = dict[str, tuple[int, tuple[str, ...]]]  # reason: count, and up to EXAMPLES files
@@ -166,7 +167,7 @@ def walked(root: Path, place: Path, classes: Sequence[str], began: int) -> Itera
         inside_it = walk_all((root, place, [(number, name)]))[0]
         count += len(inside_it)
         yield inside_it
-    size = max(1, len(work) // (8 * processes.cores()))
+    size = max(1, len(work) // (8 * cores()))
     pieces = [(root, place, work[n : n + size]) for n in range(0, len(work), size)]
     waiting: dict[int, list[Gathered]] = {}
     for (_, _, some), answer in processes.spread(walk_all, pieces):

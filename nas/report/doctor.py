@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from nas.errors import NasError, NoRecord, brief
+from nas.processes import cores
 from nas.text import counted, shown_url
 from nas.workers import mps
 
@@ -51,8 +52,8 @@ def _device(storage: str) -> Iterator[Finding]:
 
     from nas.workers.machine import cards
 
-    cores = len(os.sched_getaffinity(0))
-    yield Finding("processor", True, f"{cores} cores, torch uses {torch.get_num_threads()} threads")
+    threads = torch.get_num_threads()
+    yield Finding("processor", True, f"{cores()} cores, torch uses {threads} threads")
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
             device = torch.cuda.get_device_properties(i)

@@ -25,6 +25,7 @@ from nas.data.footprint import at_once
 from nas.data.images import Images, Pixels
 from nas.data.picture import decode, fitted, reason
 from nas.errors import DataError, NasError
+from nas.processes import cores
 
 Shape = tuple[int, int, int]  # channels, height, width
 
@@ -195,7 +196,7 @@ def stream(
 ) -> Iterator[tuple[Path, Prediction | NasError]]:
     """Each file with its prediction, or with why it cannot be read, in their order. Raises NasError
     with the ``name`` of the model where an answer is not finite."""
-    threads = len(os.sched_getaffinity(0))
+    threads = cores()
 
     def read(path: Path) -> Pixels | NasError:
         try:
