@@ -31,11 +31,14 @@ class Process:
         return cls(pid, started(pid))
 
     def send(self, number: signal.Signals) -> bool:
-        """Sends a signal to exactly this process; returns whether it was running.
+        """Sends a signal to exactly this process; returns whether it was running. None has a pid
+        below 1, by which the system means groups of processes.
 
         A pidfd is opened before the start time is checked, so that the process checked is the one
         that gets the signal.
         """
+        if self.pid < 1:
+            return False
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if not hasattr(os, "pidfd_open"):
                 os.kill(self.pid, number)

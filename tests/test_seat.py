@@ -105,6 +105,31 @@ def test_a_directory_that_was_removed_ends_no_training_and_blames_no_network(
             assert isinstance(done[0].outcome, Result)
 
 
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [("/bin/false", "its keeper was killed"), ("/none", "No such file or directory: '/none'")],
+)
+def test_a_process_that_cannot_start_is_told_and_leaves_nothing_open(
+    program: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", program)
+    with contextlib.closing(open_pool(1)) as pool:
+
+        def reason() -> str:
+            pool.submit(1, job("ok"))
+            [done] = pool.wait(60)
+            assert isinstance(done, Done)
+            assert isinstance(done.outcome, Failure)
+            assert done.outcome.ours
+            return done.outcome.reason
+
+        first = reason()
+        assert told in first
+        open_before = os.listdir("/proc/self/fd")
+        assert reason() == first
+        assert os.listdir("/proc/self/fd") == open_before
+
+
 def test_no_more_processes_than_cores_are_started_ahead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -172,34 +172,38 @@ class Child:
         training: bool = False,
     ) -> None:
         self._pipe, theirs = Pipe()
-        status, write_end = os.pipe()
+        reading, writing = os.pipe()
+        self._status = open(reading)  # noqa: SIM115 - closed by kill
         modules = [*dict.fromkeys(entry or directory for entry in [*sys.path, *path])]
         code = f"import sys; sys.path[:] = {modules!r}; from nas.workers.run import serve; serve"
         keeper = importing("nas.workers.keeper", "main")
-        python = [sys.executable]
-        with theirs:
-            passed = theirs.fileno()
-            self._launcher = subprocess.Popen(
-                [
-                    *python,
-                    "-I",
-                    "-S",
-                    "-c",
-                    f"{keeper}; main({write_end}, {passed})",
-                    *python,
-                    "-c",
-                    f"{code}({passed}, {training}, {directory!r})",
-                ],
-                stdin=subprocess.PIPE,  # never written to: the lifeline
-                stdout=2,
-                pass_fds=[passed, write_end],
-                process_group=0,
-                cwd="/",  # see ``serve``
-                env={**os.environ, **environ},
-            )
-        os.close(write_end)
+        python, passed = [sys.executable], theirs.fileno()
+        try:
+            with theirs, open(writing, "wb"):
+                self._launcher = subprocess.Popen(
+                    [
+                        *python,
+                        "-I",
+                        "-S",
+                        "-c",
+                        f"{keeper}; main({writing}, {passed})",
+                        *python,
+                        "-c",
+                        f"{code}({passed}, {training}, {directory!r})",
+                    ],
+                    stdin=subprocess.PIPE,  # never written to: the lifeline
+                    stdout=2,
+                    pass_fds=[passed, writing],
+                    process_group=0,
+                    cwd="/",  # see ``serve``
+                    env={**os.environ, **environ},
+                )
+        except OSError:  # no room for another process: there may be, later
+            self._status.close()
+            self._pipe.close()
+            raise
         self._launcher.wait()
-        self._status = open(status)  # noqa: SIM115 - closed by kill
+        # Without a line there is no keeper: it could not start the child.
         self._process = Process.of(int(self._status.readline() or -1))
         self._end = "?"  # its exit status once reported; empty where the keeper is gone
 
