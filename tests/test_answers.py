@@ -132,6 +132,8 @@ ODD: dict[str, tuple[Any, str]] = {
     "wordless": (result(metrics={"accuracy": Wordless()}), "is a Wordless: must be a number"),
     "latency as text": (result(latency=measured(ms="fast")), "a Latency's ms is 'fast'"),
     "latency of nan": (result(latency=measured(high=math.nan)), "must be finite"),
+    "no latency at all": (result(latency=measured(low=0, ms=0)), "Latency is 0 ms, from 0 to 1.1:"),
+    "latency beside its interval": (result(latency=measured(ms=2)), "2 ms, from 0.9 to 1.1: must"),
     "latency below 0": (result(latency=measured(low=-1)), "must be 0 or more"),
     "latency as a number": (result(latency=1.5), "must be a nas.job.Latency"),
     "latency nowhere": (result(latency=measured(device=None)), "a Latency's device is None"),

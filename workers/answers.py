@@ -89,6 +89,9 @@ def latency(answer: Any) -> Latency:
     ms, low, high = (
         number(getattr(answer, name), f"a Latency's {name}", 0.0) for name in ("ms", "low", "high")
     )
+    if not 0 < low <= ms <= high:  # the record refuses to read another
+        told = f"a Latency is {ms:g} ms, from {low:g} to {high:g}"
+        raise ValueError(f"{told}: must be above 0, and from low to high")
     return Latency(
         ms=ms,
         low=low,
