@@ -539,6 +539,8 @@ def test_random_search_costs_what_the_study_cost(store: Store, study: StudyRow) 
         else:
             by_hand += 2
     assert sum(map(trained_epochs, rows)) == by_hand
+    reused = [dataclasses.replace(row, state="reused", seconds=0.0) for row in rows]
+    assert sum(map(trained_epochs, reused)) == 0  # others paid for them
     plan = random_plan(study, rows, DataRef())
     assert (plan.study, plan.sampler, plan.rungs) == ("s-random", "random", ())
     assert plan.trials == round(by_hand / 4)

@@ -18,7 +18,10 @@ from nas.store.teachers import teacher_files
 
 
 def trained_epochs(row: TrialRow) -> int:
-    """The epochs that a trial was trained for in all, including those repeated after rungs."""
+    """The epochs that a trial was trained for in all, including those repeated after rungs; 0 where
+    it reused a result."""
+    if row.state == "reused":
+        return 0
     steps = [rung for rung, _ in row.rungs]
     if row.state == "finished":
         steps.append(row.epochs)
