@@ -207,6 +207,13 @@ def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
 # --- what a search leaves ------------------------------------------------------------------------
 
 
+def test_a_search_with_the_largest_seed_can_be_resumed(store: Store) -> None:
+    searched = plan(seed=(1 << 32) - 1, trials=2)
+    run(store, searched)
+    run(store, dataclasses.replace(searched, trials=4))
+    assert_whole(store, 4)
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_search_evaluates_so_many_architectures_with_every_sampler(
     store: Store, sampler: str

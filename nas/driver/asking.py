@@ -36,6 +36,7 @@ from nas.spaces.preflight import nothing_meets
 from nas.store import Ask, StudyRow, TrialRow
 
 AGAIN = "again"  # user attribute of a proposal that deliberately repeats an evaluated network
+SEEDS = 1 << 32  # numpy's, and so Optuna's
 PATIENCE = 10  # consecutive infeasible or repeated proposals before a random one
 AT_ONCE = 16  # most proposals of one ask when many slots wait: later ones are less informed
 DRAWS = 2_000  # random draws without a new feasible architecture before the space is exhausted
@@ -73,7 +74,7 @@ def sampler(
     """The plan's sampler for a study with ``begun`` trials. Ours is given the known objectives of
     the space, the ``older`` studies, and the cost and noise of a training, and continues as it
     would have; Optuna's would repeat their first proposals, so they get another seed."""
-    made = SAMPLERS[plan.sampler](seed + begun)
+    made = SAMPLERS[plan.sampler]((seed + begun) % SEEDS)
     if isinstance(made, EHVISampler):
         known = problem(plan.space, tuple(plan.space.objectives), expected)
         return EHVISampler(seed, dataclasses.replace(known, older=older, noise=noise))
