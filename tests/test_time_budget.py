@@ -257,15 +257,20 @@ def test_who_waits_at_a_rung_is_stopped_when_time_is_over(store: Store, clock: C
     assert pool.begun[-1][1] <= 2000.0
 
 
-def test_nobody_goes_on_from_a_rung_that_would_end_too_late(store: Store, clock: Clock) -> None:
+@pytest.mark.parametrize("artifacts", [False, True])
+def test_nobody_goes_on_from_a_rung_that_would_end_too_late(
+    artifacts: bool, store: Store, clock: Clock, tmp_path: Path
+) -> None:
     """By 180 seconds one was trained whole, in 120, and two came to the rung: one of them is next,
-    the one that waits or, with other seeds, the one that just arrives."""
+    the one that waits or, with other seeds, the one that just arrives. An evaluator has no
+    checkpoint to go on from, wherever artifacts are kept."""
     for seed in range(6):
-        searched = plan(230.0, epochs=9, rungs=(3, 9), study=f"s{seed}")
+        kept = str(tmp_path) if artifacts else ""
+        searched = plan(265.0, epochs=9, rungs=(3, 9), study=f"s{seed}", artifacts=kept)
         job, began = dataclasses.replace(searched.job, seed=seed), clock.time
         pool = Simulated(clock, ten_each)
         status = loop.search(dataclasses.replace(searched, job=job), store, pool)
-        assert max(end for _, end in pool.begun) <= began + 230.0, seed
+        assert max(end for _, end in pool.begun) <= began + 265.0, seed
         assert (status.finished, status.out_of_time) == (1, True)
 
 

@@ -124,7 +124,7 @@ def next_epochs(plan: Plan, row: Ask) -> int:
 def epochs_ahead(plan: Plan, row: Ask) -> int:
     """The epochs to train until ``next_epochs``, from the checkpoint if there is one."""
     reached, epochs = _reached(row), next_epochs(plan, row)
-    if not (reached and plan.artifacts):
+    if not (reached and checkpoint_file(plan, row)):
         return epochs
     before, after = rungs.costs([*reached, epochs], int(row.recipe.get("freeze", 0)))[-2:]
     return after - before
@@ -141,8 +141,9 @@ def model_file(plan: Plan, row: TrialRow) -> str:
     return _file(plan, f"trial-{row.number}.safetensors")
 
 
-def checkpoint_file(plan: Plan, row: TrialRow) -> str:
-    """The file for a trial's checkpoint, named by all that its training depends on."""
+def checkpoint_file(plan: Plan, row: Ask) -> str:
+    """The file for a trial's checkpoint, named by all that its training depends on; empty where it
+    has none, as with an evaluator."""
     if not plan.folder or plan.job.evaluator:
         return ""
     return _file(plan, f"{row.fingerprint}-{row.job_key}-{row.seed}.checkpoint")
