@@ -1042,19 +1042,24 @@ def test_a_wrong_password_is_not_repeated(
 
 def test_network_file_systems_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     mounts = tmp_path / "mounts"
-    mounts.write_text(
-        f"/dev/sda / ext4 rw 0 0\nserver:/x {tmp_path}/far\\040away nfs4 rw 0 0\n"
-        f"/dev/sdb {tmp_path}/far\\040away/near xfs rw 0 0\n"
+    mounts.write_bytes(
+        os.fsencode(
+            f"/dev/sda / ext4 rw 0 0\nserver:/x {tmp_path}/far\\040away nfs4 rw 0 0\n"
+            f"/dev/sdb {tmp_path}/far\\040away/near xfs rw 0 0\n"
+            f"server:/y {tmp_path}/données nfs rw 0 0\nserver:/z {tmp_path}/\udcff cifs rw 0 0\n"
+        )
     )
     found = {
         place: connect.filesystem(tmp_path / place, str(mounts))
-        for place in ("here", "far away", "far away/deep", "far away/near")
+        for place in ("here", "far away", "far away/deep", "far away/near", "données", "\udcff")
     }
     assert found == {
         "here": "ext4",
         "far away": "nfs4",
         "far away/deep": "nfs4",
         "far away/near": "xfs",
+        "données": "nfs",
+        "\udcff": "cifs",
     }
     assert connect.filesystem(tmp_path, str(tmp_path / "none")) == ""
     assert "nfs4" in connect.NETWORK

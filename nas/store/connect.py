@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sqlite3
 import warnings
 from collections.abc import Callable, Mapping
@@ -250,16 +251,17 @@ def _check_header(file: Path) -> None:
 def filesystem(folder: Path, mounts: str = "/proc/mounts") -> str:
     """The type of the file system that holds ``folder``; empty where it is unknown."""
     try:
-        lines = Path(mounts).read_text().splitlines()
+        lines = Path(mounts).read_bytes().splitlines()
     except OSError:
         return ""
     folder = folder.resolve()
     best, kind = "", ""
     for line in lines:
-        _, point, type_, *_ = line.split(" ")
-        point = point.encode().decode("unicode_escape")  # a blank in a name is written \040
+        _, named, type_, *_ = line.split(b" ")
+        # A blank in a name is written \040.
+        point = os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda told: bytes([int(told[1], 8)]), named))
         if folder.is_relative_to(point) and len(point) >= len(best):
-            best, kind = point, type_
+            best, kind = point, os.fsdecode(type_)
     return kind
 
 
