@@ -290,6 +290,14 @@ def test_metrics_that_are_not_finite_come_back_as_nan(store: Store, study: Study
     assert trial.accuracy is None
 
 
+def test_a_loss_beyond_all_bounds_comes_back_as_nan(store: Store, study: StudyRow) -> None:
+    curve = (Epoch(epoch=1, train_loss=1e35, accuracy=0.1, seconds=3.0),)
+    store.finish(begin(store, study).token, dataclasses.replace(RESULT, curve=curve))
+    [point] = store.curve(store.trial(study.id, 0).id)
+    assert math.isnan(point.train_loss)
+    assert point.accuracy == 0.1
+
+
 def test_numbers_count_up_and_trials_are_read_from_any(store: Store, study: StudyRow) -> None:
     claims = store.begin(study, [ask(n) for n in range(5)])
     assert [claim.trial.number for claim in claims] == [0, 1, 2, 3, 4]

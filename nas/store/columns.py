@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from nas.job import Epoch, Failure, Latency, Outcome
-from nas.metrics import METRICS, on_device
+from nas.metrics import LARGEST, METRICS, on_device
 from nas.store.rows import BASELINE, OWN_METRICS, Ask, AttemptRow, Sampled, StudyRow, TrialRow
 from nas.store.tables import attempts, curves, latencies, studies, trials
 from nas.store.values import Settings, checked, domain, read_json, refuse, texts
@@ -176,8 +176,9 @@ def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def _number(value: float | None) -> float | None:
-    """A plain number; None for NaN and infinity, which not both databases can hold."""
-    if value is None or not math.isfinite(value):
+    """A plain number; None for NaN and infinity, which not both databases can hold, and for what
+    ``nas.store.values.number`` would not read."""
+    if value is None or not abs(value) <= LARGEST:
         return None
     return value if type(value) is int else float(value)
 
