@@ -163,23 +163,21 @@ class _Replay:
         }
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
-        found = [c for c in choices if self._is(name, c)]
+        own = self._value(name)
+        found = [c for c in choices if type(c) is type(own) and c == own]
         return self._answer(name, found, "choice", choices=choices)
 
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
     ) -> int:
-        found = [v for v in range(low, high + 1, step) if self._is(name, v)]
+        value = self._value(name)
+        found = [value] if type(value) is int and value in range(low, high + 1, step) else []
         return int(self._answer(name, found, "int", low=low, high=high, step=step, log=log))
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
         value = self._value(name)
         found = [value] if isinstance(value, float) and low <= value <= high else []
         return float(self._answer(name, found, "float", low=low, high=high, log=log))
-
-    def _is(self, name: str, value: Scalar) -> bool:
-        own = self._value(name)
-        return type(own) is type(value) and own == value
 
     def _value(self, name: str) -> Any:
         if name in self._sampled:
