@@ -19,6 +19,7 @@ from nas.job import DataRef, Epoch, Failure, Job, Outcome, Result
 from nas.job.pool import Done
 from nas.processes import Process, cores, end, started
 from nas.workers import keeper, open_pool
+from nas.workers import seat as seats
 from nas.workers.in_process import InProcess
 from nas.workers.seat import Seat
 
@@ -169,6 +170,18 @@ def test_the_time_limit_ends_the_whole_family() -> None:
         assert len(curve) == 3
         assert not any(alive(point.epoch) for point in curve)
         assert isinstance(sat(seat, job("ok"))[1], Result)
+
+
+def test_modules_that_take_long_to_import_are_told_from_a_job_that_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(1000)\n")
+    monkeypatch.setattr(seats, "IMPORTS", 1.0)
+    told = Job(pattern=PATTERN, evaluator="slow:evaluate")
+    with contextlib.closing(Seat(directory=str(tmp_path), path=[str(tmp_path)])) as seat:
+        _, ended = sat(seat, told)
+    assert isinstance(ended, Failure)
+    assert (ended.kind, ended.reason) == ("timeout", "its modules were not imported within 1 s")
 
 
 @pytest.mark.parametrize("name", ["forks_and_dies", "leaves_a_daemon"])

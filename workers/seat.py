@@ -95,11 +95,13 @@ class Seat:
         """The epochs as they are reported, then the outcome."""
         curve: list[Epoch] = []
         begun, limit, ready = time.monotonic(), IMPORTS, False
+        over = f"its modules were not imported within {IMPORTS:g} s"
         child = self.prepare()
         child.send(job)
         reach("seat_taken")
         while True:
-            message, verdict = None, self._verdict(ticket, child, begun, limit)
+            late = limit and time.monotonic() - begun > limit
+            message, verdict = None, self._verdict(ticket, child, over if late else "")
             if not verdict:
                 try:
                     message = child.receive(TICK)
@@ -118,6 +120,7 @@ class Seat:
                     limit = 0.0
                 case Started():
                     begun, limit = time.monotonic(), self._time_limit
+                    over = over_time(limit)
                 case Epoch():
                     curve.append(message)
                     yield message
@@ -144,14 +147,12 @@ class Seat:
         if child:
             child.kill()
 
-    def _verdict(
-        self, ticket: int, child: Child, begun: float, limit: float
-    ) -> tuple[FailureKind, str] | None:
-        """Why the job ends now, if it does."""
+    def _verdict(self, ticket: int, child: Child, over: str) -> tuple[FailureKind, str] | None:
+        """Why the job ends now, if it does; ``over`` is the reason where its time is over."""
         if self._cancelled == ticket:
             return "cancelled", CANCELLED
-        if limit and time.monotonic() - begun > limit:
-            return "timeout", over_time(limit)
+        if over:
+            return "timeout", over
         used = child.memory()
         if used > self._memory_limit:
             used = child.exact_memory()
