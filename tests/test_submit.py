@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import subprocess
@@ -156,6 +157,25 @@ def test_a_password_is_in_no_script_and_no_rays_job(
     with pytest.raises(NasError, match="--storage has a password") as refused:
         submit_ray(arguments, "http://127.0.0.1:1")
     assert "Zebra" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "artifacts",
+    [
+        ["--artifacts", "sftp://u:Zebra@h/d"],
+        ["--artifacts=sftp://u:Zebra@h/d"],
+        ["--artifacts", "sftp://u:Zebra@h/d?timeout=3"],
+    ],
+)
+def test_a_password_of_artifacts_is_refused(artifacts: list[str]) -> None:
+    told = r"sftp://u:\*\*\*@h/d.* has a password, .*: set FSSPEC_SFTP_PASSWORD instead"
+    for handed_over in (sbatch_script, submit_slurm):
+        with pytest.raises(NasError, match=told):
+            handed_over(["search", *artifacts], Allocation())
+    with pytest.raises(NasError, match=told):
+        submit_ray(["search", *artifacts], "http://127.0.0.1:1")
+    plain = ["search", "--artifacts", "sftp://u@h/d?timeout=3", "--objective", "latency_ms@b:min"]
+    assert shlex.join(plain) in sbatch_script(plain, Allocation())
 
 
 def test_without_slurm_it_is_said_how_to_see_the_script(

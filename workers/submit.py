@@ -123,11 +123,18 @@ AGENT = 120.0  # seconds until a cluster's head takes jobs; 60 were too few at a
 
 def without_secret(arguments: Sequence[str]) -> tuple[list[str], str]:
     """Arguments that anyone may read, and the storage URL that was removed because of its password;
-    empty where there was none."""
+    empty where there was none. Raises NasError for another URL with a password."""
     kept, secret, rest = list[str](), "", iter(arguments)
     for argument in rest:
         name, equals, value = argument.partition("=")
         if name != "--storage":
+            url = value if argument.startswith("--") else argument
+            protocol, colon, _ = url.partition("://")
+            if colon and shown_url(url) != url:
+                raise NasError(
+                    f"{shown_url(url)} has a password, and others may read a job's command: set "
+                    f"FSSPEC_{protocol.upper()}_PASSWORD instead, which fsspec reads"
+                )
             kept.append(argument)
             continue
         url = value if equals else next(rest, "")
