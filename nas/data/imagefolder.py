@@ -210,8 +210,10 @@ def prepared(ref: DataRef) -> Prepared:
             f"{sum(map(len, rows.values()))} in "
             f"{counted(len(found.classes), 'class', 'classes')} here and now"
         )
-    # Sorting all digests and joining them takes seconds for a million: once a set.
-    if known := recall(dataclasses.replace(ref, identity=actual)):
+    # Sorting all digests and joining them takes seconds for a million: once a set. The same images
+    # may lie in other rows there, where other files beside them could not be read.
+    known = recall(dataclasses.replace(ref, identity=actual))
+    if known and known.decoded.folder == kept.folder:
         return known
     channels, height, width = kept.pixels.shape[1:]
     info = Info(channels=channels, height=height, width=width, classes=found.classes,
