@@ -24,7 +24,7 @@ from nas.data.footprint import RESIDENT
 from nas.errors import NasError, RecipeError, brief
 from nas.job import Job, Recipe
 from nas.language.architecture import Architecture, parse
-from nas.language.expression import show
+from nas.language.expression import Aux, show
 from nas.text import counted
 from nas.training.card import class_numbers
 from nas.training.models import Model, load_model
@@ -231,9 +231,14 @@ def shared_stages(student: Architecture, teachers: Sequence[Architecture]) -> tu
 
 
 def _ends(architecture: Architecture) -> dict[tuple[int, ...], int]:
-    """The last element for each output size (height, width) over 1."""
-    shapes = [step.cost.shape for step in architecture.steps]
-    return {s[1:]: k for k, s in enumerate(shapes) if len(s) == 3 and max(s[1:]) > 1}
+    """The last element for each output size (height, width) over 1; auxiliary classifiers, whose
+    modules answer logits, do not count."""
+    shapes = {
+        number: step.cost.shape
+        for number, step in enumerate(architecture.steps)
+        if not isinstance(step.node, Aux)
+    }
+    return {s[1:]: k for k, s in shapes.items() if len(s) == 3 and max(s[1:]) > 1}
 
 
 @contextlib.contextmanager
