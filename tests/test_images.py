@@ -206,6 +206,14 @@ def test_a_photograph_is_upright(ending: str, tolerance: int, tag: int, tmp_path
     assert pixels[:8].mean() > pixels[-8:].mean() + 100
 
 
+def test_a_tag_that_means_no_rotation_turns_nothing(tmp_path: Path) -> None:
+    tags = Image.Exif()
+    tags[picture.ORIENTATION] = 9  # 1 to 8 are defined
+    Image.fromarray(colour(0, height=20, width=40)).save(tmp_path / "a.png", exif=tags)
+    told = picture.header((tmp_path / "a.png").read_bytes())
+    assert (told.height, told.width) == (20, 40)
+
+
 def test_the_first_frame_is_taken_and_counted(tmp_path: Path) -> None:
     for name, label in (("a", 0), ("b", 1)):
         (tmp_path / "d" / name).mkdir(parents=True)
