@@ -375,7 +375,8 @@ def test_a_disk_without_room_is_told_before_the_training(tmp_path: Path) -> None
     def small() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
-    command = [sys.executable, "-m", "nas.cli", "train", PATTERN, "--epochs=1", "-o", "out"]
+    # -B: bytecode would be cut short, too, and nothing could import it afterwards.
+    command = [sys.executable, "-B", "-m", "nas.cli", "train", PATTERN, "--epochs=1", "-o", "out"]
     ended = subprocess.run(
         command, cwd=tmp_path, preexec_fn=small, capture_output=True, text=True, timeout=120
     )
