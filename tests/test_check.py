@@ -251,6 +251,18 @@ def test_a_group_that_is_most_of_a_class_stays_in_training() -> None:
         assert len(held) > 10
 
 
+@pytest.mark.parametrize(
+    "groups", [((0, 10), (1, 45), (1, 45)), ((0, 10), (0, 10), (1, 40), (1, 40)), ((0, 9), (1, 9))]
+)
+def test_no_group_is_held_out_that_is_all_of_a_class(groups: tuple[tuple[int, int], ...]) -> None:
+    labels = np.concatenate([np.full(images, label) for label, images in groups])
+    numbers = np.concatenate([np.full(images, n) for n, (_, images) in enumerate(groups)])
+    rest, held = holdout(labels, len(labels) // 5, 0, numbers)
+    assert {*labels[rest]} == {0, 1}
+    assert bool(len(held)) == (len(groups) > 2)
+    assert not {*numbers[rest]} & {*numbers[held]}
+
+
 def test_images_joined_by_copies_or_by_groups_form_one_group() -> None:
     copies = np.array([0, 0, 1, 2, 3, 4])
     sources = np.array([0, 1, 1, 2, 3, 3])
