@@ -263,6 +263,17 @@ def test_no_group_is_held_out_that_is_all_of_a_class(groups: tuple[tuple[int, in
     assert not {*numbers[rest]} & {*numbers[held]}
 
 
+def test_empty_files_join_no_groups(tmp_path: Path) -> None:
+    rows = flat(tmp_path / "t", 60)
+    for n, row in enumerate(rows):
+        row["group"] = f"person {n // 6}"
+        if n % 6 == 5:
+            (tmp_path / "t" / row["file"]).write_bytes(b"")
+    told = ref(table(tmp_path / "t" / "labels.csv", rows), skip_unreadable=True)
+    images = data.read(told, "train")
+    assert len(set(images.groups[images.rows])) == 10
+
+
 def test_images_joined_by_copies_or_by_groups_form_one_group() -> None:
     copies = np.array([0, 0, 1, 2, 3, 4])
     sources = np.array([0, 1, 1, 2, 3, 3])
