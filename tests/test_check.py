@@ -274,6 +274,15 @@ def test_empty_files_join_no_groups(tmp_path: Path) -> None:
     assert len(set(images.groups[images.rows])) == 10
 
 
+@pytest.mark.parametrize("names", [("eval", "test"), ("valid", "eval")])
+def test_eval_is_the_part_that_no_other_name_is(names: tuple[str, str], tmp_path: Path) -> None:
+    rows = flat(tmp_path / "t", 40)
+    for n, row in enumerate(rows):
+        row["split"] = ("train", "train", *names)[n // 2 % 4]
+    found = examine(ref(table(tmp_path / "t" / "labels.csv", rows)))
+    assert found.parts == {"train": 20, "validation": 10, "test": 10}
+
+
 def test_images_joined_by_copies_or_by_groups_form_one_group() -> None:
     copies = np.array([0, 0, 1, 2, 3, 4])
     sources = np.array([0, 1, 1, 2, 3, 3])
