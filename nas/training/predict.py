@@ -25,6 +25,7 @@ from nas.data.batches import tensor
 from nas.data.footprint import at_once
 from nas.data.images import Images, Pixels
 from nas.data.picture import decode, fitted, reason
+from nas.data.processes import cores
 from nas.errors import DataError, NasError
 
 Shape = tuple[int, int, int]  # channels, height, width
@@ -34,7 +35,14 @@ T = TypeVar("T")
 UNSURE = 0.5  # below, the best class is less likely than all others together
 BATCH = 256  # images decoded and predicted at once, fewer of large ones
 
+LEAST = 1e-30  # of a probability before its logarithm is taken, which is finite in float32
+
 Probabilities = npt.NDArray[np.float32]
+
+
+def tempered(probabilities: Tensor, temperature: float) -> Tensor:
+    """Probabilities (images, classes) with the logits behind them divided by the temperature."""
+    return (probabilities.clamp_min(LEAST).log() / temperature).softmax(1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -198,7 +206,7 @@ def stream(
 ) -> Iterator[tuple[Path, Prediction | NasError]]:
     """Each file with its prediction, or with why it cannot be read, in their order. Raises NasError
     with the ``name`` of the model where an answer is not finite."""
-    threads = len(os.sched_getaffinity(0))
+    threads = cores()
 
     def read(path: Path) -> Pixels | NasError:
         try:

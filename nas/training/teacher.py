@@ -29,8 +29,7 @@ from nas.text import counted
 from nas.training.card import class_numbers
 from nas.training.models import Model, load_model
 from nas.training.outputs import outputs
-
-LEAST = 1e-30  # smallest probability: its logarithm is finite in float32
+from nas.training.predict import tempered
 
 
 def digest_of(models: Sequence[Model]) -> str:
@@ -200,10 +199,7 @@ class Teacher:
 def softened(each: Sequence[Tensor], columns: Sequence[Tensor], temperature: float) -> Tensor:
     """The mean of several models' probabilities (images, classes), each softened by the
     temperature, in the order of the data's classes."""
-    soft = [
-        (p[:, own].float().clamp_min(LEAST).log() / temperature).softmax(1)
-        for p, own in zip(each, columns, strict=True)
-    ]
+    soft = [tempered(p[:, own].float(), temperature) for p, own in zip(each, columns, strict=True)]
     return torch.stack(soft).mean(0)
 
 
