@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -22,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from nas.data.processes import cores
 from nas.errors import NasError, brief
 from nas.training.card import Card, Described
 from nas.training.models import Model, read
@@ -95,7 +95,7 @@ class OnnxModel(Described):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = cores()
         options.log_severity_level = 3
         try:
             self.session = onnxruntime.InferenceSession(
