@@ -251,6 +251,38 @@ def test_a_group_that_is_most_of_a_class_stays_in_training() -> None:
         assert len(held) > 10
 
 
+@pytest.mark.parametrize(
+    "groups", [((0, 10), (1, 45), (1, 45)), ((0, 10), (0, 10), (1, 40), (1, 40)), ((0, 9), (1, 9))]
+)
+def test_no_group_is_held_out_that_is_all_of_a_class(groups: tuple[tuple[int, int], ...]) -> None:
+    labels = np.concatenate([np.full(images, label) for label, images in groups])
+    numbers = np.concatenate([np.full(images, n) for n, (_, images) in enumerate(groups)])
+    rest, held = holdout(labels, len(labels) // 5, 0, numbers)
+    assert {*labels[rest]} == {0, 1}
+    assert bool(len(held)) == (len(groups) > 2)
+    assert not {*numbers[rest]} & {*numbers[held]}
+
+
+def test_empty_files_join_no_groups(tmp_path: Path) -> None:
+    rows = flat(tmp_path / "t", 60)
+    for n, row in enumerate(rows):
+        row["group"] = f"person {n // 6}"
+        if n % 6 == 5:
+            (tmp_path / "t" / row["file"]).write_bytes(b"")
+    told = ref(table(tmp_path / "t" / "labels.csv", rows), skip_unreadable=True)
+    images = data.read(told, "train")
+    assert len(set(images.groups[images.rows])) == 10
+
+
+@pytest.mark.parametrize("names", [("eval", "test"), ("valid", "eval")])
+def test_eval_is_the_part_that_no_other_name_is(names: tuple[str, str], tmp_path: Path) -> None:
+    rows = flat(tmp_path / "t", 40)
+    for n, row in enumerate(rows):
+        row["split"] = ("train", "train", *names)[n // 2 % 4]
+    found = examine(ref(table(tmp_path / "t" / "labels.csv", rows)))
+    assert found.parts == {"train": 20, "validation": 10, "test": 10}
+
+
 def test_images_joined_by_copies_or_by_groups_form_one_group() -> None:
     copies = np.array([0, 0, 1, 2, 3, 4])
     sources = np.array([0, 1, 1, 2, 3, 3])

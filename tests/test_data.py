@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import pickle
 import struct
@@ -506,6 +507,20 @@ def test_statistics_are_those_of_the_floats() -> None:
     normal = batches.statistics(images)
     assert normal.mean == pytest.approx(floats.mean((0, 2, 3)).tolist(), rel=1e-12)
     assert normal.std == pytest.approx(floats.std((0, 2, 3), correction=0).tolist(), rel=1e-12)
+
+
+def test_statistics_are_kept_in_a_cache_behind_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "home").symlink_to(tmp_path / "disk")
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path / "home" / "nas"))
+    write_folder(tmp_path / "d", {"a": 10, "b": 10})
+    images = data.load(DataRef(name="imagefolder", dir=str(tmp_path / "d")), "train")
+    normal = batches.statistics(images)
+    kept = batches.beside(images)
+    assert kept is not None
+    assert json.loads(kept.read_text()) == [list(normal.mean), list(normal.std)]
 
 
 def test_streamed_batches_are_the_resident_ones_to_the_bit() -> None:

@@ -148,6 +148,19 @@ def test_attention_is_learnt_where_maps_agree_in_size_whatever_their_width(large
         teaching(job_of(large, pattern="INPUT -> FLATTEN -> FC", attention=1.0), student)
 
 
+def test_attention_looks_past_auxiliary_classifiers(tmp_path: Path) -> None:
+    """The map at which one branches off is that of the element before it."""
+    branched = SMALL.replace("POOL", "AUX(width=4, hidden=8) -> POOL", 1)
+    file = model_file(tmp_path / "branched.safetensors", branched)
+    student = nas.build(parse(branched), seed=2)
+    made, x, _ = teaching(job_of(file, pattern=branched, attention=5.0), student)
+    assert made.stages == (teacher.Stage(2, (2,)), teacher.Stage(7, (7,)))
+    with made.watching():
+        output = student(x)
+        made.loss(output[0].sum() * 0, output, x).backward()
+    assert student[0].weight.grad.abs().sum() > 0
+
+
 def test_a_student_learns_from_outputs_alone(large: Path, tmp_path: Path) -> None:
     """With all weight on the teacher, the student ends with the teacher's answers, not the labels':
     an untrained teacher knows nothing of these."""

@@ -206,6 +206,14 @@ def test_a_photograph_is_upright(ending: str, tolerance: int, tag: int, tmp_path
     assert pixels[:8].mean() > pixels[-8:].mean() + 100
 
 
+def test_a_tag_that_means_no_rotation_turns_nothing(tmp_path: Path) -> None:
+    tags = Image.Exif()
+    tags[picture.ORIENTATION] = 9  # 1 to 8 are defined
+    Image.fromarray(colour(0, height=20, width=40)).save(tmp_path / "a.png", exif=tags)
+    told = picture.header((tmp_path / "a.png").read_bytes())
+    assert (told.height, told.width) == (20, 40)
+
+
 def test_the_first_frame_is_taken_and_counted(tmp_path: Path) -> None:
     for name, label in (("a", 0), ("b", 1)):
         (tmp_path / "d" / name).mkdir(parents=True)
@@ -524,6 +532,29 @@ def test_all_that_cannot_be_read_is_told_at_once_or_left_out(count: int, tmp_pat
     for path in (cut, root / "a/0003.png", root / "a/0005.png", root / "b/zzz.png"):
         path.unlink()
     assert data.identity(ref(root)) == skipped  # the same images, without the others
+
+
+def test_what_could_not_be_read_may_be_removed(tmp_path: Path) -> None:
+    root = folder(tmp_path / "d", 10)
+    (root / "a" / "0.png").write_text("hello")  # before all others
+    skipping = ref(root, skip_unreadable=True)
+    assert examine(skipping).skipped["unreadable"][0] == 1
+    (root / "a" / "0.png").unlink()
+    anew()
+    assert examine(skipping).classes == {"a": 10, "b": 10}
+    images, names = data.load(skipping, "test"), data.names(skipping)
+    for row in images.rows:
+        expected = np.asarray(Image.open(root / names[row])).transpose(2, 0, 1)
+        np.testing.assert_array_equal(images.pixels[row], expected)
+
+
+def test_a_folder_may_be_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = folder(tmp_path / "d")
+    expected = data.names(ref(root))
+    monkeypatch.chdir(root)
+    assert data.names(ref(Path("."))) == expected
 
 
 def test_a_refusal_names_twenty_at_most(tmp_path: Path) -> None:

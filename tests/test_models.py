@@ -98,6 +98,8 @@ def test_files_pictures_and_arrays_of_one_image_get_one_answer(
         pictures, paths, list(map(str, paths)), torch.from_numpy(pixels), list(pixels),
         [paths[0], pictures[1], pixels[2]], (path for path in paths),
         [picture.convert("RGB") for picture in pictures],
+        np.ascontiguousarray(pixels[:, :, ::-1, ::-1])[:, :, ::-1, ::-1],  # mirrored twice
+        [np.asarray(picture)[None] for picture in pictures],  # read-only
     ]  # fmt: skip
     for images in given:
         found = trained.model.predict(images)
@@ -109,7 +111,11 @@ def test_files_pictures_and_arrays_of_one_image_get_one_answer(
 
 
 @pytest.mark.parametrize(
-    "images", [np.zeros((1, 8, 8), np.float32), np.zeros((8, 8, 3), np.uint8), [None], 7]
+    "images",
+    [
+        *(np.zeros((1, 8, 8), np.float32), np.zeros((8, 8, 3), np.uint8), [None], 7),
+        *(np.zeros((1, 8, 8), object), np.zeros((1, 8, 8), ">u2"), np.zeros((1, 0, 8), np.uint8)),
+    ],
 )
 def test_what_is_no_image_is_told(trained: Trained, images: Any) -> None:
     with pytest.raises(NasError, match="is no image"):
@@ -375,7 +381,8 @@ def test_a_disk_without_room_is_told_before_the_training(tmp_path: Path) -> None
     def small() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
-    command = [sys.executable, "-m", "nas.cli", "train", PATTERN, "--epochs=1", "-o", "out"]
+    # -B: bytecode would be cut short, too, and nothing could import it afterwards.
+    command = [sys.executable, "-B", "-m", "nas.cli", "train", PATTERN, "--epochs=1", "-o", "out"]
     ended = subprocess.run(
         command, cwd=tmp_path, preexec_fn=small, capture_output=True, text=True, timeout=120
     )

@@ -42,6 +42,8 @@ PATTERNS = [
     "CONV(8) -> BN -> RELU -> CONV(8, groups=8) -> BN -> RELU -> CONV(16, 1) -> GAP(2) -> FC(12) "
     "-> BN -> RELU -> FC",
     "CONV(16) -> BN -> RELU -> POOL -> AUX -> CONV(32, groups=2) -> LRN -> DROPOUT(0.2) -> FC",
+    "CONV(16) -> BN -> RELU -> CONV(10, 1) -> GAP",
+    "CONV(16) -> RELU -> FC(20) -> RELU -> FC(10) -> BN",
 ]
 
 
@@ -187,6 +189,7 @@ def test_a_block_tells_by_its_annotations_what_becomes_narrower(monkeypatch) -> 
         ("CONV(1) -> GAP -> FC", 0.5, "nothing becomes narrower"),
         ("INCEPTION(width=16) -> GAP -> FC", 0.5, "nothing becomes narrower"),
         ("FLATTEN -> FC", 0.5, "nothing becomes narrower"),
+        ("CONV(8) -> DENSE(2) -> GAP", 0.5, "leaves 6 classes of 10"),
     ],
 )
 def test_what_cannot_become_narrower_is_said(text: str, factor: float, told: str) -> None:

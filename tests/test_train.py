@@ -306,6 +306,19 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "c").read_bytes() == before
 
 
+def test_a_checkpoint_from_other_initial_weights_is_refused(tmp_path: Path) -> None:
+    weights, path = tmp_path / "w.pt", tmp_path / "c"
+    whole = job(epochs=1, recipe=Recipe(init=str(weights)))
+    for seed in (0, 0, 1):
+        torch.save(nas.build(nas.parse(whole.pattern), seed=seed).state_dict(), weights)
+        if seed == 0:
+            trained(whole, checkpoint=path)
+    before = path.read_bytes()
+    with pytest.raises(StudyError, match=r"c began from other weights than .*w\.pt has now"):
+        trained(whole, checkpoint=path)
+    assert path.read_bytes() == before
+
+
 def test_a_training_goes_on_whatever_is_known_of_its_latency(tmp_path: Path) -> None:
     """A candidate that was measured at its first rung, or whose bound was moved meanwhile."""
     with pytest.raises(Interrupted):

@@ -75,7 +75,8 @@ def statistics(images: Images) -> Normal:
 def beside(images: Images, what: str = "statistics", ending: str = "json") -> Path | None:
     """The file, beside a cached array, that caches a result on these rows; None if not cached."""
     name = getattr(images.pixels, "filename", None)
-    if name is None or not Path(name).is_relative_to(cache.folder()):
+    # Both resolved, as numpy resolves a map's name: a home directory is often a link.
+    if name is None or not Path(name).resolve().is_relative_to(cache.folder().resolve()):
         return None
     return Path(name).with_name(f"{what}-{digest(images.rows.tobytes()).hex()}.{ending}")
 

@@ -34,6 +34,7 @@ from nas.text import counted
 KEPT = 512 * 512  # the most pixels of images that keep the size that all of them have
 LARGEST = 224  # the side that other images are resized to, at most
 NAMED = 20  # unreadable images that a refusal names
+GROUPED = 1  # version of the groups: increased whenever the same images get others
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -210,13 +211,17 @@ def prepared(ref: DataRef) -> Prepared:
             f"{sum(map(len, rows.values()))} in "
             f"{counted(len(found.classes), 'class', 'classes')} here and now"
         )
-    # Sorting all digests and joining them takes seconds for a million: once a set.
-    if known := recall(dataclasses.replace(ref, identity=actual)):
+    # Sorting all digests and joining them takes seconds for a million: once a set. The same images
+    # may lie in other rows there, where other files beside them could not be read.
+    known = recall(dataclasses.replace(ref, identity=actual))
+    if known and known.decoded.folder == kept.folder:
         return known
     channels, height, width = kept.pixels.shape[1:]
     info = Info(channels=channels, height=height, width=width, classes=found.classes,
                 parts=tuple(rows))  # fmt: skip
-    groups = splits.together(digests.numbered(bytes_), grouped(found, ref.group_by))
+    copies = digests.numbered(bytes_)
+    copies[~good] += len(copies) * (1 + np.flatnonzero(~good))  # two empty files are no copies
+    groups = splits.together(copies, grouped(found, ref.group_by))
     sketches = {part: digests.sketch(bytes_[n]) for part, n in rows.items()}
     images = Prepared(info, actual, kept, found.labels, groups, rows, looked.side, sketches)
     remember(ref, images)
@@ -286,7 +291,7 @@ def grouped(found: Listing, group_by: str) -> npt.NDArray[np.int64]:
 
 
 def place(ref: DataRef, identity: str, root: str = "") -> Path:
-    form = FORM, digests.SKETCH, KEPT, LARGEST
+    form = GROUPED, FORM, digests.SKETCH, KEPT, LARGEST
     key = repr((*form, identity, ref.size, ref.skip_unreadable, ref.group_by, root)).encode()
     return cache.folder() / "prepared" / f"{hashlib.sha256(key).hexdigest()[:32]}.safetensors"
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 GREY = frozenset({"1", "L", "LA", "La", *DEEP})
 ORIENTATION = 0x0112
+SIDEWAYS = range(5, 9)
 SMALL = 4096  # bytes
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG"
 
@@ -80,7 +81,7 @@ def header(data: bytes) -> Header:
             # A PNG may have its tags at the end, and Pillow decodes it all to find them. For TIFF,
             # ``image.size`` is upright already.
             tags = image.format != "PNG" or b"eXIf" in data or b"rientation" in data
-            if image.format != "TIFF" and tags and image.getexif().get(ORIENTATION, 1) >= 5:
+            if image.format != "TIFF" and tags and image.getexif().get(ORIENTATION) in SIDEWAYS:
                 width, height = height, width
             frames = image.format != "MPO" and bool(getattr(image, "is_animated", False))
             own = image.mode in OWN_RANGE and not known_range(image)

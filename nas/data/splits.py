@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,8 +18,8 @@ def holdout(
     The images of each class are ranked in an order drawn from ``seed``; the lowest ranks, as
     fractions of the class, are held out, so every class keeps an image in the rest. ``groups`` are
     kept whole: a group is ranked in the class of its first image, by the middle of its images.
-    Groups are taken until there are ``count`` images, skipping any that would exceed ``count`` by
-    more than a tenth; if all would, the smallest is taken, and of a single group nothing.
+    Groups are taken until there are ``count`` images, skipping any that holds all that is left of a
+    class or would exceed ``count`` by more than a tenth; if all would, the smallest is taken.
     """
     # RandomState, not Generator: numpy promises that its stream never changes.
     order = np.random.RandomState(seed).permutation(len(labels))
@@ -53,16 +55,27 @@ def _grouped(
     # The middle of the group's images: a group that is most of its class stays in the rest.
     place = np.empty(len(names))
     place[by_class] = (ends - before - taken / 2) / whole
+    by_group = labels[order][np.argsort(group, kind="stable")]
+    ends = sizes.cumsum()
+    left = np.bincount(labels)  # of each class
     held = np.zeros(len(names), bool)
+
+    def hold(each: int) -> bool:
+        """Holds a group out, unless a class would have no image left."""
+        inside = Counter(by_group[ends[each] - sizes[each] : ends[each]].tolist())
+        held[each] = all(images < left[label] for label, images in inside.items())
+        for label, images in inside.items() if held[each] else ():
+            left[label] -= images
+        return bool(held[each])
+
     total = 0
     for each in np.lexsort((first, place)):
         if total >= count:
             break
-        if total + sizes[each] <= count * 1.1 and place[each] < 1:
-            held[each] = True
+        if total + sizes[each] <= count * 1.1 and hold(each):
             total += int(sizes[each])
-    if not total and len(names) > 1:
-        held[np.lexsort((first, sizes))[0]] = True
+    if not total:
+        any(map(hold, np.lexsort((first, sizes))))  # one, the smallest
     chosen = held[group]
     return np.sort(order[~chosen]), np.sort(order[chosen])
 

@@ -80,6 +80,7 @@ def read(
     """The rows of each part, and the columns that are not used; what is left out is counted in
     ``found``. Raises DataError, with the line."""
     named: dict[Part, list[Named]] = {part: [] for part in ORDER}
+    either: list[Named] = []  # of validation or test
     unused: tuple[str, ...] = ()
     at = 0  # the last line read
     try:
@@ -114,8 +115,9 @@ def read(
                 if why := kinds.unread(name):
                     found.skip(why, name)
                     continue
-                part = part_named(cells.get("part", ""), where)
-                named[part].append(Named(label, name, cells.get("group", "")))
+                parts = parts_named(cells.get("part", ""), where)
+                of = named[parts[0]] if len(parts) == 1 else either
+                of.append(Named(label, name, cells.get("group", "")))
     except UnicodeError as error:
         raise DataError(
             f"{path} is neither UTF-8 nor UTF-16 ({error}): save it as UTF-8"
@@ -127,6 +129,7 @@ def read(
         ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read as a table: {error}") from error
+    named["validation" if named["test"] else "test"] += either
     return named, unused
 
 
@@ -212,11 +215,11 @@ def found_columns(path: Path, names: Sequence[str], group_by: str) -> dict[str, 
     return columns
 
 
-def part_named(name: str, where: str) -> Part:
+def parts_named(name: str, where: str) -> tuple[Part, ...]:
     parts, rest = kinds.part_of(name)
     if name and (not parts or rest):
         raise DataError(f"{where}: the part {name!r} is none of train, validation, test")
-    return parts[-1] if parts else "train"
+    return parts or ("train",)
 
 
 def add(root: Path, name: str, label: int, found: Gathered) -> None:

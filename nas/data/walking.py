@@ -194,7 +194,7 @@ def walk(root: Path, path: Path, label: int, found: Gathered, above: Above = ())
     if not path.is_dir():
         return
     here = within(path, above)
-    start = f"{path}/"[len(str(root)) + 1 :]
+    start = f"{path.relative_to(root)}/"
     names: list[str] = []
     states: list[tuple[int, int]] = []
     try:

@@ -281,6 +281,6 @@ def _read_space(data: Mapping[str, Any], input: Shape | None, classes: int | Non
 def _own_input(data: Mapping[str, Any]) -> Shape:
     own = data.get("input", list(DEFAULT_INPUT))
     fits = isinstance(own, list) and len(own) == 3
-    if not fits or any(type(size) is not int or not 1 <= size <= 65_536 for size in own):
+    if not fits or any(type(size) is not int or not 1 <= size <= LARGEST for size in own):
         raise SpaceError(f"input: {own!r}: must be [channels, height, width]")
     return tuple(own)

@@ -26,7 +26,7 @@ from nas.text import counted
 from nas.training.card import Described
 from nas.training.device import with_threads
 from nas.training.models import Model, free_for, load_model, read, save_once
-from nas.training.predict import Probabilities
+from nas.training.predict import Probabilities, tempered
 
 VERSION = 1
 TIMED = 200  # images one by one
@@ -68,7 +68,7 @@ class Cascade(Described):
             if not len(left):
                 break
             each = torch.from_numpy(member.model.probabilities(pixels[left]))
-            soft = (each.clamp_min(1e-30).log() / member.temperature).softmax(1)
+            soft = tempered(each, member.temperature)
             stops = soft.max(1).values >= member.threshold
             if number + 1 == len(self.members):
                 stops[:] = True  # NaN, too: no image is left without an answer

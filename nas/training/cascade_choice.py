@@ -18,13 +18,12 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
 
-from nas.training.predict import Probabilities
+from nas.training.predict import LEAST, Probabilities
 
 Labels = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-LEAST = 1e-30  # probability, before its logarithm is taken
 MOST = 3  # members
 FOLDS = 5
 MARGINS = (0.0, 0.0025, 0.005, 0.01, 0.02, np.inf)  # of accuracy; inf: as accurate as possible

@@ -31,7 +31,8 @@ FORMAT = b"nas-checkpoint-1"
 @dataclass(frozen=True, slots=True)
 class Training:
     """The state of a training. ``generator`` draws order and augmentation; ``average`` is the
-    moving average of the weights, if the recipe has one."""
+    moving average of the weights, if the recipe has one; ``init`` the digest of the file of initial
+    weights, if there is one."""
 
     job: Job
     module: nn.Module
@@ -40,6 +41,7 @@ class Training:
     device: torch.device
     curve: list[Epoch]
     average: AveragedModel | None = None
+    init: str = ""
 
 
 def keep(training: Training, path: str | Path) -> None:
@@ -47,6 +49,7 @@ def keep(training: Training, path: str | Path) -> None:
     cuda = training.device.type == "cuda"
     state = {
         "identity": training.job.training_key,
+        "init": training.init,
         "module": training.module.state_dict(),
         "average": training.average.state_dict() if training.average else None,
         "optimizer": training.optimizer.state_dict(),
@@ -76,6 +79,11 @@ def resume(training: Training, path: str | Path) -> None:
     job = training.job
     if state["identity"] != job.training_key:
         raise StudyError(f"{path} belongs to another training: name another file or remove it")
+    if state.get("init", training.init) != training.init:  # older checkpoints do not tell
+        raise StudyError(
+            f"{path} began from other weights than {job.recipe.init} has now: name another file or "
+            "remove it"
+        )
     epoch, most = len(state["curve"]), shared(job.recipe.schedule, job.recipe.freeze, job.epochs)
     if epoch > most:
         raise StudyError(
@@ -90,6 +98,12 @@ def resume(training: Training, path: str | Path) -> None:
     if training.device.type == "cuda" and state["cuda"] is not None:
         torch.cuda.set_rng_state(state["cuda"], training.device)
     training.curve[:] = [Epoch(**point) for point in state["curve"]]
+
+
+def digest_of(init: str) -> str:
+    """The SHA-256 of a file of initial weights; empty for none, and for a network's name."""
+    file = Path(init).expanduser()
+    return hashlib.sha256(file.read_bytes()).hexdigest() if init and file.is_file() else ""
 
 
 def scored(state: Mapping[str, Any]) -> dict[str, Tensor]:

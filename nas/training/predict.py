@@ -21,9 +21,11 @@ from torch import Tensor
 
 from nas.data import kinds
 from nas.data.augment import resize
+from nas.data.batches import tensor
 from nas.data.footprint import at_once
 from nas.data.images import Images, Pixels
 from nas.data.picture import decode, fitted, reason
+from nas.data.processes import cores
 from nas.errors import DataError, NasError
 from nas.processes import cores
 
@@ -34,7 +36,14 @@ T = TypeVar("T")
 UNSURE = 0.5  # below, the best class is less likely than all others together
 BATCH = 256  # images decoded and predicted at once, fewer of large ones
 
+LEAST = 1e-30  # of a probability before its logarithm is taken, which is finite in float32
+
 Probabilities = npt.NDArray[np.float32]
+
+
+def tempered(probabilities: Tensor, temperature: float) -> Tensor:
+    """Probabilities (images, classes) with the logits behind them divided by the temperature."""
+    return (probabilities.clamp_min(LEAST).log() / temperature).softmax(1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,7 +116,7 @@ def _each(images: Any, shape: Shape) -> Iterator[Tensor]:
     if isinstance(images, str | os.PathLike):
         yield torch.from_numpy(_decoded(Path(images), shape))[None]
     elif isinstance(images, np.ndarray | Tensor):
-        yield from _of_array(torch.as_tensor(images), shape).split(1)
+        yield from _of_array(images, shape).split(1)
     elif hasattr(images, "getexif"):  # Pillow's
         try:
             pixels = np.array(fitted(images, shape), order="C")
@@ -124,14 +133,16 @@ def _each(images: Any, shape: Shape) -> Iterator[Tensor]:
         )
 
 
-def _of_array(pixels: Tensor, shape: Shape) -> Tensor:
-    pixels = pixels[None] if pixels.ndim == 3 else pixels
-    if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != shape[0]:
-        kind = f"{str(pixels.dtype).removeprefix('torch.')} of {tuple(pixels.shape)}"
+def _of_array(images: npt.NDArray[Any] | Tensor, shape: Shape) -> Tensor:
+    pixels = images[None] if images.ndim == 3 else images
+    kind, sizes = str(pixels.dtype).removeprefix("torch."), tuple(pixels.shape)
+    if kind != "uint8" or len(sizes) != 4 or sizes[1] != shape[0] or 0 in sizes[2:]:
         raise DataError(
-            f"an array of {kind} is no image for this model: must be uint8, from 0 to 255, of "
-            f"({shape[0]}, height, width) or (images, {shape[0]}, height, width)"
+            f"an array of {kind} of {sizes} is no image for this model: must be uint8, from 0 to "
+            f"255, of ({shape[0]}, height, width) or (images, {shape[0]}, height, width)"
         )
+    if isinstance(pixels, np.ndarray):
+        pixels = tensor(np.ascontiguousarray(pixels))  # torch takes no mirrored array
     return resize(pixels, shape[1:])
 
 

@@ -46,22 +46,21 @@ def narrowed(architecture: Architecture, factor: float) -> Architecture:
     """
     if not 0 < factor < 1:
         raise NasError(f"--width {factor:g}: must be above 0 and below 1")
-    *body, head = architecture.steps
-    widths = _rounded(body, factor)
+    # The last element with a width makes the classes, as FC or before GAP.
+    head = max((n for n, step in enumerate(architecture.steps) if any(_widths(step))), default=0)
+    widths = _rounded(architecture.steps[:head], factor)
     x: Shape = architecture.input
     steps: list[Step] = []
     try:
-        for step in body:
+        for number, step in enumerate(architecture.steps):
             args: dict[str, Scalar] = dict(step.args)
-            if _depthwise(step):
-                args |= {"width": x[0], "groups": x[0]}
-            else:
-                args |= {p.name: widths[width] for p, width in _widths(step)}
+            if number < head:
+                depthwise = {"width": x[0], "groups": x[0]} if _depthwise(step) else None
+                args |= depthwise or {p.name: widths[width] for p, width in _widths(step)}
             if any(p.name == CLASSES for p in parameters(step.name)):
                 args[CLASSES] = architecture.classes
             steps += realise(step.name, tuple(args.items()), x)
             x = steps[-1].cost.shape if steps else x
-        steps += realise(head.name, head.args, x)
         made = parse(str(Architecture(architecture.input, tuple(steps))))
     except (ShapeError, PatternError) as error:
         raise NasError(f"--width {factor:g}: the network cannot be so narrow: {error}") from None
@@ -69,6 +68,11 @@ def narrowed(architecture: Architecture, factor: float) -> Architecture:
         raise NasError(
             f"--width {factor:g}: leaves {made.params:,} params of {architecture.params:,}: "
             "nothing becomes narrower"
+        )
+    if made.classes != architecture.classes:
+        raise NasError(
+            f"--width {factor:g}: leaves {made.classes} classes of {architecture.classes}: the "
+            f"channels of {architecture.steps[head]} become classes"
         )
     return made
 

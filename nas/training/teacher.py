@@ -24,13 +24,12 @@ from nas.data.footprint import RESIDENT
 from nas.errors import NasError, RecipeError, brief
 from nas.job import Job, Recipe
 from nas.language.architecture import Architecture, parse
-from nas.language.expression import show
+from nas.language.expression import Aux, show
 from nas.text import counted
 from nas.training.card import class_numbers
 from nas.training.models import Model, load_model
 from nas.training.outputs import outputs
-
-LEAST = 1e-30  # smallest probability: its logarithm is finite in float32
+from nas.training.predict import tempered
 
 
 def digest_of(models: Sequence[Model]) -> str:
@@ -200,10 +199,7 @@ class Teacher:
 def softened(each: Sequence[Tensor], columns: Sequence[Tensor], temperature: float) -> Tensor:
     """The mean of several models' probabilities (images, classes), each softened by the
     temperature, in the order of the data's classes."""
-    soft = [
-        (p[:, own].float().clamp_min(LEAST).log() / temperature).softmax(1)
-        for p, own in zip(each, columns, strict=True)
-    ]
+    soft = [tempered(p[:, own].float(), temperature) for p, own in zip(each, columns, strict=True)]
     return torch.stack(soft).mean(0)
 
 
@@ -231,9 +227,14 @@ def shared_stages(student: Architecture, teachers: Sequence[Architecture]) -> tu
 
 
 def _ends(architecture: Architecture) -> dict[tuple[int, ...], int]:
-    """The last element for each output size (height, width) over 1."""
-    shapes = [step.cost.shape for step in architecture.steps]
-    return {s[1:]: k for k, s in enumerate(shapes) if len(s) == 3 and max(s[1:]) > 1}
+    """The last element for each output size (height, width) over 1; auxiliary classifiers, whose
+    modules answer logits, do not count."""
+    shapes = {
+        number: step.cost.shape
+        for number, step in enumerate(architecture.steps)
+        if not isinstance(step.node, Aux)
+    }
+    return {s[1:]: k for k, s in shapes.items() if len(s) == 3 and max(s[1:]) > 1}
 
 
 @contextlib.contextmanager

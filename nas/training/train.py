@@ -40,7 +40,7 @@ from nas.language.expression import leaves, show
 from nas.language.layers import BatchNorm
 from nas.metrics import ACCURACY
 from nas.text import counted
-from nas.training.checkpoint import Training, keep, resume
+from nas.training.checkpoint import Training, digest_of, keep, resume
 from nas.training.device import available, seeded
 from nas.training.graph import Forward, Step, eager_forward, forward_of, step_of
 from nas.training.network import build
@@ -159,6 +159,7 @@ def set_up(
         device,
         curve=[],
         average=Average(module, recipe.ema) if recipe.ema else None,
+        init=digest_of(recipe.init),
     )
     return Start(training, train, normal, augment, min(recipe.batch, len(train)))
 
