@@ -170,9 +170,31 @@ def test_what_a_candidate_prints_is_no_data(tmp_path: Path) -> None:
 def test_an_exhausted_space_is_told(here: Here, tmp_path: Path) -> None:
     told = ("--space", "linear", "--trials", "5", "--workers", "0")
     ended = here(tmp_path, "search", *told, *STUB)
-    assert "nas: every architecture drawn has been evaluated" in ended.stderr
+    assert "nas: every network of the space has been evaluated" in ended.stderr
     assert "with --trials" not in ended.stderr
     assert len(trials(tmp_path)) == 1
+
+
+def test_no_forecast_is_of_more_trials_than_the_space_has_networks(
+    here: Here, tmp_path: Path
+) -> None:
+    """Of six, of which one is over the bound."""
+    file = tmp_path / "widths.yaml"
+    file.write_text(
+        "name: widths\npattern: INPUT -> CONV(width=w) -> GAP -> FC\n"
+        "where: {w: {choice: [4, 8, 12, 16, 20, 24]}}\nconstraints: {params: '<= 450'}\n"
+    )
+    told = ("search", "--space", str(file), "--workers", "0", *STUB)
+    ended = here(tmp_path, *told, "--trials", "3").stderr
+    assert "with --trials 5 resumes" in ended
+    ended = here(tmp_path, *told, "--trials", "20").stderr  # as many as are asked for
+    assert "with --trials" not in ended
+    assert "more trials" not in ended
+    ended = here(tmp_path, *told, "--trials", "20").stderr
+    assert "nas: 5 of 20 trials" in ended
+    assert " left" not in ended
+    assert "with --trials" not in ended
+    assert len(trials(tmp_path)) == 5
 
 
 def test_a_budget_of_time_says_why_it_is_over_and_how_to_go_on(here: Here, tmp_path: Path) -> None:

@@ -230,7 +230,9 @@ def _tell_end(plan: Plan, status: Status) -> None:
         print(f"nas: {times} failed: {brief(reason, 200)}", file=sys.stderr)
     if more := sum([*status.failures.values()][REASONS:]):
         print(f"nas: {more} failed for other reasons: nas trials ls -f json", file=sys.stderr)
-    if status.exhausted:
+    if status.left == 0:
+        print("nas: every network of the space has been evaluated", file=sys.stderr)
+    elif status.exhausted:
         print("nas: every architecture drawn has been evaluated", file=sys.stderr)
     elif status.vain:
         print(
@@ -256,10 +258,9 @@ def _why(seconds: float, status: Status) -> str:
 
 def _more(plan: Plan, status: Status) -> int:
     """How many more trials to suggest: as many as this run had within its time budget, or as the
-    study has."""
-    if status.out_of_time:
-        return status.ended
-    return max(plan.trials or 0, status.done)
+    study has; no more than its space has networks left."""
+    more = status.ended if status.out_of_time else max(plan.trials or 0, status.done)
+    return more if status.left is None else min(more, status.left)
 
 
 def _expected_gain(ahead: Outlook, status: Status) -> str:
@@ -272,7 +273,7 @@ def _expected_gain(ahead: Outlook, status: Status) -> str:
 
     pace = status.seconds / max(1, status.ended)
     about = f", about {screens.span(ahead.trials * pace)}" if status.ended else ""
-    more = f"{ahead.trials} more trials{about}:"
+    more = f"{counted(ahead.trials, 'more trial')}{about}:"
     if text(ahead.high) == text(0.0):
         return f"{more} not expected to improve the front"
     low, high = text(ahead.low), text(ahead.high)
@@ -304,14 +305,15 @@ def _tell_next(plan: Plan, storage: str, status: Status, ahead: Outlook | None) 
             )
         print(f"  nas report{study}{given} -o report.html", file=sys.stderr)
     print(f"  nas trials show {arguments}", file=sys.stderr)
-    if status.exhausted:
+    more = _more(plan, status)
+    if status.exhausted or not more:
         return
     if status.out_of_time:
         allowed = durations.show(plan.seconds or 0.0)
         print(f"  the same command resumes, for another {allowed}", file=sys.stderr)
     else:
-        more = _more(plan, status)
-        print(f"  the same command with --trials {2 * more} resumes", file=sys.stderr)
+        trials = max(plan.trials or 0, status.done) + more
+        print(f"  the same command with --trials {trials} resumes", file=sys.stderr)
     if ahead:
         print(f"  ({_expected_gain(ahead, status)})", file=sys.stderr)
 

@@ -3,6 +3,7 @@ constraints, which parameters have no effect."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -22,6 +23,7 @@ from nas.spaces.space import Space
 
 DRAWS = 2_000  # random draws that all break a constraint, before a space counts as infeasible
 ENUMERATED = 20_000  # most settings that are counted by enumeration
+FEW = 1_000  # most settings that a search enumerates (0.2 ms each), to know which are left
 FLIPS = 40  # changes of a parameter without effect, before it counts as idle
 LEVELS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
@@ -90,8 +92,8 @@ def check(space: Space, draws: int = 1_000, seed: int = 0) -> Preflight:
     architectures = [architecture for _, architecture in valid]
     settings = _knuth([draw.odds for draw, _ in valid], draws)
     networks = None
-    if settings.value <= 2 * ENUMERATED and (known := _enumerate(space)):
-        settings, networks = Estimate(known[0]), known[1]
+    if settings.value <= 2 * ENUMERATED and (known := _enumerate(space, ENUMERATED)):
+        settings, networks = Estimate(known[0]), len(known[1])
     seen = len(set(architectures)) if networks is None else networks
     excesses = [space.excess(architecture) for architecture in architectures]
     sizes = [arithmetic(architecture) for architecture in architectures]
@@ -112,6 +114,24 @@ def check(space: Space, draws: int = 1_000, seed: int = 0) -> Preflight:
         warnings=(),
     )
     return dataclasses.replace(result, warnings=(*_warnings(result), *_unmeasured(space)))
+
+
+def few(space: Space) -> frozenset[str] | None:
+    """The fingerprints of all networks of a space that meet its arithmetic constraints; None where
+    it has more than ``FEW`` settings, or searches the recipe too."""
+    if len(space.fixed) < len(space.recipe):
+        return None
+    rng, estimate = random.Random(0), 0.0  # as in ``_knuth``
+    for _ in range(20):
+        draw = Draw(rng)
+        with contextlib.suppress(ShapeError):
+            space.suggest(draw)
+            estimate += draw.odds / 20
+        if estimate > 2 * FEW:
+            return None
+    if not (known := _enumerate(space, FEW)):
+        return None
+    return frozenset(each.fingerprint for each in known[1] if not space.excess(each))
 
 
 def refuse_empty(space: Space) -> None:
@@ -214,11 +234,11 @@ class _Path:
         return [*(b for b, _ in taken[:-1]), taken[-1][0] + 1] if taken else None
 
 
-def _enumerate(space: Space) -> tuple[int, int] | None:
-    """The number of valid settings and of different networks; None where there are too many."""
-    settings, networks = 0, set()
+def _enumerate(space: Space, most: int) -> tuple[int, set[Architecture]] | None:
+    """The number of valid settings and the different networks; None for more than ``most``."""
+    settings, networks = 0, set[Architecture]()
     branches: list[int] = []
-    for _ in range(ENUMERATED):
+    for _ in range(most):
         path = _Path(branches)
         try:
             networks.add(space.suggest(path))
@@ -229,7 +249,7 @@ def _enumerate(space: Space) -> tuple[int, int] | None:
             return None
         following = path.next()
         if following is None:
-            return settings, len(networks)
+            return settings, networks
         branches = following
     return None
 
