@@ -45,6 +45,31 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "nas.db"
 
 
+@pytest.mark.parametrize("form", ["table", "json", "csv"])
+@pytest.mark.parametrize(
+    ("pattern", "fault"),
+    [("garbage $$ (", "column 9: expected"), ("garbage", "it has no INPUT"), ("", "expected")],
+)
+def test_a_pattern_that_is_none_is_told_where_trials_are_listed(
+    whole: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    pattern: str,
+    fault: str,
+    form: str,
+) -> None:
+    """And nothing is told of the others."""
+    shutil.copy(whole, tmp_path)
+    with sqlite3.connect(tmp_path / "nas.db") as file:
+        file.execute("UPDATE nas_trials SET pattern = ? WHERE number = 3", [pattern])
+    file.close()
+    _, _, told = nas_here(capsys, monkeypatch, tmp_path, "trials", "ls", "-f", form)
+    assert told.startswith("nas: trial 3: its pattern in the record is damaged: ")
+    assert fault in told
+    assert told.count("\n") == 1
+
+
 JUNK: list[tuple[str, Any, tuple[str, ...], str]] = [
     # what is no JSON, or JSON of another form, in each of its columns
     ("nas_trials.metrics", '{"accuracy": 0.', (*LOOKS, "trials show 3", "dashboard", GOES_ON),
