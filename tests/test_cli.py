@@ -803,6 +803,11 @@ def test_wrong_input_is_one_sentence_and_nothing_is_written(
             (*SEARCH, "--zzz"),
             "--zzz: no such option of nas search; nas search --help lists",
         ),
+        *(  # not near any: --epochs, --study, --format
+            (typed, f"{typed[-1]}: no such option of nas {typed[0]}; nas {typed[0]} --help lists")
+            for typed in ((*SEARCH, "--nosuch"), (*SEARCH, "--stuff"), ("export", "--foo"))
+        ),
+        ((*SEARCH, "--data-dir", "x"), "did you mean --data?"),
         (
             (*SEARCH, "--lr", "0.1"),
             "--lr: no such option; as a setting of the recipe, --recipe lr=0.1",
