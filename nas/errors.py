@@ -20,6 +20,8 @@ import difflib
 import errno
 from collections.abc import Iterable
 
+from nas.text import spelt
+
 
 class NasError(Exception):
     """The root of the errors raised for bad input. The message is one actionable sentence."""
@@ -71,7 +73,7 @@ class NothingFound(NasError):
 
 def brief(message: str, most: int = 400) -> str:
     """A message, which may quote anything, as one printable line of at most ``most`` characters."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in message).split())
+    line = " ".join("".join(c if c.isprintable() else " " for c in spelt(message)).split())
     return line if len(line) <= most else f"{line[: most - 4]} ..."
 
 

@@ -24,6 +24,7 @@ from typing import Any
 import optuna
 import pytest
 import test_search
+from folders import folder
 from sqlalchemy import text
 from typed import ran
 from waiting import PATIENCE, eventually
@@ -195,6 +196,26 @@ def test_no_forecast_is_of_more_trials_than_the_space_has_networks(
     assert " left" not in ended
     assert "with --trials" not in ended
     assert len(trials(tmp_path)) == 5
+
+
+def test_in_a_locale_without_utf_8_a_name_is_told_as_it_was_written(tmp_path: Path) -> None:
+    """And that the locale is at fault: a class's name was said not to be UTF-8, and a study's ended
+    in a traceback."""
+    images = folder(tmp_path / "data", classes=("Blüte", "Käfer"))
+    ascii = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    told = ("search", "--space", "lenet_like", "--trials", "1", "--workers", "0", *STUB)
+    nas(tmp_path, *told, "--study", "s")
+    why = "is not in ascii, the encoding of this locale: PYTHONUTF8=1 makes it UTF-8\n"
+    for words, name in (
+        (("data", "check", str(images)), r"'Bl\xfcte'"),
+        (("trials", "ls", "--study", "Käfer"), r"'K\xe4fer'"),
+        ((*told, "--study", "Käfer"), r"'K\xe4fer'"),
+    ):
+        ended = nas(tmp_path, *words, status=2, **ascii).stderr
+        assert name in ended
+        assert ended.endswith(why)
+    nas(tmp_path, "report", "--top", "0", "-o", "Überblick.html", **ascii)
+    assert (tmp_path / "Überblick.html").exists()
 
 
 def test_a_budget_of_time_says_why_it_is_over_and_how_to_go_on(here: Here, tmp_path: Path) -> None:
