@@ -159,11 +159,10 @@ def run(
     if plan.job.evaluator:
         evaluator(plan.job.evaluator)
     with contextlib.ExitStack() as held:
-        # Its workers import torch while this process opens the record and imports Optuna.
-        jobs = None if plan.trials is None else plan.trials + len(baselines)
-        opening = opened(_need(plan, networks.values()), jobs)
-        pool = held.enter_context(contextlib.closing(opening))
         store = held.enter_context(contextlib.closing(open_store(storage, study=plan.row())))
+        # Its workers import torch while this process imports Optuna.
+        opening = opened(_need(plan, networks.values()), _jobs(plan, store, baselines))
+        pool = held.enter_context(contextlib.closing(opening))
         plan = replace(in_full(store, plan), taught=tuple(teacher_names(store, plan.job.teachers)))
         descriptions = held.enter_context(predicted(store, plan))
         if progress:
@@ -203,6 +202,19 @@ def run(
 
             ahead = outlook(plan, study, rows, more, begun_with)
         return study, rows, replace(status, front=front, own=own), ahead
+
+
+def _jobs(plan: Plan, store: Store, baselines: Sequence[str]) -> int | None:
+    """The most jobs that the search may have, 0 where its study has all trials; None: unknown."""
+    if plan.trials is None:
+        return None
+    study = store.study_named(plan.study)
+    if study and store.begun(study.id) >= plan.trials:  # else the rows need not be read
+        rows = list(store.trials(study.id, states=ENDED))
+        left = {*baselines} - {row.baseline for row in rows}
+        if not left and sum(row.budgeted for row in rows) >= plan.trials:
+            return 0
+    return plan.trials + len(baselines)
 
 
 def _need(plan: Plan, beside: Iterable[Architecture]) -> int:
