@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -241,6 +241,21 @@ def replace(path: Path, data: bytes) -> None:
         raise NasError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         _drop(part)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[Callable[[Path], Path]]:
+    """For output of several files, which appears whole or not at all. Yields a function to call
+    with each path before it is written: if an error ends the block, the new ones are removed."""
+    with contextlib.ExitStack() as undone:
+
+        def new(path: Path) -> Path:
+            if not path.exists():
+                undone.callback(path.unlink, missing_ok=True)
+            return path
+
+        yield new
+        undone.pop_all()
 
 
 def _starts(path: Path) -> bytes:

@@ -20,6 +20,8 @@ import difflib
 import errno
 from collections.abc import Iterable
 
+from nas.text import spelt
+
 
 class NasError(Exception):
     """The root of the errors raised for bad input. The message is one actionable sentence."""
@@ -71,7 +73,7 @@ class NothingFound(NasError):
 
 def brief(message: str, most: int = 400) -> str:
     """A message, which may quote anything, as one printable line of at most ``most`` characters."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in message).split())
+    line = " ".join("".join(c if c.isprintable() else " " for c in spelt(message)).split())
     return line if len(line) <= most else f"{line[: most - 4]} ..."
 
 
@@ -103,10 +105,15 @@ def no_room(error: object) -> bool:
 
 def closest(name: str, known: Iterable[str]) -> str:
     """The nearest of the known names; empty where none is near. If ``name`` is a prefix of some,
-    the first of them."""
-    folded = {k.lower(): k for k in known}
-    begun = [k for k in folded if len(name) > 1 and k.startswith(name.lower())]
-    close = begun or difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
+    the first of them.
+
+    At 0.65 one letter in three may differ, or half a word be added: --data-dir is near --data, and
+    --stuff not near --study. An option's dashes do not count: they made --nosuch near --epochs.
+    """
+    name = name.lstrip("-").lower()
+    folded = {k.lstrip("-").lower(): k for k in known}
+    begun = [k for k in folded if len(name) > 1 and k.startswith(name)]
+    close = begun or difflib.get_close_matches(name, folded, n=1, cutoff=0.65)
     return folded[close[0]] if close else ""
 
 

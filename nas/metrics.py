@@ -52,6 +52,13 @@ class Metric:
     positive: bool = False
     predicts: tuple[str, str, int] | None = None
 
+    @property
+    def range(self) -> str:
+        """What its values may be, in words."""
+        if self.most < LARGEST:
+            return f"a fraction from {self.least:g} to {self.most:g}"
+        return f"{self.least:g} or more" * (self.least > -LARGEST) or f"{self.most:g} at most"
+
 
 def percent(fraction: float) -> str:
     return f"{100 * fraction:.2f} %"
@@ -210,10 +217,7 @@ def impossible(name: str, value: float) -> str:
     known = metric(name)
     if known.least <= value <= known.most:
         return ""
-    rule = f"{known.least:g} or more" if value < known.least else f"{known.most:g} at most"
-    if known.most < LARGEST:
-        rule = f"a fraction from {known.least:g} to {known.most:g}"
-    return f"{name} is {value:.10g}: must be {rule}"
+    return f"{name} is {value:.10g}: must be {known.range}"
 
 
 def shown(name: str, value: float | None) -> str:

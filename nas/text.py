@@ -22,10 +22,33 @@ SECRET = re.compile(
 )
 
 
+def spelt(text: str) -> str:
+    r"""Bytes that the locale's encoding lacks, which Python escapes, as the characters that they
+    are in UTF-8; others as they are.
+
+    >>> spelt("caf\udcc3\udca9"), spelt("caf\udce9")
+    ('café', 'caf\\xe9')
+    """
+
+    def read(match: re.Match[str]) -> str:
+        return bytes(ord(c) - 0xDC00 for c in match[0]).decode(errors="backslashreplace")
+
+    return re.sub("[\udc80-\udcff]+", read, text)
+
+
+def undecoded() -> str:
+    """Why a name has such bytes, and what helps, as the end of a sentence."""
+    encoding = sys.getfilesystemencoding()
+    if encoding == "utf-8":
+        return "not UTF-8: rename it"
+    return f"not in {encoding}, the encoding of this locale: PYTHONUTF8=1 makes it UTF-8"
+
+
 def printable(text: str) -> str:
     """Removes unprintable characters, such as escape sequences; newlines and tabs stay."""
     if text.isprintable():
         return text
+    text = spelt(text)
     return "".join(c for c in text if c.isprintable() or c in "\n\t")
 
 

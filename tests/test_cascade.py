@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import re
+import resource
 from pathlib import Path
 
 import networks
@@ -295,6 +296,28 @@ def test_the_source_reads_the_files_that_the_cascade_names(made, pixels, tmp_pat
     before = moved.read_bytes()
     assert command("export", moved, "-f", "python", "-o", moved) == 2
     assert moved.read_bytes() == before
+
+
+def test_a_cascade_is_written_whole_or_not_at_all(
+    made: Cascade, files: list[Path], tmp_path: Path
+) -> None:
+    """As by a full disk or a quota, which the first member still fits: it stayed behind."""
+    small, large = (file.stat().st_size for file in files)
+    assert small < large - 2_000
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (large - 1_000, before[1]))
+    try:
+        with pytest.raises(NasError, match="cannot be written"):
+            save_cascade(tmp_path / "c.json", made)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+    save_cascade(tmp_path / "c.json", made)
+    own = {path.name for path in tmp_path.iterdir()}
+    (tmp_path / "d.json").mkdir()
+    with pytest.raises(NasError, match="cannot be written"):
+        save_cascade(tmp_path / "d.json", made)
+    assert {path.name for path in tmp_path.iterdir()} == own | {"d.json"}
 
 
 def test_a_picture_has_the_params_that_a_cascade_holds(made, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 import optuna
 import pytest
 import test_search
+from folders import folder
 from sqlalchemy import text
 from typed import ran
 from waiting import PATIENCE, eventually
@@ -170,9 +171,51 @@ def test_what_a_candidate_prints_is_no_data(tmp_path: Path) -> None:
 def test_an_exhausted_space_is_told(here: Here, tmp_path: Path) -> None:
     told = ("--space", "linear", "--trials", "5", "--workers", "0")
     ended = here(tmp_path, "search", *told, *STUB)
-    assert "nas: every architecture drawn has been evaluated" in ended.stderr
+    assert "nas: every network of the space has been evaluated" in ended.stderr
     assert "with --trials" not in ended.stderr
     assert len(trials(tmp_path)) == 1
+
+
+def test_no_forecast_is_of_more_trials_than_the_space_has_networks(
+    here: Here, tmp_path: Path
+) -> None:
+    """Of six, of which one is over the bound."""
+    file = tmp_path / "widths.yaml"
+    file.write_text(
+        "name: widths\npattern: INPUT -> CONV(width=w) -> GAP -> FC\n"
+        "where: {w: {choice: [4, 8, 12, 16, 20, 24]}}\nconstraints: {params: '<= 450'}\n"
+    )
+    told = ("search", "--space", str(file), "--workers", "0", *STUB)
+    ended = here(tmp_path, *told, "--trials", "3").stderr
+    assert "with --trials 5 resumes" in ended
+    ended = here(tmp_path, *told, "--trials", "20").stderr  # as many as are asked for
+    assert "with --trials" not in ended
+    assert "more trials" not in ended
+    ended = here(tmp_path, *told, "--trials", "20").stderr
+    assert "nas: 5 of 20 trials" in ended
+    assert " left" not in ended
+    assert "with --trials" not in ended
+    assert len(trials(tmp_path)) == 5
+
+
+def test_in_a_locale_without_utf_8_a_name_is_told_as_it_was_written(tmp_path: Path) -> None:
+    """And that the locale is at fault: a class's name was said not to be UTF-8, and a study's ended
+    in a traceback."""
+    images = folder(tmp_path / "data", classes=("Blüte", "Käfer"))
+    ascii = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    told = ("search", "--space", "lenet_like", "--trials", "1", "--workers", "0", *STUB)
+    nas(tmp_path, *told, "--study", "s")
+    why = "is not in ascii, the encoding of this locale: PYTHONUTF8=1 makes it UTF-8\n"
+    for words, name in (
+        (("data", "check", str(images)), r"'Bl\xfcte'"),
+        (("trials", "ls", "--study", "Käfer"), r"'K\xe4fer'"),
+        ((*told, "--study", "Käfer"), r"'K\xe4fer'"),
+    ):
+        ended = nas(tmp_path, *words, status=2, **ascii).stderr
+        assert name in ended
+        assert ended.endswith(why)
+    nas(tmp_path, "report", "--top", "0", "-o", "Überblick.html", **ascii)
+    assert (tmp_path / "Überblick.html").exists()
 
 
 def test_a_budget_of_time_says_why_it_is_over_and_how_to_go_on(here: Here, tmp_path: Path) -> None:
@@ -781,6 +824,11 @@ def test_wrong_input_is_one_sentence_and_nothing_is_written(
             (*SEARCH, "--zzz"),
             "--zzz: no such option of nas search; nas search --help lists",
         ),
+        *(  # not near any: --epochs, --study, --format
+            (typed, f"{typed[-1]}: no such option of nas {typed[0]}; nas {typed[0]} --help lists")
+            for typed in ((*SEARCH, "--nosuch"), (*SEARCH, "--stuff"), ("export", "--foo"))
+        ),
+        ((*SEARCH, "--data-dir", "x"), "did you mean --data?"),
         (
             (*SEARCH, "--lr", "0.1"),
             "--lr: no such option; as a setting of the recipe, --recipe lr=0.1",

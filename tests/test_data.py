@@ -417,6 +417,19 @@ def test_a_cache_that_cannot_be_written_is_named(
         data.load(write("imagefolder", tmp_path / "data"), "train")
 
 
+@pytest.mark.parametrize("below", ["", "cache"])
+def test_a_cache_that_is_a_link_to_nowhere_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str
+) -> None:
+    """It was told that the file exists."""
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "unmounted")
+    monkeypatch.setenv("NAS_CACHE", str(link / below))
+    lost = f"{link} is a link to {tmp_path / 'unmounted'}, which is not there"
+    with pytest.raises(DataError, match=lost):
+        data.load(write("imagefolder", tmp_path / "data"), "train")
+
+
 class Hostile:
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, ("owned",)

@@ -394,7 +394,7 @@ def test_a_class_whose_name_is_no_text_is_told_before_a_training(tmp_path: Path)
     assert examine(ref(root)).classes == {"a\nb": 10, "猫": 10}
     folder(root, classes=(os.fsdecode(b"caf\xe9"),), seed=500)
     anew()
-    with pytest.raises(DataError, match=r"the class 'caf\\udce9' of .* is not UTF-8: rename it"):
+    with pytest.raises(DataError, match=r"the class 'caf\\xe9' of .* is not UTF-8: rename it"):
         examine(ref(root))
 
 

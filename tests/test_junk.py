@@ -45,6 +45,31 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "nas.db"
 
 
+@pytest.mark.parametrize("form", ["table", "json", "csv"])
+@pytest.mark.parametrize(
+    ("pattern", "fault"),
+    [("garbage $$ (", "column 9: expected"), ("garbage", "it has no INPUT"), ("", "expected")],
+)
+def test_a_pattern_that_is_none_is_told_where_trials_are_listed(
+    whole: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    pattern: str,
+    fault: str,
+    form: str,
+) -> None:
+    """And nothing is told of the others."""
+    shutil.copy(whole, tmp_path)
+    with sqlite3.connect(tmp_path / "nas.db") as file:
+        file.execute("UPDATE nas_trials SET pattern = ? WHERE number = 3", [pattern])
+    file.close()
+    _, _, told = nas_here(capsys, monkeypatch, tmp_path, "trials", "ls", "-f", form)
+    assert told.startswith("nas: trial 3: its pattern in the record is damaged: ")
+    assert fault in told
+    assert told.count("\n") == 1
+
+
 JUNK: list[tuple[str, Any, tuple[str, ...], str]] = [
     # what is no JSON, or JSON of another form, in each of its columns
     ("nas_trials.metrics", '{"accuracy": 0.', (*LOOKS, "trials show 3", "dashboard", GOES_ON),
@@ -55,6 +80,12 @@ JUNK: list[tuple[str, Any, tuple[str, ...], str]] = [
     ("nas_trials.metrics", "[" * 99_999, LOOKS[:1], "no JSON: must be names with numbers of at"),
     ("nas_trials.metrics", b"\xff\xfe", LOOKS[:1], "no JSON: must be names with numbers of at"),
     ("nas_trials.metrics", '{"accuracy": 1e308}', LOOKS, "{'accuracy': 1e+308}: must be names"),
+    # a percentage is no fraction: it was shown as 500 %
+    ("nas_trials.metrics", '{"accuracy": 5}', (*LOOKS, "status", "trials show 3", GOES_ON),
+     "column metrics: {'accuracy': 5}: must be names with numbers of at most 1e+30, or null; "
+     "accuracy: a fraction from 0 to 1"),
+    ("nas_trials.accuracy", 5, (*LOOKS, "status", "trials show 3", GOES_ON),
+     "row id 4, column accuracy: 5.0: must be a fraction from 0 to 1, or NULL"),
     ("nas_trials.metrics", "null", LOOKS[:1], "column metrics: None: must be names with numbers"),
     ("nas_trials.sampled", '{"M": 99}', (LOOKS[0], GOES_ON), "column sampled: {'M': 99}: must be"),
     ("nas_trials.distributions", '{"M": "junk"}', (LOOKS[0], GOES_ON),
@@ -79,8 +110,8 @@ JUNK: list[tuple[str, Any, tuple[str, ...], str]] = [
      (f"{SEARCH} --objective accuracy:max,latency_ms@board:min --study new",), "pieces and wholes"),
     # other columns
     ("nas_trials.state", "done", (*LOOKS, GOES_ON), "'done': must be one of running, waiting"),
-    ("nas_trials.accuracy", "high", LOOKS[:1], "'high': must be a number of at"),
-    ("nas_trials.accuracy", 9e999, LOOKS[:1], "column accuracy: inf: must be a number of at"),
+    ("nas_trials.accuracy", "high", LOOKS[:1], "'high': must be a fraction from 0"),
+    ("nas_trials.accuracy", 9e999, LOOKS[:1], "column accuracy: inf: must be a fraction"),
     ("nas_trials.params", "many", LOOKS[:1], "'many': must be a whole number from 0"),
     ("nas_trials.created", 1e300, ("trials show 3",), "1e+300: must be seconds since 1970"),
     ("nas_trials.pattern", b"\x00\xff", LOOKS[:1], "column pattern: b'\\x00\\xff': must be text"),

@@ -10,11 +10,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from waiting import eventually, wait
 
+import nas
 from nas.processes import started
+from nas.workers.seat import Child, Seat
 
 TESTS = Path(__file__).parent
 NOBODY = 65534
@@ -181,6 +184,34 @@ if __name__ == "__main__":
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.slow
+def test_a_search_whose_study_is_done_starts_no_process(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would import torch: 2 s of processor time."""
+    begun: list[Seat] = []
+    prepare = Seat.prepare
+
+    def seen(seat: Seat) -> Child:
+        begun.append(seat)
+        return prepare(seat)
+
+    monkeypatch.setattr(Seat, "prepare", seen)
+    told: dict[str, Any] = {
+        "evaluator": "evaluators:ok",
+        "epochs": 1,
+        "workers": 2,
+        "progress": False,
+    }
+    told["storage"] = f"sqlite:///{folder}/nas.db"
+    assert len(nas.search("lenet_like", trials=2, **told).trials) == 2
+    assert begun
+    begun.clear()
+    assert len(nas.search("lenet_like", trials=2, **told).trials) == 2
+    assert not begun
+    assert len(nas.search("lenet_like", trials=3, **told).trials) == 3
+    assert begun
+
+
 def test_searches_in_threads_need_neither_each_other_nor_ray(folder: Path) -> None:
     work = folder / "work"
     work.mkdir()

@@ -9,8 +9,10 @@ from patterns import INPUTS, SPACES
 
 import nas
 from nas.errors import SpaceError
-from nas.spaces.preflight import ENUMERATED, Preflight, check
-from nas.spaces.space import load_space, read_space
+from nas.language.architecture import Architecture
+from nas.spaces.draws import Chosen
+from nas.spaces.preflight import ENUMERATED, Estimate, Preflight, check
+from nas.spaces.space import Space, load_space, read_space
 
 
 def preflight(where: dict, pattern: str, **more: object) -> Preflight:
@@ -43,6 +45,35 @@ def test_settings_and_networks_are_told_apart_and_exact_where_small():
         "different networks in the whole space: 9, fewer than 20",
         "FLATTEN? never changes the network",
     )
+
+
+def test_a_pattern_of_many_repetitions_is_examined_in_no_more_networks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A network for each parameter made it quadratic, minutes for 4,096; and the square of the
+    number of settings is beyond a float."""
+    built: list[object] = []
+    chosen = Space.chosen
+
+    def seen(space: Space, chooser: Chosen) -> Architecture:
+        built.append(chooser)
+        return chosen(space, chooser)
+
+    monkeypatch.setattr(Space, "chosen", seen)
+    where = {"N": {"choice": [512]}, "w": {"choice": [4, 8], "per": "N"}}
+    pattern = "INPUT -> [CONV(w)]*N -> GAP -> FC"
+    result = check(
+        read_space({"name": "t", "pattern": pattern, "where": where}, "t.yaml"), draws=10
+    )
+    assert result.idle == ()
+    assert result.settings == Estimate(2.0**512)
+    assert len(built) < 100
+    assert result.draws == 10
+    longer = {**where, "N": {"choice": [1024]}}
+    result = check(
+        read_space({"name": "t", "pattern": pattern, "where": longer}, "t.yaml"), draws=50
+    )
+    assert result.draws == 20  # of as many elements as 50 with 400
 
 
 def test_settings_that_make_one_network_are_counted_as_one():

@@ -275,6 +275,8 @@ def test_what_is_left_is_predicted_by_what_trials_took(store: Store) -> None:
     predicted = Tally(study, 12).status(under_way=later, **more).forecast
     # 5 seconds for the first epoch, and 19 of .5 or 1 second; two at once
     assert predicted == Forecast(12 * (14.5 + 24.0) / 2 / 2, 0)
+    few = Tally(study, 12, {"of", "three", "networks"}).status(under_way=later, **more)
+    assert few.forecast == Forecast(3 * (14.5 + 24.0) / 2 / 2, 0)
 
 
 def test_one_seed_gives_one_search(store: Store) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 from postgres import Server
-from sqlalchemy import Connection, create_engine, event, insert, text
+from sqlalchemy import Connection, create_engine, delete, event, insert, text, update
 from sqlalchemy.exc import DBAPIError
 from waiting import PATIENCE, wait
 
@@ -43,7 +43,7 @@ from nas.store import (
     driver,
     open_store,
 )
-from nas.store.tables import HEAD, metadata, studies
+from nas.store.tables import HEAD, attempts, metadata, studies
 
 STUDY = Study(
     name="digits",
@@ -534,6 +534,24 @@ def test_an_expired_lease_is_taken_over(store: Store, study: StudyRow) -> None:
     assert store.finish(claim.token, RESULT)
     assert alive.finish(kept.token, RESULT)
     assert store.counts(study.id) == {"finished": 2}
+
+
+def test_a_running_trial_whose_attempt_was_removed_by_hand_is_taken_over_and_told(
+    store: Store, study: StudyRow, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody would ever end it, and a search waited for it for ever."""
+    first, kept = begin(store, study, 0), begin(store, study, 1)
+    assert store.requeue(first.token, DIED) is not None
+    with store.engine.begin() as connection:  # the lost one stays, under the number of the other
+        connection.execute(delete(attempts).where(attempts.c.number == 2))
+        connection.execute(update(attempts).where(attempts.c.token == first.token).values(number=2))
+    assert store.recover(study.id) == [0]
+    assert "no attempt that runs trial 0: taken for lost" in caplog.text
+    assert store.recover(study.id) == []
+    [claim] = store.claim(study, 5)
+    assert (claim.trial.number, claim.attempt) == (0, 3)
+    assert store.finish(claim.token, RESULT)
+    assert store.finish(kept.token, RESULT)
 
 
 def test_a_beat_renews_every_lease_of_its_driver_only(store: Store, study: StudyRow) -> None:

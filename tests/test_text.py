@@ -204,7 +204,7 @@ NASTY = "[/x] [bold]b[/] :smile: \x1b]0;title\x07\x1b[2J\x9b31m \u202e\r=1+1"
 def test_nothing_is_left_that_a_terminal_obeys() -> None:
     assert printable(NASTY) == "[/x] [bold]b[/] :smile: ]0;title[2J31m =1+1"
     assert printable("a\tb\n") == "a\tb\n"
-    assert printable("caf\udce9.png") == "caf.png"
+    assert printable("caf\udce9.png \udcc3\udcbc") == r"caf\xe9.png ü"
 
 
 @pytest.mark.parametrize(

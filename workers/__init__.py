@@ -37,7 +37,7 @@ def open_pool(
     in bytes (``nas.training.footprint``; 0: unknown), which without ``memory_per_trial`` decides
     how many fit, but limits none. ``training``: the jobs are trainings, and workers of this machine
     import what those need while the first is awaited. ``jobs``: how many there will be at most
-    (None: unknown); this machine makes room for no more.
+    (None: unknown); this machine makes room for no more, and with 0 starts no process ahead.
 
     Raises NasError for a number outside its domain, more than the machine has, or a cluster that
     does not answer.

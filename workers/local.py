@@ -53,7 +53,8 @@ def open_local(
                 training=training,
             )
             for names, share in shares(most, gpus, visible_cards(), need)
-        ]
+        ],
+        jobs,
     )
 
 
@@ -93,12 +94,13 @@ def shares(
 class LocalPool:
     """A ``nas.job.pool.Pool`` over the seats of this machine; ``open_local`` makes one."""
 
-    def __init__(self, seats: Sequence[Seat]) -> None:
+    def __init__(self, seats: Sequence[Seat], jobs: int | None = None) -> None:
         self.slots = len(seats)
         self._directory = os.getcwd()
         self._events = SimpleQueue[Event]()
         # More processes at once than cores only delay each other: the others start with their jobs.
-        later = len(seats) - cores()
+        # And where no jobs are to come, as in a study that is done, none starts.
+        later = len(seats) - (0 if jobs == 0 else cores())
         self._slots = [_Slot.open(s, self._events, k >= later) for k, s in enumerate(seats)]
         self._idle = [*self._slots]  # the last is taken first, as its process has all imported
         self._waiting: dict[int, Job] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
 import json
@@ -285,8 +284,9 @@ def _write_pictures(evaluation: Evaluation, folder: Path) -> None:
     }
     if find_spec("matplotlib"):
         written["confusion.png"] = pages.confusion_png(evaluation)
-    for name, content in written.items():
-        artifacts.replace(folder / name, content)
+    with artifacts.together() as new:
+        for name, content in written.items():
+            artifacts.replace(new(folder / name), content)
     print(f"nas: {', '.join(sorted(written))} written to {folder}", file=sys.stderr)
 
 
@@ -321,16 +321,14 @@ def export_model(
     if output.exists() and Path(file).exists() and output.samefile(file):
         raise NasError(f"--output {output}: is the model itself; choose another file")
     weights = Path(file)
-    with contextlib.ExitStack() as undone:
+    with artifacts.together() as new:
         if kept and format == "python":
             weights, data = output.with_suffix(".safetensors"), read(file)
-            if not weights.exists():  # removed again if writing the source fails
-                undone.callback(weights.unlink, missing_ok=True)
-                artifacts.replace(weights, data)
+            if not weights.exists():
+                artifacts.replace(new(weights), data)
             else:
                 free_for(weights, model)
         done = export(model, format, output, weights)
-        undone.pop_all()
     if weights != Path(file):
         print(f"nas: weights copied to {weights}", file=sys.stderr)
     check = "not checked: ONNX Runtime is not installed (pip install 'nas-patterns[onnx]')"

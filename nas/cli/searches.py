@@ -159,11 +159,10 @@ def run(
     if plan.job.evaluator:
         evaluator(plan.job.evaluator)
     with contextlib.ExitStack() as held:
-        # Its workers import torch while this process opens the record and imports Optuna.
-        jobs = None if plan.trials is None else plan.trials + len(baselines)
-        opening = opened(_need(plan, networks.values()), jobs)
-        pool = held.enter_context(contextlib.closing(opening))
         store = held.enter_context(contextlib.closing(open_store(storage, study=plan.row())))
+        # Its workers import torch while this process imports Optuna.
+        opening = opened(_need(plan, networks.values()), _jobs(plan, store, baselines))
+        pool = held.enter_context(contextlib.closing(opening))
         plan = replace(in_full(store, plan), taught=tuple(teacher_names(store, plan.job.teachers)))
         descriptions = held.enter_context(predicted(store, plan))
         if progress:
@@ -205,6 +204,19 @@ def run(
         return study, rows, replace(status, front=front, own=own), ahead
 
 
+def _jobs(plan: Plan, store: Store, baselines: Sequence[str]) -> int | None:
+    """The most jobs that the search may have, 0 where its study has all trials; None: unknown."""
+    if plan.trials is None:
+        return None
+    study = store.study_named(plan.study)
+    if study and store.begun(study.id) >= plan.trials:  # else the rows need not be read
+        rows = list(store.trials(study.id, states=ENDED))
+        left = {*baselines} - {row.baseline for row in rows}
+        if not left and sum(row.budgeted for row in rows) >= plan.trials:
+            return 0
+    return plan.trials + len(baselines)
+
+
 def _need(plan: Plan, beside: Iterable[Architecture]) -> int:
     """The bytes of memory that a trial or baseline is predicted to need; 0: unknown."""
     need, job = 0, plan.job
@@ -230,7 +242,9 @@ def _tell_end(plan: Plan, status: Status) -> None:
         print(f"nas: {times} failed: {brief(reason, 200)}", file=sys.stderr)
     if more := sum([*status.failures.values()][REASONS:]):
         print(f"nas: {more} failed for other reasons: nas trials ls -f json", file=sys.stderr)
-    if status.exhausted:
+    if status.left == 0:
+        print("nas: every network of the space has been evaluated", file=sys.stderr)
+    elif status.exhausted:
         print("nas: every architecture drawn has been evaluated", file=sys.stderr)
     elif status.vain:
         print(
@@ -256,10 +270,9 @@ def _why(seconds: float, status: Status) -> str:
 
 def _more(plan: Plan, status: Status) -> int:
     """How many more trials to suggest: as many as this run had within its time budget, or as the
-    study has."""
-    if status.out_of_time:
-        return status.ended
-    return max(plan.trials or 0, status.done)
+    study has; no more than its space has networks left."""
+    more = status.ended if status.out_of_time else max(plan.trials or 0, status.done)
+    return more if status.left is None else min(more, status.left)
 
 
 def _expected_gain(ahead: Outlook, status: Status) -> str:
@@ -272,7 +285,7 @@ def _expected_gain(ahead: Outlook, status: Status) -> str:
 
     pace = status.seconds / max(1, status.ended)
     about = f", about {screens.span(ahead.trials * pace)}" if status.ended else ""
-    more = f"{ahead.trials} more trials{about}:"
+    more = f"{counted(ahead.trials, 'more trial')}{about}:"
     if text(ahead.high) == text(0.0):
         return f"{more} not expected to improve the front"
     low, high = text(ahead.low), text(ahead.high)
@@ -304,14 +317,15 @@ def _tell_next(plan: Plan, storage: str, status: Status, ahead: Outlook | None) 
             )
         print(f"  nas report{study}{given} -o report.html", file=sys.stderr)
     print(f"  nas trials show {arguments}", file=sys.stderr)
-    if status.exhausted:
+    more = _more(plan, status)
+    if status.exhausted or not more:
         return
     if status.out_of_time:
         allowed = durations.show(plan.seconds or 0.0)
         print(f"  the same command resumes, for another {allowed}", file=sys.stderr)
     else:
-        more = _more(plan, status)
-        print(f"  the same command with --trials {2 * more} resumes", file=sys.stderr)
+        trials = max(plan.trials or 0, status.done) + more
+        print(f"  the same command with --trials {trials} resumes", file=sys.stderr)
     if ahead:
         print(f"  ({_expected_gain(ahead, status)})", file=sys.stderr)
 

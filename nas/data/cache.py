@@ -46,10 +46,12 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def unwritable(error: OSError, need: str = "what is known of the images") -> DataError:
-    return DataError(
-        f"{folder()} cannot take {need}: {error.strerror or error} (NAS_CACHE names another "
-        f"directory)"
-    )
+    place = folder()
+    lost = next((each for each in (place, *place.parents) if each.is_symlink()), place)
+    reason = error.strerror or str(error)
+    if not lost.exists() and lost.is_symlink():  # else "File exists"
+        reason = f"{lost} is a link to {lost.readlink()}, which is not there"
+    return DataError(f"{place} cannot take {need}: {reason} (NAS_CACHE names another directory)")
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ from nas.data.walking import (
 )
 from nas.errors import DataError, brief, nearest
 from nas.fields import encodable
-from nas.text import counted, twins
+from nas.text import counted, spelt, twins, undecoded
 
 Spot = tuple[str, int, int]  # a file below the root, first byte, byte count (-1: all)
 ORDER: tuple[Part, ...] = ("train", "validation", "test")
@@ -109,7 +109,7 @@ def build(
     )
     for name in classes:  # models, records and reports are text
         if not encodable(name):
-            raise DataError(f"the class {name!a} of {root} has a name that is not UTF-8: rename it")
+            raise DataError(f"the class '{spelt(name)}' of {root} has a name that is {undecoded()}")
     details = (tuple(notes), tuple(groups), packed, tuple(empty))
     names = bytes(found.names[:-1])
     return Listing(

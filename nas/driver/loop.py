@@ -32,6 +32,7 @@ from nas.job.pool import Done, Pool
 from nas.metrics import ACCURACY
 from nas.samplers import SAMPLERS
 from nas.samplers.related import Older
+from nas.spaces.preflight import few
 from nas.store import Claim, Store, TrialRow
 from nas.store.mirror import Mirror
 
@@ -119,7 +120,7 @@ class _Driver:
                 plan, folder=artifacts.study_folder(plan.artifacts, self.study.folder)
             )
         self.plan = plan
-        self.tally = Tally(self.study, plan.trials)
+        self.tally = Tally(self.study, plan.trials, few(plan.space))
         self.ladder = Ladder(self.study, plan.rungs)
         begun = store.begun(self.study.id)
         paid = time_budget.seconds is not None

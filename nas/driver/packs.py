@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
@@ -45,11 +44,10 @@ def pack(store: Store, study: StudyRow, rows: Sequence[TrialRow], folder: Path) 
     except OSError as error:
         raise NasError(f"--output {folder}: {error.strerror}") from None
     listed = []
-    with contextlib.ExitStack() as undone:  # on an error, no partial pack is left behind
+    with artifacts.together() as new:
 
         def put(file: str, data: bytes) -> str:
-            undone.callback((folder / file).unlink, missing_ok=True)
-            artifacts.replace(folder / file, data)
+            artifacts.replace(new(folder / file), data)
             return hashlib.sha256(data).hexdigest()
 
         for row, architecture in taken:
@@ -62,7 +60,6 @@ def pack(store: Store, study: StudyRow, rows: Sequence[TrialRow], folder: Path) 
         manifest = {"pack": name, "study": study.name, "networks": listed, "script": script}
         put(MANIFEST, json.dumps(manifest, indent=1).encode())
         add_pack(store, name, study.id, listed)
-        undone.pop_all()
     return name
 
 

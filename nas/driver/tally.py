@@ -10,7 +10,7 @@ import math
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from nas.driver.time_budget import TimeBudget
@@ -89,6 +89,7 @@ class Status:
     own: tuple[TrialRow, ...] = ()  # the front of the candidates alone
     retried: int = 0  # attempts of this run that failed and were made again
     retried_for: str = ""  # the reason of the last
+    left: int | None = None  # networks of the space without a trial that ended; None: many
 
     @property
     def running(self) -> int:
@@ -101,10 +102,13 @@ class Status:
 
 class Tally:
     """Counts the ended trials of ``study``, of the ``trials`` asked for (None: no limit), and its
-    baselines."""
+    baselines. ``networks`` are the fingerprints of its space, None where there are many."""
 
-    def __init__(self, study: StudyRow, trials: int | None) -> None:
+    def __init__(
+        self, study: StudyRow, trials: int | None, networks: Collection[str] | None = None
+    ) -> None:
         self._study = study
+        self._left = None if networks is None else {*networks}
         self.front: tuple[TrialRow, ...] = ()
         self.own: tuple[TrialRow, ...] = ()  # the front of the candidates alone
         self._trials = trials
@@ -178,6 +182,8 @@ class Tally:
             self._counts[row.state] += 1
             self._beside[row.state] += bool(row.baseline)
             self._latest = row
+            if self._left:
+                self._left.discard(row.fingerprint)
             if row.seconds and not (row.baseline or row.state == "refused"):
                 number, seconds = self._took[row.device]
                 self._took[row.device] = number + 1, seconds + row.seconds
@@ -251,6 +257,7 @@ class Tally:
             made=Counter(sorted(self._made.values())),
             retried=self._retried,
             retried_for=self._retried_for,
+            left=None if self._left is None else len(self._left),
         )
 
     def _forecast(self, under_way: Iterable[UnderWay], slots: int) -> Forecast | None:
@@ -270,4 +277,7 @@ class Tally:
             each = sum(expected) / len(expected) / max(1, slots)
         else:
             return None
-        return Forecast((self.budget - self.done) * each, ended)
+        ahead = self.budget - self.done
+        if self._left is not None:
+            ahead = min(ahead, len(self._left))
+        return Forecast(ahead * each, ended)

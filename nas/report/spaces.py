@@ -71,7 +71,8 @@ def preflight_page(space: Space, result: Preflight) -> RenderableType:
     if result.networks is not None:
         size = f"{result.networks:,} ({settings:,.0f} settings of the parameters), counted"
     elif math.isinf(settings):
-        size = f"infinitely many, as a parameter is a real number; at least {result.seen:,}"
+        why = "a parameter is a real number, or they are more than 1e308"
+        size = f"beyond counting ({why}), at least {result.seen:,}"
     else:
         most = f"about {_about(settings)} (± {_about(error)}) settings of the parameters"
         size = f"{result.seen:,} different in these draws, of {most}"

@@ -14,7 +14,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nas.errors import NasError, nearest
+from nas.errors import NasError, PatternError, brief, nearest
+from nas.language.pattern import Call, read
 from nas.metrics import ACCURACY, METRICS, metric, on_device, percent, shown, usual
 from nas.report import believed
 from nas.report.screens import console, drawing, out, table
@@ -112,6 +113,20 @@ def note_devices(rows: Iterable[TrialRow]) -> None:
         print(f"latencies are of {len(devices)} devices, not to be compared: {'; '.join(devices)}")
 
 
+def note_damaged(rows: Iterable[TrialRow]) -> None:
+    """Prints to stderr which trials have a text that is no pattern. Names are not looked up: they
+    may be a plug-in's."""
+    for row in rows:
+        try:
+            first = read(row.pattern).items[0]
+            lacks = "" if isinstance(first, Call) and first.name == "INPUT" else "it has no INPUT"
+        except PatternError as error:
+            lacks = str(error)
+        if lacks and (row.is_network or not row.baseline):
+            text = f"trial {row.number}: its pattern in the record is damaged: {lacks}"
+            print(f"nas: {brief(text)}", file=sys.stderr)
+
+
 def note_teachers(study: StudyRow, rows: Iterable[TrialRow]) -> None:
     """Prints which trials learned from which teachers' outputs, so that they are not taken for
     ordinary ones."""
@@ -151,6 +166,7 @@ def rows_out(
     beliefs: Beliefs | None = None,
 ) -> None:
     """Prints trials to stdout as a table, JSON (a list) or CSV, with their estimates if given."""
+    note_damaged(rows)
     if format == "json":
         dicts = [
             trial_dict(study, row) | believed.fields(beliefs, row) | {"sampled": dict(row.sampled)}

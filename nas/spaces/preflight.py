@@ -3,6 +3,7 @@ constraints, which parameters have no effect."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -22,7 +23,10 @@ from nas.spaces.space import Space
 
 DRAWS = 2_000  # random draws that all break a constraint, before a space counts as infeasible
 ENUMERATED = 20_000  # most settings that are counted by enumeration
+FEW = 1_000  # most settings that a search enumerates (0.2 ms each), to know which are left
+LONG, LEAST = 400, 10  # elements of a draw, each 20 us, beyond which there are fewer; but so many
 FLIPS = 40  # changes of a parameter without effect, before it counts as idle
+PLACES = 32  # repetitions, evenly spread, at which a parameter of each is examined
 LEVELS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
@@ -73,11 +77,18 @@ class Preflight:
 
 
 def check(space: Space, draws: int = 1_000, seed: int = 0) -> Preflight:
-    """Computes the statistics of a space. Raises SpaceError where no draw fits the data."""
+    """Computes the statistics of a space, over fewer ``draws`` where the networks have more than
+    ``LONG`` elements each. Raises SpaceError where no draw fits the data."""
     rng = random.Random(seed)
     valid: list[tuple[Draw, Architecture]] = []
     used: set[str] = set()
-    for _ in range(draws):
+    room = LONG * draws
+    for number in range(draws):
+        if room <= 0 and len(valid) >= LEAST:
+            draws = number
+            break
+        if number == 100 and not valid:
+            space.draw(rng)  # raises, unless one of another 100 is valid
         draw = Draw(rng)
         chooser = Chosen(space.domains, space.elements, draw)
         try:
@@ -85,13 +96,14 @@ def check(space: Space, draws: int = 1_000, seed: int = 0) -> Preflight:
         except ShapeError:
             continue
         used |= chooser.used
+        room -= len(valid[-1][1].steps)
     if not valid:
         space.draw(rng)  # raises, with the reason
     architectures = [architecture for _, architecture in valid]
     settings = _knuth([draw.odds for draw, _ in valid], draws)
     networks = None
-    if settings.value <= 2 * ENUMERATED and (known := _enumerate(space)):
-        settings, networks = Estimate(known[0]), known[1]
+    if settings.value <= 2 * ENUMERATED and (known := _enumerate(space, ENUMERATED)):
+        settings, networks = Estimate(known[0]), len(known[1])
     seen = len(set(architectures)) if networks is None else networks
     excesses = [space.excess(architecture) for architecture in architectures]
     sizes = [arithmetic(architecture) for architecture in architectures]
@@ -112,6 +124,24 @@ def check(space: Space, draws: int = 1_000, seed: int = 0) -> Preflight:
         warnings=(),
     )
     return dataclasses.replace(result, warnings=(*_warnings(result), *_unmeasured(space)))
+
+
+def few(space: Space) -> frozenset[str] | None:
+    """The fingerprints of all networks of a space that meet its arithmetic constraints; None where
+    it has more than ``FEW`` settings, or searches the recipe too."""
+    if len(space.fixed) < len(space.recipe):
+        return None
+    rng, estimate = random.Random(0), 0.0  # as in ``_knuth``
+    for _ in range(20):
+        draw = Draw(rng)
+        with contextlib.suppress(ShapeError):
+            space.suggest(draw)
+            estimate += draw.odds / 20
+        if estimate > 2 * FEW:
+            return None
+    if not (known := _enumerate(space, FEW)):
+        return None
+    return frozenset(each.fingerprint for each in known[1] if not space.excess(each))
 
 
 def refuse_empty(space: Space) -> None:
@@ -171,11 +201,13 @@ def _knuth(odds: Sequence[float], draws: int) -> Estimate:
     """The estimated number of leaves of the tree of choices (Knuth 1975, "Estimating the efficiency
     of backtrack programs", theorem 1): one over the probability of a random path is an unbiased
     estimate. Draws that do not fit the data count 0."""
-    if math.inf in odds:
+    most = max(odds, default=0.0)
+    if math.isinf(most):
         return Estimate(math.inf, math.inf)
-    mean = sum(odds) / draws
-    squares = sum((odd - mean) ** 2 for odd in odds) + (draws - len(odds)) * mean**2
-    return Estimate(mean, math.sqrt(squares / max(1, draws - 1) / draws))
+    parts = [odd / most for odd in odds]  # their squares do not overflow
+    mean = sum(parts) / draws
+    squares = sum((part - mean) ** 2 for part in parts) + (draws - len(parts)) * mean**2
+    return Estimate(most * mean, most * math.sqrt(squares / max(1, draws - 1) / draws))
 
 
 class _Path:
@@ -214,11 +246,11 @@ class _Path:
         return [*(b for b, _ in taken[:-1]), taken[-1][0] + 1] if taken else None
 
 
-def _enumerate(space: Space) -> tuple[int, int] | None:
-    """The number of valid settings and of different networks; None where there are too many."""
-    settings, networks = 0, set()
+def _enumerate(space: Space, most: int) -> tuple[int, set[Architecture]] | None:
+    """The number of valid settings and the different networks; None for more than ``most``."""
+    settings, networks = 0, set[Architecture]()
     branches: list[int] = []
-    for _ in range(ENUMERATED):
+    for _ in range(most):
         path = _Path(branches)
         try:
             networks.add(space.suggest(path))
@@ -229,7 +261,7 @@ def _enumerate(space: Space) -> tuple[int, int] | None:
             return None
         following = path.next()
         if following is None:
-            return settings, len(networks)
+            return settings, networks
         branches = following
     return None
 
@@ -257,12 +289,17 @@ def _idle(
     space: Space, valid: Sequence[tuple[Draw, Architecture]], rng: random.Random
 ) -> Iterator[str]:
     """The parameters without effect: in none of ``FLIPS`` draws that have it does setting it to
-    another draw's value change the network."""
+    another draw's value change the network. Of a parameter with more than ``PLACES`` values, one
+    per repetition, that many are examined: each costs a network as long as the repetitions."""
     values: dict[str, set[Any]] = {}
     for draw, _ in valid:
         for name, value in draw.params.items():
             values.setdefault(name, set()).add(value)
-    for name, known in values.items():
+    alike: dict[str, list[str]] = {}
+    for name in values:
+        alike.setdefault(name.partition("[")[0], []).append(name)
+    for name in itertools.chain(*(each[:: -(-len(each) // PLACES)] for each in alike.values())):
+        known = values[name]
         having = ((d.params, a) for d, a in valid if name in d.params)
         if len(known) > 1 and not any(
             _changes(space, params, name, value, architecture, rng)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, select, update
+from sqlalchemy import ColumnElement, Connection, exists, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from nas.errors import StudyError
@@ -40,6 +41,8 @@ from nas.store.transactions import WRITES, patiently
 from nas.store.widening import widen
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 def open_store(
@@ -341,7 +344,8 @@ class Store(Record):
 
     def recover(self, study_id: int) -> list[int]:
         """Ends other drivers' attempts whose lease expired or whose process is dead; returns the
-        numbers of their trials, which then wait for ``claim``.
+        numbers of their trials, which then wait for ``claim``. So do running trials without a
+        running attempt, as rows edited by hand leave them: nobody would ever end those.
 
         Call it at the start and regularly; it is cheap when there is nothing to do. This driver's
         own attempts count as alive whatever the clock says, since the clock may have been set, or
@@ -355,8 +359,18 @@ class Store(Record):
         held = self.rows(running)
         gone = {name for name in {driver for _, driver, _ in held} if drivers.gone(name)}
         over = [token for token, driver, expired in held if expired or driver in gone]
-        if not over:
+        alone = (
+            (trials.c.study_id == study_id)
+            & (trials.c.state == "running")
+            & ~exists().where(attempts.c.trial_id == trials.c.id, RUNNING)
+        )
+        if bare := [str(number) for (number,) in self.rows(select(trials.c.number).where(alone))]:
+            log.warning(
+                "the record has no attempt that runs trial %s: taken for lost", ", ".join(bare)
+            )
+        if not (over or bare):
             return []
+        lock = select(studies.c.id).where(studies.c.id == study_id).with_for_update()
         fence = (
             update(attempts)
             .where(
@@ -371,14 +385,13 @@ class Store(Record):
                 failure="worker_died",
                 reason="the driver died or its lease ran out",
             )
-            .returning(attempts.c.trial_id)
         )
+        freed = update(trials).where(alone).values(state="waiting").returning(trials.c.number)
 
         def work(connection: Connection, _: bool) -> list[int]:
-            fenced = connection.scalars(fence).all()
-            set_state(connection, fenced, "waiting")
-            query = select(trials.c.number).where(trials.c.id.in_(fenced))
-            return sorted(connection.scalars(query))
+            connection.execute(lock)  # against a claim that begins between the reading and a write
+            connection.execute(fence)
+            return sorted(connection.scalars(freed))
 
         return self.write(work)
 

@@ -144,12 +144,15 @@ def has(connection: Connection, study_id: int, ask: Ask) -> bool:
 def start_attempt(
     connection: Connection, trial_id: int, token: str, *, driver: str, lease: float
 ) -> None:
-    so_far = select(func.count()).where(attempts.c.trial_id == trial_id).scalar_subquery()
+    # Not their count: of rows removed by hand the number may be taken.
+    last = select(func.coalesce(func.max(attempts.c.number), 0)).where(
+        attempts.c.trial_id == trial_id
+    )
     connection.execute(
         insert(attempts).values(
             token=token,
             trial_id=trial_id,
-            number=so_far + 1,
+            number=last.scalar_subquery() + 1,
             driver=driver,
             state="running",
             started=now(),

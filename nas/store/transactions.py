@@ -12,9 +12,10 @@ from typing import TypeVar
 from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
 
-from nas.errors import StoreError, no_room
+from nas.errors import StoreError, brief, no_room
 from nas.interrupts import deferred
 from nas.store.urls import said, shown
+from nas.text import undecoded
 
 T = TypeVar("T")
 
@@ -42,6 +43,9 @@ def patiently(work: Callable[[bool], T], seconds: float, url: URL) -> T:
         try:
             with deferred():
                 return work(retried)
+        except UnicodeEncodeError as error:
+            name = brief(str(error.object), 100)
+            raise StoreError(f"{shown(url)}: '{name}' is {undecoded()}") from None
         except DBAPIError as error:
             if not passes(error):
                 damaged = ": the record is damaged" if lacks(error) else ""

@@ -14,7 +14,7 @@ from sqlalchemy import Column, Double, Integer
 
 from nas.errors import NasError, StoreError, StudyError, brief
 from nas.job import Recipe
-from nas.metrics import LARGEST
+from nas.metrics import ACCURACY, LARGEST, METRICS, impossible
 from nas.spaces.bounds import read_bound
 from nas.store.tables import AttemptState, TrialState
 
@@ -88,6 +88,10 @@ def _check(column: Column[Any], nullable: bool | None) -> Check:
 
 
 def _plain(column: Column[Any]) -> Check:
+    if column.name in METRICS:
+        known = METRICS[column.name]
+        bounded = "" if known.most < LARGEST else f", at most {LARGEST:g}"
+        return lambda v: number(v) and known.least <= v <= known.most, f"{known.range}{bounded}"
     if isinstance(column.type, Double):
         return number, f"a number of at most {LARGEST:g}"
     if isinstance(column.type, Integer):
@@ -175,7 +179,7 @@ def _settings(value: Any) -> bool:
 def _rungs(value: Any) -> bool:
     """Of ascending epochs."""
     pairs = listed(
-        lambda v: isinstance(v, list) and len(v) == 2 and type(v[0]) is int and number(v[1])
+        lambda v: isinstance(v, list) and len(v) == 2 and type(v[0]) is int and _accuracy(v[1])
     )
     return value is None or (pairs(value) and [*value] == sorted(value, key=lambda rung: rung[0]))
 
@@ -184,9 +188,20 @@ def _points(value: Any) -> bool:
     def point(value: Any) -> bool:
         if not isinstance(value, list) or len(value) != 4 or type(value[0]) is not int:
             return False
-        return all(each is None or number(each) for each in value[1:])
+        fits = all(each is None or number(each) for each in value[1:])
+        return fits and (value[2] is None or _accuracy(value[2]))
 
     return listed(point)(value)
+
+
+def _accuracy(value: Any) -> bool:
+    return number(value) and not impossible(ACCURACY, value)
+
+
+def _metrics(value: Any) -> bool:
+    return mapping(lambda v: v is None or number(v))(value) and not any(
+        impossible(name, v) for name, v in value.items() if name in METRICS and v is not None
+    )
 
 
 def _network(value: Any) -> bool:
@@ -216,6 +231,7 @@ def _one_of(words: object) -> Check:
     return lambda v: type(v) is str and v in known, f"one of {', '.join(known)}"
 
 
+_RANGE = METRICS[ACCURACY].range
 YEAR_9999 = 253_402_300_800.0
 TIME: Check = (lambda v: number(v) and 0 <= v < YEAR_9999, "seconds since 1970")
 COUNT: Check = (lambda v: type(v) is int and 0 <= v <= MOST, "a whole number from 0")
@@ -237,10 +253,10 @@ CHECKS: Mapping[str, Check] = {
     "nas_trials.macs": COUNT,
     "nas_trials.recipe": RECIPE,
     "nas_trials.epochs": COUNT,
-    "nas_trials.rungs": (_rungs, "pairs of epochs, ascending, and an accuracy"),
+    "nas_trials.rungs": (_rungs, f"pairs of epochs, ascending, and an accuracy, {_RANGE}"),
     "nas_trials.metrics": (
-        mapping(lambda v: v is None or number(v)),
-        f"names with numbers of at most {LARGEST:g}, or null",
+        _metrics,
+        f"names with numbers of at most {LARGEST:g}, or null; {ACCURACY}: {_RANGE}",
     ),
     "nas_trials.created": TIME,
     "nas_trials.finished": TIME,
@@ -253,7 +269,10 @@ CHECKS: Mapping[str, Check] = {
     "nas_devices.about": (texts, "names with texts"),
     "nas_packs.networks": (listed(_network), "networks with fingerprint, trial, file and sha256"),
     "nas_profiles.profile": (_profile, "pieces and wholes, each names with milliseconds"),
-    "nas_curves.epochs": (_points, "points of an epoch, its loss, accuracy and seconds"),
+    "nas_curves.epochs": (
+        _points,
+        f"points of an epoch, a loss, an accuracy ({_RANGE}) and seconds",
+    ),
 }
 
 

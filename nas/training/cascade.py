@@ -124,18 +124,19 @@ def save_cascade(file: Path, cascade: Cascade) -> None:
     file that was there before is written over but ``file``. Raises NasError."""
     told = []
     places = [beside(file, member.model) for member in cascade.members]
-    for place, member in zip(places, cascade.members, strict=True):
-        save_once(place, member.model)
-        told.append(
-            {
-                "file": place.name,
-                "digest": member.model.digest,
-                "temperature": member.temperature,
-                "threshold": member.threshold if math.isfinite(member.threshold) else None,
-            }
-        )
-    held = {"nas_cascade": VERSION, "members": told, "about": dict(cascade.about)}
-    artifacts.replace(file, f"{json.dumps(held, indent=1)}\n".encode())
+    with artifacts.together() as new:
+        for place, member in zip(places, cascade.members, strict=True):
+            save_once(new(place), member.model)
+            told.append(
+                {
+                    "file": place.name,
+                    "digest": member.model.digest,
+                    "temperature": member.temperature,
+                    "threshold": member.threshold if math.isfinite(member.threshold) else None,
+                }
+            )
+        held = {"nas_cascade": VERSION, "members": told, "about": dict(cascade.about)}
+        artifacts.replace(file, f"{json.dumps(held, indent=1)}\n".encode())
 
 
 def load_cascade(file: str | Path) -> Cascade:

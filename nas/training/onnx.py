@@ -21,7 +21,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nas.data.processes import cores
 from nas.errors import NasError, brief
 from nas.processes import cores
 from nas.training.card import Card, Described

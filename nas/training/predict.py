@@ -25,7 +25,6 @@ from nas.data.batches import tensor
 from nas.data.footprint import at_once
 from nas.data.images import Images, Pixels
 from nas.data.picture import decode, fitted, reason
-from nas.data.processes import cores
 from nas.errors import DataError, NasError
 from nas.processes import cores
 
