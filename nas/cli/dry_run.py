@@ -87,7 +87,7 @@ def expected_time(
     draws = list(footprint.feasible(plan.space, job.recipe, images))
     recorded = _recorded(rows)
     if not draws or ((job.evaluator or job.teachers) and not recorded):
-        return "unknown before the first training"
+        return f"unknown before the first {'evaluation' if job.evaluator else 'training'}"
     from nas.training import pace  # torch
     from nas.workers.machine import at_once
 

@@ -204,7 +204,7 @@ def note(study: StudyRow, best: tuple[TrialRow, ...], beliefs: Beliefs | None = 
         cells = [cell(row) for _, cell in shown]
         name = f"{markdown(row.baseline)}: " if row.made else ""
         lines.append(f"| {' | '.join(cells)} | {name}`{row.pattern}` |")
-    if said := believed.note(beliefs, best):
+    if said := believed.note(study, beliefs, best):
         lines += ["", said]
     lines += [line for said in classifiers_alone(best) for line in ("", markdown(said))]
     return "\n".join(lines)

@@ -63,7 +63,7 @@ def svg(study: StudyRow, rows: Sequence[TrialRow]) -> str:
         entries.append((name.partition("@")[2], circle(0, -4, radius, fill(ink))))
     drawn += [mark.drawn for mark in marks]
     drawn += labels(marks, [around(mark.at, mark.at, 6) for mark in marks], lesser)
-    title = f"{study.space} on {study.shown_data}: the fronts of {len(names)} devices"
+    title = f"{study.searched}: the fronts of {len(names)} devices"
     return captioned(title, drawn, legend(entries)[0], across, up)
 
 

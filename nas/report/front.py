@@ -143,9 +143,7 @@ def svg(
     lesser += [around(a, b, 1) for a, b in pairwise(steps)]
     drawn += labels(marks, taken, lesser)
     count = len(networks(rows))
-    title = (
-        f"{study.space} on {study.shown_data}: {counted(count, 'network')}, a front of {len(best)}"
-    )
+    title = f"{study.searched}: {counted(count, 'network')}, a front of {len(best)}"
     return captioned(title, drawn, _legend(study, rows, bool(cascades)), across, up)
 
 

@@ -83,7 +83,7 @@ def report_page(report: Report) -> RenderableType:
 
 def report_markdown(report: Report) -> str:
     """The report as Markdown."""
-    document = [f"# {report.study.name}: {report.study.space} on {report.study.shown_data}", ""]
+    document = [f"# {report.study.name}: {report.study.searched}", ""]
     titles = columns(report)
     document += [" | ".join(["", *titles, ""]).strip(), "|" + "---|" * len(titles)]
     for cells in lines(report):

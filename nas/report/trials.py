@@ -165,7 +165,7 @@ def rows_out(
         writer.writerows([cell(each.get(name)) for name in names] for each in dicts)
     elif format == "table":
         out(trials_table(study, rows, beliefs))
-        if sentence := believed.note(beliefs, rows):
+        if sentence := believed.note(study, beliefs, rows):
             print(sentence)
         for sentence in classifiers_alone(rows):
             print(sentence)
@@ -244,6 +244,20 @@ def body_of(row: TrialRow) -> str:
     return f"{row.baseline}: {body}" if row.made else row.baseline or body
 
 
+def places(study: StudyRow, rows: Sequence[TrialRow]) -> dict[str, str]:
+    """Where trials were measured and where they got their results, by a caption; or why none was
+    trained."""
+    found = {
+        "measured on": {row.latency_device for row in rows},
+        f"{'evaluated' if study.evaluator else 'trained'} on": {
+            row.device for row in rows if row.state != "refused"
+        },
+    }
+    listed = {title: "; ".join(sorted(filter(None, on))) for title, on in found.items()}
+    refused = rows and all(row.state == "refused" for row in rows)
+    return listed | ({"not trained": "its latency was over the bound"} if refused else {})
+
+
 def trial_page(store: Store, study: StudyRow, row: TrialRow) -> RenderableType:
     """One trial: its parameters, the architecture, the recipe, the curve, the attempts."""
     from nas.driver.tradeoffs import network  # numpy
@@ -269,10 +283,9 @@ def trial_page(store: Store, study: StudyRow, row: TrialRow) -> RenderableType:
         "trained too": f"as trial {', '.join(others)}: the front shows their mean"
         if others
         else "",
-        "measured on": row.latency_device or "",
-        "trained on": row.device or "",
+        **places(study, [row]),
         "seconds": f"{row.seconds:.1f}" if row.seconds else "",
-        "epochs": str(row.epochs),
+        "epochs": "" if row.state == "refused" else str(row.epochs),
         "rungs": ", ".join(f"{percent(accuracy)} at {epochs}" for epochs, accuracy in row.rungs),
         "sampled": ", ".join(f"{k}={v}" for k, v in row.sampled.items()),
         "taught by": teacher_of(study, row),
