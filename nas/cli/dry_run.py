@@ -59,7 +59,7 @@ def rehearse(
     plan = in_full(store, plan)
     with predicted(store, plan) as descriptions:
         tell_predicted(descriptions, plan, store)
-        tell_images(plan.job)
+        tell_images(replace(plan.job, recipe=plan.recipe), objectives=plan.space.objectives)
         screens.out(pages.space_page(plan.space))
         left = None if plan.trials is None else max(0, plan.trials - done)
         new = [network for name, network in networks.items() if name in beside]

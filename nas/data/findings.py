@@ -4,7 +4,7 @@ part, what was skipped and why, and what would prevent learning."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -52,17 +52,18 @@ class Findings:
     named: Skipped
 
 
-def examine(ref: DataRef) -> Findings:
+def examine(ref: DataRef, followed: Collection[str] = ()) -> Findings:
     """As ``inspect``, but raises DataError where there are problems, with all of them."""
-    found = inspect(ref)
+    found = inspect(ref, followed)
     if found.problems:
         raise DataError("; ".join(found.problems))
     return found
 
 
-def inspect(ref: DataRef) -> Findings:
+def inspect(ref: DataRef, followed: Collection[str] = ()) -> Findings:
     """Inspects all images of a folder or a table. Problems are classes without images, unreadable
-    images, and train images that are all of a single colour or copies of one.
+    images, and train images that are all of a single colour or copies of one. ``followed`` names
+    what was asked for, objectives and recipe settings: it is not advised again.
 
     Raises DataError where fewer than two classes are left without the unreadable images.
     """
@@ -70,12 +71,13 @@ def inspect(ref: DataRef) -> Findings:
     if not ref.skip_unreadable:
         wrong = imagefolder.problems(imagefolder.look(imagefolder.all_of(ref)))
     try:
-        return _inspect(dataclasses.replace(ref, skip_unreadable=True) if wrong else ref, wrong)
+        taken = dataclasses.replace(ref, skip_unreadable=True) if wrong else ref
+        return _inspect(taken, wrong, followed)
     except DataError as error:
         raise DataError("; ".join([*wrong, str(error)])) from error
 
 
-def _inspect(ref: DataRef, wrong: tuple[str, ...]) -> Findings:
+def _inspect(ref: DataRef, wrong: tuple[str, ...], followed: Collection[str]) -> Findings:
     images = imagefolder.prepared(imagefolder.whole(dataclasses.replace(ref, identity="")))
     looked = imagefolder.look(imagefolder.all_of(ref))
     every = np.concatenate([images.rows[part] for part in images.info.parts])
@@ -109,7 +111,7 @@ def _inspect(ref: DataRef, wrong: tuple[str, ...]) -> Findings:
         notes=(*looked.listing.notes, *(text for text, _ in noted)),
         warnings=(
             *(text for text, _ in warned),
-            *uneven(classes, by_part["train"]),
+            *uneven(classes, by_part["train"], followed),
             *coarse(len(loaded["validation"])),
             *absent(classes, by_part),
         ),
@@ -226,8 +228,11 @@ def distinct(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return firsts
 
 
-def uneven(classes: tuple[str, ...], trained: npt.NDArray[np.int64]) -> list[str]:
-    """Warnings where classes have few images to train on, or far fewer than another."""
+def uneven(
+    classes: tuple[str, ...], trained: npt.NDArray[np.int64], followed: Collection[str] = ()
+) -> list[str]:
+    """Warnings where classes have few images to train on, or, unless all advice is ``followed``,
+    far fewer than another."""
     total, there = int(trained.sum()), trained > 0
     warnings = []
     if total < FEW * len(classes):
@@ -236,12 +241,17 @@ def uneven(classes: tuple[str, ...], trained: npt.NDArray[np.int64]) -> list[str
             "(labels that are numbers to predict are no classes)"
         )
     most, least = int(trained.argmax()), int(np.where(there, trained, total).argmin())
-    if trained[most] >= IMBALANCE * trained[least]:
+    advice = {
+        "balanced_accuracy": "--objective balanced_accuracy,params does",
+        "class_weights=balanced": "--recipe class_weights=balanced helps",
+    }
+    left = [text for name, text in advice.items() if name not in followed]
+    if trained[most] >= IMBALANCE * trained[least] and left:
+        hidden = ": accuracy will hardly show whether it is learned"
         warnings.append(
             f"{counted(int(trained[most]), 'image')} of the class {classes[most]} to train on and "
-            f"{trained[least]:,} of {classes[least]}: accuracy will hardly show whether it is "
-            "learned (--objective balanced_accuracy,params does, --recipe class_weights=balanced "
-            "helps)"
+            f"{trained[least]:,} of {classes[least]}"
+            f"{'' if 'balanced_accuracy' in followed else hidden} ({', '.join(left)})"
         )
     return warnings
 
