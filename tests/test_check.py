@@ -165,6 +165,20 @@ def test_too_few_images_to_validate_on_are_warned_of(
     assert found.warnings == ((warning,) if told else ())
 
 
+def test_labels_that_are_one_number_are_warned_of(tmp_path: Path) -> None:
+    rows = flat(tmp_path / "t", 120)
+    for n, row in enumerate(rows):
+        row["label"] = ("1", "1.0", "01", "2", "NaN", "x1")[n % 6]
+    found = examine(ref(table(tmp_path / "t" / "labels.csv", rows)))
+    assert len(found.classes) == 6
+    [warning] = [text for text in found.warnings if "one number" in text]
+    assert ": 01 and 1 and 1.0 (" in warning
+    for n, row in enumerate(rows):
+        row["label"] = ("1", "10", "snan", "-1", "inf", "x1")[n % 6]
+    warnings = examine(ref(table(tmp_path / "t" / "others.csv", rows))).warnings
+    assert not [text for text in warnings if "one number" in text]
+
+
 def test_numbers_to_predict_are_not_taken_for_classes_silently(tmp_path: Path) -> None:
     rows = flat(tmp_path / "t", 60)
     for n, row in enumerate(rows):

@@ -3,9 +3,11 @@ part, what was skipped and why, and what would prevent learning."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from itertools import combinations
 
 import numpy as np
@@ -111,6 +113,7 @@ def _inspect(ref: DataRef, wrong: tuple[str, ...], followed: Collection[str]) ->
         notes=(*looked.listing.notes, *(text for text, _ in noted)),
         warnings=(
             *(text for text, _ in warned),
+            *equal(classes),
             *uneven(classes, by_part["train"], followed),
             *coarse(len(loaded["validation"])),
             *absent(classes, by_part),
@@ -226,6 +229,24 @@ def distinct(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     ranked = np.sort(numbers)
     firsts: npt.NDArray[np.int64] = ranked[np.concatenate([[True], ranked[1:] != ranked[:-1]])]
     return firsts
+
+
+def equal(classes: tuple[str, ...]) -> list[str]:
+    """A warning where names of classes are one number, as a spreadsheet writes 1, 1.0 and 01."""
+    of: dict[Decimal, list[str]] = {}
+    for name in classes:
+        with contextlib.suppress(InvalidOperation):
+            if (number := Decimal(name)).is_finite():
+                of.setdefault(number, []).append(name)
+    alike = [names for names in of.values() if len(names) > 1]
+    if not alike:
+        return []
+    told = "; ".join(" and ".join(names) for names in alike[:EXAMPLES])
+    more = "; ..." if len(alike) > EXAMPLES else ""
+    return [
+        f"classes whose names are one number are told apart: {told}{more} (are they the same, "
+        "write it in one way)"
+    ]
 
 
 def uneven(
