@@ -170,6 +170,7 @@ def test_labels_that_are_one_number_are_warned_of(tmp_path: Path) -> None:
     for n, row in enumerate(rows):
         row["label"] = ("1", "1.0", "01", "2", "NaN", "x1")[n % 6]
     found = examine(ref(table(tmp_path / "t" / "labels.csv", rows)))
+    assert lines(found)[0].endswith(f" of {tmp_path}/t/labels.csv")
     assert len(found.classes) == 6
     [warning] = [text for text in found.warnings if "one number" in text]
     assert ": 01 and 1 and 1.0 (" in warning

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -32,12 +33,12 @@ IMBALANCE = 10  # largest over smallest class, from which on a warning says so
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """``classes`` and ``parts``: images of each, as they will be used; ``held_out``: the parts
-    drawn from train. ``sizes``: height and width of the smallest, the median and the largest image.
-    ``skipped``: the count of each reason, and examples. ``notes`` are decisions, ``warnings`` spoil
-    a result, ``problems`` stop every training, each with what to do; the other fields leave out the
-    images that a problem names. ``named``: the count and examples of the images that a note or a
-    warning is about."""
+    """``root``: the folder or the table. ``classes`` and ``parts``: images of each, as they will be
+    used; ``held_out``: the parts drawn from train. ``sizes``: height and width of the smallest, the
+    median and the largest image. ``skipped``: the count of each reason, and examples. ``notes`` are
+    decisions, ``warnings`` spoil a result, ``problems`` stop every training, each with what to do;
+    the other fields leave out the images that a problem names. ``named``: the count and examples of
+    the images that a note or a warning is about."""
 
     root: str
     classes: dict[str, int]
@@ -85,7 +86,7 @@ def _inspect(ref: DataRef, wrong: tuple[str, ...], followed: Collection[str]) ->
     every = np.concatenate([images.rows[part] for part in images.info.parts])
     copies = numbered(looked.survey.rows["digest"])
     counts = np.bincount(images.labels[every], minlength=len(images.info.classes))
-    lost = hopeless(looked, images, copies)
+    lost = hopeless(ref, looked, images, copies)
     try:
         loaded = {part: datasets.load(ref, part) for part in ORDER}
     except DataError as error:  # copies of one image cannot be split either
@@ -102,7 +103,7 @@ def _inspect(ref: DataRef, wrong: tuple[str, ...], followed: Collection[str]) ->
     }
     classes = images.info.classes
     return Findings(
-        root=str(looked.listing.root),
+        root=str(Path(ref.dir)),
         classes=dict(zip(classes, counts.tolist(), strict=True)),
         parts={part: len(loaded[part]) for part in ORDER},
         places=looked.listing.places,
@@ -134,9 +135,10 @@ def examples(looked: Looked, said: Sequence[Said]) -> Skipped:
     }
 
 
-def hopeless(looked: Looked, images: Prepared, copies: npt.NDArray[np.int64]) -> list[str]:
-    rows = images.rows["train"]
-    root = looked.listing.root
+def hopeless(
+    ref: DataRef, looked: Looked, images: Prepared, copies: npt.NDArray[np.int64]
+) -> list[str]:
+    rows, root = images.rows["train"], Path(ref.dir)
     if (looked.decoded.states[rows] == BLANK).all():
         return [
             f"each of the {len(rows)} images to train on in {root} is of a single colour: nothing "
