@@ -25,7 +25,7 @@ from nas.report import believed, charts, insight, mistakes, page_data, pages, re
 from nas.report.front import axes, directions
 from nas.report.plot import style, tidy
 from nas.report.screens import span
-from nas.report.trials import classifiers_alone, places, taught
+from nas.report.trials import caveats, places, taught
 from nas.spaces.yaml_mapping import parse_mapping
 from nas.store import ENDED, StudyRow, TrialRow
 from nas.text import counted
@@ -184,7 +184,7 @@ def headline(study: StudyRow, best: Sequence[TrialRow], beliefs: Beliefs | None 
 def _front(
     study: StudyRow, rows: Sequence[TrialRow], report: Report | None, beliefs: Beliefs | None
 ) -> str:
-    more = "".join(f" {escape(sentence)}." for sentence in classifiers_alone(rows))
+    more = "".join(f" {escape(sentence)}." for sentence in caveats(study, rows))
     if report:
         more += (
             " A bar with a hollow point: the mean validation accuracy of new trainings with other "

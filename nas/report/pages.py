@@ -12,7 +12,7 @@ from rich.text import Text
 from nas.metrics import ACCURACY, by_arithmetic, metric, percent, shown
 from nas.report import believed
 from nas.report.screens import table
-from nas.report.trials import body_of
+from nas.report.trials import body_of, caveats
 from nas.text import counted
 
 if TYPE_CHECKING:
@@ -192,5 +192,7 @@ def remarks(report: Report) -> list[str]:
         "The winner was chosen by validation and by its earlier estimate; the test images chose "
         "nothing."
     )
+    told = caveats(report.study, [found.row for found in report.beside])
+    sentences += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in told]
     sentences += [f"Left out: trial {row.number}, {why}." for row, why in report.lost]
     return sentences
