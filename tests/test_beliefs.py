@@ -86,7 +86,8 @@ def test_the_front_is_told_with_what_is_believed_where_it_is_asked_for(url: str)
     assert "an 80 % interval, wider on the better side " in table.replace("\n", " ")
     plain = ran(url, "pareto", "--study", "many").stdout
     assert "believed" not in plain.splitlines()[0]
-    assert plain.endswith("includes the luck of a training; --believed adds estimates without it\n")
+    luck = "includes the luck of one evaluation; --believed adds estimates without it"
+    assert plain.endswith(f"{luck}\n")
     assert Path(url.removeprefix("sqlite:///")).read_bytes() == before  # it only reads
     refused = ran(url, "pareto", "--study", "many", "--believed", "-f", "svg")
     assert "--believed: a front as svg has no room" in str(refused.exception)

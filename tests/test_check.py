@@ -129,6 +129,28 @@ def test_a_search_no_better_than_one_constant_answer_says_so(
     assert ("always answering good is right for 90.00 % of the validation images" in told) == warned
 
 
+def test_what_is_advised_for_unequal_classes_is_not_advised_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder(tmp_path / "d", 200, classes=("good",), height=8, width=8)
+    folder(tmp_path / "d", 15, classes=("bad",), seed=10_000, height=8, width=8)
+    search = ("search", "--space", "linear", "--epochs", "1", "--data", str(tmp_path / "d"))
+    objective = ("--objective", "balanced_accuracy,params")
+    weights = ("--recipe", "class_weights=balanced")
+    for asked, advised in (
+        ((), {"accuracy will hardly show", "--objective", "--recipe"}),
+        (objective, {"--recipe"}),
+        (weights, {"accuracy will hardly show", "--objective"}),
+        ((*objective, *weights), set()),
+    ):
+        status, _, err = nas_here(capsys, monkeypatch, tmp_path, *search, *asked, "--dry-run")
+        assert status == 0, err
+        said = "".join(line for line in err.splitlines() if "images of the class good" in line)
+        parts = ("accuracy will hardly show", "--objective", "--recipe")
+        assert {part for part in parts if part in said} == advised
+        assert bool(said) == bool(advised)
+
+
 @pytest.mark.parametrize(("count", "told"), [(60, True), (160, False)])
 def test_too_few_images_to_validate_on_are_warned_of(
     count: int, told: bool, tmp_path: Path
@@ -141,6 +163,21 @@ def test_too_few_images_to_validate_on_are_warned_of(
         "differ beyond luck"
     )
     assert found.warnings == ((warning,) if told else ())
+
+
+def test_labels_that_are_one_number_are_warned_of(tmp_path: Path) -> None:
+    rows = flat(tmp_path / "t", 120)
+    for n, row in enumerate(rows):
+        row["label"] = ("1", "1.0", "01", "2", "NaN", "x1")[n % 6]
+    found = examine(ref(table(tmp_path / "t" / "labels.csv", rows)))
+    assert lines(found)[0].endswith(f" of {tmp_path}/t/labels.csv")
+    assert len(found.classes) == 6
+    [warning] = [text for text in found.warnings if "one number" in text]
+    assert ": 01 and 1 and 1.0 (" in warning
+    for n, row in enumerate(rows):
+        row["label"] = ("1", "10", "snan", "-1", "inf", "x1")[n % 6]
+    warnings = examine(ref(table(tmp_path / "t" / "others.csv", rows))).warnings
+    assert not [text for text in warnings if "one number" in text]
 
 
 def test_numbers_to_predict_are_not_taken_for_classes_silently(tmp_path: Path) -> None:

@@ -161,6 +161,32 @@ def test_an_evaluator_s_study_says_what_works_with_it(here: Here, tmp_path: Path
     assert "energy: there is no such metric; known: accuracy, balanced_accuracy, joules" in wrong
 
 
+def test_where_an_evaluator_scores_nothing_is_told_of_images(here: Here, tmp_path: Path) -> None:
+    """nas takes the networks' input from its digits, and knows no images that they were scored on:
+    ten results, as of fewer nothing is estimated."""
+    told = ("search", "--space", "lenet_like", "--study", "mine", "--trials", "10", *STUB)
+    told += ("--workers", "0")
+    page, picture = tmp_path / "report.html", tmp_path / "front.svg"
+    texts = [
+        here(tmp_path, *told, "--dry-run").stdout,
+        *(lambda ended: (ended.stdout, ended.stderr))(here(tmp_path, *told)),
+        *(
+            here(tmp_path, *command).stdout
+            for command in (("status",), ("pareto",), ("pareto", "--believed"),
+                            ("trials", "ls"), ("trials", "show", "0"))
+        ),
+    ]  # fmt: skip
+    here(tmp_path, "report", "--top", "0", "-o", str(page))
+    here(tmp_path, "pareto", "-f", "svg", "-o", str(picture))
+    body, _, commands = page.read_text().partition("<p>To reproduce it:</p>")
+    assert "--dataset digits" in commands  # which gives the networks their input
+    texts += [body.partition("<main>")[2], picture.read_text()]
+    for shown in texts:
+        said = re.search(r"(?i)images|digits|validation|a training|trained|one training", shown)
+        assert not said, shown[max(0, said.start() - 200) : said.end() + 50]
+    assert "<title>lenet_like by test_search:slow:" in picture.read_text()
+
+
 def test_what_a_candidate_prints_is_no_data(tmp_path: Path) -> None:
     told = ("--trials", "2", "--workers", "0", "--evaluator", "evaluators:prints")
     ended = nas(tmp_path, "search", "--space", "lenet_like", *told)

@@ -124,8 +124,11 @@ def test_places_grow_with_the_logarithm_of_the_cost(drawn: ElementTree.Element) 
 
 def test_baselines_and_metrics_are_named(drawn: ElementTree.Element) -> None:
     told = " ".join(text.text or "" for text in drawn.iter(f"{SVG}text"))
-    for word in ("resnet18", "hog_svm", "accuracy", "params, logarithmic", "breaks a constraint"):
+    for word in ("resnet18", "hog_svm", "accuracy", "params, logarithmic", "breaks a constraint",
+                 "hog_svm: params and MACs are those of the classifier alone"):  # fmt: skip
         assert word in told
+    lowest = max(float(text.get("y", 0)) for text in drawn.iter(f"{SVG}text"))
+    assert lowest < float(drawn.get("height", 0))
 
 
 def test_labels_do_not_cover_each_other(drawn: ElementTree.Element) -> None:
@@ -175,8 +178,10 @@ def test_the_same_trials_give_the_same_picture_which_asks_for_nothing() -> None:
 
 def test_a_png_has_the_points_and_the_text() -> None:
     study, rows, _ = networks.study(30)
-    picture = Image.open(io.BytesIO(front.png(front.svg(study, rows)))).convert("RGB")
-    assert picture.size == (2 * front.WIDTH, 2 * front.HEIGHT)
+    drawn = front.svg(study, rows)
+    height = float(ElementTree.fromstring(drawn).get("height", 0))
+    picture = Image.open(io.BytesIO(front.png(drawn))).convert("RGB")
+    assert picture.size == (2 * front.WIDTH, 2 * height)
     colours = picture.getcolors(1 << 20) or []
     assert (0xC2, 0x41, 0x0C) in {colour for _, colour in colours}
     title = picture.crop((140, 24, 900, 60))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from folders import folder
@@ -69,6 +70,18 @@ def test_distilled_and_pruned_networks_become_trials_of_the_study(
     assert command("pareto", *where[:2], "-f", "json") == 0
     shown = {trial["trial"] for trial in json.loads(capsys.readouterr().out)}
     assert (3 in shown) != better
+    # The control is no trial: what it gained over it is told wherever the trial is.
+    verdicts = study.settings["verdicts"]
+    assert verdicts.keys() == {"2", "3"}
+    for row in (taught, pruned):
+        said = f"{row.called} beside its control, on validation: {verdicts[str(row.number)]}"
+        assert command("trials", "show", row.number, *where[:2]) == 0
+        assert said in " ".join(capsys.readouterr().out.split())
+        assert command("trials", "ls", *where[:2], "-f", "csv") == 0
+        assert f"nas: {said}" in capsys.readouterr().err
+        assert said in html.page(study, rows, {})
+        lines = ElementTree.fromstring(front.svg(study, rows)).iter()
+        assert said in " ".join(" ".join(line.text or "" for line in lines).split())
     drawn = front.svg(study, rows)
     assert "distilled or pruned" in drawn
     assert "3: trial 0 pruned" in drawn

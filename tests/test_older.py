@@ -24,6 +24,7 @@ from nas.driver.older import moved_on, offers, older_studies
 from nas.driver.plan import Plan
 from nas.errors import NasError, StudyError
 from nas.job import DataRef
+from nas.language.architecture import Architecture
 from nas.report.reproduce import search_command
 from nas.samplers.ehvi import OPENING, EHVISampler
 from nas.samplers.encoding import Encoding
@@ -112,6 +113,11 @@ def older(values: Any, count: int = 60) -> Older:
 
 def related(drawn: list[dict[str, int]]) -> Any:
     return np.array([3.0 * worth(params) - 20.0 for params in drawn])
+
+
+def lots(architecture: Architecture, **_: Any) -> dict[str, float]:
+    """An accuracy by lot."""
+    return {"accuracy": random.Random(str(architecture)).random()}
 
 
 def shuffled(drawn: list[dict[str, int]]) -> Any:
@@ -278,11 +284,17 @@ def test_what_cannot_serve_is_refused_before_a_study_is_made(store: Store) -> No
 def test_older_studies_are_offered_once(store: Store) -> None:
     run(store, plan(trials=12))
     run(store, plan(study="few", trials=4))
+    useless = plan(study="lots", trials=40)
+    job = dataclasses.replace(useless.job, evaluator="test_older:lots")
+    run(store, dataclasses.replace(useless, job=job))
     new = plan(study="new", sampler="default")
     offered = offers(new, store)
     assert offered.startswith("--from STUDY would warm-start from an older study: ")
     assert "s (12 networks of stack, digits)" in offered
     assert "few" not in offered
+    assert "lots" not in offered  # a search would not use it
+    (told,) = older_studies(dataclasses.replace(new, older=("lots",)), store)
+    assert not told.useful
     assert offers(dataclasses.replace(new, older=("s",)), store) == ""
     assert offers(dataclasses.replace(new, study="few"), store) == ""
     assert offers(dataclasses.replace(new, sampler="random"), store) == ""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from nas.cli.dry_run import expected_time
+from nas.cli.dry_run import busy, expected_time
 from nas.driver.plan import Plan
 from nas.job import DataRef, Job, Recipe
 from nas.language.architecture import Architecture, parse
@@ -109,6 +109,12 @@ def test_a_plan_says_how_long_it_will_take(
     plan = Plan(**{"study": "s", "space": load_space("lenet_like"), "job": JOB, **told})
     found = expected_time(plan, workers=2, memory=0, left=plan.trials, baselines=[])
     assert found.startswith(words)
+
+
+def test_a_busy_machine_is_told_with_the_time() -> None:
+    left = ", on a machine as busy as now, which left {} % of a core to the timing"
+    assert busy(4.0, 1.0) == left.format(25)
+    assert busy(4.0, 3.9) == busy(0.1, 0.0) == ""
 
 
 def test_trials_of_the_study_tell_before_steps_do(monkeypatch: pytest.MonkeyPatch) -> None:

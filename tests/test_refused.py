@@ -405,11 +405,15 @@ def test_the_command_line_tells_which_latency_bound_was_broken(
     number = next(row.number for row in rows(store) if row.state == "refused")
     _, shown, _ = run(tmp_path, "trials", "show", str(number), "--study", "s")
     assert "refused: latency over the bound, measured before training" in shown
+    assert "not trained" in shown
+    assert not {"trained on", "epochs"} & {line[:12].strip() for line in shown.splitlines()}
     _, shown, _ = run(tmp_path, "status")
     assert "refused" in shown.splitlines()[0]
     page = tmp_path / "page.html"
     assert run(tmp_path, "report", "--study", "s", "-o", str(page))[0] == 0
     assert f"{count + 3} refused" in page.read_text()
+    assert page.read_text().count('"not trained":') == count + 3
+    assert page.read_text().count('"trained on":') == 3
 
 
 @pytest.mark.parametrize("before", [False, True])

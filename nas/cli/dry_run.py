@@ -6,6 +6,7 @@ import contextlib
 import math
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from nas.driver.time_budget import TimeBudget
 
 START, BETWEEN = 5.0, 0.5  # seconds before the first training step, and between two trainings
+TELLING, FREE = 0.5, 0.85  # seconds of a timing that tell, and the share of an idle core it has
 QUIET, TIMING = 1.5, "nas: timing a few training steps"  # seconds after which this is printed
 
 
@@ -59,7 +61,7 @@ def rehearse(
     plan = in_full(store, plan)
     with predicted(store, plan) as descriptions:
         tell_predicted(descriptions, plan, store)
-        tell_images(plan.job)
+        tell_images(replace(plan.job, recipe=plan.recipe), objectives=plan.space.objectives)
         screens.out(pages.space_page(plan.space))
         left = None if plan.trials is None else max(0, plan.trials - done)
         new = [network for name, network in networks.items() if name in beside]
@@ -87,8 +89,9 @@ def expected_time(
     draws = list(footprint.feasible(plan.space, job.recipe, images))
     recorded = _recorded(rows)
     if not draws or ((job.evaluator or job.teachers) and not recorded):
-        return "unknown before the first training"
+        return f"unknown before the first {'evaluation' if job.evaluator else 'training'}"
     from nas.training import pace  # torch
+    from nas.training.device import available
     from nas.workers.machine import at_once
 
     def seconds(network: Architecture, recipe: Recipe) -> float:
@@ -103,17 +106,21 @@ def expected_time(
     some = pace.spread(draws)
     telling = threading.Timer(QUIET, print, [TIMING], {"file": sys.stderr, "flush": True})
     telling.start()
+    began, before = time.perf_counter(), time.process_time()
     try:
         own = footprint.batched(plan.recipe, images)
         every = pace.timed([*some, *((network, own) for network in baselines)], seconds)
     finally:
         telling.cancel()
+    wall, processor = time.perf_counter() - began, time.process_time() - before
     took, beside = every[: len(some)], [of_one + BETWEEN for of_one in every[len(some) :]]
     mean = sum(took) / len(took) + BETWEEN
     least, longest = (screens.span(seconds) for seconds in (min(took), max(took)))
     each = f"{least} to {longest} per training, {most} at once"
     if recorded:
         each += ", based on the study's trials"
+    elif threads == 1 and available().type == "cpu":
+        each += busy(wall, processor)
     if plan.rungs:
         each += ", less because rungs stop some"
     if left is not None:
@@ -124,6 +131,15 @@ def expected_time(
     count = max(0.0, (plan.seconds - START) * most - sum(beside)) / mean
     start = f"after a start-up of about {screens.span(START)}, longer on a busy machine"
     return f"about {count:,.0f} trainings {start}: {each}"
+
+
+def busy(wall: float, processor: float) -> str:
+    """A clause where a timing of one thread, of so many seconds, had less of a core than it could
+    use; empty where it was too short to tell."""
+    if wall < TELLING or processor >= FREE * wall:
+        return ""
+    share = f"{100 * processor / wall:.0f} % of a core"
+    return f", on a machine as busy as now, which left {share} to the timing"
 
 
 def _recorded(rows: Sequence[TrialRow]) -> TimeBudget | None:

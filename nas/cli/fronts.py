@@ -90,7 +90,7 @@ def front_out(
     else:
         listed()
         if form == "table" and not believed and (name := uncertain(study)):
-            luck = f"{metric(name).title} includes the luck of a training"
+            luck = f"{metric(name).title} includes the luck of one {study.once}"
             print(f"{luck}; --believed adds estimates without it")
 
 

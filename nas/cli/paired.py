@@ -30,6 +30,7 @@ from nas.report.progress import Left
 from nas.report.screens import span
 from nas.spaces.zoo import names as zoo_names
 from nas.store import Store, StudyRow
+from nas.store.teachers import note_verdict
 from nas.text import counted
 from nas.training.device import machine
 from nas.training.evaluation import data_for
@@ -110,6 +111,7 @@ def compare_and_show(
         return
     store, study = entered
     row = enter(store, study, treatment, found.treatment.trained[0], made, of)
+    note_verdict(store, study.id, row.number, pages.verdict(found.validation, title))
     try:
         rows, _ = with_latencies(store, study, list(store.trials(study.id)))
         there = any(best.id == row.id for best in pareto(study, rows))

@@ -114,7 +114,7 @@ def _made_again(study: StudyRow, row: TrialRow) -> str:
         command = {"distilled": "distill", "pruned": "prune"}[row.made]
         return f"repeat the `nas {command}` that made it"
     named = f"--trial {row.number} --study {shlex.quote(study.name)}"
-    if scored_by := study.settings.get("evaluator"):
+    if scored_by := study.evaluator:
         return (
             f"{scored_by} keeps its own; `nas export {named} -f python` writes the network without"
         )
@@ -200,7 +200,7 @@ def data_of(study: StudyRow, folder: str) -> DataRef:
     for other images."""
     from nas.data import describe
 
-    if evaluator := study.settings.get("evaluator"):
+    if evaluator := study.evaluator:
         raise StudyError(
             f"study {study.name!r} was scored by {evaluator} and has no images; train one of its "
             "networks with `nas train PATTERN --data DIR`"

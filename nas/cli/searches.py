@@ -151,7 +151,7 @@ def run(
 ) -> tuple[StudyRow, list[TrialRow], Status, Outlook | None]:
     """Runs the search in the pool that ``opened`` gives. Returns the study, its ended trials, the
     status, and where ``progress`` is shown, a forecast for as many trials again."""
-    tell_images(plan.job, progress)
+    tell_images(replace(plan.job, recipe=plan.recipe), progress, plan.space.objectives)
     if plan.recipe.resized_crop and not plan.job.evaluator:
         load(roomy(plan.job.data), "train")  # decoded here, with progress
     # Unknown names are refused before anything is written.

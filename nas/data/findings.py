@@ -3,10 +3,13 @@ part, what was skipped and why, and what would prevent learning."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -30,12 +33,12 @@ IMBALANCE = 10  # largest over smallest class, from which on a warning says so
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """``classes`` and ``parts``: images of each, as they will be used; ``held_out``: the parts
-    drawn from train. ``sizes``: height and width of the smallest, the median and the largest image.
-    ``skipped``: the count of each reason, and examples. ``notes`` are decisions, ``warnings`` spoil
-    a result, ``problems`` stop every training, each with what to do; the other fields leave out the
-    images that a problem names. ``named``: the count and examples of the images that a note or a
-    warning is about."""
+    """``root``: the folder or the table. ``classes`` and ``parts``: images of each, as they will be
+    used; ``held_out``: the parts drawn from train. ``sizes``: height and width of the smallest, the
+    median and the largest image. ``skipped``: the count of each reason, and examples. ``notes`` are
+    decisions, ``warnings`` spoil a result, ``problems`` stop every training, each with what to do;
+    the other fields leave out the images that a problem names. ``named``: the count and examples of
+    the images that a note or a warning is about."""
 
     root: str
     classes: dict[str, int]
@@ -52,17 +55,18 @@ class Findings:
     named: Skipped
 
 
-def examine(ref: DataRef) -> Findings:
+def examine(ref: DataRef, followed: Collection[str] = ()) -> Findings:
     """As ``inspect``, but raises DataError where there are problems, with all of them."""
-    found = inspect(ref)
+    found = inspect(ref, followed)
     if found.problems:
         raise DataError("; ".join(found.problems))
     return found
 
 
-def inspect(ref: DataRef) -> Findings:
+def inspect(ref: DataRef, followed: Collection[str] = ()) -> Findings:
     """Inspects all images of a folder or a table. Problems are classes without images, unreadable
-    images, and train images that are all of a single colour or copies of one.
+    images, and train images that are all of a single colour or copies of one. ``followed`` names
+    what was asked for, objectives and recipe settings: it is not advised again.
 
     Raises DataError where fewer than two classes are left without the unreadable images.
     """
@@ -70,18 +74,19 @@ def inspect(ref: DataRef) -> Findings:
     if not ref.skip_unreadable:
         wrong = imagefolder.problems(imagefolder.look(imagefolder.all_of(ref)))
     try:
-        return _inspect(dataclasses.replace(ref, skip_unreadable=True) if wrong else ref, wrong)
+        taken = dataclasses.replace(ref, skip_unreadable=True) if wrong else ref
+        return _inspect(taken, wrong, followed)
     except DataError as error:
         raise DataError("; ".join([*wrong, str(error)])) from error
 
 
-def _inspect(ref: DataRef, wrong: tuple[str, ...]) -> Findings:
+def _inspect(ref: DataRef, wrong: tuple[str, ...], followed: Collection[str]) -> Findings:
     images = imagefolder.prepared(imagefolder.whole(dataclasses.replace(ref, identity="")))
     looked = imagefolder.look(imagefolder.all_of(ref))
     every = np.concatenate([images.rows[part] for part in images.info.parts])
     copies = numbered(looked.survey.rows["digest"])
     counts = np.bincount(images.labels[every], minlength=len(images.info.classes))
-    lost = hopeless(looked, images, copies)
+    lost = hopeless(ref, looked, images, copies)
     try:
         loaded = {part: datasets.load(ref, part) for part in ORDER}
     except DataError as error:  # copies of one image cannot be split either
@@ -98,7 +103,7 @@ def _inspect(ref: DataRef, wrong: tuple[str, ...]) -> Findings:
     }
     classes = images.info.classes
     return Findings(
-        root=str(looked.listing.root),
+        root=str(Path(ref.dir)),
         classes=dict(zip(classes, counts.tolist(), strict=True)),
         parts={part: len(loaded[part]) for part in ORDER},
         places=looked.listing.places,
@@ -109,7 +114,8 @@ def _inspect(ref: DataRef, wrong: tuple[str, ...]) -> Findings:
         notes=(*looked.listing.notes, *(text for text, _ in noted)),
         warnings=(
             *(text for text, _ in warned),
-            *uneven(classes, by_part["train"]),
+            *equal(classes),
+            *uneven(classes, by_part["train"], followed),
             *coarse(len(loaded["validation"])),
             *absent(classes, by_part),
         ),
@@ -129,9 +135,10 @@ def examples(looked: Looked, said: Sequence[Said]) -> Skipped:
     }
 
 
-def hopeless(looked: Looked, images: Prepared, copies: npt.NDArray[np.int64]) -> list[str]:
-    rows = images.rows["train"]
-    root = looked.listing.root
+def hopeless(
+    ref: DataRef, looked: Looked, images: Prepared, copies: npt.NDArray[np.int64]
+) -> list[str]:
+    rows, root = images.rows["train"], Path(ref.dir)
     if (looked.decoded.states[rows] == BLANK).all():
         return [
             f"each of the {len(rows)} images to train on in {root} is of a single colour: nothing "
@@ -226,8 +233,29 @@ def distinct(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return firsts
 
 
-def uneven(classes: tuple[str, ...], trained: npt.NDArray[np.int64]) -> list[str]:
-    """Warnings where classes have few images to train on, or far fewer than another."""
+def equal(classes: tuple[str, ...]) -> list[str]:
+    """A warning where names of classes are one number, as a spreadsheet writes 1, 1.0 and 01."""
+    of: dict[Decimal, list[str]] = {}
+    for name in classes:
+        with contextlib.suppress(InvalidOperation):
+            if (number := Decimal(name)).is_finite():
+                of.setdefault(number, []).append(name)
+    alike = [names for names in of.values() if len(names) > 1]
+    if not alike:
+        return []
+    told = "; ".join(" and ".join(names) for names in alike[:EXAMPLES])
+    more = "; ..." if len(alike) > EXAMPLES else ""
+    return [
+        f"classes whose names are one number are told apart: {told}{more} (are they the same, "
+        "write it in one way)"
+    ]
+
+
+def uneven(
+    classes: tuple[str, ...], trained: npt.NDArray[np.int64], followed: Collection[str] = ()
+) -> list[str]:
+    """Warnings where classes have few images to train on, or, unless all advice is ``followed``,
+    far fewer than another."""
     total, there = int(trained.sum()), trained > 0
     warnings = []
     if total < FEW * len(classes):
@@ -236,12 +264,17 @@ def uneven(classes: tuple[str, ...], trained: npt.NDArray[np.int64]) -> list[str
             "(labels that are numbers to predict are no classes)"
         )
     most, least = int(trained.argmax()), int(np.where(there, trained, total).argmin())
-    if trained[most] >= IMBALANCE * trained[least]:
+    advice = {
+        "balanced_accuracy": "--objective balanced_accuracy,params does",
+        "class_weights=balanced": "--recipe class_weights=balanced helps",
+    }
+    left = [text for name, text in advice.items() if name not in followed]
+    if trained[most] >= IMBALANCE * trained[least] and left:
+        hidden = ": accuracy will hardly show whether it is learned"
         warnings.append(
             f"{counted(int(trained[most]), 'image')} of the class {classes[most]} to train on and "
-            f"{trained[least]:,} of {classes[least]}: accuracy will hardly show whether it is "
-            "learned (--objective balanced_accuracy,params does, --recipe class_weights=balanced "
-            "helps)"
+            f"{trained[least]:,} of {classes[least]}"
+            f"{'' if 'balanced_accuracy' in followed else hidden} ({', '.join(left)})"
         )
     return warnings
 

@@ -195,7 +195,7 @@ def prepared(ref: DataRef) -> Prepared:
     counts = np.bincount(found.labels[rows["train"]], minlength=len(found.classes))
     for name, count in zip(found.classes, counts, strict=True):
         if not count:
-            raise DataError(f"no image of the class {name} in {found.root} can be read")
+            raise DataError(f"no image of the class {name} in {ref.dir} can be read")
     bytes_ = looked.survey.rows["digest"]
     own = grouped(found, "")[np.concatenate([*rows.values()])] if found.groups else None
     converted = any((kept.states[n] == CONVERTED).any() for n in rows.values())
@@ -207,7 +207,7 @@ def prepared(ref: DataRef) -> Prepared:
     )
     if ref.identity not in ("", actual):
         raise DataError(
-            f"the images in {found.root} are not those that this was started with: "
+            f"the images in {ref.dir} are not those that this was started with: "
             f"{sum(map(len, rows.values()))} in "
             f"{counted(len(found.classes), 'class', 'classes')} here and now"
         )

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from nas.data import kinds
 from nas.data.images import Part
-from nas.data.listing import ORDER, Listing, build, unknown_label
+from nas.data.listing import ORDER, Listing, build, told_apart, unknown_label
 from nas.data.walking import ABSENT, Gathered, mark
 from nas.errors import DataError, brief
 from nas.text import counted, shown_url
@@ -53,6 +53,7 @@ def listing(path: Path, group_by: str = "") -> Listing:
             f"{path} names {counted(len(classes), 'class', 'classes')} to train on: at "
             "least two are needed"
         )
+    told_apart(path, classes)
     root, numbers = path.parent, {name: n for n, name in enumerate(classes)}
     parts: dict[Part, tuple[int, int]] = {}
     groups = []

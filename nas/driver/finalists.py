@@ -190,7 +190,7 @@ def report(
     """
     if seeds < 1 or top < 1:
         raise StudyError(f"seeds is {seeds} and top is {top}: each must be 1 or more")
-    if evaluator := study.settings.get("evaluator"):
+    if evaluator := study.evaluator:
         raise StudyError(f"study {study.name!r} was run by {evaluator}: nothing to train again")
     if dict(study.objectives).get(ACCURACY) != "max":
         raise StudyError(f"study {study.name!r} has no objective {ACCURACY}:max to choose by")

@@ -37,7 +37,7 @@ Floats = NDArray[np.float64]
 SPREAD = 0.5  # scales a standardised feature to the distance between values of a choice
 COSTS = ("params", "macs")  # features in addition to the parameters of the same space
 FAR = 3.0  # standard deviations at which features are clipped
-OFFERED = 3  # most studies suggested at the start of a search
+OFFERED = 3  # most studies considered, and suggested, at the start of a search
 
 
 def older_studies(plan: Plan, record: Record) -> tuple[Older, ...]:
@@ -68,8 +68,8 @@ def older_studies(plan: Plan, record: Record) -> tuple[Older, ...]:
 
 
 def offers(plan: Plan, record: Record) -> str:
-    """A sentence that suggests older studies of the record: those of the same space first, then
-    those with the most networks. Empty where there is none."""
+    """A sentence that suggests older studies of the record that a search would use: of the same
+    space first, then those with the most networks. Empty where there is none."""
     studies = record.studies()
     if plan.older or plan.sampler not in LEARNING or plan.study in [row.name for row in studies]:
         return ""
@@ -78,15 +78,16 @@ def offers(plan: Plan, record: Record) -> str:
         counts = record.counts(study.id)
         return sum(counts.get(state, 0) for state in EVALUATED)
 
-    # Ordered by counts alone: trials are read only for the studies named, and a few more.
+    # Ordered by counts alone: trials are read only for the studies considered, and a few more.
     sizes = {study.name: ended(study) for study in studies}
     first = sorted(studies, key=lambda s: (s.space != plan.space.name, -sizes[s.name]))
-    sized = ((s, len(_rows(plan, record, s, math.inf))) for s in first if sizes[s.name] >= FEWEST)
-    serving = itertools.islice((pair for pair in sized if pair[1] >= FEWEST), OFFERED)
+    read = ((s, _rows(plan, record, s, math.inf)) for s in first if sizes[s.name] >= FEWEST)
+    likely = itertools.islice((pair for pair in read if len(pair[1]) >= FEWEST), OFFERED)
     named = [
-        f"{study.name} ({counted(count, 'network')} of {study.space}, "
+        f"{study.name} ({counted(len(rows), 'network')} of {study.space}, "
         f"{study.shown_data or 'no images'})"
-        for study, count in serving
+        for study, rows in likely
+        if _serves(plan, study, rows)
     ]
     return f"--from STUDY would warm-start from an older study: {', '.join(named)}" if named else ""
 
@@ -116,6 +117,15 @@ def _rows(plan: Plan, record: Record, study: StudyRow, until: float) -> list[Tri
     rows = record.trials(study.id, states=EVALUATED)
     ended = [row for row in rows if not row.baseline and (row.finished or row.created) <= until]
     return [r for r in ended if any(math.isfinite(r.value(name)) for name in _learned(plan))]
+
+
+def _serves(plan: Plan, study: StudyRow, rows: Sequence[TrialRow]) -> bool:
+    """Whether a search would use the study, by the same test: 1.5 s of processor time at 200
+    networks of the space mixed."""
+    try:
+        return _placed(plan, study, rows).useful
+    except StudyError:
+        return False
 
 
 def _placed(plan: Plan, study: StudyRow, rows: Sequence[TrialRow]) -> Older:

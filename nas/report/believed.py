@@ -10,7 +10,7 @@ from nas.text import counted
 
 if TYPE_CHECKING:
     from nas.driver.beliefs import Belief, Beliefs
-    from nas.store import TrialRow
+    from nas.store import StudyRow, TrialRow
 
 
 def cell(name: str, found: Belief | None, *, short: bool = False) -> str:
@@ -32,21 +32,22 @@ def fields(beliefs: Beliefs | None, row: TrialRow) -> dict[str, float | None]:
     return dict(zip(names, ends, strict=True))
 
 
-def note(beliefs: Beliefs | None, rows: Sequence[TrialRow] = ()) -> str:
+def note(study: StudyRow, beliefs: Beliefs | None, rows: Sequence[TrialRow] = ()) -> str:
     """The explanation of the column "believed" of ``rows``, or why there is none; empty where
     nothing is estimated in this study."""
     if beliefs is None or not beliefs.name:
         return ""
     if beliefs.lacking:
         return (
-            f"{metric(beliefs.name).title} is that of one training, luck included; an estimate "
+            f"{metric(beliefs.name).title} is that of one {study.once}, luck included; an estimate "
             f"without it needs {counted(beliefs.lacking, 'more finished trial')}"
         )
     if not beliefs.by or (rows and not any(row.id in beliefs.by for row in rows)):
         return ""
+    images = "" if study.evaluator else " on these validation images"
     sentence = (
-        "believed: estimated from all trials on these validation images, without the luck of one "
-        "training, so compare networks by it; in brackets an 80 % interval, wider on the better "
+        f"believed: estimated from all trials{images}, without the luck of one {study.once}, so "
+        "compare networks by it; in brackets an 80 % interval, wider on the better "
         "side because the best networks exceed what a model predicts"
     )
     if not beliefs.sure:

@@ -52,7 +52,7 @@ def curves(
     found: Mapping[int, Sequence[Epoch]],
     best: Sequence[TrialRow],
 ) -> str:
-    """The validation accuracy by epoch of every trial with a curve, those of the front on top;
+    """The accuracy by epoch of every trial with a curve, those of the front on top;
     dashed lines mark the rungs. ``found`` has the curves by a trial's id."""
     drawn = [row for row in rows if found.get(row.id)]
     values = [epoch.accuracy for row in drawn for epoch in found[row.id]]
@@ -65,7 +65,9 @@ def curves(
         return (epoch - first) / width
 
     ticks = [(x(e), f"{e:g}") for e in steps(first, last) if float(e).is_integer()]
-    parts = _frame(ticks, "epoch", up.ticks, f"validation {up.title}")
+    parts = _frame(
+        ticks, "epoch", up.ticks, up.title if study.evaluator else f"validation {up.title}"
+    )
     free = BOX.left  # above the frame, where no curve crosses a label
     for rung in study.settings.get("rungs", [])[:-1]:
         if rung <= last:
@@ -93,7 +95,7 @@ def curves(
         ink, breadth, opacity = ("front", 1.6, 0.9) if ahead else ("dots", 1.0, 0.35)
         shape = line(points, ink, breadth, f' opacity="{opacity}"')
         parts.append(shape.replace("/>", f">{title}</polyline>"))
-    return _chart("validation accuracy by epoch", parts)
+    return _chart("accuracy by epoch", parts)
 
 
 def _frame(

@@ -28,7 +28,7 @@ from sqlalchemy.exc import DBAPIError
 from nas.driver.tradeoffs import pareto
 from nas.errors import NasError, StoreError, StudyError, brief
 from nas.report import believed
-from nas.report.trials import classifiers_alone, columns
+from nas.report.trials import caveats, columns
 from nas.store import Store, StudyRow, TrialRow
 from nas.store.mirror import Mirror, optuna_storage
 from nas.store.urls import said, shown
@@ -204,9 +204,9 @@ def note(study: StudyRow, best: tuple[TrialRow, ...], beliefs: Beliefs | None = 
         cells = [cell(row) for _, cell in shown]
         name = f"{markdown(row.baseline)}: " if row.made else ""
         lines.append(f"| {' | '.join(cells)} | {name}`{row.pattern}` |")
-    if said := believed.note(beliefs, best):
+    if said := believed.note(study, beliefs, best):
         lines += ["", said]
-    lines += [line for said in classifiers_alone(best) for line in ("", markdown(said))]
+    lines += [line for said in caveats(study, best) for line in ("", markdown(said))]
     return "\n".join(lines)
 
 

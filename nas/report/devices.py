@@ -11,6 +11,7 @@ from nas.errors import StudyError
 from nas.metrics import Located, located, shown
 from nas.report.front import BOX, Mark, around, captioned, labels, legend, stair_line, stairs
 from nas.report.plot import Axis, Point, circle, fill, line
+from nas.report.trials import caveats
 from nas.store import StudyRow, TrialRow
 
 # Each device's ink, line width and point radius: where fronts coincide, each is visible beneath the
@@ -63,8 +64,10 @@ def svg(study: StudyRow, rows: Sequence[TrialRow]) -> str:
         entries.append((name.partition("@")[2], circle(0, -4, radius, fill(ink))))
     drawn += [mark.drawn for mark in marks]
     drawn += labels(marks, [around(mark.at, mark.at, 6) for mark in marks], lesser)
-    title = f"{study.space} on {study.shown_data}: the fronts of {len(names)} devices"
-    return captioned(title, drawn, legend(entries)[0], across, up)
+    title = f"{study.searched}: the fronts of {len(names)} devices"
+    shown_rows = {row.number: row for best in fronts.values() for row in best}
+    notes = caveats(study, [*shown_rows.values()])
+    return captioned(title, drawn, legend(entries)[0], across, up, notes)
 
 
 def _on(study: StudyRow, y: str, name: str) -> StudyRow:

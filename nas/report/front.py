@@ -11,6 +11,7 @@ from html import unescape
 from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
+from textwrap import wrap
 
 from nas.artifacts import replace
 from nas.driver.tradeoffs import feasible, networks, nondominated, pareto
@@ -18,12 +19,14 @@ from nas.errors import NasError, StudyError
 from nas.metrics import METRICS, Direction, metric, shown
 from nas.report import fonts
 from nas.report.plot import Axis, Box, Point, circle, fill, line, n, picture, stroke, text, tidy
+from nas.report.trials import caveats
 from nas.store import StudyRow, TrialRow
 from nas.text import counted
 
 WIDTH, HEIGHT = 820, 470
 BOX = Box(left=74, top=64, right=WIDTH - 40, bottom=HEIGHT - 56)
 FAMILIES = ("DejaVu Sans", "Liberation Sans", "Noto Sans", "Roboto", "Ubuntu", "Arial", "Helvetica")
+LINE = 16  # height of a note's line
 LETTER = 5.9  # mean width of a label's letter in pixels, at size 11
 
 # The corners of the marks, relative to their centres.
@@ -143,10 +146,9 @@ def svg(
     lesser += [around(a, b, 1) for a, b in pairwise(steps)]
     drawn += labels(marks, taken, lesser)
     count = len(networks(rows))
-    title = (
-        f"{study.space} on {study.shown_data}: {counted(count, 'network')}, a front of {len(best)}"
-    )
-    return captioned(title, drawn, _legend(study, rows, bool(cascades)), across, up)
+    title = f"{study.searched}: {counted(count, 'network')}, a front of {len(best)}"
+    key = _legend(study, rows, bool(cascades))
+    return captioned(title, drawn, key, across, up, caveats(study, rows))
 
 
 def _label(study: StudyRow, row: TrialRow, x: str) -> str:
@@ -214,9 +216,14 @@ def legend(entries: Iterable[tuple[str, str]]) -> tuple[list[str], float]:
 
 
 def captioned(
-    title: str, drawn: Sequence[str], legend: Sequence[str], across: Axis, up: Axis
+    title: str,
+    drawn: Sequence[str],
+    legend: Sequence[str],
+    across: Axis,
+    up: Axis,
+    notes: Sequence[str],
 ) -> str:
-    """The picture of all that is drawn in the frame, with the texts around it."""
+    """The picture of all that is drawn in the frame, with the texts around it, ``notes`` below."""
     center, middle = (BOX.left + BOX.right) / 2, (BOX.top + BOX.bottom) / 2
     turned = f' transform="rotate(-90 18 {n(middle)})"'
     around_it = [
@@ -225,7 +232,12 @@ def captioned(
         text(center, HEIGHT - 14, across.title, anchor="middle", size=13),
         text(18, middle, up.title, anchor="middle", size=13, more=turned),
     ]
-    return picture(WIDTH, HEIGHT, title, [*drawn, *around_it])
+    lines = [part for each in notes for part in wrap(each, int((BOX.right - BOX.left) / LETTER))]
+    below = [
+        text(BOX.left, HEIGHT + LINE * place, part, size=11) for place, part in enumerate(lines, 1)
+    ]
+    height = HEIGHT + (LINE * len(lines) + LINE / 2 if lines else 0)
+    return picture(WIDTH, height, title, [*drawn, *around_it, *below])
 
 
 def labels(marks: Iterable[Mark], taken: Sequence[Area], lesser: Sequence[Area]) -> list[str]:

@@ -25,7 +25,7 @@ from nas.report import believed, charts, insight, mistakes, page_data, pages, re
 from nas.report.front import axes, directions
 from nas.report.plot import style, tidy
 from nas.report.screens import span
-from nas.report.trials import classifiers_alone, taught
+from nas.report.trials import caveats, places, taught
 from nas.spaces.yaml_mapping import parse_mapping
 from nas.store import ENDED, StudyRow, TrialRow
 from nas.text import counted
@@ -50,13 +50,13 @@ def page(
     results on the test images; ``beliefs`` the sampler's estimates of the trials."""
     rows = [row for row in rows if row.state in ENDED]
     best = pareto(study, rows)
-    title = f"{study.name}: {study.space} on {study.shown_data}"
+    title = f"{study.name}: {study.searched}"
     found = resources.files("nas.report")
     dark = f"@media screen and (prefers-color-scheme:dark){{{style(dark=True)}}}"
     parts = [
         f"<h1>{escape(title)}</h1>",
         _head(study, rows, best, beliefs, report),
-        _front(rows, report, beliefs),
+        _front(study, rows, report, beliefs),
         _finalists(report),
         mistakes.section(errors) if errors else "",
         _grown(study, rows),
@@ -99,7 +99,9 @@ def _head(
     states = Counter(row.state for row in searched)
     spent = sum(row.seconds or 0.0 for row in searched)
     name = study.objectives[0][0]
-    title = f"best {metric(name).title}{', validation' * (name == ACCURACY)}"
+    title = (
+        f"best {metric(name).title}{', validation' * (name == ACCURACY and not study.evaluator)}"
+    )
     found = shown(name, best[0].value(name)) if best else "none"
     if report:  # the retrained winner: the search's best score is also its luckiest
         title, found = "the winner's accuracy, test", percent(report.winner.test.value)
@@ -159,7 +161,7 @@ def headline(study: StudyRow, best: Sequence[TrialRow], beliefs: Beliefs | None 
     )
     if beliefs and beliefs.name == name and (belief := beliefs.by.get(top.id)):
         first += (
-            f" Estimated from all trials, without the luck of one training: "
+            f" Estimated from all trials, without the luck of one {study.once}: "
             f"{believed.cell(name, belief)}."
         )
         by = beliefs.by
@@ -179,14 +181,16 @@ def headline(study: StudyRow, best: Sequence[TrialRow], beliefs: Beliefs | None 
     )
 
 
-def _front(rows: Sequence[TrialRow], report: Report | None, beliefs: Beliefs | None) -> str:
-    more = "".join(f" {escape(sentence)}." for sentence in classifiers_alone(rows))
+def _front(
+    study: StudyRow, rows: Sequence[TrialRow], report: Report | None, beliefs: Beliefs | None
+) -> str:
+    more = "".join(f" {escape(sentence)}." for sentence in caveats(study, rows))
     if report:
         more += (
             " A bar with a hollow point: the mean validation accuracy of new trainings with other "
             "seeds, and its 95 % interval."
         )
-    if sentence := believed.note(beliefs):
+    if sentence := believed.note(study, beliefs):
         more += f" {sentence[0].upper()}{sentence[1:]}."
     return f"""<section id="front"><h2>What accuracy costs</h2>
 <div class="bar-line"><label>across <select id="across"></select></label>
@@ -257,10 +261,13 @@ def _curves(
 ) -> str:
     if not any(found.get(row.id) for row in rows):
         return ""
+    every = "Validation accuracy by epoch of every trained trial"
+    if study.evaluator:
+        every = "Accuracy by epoch of every trial that reports it"
     return f"""<section><h2>How they learned</h2><div class="pair">
 <figure>{charts.curves(study, rows, found, best)}</figure>
-<p class="note">Validation accuracy by epoch of every trained trial; those of the front are
-coloured. Dashed: rungs, where a trial continues, waits or stops.</p></div></section>"""
+<p class="note">{every}; those of the front are coloured. Dashed: rungs, where a trial continues,
+waits or stops.</p></div></section>"""
 
 
 def _common(study: StudyRow, rows: Sequence[TrialRow], best: Sequence[TrialRow]) -> str:
@@ -375,20 +382,19 @@ def _again(study: StudyRow, rows: Sequence[TrialRow], report: Report | None) -> 
     shape = shape_text(tuple(settings["input"])) if "input" in settings else ""
     versions = [f"Python {platform.python_version()}", *map(_version, _MADE_WITH)]
     facts = {
-        "recipe": recipe or f"none: run by {settings.get('evaluator', '')}",
+        "recipe": recipe or f"none: run by {study.evaluator}",
         "taught by": "; ".join(
             f"{name}: " + ("each" if len(of) == len(rows) else f"trial {', '.join(map(str, of))}")
             for name, of in taught(study, rows).items()
         ),
         "epochs": f"{settings['epochs']}"
         + (f", rungs {', '.join(map(str, settings['rungs']))}" if settings.get("rungs") else ""),
-        "data": ", ".join(filter(None, [study.dataset, study.images_about])),
+        "data": ", ".join(filter(None, [study.shown_data and study.dataset, study.images_about])),
         "input": f"{shape}, {settings.get('classes')} classes" if shape else "",
         "identity": study.images,
         "sampler": f"{study.sampler}, seed {study.seed}",
-        "evaluator": settings.get("evaluator", ""),
-        "trained on": ", ".join(sorted({row.device for row in rows if row.device})),
-        "latency on": ", ".join(sorted({r.latency_device for r in rows if r.latency_device})),
+        "evaluator": study.evaluator,
+        **places(study, rows),
         "made with": ", ".join(versions),
     }
     listed = "".join(

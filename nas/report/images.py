@@ -8,7 +8,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +25,13 @@ SHOWN, CLASSES = 8, 24  # images per class on a sheet, and classes
 SIDE = 72  # least pixels of an image's side on a sheet
 
 
-def tell(job: Job, aloud: bool = True) -> None:
-    """Prints the findings on a job's images to stderr, if they are the user's own files. Raises
-    DataError where they cannot be trained on."""
+def tell(job: Job, aloud: bool = True, objectives: Collection[str] = ()) -> None:
+    """Prints the findings on a job's images to stderr, if they are the user's own files, but no
+    advice that its recipe or the ``objectives`` follow. Raises DataError where they cannot be
+    trained on."""
     if job.data.name == "imagefolder" and not job.evaluator:
-        for line in findings.lines(findings.examine(job.data)) if aloud else ():
+        followed = {*objectives, f"class_weights={job.recipe.class_weights}"}
+        for line in findings.lines(findings.examine(job.data, followed)) if aloud else ():
             print(f"nas: {line}", file=sys.stderr)
 
 

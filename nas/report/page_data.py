@@ -17,7 +17,7 @@ from nas.metrics import ACCURACY, count, metric, shown, usual
 from nas.report import believed, pages
 from nas.report.front import axes, directions
 from nas.report.plot import Axis
-from nas.report.trials import body_of, state_of
+from nas.report.trials import body_of, places, state_of
 from nas.store import StudyRow, TrialRow
 
 DRAWN = 1_500_000  # most characters of drawings in a page; further stages are listed as text
@@ -62,11 +62,11 @@ def script(
             "body": body_of(row),
             "at": places if row.evaluated else None,
             "shown": [shown(name, row.value(name)) for name in names],
-            "epochs": row.epochs,
+            "epochs": 0 if row.state == "refused" else row.epochs,
             "seconds": None if row.seconds is None else round(row.seconds, 1),
             **_range(across, again.get(row.number)),
             **_believed(beliefs, row),
-            "more": _more(row, again.get(row.number)),
+            "more": _more(study, row, again.get(row.number)),
             "stages": _stages(architecture, words) if architecture else None,
         }
 
@@ -152,12 +152,11 @@ def _stages(architecture: Architecture, words: dict[str, int]) -> list[list[Any]
     return found
 
 
-def _more(row: TrialRow, again: Finalist | None) -> dict[str, str]:
+def _more(study: StudyRow, row: TrialRow, again: Finalist | None) -> dict[str, str]:
     page = {
         "validation": pages.mean(again.validation) if again else "",
         "test": pages.mean(again.test) if again else "",
-        "measured on": row.latency_device or "",
-        "trained on": row.device or "",
+        **places(study, [row]),
         "failure": row.reason or "",
         "sampled": ", ".join(f"{name}={value}" for name, value in row.sampled.items())
         if not row.baseline

@@ -12,7 +12,7 @@ from rich.text import Text
 from nas.metrics import ACCURACY, by_arithmetic, metric, percent, shown
 from nas.report import believed
 from nas.report.screens import table
-from nas.report.trials import body_of
+from nas.report.trials import body_of, caveats
 from nas.text import counted
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def report_page(report: Report) -> RenderableType:
 
 def report_markdown(report: Report) -> str:
     """The report as Markdown."""
-    document = [f"# {report.study.name}: {report.study.space} on {report.study.shown_data}", ""]
+    document = [f"# {report.study.name}: {report.study.searched}", ""]
     titles = columns(report)
     document += [" | ".join(["", *titles, ""]).strip(), "|" + "---|" * len(titles)]
     for cells in lines(report):
@@ -192,5 +192,7 @@ def remarks(report: Report) -> list[str]:
         "The winner was chosen by validation and by its earlier estimate; the test images chose "
         "nothing."
     )
+    told = caveats(report.study, [found.row for found in report.beside])
+    sentences += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in told]
     sentences += [f"Left out: trial {row.number}, {why}." for row, why in report.lost]
     return sentences

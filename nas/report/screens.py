@@ -181,7 +181,7 @@ def plan_table(plan: Plan, expected: str, done: int = 0, baselines: Sequence[str
         "time": expected,
         "epochs": str(plan.job.epochs),
         "rungs": ", ".join(map(str, plan.rungs)) or "off",
-        "dataset": plan.job.data.name,
+        **({"evaluator": of} if (of := plan.job.evaluator) else {"dataset": plan.job.data.name}),
         "sampler": plan.sampler,
         "seed": str(plan.job.seed),
     }.items():

@@ -149,6 +149,19 @@ def classifiers_alone(rows: Iterable[TrialRow]) -> list[str]:
     ]
 
 
+def caveats(study: StudyRow, rows: Sequence[TrialRow]) -> list[str]:
+    """What is to be known of trials before they are compared by their numbers: what the costs of
+    classical methods leave out, and what distilled and pruned networks gained over their controls,
+    which are no trials."""
+    verdicts = study.settings.get("verdicts", {})
+    gained = [
+        f"{row.called} beside its control, on validation: {verdicts[str(row.number)]}"
+        for row in rows
+        if row.made and str(row.number) in verdicts
+    ]
+    return [*classifiers_alone(rows), *gained]
+
+
 def taught(study: StudyRow, rows: Iterable[TrialRow]) -> dict[str, list[int]]:
     """The numbers of the trials of each teacher."""
     found: dict[str, list[int]] = {}
@@ -156,6 +169,12 @@ def taught(study: StudyRow, rows: Iterable[TrialRow]) -> dict[str, list[int]]:
         if teacher := teacher_of(study, row):
             found.setdefault(teacher, []).append(row.number)
     return found
+
+
+def tell_caveats(study: StudyRow, rows: Sequence[TrialRow]) -> None:
+    """Prints them to stderr, beside data that has no place for them."""
+    for sentence in caveats(study, rows):
+        print(f"nas: {sentence}", file=sys.stderr)
 
 
 def rows_out(
@@ -173,17 +192,19 @@ def rows_out(
             for row in rows
         ]
         print(json.dumps(dicts, indent=1, allow_nan=False))
+        tell_caveats(study, rows)
     elif format == "csv":
         dicts = [trial_dict(study, row) | believed.fields(beliefs, row) for row in rows]
         names = list(dict.fromkeys(name for each in dicts for name in each))
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(map(cell, names or ["study", "trial"]))
         writer.writerows([cell(each.get(name)) for name in names] for each in dicts)
+        tell_caveats(study, rows)
     elif format == "table":
         out(trials_table(study, rows, beliefs))
-        if sentence := believed.note(beliefs, rows):
+        if sentence := believed.note(study, beliefs, rows):
             print(sentence)
-        for sentence in classifiers_alone(rows):
+        for sentence in caveats(study, rows):
             print(sentence)
         note_devices(among or rows)
         note_teachers(study, rows)
@@ -260,6 +281,20 @@ def body_of(row: TrialRow) -> str:
     return f"{row.baseline}: {body}" if row.made else row.baseline or body
 
 
+def places(study: StudyRow, rows: Sequence[TrialRow]) -> dict[str, str]:
+    """Where trials were measured and where they got their results, by a caption; or why none was
+    trained."""
+    found = {
+        "measured on": {row.latency_device for row in rows},
+        f"{'evaluated' if study.evaluator else 'trained'} on": {
+            row.device for row in rows if row.state != "refused"
+        },
+    }
+    listed = {title: "; ".join(sorted(filter(None, on))) for title, on in found.items()}
+    refused = rows and all(row.state == "refused" for row in rows)
+    return listed | ({"not trained": "its latency was over the bound"} if refused else {})
+
+
 def trial_page(store: Store, study: StudyRow, row: TrialRow) -> RenderableType:
     """One trial: its parameters, the architecture, the recipe, the curve, the attempts."""
     from nas.driver.tradeoffs import network  # numpy
@@ -285,10 +320,9 @@ def trial_page(store: Store, study: StudyRow, row: TrialRow) -> RenderableType:
         "trained too": f"as trial {', '.join(others)}: the front shows their mean"
         if others
         else "",
-        "measured on": row.latency_device or "",
-        "trained on": row.device or "",
+        **places(study, [row]),
         "seconds": f"{row.seconds:.1f}" if row.seconds else "",
-        "epochs": str(row.epochs),
+        "epochs": "" if row.state == "refused" else str(row.epochs),
         "rungs": ", ".join(f"{percent(accuracy)} at {epochs}" for epochs, accuracy in row.rungs),
         "sampled": ", ".join(f"{k}={v}" for k, v in row.sampled.items()),
         "taught by": teacher_of(study, row),
@@ -304,7 +338,7 @@ def trial_page(store: Store, study: StudyRow, row: TrialRow) -> RenderableType:
     except NasError as error:
         why = "a classical method, no network" if row.baseline else error
         parts.append(Text(f"no drawing: {why}"))
-    parts += map(Text, classifiers_alone([row]))
+    parts += map(Text, caveats(study, [row]))
     curve = store.curve(row.id)
     if curve:
         spots = "▁▂▃▄▅▆▇█"

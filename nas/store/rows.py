@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import PurePosixPath
 from typing import Any
 
 from nas.errors import NasError, StoreError, StudyError, brief
@@ -53,9 +54,27 @@ class StudyRow(Study):
         return str(self.settings.get("folder") or self.name)
 
     @property
+    def evaluator(self) -> str:
+        """The user's function that scores its networks; empty where nas trains them."""
+        return str(self.settings.get("evaluator") or "")
+
+    @property
     def shown_data(self) -> str:
-        """A display name of the images: that of their folder, or of the data set."""
-        return self.directory.rstrip("/").rpartition("/")[2] or self.dataset
+        """A display name of the images: that of their folder, or of the data set. Empty where an
+        evaluator scores the networks, on what it knows alone: it has only their shape from here."""
+        return "" if self.evaluator else PurePosixPath(self.directory).name or self.dataset
+
+    @property
+    def searched(self) -> str:
+        """What was searched, for titles: the space, on which images or by which evaluator."""
+        return (
+            f"{self.space} {f'by {self.evaluator}' if self.evaluator else f'on {self.shown_data}'}"
+        )
+
+    @property
+    def once(self) -> str:
+        """What gave a trial its result."""
+        return "evaluation" if self.evaluator else "training"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from nas.store.rows import Study
 
 # Settings not compared: locations of files, and names resolved from the record.
 # The first three are the record's own, which a study keeps when it is redefined.
-KEPT_SETTINGS = ("folder", "taught", "devices")
+KEPT_SETTINGS = ("folder", "taught", "verdicts", "devices")
 PLACES = re.compile(rf"settings\.({'|'.join(KEPT_SETTINGS)}|teachers)(\.|$)")
 
 

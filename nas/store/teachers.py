@@ -1,9 +1,10 @@
-"""Teachers of distillation: recipes hold a model's digest, people know its trial or file."""
+"""Teachers of distillation: recipes hold a model's digest, people know its trial or file. And what
+a distilled or pruned network gained over its control, which is no trial."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, select, update
 
@@ -45,15 +46,23 @@ def teacher_files(study: StudyRow) -> tuple[str, ...]:
 
 def note(store: Store, study_id: int, digest: str, names: Sequence[str]) -> None:
     """Records in a study the names of the teachers behind a digest."""
+    _add(store, study_id, "taught", {digest: list(names)})
+
+
+def note_verdict(store: Store, study_id: int, number: int, verdict: str) -> None:
+    """Records in a study what its trial of this number gained over its control."""
+    _add(store, study_id, "verdicts", {str(number): verdict})
+
+
+def _add(store: Store, study_id: int, key: str, more: Mapping[str, object]) -> None:
+    """Adds to a mapping among a study's settings."""
     mine = studies.c.id == study_id
 
     def work(connection: Connection, _: bool) -> None:
         query = select(studies.c.settings).where(mine).with_for_update()
         settings = connection.execute(query).scalar_one()
-        taught = {**settings.get("taught", {}), digest: list(names)}
-        connection.execute(
-            update(studies).where(mine).values(settings={**settings, "taught": taught})
-        )
+        changed = {**settings, key: {**settings.get(key, {}), **more}}
+        connection.execute(update(studies).where(mine).values(settings=changed))
 
     store.write(work)
 

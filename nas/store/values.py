@@ -163,6 +163,7 @@ SETTINGS: Mapping[str, Callable[[Any], object]] = {
     "from": listed(lambda v: type(v) is str),
     "devices": mapping(lambda v: type(v) is str),
     "taught": mapping(listed(lambda v: type(v) is str)),
+    "verdicts": mapping(lambda v: type(v) is str),
 }
 
 
