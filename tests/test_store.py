@@ -238,6 +238,11 @@ def test_a_study_has_a_name_that_can_be_shown(store: Store, name: str) -> None:
         store.open_study(dataclasses.replace(STUDY, name=name))
 
 
+def test_a_directory_whose_name_no_database_holds_is_refused(store: Store) -> None:
+    with pytest.raises(StudyError, match=r"directory '/x/\\udcff': its name is no text in UTF-8"):
+        store.open_study(dataclasses.replace(STUDY, directory=os.fsdecode(b"/x/\xff")))
+
+
 # -- trials ---------------------------------------------------------------------------------------
 
 

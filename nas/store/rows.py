@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from nas.errors import NasError, StoreError, StudyError, brief
+from nas.fields import encodable
 from nas.language.architecture import Architecture, parse
 from nas.metrics import METRICS, Direction, by_arithmetic, metric, of_pattern, shown, usual
 from nas.store.tables import EVALUATED, AttemptState, TrialState
@@ -23,7 +24,8 @@ class Study:
 
     ``objectives`` are (name, "max" or "min") in the order of the sampler's values; ``settings`` are
     further plain data that must not change between runs. ``images`` is the images' identity
-    (``nas.data.identity``); their description ``images_about`` and ``directory`` may change.
+    (``nas.data.identity``); their description ``images_about`` and ``directory`` may change. Raises
+    StudyError for a directory that no database can hold.
     """
 
     name: str
@@ -39,6 +41,13 @@ class Study:
     images: str = ""
     images_about: str = ""
     directory: str = ""
+
+    def __post_init__(self) -> None:
+        if not encodable(self.directory):
+            raise StudyError(
+                f"directory {brief(ascii(self.directory), 200)}: its name is no text in UTF-8, as "
+                "a record's must be: rename it"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
