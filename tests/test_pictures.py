@@ -21,6 +21,7 @@ from nas.data import Images, findings
 from nas.report import evaluations, fonts, front, images
 from nas.training.evaluation import Evaluation
 
+OTHERS = fonts.OTHERS
 # Equal as boxes, as question marks, and without their accents.
 ALIKE = ("Äpfel für Óscar", "Âpfel fùr Ôscar")
 
@@ -28,7 +29,10 @@ ALIKE = ("Äpfel für Óscar", "Âpfel fùr Ôscar")
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(fonts, "OTHERS", ())  # whatever this machine has
+    fonts.files.cache_clear()
     yield
+    fonts.files.cache_clear()
     fonts.file.cache_clear()
     fonts._has.cache_clear()
 
@@ -101,6 +105,33 @@ def test_letters_that_the_font_lacks_are_question_marks_without_a_warning() -> N
         warnings.simplefilter("error")
         for picture in (evaluations.mistakes_png, evaluations.confusion_png):
             assert same(*(picture(evaluated((name, "b"), 9)) for name in ("日本", "??")))
+
+
+def test_another_font_of_the_system_draws_what_the_usual_one_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A font by the name of one that has Chinese characters, with two of them."""
+    usual = fonts.file()
+    assert usual
+    fonts.tell_lacking(["日本", "é", "ก日"])
+    assert "no font here has" in (said := capsys.readouterr().err)
+    assert all(said.count(letter) == 1 for letter in "日本ก")
+    made = TTFont(usual)
+    for table in made["cmap"].tables:
+        table.cmap |= {ord("日"): "A", ord("本"): "B"}
+    (tmp_path / "fonts").mkdir()
+    name = "NotoSansCJK-Regular.ttc"
+    assert name in OTHERS
+    made.save(tmp_path / "fonts" / name)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setattr(fonts, "OTHERS", (name,))
+    fonts.files.cache_clear()
+    assert fonts.showable("日本 ก é") == "日本 ? é"
+    assert fonts.file_for("é") == usual
+    for picture in (evaluations.mistakes_png, evaluations.confusion_png):
+        assert same(*(picture(evaluated((name, "b"), 9)) for name in ("日本", "AB")))
+    fonts.tell_lacking(["日本"])
+    assert capsys.readouterr().err == ""
 
 
 def test_a_dollar_begins_no_formula() -> None:

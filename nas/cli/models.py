@@ -277,7 +277,9 @@ def evaluate_and_show(
 
 def _write_pictures(evaluation: Evaluation, folder: Path) -> None:
     from nas.report import evaluations as pages
+    from nas.report import fonts
 
+    fonts.tell_lacking(evaluation.classes)
     written = {
         "confusion.csv": pages.confusion_csv(evaluation).encode(),
         "mistakes.png": pages.mistakes_png(evaluation),

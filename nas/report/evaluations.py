@@ -7,6 +7,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -20,6 +21,8 @@ from nas.report.screens import table
 from nas.text import cell, counted
 
 if TYPE_CHECKING:
+    from PIL.ImageFont import FreeTypeFont, ImageFont
+
     from nas.training.evaluation import Comparison, Evaluation
 
 WIDEST = 20  # most classes whose confusion matrix fits a terminal
@@ -135,13 +138,14 @@ def confusion_png(evaluation: Evaluation) -> bytes:
     counts = evaluation.confusion
     shares = counts / counts.sum(1, keepdims=True).clip(1)
     names = [fonts.showable(brief(name, 20)) for name in evaluation.classes]
-    style: dict[str, Any] = {"parse_math": False, "font": fonts.file()}
     side = min(40.0, 2.5 + 0.45 * len(names))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(names)), names, rotation=90, **style)
-    axes.set_yticks(range(len(names)), names, **style)
+    axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
+    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        label.set_fontproperties(fonts.file_for(label.get_text()))
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if len(names) <= 2 * WIDEST:
@@ -179,7 +183,7 @@ def mistakes_png(evaluation: Evaluation) -> bytes:
     head = ORDER if len(wrong) > 1 else "" if wrong else "No mistakes."
     top = GAP + (TITLE if head else 0)
     sheet = Image.new("RGB", (columns * wide + GAP, rows * high + top), "white")
-    draw, font = ImageDraw.Draw(sheet), fonts.font(10)
+    draw = ImageDraw.Draw(sheet)
     draw.text((GAP, GAP), head, "black", fonts.font(12))
     for place, number in enumerate(wrong):
         pixels = evaluation.pixels(number)
@@ -198,11 +202,16 @@ def mistakes_png(evaluation: Evaluation) -> bytes:
         )
         for n, (line, end, ink) in enumerate(lines):
             whole = fonts.showable(brief(line))
-            text = cut(whole, end, lambda text: font.getlength(text) <= CAPTION)
+            font = fonts.font(10, whole)
+            text = cut(whole, end, partial(_fits, font))
             draw.text((x, y + TILE + 3 + 14 * n), text, ink, font)
     out = io.BytesIO()
     sheet.save(out, "PNG")
     return out.getvalue()
+
+
+def _fits(font: FreeTypeFont | ImageFont, text: str) -> bool:
+    return font.getlength(text) <= CAPTION
 
 
 def cut(text: str, end: str, fits: Callable[[str], bool]) -> str:

@@ -71,19 +71,21 @@ def draw(ref: DataRef, found: Findings, path: Path) -> None:
     scale = max(1, -(-SIDE // max(height, width)))
     names = list(found.classes)[:CLASSES]
     row, column, margin = height * scale + 22, width * scale + 4, 6
-    letters = fonts.font(10)
+    fonts.tell_lacking(names)
     captions = [
         fonts.showable(f"{brief(name, 60)}, {counted(found.classes[name], 'image')}")
         for name in names
     ]
     most = min(SHOWN, int(np.bincount(labels).max(initial=0)))
-    wide = max([most * column, *(math.ceil(letters.getlength(text)) for text in captions)])
+    wide = max(
+        [most * column, *(math.ceil(fonts.font(10, each).getlength(each)) for each in captions)]
+    )
     canvas = Image.new("RGB", (wide + 2 * margin, len(names) * row + margin), "white")
     pen = ImageDraw.Draw(canvas)
     for number, caption in enumerate(captions):
         of_class = np.flatnonzero(labels == number)
         top = number * row + margin
-        pen.text((margin, top), caption, "black", letters)
+        pen.text((margin, top), caption, "black", fonts.font(10, caption))
         # Spread over the class: neighbours in a folder are often alike.
         for place, at in enumerate(np.linspace(0, len(of_class) - 1, SHOWN).round().astype(int)):
             if place >= len(of_class):
