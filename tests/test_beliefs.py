@@ -99,7 +99,7 @@ def test_the_page_names_who_is_believed_to_be_the_best_where_it_is_another(url: 
     top, other = best[0], best[1]
     by = {top.id: Belief(0.8, 0.79, 0.82), other.id: Belief(0.7, 0.69, 0.72)}
     told = headline(study, best, Beliefs("accuracy", by))
-    assert "without the luck of one training: 80.00 % (79.00 to 82.00)" in told
+    assert "without the luck of one evaluation: 80.00 % (79.00 to 82.00)" in told
     assert "by such estimates" not in told
     by[other.id] = Belief(0.81, 0.8, 0.83)
     told = headline(study, best, Beliefs("accuracy", by))
@@ -118,11 +118,12 @@ def test_of_few_trials_nothing_is_shown(url: str, capsys: pytest.CaptureFixture[
     assert {line[name] for line in lines for name in COLUMNS} == {""}  # the columns stay the same
 
 
-def test_intervals_that_held_too_few_of_the_trials_are_noted() -> None:
+def test_intervals_that_held_too_few_of_the_trials_are_noted(url: str) -> None:
+    study, _ = of(url, "many")
     by = {1: Belief(0.9, 0.88, 0.92)}
-    assert "only" not in shown.note(Beliefs("accuracy", by, 0.82, True))
-    assert "held only 40.00 %" in shown.note(Beliefs("accuracy", by, 0.4, False))
-    assert shown.note(Beliefs("accuracy")) == ""
+    assert "only" not in shown.note(study, Beliefs("accuracy", by, 0.82, True))
+    assert "held only 40.00 %" in shown.note(study, Beliefs("accuracy", by, 0.4, False))
+    assert shown.note(study, Beliefs("accuracy")) == ""
     assert shown.cell("accuracy", by[1]) == "90.00 % (88.00 to 92.00)"
     assert shown.cell("accuracy", by[1], short=True) == "88.00 to 92.00"
 

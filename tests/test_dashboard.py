@@ -163,7 +163,7 @@ def test_what_is_believed_of_the_front_comes_to_the_note(ours: str, record: Path
     assert eventually(lambda: "| accuracy | believed |" in told())
     line = next(line for line in told().splitlines() if line.startswith("| ") and "INPUT" in line)
     assert re.match(r"\| \d+ \| [\d.]+ % \| [\d.]+ % \([\d.]+ to [\d.]+\) \|", line)
-    assert "without the luck of one training" in told()
+    assert "without the luck of one evaluation" in told()
 
 
 def test_a_trial_of_the_front_shows_its_drawing(
