@@ -556,14 +556,19 @@ def test_a_slot_on_a_cluster_asks_for_the_memory_that_is_predicted(
 def test_a_machine_runs_as_many_as_its_memory_holds() -> None:
     cores, room = os.cpu_count() or 1, int(0.9 * machine_memory())
 
-    def slots(workers: int | None, **limits: float) -> int:
-        with contextlib.closing(open_pool(workers, **limits)) as opened:  # type: ignore[arg-type]
+    def unasked() -> int:
+        raise AssertionError("the prediction takes a second")
+
+    def slots(workers: int | None, **limits: Any) -> int:
+        with contextlib.closing(open_pool(workers, **limits)) as opened:
             return opened.slots
 
     assert slots(None) == cores
     assert slots(None, memory_need=room // cores) == cores
     assert slots(None, memory_need=room // 2 + 1) == 1
-    assert slots(None, memory_need=2 * room) == 1
+    assert slots(None, memory_need=lambda: 2 * room) == 1
+    assert slots(0, memory_need=unasked) == 1
+    assert slots(1, memory_per_trial=1.0, memory_need=unasked) == 1
     assert slots(None, memory_per_trial=room / GIB) == 1
     assert slots(2, memory_need=2 * room) == 2
     assert slots(None, jobs=1) == slots(50, jobs=1) == 1
