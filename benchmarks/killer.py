@@ -282,13 +282,12 @@ def stage(database: str, trials: int, nodes: int, seconds: float) -> Iterator[Sc
         if database == "sqlite":
             scene = Scene(f"sqlite:///{folder}/record.db", trials, seconds, folder)
         else:
-            from ray.cluster_utils import Cluster
+            from clusters import started
 
             running = stack.enter_context(Server())
             os.environ.update(environ(folder))  # the raylets', and so the candidates'
             # Its hooks for an exit want the main thread, and nodes join in another.
-            head = {"num_cpus": 0, "include_dashboard": False}
-            cluster = Cluster(True, head_node_args=head, shutdown_at_exit=False)
+            cluster = started(num_cpus=0)
             stack.callback(cluster.shutdown)
             for _ in range(nodes):
                 cluster.add_node(num_cpus=1)

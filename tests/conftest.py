@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import sys
 from collections import Counter
@@ -59,6 +60,18 @@ def _lean() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def operators() -> Iterator[None]:
+    """torch's exporter reads what it translates operators to from onnxscript's sources at each
+    export: a third of its processor time. Here once."""
+    from torch.onnx._internal._lazy_import import onnxscript_apis as apis
+
+    with pytest.MonkeyPatch.context() as patch:
+        if once := getattr(apis, "get_torchlib_ops", None):
+            patch.setattr(apis, "get_torchlib_ops", functools.cache(once), raising=False)
         yield
 
 

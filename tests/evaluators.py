@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from nas.job import Epoch
@@ -19,6 +20,22 @@ def ok(architecture: Any, *, fidelity: int, seed: int, report: Any) -> dict[str,
     for epoch in range(1, fidelity + 1):
         report(Epoch(epoch=epoch, train_loss=1 / epoch, accuracy=epoch / 10, seconds=0.01 * epoch))
     return {"accuracy": fidelity / 10, "params": architecture.params, "seed": seed}
+
+
+def logs(architecture: Any, **_: Any) -> dict[str, float]:
+    """Adds a line to the file of the tests, in a twentieth of a second."""
+    time.sleep(0.05)
+    with Path(os.environ["NAS_TEST_EVALUATED"]).open("a") as file:
+        print(architecture.fingerprint, file=file)
+    return {"accuracy": int(architecture.fingerprint[:6], 16) / 16**6}
+
+
+def logs_four(architecture: Any, **_: Any) -> dict[str, float]:
+    """As ``logs``, but the fourth and later ones wait until a file beside it says ``go``."""
+    answer, log = logs(architecture), Path(os.environ["NAS_TEST_EVALUATED"])
+    while len(log.read_text().splitlines()) > 3 and not log.with_name("go").exists():
+        time.sleep(0.05)
+    return answer
 
 
 def raises(architecture: Any, *, fidelity: int, seed: int, report: Any) -> dict[str, float]:

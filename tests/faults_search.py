@@ -45,13 +45,13 @@ def run(
     *,
     evaluator: str = "stub",
     workers: int = 0,
-    ray: bool = False,
+    ray: str = "",
     lease: float = 60.0,
     patience: float = 60.0,
     environ: dict[str, str] | None = None,
 ) -> None:
-    """Runs or resumes the study, with ``environ`` added to the environment; on a ``ray`` of its own
-    if told."""
+    """Runs or resumes the study, with ``environ`` added to the environment; on the cluster of the
+    address ``ray`` if told, whose workers have ``environ``, too."""
     os.environ.update(environ or {})
     os.chdir(Path(__file__).parent)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -60,8 +60,8 @@ def run(
     if ray:
         import ray as cluster
 
-        cluster.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
-    opened = open_pool(workers, "auto" if ray else None)
+        cluster.init(ray, runtime_env={"env_vars": environ or {}}, log_to_driver=False)
+    opened = open_pool(workers, ray or None)
     with contextlib.closing(store), contextlib.closing(opened) as pool:
         try:
             search(plan(study, trials, evaluator), store, pool)

@@ -9,16 +9,16 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import fsspec
 import pytest
+from waiting import PATIENCE
 
 from nas import artifacts, processes
 from nas.errors import NasError
 from nas.store import Store, open_store
-
-TESTS = Path(__file__).parent
 
 
 @pytest.fixture(params=["a path", "file", "memory"])
@@ -143,14 +143,14 @@ def test_a_file_system_that_is_not_there_is_named(url: str) -> None:
 
 # A search of real trainings that keeps a checkpoint an epoch, and a line for each epoch trained.
 SEARCH = """
-import contextlib, dataclasses, sys
+import contextlib, dataclasses, os
 from faults_search import plan
 from nas.driver import loop as search
 from nas.training import train
 from nas.store import open_store
 from nas.workers import open_pool
 
-url, folder, log = sys.argv[1:]
+os.environ["NAS_FAILPOINT"] = place
 train.CHECKPOINT_SECONDS = 0
 trained = train.train_epoch
 
@@ -169,15 +169,16 @@ with contextlib.closing(open_store(url)) as store:
 
 
 @pytest.mark.slow
-def test_a_search_behind_a_url_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+def test_a_search_behind_a_url_goes_on_where_it_was_killed(
+    tmp_path: Path, fork: ForkServerContext
+) -> None:
     url, folder, log = f"sqlite:///{tmp_path}/r.db", f"file://{tmp_path}/kept", tmp_path / "log"
-    environ = {**os.environ, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
-    command = [sys.executable, "-c", SEARCH, url, folder, str(log)]
     for place in ("checkpoint_between:2", "checkpoint_half:3", ""):
-        killed = subprocess.run(
-            command, cwd=TESTS, env={**environ, "NAS_FAILPOINT": place}, stderr=subprocess.PIPE
-        )
-        assert killed.returncode == (-signal.SIGKILL if place else 0), killed.stderr.decode()
+        told = {"url": url, "folder": folder, "log": str(log), "place": place}
+        search = fork.Process(target=exec, args=(SEARCH, told))
+        search.start()
+        search.join(PATIENCE)
+        assert search.exitcode == (-signal.SIGKILL if place else 0)
     epochs = Counter(log.read_text().splitlines())
     with contextlib.closing(open_store(url)) as store:
         rows = list(store.trials(store.find_study("kept").id))

@@ -42,6 +42,8 @@ from nas.training.linear import as_model
 from nas.training.models import load_model, save_model
 from nas.training.single import train
 
+pytestmark = pytest.mark.usefixtures("operators")
+
 SMALL = "INPUT -> CONV(4) -> BN -> RELU -> POOL(2) -> FLATTEN -> FC"
 LARGE = "INPUT -> CONV(24) -> BN -> RELU -> CONV(32) -> BN -> RELU -> POOL(2) -> FLATTEN -> FC"
 DIGITS = DataRef()

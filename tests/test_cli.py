@@ -284,7 +284,7 @@ def test_networks_that_an_evaluator_scored_have_no_images_to_train_on(
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(here: Here, tmp_path: Path) -> None:
-    told = ("search", "--space", "mixed", "--trials", "7", "--sampler", "tpe", "--dry-run")
+    told = ("search", "--space", "lenet_like", "--trials", "7", "--sampler", "tpe", "--dry-run")
     ended = here(tmp_path, *told)
     assert re.search(r"^trials +7 *$", ended.stdout, re.MULTILINE)
     assert re.search(r"^sampler +tpe *$", ended.stdout, re.MULTILINE)
@@ -376,8 +376,9 @@ def test_plugins_evaluators_and_options_reach_the_search(here: Here, tmp_path: P
 
 
 def asked(*options: str) -> list[str]:
-    """A search of 40 trials, where no option says otherwise."""
-    usual = {"--trials": "40", "--evaluator": "test_search:slow", "--sampler": "random"}
+    """A search of 9 trials, where no option says otherwise. Its evaluator imports little, which a
+    process of each worker does."""
+    usual = {"--trials": "9", "--evaluator": "evaluators:logs_four", "--sampler": "random"}
     more = [word for pair in usual.items() if pair[0] not in options for word in pair]
     return ["search", "--space", "lenet_like", *more, *options]
 
@@ -439,12 +440,13 @@ def test_a_stopped_search_leaves_nothing_and_goes_on(
     states = {row[4] for row in trials(tmp_path)}
     assert states <= {"finished", "waiting"}
 
+    (tmp_path / "go").touch()
     # In a process of its own: a record tells the evaluator's modules as the process has them.
     again = start(tmp_path, mark, "--workers", "0")
     out, err = again.communicate(timeout=PATIENCE)
     assert again.returncode == 0, err
     found = trials(tmp_path)
-    assert len(found) == 40
+    assert len(found) == 9
     assert {row[4] for row in found} == {"finished"}
     assert eventually(lambda: not left_over(mark))
 
@@ -454,7 +456,8 @@ def test_a_search_whose_record_is_moved_ends_and_goes_on_when_it_is_back(
     here: Here, tmp_path: Path, workers: str
 ) -> None:
     mark, record = uuid.uuid4().hex, tmp_path / "nas.db"
-    running = start(tmp_path, mark, "--workers", workers, "--trials", "4000")
+    told = ("--trials", "4000", "--evaluator", "evaluators:logs")
+    running = start(tmp_path, mark, "--workers", workers, *told)
     assert eventually(lambda: evaluated(tmp_path) >= 4)
     record.rename(tmp_path / "moved.db")
     out, err = running.communicate(timeout=PATIENCE)

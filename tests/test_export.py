@@ -37,6 +37,8 @@ from nas.training.onnx import load_onnx, to_onnx
 from nas.training.python_source import python_source
 from nas.training.runtimes import to_graph
 
+pytestmark = pytest.mark.usefixtures("operators")
+
 EXPORTS = Path(__file__).parent.parent / "benchmarks" / "exports.py"
 
 # Every layer among them, and what exporters have trouble with: rounding up, maps that do not
@@ -183,7 +185,25 @@ print(json.dumps(dict(classes=held["CLASSES"], p=held["predict"](held["load"](),
     np.testing.assert_allclose(told["p"], made.probabilities(pixels), atol=1e-6)
 
 
-def test_the_source_is_a_command_that_prepares_files_as_the_training_did(tmp_path: Path) -> None:
+def run_source(
+    capsys: pytest.CaptureFixture[str], source: Path, *paths: Path
+) -> tuple[int, str, str]:
+    """A source run as a command, in this process: its exit status, its stdout and stderr."""
+    status = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(source), *map(str, paths)])
+        try:
+            runpy.run_path(str(source), run_name="__main__")
+        except SystemExit as ended:
+            status = ended.code if isinstance(ended.code, int) else bool(ended.code)
+            if isinstance(ended.code, str):  # as Python itself does
+                print(ended.code, file=sys.stderr)
+    return status, *capsys.readouterr()
+
+
+def test_the_source_is_a_command_that_prepares_files_as_the_training_did(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = model(nas.parse(NETWORKS[0]))
     source = tmp_path / "network.py"
     export(made, "python", source, saved(made, tmp_path))
@@ -195,13 +215,15 @@ def test_the_source_is_a_command_that_prepares_files_as_the_training_did(tmp_pat
     picture.convert("RGBA").save(tmp_path / "clear.png")
     picture.convert("L").save(tmp_path / "grey.png")
     paths = [tmp_path / name for name in ("phone.jpg", "clear.png", "grey.png")]
-    run = [sys.executable, source, *paths]
-    told = subprocess.run(run, capture_output=True, text=True, check=True, timeout=120).stdout
+    status, told, _ = run_source(capsys, source, *paths)
+    assert status == 0
     for line, prediction in zip(told.splitlines(), made.predict(paths), strict=True):
         assert line.split("\t")[1:] == [prediction.label, f"{prediction.probability:.4f}"]
 
 
-def test_the_source_goes_on_after_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_the_source_goes_on_after_files_that_cannot_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = model(nas.parse(NETWORKS[0]))
     source = tmp_path / "network.py"
     export(made, "python", source, saved(made, tmp_path))
@@ -210,12 +232,11 @@ def test_the_source_goes_on_after_files_that_cannot_be_read(tmp_path: Path) -> N
     values = np.arange(900, dtype=np.uint16).reshape(30, 30) * 70
     Image.fromarray(values).save(tmp_path / "deep.png")
     bad = [tmp_path / name for name in ("empty.jpg", "text.png", "absent.png")]
-    run = [sys.executable, source, *bad, tmp_path / "deep.png"]
-    told = subprocess.run(run, capture_output=True, text=True, timeout=120)
+    status, out, err = run_source(capsys, source, *bad, tmp_path / "deep.png")
     (prediction,) = made.predict([tmp_path / "deep.png"])
-    assert told.returncode == 1
-    assert told.stdout.split("\t")[1:] == [prediction.label, f"{prediction.probability:.4f}\n"]
-    *reasons, last = told.stderr.splitlines()
+    assert status == 1
+    assert out.split("\t")[1:] == [prediction.label, f"{prediction.probability:.4f}\n"]
+    *reasons, last = err.splitlines()
     for path, reason in zip(bad, reasons, strict=True):
         assert reason.startswith(f"{path} is not a readable image: ")
     assert reasons[0].endswith("it is empty")
@@ -375,14 +396,14 @@ def test_the_command_writes_under_the_models_name_and_says_how_near_it_is(
     assert "def network()" in (tmp_path / "lenet.py").read_text()
 
 
-@pytest.mark.parametrize("format", ["python", "safetensors", "pt2", "onnx"])
 def test_an_exported_file_is_not_exported_again_except_as_its_pattern(
-    tmp_path: Path, capsys: Any, format: str
+    tmp_path: Path, capsys: Any
 ) -> None:
     (tmp_path / "model.onnx").write_bytes(to_onnx(model(nas.parse(NETWORKS[3]))))
-    status, _, err = ran(capsys, "export", tmp_path / "model.onnx", "-f", format)
-    assert (status, err.count("\n")) == (2, 1)
-    assert "give the model that it was made from, a .safetensors file of `nas train`" in err
+    for format in ("python", "safetensors", "pt2", "onnx"):
+        status, _, err = ran(capsys, "export", tmp_path / "model.onnx", "-f", format)
+        assert (status, err.count("\n")) == (2, 1), format
+        assert "give the model that it was made from, a .safetensors file of `nas train`" in err
     status, out, _ = ran(capsys, "export", tmp_path / "model.onnx", "-f", "pattern")
     assert (status, out.strip()) == (0, str(nas.parse(NETWORKS[3])))
 

@@ -34,6 +34,8 @@ from nas.training.export import export
 from nas.training.models import Model, save_model
 from nas.training.onnx import to_onnx
 
+pytestmark = pytest.mark.usefixtures("operators")
+
 CLASSES = ("blue", "green", "red")
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import ray
+from clusters import started
 from waiting import eventually
 
 from nas.driver.loop import search
@@ -52,9 +53,11 @@ def job(name: str, epochs: int = 3, seed: int = 0) -> Job:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """The address of a Ray of this process."""
-    ray.init("local", num_cpus=6, include_dashboard=False, log_to_driver=False)
+    running = started(num_cpus=6)
+    ray.init(running.address, log_to_driver=False)
     yield "auto"
     ray.shutdown()
+    running.shutdown()
 
 
 def here() -> Pool:
@@ -476,50 +479,38 @@ def alone(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-SHARED = f"""
-import sys, time
+# On a Ray of four cores. Two drivers on a cluster with room for one seat: the killer found the same
+# between seats of one. Then what a seat requests of the node.
+DEMANDING = f"""
+import time
+from clusters import started
 import ray
 from nas.job import Job
 from nas.job.pool import Done
-from nas.workers import cluster
-from nas.workers import open_pool
+from nas.workers import cluster, open_pool
+from waiting import wait
 
-cluster.IDLE = 1.0
+GIB = 2**30
 job = Job(pattern={PATTERN!r}, evaluator="evaluators:ok")
-ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-first, second = open_pool(None, "auto"), open_pool(None, "auto")
+running = started(num_cpus=4, num_gpus=1, memory=3 * GIB)
+ray.init(running.address, log_to_driver=False)
+
+kept, cluster.IDLE = cluster.IDLE, 1.0
+first, second = (open_pool(None, "auto", 0, cpus_per_trial=4) for _ in range(2))
 for ticket, pool in enumerate((first, second, first)):
     pool.submit(ticket, job)
     deadline = time.monotonic() + 120
     while not any(isinstance(event, Done) for event in pool.wait(0.2)):
         assert time.monotonic() < deadline, f"job {{ticket}} finds no room"
         (second if pool is first else first).wait(0)
-print("shared")
-"""
-
-
-@linux
-@pytest.mark.slow
-def test_an_idle_seat_makes_room_for_who_waits() -> None:
-    """Two drivers on a cluster of one core; the killer found the same between seats of one."""
-    told = alone(SHARED)
-    assert told.stdout == "shared\n", told.stderr
-
-
-PREDICTED = f"""
-import ray
-from nas.job import Job
-from nas.job.pool import Done
-from waiting import wait
-from nas.workers import open_pool
-
-GIB = 2**30
+first.close()
+second.close()
+cluster.IDLE = kept
+print("shared", flush=True)
 
 def held():
     return ray.cluster_resources()["memory"] - ray.available_resources().get("memory", 0)
 
-ray.init("local", num_cpus=4, num_gpus=1, _memory=3 * GIB,
-         include_dashboard=False, log_to_driver=False)
 for need, limit, gpus, slots, holds in (
     (0, 0, 0, 4, 0),
     (GIB, 0, 0, 3, GIB),
@@ -530,33 +521,54 @@ for need, limit, gpus, slots, holds in (
 ):
     pool = open_pool(None, "auto", gpus, memory_per_trial=limit / GIB, memory_need=need)
     assert pool.slots == slots, pool.slots
-    pool.submit(1, Job(pattern={PATTERN!r}, evaluator="evaluators:ok"))
+    pool.submit(1, job)
     while not any(isinstance(event, Done) for event in pool.wait(30)):
         pass
     wait(f"the seat holds {{holds}}", lambda: held() == holds)
     pool.close()
+ray.shutdown()
+running.shutdown()
 print("fits")
 """
 
 
+@pytest.fixture(scope="module")
+def demanding() -> subprocess.CompletedProcess[str]:
+    return alone(DEMANDING)
+
+
 @linux
 @pytest.mark.slow
-def test_a_slot_on_a_cluster_asks_for_the_memory_that_is_predicted() -> None:
-    told = alone(PREDICTED)
-    assert told.stdout == "fits\n", told.stderr
+def test_an_idle_seat_makes_room_for_who_waits(
+    demanding: subprocess.CompletedProcess[str],
+) -> None:
+    assert demanding.stdout.startswith("shared\n"), demanding.stderr
+
+
+@linux
+@pytest.mark.slow
+def test_a_slot_on_a_cluster_asks_for_the_memory_that_is_predicted(
+    demanding: subprocess.CompletedProcess[str],
+) -> None:
+    assert demanding.stdout.endswith("fits\n"), demanding.stderr
 
 
 def test_a_machine_runs_as_many_as_its_memory_holds() -> None:
     room = int(0.9 * machine_memory())
 
-    def slots(workers: int | None, **limits: float) -> int:
-        with contextlib.closing(open_pool(workers, **limits)) as opened:  # type: ignore[arg-type]
+    def unasked() -> int:
+        raise AssertionError("the prediction takes a second")
+
+    def slots(workers: int | None, **limits: Any) -> int:
+        with contextlib.closing(open_pool(workers, **limits)) as opened:
             return opened.slots
 
     assert slots(None) == cores()
     assert slots(None, memory_need=room // cores()) == cores()
     assert slots(None, memory_need=room // 2 + 1) == 1
-    assert slots(None, memory_need=2 * room) == 1
+    assert slots(None, memory_need=lambda: 2 * room) == 1
+    assert slots(0, memory_need=unasked) == 1
+    assert slots(1, memory_per_trial=1.0, memory_need=unasked) == 1
     assert slots(None, memory_per_trial=room / GIB) == 1
     assert slots(2, memory_need=2 * room) == 2
     assert slots(None, jobs=1) == slots(50, jobs=1) == 1
@@ -615,13 +627,22 @@ def test_numbers_outside_their_domain_are_named(arguments: dict[str, float], wor
         open_pool(**arguments)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nonsense"])
-def test_a_cluster_that_does_not_answer_is_named_at_once(address: str) -> None:
-    # in a process of its own: the one of the tests has a Ray already
-    code = f"from nas.workers import open_pool; open_pool(1, address={address!r})"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "NasError" in told.stderr
-    assert f"Ray cluster {address!r} cannot be joined" in told.stderr
+ABSENT = """
+from nas.errors import NasError
+from nas.workers import open_pool
+
+for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "nonsense"):
+    try:
+        open_pool(1, address=address)
+    except NasError as error:
+        assert f"Ray cluster {address!r} cannot be joined" in str(error), error
+        print(address)
+"""
+
+
+def test_a_cluster_that_does_not_answer_is_named_at_once() -> None:
+    told = alone(ABSENT)
+    assert told.stdout == "127.0.0.1:1\nray://127.0.0.1:1\nnonsense\n", told.stderr
 
 
 def test_the_seat_finds_children_of_children() -> None:

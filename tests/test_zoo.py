@@ -148,9 +148,9 @@ def test_an_unknown_network_gets_the_nearest_name() -> None:
 def test_outputs_equal_torchvisions(name: str) -> None:
     expected = theirs(name)
     ours = weights.load_torchvision(name, expected.state_dict()).eval()
-    for size in ((2, 3, 64, 64), (1, 3, 80, 96)):
-        with torch.inference_mode():
-            assert_close(ours(images(*size)), expected(images(*size)))
+    x = images(2, 3, 80, 96)
+    with torch.inference_mode():
+        assert_close(ours(x), expected(x))
 
 
 @pytest.mark.parametrize(

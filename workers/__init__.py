@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from nas.errors import NasError
@@ -20,7 +21,7 @@ def open_pool(
     time_limit: float = 0.0,
     memory_per_trial: float = 0.0,
     cpus_per_trial: float = 1.0,
-    memory_need: int = 0,
+    memory_need: int | Callable[[], int] = 0,
     training: bool = False,
     jobs: int | None = None,
 ) -> Pool:
@@ -35,9 +36,10 @@ def open_pool(
     ``memory_per_trial`` in GiB (0: an equal share of this machine's, or all of a node's);
     ``cpus_per_trial`` applies on a cluster only. ``memory_need`` is the predicted memory of a trial
     in bytes (``nas.training.footprint``; 0: unknown), which without ``memory_per_trial`` decides
-    how many fit, but limits none. ``training``: the jobs are trainings, and workers of this machine
-    import what those need while the first is awaited. ``jobs``: how many there will be at most
-    (None: unknown); this machine makes room for no more, and with 0 starts no process ahead.
+    how many fit, but limits none; or what predicts it, asked in that case alone. ``training``: the
+    jobs are trainings, and workers of this machine import what those need while the first is
+    awaited. ``jobs``: how many there will be at most (None: unknown); this machine makes room for
+    no more, and with 0 starts no process ahead.
 
     Raises NasError for a number outside its domain, more than the machine has, or a cluster that
     does not answer.
@@ -45,6 +47,8 @@ def open_pool(
     check(workers, gpus_per_trial, time_limit, memory_per_trial, cpus_per_trial)
     if workers == 0:
         return InProcess(time_limit)
+    if callable(memory_need):
+        memory_need = 0 if memory_per_trial else memory_need()
     limits: dict[str, Any] = {
         "workers": workers,
         "gpus": gpus_per_trial,

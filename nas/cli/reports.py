@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -144,9 +145,8 @@ def judged(found: Report, data: DataRef) -> Evaluation | None:
 
 def searched(plan: Plan, store: Store, workers: int | None) -> list[TrialRow]:
     images = plan.job.data
-    need = footprint.greatest(
-        plan.space, plan.job.recipe, trained(images), streamed=streamed(images)
-    )
+    told = plan.space, plan.job.recipe, trained(images)
+    need = partial(footprint.greatest, *told, streamed=streamed(images))
     pool = open_pool(workers, memory_need=need, training=not plan.job.evaluator, jobs=plan.trials)
     try:
         progress = Progress(plan.study, tuple(plan.space.objectives))

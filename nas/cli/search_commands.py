@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import typer
@@ -274,7 +275,7 @@ def search(
             "(an --evaluator may use more)"
         )
 
-    def pool(need: int, jobs: int | None) -> Pool:
+    def pool(need: Callable[[], int], jobs: int | None) -> Pool:
         return open_pool(
             workers,
             address,
