@@ -4,6 +4,7 @@ Linux."""
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import socket
@@ -94,12 +95,20 @@ def boot() -> str:
         return ""
 
 
-def cores() -> int:
-    """The cores that this process may use: a batch system, or ``taskset``, may leave it a few."""
+def cores(groups: str = "/sys/fs/cgroup") -> int:
+    """The cores that this process may use: a batch system, ``taskset``, or a container's quota of
+    processor time may leave it a few."""
     try:
-        return len(os.sched_getaffinity(0))
+        own = len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux
-        return os.cpu_count() or 1
+        own = os.cpu_count() or 1
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # v2, v1
+        with contextlib.suppress(OSError, ValueError):  # absent, or the word "max"
+            told = " ".join(Path(groups, name).read_text() for name in names)
+            quota, period = map(int, told.split())
+            if quota > 0:  # -1: none
+                own = min(own, math.ceil(quota / period))
+    return own
 
 
 def children(pid: int) -> Iterator[tuple[int, int]]:

@@ -11,6 +11,7 @@ instead (see ``nas.workers.seat``). Actors belong to the driver and end with it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -80,12 +81,13 @@ def open_ray(
     memory_need: int,
 ) -> RayPool:
     """The pool behind ``nas.workers.open_pool``, which explains and checks the arguments."""
-    leave = joined(address)
-    if gpus is None:
-        gpus = 1 / _at_once_on_a_card(memory_limit or memory_need) if _gpus() else 0.0
-    share = Share(cpus=cpus, gpus=gpus, memory=memory_limit)
-    if not memory_limit:
-        share = replace(share, memory=_request(share, memory_need))
+    with joined(address) as joining:
+        if gpus is None:
+            gpus = 1 / _at_once_on_a_card(memory_limit or memory_need) if _gpus() else 0.0
+        share = Share(cpus=cpus, gpus=gpus, memory=memory_limit)
+        if not memory_limit:
+            share = replace(share, memory=_request(share, memory_need))
+        leave = joining.pop_all()
     return RayPool(
         share=share,
         most=workers,
@@ -177,7 +179,10 @@ def _at_once_on_a_card(need: int) -> int:
         if resources.get("GPU")
     ]
     ready, _ = ray.wait(asked, num_returns=len(asked), timeout=ANSWER)
-    memories = [memory for node in ready for memory in ray.get(node)]
+    memories = list[int]()
+    for node in ready:
+        with contextlib.suppress(RayError):  # its node died meanwhile
+            memories += ray.get(node)
     return fitting(min(memories), need) if need and memories else 1
 
 
