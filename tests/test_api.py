@@ -477,7 +477,7 @@ def test_searches_in_threads_find_what_each_finds_alone(
 
     def search(seed: int, name: str) -> None:
         nas.search(
-            "lenet_like", data=photos, trials=3, epochs=2, seed=seed, storage=f"sqlite:///{name}",
+            "lenet_like", data=photos, trials=2, epochs=2, seed=seed, storage=f"sqlite:///{name}",
             recipe="batch=16", workers=0, progress=False, sampler="random", study="lenet",
         )  # fmt: skip
 

@@ -25,7 +25,10 @@ from nas.cli import main
 
 SIDE = 64  # pixels
 
-pytestmark = pytest.mark.timeout(900)  # on a busy machine; alone a few seconds each
+pytestmark = [
+    pytest.mark.timeout(900),  # on a busy machine; alone a few seconds each
+    pytest.mark.usefixtures("operators"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -231,7 +231,7 @@ def test_a_worker_holds_what_was_predicted_of_large_maps(
     monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
     data = ref(folder(tmp_path / "d", 60, ending="jpg", height=224, width=224))
     # Few multiplications: float32 on every machine.
-    pattern = "INPUT -> CONV(6, kernel=1) -> [BN -> TANH]*16 -> GAP -> FC"
+    pattern = "INPUT -> CONV(6, kernel=1) -> [BN -> TANH]*8 -> GAP -> FC"
     recipe = Recipe(batch=32)
     most = held(Job(pattern=pattern, recipe=recipe, data=data, epochs=1, latency=False))
     architecture = parse(pattern, (3, 224, 224), 2)

@@ -43,6 +43,7 @@ RULES = [
     ("nas.store", {"torch", "ray", "optuna"}),
     ("nas.samplers", {"ray"}),
     ("nas.cli", {"torch", "ray", "optuna"}),
+    ("nas.report.spaces", {"torch", "ray", "optuna", "sqlalchemy"}),
 ]  # fmt: skip
 
 

@@ -191,23 +191,6 @@ def test_a_worker_whose_gpu_does_not_work_does_not_train_on_the_cpu(
     assert "1 in this machine, none of which torch" in found.found
 
 
-def test_a_clusters_trials_share_its_cards_by_what_they_need(tmp_path: Path) -> None:
-    """A node whose Ray is told of a GPU; what the card has, a stand-in for nvidia-smi says."""
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho 81920\n")
-    program.chmod(0o755)
-    code = (
-        "import ray; from nas.workers import open_pool;"
-        "ray.init(address='local', num_cpus=6, num_gpus=1, include_dashboard=False);"
-        "print('told', [open_pool(None, 'auto', memory_need=n << 30).slots for n in (0, 1, 19)])"
-    )
-    environ = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    told = subprocess.run(
-        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False
-    )
-    assert "told [1, 6, 4]" in told.stdout, told.stderr
-
-
 @pytest.fixture
 def two_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with GPUs of 80 and 24 GiB, by a stand-in for nvidia-smi; MPS is not installed."""

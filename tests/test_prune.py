@@ -139,14 +139,13 @@ def test_channels_that_are_added_stay_together() -> None:
     ["alexnet_like", "densenet_like", "inception_like", "lenet_like", "mixed", "mobilenet_like",
      "resnet_like", "vgg_like"],
 )  # fmt: skip
-@pytest.mark.parametrize("factor", [0.5, 0.7])
-def test_every_space_can_be_made_narrower(space: str, factor: float) -> None:
+def test_every_space_can_be_made_narrower(space: str) -> None:
     """Or it is said in a sentence: few of the draws are refused."""
     loaded, done, refused = load_space(space, INPUT, 10), 0, []
     for seed in range(6):
         wide = model_of(str(loaded.sample(seed)))
         try:
-            narrow = pruned(wide, factor)
+            narrow = pruned(wide, 0.7 if seed % 2 else 0.5)
         except NasError as error:
             refused.append(str(error))
             continue

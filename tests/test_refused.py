@@ -330,8 +330,9 @@ def test_two_drivers_train_so_many_together(url: str, measured: list[nn.Module])
 
 
 def test_a_bound_that_nothing_keeps_ends_the_search(
-    store: Store, measured: list[nn.Module]
+    store: Store, measured: list[nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(supply, "VAIN", 25)
     status = search(plan(0.4), store, InProcess())
     assert status.vain == supply.VAIN == status.refused
     assert (status.done, status.front) == (0, ())

@@ -600,13 +600,13 @@ def test_an_epoch_that_changes_nothing_makes_nothing_be_worked_out(
         counts.clear()
         pool = Reporting(epochs)
         opened = open_store(f"sqlite:///{tmp_path}/{epochs}.db")
-        status = search(plan("crossing", trials=80), opened, pool)
+        status = search(plan("crossing", trials=40), opened, pool)
         opened.close()
-        assert status.done == 80
-        assert pool.events >= 80 * (epochs + 1)
+        assert status.done == 40
+        assert pool.events >= 40 * (epochs + 1)
         worked.append(dict(counts))
     assert worked[0] == worked[1]
-    assert worked[0]["promise"] > 80
+    assert worked[0]["promise"] > 40
 
 
 def counted(function: Any, name: str, counts: Counter[str]) -> Any:

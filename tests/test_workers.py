@@ -467,12 +467,14 @@ def test_two_pools_one_after_another_and_nothing_on_stdout() -> None:
     assert eventually(lambda: not driver.family(), PATIENCE), driver.family()
 
 
-def alone(code: str) -> subprocess.CompletedProcess[str]:
-    """A script in a process of its own, for this one has a Ray already."""
+def alone(code: str, *programs: Path) -> subprocess.CompletedProcess[str]:
+    """A script in a process of its own, for this one has a Ray already; with programs of which
+    those in the folders ``programs`` come first."""
+    path = os.pathsep.join([*map(str, programs), os.environ["PATH"]])
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=Path(__file__).parent,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PATH": path},
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -526,15 +528,21 @@ for need, limit, gpus, slots, holds in (
         pass
     wait(f"the seat holds {{holds}}", lambda: held() == holds)
     pool.close()
+print("fits")
+
+print("cards", [open_pool(None, "auto", memory_need=n << 30).slots for n in (0, 1, 25)])
 ray.shutdown()
 running.shutdown()
-print("fits")
 """
 
 
 @pytest.fixture(scope="module")
-def demanding() -> subprocess.CompletedProcess[str]:
-    return alone(DEMANDING)
+def demanding(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    """Ray is told of a GPU; what the card has, a stand-in for nvidia-smi says."""
+    program = tmp_path_factory.mktemp("programs") / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 81920\n")
+    program.chmod(0o755)
+    return alone(DEMANDING, program.parent)
 
 
 @linux
@@ -550,7 +558,16 @@ def test_an_idle_seat_makes_room_for_who_waits(
 def test_a_slot_on_a_cluster_asks_for_the_memory_that_is_predicted(
     demanding: subprocess.CompletedProcess[str],
 ) -> None:
-    assert demanding.stdout.endswith("fits\n"), demanding.stderr
+    assert "\nfits\n" in demanding.stdout, demanding.stderr
+
+
+@linux
+@pytest.mark.slow
+def test_a_clusters_trials_share_its_cards_by_what_they_need(
+    demanding: subprocess.CompletedProcess[str],
+) -> None:
+    """An unknown need shares no card; of 1 GiB as many fit as there are cores, of 25 three."""
+    assert demanding.stdout.endswith("cards [1, 4, 3]\n"), demanding.stderr
 
 
 def test_a_machine_runs_as_many_as_its_memory_holds() -> None:

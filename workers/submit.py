@@ -88,15 +88,15 @@ search= stopped=
 trap 'kill $(jobs -p) 2>/dev/null' EXIT
 trap 'stopped=1; [ -z "$search" ] || kill -INT "$search"' USR1
 srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" \\
-    ray start --head --block --include-dashboard=false --num-cpus={cpus} \\
-    --node-ip-address="$ip" --port="$port" &
+    ray start --head --block --include-dashboard=false --include-log-monitor=false \\
+    --num-cpus={cpus} --node-ip-address="$ip" --port="$port" &
 until (exec 3<>"/dev/tcp/$ip/$port") 2>/dev/null; do
     kill -0 $! || exit 1
     sleep 1
 done
 if [ "$SLURM_NNODES" -gt 1 ]; then
     srun --overlap --nodes=$((SLURM_NNODES - 1)) --ntasks=$((SLURM_NNODES - 1)) --exclude="$head" \\
-        ray start --address="$ip:$port" --block --num-cpus={cpus} &
+        ray start --address="$ip:$port" --block --include-log-monitor=false --num-cpus={cpus} &
 fi
 
 # A shell's background jobs ignore SIGINT; the search needs it, to stop in a state to resume from.

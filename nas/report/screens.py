@@ -19,12 +19,12 @@ from nas.language.architecture import Architecture
 from nas.language.expression import show as shape_text
 from nas.metrics import arithmetic, count, metric, percent, shown
 from nas.spaces.space import Space
-from nas.store import ENDED, Store, TrialState
 from nas.text import counted, printable, uncleaned
 
 if TYPE_CHECKING:
     from nas.driver.plan import Plan
     from nas.report.doctor import Finding
+    from nas.store import Store
     from nas.training.single import Trained
 
 UNFOLDED = 100_000  # columns if stdout is not a terminal, so that each row of a table is one line
@@ -116,6 +116,7 @@ def studies_table(store: Store) -> RenderableType:
     """The studies, oldest first, with the summed time of their trials and the best feasible value,
     and a column for each state that any trial is in."""
     from nas.driver.tradeoffs import feasible  # numpy
+    from nas.store import ENDED, TrialState  # SQLAlchemy
 
     studies = [(study, store.counts(study.id)) for study in store.studies()]
     states = [s for s in get_args(TrialState) if any(counts.get(s) for _, counts in studies)]
