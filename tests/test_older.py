@@ -290,7 +290,7 @@ def test_older_studies_are_offered_once(store: Store) -> None:
     new = plan(study="new", sampler="default")
     offered = offers(new, store)
     assert offered.startswith("--from STUDY would warm-start from an older study: ")
-    assert "s (12 networks of stack, digits)" in offered
+    assert f"s (12 networks of stack by {new.job.evaluator})" in offered
     assert "few" not in offered
     assert "lots" not in offered  # a search would not use it
     (told,) = older_studies(dataclasses.replace(new, older=("lots",)), store)
@@ -308,7 +308,7 @@ def test_a_directory_whose_images_have_changed_is_told(store: Store) -> None:
 
     store.open_study(of("old", "/photos", "a" * 32).row())
     assert moved_on(of("new", "/photos", "b" * 32), store) == (
-        "photos was searched as study old, but its images have changed: this is a new study, new"
+        "/photos was searched as study old, but its images have changed: this is a new study, new"
     )
     for same in (of("old", "/photos", "a" * 32), of("new", "/photos", "a" * 32),
                  of("new", "/others", "b" * 32)):  # fmt: skip

@@ -84,8 +84,7 @@ def offers(plan: Plan, record: Record) -> str:
     read = ((s, _rows(plan, record, s, math.inf)) for s in first if sizes[s.name] >= FEWEST)
     likely = itertools.islice((pair for pair in read if len(pair[1]) >= FEWEST), OFFERED)
     named = [
-        f"{study.name} ({counted(len(rows), 'network')} of {study.space}, "
-        f"{study.shown_data or 'no images'})"
+        f"{study.name} ({counted(len(rows), 'network')} of {study.searched})"
         for study, rows in likely
         if _serves(plan, study, rows)
     ]
@@ -103,7 +102,7 @@ def moved_on(plan: Plan, record: Record) -> str:
         return ""
     last = max(before, key=lambda study: study.id)
     return (
-        f"{last.shown_data or last.directory} was searched as study {last.name}, but its images "
+        f"{last.directory} was searched as study {last.name}, but its images "
         f"have changed: this is a new study, {plan.study}"
     )
 
