@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -58,6 +59,29 @@ def ended_alike() -> Iterator[list[int]]:
         for number, handler in before.items():
             signal.signal(number, handler)
         sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
+def ended_at_once() -> Iterator[None]:
+    """While entered, Ctrl-C and SIGTERM end the process as they end a command: for imports, which
+    would show a traceback, where nothing is begun yet."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        os.write(2, b"nas: interrupted\n")
+        os._exit(130)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in numbers if main}
+    for number, handler in before.items():
+        if handler in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is end:
+                signal.signal(number, handler)
 
 
 @contextlib.contextmanager

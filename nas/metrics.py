@@ -82,6 +82,7 @@ def milliseconds(value: float) -> str:
 
 
 ACCURACY = "accuracy"  # the metric of rungs, baselines and finalists
+BALANCED = "balanced_accuracy"
 
 _table: dict[str, Metric] = {
     ACCURACY: Metric(
@@ -93,7 +94,7 @@ _table: dict[str, Metric] = {
         least=0.0,
         most=1.0,
     ),
-    "balanced_accuracy": Metric(
+    BALANCED: Metric(
         about="mean over the classes of their recall on the validation images",
         direction="max",
         title="balanced",

@@ -124,9 +124,23 @@ def test_a_search_no_better_than_one_constant_answer_says_so(
     folder(tmp_path / "d", 450, classes=("good",))
     folder(tmp_path / "d", 50, classes=("bad",), seed=10_000)
     asked = plan("linear", data_ref(None, str(tmp_path / "d")), trials=1, epochs=1)
-    tell_chance(asked, accuracy)
+    tell_chance(asked, [{"accuracy": accuracy}])
     told = capsys.readouterr().err
     assert ("always answering good is right for 90.00 % of the validation images" in told) == warned
+
+
+def test_a_balanced_accuracy_no_better_than_one_constant_answer_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder(tmp_path / "d", 100, classes=("good",), height=8, width=8)
+    folder(tmp_path / "d", 20, classes=("bad", "worse"), seed=10_000, height=8, width=8)
+    search = ("search", "--space", "linear", "--epochs", "1", "--data", str(tmp_path / "d"))
+    search += ("--workers", "0", "--trials", "1", "--objective", "balanced_accuracy")
+    search += ("--recipe", "lr=1e-9")
+    status, _, err = nas_here(capsys, monkeypatch, tmp_path, *search)
+    assert status == 0, err
+    assert "always answering one class has a balanced accuracy of 33.33 %, and no network" in err
+    assert "is right for" not in err
 
 
 def test_what_is_advised_for_unequal_classes_is_not_advised_again(

@@ -418,9 +418,9 @@ def test_a_gain_is_told_by_what_it_is() -> None:
     """Of -46 points in two seeds, "no significant gain" was told, as of none at all."""
     told = {
         Gain(0.02, 0.01, 0.03): "a significant gain",
-        Gain(0.01, -0.01, 0.03): "undecided, as the interval includes 0",
-        Gain(0.0, 0.0, 0.0): "undecided, as the interval includes 0",
-        Gain(0.01, math.nan, math.nan): "undecided",
+        Gain(0.01, -0.01, 0.03): "undecided, +1.00 points, as the interval includes 0",
+        Gain(0.0, 0.0, 0.0): "undecided, +0.00 points, as the interval includes 0",
+        Gain(0.01, math.nan, math.nan): "undecided, +1.00 points",
         Gain(-0.4583, -0.9633, 0.0467): "no gain: from scratch it is better by 45.83 points, "
         "though the interval includes 0",
         Gain(-0.02, -0.03, -0.01): "no gain: from scratch it is better by 2.00 points",
@@ -437,7 +437,7 @@ def test_what_is_entered_is_the_model_to_use_and_without_a_sure_gain_says_so() -
     told = smaller.entered("alone", "s", row, "on the front", paired(luck, right))
     assert "as trial 0, on the front" in told
     assert "--trial 0 is the model above" in told
-    assert told.endswith("on test undecided, as the interval includes 0")
+    assert told.endswith("points, as the interval includes 0")
     sure = smaller.entered("alone", "s", row, "on the front", paired(more, right))
     assert sure.endswith("as a trial is one training")
     assert "is no gain" in smaller.entered("alone", "s", row, "on the front", paired(right, luck))

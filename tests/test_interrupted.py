@@ -141,6 +141,29 @@ def test_interrupted_while_libraries_load_it_shows_no_traceback(
     assert ended(process, mark) == "nas: interrupted"
 
 
+EARLY = """
+import os, sys
+
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == sys.argv[2]:
+            os.kill(os.getpid(), int(sys.argv[1]))
+
+sys.meta_path.insert(0, Interrupts())
+from nas.cli import main
+"""
+
+
+@pytest.mark.parametrize("number", [2, 15])
+@pytest.mark.parametrize("module", ["nas.cli.app", "typer", "nas.text"])
+def test_interrupted_amid_the_imports_of_the_command_line_it_ends_alike(
+    number: int, module: str
+) -> None:
+    told = [sys.executable, "-c", EARLY, str(number), module]
+    ended = subprocess.run(told, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "nas: interrupted\n")
+
+
 ODD = """
 import gc, os, signal, time
 from nas.interrupts import ended_alike

@@ -609,9 +609,10 @@ def test_the_longest_unused_make_room_and_none_that_is_used(
     assert not cache.remove(held[1])
     del used
     assert cache.remove(held[1])
-    monkeypatch.setenv("NAS_CACHE_GB", "much")
-    with pytest.raises(DataError, match="NAS_CACHE_GB is 'much': must be a number of gigabytes"):
-        cache.limit()
+    for wrong in ("much", "inf", "1e308", "-1", "nan"):
+        monkeypatch.setenv("NAS_CACHE_GB", wrong)
+        with pytest.raises(DataError, match=f"NAS_CACHE_GB is '{wrong}': must be a number of"):
+            cache.limit()
 
 
 def test_arrays_are_mapped_and_a_cut_file_is_none(tmp_path: Path) -> None:

@@ -41,8 +41,10 @@ from nas.cli.arguments import (
     a_file,
     output_to,
 )
-from nas.cli.usage import told
-from nas.errors import MachineError
+from nas.cli.usage import refuse_empty, told
+from nas.errors import MachineError, NasError, brief, status
+from nas.interrupts import ended_alike
+from nas.text import open_terminal
 
 
 class Root(TyperGroup):
@@ -51,6 +53,10 @@ class Root(TyperGroup):
     def make_context(self, *given: Any, **settings: Any) -> Any:
         with told():
             return super().make_context(*given, **settings)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        refuse_empty(args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -100,10 +106,6 @@ def options(
 def main() -> None:
     """The entry point: reports bad input, or a full disk, as one sentence and an exit status; exits
     quietly when the reader of a pipe closes it. SIGTERM ends a command as Ctrl-C does."""
-    from nas.errors import NasError, status
-    from nas.interrupts import ended_alike
-    from nas.text import open_terminal
-
     with open_terminal(), ended_alike() as heard:
         try:
             try:
@@ -151,8 +153,6 @@ def _as_interrupt(heard: Sequence[int]) -> Iterator[None]:
 
 
 def fail(message: str, status: int) -> NoReturn:
-    from nas.errors import brief
-
     with contextlib.suppress(OSError):  # stderr is closed
         print(f"nas: {brief(message, 2000)}", file=sys.stderr)
     sys.exit(status)
@@ -184,7 +184,6 @@ def show(
     from nas.cli.patterns import closed_or_space, drawn
     from nas.cli.record import trial_network
     from nas.cli.unused import FOR_TRIALS, refuse_typed
-    from nas.errors import NasError
     from nas.report import screens
     from nas.report import spaces as pages
 

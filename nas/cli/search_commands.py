@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import Annotated, Literal
@@ -28,6 +29,7 @@ from nas.cli.arguments import (
     Storage,
 )
 from nas.samplers import SAMPLERS
+from nas.text import counted
 
 
 def search(
@@ -265,6 +267,11 @@ def search(
         teachers=teacher or [],
         older=older or [],
     )
+    if rungs == "auto":
+        levels = ", ".join(map(str, searched.rungs[:-1]))
+        none = f"{counted(epochs, 'epoch')} a training leave room for none"
+        told = f"after {levels} of {epochs} epochs" if levels else none
+        print(f"nas: --rungs auto: {told}", file=sys.stderr)
     check_pool(workers, gpus_per_trial, time_limit, memory_per_trial, cpus_per_trial)
     if dry_run:
         rehearse(searched, storage, workers, memory_per_trial * 2**30, baselines)

@@ -7,11 +7,13 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from nas import durations
 from nas.cli.output import begin_work
@@ -26,7 +28,7 @@ from nas.errors import brief
 from nas.interrupts import deferred
 from nas.job.pool import Pool
 from nas.language.architecture import Architecture
-from nas.metrics import ACCURACY, metric, percent, shown
+from nas.metrics import ACCURACY, BALANCED, metric, percent, shown
 from nas.report import screens
 from nas.report.images import tell as tell_images
 from nas.report.progress import Progress, beside
@@ -77,20 +79,31 @@ def tell_older(known: Sequence[Older], plan: Plan, store: Store) -> None:
         print(f"nas: {sentence}", file=sys.stderr)
 
 
-def tell_chance(plan: Plan, best: float) -> None:
-    """Warns where the ``best`` accuracy is not clearly above that of always answering the most
-    frequent class, by two standard errors of that."""
+def tell_chance(plan: Plan, front: Sequence[Mapping[str, float]]) -> None:
+    """Warns where the best accuracy, or balanced accuracy, of a front's metrics is not clearly
+    above that of always answering one class, by two standard errors of that."""
     images = load(plan.job.data, "validation")
-    number, share = most_frequent(images.labels[images.rows])
-    error = math.sqrt(share * (1 - share) / len(images))
-    if best > share + 2 * error:
-        return
-    name = brief(describe(plan.job.data).classes[number], 40)
-    print(
-        f"nas: warning: always answering {name} is right for {percent(share)} of the validation "
-        "images, and no network here is clearly better",
-        file=sys.stderr,
-    )
+    labels = images.labels[images.rows]
+    sizes = np.bincount(labels)
+    sizes = sizes[sizes > 0]
+    number, share = most_frequent(labels)
+    often, even = brief(describe(plan.job.data).classes[number], 40), 1 / len(sizes)
+    constant = {
+        ACCURACY: (
+            share,
+            share * (1 - share) / len(labels),
+            f"always answering {often} is right for {percent(share)} of the validation images",
+        ),
+        BALANCED: (
+            even,
+            even * (1 - even) * float((1 / sizes).mean()) / len(sizes),
+            f"always answering one class has a balanced accuracy of {percent(even)}",
+        ),
+    }
+    for name, (value, variance, told) in constant.items():
+        found = [metrics[name] for metrics in front if name in plan.space.objectives]
+        if found and max(found) <= value + 2 * math.sqrt(variance):
+            print(f"nas: warning: {told}, and no network here is clearly better", file=sys.stderr)
 
 
 def search_and_show(
@@ -112,8 +125,8 @@ def search_and_show(
     alone = all(row.baseline for row in status.front)
     beliefs = believed(study, ended)
     rows_out(study, status.front, "table", ended, None if alone else beliefs)
-    if not plan.job.evaluator and ACCURACY in plan.space.objectives:
-        tell_chance(plan, max(row.metrics[ACCURACY] for row in status.front))
+    if not plan.job.evaluator:
+        tell_chance(plan, [row.metrics for row in status.front])
     if alone:
         _own_out(study, status.own, ended, beliefs)
     front = {row.number for row in status.front}

@@ -149,7 +149,7 @@ def _parsed(settings: Sequence[str]) -> tuple[Recipe | None, dict[str, Any]]:
         if name not in kinds:
             raise RecipeError(f"--recipe {text}: unknown setting; {nearest(name, kinds)}")
         read = _setting(name, value, kinds[name])
-        if values.setdefault(name, read) != read:
+        if repr(values.setdefault(name, read)) != repr(read):  # NaN is no other than NaN
             raise RecipeError(f"--recipe {name}: is given twice, {values[name]} and {read}")
     return base, values
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nas.errors import NasError, brief, closest, nearest
@@ -23,6 +23,20 @@ def told() -> Iterator[None]:
         if sentence := sentence_of(error):
             raise NasError(sentence) from None
         raise
+
+
+def refuse_empty(typed: Sequence[str]) -> None:
+    """Raises NasError for an empty value, as an unset variable of a shell leaves it: most options
+    have an empty default, so the command would go on as if it had not been given."""
+    before = ""
+    for word in typed:
+        name, equals, value = word.partition("=")
+        if word.startswith("--") and equals and not value:
+            raise NasError(f"{name}: its value is empty")
+        if not word:
+            option = before.startswith("-") and before != "--"
+            raise NasError(f"{before}: its value is empty" if option else "an argument is empty")
+        before = word
 
 
 def sentence_of(error: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import shutil
 import time
@@ -159,8 +160,8 @@ def limit() -> int:
         place = next(path for path in (folder(), *folder().parents) if path.exists())
         return (shutil.disk_usage(place).free + sum(each.bytes for each in kept())) // 2
     with contextlib.suppress(ValueError):
-        if (size := float(setting)) >= 0:
-            return int(size * 1e9)
+        if 0 <= (size := float(setting) * 1e9) < math.inf:
+            return int(size)
     raise DataError(f"{ROOM} is {setting!r}: must be a number of gigabytes, 0 or more")
 
 

@@ -90,7 +90,8 @@ def verdict(gain: Gain, control: str) -> str:
         return f"{better}, though {within}" if within else better
     if gain.sure:
         return "a significant gain"
-    return f"undecided, as {within}" if within else "undecided"
+    ahead = f"undecided, {100 * gain.value:+.2f} points"
+    return f"{ahead}, as {within}" if within else ahead
 
 
 # --- cascades ------------------------------------------------------------------------------------

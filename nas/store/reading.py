@@ -143,9 +143,10 @@ class Record:
         (row,) = self.rows(select(studies.c.name, studies.c.numbers, there.label("there")).where(
             studies.c.id == study_id))  # fmt: skip
         if row.numbers != row.there:
+            how = "removed" if row.numbers > row.there else "added"
             raise StudyError(
                 f"study {row.name!r} counts {row.numbers:,} trials, and the record has "
-                f"{row.there:,}, as where rows were removed by hand: it cannot go on; another "
+                f"{row.there:,}, as where rows were {how} by hand: it cannot go on; another "
                 "study may begin with --from it"
             )
 

@@ -12,6 +12,8 @@ from nas.errors import SpaceError, StudyError
 from nas.spaces.yaml_mapping import parse_mapping
 from nas.store.rows import Study
 
+NAMED = 4  # differences that a refusal names
+
 # Settings not compared: locations of files, and names resolved from the record.
 # The first three are the record's own, which a study keeps when it is redefined.
 KEPT_SETTINGS = ("folder", "taught", "verdicts", "devices")
@@ -19,12 +21,13 @@ PLACES = re.compile(rf"settings\.({'|'.join(KEPT_SETTINGS)}|teachers)(\.|$)")
 
 
 def check_same(was: Study, now: Study) -> None:
-    """Raises StudyError where a study exists with other settings, naming the first that differs."""
-    # Objectives and constraints last: some studies may change them.
+    """Raises StudyError where a study exists with other settings, naming those that differ."""
+    # Objectives and constraints only where nothing else differs: some studies may change them.
     fixed = dataclasses.replace(now, objectives=was.objectives, constraints=was.constraints)
-    if difference := first_difference(was, fixed) or first_difference(was, now):
+    if found := [*differences(was, fixed)] or [*differences(was, now)]:
+        more = f"; {len(found) - NAMED} more" if len(found) > NAMED else ""
         raise StudyError(
-            f"study {was.name!r} exists with other settings: {difference}; "
+            f"study {was.name!r} exists with other settings: {'; '.join(found[:NAMED])}{more}; "
             "repeat the settings of the study, or give another --study name"
         )
 
@@ -67,18 +70,23 @@ def made_on(was: Study, images: str, about: str) -> str:
 
 
 def first_difference(was: Study, now: Study) -> str | None:
-    """A clause naming the first setting that differs, with both values; None where none does."""
+    """The first of the ``differences``; None where there is none."""
+    return next(differences(was, now), None)
+
+
+def differences(was: Study, now: Study) -> Iterator[str]:
+    """A clause for each setting that differs, with both values."""
     evaluators = {study.settings.get("evaluator") for study in (was, now)}  # they need no images
     if was.images != now.images and len(evaluators) == 1:
-        return f"it was {made_on(was, now.images, now.images_about or 'none')}"
+        yield f"it was {made_on(was, now.images, now.images_about or 'none')}"
+        return  # the rest follows from it
     old, new = dict(_leaves(was)), dict(_leaves(now))
     for key in old | new:
         a, b = old.get(key), new.get(key)
         if key == "settings.source" and a and b and a != b:
-            return "the module of its evaluator, or of a plug-in, has changed since"
-        if a != b:
-            return f"{key} is {_shown(a)} in the study and {_shown(b)} now"
-    return None
+            yield "the module of its evaluator, or of a plug-in, has changed since"
+        elif a != b:
+            yield f"{key} is {_shown(a)} in the study and {_shown(b)} now"
 
 
 def _leaves(study: Study) -> Iterator[tuple[str, Any]]:

@@ -38,7 +38,7 @@ from nas.job.schedule import SCHEDULES, cycle, shared
 from nas.language.architecture import Architecture, parse
 from nas.language.expression import leaves, show
 from nas.language.layers import BatchNorm
-from nas.metrics import ACCURACY
+from nas.metrics import ACCURACY, BALANCED
 from nas.text import counted
 from nas.training.checkpoint import Training, digest_of, keep, resume
 from nas.training.device import available, seeded
@@ -70,7 +70,7 @@ def scores(curve: Sequence[Epoch]) -> dict[str, float]:
     """The metrics of a training: those of its last epoch; none without epochs."""
     if not curve:
         return {}
-    metrics = {ACCURACY: curve[-1].accuracy, "balanced_accuracy": curve[-1].balanced_accuracy}
+    metrics = {ACCURACY: curve[-1].accuracy, BALANCED: curve[-1].balanced_accuracy}
     return {name: value for name, value in metrics.items() if value is not None}
 
 
