@@ -718,7 +718,7 @@ WRONG = {
     "trials": ((*SEARCH, "--trials", "0"), "--trials 0: must be 1 or more"),
     "budget": ((*SEARCH, "--budget", "2"), "--budget '2': must be a time with its unit, such as"),
     "no budget": ((*SEARCH, "--budget", "0h"), "--budget 0h: must be 1 second or more, up to"),
-    "empty budget": ((*SEARCH, "--budget", ""), "--budget '': must be a time with its unit"),
+    "empty budget": ((*SEARCH, "--budget", ""), "--budget: its value is empty"),
     "requeued": (
         ("submit", "slurm", "--minutes", "60", "--", *SEARCH, "--budget", "2h"),
         "a resumed search starts its budget anew; it needs --minutes 132 or more",

@@ -86,13 +86,15 @@ def test_resuming_with_a_wider_space_says_so(store: Store) -> None:
         ),
         (
             {"w": {"choice": [4, 8, 16]}},
-            "w.choice is [4, 8] in the study and [4, 8, 16] now",
+            "w.choice is [4, 8] in the study and [4, 8, 16] now; "
+            "space.where.w.per is 'N' in the study and absent now",
             "w allows less than it did",
         ),  # one for all stages
         ({"k": 5}, "k is 3 in the study and 5 now", "k allows less than it did"),
         (
             {"N": {"int": [1, 5], "step": 2}},
-            "N.int is [1, 2] in the study and [1, 5] now",
+            "N.int is [1, 2] in the study and [1, 5] now; "
+            "space.where.N.step is absent in the study and 2 now",
             "N allows less than it did",
         ),
     ],

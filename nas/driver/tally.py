@@ -21,6 +21,7 @@ from nas.store import ENDED, EVALUATED, StudyRow, TrialRow
 # Trials with unusable results, or that failed alike, and none with a usable one, before the search
 # ends: a metric that is mistyped, an evaluator's error or a library that does not load would fail
 # all of them; what one network causes fails it alone.
+NUMBER = re.compile(r"0x[0-9a-f]+|[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
 VAIN = 3
 
 
@@ -154,8 +155,8 @@ class Tally:
         shared = wrong or failure.ours or failure.kind == "error"
         if not shared or any(self._counts[state] for state in EVALUATED):
             return 0
-        # Reasons may name an address, a file's number or a trial.
-        reason = "wrong" if wrong else re.sub(r"0x[0-9a-f]+|\d+", "#", failure.reason)
+        # Reasons may name an address, a file's number, a trial or a value.
+        reason = "wrong" if wrong else NUMBER.sub("#", failure.reason)
         self._vain[reason] += 1
         enough = self._vain[reason] >= min(VAIN, self._trials or VAIN)
         return self._vain[reason] if enough and (wrong or self.room(self.done)) else 0
