@@ -616,3 +616,55 @@ def test_a_table_that_is_no_table_is_one_sentence(text: bytes, told: str, tmp_pa
     (tmp_path / "t.csv").write_bytes(text)
     with pytest.raises(DataError, match=told):
         data.describe(ref(tmp_path / "t.csv"))
+
+
+def test_groups_that_lie_in_several_parts_are_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = flat(tmp_path / "t")
+    for n, row in enumerate(rows):  # five patients of four images; 0 and 1 lie in several parts
+        row["group"] = f"{n % 5}"
+        row["part"] = "test" if n in (0, 1) else "val" if n == 5 else "train"
+    file = table(tmp_path / "t" / "labels.csv", rows)
+    named = [row["file"] for row in rows]
+    both = {
+        "1 group has images in both train and validation": (named[5],),
+        "2 groups have images in both train and test": (named[0], named[1]),
+        "1 group has images in both validation and test": (named[0],),
+    }
+    found = examine(ref(file))
+    assert [text for text in found.warnings if "group" in text] == [*both]
+    assert {text: sorted(found.named[text][1]) for text in both} == {
+        text: sorted(names) for text, names in both.items()
+    }
+    assert "17 images of train in 5 groups, copies together" in found.notes
+    assert "one split" not in "\n".join(lines(found))
+    for command in (
+        ("train", "INPUT -> GAP -> FC", "--epochs", "1"),
+        ("search", "--space", "linear", "--trials", "1", "--epochs", "1", "--workers", "0"),
+    ):
+        told = (*command, "--data", str(file))
+        status, _, err = nas_here(capsys, monkeypatch, tmp_path, *told)
+        assert status == 0, err
+        assert all(f"nas: warning: {text} (" in err for text in both), err
+
+
+def test_a_regular_expression_may_group_across_folders_of_parts(tmp_path: Path) -> None:
+    folder(tmp_path / "d" / "train", 5)
+    folder(tmp_path / "d" / "test", 3, seed=5000)
+    (warning,) = [
+        text for text in examine(ref(tmp_path / "d", group_by=r"\d{4}")).warnings if "group" in text
+    ]
+    assert warning == "3 groups have images in both train and test"
+
+
+def test_a_group_that_a_copy_joins_to_another_part_is_not_told_to_stay_whole(
+    tmp_path: Path,
+) -> None:
+    folder(tmp_path / "d" / "train", 6)
+    folder(tmp_path / "d" / "test", 3, seed=5000)
+    shutil.copy(tmp_path / "d/train/a/0000.png", tmp_path / "d/test/a/copy.png")
+    found = examine(ref(tmp_path / "d", group_by=r"train/.*[01]"))
+    assert "1 image of test is a copy of images of train" in found.warnings
+    assert not any("group has" in text or "groups have" in text for text in found.warnings)
+    assert "one split" not in "\n".join(found.notes)

@@ -92,7 +92,7 @@ def _inspect(ref: DataRef, wrong: tuple[str, ...], followed: Collection[str]) ->
     except DataError as error:  # copies of one image cannot be split either
         raise DataError("; ".join(lost) or str(error)) from error
     noted = decided(ref, looked, images, every)
-    warned = doubtful(looked, images, every, copies)
+    warned = [*divided(ref, looked, images), *doubtful(looked, images, every, copies)]
     skipped = dict(looked.listing.skipped)
     if looked.reasons:
         shown = [brief(f"{name} ({why})") for name, why in looked.reasons.items()]
@@ -185,15 +185,33 @@ def decided(
     train = images.rows["train"]
     groups = len(distinct(images.groups[train]))
     if copied := len(train) - groups:
-        text = f"{counted(copied, 'image is a copy', 'images are copies')} of others: both stay "
+        text = (
+            f"{counted(copied, 'image is a copy', 'images are copies')} of others: both stay in "
+            "one split"
+        )
         if ref.group_by or looked.listing.groups:
-            text = (
-                f"{len(train):,} images in {counted(groups, 'group')}, copies together: each stays "
-            )
-        text += "in one split"
+            in_parts = sum(len(distinct(images.groups[rows])) for rows in images.rows.values())
+            whole = in_parts == len(distinct(images.groups[every]))
+            text = f"{len(train):,} images{'' if whole else ' of train'} in "
+            text += f"{counted(groups, 'group')}, copies together"
+            text += ": each stays in one split" if whole else ""
         _, first = np.unique(images.groups[train], return_index=True)
         notes.append((text, np.delete(train, first)))
     return notes
+
+
+def divided(ref: DataRef, looked: Looked, images: Prepared) -> list[Said]:
+    """Groups that the parts, as they are given, do not keep whole: splits are drawn of train."""
+    if not (ref.group_by or looked.listing.groups):
+        return []
+    groups = imagefolder.grouped(looked.listing, ref.group_by)
+    warnings: list[Said] = []
+    for one, other in combinations(images.info.parts, 2):
+        there = images.rows[other]
+        if len(rows := there[np.isin(groups[there], groups[images.rows[one]])]):
+            groups_have = counted(len(distinct(groups[rows])), "group has", "groups have")
+            warnings.append((f"{groups_have} images in both {one} and {other}", rows))
+    return warnings
 
 
 def doubtful(
