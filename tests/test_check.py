@@ -603,6 +603,16 @@ def test_a_file_may_be_named_by_its_url(tmp_path: Path) -> None:
         (b'file,label\nx.png,a\n"y.png,a\nz.png,b\n', "line 3: unexpected end of data: a quote"),
         (b'file,label\nx.png,a\n"y.png,a\nz",b\n', "line 3: a quote is opened that line 4 closes"),
         (b'file,label\nx.png,a\n"y.png,a\n"z.png,b\n', "line 3: ',' expected after '\"'"),
+        # A quote that is never closed takes in more lines, and then more than a cell may hold.
+        (
+            b'file,label\n"y.png,a\n' + 30_000 * b"z.png,b\n",
+            r"line 2: field larger than field limit \(\d+\): a quote that is opened is closed",
+        ),
+        (
+            b"file,label\nx.png,a\n" + 200_000 * b"y" + b",a\n",
+            r"line 3: field larger than field limit \(\d+\)$",
+        ),
+        (200_000 * b"y" + b",label\n", r"line 1: field larger than field limit \(\d+\)$"),
         (
             "file,label\nx.png,caf\xe9\n".encode("latin-1"),
             "is neither UTF-8 nor UTF-16 .*: save it as",
@@ -668,3 +678,18 @@ def test_a_group_that_a_copy_joins_to_another_part_is_not_told_to_stay_whole(
     assert "1 image of test is a copy of images of train" in found.warnings
     assert not any("group has" in text or "groups have" in text for text in found.warnings)
     assert "one split" not in "\n".join(found.notes)
+
+
+@pytest.mark.parametrize("below", ["", "cache"])
+def test_a_cache_that_is_a_file_is_refused(
+    below: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path / "file" / below))
+    status, out, err = nas_here(capsys, monkeypatch, tmp_path, "data", "cache")
+    assert (status, out) == (2, "")
+    assert "Not a directory (NAS_CACHE names another directory)" in err
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path / "new"))
+    status, _, err = nas_here(capsys, monkeypatch, tmp_path, "data", "cache")
+    assert status == 0
+    assert err.startswith("nas: 0 bytes of at most ")
