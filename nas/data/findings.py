@@ -23,7 +23,7 @@ from nas.data.listing import ORDER
 from nas.data.walking import EXAMPLES, Skipped, with_count
 from nas.errors import DataError, brief
 from nas.job import DataRef
-from nas.text import counted
+from nas.text import counted, named
 
 Said = tuple[str, npt.NDArray[np.int64]]  # a sentence, and the rows of the images that it counts
 FEW = 3  # images per class to train on, on average, below which a warning says so
@@ -290,8 +290,8 @@ def uneven(
     if trained[most] >= IMBALANCE * trained[least] and left:
         hidden = ": accuracy will hardly show whether it is learned"
         warnings.append(
-            f"{counted(int(trained[most]), 'image')} of the class {classes[most]} to train on and "
-            f"{trained[least]:,} of {classes[least]}"
+            f"{counted(int(trained[most]), 'image')} of the class {named(classes[most])} to train "
+            f"on and {trained[least]:,} of {named(classes[least])}"
             f"{'' if 'balanced_accuracy' in followed else hidden} ({', '.join(left)})"
         )
     return warnings
@@ -311,7 +311,8 @@ def absent(
 ) -> Iterator[str]:
     """A warning for each part without images of some classes."""
     for part in ORDER:
-        names = [name for name, count in zip(classes, by_part[part], strict=True) if not count]
+        counts = zip(classes, by_part[part], strict=True)
+        names = [named(name) for name, count in counts if not count]
         of = "the class" if len(names) == 1 else f"{len(names):,} classes:"
         more = ", ..." if len(names) > EXAMPLES else ""
         if names:
@@ -322,9 +323,9 @@ def lines(found: Findings) -> list[str]:
     """The findings as a few lines of text."""
     total = sum(found.classes.values())
     ranked = sorted(found.classes.items(), key=lambda item: -item[1])
-    classes = ", ".join(f"{brief(name, 40)} {count:,}" for name, count in ranked[:6])
+    classes = ", ".join(f"{brief(named(name), 40)} {count:,}" for name, count in ranked[:6])
     if len(ranked) > 6:
-        classes += f", ... {brief(ranked[-1][0], 40)} {ranked[-1][1]:,}"
+        classes += f", ... {brief(named(ranked[-1][0]), 40)} {ranked[-1][1]:,}"
     made = [
         f"{counted(total, 'image')} in {counted(len(ranked), 'class', 'classes')} "
         f"({classes}) of {brief(found.root)}"
