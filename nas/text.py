@@ -52,6 +52,16 @@ def printable(text: str) -> str:
     return "".join(c for c in text if c.isprintable() or c in "\n\t")
 
 
+def named(text: str) -> str:
+    r"""A name as it is, or quoted and escaped where it would not be read as it is.
+
+    >>> print(named("cat"), named("two words"), named("a\nb"), named(" "))
+    cat two words 'a\nb' ' '
+    """
+    plain = text.isprintable() and text and text == " ".join(text.split())
+    return text if plain else repr(text)
+
+
 def counted(number: int, noun: str, several: str = "") -> str:
     """
     >>> counted(1, "network"), counted(1234, "network"), counted(2, "image has", "images have")

@@ -617,6 +617,16 @@ def test_a_file_may_be_named_by_its_url(tmp_path: Path) -> None:
         (b'file,label\nx.png,a\n"y.png,a\nz.png,b\n', "line 3: unexpected end of data: a quote"),
         (b'file,label\nx.png,a\n"y.png,a\nz",b\n', "line 3: a quote is opened that line 4 closes"),
         (b'file,label\nx.png,a\n"y.png,a\n"z.png,b\n', "line 3: ',' expected after '\"'"),
+        # A quote that is never closed takes in more lines, and then more than a cell may hold.
+        (
+            b'file,label\n"y.png,a\n' + 30_000 * b"z.png,b\n",
+            r"line 2: field larger than field limit \(\d+\): a quote that is opened is closed",
+        ),
+        (
+            b"file,label\nx.png,a\n" + 200_000 * b"y" + b",a\n",
+            r"line 3: field larger than field limit \(\d+\)$",
+        ),
+        (200_000 * b"y" + b",label\n", r"line 1: field larger than field limit \(\d+\)$"),
         (
             "file,label\nx.png,caf\xe9\n".encode("latin-1"),
             "is neither UTF-8 nor UTF-16 .*: save it as",
@@ -630,3 +640,70 @@ def test_a_table_that_is_no_table_is_one_sentence(text: bytes, told: str, tmp_pa
     (tmp_path / "t.csv").write_bytes(text)
     with pytest.raises(DataError, match=told):
         data.describe(ref(tmp_path / "t.csv"))
+
+
+def test_groups_that_lie_in_several_parts_are_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = flat(tmp_path / "t")
+    for n, row in enumerate(rows):  # five patients of four images; 0 and 1 lie in several parts
+        row["group"] = f"{n % 5}"
+        row["part"] = "test" if n in (0, 1) else "val" if n == 5 else "train"
+    file = table(tmp_path / "t" / "labels.csv", rows)
+    named = [row["file"] for row in rows]
+    both = {
+        "1 group has images in both train and validation": (named[5],),
+        "2 groups have images in both train and test": (named[0], named[1]),
+        "1 group has images in both validation and test": (named[0],),
+    }
+    found = examine(ref(file))
+    assert [text for text in found.warnings if "group" in text] == [*both]
+    assert {text: sorted(found.named[text][1]) for text in both} == {
+        text: sorted(names) for text, names in both.items()
+    }
+    assert "17 images of train in 5 groups, copies together" in found.notes
+    assert "one split" not in "\n".join(lines(found))
+    for command in (
+        ("train", "INPUT -> GAP -> FC", "--epochs", "1"),
+        ("search", "--space", "linear", "--trials", "1", "--epochs", "1", "--workers", "0"),
+    ):
+        told = (*command, "--data", str(file))
+        status, _, err = nas_here(capsys, monkeypatch, tmp_path, *told)
+        assert status == 0, err
+        assert all(f"nas: warning: {text} (" in err for text in both), err
+
+
+def test_a_regular_expression_may_group_across_folders_of_parts(tmp_path: Path) -> None:
+    folder(tmp_path / "d" / "train", 5)
+    folder(tmp_path / "d" / "test", 3, seed=5000)
+    (warning,) = [
+        text for text in examine(ref(tmp_path / "d", group_by=r"\d{4}")).warnings if "group" in text
+    ]
+    assert warning == "3 groups have images in both train and test"
+
+
+def test_a_group_that_a_copy_joins_to_another_part_is_not_told_to_stay_whole(
+    tmp_path: Path,
+) -> None:
+    folder(tmp_path / "d" / "train", 6)
+    folder(tmp_path / "d" / "test", 3, seed=5000)
+    shutil.copy(tmp_path / "d/train/a/0000.png", tmp_path / "d/test/a/copy.png")
+    found = examine(ref(tmp_path / "d", group_by=r"train/.*[01]"))
+    assert "1 image of test is a copy of images of train" in found.warnings
+    assert not any("group has" in text or "groups have" in text for text in found.warnings)
+    assert "one split" not in "\n".join(found.notes)
+
+
+@pytest.mark.parametrize("below", ["", "cache"])
+def test_a_cache_that_is_a_file_is_refused(
+    below: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path / "file" / below))
+    status, out, err = nas_here(capsys, monkeypatch, tmp_path, "data", "cache")
+    assert (status, out) == (2, "")
+    assert "Not a directory (NAS_CACHE names another directory)" in err
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path / "new"))
+    status, _, err = nas_here(capsys, monkeypatch, tmp_path, "data", "cache")
+    assert status == 0
+    assert err.startswith("nas: 0 bytes of at most ")

@@ -482,14 +482,47 @@ def test_a_class_may_be_a_link_and_a_loop_is_told(tmp_path: Path) -> None:
         data.identity(ref(root))
 
 
-@pytest.mark.parametrize("link", ["self", "a/self", "a/self.png", "a/in/self"])
-def test_a_link_to_itself_is_named(tmp_path: Path, link: str) -> None:
+@pytest.mark.parametrize(
+    ("link", "reason"),
+    [
+        ("self", "a link to nothing"),
+        ("a/self", "no ending: no image"),
+        ("a/in/self", "no ending: no image"),
+        ("a/self.png", "unreadable"),
+    ],
+)
+def test_a_link_to_itself_is_left_out_like_other_files(
+    tmp_path: Path, link: str, reason: str
+) -> None:
     root = folder(tmp_path / "d")
     (root / "a" / "in").mkdir()
     (root / link).symlink_to(Path(link).name)
-    told = f"^{root / link} cannot be read: Too many levels of symbolic links$"
-    with pytest.raises(DataError, match=told):
-        examine(ref(root))
+    if reason == "unreadable":
+        told = f"1 of 21 images cannot be read: {root / link} .*symbolic links.*--skip-unreadable"
+        with pytest.raises(DataError, match=told):
+            examine(ref(root))
+    found = examine(ref(root, skip_unreadable=True))
+    assert found.classes == {"a": 10, "b": 10}
+    assert found.skipped[reason][0] == 1
+    assert link in found.skipped[reason][1][0]
+
+
+def test_a_directory_that_holds_only_a_link_to_itself_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "self").symlink_to("self")
+    with pytest.raises(DataError, match="holds 0 class folders: at least two are needed"):
+        examine(ref(tmp_path))
+
+
+def test_a_class_whose_name_is_no_plain_text_is_quoted(tmp_path: Path) -> None:
+    root = folder(tmp_path / "d" / "train", 40, classes=(" ", "a\nb", "plain"))
+    for name in (" ", "plain"):
+        folder(tmp_path / "d" / "test", 4, classes=(name,), seed=5000 + len(name))
+    for path in sorted((root / "a\nb").iterdir())[1:]:
+        path.unlink()
+    told = "\n".join(lines(examine(ref(root.parent))))
+    assert r"""(' ' 44, plain 44, 'a\nb' 1)""" in told
+    assert r"""there is no test image of the class 'a\nb'""" in told
+    assert "of the class ' ' to train on and 1 of 'a\\nb'" in told
 
 
 def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import pytest
 from patterns import INPUTS, SPACES
+from rich.console import Console
 
 import nas
 from nas.errors import SpaceError
 from nas.language.architecture import Architecture
+from nas.report.spaces import preflight_page
 from nas.spaces.draws import Chosen
-from nas.spaces.preflight import ENUMERATED, Estimate, Preflight, check
+from nas.spaces.preflight import ENUMERATED, Estimate, Preflight, check, few
 from nas.spaces.space import Space, load_space, read_space
 
 
@@ -74,6 +77,48 @@ def test_a_pattern_of_many_repetitions_is_examined_in_no_more_networks(
         read_space({"name": "t", "pattern": pattern, "where": longer}, "t.yaml"), draws=50
     )
     assert result.draws == 20  # of as many elements as 50 with 400
+
+
+def test_networks_of_many_settings_and_layers_are_not_all_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """4,096 settings of up to 4,096 layers are 8 million layers, 170 s."""
+    layers = 0
+    chosen = Space.chosen
+
+    def counted(space: Space, chooser: Chosen) -> Architecture:
+        nonlocal layers
+        network = chosen(space, chooser)
+        layers += len(network.steps)
+        return network
+
+    monkeypatch.setattr(Space, "chosen", counted)
+    deep = read_space(
+        {"name": "t", "pattern": "INPUT -> [CONV(8)]*N -> GAP -> FC",
+         "where": {"N": {"int": [1, 4096]}}}, "t.yaml",
+    )  # fmt: skip
+    result = check(deep, draws=50)
+    assert layers < 2 * 400 * 50
+    assert result.settings == Estimate(4096, 0)
+    assert result.networks is None
+    assert result.idle == ()
+    page = Console(width=120, file=io.StringIO())
+    page.print(preflight_page(deep, result))
+    assert f"{result.draws} of 50, as the networks are long, 100.00 % valid" in page.file.getvalue()
+    assert f"{result.seen} different in these draws, of about 4,100" in page.file.getvalue()
+
+
+def test_a_search_does_not_enumerate_long_networks_either() -> None:
+    def of(most: int) -> Space:
+        where = {"N": {"int": [1, most]}}
+        return read_space(
+            {"name": "t", "pattern": "INPUT -> [RELU]*N -> GAP -> FC", "where": where}, "t.yaml"
+        )
+
+    known = few(of(100))
+    assert known is not None
+    assert len(known) == 100
+    assert few(of(1_000)) is None
 
 
 def test_settings_that_make_one_network_are_counted_as_one():

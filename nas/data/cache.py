@@ -98,8 +98,14 @@ class Kept:
 
 
 def kept() -> list[Kept]:
-    """All of them, least recently used first."""
+    """All of them, least recently used first. Raises DataError where the cache is no directory."""
     found = []
+    try:
+        os.scandir(folder()).close()
+    except OSError as error:
+        # A cache that is not there yet holds nothing.
+        if not isinstance(error, FileNotFoundError) or folder().is_symlink():
+            raise unwritable(error) from error
     for path in (folder() / "images").glob("*"):
         with contextlib.suppress(OSError):
             states = [each.stat() for each in path.iterdir() if each.is_file()]

@@ -23,7 +23,7 @@ from nas.data.listing import ORDER
 from nas.data.walking import EXAMPLES, Skipped, with_count
 from nas.errors import DataError, brief
 from nas.job import DataRef
-from nas.text import counted
+from nas.text import counted, named
 
 Said = tuple[str, npt.NDArray[np.int64]]  # a sentence, and the rows of the images that it counts
 FEW = 3  # images per class to train on, on average, below which a warning says so
@@ -92,7 +92,7 @@ def _inspect(ref: DataRef, wrong: tuple[str, ...], followed: Collection[str]) ->
     except DataError as error:  # copies of one image cannot be split either
         raise DataError("; ".join(lost) or str(error)) from error
     noted = decided(ref, looked, images, every)
-    warned = doubtful(looked, images, every, copies)
+    warned = [*divided(ref, looked, images), *doubtful(looked, images, every, copies)]
     skipped = dict(looked.listing.skipped)
     if looked.reasons:
         shown = [brief(f"{name} ({why})") for name, why in looked.reasons.items()]
@@ -185,15 +185,33 @@ def decided(
     train = images.rows["train"]
     groups = len(distinct(images.groups[train]))
     if copied := len(train) - groups:
-        text = f"{counted(copied, 'image is a copy', 'images are copies')} of others: both stay "
+        text = (
+            f"{counted(copied, 'image is a copy', 'images are copies')} of others: both stay in "
+            "one split"
+        )
         if ref.group_by or looked.listing.groups:
-            text = (
-                f"{len(train):,} images in {counted(groups, 'group')}, copies together: each stays "
-            )
-        text += "in one split"
+            in_parts = sum(len(distinct(images.groups[rows])) for rows in images.rows.values())
+            whole = in_parts == len(distinct(images.groups[every]))
+            text = f"{len(train):,} images{'' if whole else ' of train'} in "
+            text += f"{counted(groups, 'group')}, copies together"
+            text += ": each stays in one split" if whole else ""
         _, first = np.unique(images.groups[train], return_index=True)
         notes.append((text, np.delete(train, first)))
     return notes
+
+
+def divided(ref: DataRef, looked: Looked, images: Prepared) -> list[Said]:
+    """Groups that the parts, as they are given, do not keep whole: splits are drawn of train."""
+    if not (ref.group_by or looked.listing.groups):
+        return []
+    groups = imagefolder.grouped(looked.listing, ref.group_by)
+    warnings: list[Said] = []
+    for one, other in combinations(images.info.parts, 2):
+        there = images.rows[other]
+        if len(rows := there[np.isin(groups[there], groups[images.rows[one]])]):
+            groups_have = counted(len(distinct(groups[rows])), "group has", "groups have")
+            warnings.append((f"{groups_have} images in both {one} and {other}", rows))
+    return warnings
 
 
 def doubtful(
@@ -272,8 +290,8 @@ def uneven(
     if trained[most] >= IMBALANCE * trained[least] and left:
         hidden = ": accuracy will hardly show whether it is learned"
         warnings.append(
-            f"{counted(int(trained[most]), 'image')} of the class {classes[most]} to train on and "
-            f"{trained[least]:,} of {classes[least]}"
+            f"{counted(int(trained[most]), 'image')} of the class {named(classes[most])} to train "
+            f"on and {trained[least]:,} of {named(classes[least])}"
             f"{'' if 'balanced_accuracy' in followed else hidden} ({', '.join(left)})"
         )
     return warnings
@@ -293,7 +311,8 @@ def absent(
 ) -> Iterator[str]:
     """A warning for each part without images of some classes."""
     for part in ORDER:
-        names = [name for name, count in zip(classes, by_part[part], strict=True) if not count]
+        counts = zip(classes, by_part[part], strict=True)
+        names = [named(name) for name, count in counts if not count]
         of = "the class" if len(names) == 1 else f"{len(names):,} classes:"
         more = ", ..." if len(names) > EXAMPLES else ""
         if names:
@@ -304,9 +323,9 @@ def lines(found: Findings) -> list[str]:
     """The findings as a few lines of text."""
     total = sum(found.classes.values())
     ranked = sorted(found.classes.items(), key=lambda item: -item[1])
-    classes = ", ".join(f"{brief(name, 40)} {count:,}" for name, count in ranked[:6])
+    classes = ", ".join(f"{brief(named(name), 40)} {count:,}" for name, count in ranked[:6])
     if len(ranked) > 6:
-        classes += f", ... {brief(ranked[-1][0], 40)} {ranked[-1][1]:,}"
+        classes += f", ... {brief(named(ranked[-1][0]), 40)} {ranked[-1][1]:,}"
     made = [
         f"{counted(total, 'image')} in {counted(len(ranked), 'class', 'classes')} "
         f"({classes}) of {brief(found.root)}"

@@ -24,6 +24,7 @@ from nas.data.walking import (
     folders,
     holds_images,
     images_in,
+    is_folder,
     others,
     scan,
     walked,
@@ -207,7 +208,7 @@ def unwrapped(root: Path) -> Path:
     below = root
     for _ in range(4):
         inner = [entry for entry in scan(below) if not kinds.is_dropping(entry.name)]
-        if len(inner) != 1 or not inner[0].is_dir():
+        if len(inner) != 1 or not is_folder(inner[0], below):
             break
         parts, rest = kinds.part_of(inner[0].name)
         if parts and not rest and "train" not in parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from array import array
@@ -99,11 +100,13 @@ def folders(path: Path, found: Gathered | None = None) -> tuple[str, ...]:
 
 
 def is_folder(entry: os.DirEntry[str], path: Path) -> bool:
-    """Whether an entry of the folder ``path`` is one. Raises DataError for a link that leads round
-    to itself, or where nobody may look."""
+    """Whether an entry of the folder ``path`` is one; a link that leads round to itself is none.
+    Raises DataError where nobody may look."""
     try:
         return entry.is_dir()
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
         raise DataError(f"{path / entry.name} cannot be read: {error.strerror}") from error
 
 

@@ -19,7 +19,7 @@ from nas.data.findings import Findings
 from nas.errors import DataError, NasError, brief, nearest
 from nas.job import DataRef, Job
 from nas.report import fonts
-from nas.text import counted, size_text
+from nas.text import counted, named, size_text
 
 SHOWN, CLASSES = 8, 24  # images per class on a sheet, and classes
 SIDE = 72  # least pixels of an image's side on a sheet
@@ -73,7 +73,7 @@ def draw(ref: DataRef, found: Findings, path: Path) -> None:
     row, column, margin = height * scale + 22, width * scale + 4, 6
     fonts.tell_lacking(names)
     captions = [
-        fonts.showable(f"{brief(name, 60)}, {counted(found.classes[name], 'image')}")
+        fonts.showable(f"{brief(named(name), 60)}, {counted(found.classes[name], 'image')}")
         for name in names
     ]
     most = min(SHOWN, int(np.bincount(labels).max(initial=0)))

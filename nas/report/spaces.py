@@ -77,8 +77,13 @@ def preflight_page(space: Space, result: Preflight) -> RenderableType:
         most = f"about {_about(settings)} (± {_about(error)}) settings of the parameters"
         size = f"{result.seen:,} different in these draws, of {most}"
     bounds = ", ".join(f"{metric} {percent(share)}" for metric, share in result.shares.items())
+    of = (
+        f" of {result.requested:,}, as the networks are long"
+        if result.draws < result.requested
+        else ""
+    )
     for name, text in {
-        "draws": f"{result.draws:,}, {percent(result.valid)} valid",
+        "draws": f"{result.draws:,}{of}, {percent(result.valid)} valid",
         "networks": size,
         "parameters": f"{' to '.join(map(str, dict.fromkeys(result.asked)))} asked for in a draw",
         "fit": f"{percent(result.fits)}{f'  ({bounds})' if bounds else ''}",

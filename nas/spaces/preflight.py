@@ -24,6 +24,7 @@ from nas.spaces.space import Space
 DRAWS = 2_000  # random draws that all break a constraint, before a space counts as infeasible
 ENUMERATED = 20_000  # most settings that are counted by enumeration
 FEW = 1_000  # most settings that a search enumerates (0.2 ms each), to know which are left
+ELEMENTS = 400_000  # most elements, each 20 us, of all networks that are enumerated
 LONG, LEAST = 400, 10  # elements of a draw, each 20 us, beyond which there are fewer; but so many
 FLIPS = 40  # changes of a parameter without effect, before it counts as idle
 PLACES = 32  # repetitions, evenly spread, at which a parameter of each is examined
@@ -51,7 +52,8 @@ class Spread:
 class Preflight:
     """Statistics of a space over random draws.
 
-    ``valid`` is the fraction of draws that fit the data. ``settings`` counts the valid settings of
+    ``draws`` were examined of the ``requested``, fewer where networks are long. ``valid`` is the
+    fraction of draws that fit the data. ``settings`` counts the valid settings of
     the parameters, exactly or by Knuth's estimate. Different settings may give one network:
     ``networks`` is the exact number of networks if all settings were enumerated, else None, and it
     lies between ``seen``, the different networks among the draws, and ``settings``.
@@ -63,6 +65,7 @@ class Preflight:
     """
 
     draws: int
+    requested: int
     valid: float
     settings: Estimate
     networks: int | None
@@ -78,8 +81,10 @@ class Preflight:
 
 def check(space: Space, draws: int = 1_000, seed: int = 0) -> Preflight:
     """Computes the statistics of a space, over fewer ``draws`` where the networks have more than
-    ``LONG`` elements each. Raises SpaceError where no draw fits the data."""
-    rng = random.Random(seed)
+    ``LONG`` elements each. Settings are enumerated where all their networks have no more than
+    ``ELEMENTS`` (4,096 settings of up to 4,096 elements took minutes), else estimated. Raises
+    SpaceError where no draw fits the data."""
+    rng, requested = random.Random(seed), draws
     valid: list[tuple[Draw, Architecture]] = []
     used: set[str] = set()
     room = LONG * draws
@@ -101,8 +106,10 @@ def check(space: Space, draws: int = 1_000, seed: int = 0) -> Preflight:
         space.draw(rng)  # raises, with the reason
     architectures = [architecture for _, architecture in valid]
     settings = _knuth([draw.odds for draw, _ in valid], draws)
+    elements = _knuth([draw.odds * len(network.steps) for draw, network in valid], draws)
     networks = None
-    if settings.value <= 2 * ENUMERATED and (known := _enumerate(space, ENUMERATED)):
+    few_enough = settings.value <= 2 * ENUMERATED and elements.value <= 2 * ELEMENTS
+    if few_enough and (known := _enumerate(space, ENUMERATED)):
         settings, networks = Estimate(known[0]), len(known[1])
     seen = len(set(architectures)) if networks is None else networks
     excesses = [space.excess(architecture) for architecture in architectures]
@@ -111,6 +118,7 @@ def check(space: Space, draws: int = 1_000, seed: int = 0) -> Preflight:
     asked = [len(draw.params) for draw, _ in valid]
     result = Preflight(
         draws=draws,
+        requested=requested,
         valid=len(valid) / draws,
         settings=settings,
         networks=networks,
@@ -128,7 +136,7 @@ def check(space: Space, draws: int = 1_000, seed: int = 0) -> Preflight:
 
 def few(space: Space) -> frozenset[str] | None:
     """The fingerprints of all networks of a space that meet its arithmetic constraints; None where
-    it has more than ``FEW`` settings, or searches the recipe too."""
+    it has more than ``FEW`` settings, of more than ``ELEMENTS`` in all, or searches the recipe."""
     if len(space.fixed) < len(space.recipe):
         return None
     rng, estimate = random.Random(0), 0.0  # as in ``_knuth``
@@ -247,17 +255,20 @@ class _Path:
 
 
 def _enumerate(space: Space, most: int) -> tuple[int, set[Architecture]] | None:
-    """The number of valid settings and the different networks; None for more than ``most``."""
-    settings, networks = 0, set[Architecture]()
+    """The number of valid settings and the different networks; None for more than ``most``, or
+    ``ELEMENTS`` in all."""
+    settings, networks, room = 0, set[Architecture](), ELEMENTS
     branches: list[int] = []
     for _ in range(most):
         path = _Path(branches)
         try:
-            networks.add(space.suggest(path))
+            network = space.suggest(path)
+            networks.add(network)
             settings += 1
+            room -= len(network.steps)
         except ShapeError:
             pass
-        if path.real:
+        if path.real or room < 0:
             return None
         following = path.next()
         if following is None:
