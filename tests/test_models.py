@@ -31,7 +31,7 @@ from nas.store import open_store
 from nas.training import states
 from nas.training.card import Card
 from nas.training.cascade import load_cascade
-from nas.training.models import Model, save_model
+from nas.training.models import Model, kept_card, save_model
 from nas.training.onnx import load_onnx
 from nas.training.single import Trained, train
 
@@ -157,6 +157,10 @@ def other_tensors(held: bytes) -> bytes:
     state = safetensors.torch.load(held)
     state["0.weight"] = torch.zeros(9, 1, 3, 3)
     return safetensors.torch.save(state, told)
+
+
+def zeroed(held: bytes) -> bytes:
+    return held[:-32] + bytes(32)
 
 
 def entry_twice(held: bytes) -> bytes:
@@ -297,6 +301,7 @@ WRONG: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         other_tensors,
         "does not fit its pattern: 0.weight is (9, 1, 3, 3), not (8, 1, 3, 3)",
     ),
+    "other weights": (zeroed, "was changed or damaged since nas wrote it"),
     "another pattern": (
         edited(lambda told: told.update(pattern='"INPUT(1, 8, 8) -> FC(10)"')),
         "does not fit its pattern: 0.1.weight is missing",
@@ -306,7 +311,8 @@ WRONG: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 def test_models_of_the_first_version_are_read(trained: Trained, tmp_path: Path) -> None:
     def first(told: dict[str, str]) -> None:
-        for name in ("skip_unreadable", "group_by", "seen"):  # what it did not write
+        # What it did not write:
+        for name in ("skip_unreadable", "group_by", "seen", "weights_digest"):
             del told[name]
 
     assert trained.file is not None
@@ -418,3 +424,15 @@ def test_a_card_keeps_every_name(tmp_path: Path) -> None:
     held = nas.load_model(file)
     assert isinstance(held, Model)
     assert held.card == dataclasses.replace(card)
+
+
+def test_damaged_weights_start_no_training_and_count_as_none(
+    trained: Trained, tmp_path: Path
+) -> None:
+    assert trained.file is not None
+    file = tmp_path / "m.safetensors"
+    file.write_bytes(zeroed(trained.file.read_bytes()))
+    with pytest.raises(NasError, match=f"{file} was changed or damaged since nas wrote it"):
+        train(single_job(PATTERN, DataRef(), epochs=1, recipe=[f"init={file}"]), lambda _: None)
+    assert kept_card(file) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors.torn"]
