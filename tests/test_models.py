@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from nas import data
 from nas.cli.options import single_job
 from nas.data.batches import Normal, statistics
 from nas.driver import packs
-from nas.errors import NasError
+from nas.errors import DataError, NasError
 from nas.job import DataRef
 from nas.store import open_store
 from nas.training import states
@@ -120,6 +121,40 @@ def test_files_pictures_and_arrays_of_one_image_get_one_answer(
 def test_what_is_no_image_is_told(trained: Trained, images: Any) -> None:
     with pytest.raises(NasError, match="is no image"):
         trained.model.predict(images)
+
+
+def endless() -> list[Any]:
+    found: list[Any] = []
+    found.append(found)
+    return found
+
+
+PLAIN = np.zeros((1, 8, 8), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("images", "reason"),
+    [
+        ("a\0b.png", "is not a readable image: embedded null byte"),
+        (Path("a\udfff.png"), "is not a readable image: "),
+        (torch.from_numpy(PLAIN).to_sparse(), "a tensor of layout sparse_coo is no image"),
+        (torch.from_numpy(PLAIN).to("meta"), "a tensor on the device meta is no image"),
+        (torch.nested.nested_tensor([torch.from_numpy(PLAIN)]), "a nested tensor is no image"),
+        (endless(), "a list within 20 others, or itself, is no image"),
+        (Image.new("RGB", (0, 0)), "cannot be read: it is 0 x 0: must have pixels"),
+        (np.ma.masked_array(PLAIN, PLAIN == 0), "an array with masked values is no image"),
+    ],
+)
+def test_what_holds_no_pixels_is_told(trained: Trained, images: Any, reason: str) -> None:
+    with pytest.raises(DataError, match=re.escape(reason)):
+        trained.model.predict(images)
+
+
+def test_a_mask_of_nothing_and_lists_within_lists_are_answered(trained: Trained) -> None:
+    (expected,) = trained.model.predict(PLAIN)
+    for images in (np.ma.masked_array(PLAIN), [[[PLAIN]]]):
+        (found,) = trained.model.predict(images)
+        np.testing.assert_array_equal(found.probabilities, expected.probabilities)
 
 
 def test_deployed_weights_predict_without_the_auxiliary_classifier(
