@@ -401,6 +401,14 @@ def test_from_models_to_predictions_on_the_command_line(files, tmp_path: Path, c
     assert "a cascade is exported as python or onnx" in capsys.readouterr().err
 
 
+def test_one_network_twice_is_said_to_be_one(files, tmp_path, capsys) -> None:
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(files[0].read_bytes())
+    for given in ([files[0]] * 2, [files[0], copy]):
+        assert command("cascade", *given, "-o", tmp_path / "c.json") == 3
+        assert "two networks with weights, and the 2 given are one" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("told", "reason", "status"),
     [

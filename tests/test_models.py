@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -25,13 +26,13 @@ from nas import data
 from nas.cli.options import single_job
 from nas.data.batches import Normal, statistics
 from nas.driver import packs
-from nas.errors import NasError
+from nas.errors import DataError, NasError
 from nas.job import DataRef
 from nas.store import open_store
 from nas.training import states
 from nas.training.card import Card
 from nas.training.cascade import load_cascade
-from nas.training.models import Model, save_model
+from nas.training.models import Model, kept_card, save_model
 from nas.training.onnx import load_onnx
 from nas.training.single import Trained, train
 
@@ -122,6 +123,40 @@ def test_what_is_no_image_is_told(trained: Trained, images: Any) -> None:
         trained.model.predict(images)
 
 
+def endless() -> list[Any]:
+    found: list[Any] = []
+    found.append(found)
+    return found
+
+
+PLAIN = np.zeros((1, 8, 8), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("images", "reason"),
+    [
+        ("a\0b.png", "is not a readable image: embedded null byte"),
+        (Path("a\udfff.png"), "is not a readable image: "),
+        (torch.from_numpy(PLAIN).to_sparse(), "a tensor of layout sparse_coo is no image"),
+        (torch.from_numpy(PLAIN).to("meta"), "a tensor on the device meta is no image"),
+        (torch.nested.nested_tensor([torch.from_numpy(PLAIN)]), "a nested tensor is no image"),
+        (endless(), "a list within 20 others, or itself, is no image"),
+        (Image.new("RGB", (0, 0)), "cannot be read: it is 0 x 0: must have pixels"),
+        (np.ma.masked_array(PLAIN, PLAIN == 0), "an array with masked values is no image"),
+    ],
+)
+def test_what_holds_no_pixels_is_told(trained: Trained, images: Any, reason: str) -> None:
+    with pytest.raises(DataError, match=re.escape(reason)):
+        trained.model.predict(images)
+
+
+def test_a_mask_of_nothing_and_lists_within_lists_are_answered(trained: Trained) -> None:
+    (expected,) = trained.model.predict(PLAIN)
+    for images in (np.ma.masked_array(PLAIN), [[[PLAIN]]]):
+        (found,) = trained.model.predict(images)
+        np.testing.assert_array_equal(found.probabilities, expected.probabilities)
+
+
 def test_deployed_weights_predict_without_the_auxiliary_classifier(
     trained: Trained, tmp_path: Path
 ) -> None:
@@ -157,6 +192,10 @@ def other_tensors(held: bytes) -> bytes:
     state = safetensors.torch.load(held)
     state["0.weight"] = torch.zeros(9, 1, 3, 3)
     return safetensors.torch.save(state, told)
+
+
+def zeroed(held: bytes) -> bytes:
+    return held[:-32] + bytes(32)
 
 
 def entry_twice(held: bytes) -> bytes:
@@ -297,6 +336,7 @@ WRONG: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         other_tensors,
         "does not fit its pattern: 0.weight is (9, 1, 3, 3), not (8, 1, 3, 3)",
     ),
+    "other weights": (zeroed, "was changed or damaged since nas wrote it"),
     "another pattern": (
         edited(lambda told: told.update(pattern='"INPUT(1, 8, 8) -> FC(10)"')),
         "does not fit its pattern: 0.1.weight is missing",
@@ -306,7 +346,8 @@ WRONG: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 def test_models_of_the_first_version_are_read(trained: Trained, tmp_path: Path) -> None:
     def first(told: dict[str, str]) -> None:
-        for name in ("skip_unreadable", "group_by", "seen"):  # what it did not write
+        # What it did not write:
+        for name in ("skip_unreadable", "group_by", "seen", "weights_digest"):
             del told[name]
 
     assert trained.file is not None
@@ -418,3 +459,15 @@ def test_a_card_keeps_every_name(tmp_path: Path) -> None:
     held = nas.load_model(file)
     assert isinstance(held, Model)
     assert held.card == dataclasses.replace(card)
+
+
+def test_damaged_weights_start_no_training_and_count_as_none(
+    trained: Trained, tmp_path: Path
+) -> None:
+    assert trained.file is not None
+    file = tmp_path / "m.safetensors"
+    file.write_bytes(zeroed(trained.file.read_bytes()))
+    with pytest.raises(NasError, match=f"{file} was changed or damaged since nas wrote it"):
+        train(single_job(PATTERN, DataRef(), epochs=1, recipe=[f"init={file}"]), lambda _: None)
+    assert kept_card(file) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors.torn"]

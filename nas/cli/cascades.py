@@ -61,12 +61,12 @@ def cascade_and_show(
     )
     for name in dict.fromkeys([*beside, *baselines]):
         found |= _classical(name, ref)
+    given = max(len(files), len(found))
     found = _once(found)
     names, models = list(found), list(found.values())
     if len(models) < 2:
-        raise NothingFound(
-            f"a cascade needs at least two networks with weights, and there is {len(models)}"
-        )
+        same = f"the {given} given are one" if given > 1 else f"there is {len(models)}"
+        raise NothingFound(f"a cascade needs at least two networks with weights, and {same}")
     cascade.alike(models, "a cascade")
     for model in models:
         cascade.beside(output, model)  # any of them may be chosen: checked before the work

@@ -136,7 +136,7 @@ def decode(path: str | Path, shape: tuple[int, int, int]) -> Any:
     """The image of a file as ``decoded`` returns it. Raises DataError, which names the file."""
     try:
         return decoded(Path(path).read_bytes(), shape)
-    except (OSError, DataError) as error:
+    except (OSError, ValueError, DataError) as error:  # ValueError: no file has such a name
         raise DataError(f"{path} is not a readable image: {error}") from error
 
 
@@ -178,6 +178,8 @@ def fitted(image: Image.Image, shape: tuple[int, int, int]) -> Any:
     from PIL import Image, ImageOps
 
     channels, height, width = shape
+    if 0 in image.size:  # Pillow would scale it to black
+        raise DataError(f"it is {image.width} x {image.height}: must have pixels")
     known, turn = known_range(image), colours.foreign(image)  # lost in the rotated copy
     if image.getexif().get(ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)

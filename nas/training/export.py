@@ -16,14 +16,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from nas import artifacts
 from nas.data.augment import resize
 from nas.errors import NasError, brief
-from nas.training.models import Model, model_of, state_of
+from nas.training.models import Model, model_of, packed
 from nas.training.network import AuxHead
 from nas.training.onnx import OnnxModel, to_onnx
 from nas.training.predict import Shape
@@ -169,7 +168,7 @@ def _run_onnx(data: bytes, folder: Path) -> Run | None:
 
 
 def _safetensors(model: Model, weights: str) -> bytes:
-    return safetensors.torch.save(state_of(model.network), model.card.metadata())
+    return packed(model.network, model.card)
 
 
 def _run_safetensors(data: bytes, folder: Path) -> Run:

@@ -1,7 +1,8 @@
 """A model: a trained network in one file, with everything that a prediction needs.
 
 The file is safetensors, so no code in it is run. Its tensors are the network's state dict, with
-auxiliary classifiers if any; its metadata is the ``Card``, each entry as JSON.
+auxiliary classifiers if any; its metadata is the ``Card``, each entry as JSON, with a digest of the
+tensors.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from nas.training.network import AuxHead, build
 from nas.training.predict import Probabilities
 
 HEADER = 100_000_000  # bytes: the longest header that safetensors takes
+DIGEST = "weights_digest"  # the metadata's entry
 
 
 class Model(Described, nn.Module):
@@ -52,11 +54,7 @@ class Model(Described, nn.Module):
         normalisation and weights."""
         card = self.card
         facts = (self.architecture.fingerprint, card.classes, card.normal.mean, card.normal.std)
-        found = hashlib.sha256(json.dumps(facts).encode())
-        for name, tensor in sorted(state_of(self.network).items()):
-            found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            found.update(tensor.numpy().tobytes())
-        return found.hexdigest()[:16]
+        return digest_of(state_of(self.network), json.dumps(facts))
 
     def probabilities(self, pixels: Tensor) -> Probabilities:
         """(images, classes) of pixels as ``forward`` takes them, in evaluation mode."""
@@ -79,6 +77,32 @@ def state_of(network: nn.Module) -> dict[str, Tensor]:
     return {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
 
 
+def digest_of(state: Mapping[str, Tensor], facts: str = "") -> str:
+    """16 hexadecimal digits, a hash of ``facts`` and a state dict as a file holds it."""
+    found = hashlib.sha256(facts.encode())
+    for name, tensor in sorted(state.items()):
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)  # numpy has no bfloat16
+    return found.hexdigest()[:16]
+
+
+def packed(network: nn.Module, card: Card) -> bytes:
+    """A model's file."""
+    state = state_of(network)
+    return safetensors.torch.save(state, card.metadata() | {DIGEST: json.dumps(digest_of(state))})
+
+
+def verify(state: Mapping[str, Tensor], metadata: Mapping[str, str], where: str) -> None:
+    """Raises NasError where a model's tensors are not those that it was written with; older files
+    do not tell."""
+    told = metadata.get(DIGEST) if "nas_model" in metadata else None
+    if told is not None and told != json.dumps(digest_of(state)):
+        raise NasError(
+            f"{where} was changed or damaged since nas wrote it: its weights must have the digest "
+            f"{brief(told, 20)} and have {digest_of(state)}"
+        )
+
+
 def room_for(architecture: Architecture) -> int:
     """An upper bound, in bytes, of the size of the architecture's model file."""
     with torch.device("meta"):
@@ -90,7 +114,7 @@ def room_for(architecture: Architecture) -> int:
 def create_model(file: Path, network: nn.Module, card: Card) -> bool:
     """Writes a model to a new file; returns False where the file exists. Raises NasError as
     ``save_model``."""
-    return artifacts.create(file, safetensors.torch.save(state_of(network), card.metadata()))
+    return artifacts.create(file, packed(network, card))
 
 
 def save_model(location: str | Path, network: nn.Module, card: Card) -> None:
@@ -98,7 +122,7 @@ def save_model(location: str | Path, network: nn.Module, card: Card) -> None:
 
     Raises NasError where the file cannot be written, or what the URL's file system raises.
     """
-    data = safetensors.torch.save(state_of(network), card.metadata())
+    data = packed(network, card)
     if "://" in str(location):
         artifacts.write(location, data)
     else:
@@ -132,7 +156,7 @@ def load_model(file: str | Path) -> Model:
     """Loads the model in a file, or at a URL that fsspec knows. No code in it is run.
 
     Raises NasError where there is none, it is truncated, of another format, or its tensors do not
-    fit its pattern.
+    fit its pattern or are not those that were written.
     """
     return model_of(read(file), str(file))
 
@@ -148,7 +172,7 @@ def kept_card(file: str | Path) -> Card | None:
     damaged one is renamed, with a warning."""
 
     def whole(data: bytes) -> bytes:
-        safetensors.torch.load(data)
+        verify(safetensors.torch.load(data), metadata_of(data, str(file)) or {}, str(file))
         return data
 
     data = artifacts.newest(file, whole)
@@ -165,6 +189,7 @@ def model_of(data: bytes, where: str) -> Model:
     with torch.device("meta"):
         network = build(card.architecture)
     _fill(network, state, where)
+    verify(state, metadata_of(data, where) or {}, where)
     # As in the training: for convolutions on a CPU up to twice as fast.
     return Model(network.to(memory_format=torch.channels_last), card).eval()
 

@@ -35,6 +35,8 @@ T = TypeVar("T")
 UNSURE = 0.5  # below, the best class is less likely than all others together
 BATCH = 256  # images decoded and predicted at once, fewer of large ones
 
+DEEPEST = 20  # lists within lists: one that holds itself has no end
+
 LEAST = 1e-30  # of a probability before its logarithm is taken, which is finite in float32
 
 Probabilities = npt.NDArray[np.float32]
@@ -110,7 +112,7 @@ def _prediction(model: Predictor, row: Probabilities, name: str, image: str) -> 
     return Prediction(model.classes, row)
 
 
-def _each(images: Any, shape: Shape) -> Iterator[Tensor]:
+def _each(images: Any, shape: Shape, depth: int = 0) -> Iterator[Tensor]:
     """Batches of pixels, of a single image each but where an array holds more."""
     if isinstance(images, str | os.PathLike):
         yield torch.from_numpy(_decoded(Path(images), shape))[None]
@@ -122,17 +124,20 @@ def _each(images: Any, shape: Shape) -> Iterator[Tensor]:
         except Exception as error:  # Pillow reads them only now, and raises nearly anything
             raise DataError(f"an image of Pillow's cannot be read: {reason(error)}") from error
         yield torch.from_numpy(pixels)[None]
-    elif isinstance(images, Iterable):
+    elif isinstance(images, Iterable) and depth < DEEPEST:
         for image in images:
-            yield from _each(image, shape)
+            yield from _each(image, shape, depth + 1)
     else:
+        inside = f" within {depth} others, or itself," if depth == DEEPEST else ""
         raise DataError(
-            f"a {type(images).__name__} is no image: must be a path, an image of Pillow's or an "
-            "array of uint8"
+            f"a {type(images).__name__}{inside} is no image: must be a path, an image of Pillow's "
+            "or an array of uint8"
         )
 
 
 def _of_array(images: npt.NDArray[Any] | Tensor, shape: Shape) -> Tensor:
+    if lacking := _lacking(images):
+        raise DataError(f"{lacking} is no image: must hold a value from 0 to 255 for each pixel")
     pixels = images[None] if images.ndim == 3 else images
     kind, sizes = str(pixels.dtype).removeprefix("torch."), tuple(pixels.shape)
     if kind != "uint8" or len(sizes) != 4 or sizes[1] != shape[0] or 0 in sizes[2:]:
@@ -143,6 +148,17 @@ def _of_array(images: npt.NDArray[Any] | Tensor, shape: Shape) -> Tensor:
     if isinstance(pixels, np.ndarray):
         pixels = tensor(np.ascontiguousarray(pixels))  # torch takes no mirrored array
     return resize(pixels, shape[1:])
+
+
+def _lacking(images: npt.NDArray[Any] | Tensor) -> str:
+    """What an array or a tensor is that does not hold each of its values; empty for others."""
+    if isinstance(images, np.ndarray):
+        return "an array with masked values" if np.ma.is_masked(images) else ""
+    if images.is_nested:
+        return "a nested tensor"
+    if images.layout != torch.strided:
+        return f"a tensor of layout {str(images.layout).removeprefix('torch.')}"
+    return "a tensor on the device meta" if images.is_meta else ""
 
 
 def _decoded(file: Path, shape: Shape) -> Pixels:

@@ -22,7 +22,7 @@ from nas.files import content
 from nas.spaces.zoo import names
 from nas.training import checkpoint
 from nas.training.card import Card
-from nas.training.models import header, metadata_of
+from nas.training.models import header, metadata_of, verify
 from nas.training.network import AuxHead
 
 State = Mapping[str, Tensor]
@@ -61,6 +61,7 @@ def read(path: Path) -> tuple[State, Card | None]:
             "it was not loaded, and nothing in it was run"
         ) from None
     card = Card.of(metadata, str(path)) if metadata and "nas_model" in metadata else None
+    verify(saved, metadata or {}, str(path))
     return unwrapped(saved, str(path)), card
 
 
