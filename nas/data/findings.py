@@ -23,6 +23,7 @@ from nas.data.listing import ORDER
 from nas.data.walking import EXAMPLES, Skipped, with_count
 from nas.errors import DataError, brief
 from nas.job import DataRef
+from nas.metrics import BALANCED
 from nas.text import counted, named
 
 Said = tuple[str, npt.NDArray[np.int64]]  # a sentence, and the rows of the images that it counts
@@ -264,8 +265,8 @@ def equal(classes: tuple[str, ...]) -> list[str]:
     told = "; ".join(" and ".join(names) for names in alike[:EXAMPLES])
     more = "; ..." if len(alike) > EXAMPLES else ""
     return [
-        f"classes whose names are one number are told apart: {told}{more} (are they the same, "
-        "write it in one way)"
+        f"classes whose names are one number are told apart: {told}{more} (where they are "
+        "the same, write them in one way)"
     ]
 
 
@@ -283,7 +284,7 @@ def uneven(
         )
     most, least = int(trained.argmax()), int(np.where(there, trained, total).argmin())
     advice = {
-        "balanced_accuracy": "--objective balanced_accuracy,params does",
+        BALANCED: f"--objective {BALANCED},params does",
         "class_weights=balanced": "--recipe class_weights=balanced helps",
     }
     left = [text for name, text in advice.items() if name not in followed]
@@ -292,7 +293,7 @@ def uneven(
         warnings.append(
             f"{counted(int(trained[most]), 'image')} of the class {named(classes[most])} to train "
             f"on and {trained[least]:,} of {named(classes[least])}"
-            f"{'' if 'balanced_accuracy' in followed else hidden} ({', '.join(left)})"
+            f"{'' if BALANCED in followed else hidden} ({', '.join(left)})"
         )
     return warnings
 

@@ -91,7 +91,7 @@ def _plain(column: Column[Any]) -> Check:
     if column.name in METRICS:
         known = METRICS[column.name]
         bounded = "" if known.most < LARGEST else f", at most {LARGEST:g}"
-        return lambda v: number(v) and known.least <= v <= known.most, f"{known.range}{bounded}"
+        return _possible(column.name), f"{known.range}{bounded}"
     if isinstance(column.type, Double):
         return number, f"a number of at most {LARGEST:g}"
     if isinstance(column.type, Integer):
@@ -195,8 +195,12 @@ def _points(value: Any) -> bool:
     return listed(point)(value)
 
 
-def _accuracy(value: Any) -> bool:
-    return number(value) and not impossible(ACCURACY, value)
+def _possible(name: str) -> Callable[[Any], bool]:
+    """Whether a value is one that the metric can have."""
+    return lambda v: number(v) and not impossible(name, v)
+
+
+_accuracy = _possible(ACCURACY)
 
 
 def _metrics(value: Any) -> bool:
